@@ -1,0 +1,46 @@
+"""Options, configuration file and marker, layered into one frozen `Settings`.
+
+The names of the model are resolved when first used: every pytest run imports this package for its
+options, and only runs with kernel tests need the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._options import OPTIONS, add_arguments, add_options, given
+
+if TYPE_CHECKING:
+    from ._model import (
+        MARKER_KEYS,
+        Point,
+        Settings,
+        Wanted,
+        from_arguments,
+        from_pytest,
+        make_settings,
+    )
+    from ._values import Forward
+
+__all__ = [
+    "MARKER_KEYS",
+    "OPTIONS",
+    "Forward",
+    "Point",
+    "Settings",
+    "Wanted",
+    "add_arguments",
+    "add_options",
+    "from_arguments",
+    "from_pytest",
+    "given",
+    "make_settings",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _model
+
+    return getattr(_model, name)

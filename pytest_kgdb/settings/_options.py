@@ -1,0 +1,139 @@
+"""The options by name, and how pytest and the command are told of them.
+
+Every pytest run pays for this module, one that has no kernel test included: it imports nothing
+that pytest does not, and makes no classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    import pytest
+
+# name, kind, metavar, help. `value`: the last one given counts; `number`: the same, and may be a
+# number where a TOML file has types; `list`: repeatable; `flag`: given or not.
+OPTIONS: Final = (
+    (
+        "kernel",
+        "list",
+        "SPEC",
+        "kernel to test: a source tree, a build directory, a tarball, TREE@REV, or "
+        "distro[:VERSION]; repeatable, each is a parameter of the tests",
+    ),
+    (
+        "config",
+        "value",
+        "BASE",
+        "base configuration: minimal (default), defconfig, distro, distro-full, or a file",
+    ),
+    ("fragment", "list", "FILE", "configuration fragment laid over the base; repeatable"),
+    ("set", "list", "CONFIG_X=y", "one configuration symbol; repeatable"),
+    ("patch", "list", "FILE", "patch, mbox, or directory with a quilt series; repeatable"),
+    ("module", "list", "DIR_OR_KO", "out-of-tree module to build and put in the guest; repeatable"),
+    ("initrd", "value", "INITRD", "initrd: busybox (default), initramfs-tools, or a file"),
+    ("disk", "value", "DISK", "disk: none (default), debian[:SUITE], or a qcow2 file"),
+    ("disk-package", "list", "NAME", "further Debian package on the disk; repeatable"),
+    ("disk-size", "number", "SIZE", "virtual size of a disk that is built (default: 4G)"),
+    (
+        "boot",
+        "value",
+        "WHAT",
+        "what boots: kernel (default: QEMU loads it) or disk (the disk's own boot loader)",
+    ),
+    ("append", "list", "WORDS", "words added to the kernel's command line; repeatable"),
+    ("smp", "number", "N", "CPUs of the guest (default: 1)"),
+    ("memory", "number", "SIZE", "memory of the guest: 256 or 256M (default), 1G"),
+    ("qemu-arg", "list", "ARG", "further QEMU arguments, split as in a shell; repeatable"),
+    (
+        "forward",
+        "list",
+        "PROTO:HOST:GUEST",
+        "forward a loopback port of the host to the guest, as tcp:2222:22; 0 picks a free one; "
+        "repeatable",
+    ),
+    ("accel", "value", "ACCEL", "accelerator: auto (default: KVM if a guest runs on it), kvm, tcg"),
+    ("stub", "value", "STUB", "the stub gdb is attached to: kgdb (default) or qemu"),
+    (
+        "isolation",
+        "value",
+        "HOW",
+        "what a test gets: snapshot (default: the kernel restored), reboot, or none",
+    ),
+    ("timeout", "number", "SECONDS", "bound of every wait that names none (default: 60)"),
+    ("cache-dir", "value", "DIR", "where what was built is kept"),
+    ("remote-cache", "value", "URL", "shared cache to read from: a directory, HTTP, S3 (fsspec)"),
+    ("jobs", "number", "N", "parallel jobs of a build (default: the CPUs)"),
+    ("artifacts", "value", "DIR", "where the full logs of failed tests are saved"),
+    ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),
+    ("require", "flag", "", "a kernel test that is skipped is a failure"),
+    ("print-commands", "flag", "", "print the commands that the session runs, ready to paste"),
+)
+
+
+def field(name: str) -> str:
+    """Return the name of an option's field in `Settings`."""
+    return name.replace("-", "_")
+
+
+def ini_key(name: str) -> str:
+    """Return an option's key in pytest's configuration file."""
+    return "kgdb_" + field(name)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option, and its key for the configuration file, with pytest."""
+    import pytest
+
+    group = parser.getgroup("kgdb", "the Linux kernel under kgdb")
+    # The number types are for pytest's typed TOML files; older ones know strings only.
+    number: Any = int | float | str if pytest.version_tuple >= (9, 2) else "string"
+    ini_types = {"value": "string", "number": number, "list": "linelist", "flag": "bool"}
+    for name, kind, metavar, text in OPTIONS:
+        key = ini_key(name)
+        # `dest` is given because pytest searches all options for a clash where it is not.
+        if kind == "flag":
+            group.addoption(
+                "--kgdb-" + name, dest=key, action="store_true", default=None, help=text
+            )
+        else:
+            group.addoption(
+                "--kgdb-" + name,
+                dest=key,
+                action="append" if kind == "list" else "store",
+                default=None,
+                metavar=metavar,
+                help=text,
+            )
+        parser.addini(key, text, type=ini_types[kind], default=None)
+
+
+def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add some of the options to the parser of a command, under the names they have in pytest."""
+    wanted = set(names)
+    for name, kind, metavar, text in OPTIONS:
+        if name not in wanted:
+            continue
+        if kind == "flag":
+            parser.add_argument(
+                "--kgdb-" + name, dest=ini_key(name), action="store_true", default=None, help=text
+            )
+        else:
+            parser.add_argument(
+                "--kgdb-" + name,
+                dest=ini_key(name),
+                action="append" if kind == "list" else "store",
+                metavar=metavar,
+                help=text,
+            )
+
+
+def given(config: pytest.Config) -> bool:
+    """Whether any option of ours stands on the command line or in the configuration file."""
+    return any(
+        getattr(config.option, ini_key(name), None) is not None or ini_key(name) in config.inicfg
+        for name, *_ in OPTIONS
+    )

@@ -1,0 +1,322 @@
+"""What each option takes: from what the user wrote to what the program uses.
+
+A parser raises `ValueError` with what is wrong with the value; who calls it knows the origin.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+MIN_MEMORY: Final = 32
+"""MiB below which no kernel with kgdb and a console comes up."""
+
+MAX_SMP: Final = 255
+"""CPUs that QEMU's `pc` machine takes (`qemu-system-x86_64 -machine pc -smp 256`)."""
+
+_SIZE = re.compile(r"(\d+)\s*(?:([MG])(?:i?B)?)?", re.IGNORECASE)
+_SYMBOL = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.+)", re.DOTALL)
+_BARE_VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9A-Fa-f]+|".*"', re.DOTALL)
+_SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:[:=/][^\s,]+)?")
+_FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A loopback port of the host that leads to a port of the guest."""
+
+    proto: str
+    """`tcp` or `udp`."""
+
+    host: int
+    """The host's port; 0 for any free one."""
+
+    guest: int
+
+    def __str__(self) -> str:
+        return f"{self.proto}:{self.host}:{self.guest}"
+
+
+def text(value: object) -> str:
+    """Return a string that is one line, without the space around it."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{value!r} is not a text")
+    line = os.fspath(value)
+    if not isinstance(line, str):
+        raise ValueError(f"{value!r} is not a text")
+    line = line.strip()
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in line):
+        raise ValueError(f"{line!r} has control characters")
+    if not line:
+        raise ValueError("the value is empty")
+    return line
+
+
+def whole(value: object) -> int:
+    """Return a whole number from 1 on."""
+    if isinstance(value, str):
+        try:
+            value = int(value.strip())
+        except ValueError:
+            raise ValueError(f"{value!r} is not a whole number") from None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a whole number")
+    if value < 1:
+        raise ValueError(f"{value} is less than 1")
+    return value
+
+
+def size(value: object) -> int:
+    """Return a size in MiB from `256`, `256M` or `1G`."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"{value!r} is not a size: write 256 or 256M (MiB), or 1G")
+        return int(match[1]) * (1024 if (match[2] or "M").upper() == "G" else 1)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a size: write 256 or '256M' (MiB), or '1G'")
+    return value
+
+
+def choice(*words: str) -> Callable[[object, Path], str]:
+    """Return a parser that takes one of some words."""
+
+    def parse(value: object, _base: Path) -> str:
+        if value not in words:
+            raise ValueError(f"{value!r} is not one of {', '.join(words)}")
+        return str(value)
+
+    return parse
+
+
+def smp(value: object, _base: Path) -> int:
+    """Return a number of CPUs."""
+    count = whole(value)
+    if count > MAX_SMP:
+        raise ValueError(f"{count} CPUs are more than the {MAX_SMP} that the machine can have")
+    return count
+
+
+def memory(value: object, _base: Path) -> int:
+    """Return the guest's memory in MiB."""
+    mib = size(value)
+    if mib < MIN_MEMORY:
+        raise ValueError(f"{mib} MiB are less than the {MIN_MEMORY} that a kernel needs to boot")
+    return mib
+
+
+def disk_size(value: object, _base: Path) -> int:
+    """Return the disk's virtual size in MiB; whether a system fits is known when it is built."""
+    mib = size(value)
+    if mib < 1:
+        raise ValueError("the disk has no room")
+    return mib
+
+
+def timeout(value: object, _base: Path) -> float:
+    """Return a number of seconds that a wait may take."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not a number of seconds")
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number of seconds") from None
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError(f"{value} is not a bound: every wait ends after a number of seconds")
+    return seconds
+
+
+def jobs(value: object, _base: Path) -> int:
+    """Return a number of parallel jobs."""
+    return whole(value)
+
+
+def flag(value: object, _base: Path) -> bool:
+    """Return a truth value."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def path(value: object, base: Path) -> Path:
+    """Return an absolute path; a relative one is meant from `base`."""
+    return base / Path(text(value)).expanduser()
+
+
+def existing(value: object, base: Path, kind: str = "file") -> Path:
+    """Return the absolute path of something that is there."""
+    found = path(value, base)
+    if not found.exists():
+        raise ValueError(f"no such {kind}: {found}")
+    if kind == "file" and not found.is_file():
+        raise ValueError(f"not a file: {found}")
+    return found
+
+
+def kernel(value: object, base: Path) -> str:
+    """Return a kernel's SPEC; what it names is looked at when the kernel is prepared."""
+    spec = text(value)
+    if spec == "distro" or spec.startswith("distro:"):
+        return spec
+    return str(path(spec, base))
+
+
+def config(value: object, base: Path) -> str:
+    """Return a configuration's name, or the absolute path of its file."""
+    word = text(value)
+    if word in ("minimal", "defconfig", "distro", "distro-full"):
+        return word
+    if not (base / Path(word).expanduser()).exists():
+        raise ValueError(
+            f"{word!r} is neither minimal, defconfig, distro, distro-full, nor a file that exists"
+        )
+    return str(existing(word, base))
+
+
+def initrd(value: object, base: Path) -> str:
+    """Return an initrd's kind, or the absolute path of its file."""
+    word = text(value)
+    if word in ("busybox", "initramfs-tools"):
+        return word
+    if not (base / Path(word).expanduser()).exists():
+        raise ValueError(f"{word!r} is neither busybox, initramfs-tools, nor a file that exists")
+    return str(existing(word, base))
+
+
+def disk(value: object, base: Path) -> str:
+    """Return a disk's kind, or the absolute path of its image."""
+    word = text(value)
+    name, colon, suite = word.partition(":")
+    if word == "none" or word == "debian":
+        return word
+    if name == "debian" and colon:
+        if not _SUITE.fullmatch(suite):
+            raise ValueError(f"{suite!r} is not the name of a Debian suite")
+        return word
+    if not (base / Path(word).expanduser()).exists():
+        raise ValueError(f"{word!r} is neither none, debian, debian:SUITE, nor a file that exists")
+    return str(existing(word, base))
+
+
+def symbol(value: object, _base: Path) -> str:
+    """Return `CONFIG_X=value` as it stands in a `.config`; strings get their quotes."""
+    line = text(value)
+    match = _SYMBOL.fullmatch(line)
+    if match is None:
+        raise ValueError(f"{line!r} does not set a symbol: write CONFIG_X=y, =m, =n, or =value")
+    name, setting = match[1], match[2]
+    if not _BARE_VALUE.fullmatch(setting):
+        # A shell takes the quotes off CONFIG_CMDLINE="quiet"; kconfig needs them.
+        setting = '"' + setting.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"CONFIG_{name}={setting}"
+
+
+def packages(value: object, _base: Path) -> list[str]:
+    """Return names of Debian packages, written with commas or spaces between them."""
+    names = text(value).replace(",", " ").split()
+    for name in names:
+        if not _PACKAGE.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a Debian package")
+    return names
+
+
+def arguments(value: object, _base: Path) -> list[str]:
+    """Return the arguments that a shell would make of a line."""
+    line = text(value)
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise ValueError(f"{line!r} cannot be split into arguments: {error}") from None
+
+
+def forward(value: object, _base: Path) -> Forward:
+    """Return the forwarding that `tcp:2222:22` stands for."""
+    if isinstance(value, Forward):
+        return value
+    word = text(value)
+    match = _FORWARD.fullmatch(word)
+    if match is None:
+        raise ValueError(f"{word!r} is not a forwarding: write tcp:HOSTPORT:GUESTPORT")
+    made = Forward(match[1], int(match[2]), int(match[3]))
+    if made.host > 65535 or not 1 <= made.guest <= 65535:
+        raise ValueError(f"{word!r} names a port outside 1..65535 (the host's may be 0, for any)")
+    return made
+
+
+def words(value: object, _base: Path) -> str:
+    """Return words for the kernel's command line."""
+    return text(value)
+
+
+def existing_file(value: object, base: Path) -> Path:
+    """Return the absolute path of a file that is there."""
+    return existing(value, base)
+
+
+def existing_path(value: object, base: Path) -> Path:
+    """Return the absolute path of a file or a directory that is there."""
+    return existing(value, base, "file or directory")
+
+
+def remote(value: object, base: Path) -> str:
+    """Return a URL; a plain directory's path is made absolute."""
+    url = text(value)
+    return url if "://" in url else str(path(url, base))
+
+
+# One item of each option: a `list` option's parser is applied to every item, and may return
+# several.
+PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
+    "kernel": kernel,
+    "config": config,
+    "fragment": existing_file,
+    "set": symbol,
+    "patch": existing_path,
+    "module": existing_path,
+    "initrd": initrd,
+    "disk": disk,
+    "disk_package": packages,
+    "disk_size": disk_size,
+    "boot": choice("kernel", "disk"),
+    "append": words,
+    "smp": smp,
+    "memory": memory,
+    "qemu_arg": arguments,
+    "forward": forward,
+    "accel": choice("auto", "kvm", "tcg"),
+    "stub": choice("kgdb", "qemu"),
+    "isolation": choice("snapshot", "reboot", "none"),
+    "timeout": timeout,
+    "cache_dir": path,
+    "remote_cache": remote,
+    "jobs": jobs,
+    "artifacts": path,
+    "attach": flag,
+    "require": flag,
+    "print_commands": flag,
+    # The marker's own.
+    "at": choice("ready", "kgdbwait"),
+}
+
+
+def parse_list(name: str, value: object, base: Path) -> tuple[Any, ...]:
+    """Parse every item of a repeatable option; a single string is one item."""
+    items: Iterable[object]
+    if isinstance(value, (str, os.PathLike, Forward)):
+        items = (value,)
+    elif isinstance(value, Iterable):
+        items = value
+    else:
+        raise ValueError(f"{value!r} is not a list")
+    found: list[Any] = []
+    for item in items:
+        parsed = PARSERS[name](item, base)
+        found.extend(parsed if isinstance(parsed, list) else [parsed])
+    return tuple(found)
