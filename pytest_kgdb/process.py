@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, BinaryIO, Final, cast
 
 from .errors import ConfigError, KgdbError, TimeoutError
 
@@ -123,8 +123,8 @@ class Child:
         self.pgid = popen.pid
         self.log = log
         """The file that its output goes to."""
-        self.stdin = popen.stdin
-        self.stdout = popen.stdout if source is not popen.stdout else None
+        self.stdin = cast("BinaryIO | None", popen.stdin)
+        self.stdout = cast("BinaryIO | None", popen.stdout if source is not popen.stdout else None)
         self._popen = popen
         self._status: int | None = None
         self._sink = sink
@@ -156,6 +156,7 @@ class Child:
         stdin: int | None = DEVNULL,
         stdout: int | None = None,
         on_line: Callable[[str], None] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Child:
         """Start a program in a session and process group of its own.
 
@@ -166,6 +167,7 @@ class Child:
         :param log: appended to; without one the output is kept in memory, for `tail`.
         :param env: its whole environment, where it is not to be ours.
         :param on_line: called with each line of the output, in a thread of ours.
+        :param pass_fds: descriptors that it inherits, under their numbers.
         :raises ConfigError: there is no such program.
         """
         words = tuple(os.fspath(word) for word in argv)
@@ -195,6 +197,7 @@ class Child:
                     cwd=cwd,
                     env=environment,
                     start_new_session=True,
+                    pass_fds=pass_fds,
                 )
             except BaseException:
                 os.close(sink)

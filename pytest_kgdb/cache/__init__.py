@@ -1,0 +1,5 @@
+"""The artifact cache: whole, verified entries by content key, each built once."""
+
+from ._store import Cache, Entry
+
+__all__ = ["Cache", "Entry"]

@@ -1,0 +1,210 @@
+"""The cache as its users see it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import CacheError
+from ..progress import Progress
+from ._files import FILES, Manifest, look_over, take_stock
+from ._locks import Hold, Locks
+from ._shelf import USE, BrokenEntry, Draft, Shelf, checked, explained, is_no_room, remove_tree
+
+_PATIENCE_SECONDS: Final = 6 * 3600.0  # Debian's whole kernel on two cores takes hours
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in the cache, whole, and held: nobody removes it while this process lives."""
+
+    kind: str
+    key: str
+    path: Path
+    """The directory with its files; not to be written to."""
+    about: Mapping[str, Any]
+    """What its maker noted."""
+
+
+class Cache:
+    """A store of what takes long to make, by a key of all that it was made from.
+
+    :param root: its directory; made when something is put in.
+    """
+
+    def __init__(self, root: Path, *, progress: Progress) -> None:
+        self.root = root.absolute()
+        self._progress = progress
+        self._shelf = Shelf(self.root)
+        self._locks = Locks(self._shelf.locks, progress)
+        self._guard = threading.RLock()
+        self._held: dict[tuple[str, str], tuple[Hold, Manifest, Entry]] = {}
+
+    def get(self, kind: str, key: str) -> Entry | None:
+        """Return an entry, held and looked over, None if there is none.
+
+        A broken one is moved to the quarantine, and said to be so.
+        """
+        with self._guard:
+            directory = self._shelf.entry(kind, key)
+            known = self._held.get((kind, key))
+            if known is not None:
+                hold, manifest, entry = known
+                if hold.is_on(directory / USE) and not look_over(directory / FILES, manifest):
+                    hold.touch()
+                    return entry
+                del self._held[kind, key]
+                hold.release()
+            try:
+                with explained(f"cannot read {directory}"):
+                    opened = self._shelf.open(kind, key)
+            except BrokenEntry as broken:
+                self._quarantine(kind, key, broken)
+                return None
+            return None if opened is None else self._keep(*opened)
+
+    def make(
+        self,
+        kind: str,
+        key: str,
+        build: Callable[[Path], None],
+        *,
+        label: str,
+        about: Mapping[str, object] = {},
+        timeout: float | None = None,
+    ) -> Entry:
+        """Return an entry, and make it first if there is none.
+
+        Of all processes that want it at once one makes it; the others say that they wait.
+
+        :param build: called with an empty directory to put the files in.
+        :param label: what the messages call it.
+        :param about: kept with it, for listings and for who gets it; JSON values.
+        :param timeout: seconds to wait for another process that makes it.
+        :raises CacheError: it could not be stored.
+        :raises TimeoutError: the other process did not come to an end.
+        """
+        entry = self.get(kind, key)
+        if entry is not None:
+            return entry
+        with self._hold_lock(f"{kind}-{key}", label, timeout):
+            entry = self.get(kind, key)
+            if entry is None:
+                self._shelf.clear_up()
+                entry = self._build(kind, key, build, label, about)
+        return entry
+
+    def lock(
+        self, name: str, *, label: str, timeout: float | None = None
+    ) -> AbstractContextManager[None]:
+        """Hold a lock of that name among all processes that use this cache.
+
+        :param label: what those who wait are told that they wait for.
+        :param timeout: seconds to wait for it.
+        """
+        return self._hold_lock(name, label, timeout)
+
+    def workdir(self, kind: str, name: str) -> Path:
+        """Return a directory for changing things, a build tree for one; made if missing.
+
+        Use it only under `lock(name)`: while that is free it may be removed to make room.
+        """
+        path = self._shelf.work / checked(kind) / checked(name)
+        self._shelf.prepare()
+        with explained(f"cannot make {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            os.utime(path)
+        return path
+
+    def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:
+        """Return what `compute` returned when it was last asked with this key."""
+        path = self._shelf.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(path.read_bytes())
+            if note["key"] == key and isinstance(note["value"], str):
+                return str(note["value"])
+        value = compute()
+        beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        with contextlib.suppress(OSError):  # a cache that cannot be written to only costs time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                beside.write_text(json.dumps({"key": key, "value": value}))
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
+        return value
+
+    def _hold_lock(
+        self, name: str, label: str, timeout: float | None
+    ) -> AbstractContextManager[None]:
+        self._shelf.prepare()
+        patience = _PATIENCE_SECONDS if timeout is None else timeout
+        return self._locks.held(checked(name), label, patience)
+
+    def _build(
+        self,
+        kind: str,
+        key: str,
+        build: Callable[[Path], None],
+        label: str,
+        about: Mapping[str, object],
+    ) -> Entry:
+        with explained(f"cannot make room for {label}"):
+            draft = self._shelf.draft(kind, key)
+        try:
+            try:
+                build(draft.files)
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                with explained(f"{label} could not be made in {draft.files}"):
+                    raise
+            return self._store(draft, kind, key, label, about)
+        except BaseException:
+            # Left to `clear_up` otherwise, but a Ctrl-C should not leave gigabytes.
+            if draft.path.exists():
+                remove_tree(draft.path)
+                draft.hold.release()
+            raise
+
+    def _store(
+        self, draft: Draft, kind: str, key: str, label: str, about: Mapping[str, object]
+    ) -> Entry:
+        with explained(f"{label} was made but could not be stored in {self.root}"):
+            try:
+                manifest = take_stock(
+                    draft.files, kind=kind, key=key, about=about, created=time.time(), sync=True
+                )
+            except ValueError as error:
+                raise CacheError(f"{label} cannot be stored: {error}") from error
+            return self._keep(self._shelf.publish(draft, manifest), manifest)
+
+    def _keep(self, hold: Hold, manifest: Manifest) -> Entry:
+        hold.touch()
+        kind, key = manifest.kind, manifest.key
+        entry = Entry(kind, key, self._shelf.entry(kind, key) / FILES, dict(manifest.about))
+        with self._guard:
+            self._held[kind, key] = hold, manifest, entry
+        return entry
+
+    def _quarantine(self, kind: str, key: str, broken: BrokenEntry) -> None:
+        what = f"the cached {kind} {key[:12]} is broken ({broken})"
+        try:
+            with explained(f"cannot set {kind}/{key} aside"):
+                place = self._shelf.put_aside(kind, key, broken.hold)
+            if place is not None:
+                self._progress.say(f"{what}; it was moved to {place}")
+        except CacheError as error:
+            self._progress.say(f"{what}, and is not used; {error.message}")
+        finally:
+            if broken.hold is not None:
+                broken.hold.release()
