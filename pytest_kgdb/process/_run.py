@@ -1,0 +1,115 @@
+"""Commands that run to their end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigError, KgdbError
+from ._child import DEVNULL, Child, quoted
+
+
+class CommandFailed(KgdbError):
+    """A command ended with a status other than 0."""
+
+    def __init__(
+        self, message: str, *, argv: tuple[str, ...], status: int, output: str, log: Path | None
+    ) -> None:
+        super().__init__(message, log=log)
+        self.argv = argv
+        self.status = status
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ran to its end."""
+
+    argv: tuple[str, ...]
+    status: int
+    """The exit status; a negative number is the signal that ended it."""
+    output: str
+    """Its standard output and standard error, as they came."""
+
+
+def which(program: str, *, package: str) -> str:
+    """Return the absolute path of a program.
+
+    :param package: the Debian package that brings it, for the error.
+    :raises ConfigError: it is not installed.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise ConfigError(
+            f"{program} is needed, and is not installed (or not on PATH)",
+            hint=f"apt install {package}",
+        )
+    return str(Path(found).absolute())
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    name: str | None = None,
+    timeout: float,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    input: bytes | None = None,
+    log: Path | None = None,
+    check: bool = True,
+    on_line: Callable[[str], None] | None = None,
+) -> Completed:
+    """Run a program to its end and return its status and output.
+
+    :param timeout: seconds; after them it is stopped.
+    :param log: the output is appended to this file, too.
+    :param check: whether a status other than 0 is an error.
+    :raises CommandFailed: the status was not 0.
+    :raises TimeoutError: it was still running after `timeout`.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    name = name or Path(words[0]).name
+    start = log.stat().st_size if log is not None and log.exists() else 0
+    with _as_stdin(input) as stdin:
+        child = Child.spawn(
+            words, name=name, log=log, cwd=cwd, env=env, stdin=stdin, on_line=on_line
+        )
+    with child:
+        status = child.wait(timeout)
+        completed = Completed(words, status, child.output(start))
+        if check and status != 0:
+            raise CommandFailed(
+                f"{name} {_ending(status)}: {shlex.join(words)}" + quoted(child.tail()),
+                argv=words,
+                status=status,
+                output=completed.output,
+                log=log,
+            )
+    return completed
+
+
+@contextlib.contextmanager
+def _as_stdin(data: bytes | None) -> Iterator[int]:
+    """A file with the input: a pipe would have to be fed while the output is read."""
+    if data is None:
+        yield DEVNULL
+        return
+    descriptor = os.memfd_create("pytest-kgdb input", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "r+b") as file:
+        file.write(data)
+        file.seek(0)
+        yield descriptor
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"failed with status {status}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"was ended by signal {-status}"
