@@ -133,7 +133,14 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
 
 def given(config: pytest.Config) -> bool:
     """Whether any option of ours stands on the command line or in the configuration file."""
-    return any(
-        getattr(config.option, ini_key(name), None) is not None or ini_key(name) in config.inicfg
-        for name, *_ in OPTIONS
-    )
+    return any(_stands(config, ini_key(name)) for name, *_ in OPTIONS)
+
+
+def _stands(config: pytest.Config, key: str) -> bool:
+    if getattr(config.option, key, None) is not None:
+        return True
+    try:
+        # Older versions answer "" or [] for what the file does not have.
+        return config.getini(key) not in (None, "", [])
+    except Exception:
+        return True  # a value of the wrong type is there, and told of when it is read

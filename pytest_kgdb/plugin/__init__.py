@@ -1,0 +1,147 @@
+"""pytest's side: the options, the fixtures, and the hooks that wake the rest.
+
+Every pytest run on a host with this plugin imports this module, so it imports the options' names
+and nothing else. `_run` is imported, and registered as a plugin of its own, once a test asks for a
+fixture of ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..settings import add_options, given
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+    from ..session import Session
+    from ..target import Kgdb
+
+FIXTURES = frozenset({"kgdb", "kgdb_session", "kgdb_kernel", "kgdb_initrd", "kgdb_disk"})
+"""A test with one of these in its closure is a kernel test."""
+
+NO_KERNEL = (
+    "no kernel to test: name one with --kgdb-kernel=SPEC (a source tree, a build directory, a "
+    "tarball, or distro), or kgdb_kernel in pytest's configuration file"
+)
+"""Why kernel tests are skipped, and what to do about it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker; check the options, if there are any."""
+    config.addinivalue_line(
+        "markers",
+        "kgdb(at='ready'|'kgdbwait', smp=N, memory=SIZE, append=WORDS, isolation=HOW, "
+        "timeout=SECONDS): the kernel and the machine that the test's `kgdb` fixture stands for",
+    )
+    if given(config):
+        from ._configure import check
+
+        check(config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name the kernels."""
+    if not given(config):
+        return []
+    from ._configure import header
+
+    return header(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make each kernel a parameter, where there are several."""
+    if "kgdb_kernel" in metafunc.fixturenames:
+        from ._collect import parametrize
+
+        parametrize(metafunc)
+
+
+# Last: pytest's own order by scope and a plugin's shuffling come before the grouping by machine.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the markers of kernel tests, and group these by machine."""
+    # Doctest items of old versions and items of other plugins have no `fixturenames`.
+    if any(not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in items):
+        from ._run import Run
+
+        Run.of(config).collected(items)
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, str] | None:
+    """Show a test that lost its machine as an error: it says nothing about the kernel."""
+    # Here and not in `_failures`: pytest-xdist asks it of the controller, which runs no tests.
+    return ("error", "E", "ERROR") if getattr(report, "kgdb_lost", False) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once why kernel tests were skipped, unless `-rs` says it."""
+    skipped = sum(
+        isinstance(report.longrepr, tuple) and NO_KERNEL in report.longrepr[2]
+        for report in terminalreporter.stats.get("skipped", ())
+    )
+    if skipped and not terminalreporter.hasopt("s"):
+        tests = "1 test" if skipped == 1 else f"{skipped} tests"
+        terminalreporter.write_line(f"kgdb: {tests} skipped: {NO_KERNEL}")
+
+
+@pytest.fixture(scope="session")
+def kgdb_kernel(request: pytest.FixtureRequest) -> Kernel:
+    """The kernel under test, built if need be: release, version, vmlinux, image, config, …"""
+    from ._run import Run
+
+    return Run.of(request.config).kernel(request)
+
+
+@pytest.fixture(scope="session")
+def kgdb_disk(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Disk | None:
+    """The disk image under the machines' overlays; None where `--kgdb-disk` names none."""
+    from ._run import Run
+
+    return Run.of(request.config).artifacts.disk(kgdb_kernel)
+
+
+@pytest.fixture(scope="session")
+def kgdb_initrd(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Initrd:
+    """The initrd that the machines boot with."""
+    from ._run import Run
+
+    return Run.of(request.config).artifacts.initrd(kgdb_kernel)
+
+
+@pytest.fixture(scope="session")
+def _kgdb_machines(
+    request: pytest.FixtureRequest, kgdb_kernel: Kernel, kgdb_initrd: Initrd, kgdb_disk: Disk | None
+) -> Iterator[Session]:
+    """One kernel's session, with no machine booted yet: the first test says which it wants."""
+    from ._run import Run
+
+    yield from Run.of(request.config).machines(kgdb_kernel, kgdb_initrd, kgdb_disk)
+
+
+@pytest.fixture(scope="session")
+def kgdb_session(request: pytest.FixtureRequest, _kgdb_machines: Session) -> Kgdb:
+    """The booted machine and its gdb handle, shared: what one test does, the next one finds."""
+    from ._run import Run
+
+    return Run.of(request.config).shared(_kgdb_machines)
+
+
+@pytest.fixture
+def kgdb(request: pytest.FixtureRequest, _kgdb_machines: Session) -> Iterator[Kgdb]:
+    """A gdb handle on a pristine live kernel, stopped where the marker `kgdb` says."""
+    from ._run import Run
+
+    yield from Run.of(request.config).pristine(request, _kgdb_machines)

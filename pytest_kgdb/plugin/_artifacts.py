@@ -1,0 +1,76 @@
+"""Kernel, modules, initrd, disk and session, made when a fixture first asks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..progress import Progress
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..cache import Cache
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+    from ..session import Session
+
+
+class Artifacts:
+    """Makes what a session is put together from.
+
+    The modules that do the work are imported by the first use: a test that is skipped because no
+    kernel is named pays for none of them.
+    """
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+
+    @cached_property
+    def cache(self) -> Cache:
+        """The store of what was built."""
+        from ..cache import Cache
+
+        return Cache(self._settings.cache_dir, progress=self._progress)
+
+    def kernel(self, spec: str) -> Kernel:
+        """Return the kernel that a SPEC stands for, built if need be."""
+        from ..kernel import prepare
+
+        return prepare(self._settings, spec, self.cache, self._progress)
+
+    def modules(self, kernel: Kernel) -> list[Path]:
+        """Return the out-of-tree modules, built against a kernel."""
+        if not self._settings.module:
+            return []
+        from ..kernel import build_module
+
+        return [
+            built
+            for module in self._settings.module
+            for built in build_module(kernel, module, self.cache, self._progress)
+        ]
+
+    def initrd(self, kernel: Kernel) -> Initrd:
+        """Return the initrd for a kernel, with the modules in it."""
+        from ..initrd import prepare
+
+        return prepare(self._settings, kernel, self.modules(kernel), self.cache, self._progress)
+
+    def disk(self, kernel: Kernel) -> Disk | None:
+        """Return the disk image for a kernel; None where none is asked for."""
+        if self._settings.disk == "none":
+            return None
+        from ..disk import prepare
+
+        return prepare(self._settings, kernel, self.cache, self._progress)
+
+    def session(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Session:
+        """Return a session of a kernel, with no machine booted yet."""
+        from ..session import Session
+
+        return Session(
+            self._settings, kernel, initrd, disk, cache=self.cache, progress=self._progress
+        )

@@ -1,0 +1,165 @@
+"""What is done with kernel tests before any runs: parameters, markers, order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import Final
+
+import pytest
+
+from ..errors import ConfigError
+from ..settings import Settings, Wanted
+from . import FIXTURES
+from ._configure import settings_of
+
+WANTED: Final = pytest.StashKey[Wanted]()
+"""What a test's marker asks for, on the test."""
+
+_TARBALL: Final = re.compile(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$")
+_SHOWN_ERRORS: Final = 10
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Make each kernel a parameter of a test, if there are several."""
+    specs = list(dict.fromkeys(settings_of(metafunc.config).kernel))
+    if len(specs) < 2:
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
+        if "kgdb_kernel" in (re.split(r"[,\s]+", names) if isinstance(names, str) else names):
+            return  # the test chooses for itself
+    metafunc.parametrize(
+        "kgdb_kernel", specs, ids=kernel_ids(specs), indirect=True, scope="session"
+    )
+
+
+def kernel_ids(specs: Sequence[str]) -> list[str]:
+    """Return a short name for each SPEC: as much of a path's end as tells them apart."""
+    split = [_parts(spec) for spec in specs]
+    ids = []
+    for parts, tail in split:
+        others = [other for other in split if other != (parts, tail)]
+        length = 1
+        while length < len(parts) and any(
+            (other[-length:], other_tail) == (parts[-length:], tail) for other, other_tail in others
+        ):
+            length += 1
+        ids.append("/".join(parts[-length:]) + tail)
+    return ids
+
+
+def _parts(spec: str) -> tuple[tuple[str, ...], str]:
+    """Split a SPEC into a path's parts and what stands behind it: `@REV`."""
+    if not spec.startswith("/"):
+        return (spec,), ""
+    tree, at, revision = (spec, "", "") if Path(spec).exists() else spec.partition("@")
+    return PurePath(_TARBALL.sub("", tree)).parts[1:] or ("/",), at + revision
+
+
+def is_kernel_test(item: pytest.Item) -> bool:
+    """Whether a test asks for a fixture of ours."""
+    return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def kernel_of(item: pytest.Item) -> object:
+    """Return the kernel that is a test's parameter; None where there is one kernel for all."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("kgdb_kernel") if callspec is not None else None
+
+
+def wanted_of(item: pytest.Item, settings: Settings) -> Wanted:
+    """Return what a test asks for: the settings, its class's and module's markers, its own.
+
+    :raises ConfigError: a marker's argument is unknown or its value cannot be.
+    """
+    merged: dict[str, object] = {}
+    # The closest is the first.
+    for mark in reversed(list(item.iter_markers("kgdb"))):
+        if mark.args:
+            raise ConfigError(
+                f"{item.nodeid}: marker kgdb({mark.args[0]!r}): it takes keyword arguments only",
+                hint="write kgdb(at='kgdbwait'), kgdb(smp=2), …",
+            )
+        merged.update(mark.kwargs)
+    return settings.for_marker(merged, item.nodeid)
+
+
+def read_markers(items: Iterable[pytest.Item], settings: Settings) -> None:
+    """Check every kernel test's marker, and note on the test what it asks for.
+
+    :raises pytest.UsageError: a marker is wrong; the message names each test.
+    """
+    problems: list[str] = []
+    for item in items:
+        try:
+            item.stash[WANTED] = wanted_of(item, settings)
+            _check_use(item)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        if (more := len(problems) - _SHOWN_ERRORS) > 0:
+            problems[_SHOWN_ERRORS:] = [f"… and {more} more"]
+        raise pytest.UsageError("\n".join(problems))
+
+
+def _check_use(item: pytest.Item) -> None:
+    names = getattr(item, "fixturenames", ())
+    own = any(mark.name == "kgdb" for mark in item.own_markers)
+    if own and "kgdb_session" in names and "kgdb" not in names:
+        raise ConfigError(
+            f"{item.nodeid}: marker kgdb(…): it is for the fixture kgdb, and the test asks for "
+            "kgdb_session, whose machine is the one of the options",
+            hint="use the fixture kgdb, or take the marker away",
+        )
+
+
+def group(
+    items: list[pytest.Item],
+    chosen: Sequence[pytest.Item],
+    key: Callable[[pytest.Item], Hashable],
+) -> bool:
+    """Bring together those of the chosen tests that have the same key; return whether any moved.
+
+    The groups come in the order of their first tests, and a group's tests keep theirs. The other
+    tests stay where they are.
+    """
+    groups: dict[Hashable, list[pytest.Item]] = {}
+    for item in chosen:
+        groups.setdefault(key(item), []).append(item)
+    ordered = [item for members in groups.values() for item in members]
+    if ordered == list(chosen):
+        return False
+    places = {id(item) for item in chosen}
+    following = iter(ordered)
+    items[:] = [next(following) if id(item) in places else item for item in items]
+    return True
+
+
+def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
+    """Return the line that says what the tests' machines and isolation cost; None for one boot."""
+    machines: dict[Hashable, str] = {}
+    reboots = 0
+    for item in items:
+        wanted = item.stash[WANTED]
+        machines.setdefault((kernel_of(item), wanted.machine), _machine(item, wanted))
+        reboots += wanted.isolation == "reboot"
+    parts = []
+    if len(machines) > 1:
+        parts.append(
+            f"{len(items)} tests on {len(machines)} machines ({'; '.join(machines.values())})"
+            + (", reordered so that each boots once" if moved else ", each boots once")
+        )
+    if reboots:
+        parts.append(f"{reboots} tests boot one of their own (isolation=reboot)")
+    return f"kgdb: {'; '.join(parts)}" if parts else None
+
+
+def _machine(item: pytest.Item, wanted: Wanted) -> str:
+    parts = [f"{wanted.smp} CPU{'s' if wanted.smp > 1 else ''}", f"{wanted.memory}M"]
+    if kernel := kernel_of(item):
+        parts.insert(0, kernel_ids([str(kernel)])[0])
+    if wanted.append:
+        parts.append(wanted.append)
+    return " ".join(parts)

@@ -1,0 +1,53 @@
+"""The settings of a pytest run, checked where options were given and shown in the header."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..errors import ConfigError
+from ..settings import Settings, from_pytest
+from ._require import Requirement
+
+_SETTINGS = pytest.StashKey[Settings]()
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """Return the run's settings.
+
+    :raises pytest.UsageError: an option's value cannot be.
+    """
+    settings = config.stash.get(_SETTINGS, None)
+    if settings is None:
+        try:
+            settings = from_pytest(config)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.stash[_SETTINGS] = settings
+    return settings
+
+
+def check(config: pytest.Config) -> None:
+    """Read the settings, and register what has to watch the whole run.
+
+    :raises pytest.UsageError: an option's value cannot be, or two cannot be together.
+    """
+    settings = settings_of(config)
+    if settings.attach and config.getoption("numprocesses", default=None):
+        raise pytest.UsageError(
+            f"{settings.origin('attach')}: gdb needs the terminal, which pytest-xdist's workers "
+            "do not have\nhint: run without -n"
+        )
+    if settings.require:
+        Requirement.register(config)
+
+
+def header(config: pytest.Config) -> list[str]:
+    """Return the lines of pytest's header about the kernels."""
+    settings = settings_of(config)
+    if not settings.kernel:
+        return []
+    parts = [f"kernel {', '.join(settings.kernel)}", f"config {settings.config}"]
+    if settings.disk != "none":
+        parts.append(f"disk {settings.disk}")
+    parts.append(f"isolation {settings.isolation}")
+    return [f"kgdb: {'; '.join(parts)}"]

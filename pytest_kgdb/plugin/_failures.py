@@ -1,0 +1,155 @@
+"""What a failed kernel test shows: the test's own line, our message, and what the kernel said."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from ..errors import BootError, CacheError, DebuggerDied, KgdbError, MachineDied
+from ..report import save, sections
+from . import NO_KERNEL
+from ._collect import is_kernel_test
+from ._require import Requirement
+
+if TYPE_CHECKING:
+    from ._run import Run
+
+FAILED: Final = pytest.StashKey[bool]()
+"""Whether a test has failed so far, on the test."""
+
+_LOST: Final = (BootError, CacheError, DebuggerDied, MachineDied)
+"""What says nothing about the kernel under test: the test is an error, not a failure."""
+
+_PACKAGE: Final = Path(__file__).parent.parent
+_SITE: Final = Path(pytest.__file__).parent.parent
+_NOT_THE_USERS: Final = (_PACKAGE, _SITE / "_pytest", _SITE / "pluggy")
+_STDLIB: Final = Path(sysconfig.get_path("stdlib"))
+
+
+class Failures:
+    """Shapes the reports of kernel tests; a pytest plugin."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        # By identity: pytest raises a session fixture's exception again for every test.
+        self._told: dict[int, tuple[KgdbError, str]] = {}
+
+    # First, so that around everybody: it sees what the others made of the report.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Turn what a kernel test raised into what its author has to know."""
+        error, users = _our_error(item.config, call)
+        report = yield
+        ours = is_kernel_test(item)
+        if ours and (requirement := Requirement.of(item.config)):
+            requirement.judge(report)
+        if (
+            report.skipped
+            and isinstance(report.longrepr, tuple)
+            and NO_KERNEL in report.longrepr[2]
+        ):
+            # Without a line of its own, one line of `-rs` stands for all these tests.
+            report.longrepr = ("kgdb", None, report.longrepr[2])  # type: ignore[assignment]
+        if not report.failed or not (ours or error):
+            return report
+        first = not item.stash.get(FAILED, False)
+        item.stash[FAILED] = True
+        if error is not None:
+            if id(error) in self._told:
+                report.longrepr = self._again(error)
+                return report
+            self._told[id(error)] = (error, item.nodeid)
+            if not users and call.excinfo is not None:
+                report.longrepr = call.excinfo.getrepr(style="value", chain=False)
+            if isinstance(error, _LOST):
+                setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
+        if ours and first and report.when != "teardown":  # by then the kernel has been put back
+            self._show(item, report)
+        return report
+
+    def _again(self, error: KgdbError) -> str:
+        first_line = error.message.partition("\n")[0]
+        return (
+            f"{type(error).__name__}: {first_line} (told in full above: {self._told[id(error)][1]})"
+        )
+
+    def _show(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Add what the kernel and gdb said to a report; save the whole of it where wanted."""
+        session = self._run.live
+        if session is None:
+            return
+        try:
+            told = session.report_sections()
+        except Exception as error:
+            # Whatever is broken by now, the failure itself must be reported.
+            told = [("kgdb", f"the state of the kernel could not be read: {error}")]
+        report.sections.extend(sections(told))
+        directory = self._run.settings.artifacts
+        if directory is None:
+            return
+        try:
+            saved = save(
+                directory,
+                item.nodeid,
+                [("failure", report.longreprtext), *told],
+                [session.console_log, session.transcript],
+            )
+        except OSError as error:
+            report.sections.append(("kgdb artifacts", f"could not be saved: {error}"))
+        else:
+            report.sections.append(("kgdb artifacts", str(saved)))
+
+
+def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[KgdbError | None, bool]:
+    """Return the error of ours that ended a phase, and whether the user's code led to it.
+
+    The frames behind the user's last one are taken from the traceback, unless all are wanted.
+    """
+    excinfo = call.excinfo
+    if excinfo is None or not isinstance(excinfo.value, KgdbError):
+        return None, False
+    error, entries = excinfo.value, excinfo.traceback
+    shown = [entry for entry in entries if not _within(entry.path, _PACKAGE)]
+    while shown and not _is_users(shown[-1].path):
+        shown.pop()
+    if config.getoption("fulltrace"):
+        return error, True
+    if shown:
+        keep = {id(entry) for entry in shown}
+        excinfo.traceback = entries.filter(lambda entry: id(entry) in keep)
+    _cut_chain(error)
+    return error, bool(shown)
+
+
+def _cut_chain(error: BaseException) -> None:
+    """Drop a cause that is an inner affair of ours: the message says what matters of it."""
+    inner = error.__cause__ or error.__context__
+    if inner is None or (error.__suppress_context__ and error.__cause__ is None):
+        return
+    frames, traceback = [], inner.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame.f_code.co_filename)
+        traceback = traceback.tb_next
+    if any(_is_users(name) for name in frames):
+        _cut_chain(inner)
+    else:
+        error.__cause__ = None
+        error.__suppress_context__ = True
+
+
+def _is_users(path: Path | str) -> bool:
+    if any(_within(path, directory) for directory in _NOT_THE_USERS):
+        return False
+    # Without a virtual environment, what is installed lies in the standard library's directory.
+    installed = {"site-packages", "dist-packages"} & set(Path(path).parts)
+    return bool(installed) or not (_within(path, _STDLIB) or str(path).startswith("<"))
+
+
+def _within(path: Path | str, directory: Path) -> bool:
+    return Path(path).is_relative_to(directory)

@@ -1,0 +1,188 @@
+"""A run with kernel tests: its machines, from the first test that wants one to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import pytest
+
+from ..errors import BootError, BuildError, ConfigError, KgdbError
+from . import NO_KERNEL
+from ._artifacts import Artifacts
+from ._collect import WANTED, boots_line, group, is_kernel_test, kernel_of, read_markers, wanted_of
+from ._configure import settings_of
+from ._failures import FAILED, Failures
+from ._require import Requirement
+from ._terminal import TerminalProgress, is_worker
+
+if TYPE_CHECKING:
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+    from ..session import Session
+    from ..settings import Wanted
+    from ..target import Kgdb
+
+_MAX_BOOT_FAILURES: Final = 2
+"""A machine that booted before and fails twice in a row is not tried again."""
+
+
+class Run:
+    """Everything that kernel tests share; a pytest plugin, registered when the first is met."""
+
+    _STASH: Final = pytest.StashKey["Run"]()
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings_of(config)
+        self.progress = TerminalProgress(config)
+        self.artifacts = Artifacts(self.settings, self.progress)
+        self.live: Session | None = None
+        """The one kernel whose machines are up."""
+
+        self._boots_line: str | None = None
+        self._described = is_worker(config)  # one line for each worker would be noise
+        # Of each machine: how often in a row it failed to come up, or None if it never will.
+        self._boots: dict[object, int | None] = {}
+        self._causes: dict[object, KgdbError] = {}
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Run:
+        """Return the run of this configuration, made and registered by the first call."""
+        run = config.stash.get(cls._STASH, None)
+        if run is None:
+            run = config.stash[cls._STASH] = cls(config)
+            config.pluginmanager.register(run, "kgdb-run")
+            config.pluginmanager.register(Failures(run), "kgdb-failures")
+        return run
+
+    # -- before the tests ------------------------------------------------------------------------
+
+    def collected(self, items: list[pytest.Item]) -> None:
+        """Check the markers of the kernel tests, and group the tests by machine.
+
+        :raises pytest.UsageError: a marker is wrong.
+        """
+        ours = [item for item in items if is_kernel_test(item)]
+        read_markers(ours, self.settings)
+        if requirement := Requirement.of(self.config):
+            requirement.asked = len(ours)
+        if not self.settings.kernel:
+            return  # nothing will boot
+        moved = group(items, ours, lambda item: (kernel_of(item), item.stash[WANTED].machine))
+        self._boots_line = boots_line(ours, moved=moved)
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Say what the tests' machines cost."""
+        return [self._boots_line] if self._boots_line else []
+
+    # -- fixtures --------------------------------------------------------------------------------
+
+    def kernel(self, request: pytest.FixtureRequest) -> Kernel:
+        """Return the kernel for the fixture `kgdb_kernel`."""
+        specs = list(dict.fromkeys(self.settings.kernel))
+        spec = getattr(request, "param", None)
+        if spec is None:
+            if not specs:
+                self._skip(NO_KERNEL)
+            if len(specs) > 1:
+                raise ConfigError(
+                    "the fixture was asked for by getfixturevalue(), and there are several "
+                    f"kernels: {', '.join(specs)}",
+                    hint="name it as an argument of the test, or in usefixtures()",
+                )
+            spec = specs[0]
+        return self.artifacts.kernel(spec)
+
+    def machines(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Iterator[Session]:
+        """Open a kernel's session for as long as its tests run."""
+        self.live = self.artifacts.session(kernel, initrd, disk)
+        self._boots.clear()
+        try:
+            yield self.live
+        finally:
+            self._close()
+
+    def shared(self, session: Session) -> Kgdb:
+        """Return the handle for the fixture `kgdb_session`."""
+        handle = session.handle
+        self._describe(session)
+        return handle
+
+    def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
+        """Lend a test the handle for the fixture `kgdb`."""
+        item = request.node
+        wanted = item.stash.get(WANTED, None)
+        if wanted is None:  # asked for by getfixturevalue(): not seen at collection
+            wanted = wanted_of(item, self.settings)
+        handle = self._acquire(session, wanted)
+        try:
+            yield handle
+        finally:
+            session.release(failed=item.stash.get(FAILED, False))
+
+    def _acquire(self, session: Session, wanted: Wanted) -> Kgdb:
+        key = (wanted.machine, wanted.at)
+        if self._boots.get(key, 0) is None:
+            raise self._causes[key]
+        try:
+            handle = session.acquire(wanted)
+        except (BootError, BuildError, ConfigError) as error:
+            # Tried again, it would fail again, and each try is a wait to its deadline.
+            failures = (self._boots[key] or 0) + 1 if key in self._boots else None
+            self._boots[key] = (
+                None if failures is None or failures >= _MAX_BOOT_FAILURES else failures
+            )
+            self._causes[key] = error
+            raise
+        self._boots[key] = 0
+        self._describe(session)
+        return handle
+
+    def _describe(self, session: Session) -> None:
+        if not self._described:
+            self._described = True
+            for line in session.describe():
+                self.progress.say(line)
+
+    def _skip(self, reason: str) -> NoReturn:
+        if self.settings.require:
+            pytest.fail(f"{reason} (--kgdb-require)", pytrace=False)
+        pytest.skip(reason)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def pytest_exception_interact(
+        self, node: pytest.Item | pytest.Collector, report: pytest.TestReport
+    ) -> None:
+        """Give the user gdb on the kernel that a test failed on."""
+        if (
+            self.live is None
+            or not self.settings.attach
+            or not isinstance(node, pytest.Item)
+            or not is_kernel_test(node)
+        ):
+            return
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        manager = self.config.pluginmanager.get_plugin("capturemanager")
+        if manager is not None:
+            manager.suspend(in_=True)  # as pytest's own --pdb does: gdb reads the terminal
+        try:
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.section(f"{node.nodeid} failed: gdb on its kernel", sep=">")
+                report.toterminal(self.config.get_terminal_writer())
+            self.live.attach()
+        finally:
+            if manager is not None:
+                manager.resume()
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no machine behind, however the run ended."""
+        self._close()
+
+    def _close(self) -> None:
+        session, self.live = self.live, None
+        if session is not None:
+            session.close()
