@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
@@ -18,7 +18,6 @@ WANTED: Final = pytest.StashKey[Wanted]()
 """What a test's marker asks for, on the test."""
 
 _TARBALL: Final = re.compile(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$")
-_SHOWN_ERRORS: Final = 10
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -86,22 +85,25 @@ def wanted_of(item: pytest.Item, settings: Settings) -> Wanted:
     return settings.for_marker(merged, item.nodeid)
 
 
-def read_markers(items: Iterable[pytest.Item], settings: Settings) -> None:
-    """Check every kernel test's marker, and note on the test what it asks for.
+def read_markers(items: list[pytest.Item], settings: Settings) -> None:
+    """Note on every kernel test what its marker asks for.
 
-    :raises pytest.UsageError: a marker is wrong; the message names each test.
+    A test whose marker is wrong is taken out of the list and reported as a collection error: that
+    is how it is told of by pytest-xdist's workers too, whose usage errors nobody sees.
     """
-    problems: list[str] = []
+    wrong: set[int] = set()
     for item in items:
+        if not is_kernel_test(item):
+            continue
         try:
             item.stash[WANTED] = wanted_of(item, settings)
             _check_use(item)
         except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        if (more := len(problems) - _SHOWN_ERRORS) > 0:
-            problems[_SHOWN_ERRORS:] = [f"… and {more} more"]
-        raise pytest.UsageError("\n".join(problems))
+            wrong.add(id(item))
+            report = pytest.CollectReport(item.nodeid, "failed", str(error), [])
+            item.ihook.pytest_collectreport(report=report)
+    if wrong:
+        items[:] = [item for item in items if id(item) not in wrong]
 
 
 def _check_use(item: pytest.Item) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sysconfig
 from collections.abc import Generator
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -109,22 +110,26 @@ class Failures:
 def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[KgdbError | None, bool]:
     """Return the error of ours that ended a phase, and whether the user's code led to it.
 
-    The frames behind the user's last one are taken from the traceback, unless all are wanted.
+    Our frames are taken from its traceback, and what led only to them, unless all are wanted.
     """
-    excinfo = call.excinfo
-    if excinfo is None or not isinstance(excinfo.value, KgdbError):
+    if call.excinfo is None or not isinstance(call.excinfo.value, KgdbError):
         return None, False
-    error, entries = excinfo.value, excinfo.traceback
-    shown = [entry for entry in entries if not _within(entry.path, _PACKAGE)]
-    while shown and not _is_users(shown[-1].path):
-        shown.pop()
+    error = call.excinfo.value
     if config.getoption("fulltrace"):
         return error, True
-    if shown:
-        keep = {id(entry) for entry in shown}
-        excinfo.traceback = entries.filter(lambda entry: id(entry) in keep)
+    shown = [step for step in _steps(error) if not _within(_file(step), _PACKAGE)]
+    while shown and not _is_users(_file(shown[-1])):
+        shown.pop()
     _cut_chain(error)
-    return error, bool(shown)
+    if not shown:
+        return error, False
+    # Not by pytest's own filters: these begin again from the exception's traceback.
+    traceback = None
+    for step in reversed(shown):
+        traceback = TracebackType(traceback, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    error.__traceback__ = traceback
+    call.excinfo = pytest.ExceptionInfo.from_exception(error)
+    return error, True
 
 
 def _cut_chain(error: BaseException) -> None:
@@ -132,24 +137,32 @@ def _cut_chain(error: BaseException) -> None:
     inner = error.__cause__ or error.__context__
     if inner is None or (error.__suppress_context__ and error.__cause__ is None):
         return
-    frames, traceback = [], inner.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame.f_code.co_filename)
-        traceback = traceback.tb_next
-    if any(_is_users(name) for name in frames):
+    if any(_is_users(_file(step)) for step in _steps(inner)):
         _cut_chain(inner)
     else:
         error.__cause__ = None
         error.__suppress_context__ = True
 
 
-def _is_users(path: Path | str) -> bool:
+def _steps(error: BaseException) -> list[TracebackType]:
+    steps, step = [], error.__traceback__
+    while step is not None:
+        steps.append(step)
+        step = step.tb_next
+    return steps
+
+
+def _file(step: TracebackType) -> Path:
+    return Path(step.tb_frame.f_code.co_filename)
+
+
+def _is_users(path: Path) -> bool:
     if any(_within(path, directory) for directory in _NOT_THE_USERS):
         return False
     # Without a virtual environment, what is installed lies in the standard library's directory.
-    installed = {"site-packages", "dist-packages"} & set(Path(path).parts)
-    return bool(installed) or not (_within(path, _STDLIB) or str(path).startswith("<"))
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(installed) or not (_within(path, _STDLIB) or path.name.startswith("<"))
 
 
-def _within(path: Path | str, directory: Path) -> bool:
-    return Path(path).is_relative_to(directory)
+def _within(path: Path, directory: Path) -> bool:
+    return path.is_relative_to(directory)

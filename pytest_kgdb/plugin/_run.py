@@ -60,12 +60,9 @@ class Run:
     # -- before the tests ------------------------------------------------------------------------
 
     def collected(self, items: list[pytest.Item]) -> None:
-        """Check the markers of the kernel tests, and group the tests by machine.
-
-        :raises pytest.UsageError: a marker is wrong.
-        """
+        """Check the markers of the kernel tests, and group the tests by machine."""
+        read_markers(items, self.settings)
         ours = [item for item in items if is_kernel_test(item)]
-        read_markers(ours, self.settings)
         if requirement := Requirement.of(self.config):
             requirement.asked = len(ours)
         if not self.settings.kernel:

@@ -1,0 +1,736 @@
+"""The plugin inside pytest, with a session that only pretends: order, errors, reports, the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+# pytester takes modules that an inner run imported out again; one that were left with a reference
+# to them would not know the next run's errors. So all are imported here, and stay.
+from pytest_kgdb.plugin import (
+    NO_KERNEL,
+    _run,  # noqa: F401
+)
+
+INSTALLED = bool(entry_points(group="pytest11", name="kgdb"))
+ROOT = Path(__file__).parents[2]
+
+PRETENDED = """
+def event(*words):
+    with EVENTS.open("a") as stream:
+        print(*words, file=stream)
+
+
+def inner():
+    raise OSError("an inner affair")
+
+
+class Handle:
+    def fail(self, error, cause=False):
+        if cause:
+            try:
+                inner()
+            except OSError as reason:
+                raise error from reason
+        raise error
+
+    def call_back(self, function):
+        return function()
+
+
+class Session:
+    console_log = EVENTS.with_name("console.log")
+    transcript = EVENTS.with_name("gdb.log")
+    acquire_errors = []
+    sections = [("kgdb console", "Linux version 6.1\\x1b[31m red\\x1b[0m\\nready")]
+
+    def __init__(self, settings, kernel, initrd, disk):
+        self.kernel, self.booted = kernel, None
+        event("session", kernel, initrd, disk)
+
+    def acquire(self, wanted):
+        if wanted.machine != self.booted:
+            event("boot", self.kernel, *wanted.machine)
+            self.booted = wanted.machine
+        if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
+            raise error
+        event("acquire", wanted.at, wanted.isolation, wanted.timeout)
+        return Handle()
+
+    @property
+    def handle(self):
+        event("shared")
+        return Handle()
+
+    def release(self, failed):
+        event("release", failed)
+
+    def describe(self):
+        return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
+
+    def report_sections(self):
+        return self.sections
+
+    def attach(self):
+        event("attach")
+
+    def close(self):
+        event("close", self.kernel)
+
+
+build_errors = []
+
+
+def kernel(self, spec):
+    event("build", spec)
+    name = os.path.basename(spec)
+    self._progress.say(f"building {name}")
+    for error in build_errors:
+        raise error
+    return name
+"""
+
+CONFTEST = '''
+"""Replaces what builds and boots by what writes down that it was asked to."""
+import os
+from pathlib import Path
+
+import pytest
+
+import pytest_kgdb
+from pytest_kgdb import errors
+
+EVENTS = Path(__file__).with_name("events")
+# As if it stood in the package: its frames are not the user's.
+NAME = Path(pytest_kgdb.__file__).parent / "session" / "_pretended.py"
+exec(compile(Path(__file__).with_name("pretended.txt").read_text(), NAME, "exec"))
+
+
+def pytest_configure(config):
+    from pytest_kgdb.plugin._artifacts import Artifacts
+
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    patch.setattr(Artifacts, "kernel", kernel)
+    patch.setattr(Artifacts, "initrd", lambda self, kernel: "initrd")
+    patch.setattr(Artifacts, "disk", lambda self, kernel: None)
+    patch.setattr(
+        Artifacts,
+        "session",
+        lambda self, *parts: Session(self._settings, *parts),
+    )
+'''
+
+
+class Inner:
+    """A directory of tests, and runs of pytest in it."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self.pretend()
+
+    def pretend(self, script: str = "") -> None:
+        """Have the pretended session, with a script that says what goes wrong in it."""
+        (self.path / "pretended.txt").write_text(PRETENDED)
+        self.pytester.makeconftest(CONFTEST + "\n" + script)
+
+    def run(self, *args: str, kernel: str | None = "distro:6.1") -> pytest.RunResult:
+        plugin = () if INSTALLED else ("-p", "pytest_kgdb.plugin")
+        named = (f"--kgdb-kernel={kernel}",) if kernel else ()
+        return self.pytester.runpytest(*plugin, *named, *args)
+
+    def subprocess(self, *args: str, kernel: str | None = "distro:6.1") -> pytest.RunResult:
+        plugin = () if INSTALLED else ("-p", "pytest_kgdb.plugin")
+        named = (f"--kgdb-kernel={kernel}",) if kernel else ()
+        return self.pytester.runpytest_subprocess(*plugin, *named, *args)
+
+    def events(self, first: str = "") -> list[str]:
+        """What the pretended session was asked to do; only what begins so."""
+        lines = (self.path / "events").read_text().splitlines()
+        return [line for line in lines if line.startswith(first)]
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    """A place for tests that have the plugin and a pretended session."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Inner(pytester)
+
+
+# -- a run without kernel tests -------------------------------------------------------------------
+
+
+def test_a_plain_run_imports_the_options_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n")
+    script = """
+import sys, pytest
+status = pytest.main(sys.argv[1:])
+print("\\nLOADED", *sorted(name for name in sys.modules if name.startswith("pytest_kgdb")))
+for name in ("rich", "drgn", "qemu", "pexpect", "filelock", "elftools", "platformdirs", "fsspec"):
+    if name in sys.modules:
+        print("HEAVY", name)
+sys.exit(status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-p", "pytest_kgdb.plugin", "-q", str(tmp_path)],
+        cwd=tmp_path,
+        # Other plugins may import some of these for themselves.
+        env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = next(line for line in done.stdout.splitlines() if line.startswith("LOADED"))
+    assert loaded.split()[1:] == [
+        "pytest_kgdb",
+        "pytest_kgdb.plugin",
+        "pytest_kgdb.settings",
+        "pytest_kgdb.settings._options",
+    ]
+    assert "HEAVY" not in done.stdout
+
+
+def test_options_and_fixtures_are_documented(inner: Inner) -> None:
+    result = inner.run("--help", kernel=None)
+    result.stdout.fnmatch_lines(["*--kgdb-kernel=SPEC*", "*--kgdb-require*", "*kgdb_kernel*"])
+    result = inner.run("--fixtures", kernel=None)
+    result.stdout.fnmatch_lines(
+        ["kgdb_session*session scope*", "kgdb -- *", "*pristine live kernel*"]
+    )
+    result.stdout.no_fnmatch_line("_kgdb_machines*")
+    inner.run("--markers", kernel=None).stdout.fnmatch_lines(["@pytest.mark.kgdb(at=*"])
+
+
+# -- options --------------------------------------------------------------------------------------
+
+
+def test_a_bad_option_is_a_usage_error(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_plain(): pass")
+    result = inner.run("--kgdb-smp=none")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --kgdb-smp: 'none' is not a whole number"])
+    result.stderr.no_fnmatch_line("*Traceback*")
+
+
+def test_a_bad_key_in_the_file_is_a_usage_error(inner: Inner) -> None:
+    inner.pytester.makeini("[pytest]\nkgdb_accel = fast")
+    inner.pytester.makepyfile("def test_plain(): pass")
+    result = inner.run(kernel=None)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: tox.ini: kgdb_accel: 'fast' is not one of auto, kvm, tcg"])
+
+
+def test_the_header_names_the_kernels(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_plain(): pass")
+    result = inner.run("--kgdb-isolation=reboot")
+    result.stdout.fnmatch_lines(
+        ["kgdb: kernel distro:6.1; config minimal; isolation reboot", "*1 passed*"]
+    )
+    inner.run(kernel=None).stdout.no_fnmatch_line("kgdb:*")
+    assert not (inner.path / "events").exists()
+
+
+# -- no kernel ------------------------------------------------------------------------------------
+
+THREE = """
+    def test_plain(): pass
+    def test_one(kgdb): pass
+    def test_two(kgdb_session): pass
+"""
+
+
+def test_without_a_kernel_one_line_says_how_to_name_one(inner: Inner) -> None:
+    inner.pytester.makepyfile(THREE)
+    result = inner.run(kernel=None)
+    result.assert_outcomes(passed=1, skipped=2)
+    assert result.stdout.str().count(NO_KERNEL) == 1
+    result.stdout.fnmatch_lines(["kgdb: 2 tests skipped: no kernel to test: name one with *"])
+    result = inner.run("-rs", kernel=None)
+    assert result.stdout.str().count(NO_KERNEL) == 1
+    result.stdout.fnmatch_lines(["SKIPPED [[]2] kgdb: no kernel to test*"])
+
+
+def test_required_kernel_tests_fail_without_a_kernel(inner: Inner) -> None:
+    inner.pytester.makepyfile(THREE)
+    result = inner.run("--kgdb-require", kernel=None)
+    result.assert_outcomes(passed=1, errors=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["no kernel to test: name one with *(--kgdb-require)"])
+
+
+def test_required_tests_may_not_be_skipped_by_anybody(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import unittest, pytest
+        @pytest.mark.skip(reason="not today")
+        def test_marked(kgdb): pass
+        def test_called(kgdb): pytest.skip("no luck")
+        def test_raised(kgdb): raise unittest.SkipTest("old way")
+        @pytest.mark.skipif(True, reason="plain tests may")
+        def test_plain(): pass
+        @pytest.mark.xfail(reason="known")
+        def test_expected(kgdb): assert False
+        """
+    )
+    result = inner.run("--kgdb-require")
+    result.assert_outcomes(failed=2, errors=1, skipped=1, xfailed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "skipped, and --kgdb-require allows no skip: not today",
+            "skipped, and --kgdb-require allows no skip: no luck",
+            "skipped, and --kgdb-require allows no skip: old way",
+        ]
+    )
+
+
+def test_a_required_run_in_which_nothing_ran_fails(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.xfail(run=False)
+        def test_known(kgdb): pass
+        def test_plain(): pass
+        """
+    )
+    assert inner.run().ret == pytest.ExitCode.OK
+    result = inner.run("--kgdb-require")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["kgdb: --kgdb-require: of 1 kernel tests none ran"])
+    # What collects only, or chooses no kernel test, asks for nothing.
+    assert inner.run("--kgdb-require", "--collect-only").ret == pytest.ExitCode.OK
+    assert inner.run("--kgdb-require", "-k", "plain").ret == pytest.ExitCode.OK
+
+
+# -- markers --------------------------------------------------------------------------------------
+
+
+def test_a_marker_reaches_the_session(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(smp=2, timeout=7)
+        class TestClass:
+            @pytest.mark.kgdb(at="kgdbwait", smp=4, append="debug")
+            def test_one(self, kgdb): pass
+        """
+    )
+    inner.run("--kgdb-append=quiet").assert_outcomes(passed=1)
+    assert inner.events() == [
+        "build distro:6.1",
+        "session distro:6.1 initrd None",
+        "boot distro:6.1 4 256 quiet debug",
+        "acquire kgdbwait snapshot 7.0",
+        "release False",
+        "close distro:6.1",
+    ]
+
+
+def test_bad_markers_are_told_at_collection(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(cpus=2)
+        def test_unknown(kgdb): pass
+        @pytest.mark.kgdb("kgdbwait")
+        def test_positional(kgdb): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_shared(kgdb_session): pass
+        """
+    )
+    result = inner.run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR collecting test_bad_markers*",
+            "*::test_unknown: marker kgdb(cpus=…): no such argument",
+            "hint: it takes at, smp, memory, append, isolation, timeout",
+            "*::test_positional: marker kgdb('kgdbwait'): it takes keyword arguments only",
+            "*::test_shared: marker kgdb(…): it is for the fixture kgdb, *",
+            "*Interrupted: 3 errors during collection*",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert not (inner.path / "events").exists()
+
+
+# -- order and parameters -------------------------------------------------------------------------
+
+
+def test_each_machine_is_booted_once(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        two = pytest.mark.kgdb(smp=2)
+        def test_a(kgdb): pass
+        @two
+        def test_b(kgdb): pass
+        def test_plain(): pass
+        def test_c(kgdb): pass
+        @two
+        def test_d(kgdb): pass
+        """
+    )
+    result = inner.run("-v")
+    result.assert_outcomes(passed=5)
+    assert inner.events("boot") == ["boot distro:6.1 1 256 ", "boot distro:6.1 2 256 "]
+    result.stdout.fnmatch_lines(
+        ["kgdb: 4 tests on 2 machines (1 CPU 256M; 2 CPUs 256M), reordered so that each boots once"]
+    )
+    order = [line.split()[0].partition("::")[2] for line in result.outlines if "PASSED" in line]
+    assert order == ["test_a", "test_c", "test_plain", "test_b", "test_d"]
+
+
+def test_tests_that_need_no_reordering_stay_put(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_b(kgdb): pass\ndef test_a(kgdb): pass")
+    result = inner.run("-v")
+    result.stdout.no_fnmatch_line("kgdb: *machines*")
+    result.stdout.fnmatch_lines(["*::test_b *", "*::test_a *"])
+
+
+def test_reboots_are_counted(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): pass\ndef test_b(kgdb): pass")
+    result = inner.run("--kgdb-isolation=reboot")
+    result.stdout.fnmatch_lines(["kgdb: 2 tests boot one of their own (isolation=reboot)"])
+
+
+def test_several_kernels_are_parameters(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def test_a(kgdb): pass
+        def test_plain(): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_b(kgdb): pass
+        def test_c(kgdb_kernel): assert kgdb_kernel in ("v1", "v2")
+        """
+    )
+    result = inner.run("--kgdb-kernel=/src/v2", "-v", kernel="/src/v1")
+    result.assert_outcomes(passed=7)
+    result.stdout.fnmatch_lines(["*test_a[[]v1]*", "*test_a[[]v2]*"])
+    assert inner.events("b") == [
+        "build /src/v1",
+        "boot v1 1 256 ",
+        "boot v1 2 256 ",
+        "build /src/v2",
+        "boot v2 1 256 ",
+        "boot v2 2 256 ",
+    ]
+    assert inner.events("close") == ["close v1", "close v2"]
+
+
+def test_a_test_can_choose_its_kernels(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("kgdb_kernel", ["/src/v3"], indirect=True)
+        def test_a(kgdb, kgdb_kernel): assert kgdb_kernel == "v3"
+        """
+    )
+    inner.run("--kgdb-kernel=/src/v2", kernel="/src/v1").assert_outcomes(passed=1)
+    assert inner.events("build") == ["build /src/v3"]
+
+
+def test_several_kernels_cannot_be_asked_for_at_run_time(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(request): request.getfixturevalue('kgdb')")
+    inner.run().assert_outcomes(passed=1)
+    result = inner.run("--kgdb-kernel=/src/v2", kernel="/src/v1")
+    result.stdout.fnmatch_lines(["*asked for by getfixturevalue(), and there are several kernels*"])
+
+
+@pytest.mark.parametrize(
+    ("specs", "ids"),
+    [
+        (["distro:6.1", "distro:6.12"], ["distro:6.1", "distro:6.12"]),
+        (["/a/linux", "/b/linux", "/b/other"], ["a/linux", "b/linux", "other"]),
+        (["/src/linux-6.1.tar.xz", "/src/linux-6.12.tgz"], ["linux-6.1", "linux-6.12"]),
+        (["/a/t@v6.1", "/a/t@origin/next"], ["t@v6.1", "t@origin/next"]),
+        (["/a/t@v6.1", "/b/t@v6.1"], ["a/t@v6.1", "b/t@v6.1"]),
+        (["/linux", "/a/linux"], ["linux", "a/linux"]),
+    ],
+)
+def test_kernel_ids(specs: list[str], ids: list[str]) -> None:
+    from pytest_kgdb.plugin._collect import kernel_ids
+
+    assert kernel_ids(specs) == ids
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_a_build_error_is_told_once(inner: Inner) -> None:
+    inner.pretend(
+        "build_errors[:] = [errors.BuildError('cc found an error\\nfs/namei.c:12: what is this?', "
+        "log='/tmp/log')]"
+    )
+    inner.pytester.makepyfile(THREE + "\n    def test_three(kgdb): pass")
+    result = inner.run()
+    result.assert_outcomes(passed=1, errors=3)
+    text = result.stdout.str()
+    assert text.count("what is this?") == 1
+    assert text.count("log: /tmp/log") == 1
+    assert "_run.py" not in text
+    assert text.count("BuildError: cc found an error (told in full above: ") == 2
+    assert inner.events() == ["build distro:6.1"]
+
+
+def test_an_error_in_the_test_shows_the_tests_line_and_our_message(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        from pytest_kgdb.errors import TimeoutError
+        def test_a(kgdb):
+            kgdb.fail(TimeoutError("no stop in 3 s", hint="raise the timeout"), cause=True)
+        def test_b(kgdb):
+            def scenario():
+                kgdb.fail(TimeoutError("not here either"))
+            kgdb.call_back(scenario)
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            ">       kgdb.fail(TimeoutError*",
+            "E       pytest_kgdb.errors.TimeoutError: no stop in 3 s",
+            "E       hint: raise the timeout",
+            ">       kgdb.call_back(scenario)",
+            ">       kgdb.fail(TimeoutError*",
+            "E       pytest_kgdb.errors.TimeoutError: not here either",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*_pretended.py*")
+    result.stdout.no_fnmatch_line("*an inner affair*")
+    result.stdout.no_fnmatch_line("*direct cause*")
+    inner.run("--full-trace").stdout.fnmatch_lines(["*an inner affair*"])
+
+
+def test_what_the_user_was_handling_is_kept(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        from pytest_kgdb.errors import TimeoutError
+        def test_a(kgdb):
+            try:
+                {}["mine"]
+            except KeyError:
+                kgdb.fail(TimeoutError("no stop"))
+        """
+    )
+    inner.run().stdout.fnmatch_lines(["*KeyError: 'mine'*", "*no stop*"])
+
+
+def test_an_error_of_the_users_own_is_left_alone(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb):\n    assert kgdb is None")
+    result = inner.run()
+    result.stdout.fnmatch_lines([">       assert kgdb is None", "E       assert *Handle* is None"])
+
+
+def test_a_lost_machine_is_an_error_and_not_a_failure(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        from pytest_kgdb.errors import KernelPanic, MachineDied
+        def test_lost(kgdb): kgdb.fail(MachineDied("QEMU was killed by signal 9"))
+        def test_panic(kgdb): kgdb.fail(KernelPanic("Attempted to kill init!"))
+        def test_next(kgdb): pass
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(errors=1, failed=1, passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
+    assert inner.events("release") == ["release True", "release True", "release False"]
+
+
+def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:
+    inner.pretend("Session.acquire_errors = [errors.BootError('kgdb was never entered')]")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def test_a(kgdb): pass
+        def test_b(kgdb): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_other_machine(kgdb): pass
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(errors=2, passed=1)
+    assert inner.events("release") == ["release False"]
+    result.stdout.fnmatch_lines(
+        [
+            "kgdb was never entered",
+            "BootError: kgdb was never entered (told in full above: *test_a)",
+        ]
+    )
+
+
+def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
+    inner.pretend(
+        "Session.acquire_errors = [None] + [errors.BootError(f'try {n}') for n in (1, 2, 3)]"
+    )
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("n", range(5))
+        def test_a(kgdb, n): pass
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(errors=4, passed=1)
+    result.stdout.fnmatch_lines(["try 1", "try 2"])
+    assert "try 3" not in result.stdout.str()
+    assert result.stdout.str().count("BootError: try 2 (told in full above") == 2
+
+
+# -- reports --------------------------------------------------------------------------------------
+
+
+def test_a_failure_has_sections(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        "def test_a(kgdb): assert False\ndef test_b(kgdb): pass\ndef test_plain(): assert 0"
+    )
+    result = inner.run()
+    result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines(["*- kgdb console -*", "Linux version 6.1 red", "ready"])
+    assert result.stdout.str().count("kgdb console") == 1
+    assert "\x1b[31m" not in result.stdout.str()
+
+
+def test_a_report_is_made_whatever_is_broken(inner: Inner) -> None:
+    inner.pretend(
+        "Session.report_sections = lambda self: Handle().fail(RuntimeError('all is lost'))"
+    )
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
+    result = inner.run()
+    result.stdout.fnmatch_lines(
+        ["E   assert 1 == 2", "the state of the kernel could not be read: all is lost"]
+    )
+
+
+def test_artifacts_hold_everything(inner: Inner) -> None:
+    (inner.path / "console.log").write_bytes(b"\x1b[2Jraw")
+    inner.pytester.makepyfile(
+        test_x="""
+        import pytest
+        @pytest.mark.parametrize("p", ["a/b"])
+        def test_a(kgdb, p): assert False
+        """
+    )
+    result = inner.run("--kgdb-artifacts=out")
+    result.stdout.fnmatch_lines(["*- kgdb artifacts -*", "*/out/test_x.py/test_a*"])
+    (saved,) = (inner.path / "out/test_x.py").rglob("failure.txt")
+    assert "assert False" in saved.read_text()
+    assert (saved.parent / "kgdb-console.txt").read_text() == "Linux version 6.1 red\nready\n"
+    assert (saved.parent / "console.log").read_bytes() == b"\x1b[2Jraw"
+
+
+def test_artifacts_that_cannot_be_saved_do_not_hide_the_failure(inner: Inner) -> None:
+    (inner.path / "out").write_text("a file is in the way")
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
+    result = inner.run("--kgdb-artifacts=out")
+    result.stdout.fnmatch_lines(["E   assert 1 == 2", "could not be saved: *"])
+
+
+# -- the terminal ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capture", ["fd", "sys", "no"])
+def test_progress_is_seen_at_once_and_once(inner: Inner, capture: str) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): print('mine')\ndef test_b(kgdb): assert False")
+    result = inner.subprocess(f"--capture={capture}")
+    text = result.stdout.str()
+    assert text.count("pytest-kgdb: building distro:6.1") == 1
+    assert text.count("pytest-kgdb: kernel 6.1, QEMU 7.2 with TCG, gdb 13.1") == 1
+    # On lines of their own, and not in any test's captured output.
+    result.stdout.fnmatch_lines(["pytest-kgdb: building distro:6.1", "*FAILURES*"])
+
+
+def test_attach(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        "def test_a(kgdb): assert 1 == 2\ndef test_b(kgdb): pass\ndef test_plain(): assert 0"
+    )
+    result = inner.run("--kgdb-attach", "-s")
+    result.assert_outcomes(failed=2, passed=1)
+    assert inner.events()[3:6] == ["acquire ready snapshot 60.0", "attach", "release True"]
+    assert inner.events("attach") == ["attach"]
+    result.stdout.fnmatch_lines(["*test_a failed: gdb on its kernel*", "E *assert 1 == 2"])
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_closes_the_session(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): raise KeyboardInterrupt\ndef test_b(kgdb): pass")
+    result = inner.subprocess()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert inner.events()[-2:] == ["release False", "close distro:6.1"]
+
+
+def test_ctrl_c_in_the_boot_closes_the_session(inner: Inner) -> None:
+    inner.pretend("Session.acquire_errors = [KeyboardInterrupt()]")
+    inner.pytester.makepyfile("def test_a(kgdb): pass")
+    result = inner.subprocess()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert inner.events()[-1] == "close distro:6.1"
+
+
+# -- pytest-xdist ---------------------------------------------------------------------------------
+
+
+def test_workers(inner: Inner) -> None:
+    pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_kgdb.errors import MachineDied
+        @pytest.mark.parametrize("n", range(6))
+        def test_a(kgdb, n): pass
+        def test_lost(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
+        """
+    )
+    result = inner.subprocess("-n2", "--kgdb-require")
+    result.assert_outcomes(passed=6, errors=1)
+    assert result.stdout.str().count("kgdb: kernel distro:6.1") == 1
+    assert len(inner.events("session")) == len(inner.events("close")) == 2
+    result.stderr.fnmatch_lines(["pytest-kgdb: [[]gw[01]] building distro:6.1"])
+    result.stdout.fnmatch_lines(["*- kgdb console -*"])
+
+
+def test_workers_in_which_nothing_ran(inner: Inner) -> None:
+    pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.xfail(run=False)
+        def test_known(kgdb): pass
+        def test_plain(): pass
+        """
+    )
+    result = inner.subprocess("-n2", "--kgdb-require")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["kgdb: --kgdb-require: of 1 kernel tests none ran"])
+
+
+def test_workers_tell_of_bad_markers(inner: Inner) -> None:
+    pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(cpus=2)
+        def test_unknown(kgdb): pass
+        def test_good(kgdb): pass
+        """
+    )
+    result = inner.subprocess("-n2")
+    assert result.ret != pytest.ExitCode.OK
+    result.assert_outcomes(errors=1, passed=1)
+    assert result.stdout.str().count("::test_unknown: marker kgdb(cpus=…): no such argument") == 1
+
+
+def test_workers_have_no_terminal_for_gdb(inner: Inner) -> None:
+    pytest.importorskip("xdist")
+    result = inner.subprocess("-n2", "--kgdb-attach")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--kgdb-attach: gdb needs the terminal*"])
