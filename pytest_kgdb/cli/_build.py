@@ -1,0 +1,84 @@
+"""`build` and `attach`: the artifacts, and a kernel to look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from ..plugin._artifacts import Artifacts
+from ..progress import Progress
+from ..settings import Settings, from_arguments
+
+if TYPE_CHECKING:
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+
+
+def build(options: argparse.Namespace) -> int:
+    """Build what a test run would, and print where it is."""
+    settings = from_arguments(options)
+    artifacts = Artifacts(settings, Progress())
+    made = []
+    for spec in _specs(settings):
+        kernel = artifacts.kernel(spec)
+        disk = artifacts.disk(kernel)
+        made.append(_described(kernel, artifacts.initrd(kernel), disk))
+        if not options.json:
+            _print(made[-1])
+    if options.json:
+        print(json.dumps(made, indent=2))
+    return 0
+
+
+def attach(options: argparse.Namespace) -> int:
+    """Boot one kernel, and give the terminal to gdb on it."""
+    settings = from_arguments(options)
+    specs = _specs(settings)
+    if len(specs) > 1:
+        raise ConfigError(f"gdb can be on one kernel only: {', '.join(specs)}")
+    progress = Progress()
+    artifacts = Artifacts(settings, progress)
+    kernel = artifacts.kernel(specs[0])
+    disk = artifacts.disk(kernel)
+    session = artifacts.session(kernel, artifacts.initrd(kernel), disk)
+    try:
+        session.acquire(settings.for_marker({"at": options.at}, "attach"))
+        for line in session.describe():
+            progress.say(line)
+        session.attach()
+    finally:
+        session.close()
+    return 0
+
+
+def _specs(settings: Settings) -> tuple[str, ...]:
+    if not settings.kernel:
+        raise ConfigError(
+            "no kernel is named",
+            hint="--kgdb-kernel=SPEC: a source tree, a build directory, a tarball, or distro",
+        )
+    return settings.kernel
+
+
+def _described(kernel: Kernel, initrd: Initrd, disk: Disk | None) -> dict[str, str | None]:
+    return {
+        "spec": kernel.spec,
+        "release": kernel.release,
+        "build_id": kernel.build_id,
+        "image": str(kernel.image),
+        "vmlinux": str(kernel.vmlinux),
+        "config": str(kernel.config),
+        "modules": None if kernel.modules_dir is None else str(kernel.modules_dir),
+        "initrd": str(initrd.path),
+        "disk": None if disk is None else str(disk.path),
+    }
+
+
+def _print(made: dict[str, str | None]) -> None:
+    print(f"{made['spec']}: Linux {made['release']}")
+    for name in ("image", "vmlinux", "config", "modules", "initrd", "disk"):
+        if made[name] is not None:
+            print(f"  {name:<8} {made[name]}")

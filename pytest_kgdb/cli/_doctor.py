@@ -1,0 +1,293 @@
+"""`doctor`: what this host has and lacks, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from ..errors import KgdbError
+from ..process import run as run_command
+from ..settings import Settings, from_arguments
+
+State = Literal["ok", "lacks", "without"]
+"""There; missing and needed; missing and not needed by everybody."""
+
+_MIB: Final = 1 << 20
+_SECONDS: Final = 30.0
+"""For a program to say its version; only a broken one takes that long."""
+
+GDB_MINIMUM: Final = (12,)
+"""gdb 12 brought MI commands written in Python (gdb manual, "GDB/MI Commands In Python")."""
+
+BUILD_MIB: Final = 4096
+"""Room for one kernel built with debug information, its entry in the cache included."""
+
+MEMORY_MIB: Final = 1024
+"""A guest of the default size, gdb with a kernel's symbols, and the linker of that kernel."""
+
+USR_SRC: Final = Path("/usr/src")
+
+MORE_PATH: Final = ":/usr/sbin:/sbin"
+"""Where depmod and mke2fs are: on root's PATH only, though they run for everybody."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    """What is there, or what its absence means."""
+
+    mend: str = ""
+    """The command, or the words, that help."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at this host; return 1 if something is missing that every test needs."""
+    settings = from_arguments(options)
+    findings = list(examine(settings))
+    show(findings)
+    return int(any(finding.state == "lacks" for finding in findings))
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, in the order in which a run would come to need it."""
+    yield from _compilers()
+    yield _header("libelf", "libelf.h", "libelf-dev", needed=True)
+    yield _header("openssl", "openssl/opensslv.h", "libssl-dev", needed=False)
+    yield _sources()
+    yield _busybox()
+    yield _qemu()
+    yield _program("qemu-img", "qemu-utils", needed=True)
+    yield _gdb()
+    yield _kvm()
+    yield _memory()
+    yield _disk_space(settings.cache_dir)
+    for program, package, use in (
+        ("ccache", "ccache", "a kernel that was built before is built anew at full cost"),
+        ("git", "git", "no --kgdb-kernel=TREE@REV"),
+        ("patch", "patch", "no --kgdb-patch"),
+        ("depmod", "kmod", "no kernels with modules"),
+        ("pahole", "dwarves", "no kernels with BTF (Debian's configuration has it)"),
+        ("mmdebstrap", "mmdebstrap", "no --kgdb-disk=debian"),
+        ("mke2fs", "e2fsprogs", "no --kgdb-disk=debian"),
+    ):
+        yield _program(program, package, needed=False, use=use)
+
+
+def install(*packages: str) -> str:
+    """Return the command that installs Debian packages."""
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install {' '.join(packages)}"
+
+
+# -- programs -------------------------------------------------------------------------------------
+
+
+def _compilers() -> Iterator[Finding]:
+    for program, package in (
+        ("make", "make"),
+        ("gcc", "gcc"),
+        ("ld", "binutils"),
+        ("flex", "flex"),
+        ("bison", "bison"),
+        ("bc", "bc"),
+        ("perl", "perl"),
+        ("tar", "tar"),
+        ("xz", "xz-utils"),
+    ):
+        yield _program(program, package, needed=True)
+
+
+def _where(program: str) -> str | None:
+    path = os.environ.get("PATH", os.defpath) + MORE_PATH
+    return shutil.which(program, path=path)
+
+
+def _program(program: str, package: str, *, needed: bool, use: str = "") -> Finding:
+    path = _where(program)
+    if path is not None:
+        return Finding(program, "ok", path)
+    return Finding(
+        program, "lacks" if needed else "without", use or "not installed", install(package)
+    )
+
+
+def _output(*argv: str) -> str:
+    """Return what a program says, an empty string if it cannot."""
+    try:
+        return run_command(list(argv), timeout=_SECONDS).output
+    except (KgdbError, OSError):
+        return ""
+
+
+def _qemu() -> Finding:
+    path = _where("qemu-system-x86_64")
+    if path is None:
+        return Finding("QEMU", "lacks", "not installed", install("qemu-system-x86"))
+    version = re.search(r"version (\S+)", _output(path, "--version"))
+    if version is None:
+        return Finding(
+            "QEMU", "lacks", f"{path} does not start", install("--reinstall", "qemu-system-x86")
+        )
+    return Finding("QEMU", "ok", f"{version[1]} ({path})")
+
+
+def _gdb() -> Finding:
+    path = _where("gdb")
+    if path is None:
+        return Finding("gdb", "lacks", "not installed", install("gdb"))
+    said = _output(
+        path, "--nx", "--batch", "-ex", "show version", "-ex", "python print('py' + 'ok')"
+    )
+    version = re.search(r"GNU gdb .*?(\d+)\.(\d+)", said)
+    if version is None:
+        return Finding("gdb", "lacks", f"{path} does not start", install("--reinstall", "gdb"))
+    found = f"{version[1]}.{version[2]} ({path})"
+    if (int(version[1]),) < GDB_MINIMUM:
+        return Finding(
+            "gdb", "lacks", f"{found} is older than {GDB_MINIMUM[0]}", "Debian 12 and later have it"
+        )
+    if "pyok" not in said:
+        return Finding("gdb", "lacks", f"{found} was built without Python", install("gdb"))
+    return Finding("gdb", "ok", found)
+
+
+def _busybox() -> Finding:
+    path = _where("busybox")
+    package = install("busybox-static")
+    if path is None:
+        return Finding("busybox", "lacks", "no shell for the initrd", package)
+    # A dynamic one has an interpreter (ELF program header PT_INTERP), which no initrd of ours has.
+    if b"/lib64/ld-linux" in Path(path).read_bytes()[:4096]:
+        return Finding("busybox", "lacks", f"{path} is linked to libraries", package)
+    return Finding("busybox", "ok", path)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def _header(name: str, header: str, package: str, *, needed: bool) -> Finding:
+    compiler = _where("gcc")
+    if compiler is None:
+        return Finding(name, "without", "cannot be looked for without gcc", install("gcc"))
+    with tempfile.NamedTemporaryFile("w", suffix=".c") as source:
+        source.write(f"#include <{header}>\n")
+        source.flush()
+        said = _output(compiler, "-E", "-o", os.devnull, "-H", source.name)
+    for line in said.splitlines():
+        if line.endswith(header) and line.startswith("."):
+            return Finding(name, "ok", line.split()[-1])
+    why = "no kernel can be built" if needed else "no kernels with signed modules or keys"
+    return Finding(name, "lacks" if needed else "without", why, install(package))
+
+
+def _sources() -> Finding:
+    found = sorted(path.name.split(".tar")[0] for path in USR_SRC.glob("linux-source-*.tar.*"))
+    if found:
+        return Finding("kernel sources", "ok", f"{', '.join(found)} (--kgdb-kernel=distro)")
+    return Finding("kernel sources", "without", "no --kgdb-kernel=distro", install("linux-source"))
+
+
+# -- the host -------------------------------------------------------------------------------------
+
+
+def _kvm() -> Finding:
+    device = Path("/dev/kvm")
+    slow = "tests run without it (TCG), several times slower"
+    if not device.exists():
+        return Finding(
+            "KVM", "without", f"no {device}: {slow}", "modprobe kvm_intel or kvm_amd, on bare metal"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Finding(
+            "KVM",
+            "without",
+            f"{device} is not ours to open: {slow}",
+            f"sudo adduser {os.environ.get('USER', '$USER')} kvm, and log in again",
+        )
+    return Finding("KVM", "ok", f"{device} opens")
+
+
+def _memory() -> Finding:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            mib = int(line.split()[1]) // 1024
+            if mib >= MEMORY_MIB:
+                return Finding("memory", "ok", f"{mib} MiB available")
+            return Finding(
+                "memory",
+                "lacks",
+                f"{mib} MiB available, {MEMORY_MIB} MiB needed",
+                "end other programs, or lower --kgdb-memory",
+            )
+    return Finding("memory", "without", "/proc/meminfo does not say")
+
+
+def _disk_space(directory: Path) -> Finding:
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    mib = shutil.disk_usage(existing).free // _MIB
+    mend = "pytest-kgdb cache prune, or --kgdb-cache-dir=DIR elsewhere"
+    if not os.access(existing, os.W_OK):
+        return Finding("cache", "lacks", f"{existing} is not ours to write", mend)
+    if mib < BUILD_MIB:
+        return Finding(
+            "cache", "lacks", f"{mib} MiB free in {directory}, a build takes {BUILD_MIB}", mend
+        )
+    return Finding("cache", "ok", f"{mib} MiB free in {directory}")
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+_SIGNS: Final = {"ok": "ok", "lacks": "MISSING", "without": "without"}
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print a table on a terminal, plain lines elsewhere; then what to do."""
+    (_show_table if sys.stdout.isatty() else _show_lines)(findings)
+    lacking = [finding for finding in findings if finding.state == "lacks"]
+    if lacking:
+        print(f"\n{len(lacking)} of these are needed and missing: {_names(lacking)}")
+    else:
+        print("\nThis host can run kernel tests.")
+
+
+def _names(findings: Sequence[Finding]) -> str:
+    return ", ".join(finding.name for finding in findings)
+
+
+def _show_lines(findings: Sequence[Finding]) -> None:
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{_SIGNS[finding.state]:<8} {finding.name:<{width}}  {finding.found}")
+        if finding.mend:
+            print(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
+
+
+def _show_table(findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "lacks": "bold red", "without": "yellow"}
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "what", "found", "mend"):
+        table.add_column(title, overflow="fold")
+    for finding in findings:
+        table.add_row(
+            Text(_SIGNS[finding.state], colours[finding.state]),
+            Text(finding.name),
+            Text(finding.found),
+            Text(finding.mend),
+        )
+    Console().print(table)

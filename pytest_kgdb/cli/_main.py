@@ -1,0 +1,134 @@
+"""The command's own line, and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from .. import __version__
+from ..errors import KgdbError
+from ..settings import add_arguments
+
+KERNEL: Final = (
+    "kernel",
+    "config",
+    "fragment",
+    "set",
+    "patch",
+    "module",
+    "initrd",
+    "disk",
+    "disk-package",
+    "disk-size",
+    "cache-dir",
+    "remote-cache",
+    "jobs",
+)
+"""The options that say what is built."""
+
+MACHINE: Final = (
+    "boot",
+    "append",
+    "smp",
+    "memory",
+    "qemu-arg",
+    "forward",
+    "accel",
+    "stub",
+    "timeout",
+    "print-commands",
+)
+"""The options that say what is booted."""
+
+INTERRUPTED: Final = 130  # as a shell reports a command that SIGINT ended
+WRONG: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    0: done; 1: what was looked at is not as it should be; 2: it could not be done.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except KgdbError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who reads went away (`| head`); the flush at the end of Python must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return WRONG
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pytest-kgdb",
+        description="Test the Linux kernel from the inside. The options are those of pytest.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-kgdb {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_doctor(commands)
+    _add_build(commands)
+    _add_attach(commands)
+    return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this host has and lacks, and the command that mends it",
+        allow_abbrev=False,
+    )
+    add_arguments(parser, ["cache-dir"])
+
+    def run(options: argparse.Namespace) -> int:
+        from ._doctor import run
+
+        return run(options)
+
+    parser.set_defaults(run=run)
+
+
+def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "build", help="build kernel, initrd and disk, and say where they are", allow_abbrev=False
+    )
+    add_arguments(parser, KERNEL)
+    parser.add_argument("--json", action="store_true", help="say it in JSON")
+
+    def run(options: argparse.Namespace) -> int:
+        from ._build import build
+
+        return build(options)
+
+    parser.set_defaults(run=run)
+
+
+def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "attach", help="boot a kernel and give gdb on it", allow_abbrev=False
+    )
+    add_arguments(parser, (*KERNEL, *MACHINE))
+    parser.add_argument(
+        "--at",
+        choices=("ready", "kgdbwait"),
+        default="ready",
+        help="where the kernel is stopped: booted with a shell (default), or in early boot",
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        from ._build import attach
+
+        return attach(options)
+
+    parser.set_defaults(run=run)

@@ -1,0 +1,343 @@
+"""The command: what it prints, how it ends, and that a mistake is no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.cli import _doctor, main
+from pytest_kgdb.errors import BuildError
+from pytest_kgdb.plugin._artifacts import Artifacts
+from pytest_kgdb.settings import Settings, Wanted
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_command(*args: str, path: Path | None = None, **kwargs: Any) -> Any:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if path is not None:
+        env["PATH"] = str(path)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest_kgdb.cli", *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **kwargs,
+    )
+
+
+# -- the line -------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from pytest_kgdb.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+print("HEAVY", *{"rich", "drgn", "qemu", "pexpect", "filelock", "pytest"} & set(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.splitlines()[-1] == "HEAVY"
+    assert "doctor" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["frobnicate"],
+        ["build", "--kernel=x"],
+        ["attach", "--at=init"],
+        ["doctor", "--kgdb-smp=2"],
+    ],
+)
+def test_a_wrong_line_is_told_with_the_usage(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: pytest-kgdb")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("pytest-kgdb 0.")
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["build"], "error: no kernel is named\nhint: --kgdb-kernel=SPEC: "),
+        (["attach"], "error: no kernel is named\n"),
+        (["build", "--kgdb-kernel=distro", "--kgdb-set=X"], "error: --kgdb-set: 'X' does not set"),
+        (["attach", "--kgdb-kernel=a", "--kgdb-kernel=b"], "error: gdb can be on one kernel only"),
+    ],
+)
+def test_a_mistake_is_an_error_and_no_traceback(
+    args: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(problem)
+    assert printed.out == ""
+
+
+# -- build and attach -----------------------------------------------------------------------------
+
+
+@dataclass
+class Made:
+    spec: str = "distro:6.1"
+    release: str = "6.1.192"
+    build_id: str = "c0ffee"
+    image: Path = Path("/cache/bzImage")
+    vmlinux: Path = Path("/cache/vmlinux")
+    config: Path = Path("/cache/config")
+    modules_dir: Path | None = None
+    path: Path = Path("/cache/initrd.cpio")
+
+
+class Session:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.attached: BaseException | None = None
+
+    def acquire(self, wanted: Wanted) -> None:
+        self.calls.append(f"acquire {wanted.at} {wanted.smp}")
+
+    def describe(self) -> list[str]:
+        return ["kernel 6.1.192 with TCG"]
+
+    def attach(self) -> None:
+        self.calls.append("attach")
+        if self.attached is not None:
+            raise self.attached
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+    """What `attach` boots; artifacts are made of nothing."""
+    made = Session()
+    monkeypatch.setattr(Artifacts, "kernel", lambda self, spec: Made(spec=spec))
+    monkeypatch.setattr(Artifacts, "initrd", lambda self, kernel: Made())
+    monkeypatch.setattr(Artifacts, "disk", lambda self, kernel: None)
+    monkeypatch.setattr(Artifacts, "session", lambda self, *parts: made)
+    return made
+
+
+def test_build_says_where_things_are(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--kgdb-kernel=distro:6.1", "--kgdb-kernel=distro:6.12"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "distro:6.1: Linux 6.1.192",
+        "  image    /cache/bzImage",
+        "  vmlinux  /cache/vmlinux",
+        "  config   /cache/config",
+        "  initrd   /cache/initrd.cpio",
+        "distro:6.12: Linux 6.1.192",
+        "  image    /cache/bzImage",
+        "  vmlinux  /cache/vmlinux",
+        "  config   /cache/config",
+        "  initrd   /cache/initrd.cpio",
+    ]
+    assert session.calls == []
+
+
+def test_build_says_it_in_json(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "--kgdb-kernel=distro:6.1", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["spec"] == "distro:6.1"
+    assert told["image"] == "/cache/bzImage"
+    assert told["disk"] is None
+
+
+def test_a_build_that_fails(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kernel(self: Artifacts, spec: str) -> Made:
+        raise BuildError("the compiler found an error", log="/tmp/build.log")
+
+    monkeypatch.setattr(Artifacts, "kernel", kernel)
+    assert main(["build", "--kgdb-kernel=distro"]) == 2
+    assert capsys.readouterr().err == ("error: the compiler found an error\nlog: /tmp/build.log\n")
+
+
+def test_attach(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attach", "--kgdb-kernel=distro", "--at=kgdbwait", "--kgdb-smp=2"]) == 0
+    assert session.calls == ["acquire kgdbwait 2", "attach", "close"]
+    assert "kernel 6.1.192 with TCG" in capsys.readouterr().err
+
+
+def test_ctrl_c_closes_the_session(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    session.attached = KeyboardInterrupt()
+    assert main(["attach", "--kgdb-kernel=distro"]) == 130
+    assert session.calls[-1] == "close"
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+# -- doctor ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A directory to be the only one in which programs are looked for."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    return directory
+
+
+def put(directory: Path, name: str, script: str = "exit 0") -> None:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def examine(
+    monkeypatch: pytest.MonkeyPatch, programs: Path, settings: Settings | None = None
+) -> dict[str, _doctor.Finding]:
+    from pytest_kgdb.settings import make_settings
+
+    monkeypatch.setattr(_doctor, "MORE_PATH", "")
+    monkeypatch.setenv("PATH", str(programs))
+    settings = settings or make_settings(cache_dir=programs.parent)
+    return {finding.name: finding for finding in _doctor.examine(settings)}
+
+
+def test_a_bare_host_lacks_everything_and_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, programs: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(_doctor, "USR_SRC", programs)
+    found = examine(monkeypatch, programs)
+    mends = {name: finding.mend for name, finding in found.items() if finding.state == "lacks"}
+    assert mends == {
+        "make": "sudo apt-get install make",
+        "gcc": "sudo apt-get install gcc",
+        "ld": "sudo apt-get install binutils",
+        "flex": "sudo apt-get install flex",
+        "bison": "sudo apt-get install bison",
+        "bc": "sudo apt-get install bc",
+        "perl": "sudo apt-get install perl",
+        "tar": "sudo apt-get install tar",
+        "xz": "sudo apt-get install xz-utils",
+        "busybox": "sudo apt-get install busybox-static",
+        "QEMU": "sudo apt-get install qemu-system-x86",
+        "qemu-img": "sudo apt-get install qemu-utils",
+        "gdb": "sudo apt-get install gdb",
+    }
+    assert found["kernel sources"].state == "without"
+    assert found["mmdebstrap"].found == "no --kgdb-disk=debian"
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("echo 'GNU gdb (Debian 10.1-1.7) 10.1.90'; echo pyok", "10.1 (*) is older than 12"),
+        ("echo 'GNU gdb (GDB) 13.2'", "13.2 (*) was built without Python"),
+        ("exit 127", "* does not start"),
+    ],
+)
+def test_a_gdb_that_will_not_do(
+    monkeypatch: pytest.MonkeyPatch, programs: Path, script: str, problem: str
+) -> None:
+    put(programs, "gdb", script)
+    finding = examine(monkeypatch, programs)["gdb"]
+    assert finding.state == "lacks"
+    assert finding.found.replace(str(programs / "gdb"), "*") == problem
+    assert finding.mend
+
+
+def test_a_gdb_that_will_do(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    put(programs, "gdb", "echo 'GNU gdb (GDB; openSUSE) 13.2'; echo pyok")
+    assert examine(monkeypatch, programs)["gdb"].state == "ok"
+
+
+def test_a_qemu_that_does_not_start(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    put(programs, "qemu-system-x86_64", "echo 'error while loading shared libraries' >&2; exit 127")
+    finding = examine(monkeypatch, programs)["QEMU"]
+    assert (finding.state, "does not start" in finding.found) == ("lacks", True)
+
+
+def test_a_busybox_with_libraries(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    (programs / "busybox").write_bytes(b"\x7fELF....\0/lib64/ld-linux-x86-64.so.2\0")
+    (programs / "busybox").chmod(0o755)
+    finding = examine(monkeypatch, programs)["busybox"]
+    assert (finding.state, "linked to libraries" in finding.found) == ("lacks", True)
+
+
+def test_little_memory_and_room(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    monkeypatch.setattr(_doctor, "MEMORY_MIB", 1 << 30)
+    monkeypatch.setattr(_doctor, "BUILD_MIB", 1 << 40)
+    found = examine(monkeypatch, programs)
+    assert found["memory"].state == found["cache"].state == "lacks"
+    assert "pytest-kgdb cache prune" in found["cache"].mend
+
+
+def test_a_cache_that_does_not_exist_yet(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    from pytest_kgdb.settings import make_settings
+
+    monkeypatch.setattr(_doctor, "BUILD_MIB", 1)
+    settings = make_settings(cache_dir=programs / "not" / "yet")
+    assert examine(monkeypatch, programs, settings)["cache"].state == "ok"
+    assert not (programs / "not").exists()
+
+
+def test_the_status_tells_whether_something_is_missing(programs: Path) -> None:
+    done = run_command("doctor", path=programs)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("MISSING  gdb") for line in lines)
+    assert lines[-1].endswith("QEMU, qemu-img, gdb")
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+
+
+def test_a_table_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _doctor.show(
+        [
+            _doctor.Finding("gdb", "lacks", "not installed", "apt-get install gdb"),
+            _doctor.Finding("[bold]odd", "ok", "[red]/path[/red]"),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "apt-get install gdb" in printed
+    assert "[red]/path[/red]" in printed  # no markup: a path may look like it
+    assert printed.endswith("1 of these are needed and missing: gdb\n")
+
+
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    command = f"{sys.executable} -m pytest_kgdb.cli doctor | true"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
