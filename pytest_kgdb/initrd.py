@@ -1,0 +1,223 @@
+"""The initrd: busybox and the kernel's modules in a cpio archive, the same bytes each time."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import stat
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from .cache import Cache
+from .errors import ConfigError
+from .kernel import Kernel, depmod, file_hash
+from .process import run, which
+from .progress import Progress
+from .settings import Settings
+
+__all__ = ["READY", "Initrd", "prepare"]
+
+READY: Final = "pytest-kgdb: ready"
+"""The line by which the guest says that its shell is there (data/initrd/ready)."""
+
+_RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another initrd
+_SECONDS: Final = 120.0
+_BUSYBOXES: Final = ("/usr/bin/busybox", "/bin/busybox")
+_DIRECTORIES: Final = (
+    *("bin", "sbin", "usr", "usr/bin", "usr/sbin", "dev", "etc", "mnt", "proc"),
+    *("root", "run", "sys", "tmp"),
+)
+_SCRIPTS: Final = {"inittab": 0o644, "setup": 0o755, "shell": 0o755, "ready": 0o644}
+
+# Unpacked by the guest's kernel at every boot: packing saves time only where it saves memory.
+_PACKED_FROM: Final = 16 << 20
+
+
+@dataclass(frozen=True)
+class Initrd:
+    """An initial file system, ready to be booted."""
+
+    path: Path
+    key: str
+    """Hash of all that it is made of."""
+    kind: str
+    """`busybox`, or `file` for the user's own."""
+
+
+def prepare(
+    settings: Settings,
+    kernel: Kernel,
+    modules: Sequence[Path],
+    cache: Cache,
+    progress: Progress,  # noqa: ARG001  (as with the other artifacts; this one takes no time)
+) -> Initrd:
+    """Return the initrd that the settings ask for, made first if it is not in the cache.
+
+    :param modules: external modules to put into it.
+    :raises ConfigError: it cannot be: no such file, no static busybox, no depmod.
+    """
+    if settings.initrd == "busybox":
+        return _busybox(kernel, modules, cache)
+    if settings.initrd == "initramfs-tools":
+        raise ConfigError(
+            f"{settings.origin('initrd')}: this version makes no initrd by initramfs-tools",
+            hint="leave it at busybox, or name a file",
+        )
+    path = Path(settings.initrd)
+    if not path.is_file():
+        raise ConfigError(f"{settings.origin('initrd')}: there is no file {path}")
+    if modules and settings.disk == "none":
+        raise ConfigError(
+            f"{settings.origin('module')}: {path} is used as it is, and has no room for modules",
+            hint="use --kgdb-initrd=busybox, or put() them into the guest",
+        )
+    return Initrd(path, file_hash(path, cache), "file")
+
+
+def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
+    program = _find_busybox(cache)
+    parts = [_RECIPE, file_hash(program, cache)]
+    parts += [_data(name) for name in _SCRIPTS]
+    parts += [f"{path.name} {file_hash(path, cache)}" for path in modules]
+    if kernel.modules_dir is not None or modules:
+        parts += [kernel.key, kernel.release]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def build(target: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
+            _collect_modules(kernel, modules, Path(scratch))
+            data = archive(_members(program, Path(scratch)))
+        if len(data) >= _PACKED_FROM and kernel.config.get("RD_GZIP") == "y":
+            data = gzip.compress(data, compresslevel=1, mtime=0)
+        (target / "initrd").write_bytes(data)
+
+    label = "the initrd" if kernel.modules_dir is None else f"the initrd of {kernel.release}"
+    entry = cache.make("initrd", key, build, label=label, about={"kind": "busybox"})
+    return Initrd(entry.path / "initrd", key, "busybox")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One thing in an archive."""
+
+    name: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def archive(members: Iterable[Member]) -> bytes:
+    """Return a cpio archive of the kind that the kernel unpacks.
+
+    The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst). Everything
+    is root's and of 1970, in the order of the names: directories come before what is in them.
+    """
+    out = io.BytesIO()
+    numbered = enumerate(sorted(members, key=lambda member: member.name), 1)
+    for inode, member in (*numbered, (0, Member("TRAILER!!!", 0))):
+        name = os.fsencode(member.name) + b"\0"
+        links = 2 if stat.S_ISDIR(member.mode) else 1
+        fields = [inode, member.mode, 0, 0, links, 0, len(member.data), 0, 0]
+        fields += [*member.device, len(name), 0]
+        out.write(b"070701" + b"".join(b"%08X" % field for field in fields))
+        out.write(name + bytes(-(110 + len(name)) % 4))
+        out.write(member.data + bytes(-len(member.data) % 4))
+    return out.getvalue()
+
+
+def _members(busybox: Path, modules: Path) -> Iterator[Member]:
+    for name in _DIRECTORIES:
+        yield Member(name, stat.S_IFDIR | (0o1777 if name == "tmp" else 0o755))
+    # Without it the kernel starts init with no standard output (init/main.c, console_on_rootfs).
+    yield Member("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    yield Member("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
+    yield Member("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
+    yield Member("init", stat.S_IFLNK | 0o777, b"/bin/busybox")
+    applets = run([str(busybox), "--list-full"], timeout=_SECONDS).output.split()
+    for applet in sorted(set(applets) - {"bin/busybox"}):
+        if applet.rpartition("/")[0] in _DIRECTORIES:
+            yield Member(applet, stat.S_IFLNK | 0o777, b"/bin/busybox")
+    for name, mode in _SCRIPTS.items():
+        yield Member(f"etc/{name}", stat.S_IFREG | mode, _data(name).encode())
+    yield Member("etc/passwd", stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
+    yield Member("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\n")
+    for directory, names, files in os.walk(modules):
+        for name in (*names, *files):
+            path = Path(directory, name)
+            member = str(path.relative_to(modules))
+            if path.is_dir():
+                yield Member(member, stat.S_IFDIR | 0o755)
+            else:
+                yield Member(member, stat.S_IFREG | 0o644, path.read_bytes())
+
+
+def _collect_modules(kernel: Kernel, modules: Sequence[Path], root: Path) -> None:
+    """Put a kernel's modules and the external ones below `lib/modules`, without debug information.
+
+    gdb reads that from the files on the host; in the guest it would only take memory.
+    """
+    if kernel.modules_dir is None and not modules:
+        return
+    top = root / "lib/modules" / kernel.release
+    if kernel.modules_dir is not None:
+        shutil.copytree(kernel.modules_dir, top, ignore=shutil.ignore_patterns("build", "source"))
+    for path in modules:
+        (top / "extra").mkdir(parents=True, exist_ok=True)
+        target = top / "extra" / path.name
+        if target.exists():
+            raise ConfigError(f"there are two modules named {path.name}: {path} is the second")
+        shutil.copyfile(path, target)
+    if not modules and not any(top.rglob("*.ko")):
+        return
+    strip = which("strip", package="binutils")
+    files = sorted(str(path) for path in top.rglob("*.ko"))
+    run([strip, "--strip-debug", *files], name="strip", timeout=_SECONDS)
+    depmod(root, kernel.release)
+
+
+def _find_busybox(cache: Cache) -> Path:
+    """Return a busybox that needs no libraries: Debian's own, or the one on PATH."""
+    candidates = [*_BUSYBOXES]
+    if found := shutil.which("busybox"):
+        candidates.append(found)
+    present = [path for name in candidates if (path := Path(name)).is_file()]
+    for path in present:
+        if is_static(path) and "cttyhack" in _applets(path, cache):
+            return path
+    what = f"{present[0]} is not static" if present else "there is no busybox"
+    raise ConfigError(
+        f"the initrd needs a static busybox, and {what}", hint="apt install busybox-static"
+    )
+
+
+def _applets(busybox: Path, cache: Cache) -> list[str]:
+    key = f"{busybox} {file_hash(busybox, cache)}"
+    return cache.memo(
+        "busybox", key, lambda: run([str(busybox), "--list"], timeout=_SECONDS).output
+    ).split()
+
+
+def is_static(path: Path) -> bool:
+    """Whether an ELF program needs no loader (elf(5), PT_INTERP)."""
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != b"\x7fELF\x02\x01":
+            return False
+        (offset,) = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        file.seek(offset)
+        table = file.read(size * count)
+    kinds = [struct.unpack_from("<I", table, index * size)[0] for index in range(count)]
+    return 3 not in kinds  # PT_INTERP
+
+
+def _data(name: str) -> str:
+    return (resources.files("pytest_kgdb") / "data/initrd" / name).read_text()

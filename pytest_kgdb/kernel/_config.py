@@ -1,0 +1,245 @@
+"""Kernel configurations: what was asked for, what came of it, and why not all of it did."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PosixPath
+from typing import Final
+
+from ..errors import ConfigError
+
+_SET: Final = re.compile(r"CONFIG_(\w+)=(.*)")
+_UNSET: Final = re.compile(r"# CONFIG_(\w+) is not set")
+_QUOTED: Final = re.compile(r'"(.*)"', re.DOTALL)
+
+# How the debug information is asked for changed in 5.18: a choice of versions, of which these
+# are the members that gdb and drgn can use.
+DWARF_CHOICES: Final = (
+    "DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
+    "DEBUG_INFO_DWARF4",
+    "DEBUG_INFO_DWARF5",
+)
+
+# Asked of every kernel that we build. Those that an older or newer kernel does not know are
+# told apart from those that it lost by `needed`, which has the last word.
+OURS: Final = """\
+CONFIG_DEBUG_KERNEL=y
+CONFIG_DEBUG_INFO=y
+# CONFIG_DEBUG_INFO_NONE is not set
+# CONFIG_DEBUG_INFO_REDUCED is not set
+# CONFIG_DEBUG_INFO_SPLIT is not set
+CONFIG_KALLSYMS=y
+CONFIG_KGDB=y
+CONFIG_KGDB_SERIAL_CONSOLE=y
+CONFIG_MAGIC_SYSRQ=y
+CONFIG_MAGIC_SYSRQ_SERIAL=y
+CONFIG_TTY=y
+CONFIG_PRINTK=y
+CONFIG_SERIAL_8250=y
+CONFIG_SERIAL_8250_CONSOLE=y
+CONFIG_BLK_DEV_INITRD=y
+CONFIG_PROC_FS=y
+CONFIG_SYSFS=y
+CONFIG_TMPFS=y
+CONFIG_DEVTMPFS=y
+"""
+
+_NEEDED: Final = {
+    "SERIAL_8250_CONSOLE": "the console on ttyS0",
+    "BLK_DEV_INITRD": "the initrd",
+    "DEBUG_INFO": "symbols and types for gdb",
+}
+_NEEDED_BY_KGDB: Final = {
+    "KGDB": "the debugger",
+    "KGDB_SERIAL_CONSOLE": "kgdboc, the debugger on a serial port",
+    "MAGIC_SYSRQ": "interrupting a running kernel",
+    "MAGIC_SYSRQ_SERIAL": "interrupting it from the console",
+}
+
+
+class Config(PosixPath, Mapping[str, str]):
+    """A kernel's `.config`: a path, and a mapping of the symbols that are set in it.
+
+    Names may be written with or without `CONFIG_`. A value is `y`, `m`, a number or a string
+    (without its quotes); a symbol that is not set is not in the mapping.
+    """
+
+    _symbols: dict[str, str] | None = None
+
+    @property
+    def symbols(self) -> Mapping[str, str]:
+        """The symbols that are set, by their names without `CONFIG_`."""
+        if self._symbols is None:
+            self._symbols = {
+                name: unquote(value)
+                for name, value in parse(self.read_text(errors="replace")).items()
+                if value != "n"
+            }
+        return self._symbols
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self.symbols[bare(name)]
+        except KeyError:
+            raise KeyError(f"CONFIG_{bare(name)} is not set in {self}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bare(name) in self.symbols
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"CONFIG_{name}" for name in self.symbols)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    # As a path, which two of them are by their first base, they are equal if they name the same
+    # file, and never false.
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return PosixPath.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return PosixPath.__hash__(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One symbol that somebody asked for."""
+
+    name: str
+    value: str
+    """As in a `.config`; `n` for "is not set"."""
+    origin: str
+
+    def __str__(self) -> str:
+        return line(self.name, self.value)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A request that did not survive `olddefconfig`."""
+
+    request: Request
+    found: str
+    """What became of it; `n` if nothing did."""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        became = f"became {self.found}" if self.found != "n" else "was dropped"
+        if self.request.value == "n":
+            became = f"came back as {self.found}"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.request} ({self.request.origin}) {became}{reason}"
+
+
+def bare(name: str) -> str:
+    """Return a symbol's name without `CONFIG_`."""
+    return name.removeprefix("CONFIG_")
+
+
+def line(name: str, value: str) -> str:
+    """Return the line that a `.config` has for it."""
+    return f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
+
+
+def unquote(value: str) -> str:
+    """Return a string symbol's value without quotes and escapes."""
+    match = _QUOTED.fullmatch(value)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else value
+
+
+def parse(text: str) -> dict[str, str]:
+    """Return the symbols of a `.config`, by names without `CONFIG_`, "is not set" as `n`.
+
+    The last line about a symbol counts, and gives its place: of a choice's members, kconfig
+    takes the one that comes last.
+    """
+    symbols: dict[str, str] = {}
+    for text_line in text.splitlines():
+        stripped = text_line.strip()
+        if match := _SET.fullmatch(stripped):
+            name, value = match[1], match[2]
+        elif match := _UNSET.fullmatch(stripped):
+            name, value = match[1], "n"
+        else:
+            continue
+        symbols.pop(name, None)
+        symbols[name] = value
+    return symbols
+
+
+def render(symbols: Mapping[str, str]) -> str:
+    """Return a `.config` of these symbols."""
+    return "".join(f"{line(name, value)}\n" for name, value in symbols.items())
+
+
+def merge(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Lay configurations one over the other, the last one on top."""
+    merged: dict[str, str] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            merged.pop(name, None)
+            merged[name] = value
+    return merged
+
+
+def read_fragment(path: Path) -> dict[str, str]:
+    """Return a fragment's symbols.
+
+    :raises ConfigError: it cannot be read, or a line of it sets nothing.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration fragment {path}: {error}") from error
+    for number, text_line in enumerate(text.splitlines(), 1):
+        stripped = text_line.strip()
+        if stripped and not stripped.startswith("#") and not _SET.fullmatch(stripped):
+            raise ConfigError(
+                f"{path}:{number}: {stripped!r} does not set a symbol",
+                hint="write CONFIG_X=y, or # CONFIG_X is not set",
+            )
+    return parse(text)
+
+
+def with_ours(symbols: Mapping[str, str]) -> dict[str, str]:
+    """Return a base's symbols with what every kernel of ours needs laid over them."""
+    ours = parse(OURS)
+    if not any(symbols.get(name) == "y" for name in DWARF_CHOICES):
+        ours[DWARF_CHOICES[-1]] = "y"
+    return merge((symbols, ours))
+
+
+def _same(found: str | None, wanted: str) -> bool:
+    if found is None:
+        # A symbol whose dependencies are unmet is not even mentioned.
+        return wanted in ("n", '""')
+    if found == wanted:
+        return True
+    try:
+        return int(found, 0) == int(wanted, 0)  # 0x1b6 and 0x01b6
+    except ValueError:
+        return False
+
+
+def lost(requests: Iterable[Request], result: Mapping[str, str]) -> list[Lost]:
+    """Return the requests that a finished configuration does not fulfil."""
+    return [
+        Lost(request, result.get(request.name, "n"))
+        for request in requests
+        if not _same(result.get(request.name), request.value)
+    ]
+
+
+def missing(config: Mapping[str, str], *, kgdb: bool) -> dict[str, str]:
+    """Return the symbols without which we cannot use a kernel, and what each is for.
+
+    :param config: by names without `CONFIG_`.
+    :param kgdb: whether gdb is to talk to kgdb (and not to QEMU's stub).
+    """
+    needed = _NEEDED | (_NEEDED_BY_KGDB if kgdb else {})
+    return {name: purpose for name, purpose in needed.items() if config.get(name) != "y"}

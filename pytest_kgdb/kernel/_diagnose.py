@@ -1,0 +1,83 @@
+"""A failed build's log, reduced to what went wrong first and what mends it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:fatal )?error: ")
+_LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In|At) .*:$")
+_KBUILD: Final = re.compile(r"^(  [A-Z]{2,}[\w ]*(\[M\])?\s|make(\[\d+\])?: |scripts/)")
+_OTHERS: Final = (
+    re.compile(r"^ERROR: modpost: "),
+    re.compile(r"undefined reference to |^(?:\S*/)?ld(?:\.\w+)?: .*(?<!warning)[^:]*error"),
+    re.compile(r"^(?:\S*/)?ld(?:\.\w+)?: (?!warning)"),
+    re.compile(r"^(?:\S*:)?\d*:?\s*error: |^[^\s:]+: error: |^error: "),
+    re.compile(
+        r"No space left on device|: (?:not found|command not found)$|internal compiler error"
+    ),
+    re.compile(r"^\*\*\* (?!$)"),
+    re.compile(r"^make(?:\[\d+\])?: \*\*\* "),
+)
+_MAX_LINES: Final = 12
+_MAX_WIDTH: Final = 300
+
+# What the packages that kbuild needs are missed by.
+_MENDS: Final = (
+    (re.compile(r"(?:gelf|libelf|elf)\.h: No such file"), "apt install libelf-dev"),
+    (re.compile(r"openssl/\w+\.h: No such file"), "apt install libssl-dev"),
+    (re.compile(r"\b(flex|bison|bc|perl|cpio|rsync|lz4|zstd|gzip): (?:command )?not found"), ""),
+    (re.compile(r"pahole.*(?:not found|not available)"), "apt install pahole"),
+    (re.compile(r"No space left on device"), "make room: pytest-kgdb cache prune"),
+    (
+        re.compile(r"No rule to make target 'debian/certs/"),
+        "--kgdb-set=CONFIG_SYSTEM_TRUSTED_KEYS=",
+    ),
+    (re.compile(r"Killed signal terminated program|Killed$"), "out of memory: fewer --kgdb-jobs"),
+)
+
+
+def first_error(log: str) -> str:
+    """Return the first error in a build's log with the lines that belong to it."""
+    lines = log.splitlines()
+    for number, line in enumerate(lines):
+        if _COMPILER.match(line):
+            return _shown(lines, _begin(lines, number), _end(lines, number))
+    for pattern in _OTHERS:
+        for number, line in enumerate(lines):
+            if pattern.search(line):
+                last = number + 1
+                while last < len(lines) and pattern.search(lines[last]):
+                    last += 1
+                return _shown(lines, max(number - 1, 0) if number == 0 else number, last)
+    return _shown(lines, max(0, len(lines) - 6), len(lines))
+
+
+def mend(log: str) -> str | None:
+    """Return what helps against the error, where we know."""
+    for pattern, text in _MENDS:
+        if match := pattern.search(log):
+            return text or f"apt install {match[1]}"
+    return None
+
+
+def _begin(lines: list[str], number: int) -> int:
+    """Where the compiler began to speak of it: "In file included from", "In function"."""
+    while number > 0 and _LEAD.match(lines[number - 1]):
+        number -= 1
+    return number
+
+
+def _end(lines: list[str], number: int) -> int:
+    """Where the quoted source and the notes end: the next job's line, or the next complaint."""
+    last = number + 1
+    while last < len(lines) and not _KBUILD.match(lines[last]) and not _COMPILER.match(lines[last]):
+        if _LEAD.match(lines[last]):
+            break
+        last += 1
+    return last
+
+
+def _shown(lines: list[str], begin: int, end: int) -> str:
+    kept = lines[begin : min(end, begin + _MAX_LINES)]
+    return "\n".join(line[:_MAX_WIDTH] for line in kept)

@@ -1,0 +1,152 @@
+"""Runs `make` in a kernel's tree, into a directory of ours, and follows what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..arch import Arch
+from ..errors import BuildError
+from ..process import Child, which
+from ..progress import Progress, Stage
+from ._diagnose import first_error, mend
+from ._toolchain import Toolchain, environment
+
+_BUILD_SECONDS: Final = 12 * 3600.0  # Debian's whole kernel on two cores takes hours
+_CONFIG_SECONDS: Final = 900.0
+_STOP_SECONDS: Final = 10.0  # `make` removes what it was about to write, and its children end
+_JOB: Final = re.compile(r"^  ([A-Z][A-Z0-9_]*)(?: +\[M\])? +(\S.*)$")
+_UNCOUNTED: Final = frozenset({"SYNC", "CHK", "UPD", "GEN", "CALL", "DESCEND", "WRAP", "HOSTCC"})
+
+# Whatever was written this long before a build was killed may be half of a file.
+_DOUBT_SECONDS: Final = 120.0
+
+
+class Make:
+    """One kernel's work directory: its objects, kept from build to build, and the last log.
+
+    :param tree: the source.
+    :param home: the work directory; to be used under its lock.
+    """
+
+    def __init__(
+        self,
+        tree: Path,
+        home: Path,
+        *,
+        arch: Arch,
+        toolchain: Toolchain,
+        jobs: int,
+        progress: Progress,
+    ) -> None:
+        self.tree = tree
+        self.objects = home / "objects"
+        self.log = home / "make.log"
+        self._arch, self._toolchain, self._jobs, self._progress = arch, toolchain, jobs, progress
+        self._running = home / "running"
+        self._total = home / "jobs"
+        self._done = 0
+        self.objects.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Make a work directory usable whose last build was killed."""
+        self.log.unlink(missing_ok=True)
+        if self._running.exists():
+            _remove_doubtful(self.objects)
+            self._running.unlink()
+
+    def configure(self, *targets: str, variables: Sequence[str] = ()) -> str:
+        """Run a configuration target and return what it says.
+
+        :raises BuildError: it failed.
+        """
+        with self._job(targets, variables, None) as child:
+            status = child.wait(_CONFIG_SECONDS)
+            output = child.tail(200)
+        self._check(status, f"make {' '.join(targets)} failed in {self.tree}")
+        return output
+
+    def build(self, targets: Sequence[str], label: str, total: int | None) -> None:
+        """Compile.
+
+        :param label: what the messages call the kernel.
+        :param total: about how many jobs it takes from nothing.
+        :raises BuildError: it failed; the message has the first error.
+        """
+        fresh = not (self.objects / "vmlinux").exists() and not (self.objects / "init").exists()
+        with self._progress.stage(f"building {label}") as stage:
+            stage.update(done=0, total=self._estimate(total) if fresh else None)
+            with self._job(targets, (), stage) as child:
+                status = child.wait(_BUILD_SECONDS)
+        self._check(status, f"{label} does not compile")
+        if fresh:
+            self._total.write_text(str(self._done))
+
+    def _estimate(self, total: int | None) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._total.read_text())
+        return total
+
+    @contextlib.contextmanager
+    def _job(
+        self, targets: Sequence[str], variables: Sequence[str], stage: Stage | None
+    ) -> Iterator[Child]:
+        argv = [
+            which("make", package="make"),
+            f"--directory={self.tree}",
+            f"O={self.objects}",
+            f"ARCH={self._arch.name}",
+            f"--jobs={self._jobs}",
+            *self._toolchain.variables(),
+            *variables,
+            *targets,
+        ]
+        self._done = 0
+
+        def follow(line: str) -> None:
+            if stage is not None and (match := _JOB.match(line)) and match[1] not in _UNCOUNTED:
+                self._done += 1
+                stage.update(done=self._done, text=f"{match[1]} {match[2]}")
+
+        self._running.touch()
+        child = Child.spawn(
+            argv, name="make", log=self.log, cwd=self.tree, env=environment(), on_line=follow
+        )
+        try:
+            yield child
+        finally:
+            # SIGTERM first: make then removes the files that were being written.
+            if child.stop(_STOP_SECONDS) != -signal.SIGKILL:
+                self._running.unlink(missing_ok=True)
+
+    def _check(self, status: int, what: str) -> None:
+        if status == 0:
+            return
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        raise BuildError(f"{what}:\n{first_error(text)}", log=self.log, hint=mend(text))
+
+
+def _remove_doubtful(objects: Path) -> None:
+    """Remove what was written last before a kill: it may be incomplete, with a good date.
+
+    `make` would take a half-written object for a whole one. Everything in there can be made
+    again, most of it by ccache.
+    """
+    newest = 0.0
+    times: list[tuple[float, str]] = []
+    for directory, _, files in os.walk(objects):
+        for name in files:
+            path = os.path.join(directory, name)  # noqa: PTH118  (ten thousand of them)
+            with contextlib.suppress(OSError):
+                written = os.lstat(path).st_mtime
+                newest = max(newest, written)
+                times.append((written, path))
+    for written, path in times:
+        if written >= newest - _DOUBT_SECONDS:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # noqa: PTH108  (the same)

@@ -1,0 +1,161 @@
+"""External modules, built against a session's kernel (Documentation/kbuild/modules.rst)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..cache import Cache
+from ..errors import BuildError, ConfigError
+from ..process import run, which
+from ..progress import Progress
+from ._diagnose import first_error, mend
+from ._fingerprint import FileState, content_key, is_product, state_of
+from ._mirror import Mirror
+from ._model import Kernel
+from ._source import slug
+from ._toolchain import environment, toolchain
+
+_RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another module
+_BUILD_SECONDS: Final = 3600.0
+_UNPACK_SECONDS: Final = 300.0
+_VERMAGIC: Final = re.compile(rb"\0vermagic=([^\0 ]+)")
+
+
+def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -> list[Path]:
+    """Return the modules that a directory builds against a kernel, built if they are not cached.
+
+    :param path: a directory with a Makefile or Kbuild for external modules; or a `.ko`, which is
+        taken as it is.
+    :raises ConfigError: there is no module, or it is for another kernel.
+    :raises BuildError: it does not compile.
+    """
+    if "MODULES" not in kernel.config:
+        raise ConfigError(
+            f"{path}: the kernel {kernel.release} has no modules",
+            hint="build it with CONFIG_MODULES=y",
+        )
+    if path.is_file():
+        return [_given(kernel, path)]
+    if not any((path / name).is_file() for name in ("Makefile", "Kbuild", "makefile")):
+        raise ConfigError(
+            f"{path} is not the source of a module: it has no Makefile and no Kbuild",
+            hint="a Makefile with obj-m += NAME.o will do",
+        )
+    files = _files(path)
+    tools = toolchain(cache)
+    where = str(path.resolve())  # the debug information names it
+    parts = [_RECIPE, kernel.key, tools.version, content_key(files), where]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    label = f"module {path.name} for {kernel.release}"
+
+    def build(target: Path) -> None:
+        _build(kernel, path, files, cache, progress, label, target)
+
+    entry = cache.make("module", key, build, label=label, about={"source": where})
+    return sorted(entry.path.rglob("*.ko"))
+
+
+def vermagic(path: Path) -> str:
+    """Return the release that a module was built for, "" if it does not tell."""
+    match = _VERMAGIC.search(b"\0" + path.read_bytes())
+    return match[1].decode(errors="replace") if match else ""
+
+
+def _given(kernel: Kernel, path: Path) -> Path:
+    if path.suffix != ".ko":
+        raise ConfigError(f"{path} is not a module: neither a directory nor a .ko")
+    release = vermagic(path)
+    if release != kernel.release:
+        raise ConfigError(
+            f"{path} was built for {release or 'no kernel at all'}, and this one is "
+            f"{kernel.release}",
+            hint=f"name its source directory instead: {path.parent}",
+        )
+    return path
+
+
+def _files(path: Path) -> dict[str, FileState]:
+    """Return a module's source files and their states."""
+    found: dict[str, FileState] = {}
+    for directory, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and not is_product(name) and not name.endswith(".mod.c"):
+                file = Path(directory) / name
+                found[str(file.relative_to(path))] = state_of(file)
+    return found
+
+
+def _build(
+    kernel: Kernel,
+    path: Path,
+    files: dict[str, FileState],
+    cache: Cache,
+    progress: Progress,
+    label: str,
+    target: Path,
+) -> None:
+    where = hashlib.sha256(f"{path.resolve()}\n{kernel.key}".encode()).hexdigest()[:16]
+    name = f"module-{slug(path.name)}-{where}"
+    with _headers(kernel, cache) as headers, cache.lock(name, label=label):
+        home = cache.workdir("module", name)
+        mirror = Mirror(home)
+        mirror.sync(files, {each: path / each for each in files}, progress)
+        log = home / "make.log"
+        log.unlink(missing_ok=True)
+        tools = toolchain(cache)
+        argv = [
+            which("make", package="make"),
+            f"--directory={headers}",
+            f"M={mirror.root}",
+            f"ARCH={kernel.arch.name}",
+            f"--jobs={len(os.sched_getaffinity(0))}",
+            *tools.variables(),
+            # What gdb shows is the user's file, not our copy of it.
+            f"KCFLAGS=-fdebug-prefix-map={mirror.root}={path.resolve()}",
+            "modules",
+        ]
+        with progress.stage(f"building {label}"):
+            done = run(
+                argv, name="make", timeout=_BUILD_SECONDS, env=environment(), log=log, check=False
+            )
+        if done.status != 0:
+            said = first_error(done.output).replace(str(mirror.root), str(path))
+            raise BuildError(f"{label} does not compile:\n{said}", log=log, hint=mend(done.output))
+        built = sorted(mirror.root.rglob("*.ko"))
+        if not built:
+            raise BuildError(
+                f"{label}: make went well, but there is no .ko",
+                log=log,
+                hint="its Makefile must say obj-m += NAME.o",
+            )
+        for module in built:
+            shutil.copy2(module, target / module.name)
+
+
+@contextlib.contextmanager
+def _headers(kernel: Kernel, cache: Cache) -> Iterator[Path]:
+    """Hold the directory to build against: the user's own build, or our kit, unpacked."""
+    if kernel.build_dir is not None:
+        yield kernel.build_dir
+        return
+    assert kernel.kit is not None
+    name = f"kit-{kernel.key[:40]}"
+    with cache.lock(name, label=f"the headers of {kernel.release}"):
+        home = cache.workdir("kit", name)
+        headers = home / "headers"
+        if not headers.is_dir():
+            beside = home / "unpacking"
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            argv = [which("tar", package="tar"), "-C", str(beside), "-xzf", str(kernel.kit)]
+            run(argv, timeout=_UNPACK_SECONDS)
+            beside.rename(headers)
+        yield headers

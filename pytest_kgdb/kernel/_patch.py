@@ -1,0 +1,181 @@
+"""Patches: a diff, a mailbox, or a quilt series, applied to copies of the files they touch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import BuildError, ConfigError
+from ..process import run, which
+
+_NUMBER: Final = re.compile(r"\[[^\]]*?\bPATCH[^\]]*?\b(\d+)/(\d+)\]", re.IGNORECASE)
+_REPLY: Final = re.compile(r"\s*(re|aw|fwd?)\s*:", re.IGNORECASE)
+_STRIP: Final = re.compile(r"-p\s*(\d+)|--strip=(\d+)")
+_FILE: Final = re.compile(rb"^(?:---|\+\+\+) ([^\t\n\r]+)", re.MULTILINE)
+_HEADER: Final = re.compile(rb"^--- [^\n]+\n\+\+\+ [^\n]+\n@@ ", re.MULTILINE)
+_MOVE: Final = re.compile(rb"^(?:rename|copy) (?:from|to) ([^\n\r]+)", re.MULTILINE)
+_GIT: Final = re.compile(rb"^diff --git ", re.MULTILINE)
+_PATCH_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One diff to apply."""
+
+    name: str
+    """For messages: its file, and its place in there."""
+    data: bytes
+    strip: int = 1
+    """Leading directories to take off names (`patch -p`)."""
+    reverse: bool = False
+
+    def touched(self) -> set[str]:
+        """Return the names of all files that it changes, makes or removes."""
+        names = set()
+        for match in _FILE.finditer(self.data):
+            text = os.fsdecode(match[1]).strip()
+            if text != "/dev/null":
+                names.add("/".join(text.split("/")[self.strip :]))
+        # git's own lines have no prefix directory to take off.
+        names |= {os.fsdecode(match[1]).strip() for match in _MOVE.finditer(self.data)}
+        return {name for name in names if name}
+
+
+def read(path: Path) -> list[Patch]:
+    """Return the patches in a file or a directory, in the order in which they apply.
+
+    :raises ConfigError: there are none, or they cannot be read.
+    """
+    try:
+        found = _series(path) if path.is_dir() else _file(path, path.name)
+    except OSError as error:
+        raise ConfigError(f"cannot read the patch {path}: {error.strerror}") from error
+    if not found:
+        raise ConfigError(f"there is no patch in {path}")
+    return found
+
+
+def key(patches: Sequence[Patch]) -> str:
+    """Return one hash for patches and their order."""
+    result = hashlib.sha256()
+    for patch in patches:
+        result.update(f"{len(patch.data)} {patch.strip} {patch.reverse}\n".encode() + patch.data)
+    return result.hexdigest()
+
+
+def apply(patches: Sequence[Patch], tree: Path, scratch: Path) -> Mapping[str, Path | None]:
+    """Apply patches to copies of the files that they touch.
+
+    :param tree: where the files are, which is not changed.
+    :param scratch: an empty directory for the copies.
+    :returns: every touched file by name: its patched copy, None if it is gone.
+    :raises BuildError: one does not apply.
+    """
+    program = which("patch", package="patch")
+    names: set[str] = set()
+    for patch in patches:
+        touched = patch.touched()
+        for name in touched - names:
+            _fetch(tree, name, scratch, patch)
+        names |= touched
+        options = ["--batch", "--forward", f"-p{patch.strip}", "--no-backup-if-mismatch"]
+        options += ["--remove-empty-files", "--reject-file=-", "--directory", str(scratch)]
+        if patch.reverse:
+            options = [each for each in options if each != "--forward"] + ["--reverse"]
+        done = run(
+            [program, *options], name="patch", timeout=_PATCH_SECONDS, input=patch.data, check=False
+        )
+        if done.status != 0:
+            said = "\n".join(f"  {line}" for line in done.output.splitlines()[:20])
+            raise BuildError(
+                f"the patch {patch.name} does not apply to {tree}:\n{said}",
+                hint="rebase it on this kernel; patches before it in the list are applied first",
+            )
+    return {name: path if (path := scratch / name).is_file() else None for name in names}
+
+
+def scratch_directory() -> tempfile.TemporaryDirectory[str]:
+    """Return a directory to apply patches in."""
+    return tempfile.TemporaryDirectory(prefix="pytest-kgdb-patch-")
+
+
+def _fetch(tree: Path, name: str, scratch: Path, patch: Patch) -> None:
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts:
+        raise ConfigError(f"the patch {patch.name} wants to change {name}, outside of the kernel")
+    source, target = tree / name, scratch / name
+    if source.is_file() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def _file(path: Path, name: str, strip: int = 1, *, reverse: bool = False) -> list[Patch]:
+    data = path.read_bytes()
+    if data.startswith(b"From ") and b"\nSubject:" in data:
+        found = list(_mails(path, name))
+    else:
+        found = [Patch(name, data, strip, reverse)] if _is_patch(data) else []
+    for patch in found:
+        if b"\nGIT binary patch\n" in patch.data:
+            raise ConfigError(f"{patch.name} holds a binary patch, which patch(1) cannot apply")
+    return found
+
+
+def _is_patch(data: bytes) -> bool:
+    return bool(_HEADER.search(data) or _GIT.search(data))
+
+
+def _mails(path: Path, name: str) -> Iterator[Patch]:
+    """The patches of a mailbox in their order: that of `[PATCH 2/5]`, else that of the file."""
+
+    import mailbox  # slow to import, and rarely needed
+
+    box = mailbox.mbox(path, create=False)
+    numbered: list[tuple[int, int, Patch]] = []
+    for place, message in enumerate(box):
+        subject = " ".join(str(message.get("Subject", "")).split())
+        if _REPLY.match(subject):
+            continue
+        for part in message.walk():
+            if part.is_multipart():
+                continue
+            payload = part.get_payload(decode=True)
+            if isinstance(payload, bytes) and _is_patch(data := payload.replace(b"\r\n", b"\n")):
+                number = _NUMBER.search(subject)
+                order = int(number[1]) if number else place
+                numbered.append((order, place, Patch(f"{name}: {subject}", data)))
+    yield from (patch for _, _, patch in sorted(numbered, key=lambda each: each[:2]))
+
+
+def _series(path: Path) -> list[Patch]:
+    """The patches of a quilt series (quilt(1), "series"): a name, -pN, -R and comments a line."""
+    series = next(
+        (each for each in (path / "series", path / "patches/series") if each.is_file()), None
+    )
+    if series is None:
+        raise ConfigError(
+            f"{path} has no quilt series", hint="name a patch, or put a file `series` in there"
+        )
+    found: list[Patch] = []
+    for number, line in enumerate(series.read_text().splitlines(), 1):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        file = series.parent / words[0]
+        if not file.is_file():
+            raise ConfigError(f"{series}:{number}: there is no {file}")
+        match = _STRIP.search(" ".join(words[1:]))
+        strip = int(match[1] or match[2]) if match else 1
+        patches = _file(file, words[0], strip, reverse="-R" in words[1:])
+        if not patches:
+            raise ConfigError(f"{series}:{number}: there is no patch in {file}")
+        found += patches
+    return found

@@ -1,0 +1,135 @@
+"""A kernel that somebody else built: looked at, and used as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..arch import Arch, from_elf_machine
+from ..cache import Cache
+from ..errors import BuildError, ConfigError
+from . import _elf
+from ._config import Config, missing
+from ._fingerprint import state_of
+from ._model import Kernel, numbers
+from ._publish import has_modules, install_modules, read_release
+from ._spec import is_source
+
+
+def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kernel:
+    """Return the kernel in a build directory, or in a tree that was built in place.
+
+    :param kgdb: whether it must have kgdb.
+    :raises ConfigError: it lacks what we need, or its parts do not belong together.
+    """
+    config = Config(path / ".config")
+    if lacking := missing(config.symbols, kgdb=kgdb):
+        names = "\n".join(f"  CONFIG_{name}=y ({purpose})" for name, purpose in lacking.items())
+        hint = "set them in its .config and build it again"
+        if is_source(path):
+            hint += "; or add --kgdb-config=minimal, which builds another kernel from this source"
+        raise ConfigError(f"the kernel in {path} was built without\n{names}", hint=hint)
+    facts = _facts(path, arch, cache)
+    _check_parts(path, arch, facts)
+    release = facts["release"]
+    return Kernel(
+        spec=spec,
+        arch=from_elf_machine(facts["machine"]),
+        release=release,
+        version=numbers(release),
+        vmlinux=path / "vmlinux",
+        image=path / arch.image,
+        config=config,
+        build_id=facts["build_id"],
+        source=source if (source := Path(facts["source"])).is_dir() else None,
+        debug_source=Path(facts["source"]),
+        build_dir=path,
+        modules_dir=_modules_dir(path, facts, cache),
+        kit=None,
+        compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
+        key=facts["key"],
+    )
+
+
+def _facts(path: Path, arch: Arch, cache: Cache) -> dict[str, str]:
+    """Return what takes long to find out, remembered while the files stay as they are."""
+    files = [path / "vmlinux", path / arch.image, path / ".config", path / "modules.order"]
+    signs = [str(path.resolve())]
+    for file in files:
+        if file.exists():
+            status = file.stat()
+            signs.append(f"{status.st_ino} {status.st_size} {status.st_mtime_ns}")
+
+    def look() -> str:
+        return json.dumps(_look(path, arch))
+
+    loaded: dict[str, Any] = json.loads(cache.memo("prebuilt", "\n".join(signs), look))
+    return loaded
+
+
+def _look(path: Path, arch: Arch) -> dict[str, str]:
+    vmlinux, image = path / "vmlinux", path / arch.image
+    digest = hashlib.sha256()
+    for file in (vmlinux, image, path / ".config"):
+        digest.update(state_of(file).digest.encode())
+    try:
+        release = read_release(path)
+    except BuildError:
+        release = _elf.image_release(image)
+    link = path / "source"
+    return {
+        "machine": _elf.machine(vmlinux),
+        "build_id": _elf.build_id(vmlinux),
+        "image_build_id": _elf.image_build_id(image),
+        "image_release": _elf.image_release(image),
+        "release": release,
+        "source": str(link.resolve() if link.is_symlink() else path),
+        "key": digest.hexdigest(),
+    }
+
+
+def _check_parts(path: Path, arch: Arch, facts: dict[str, str]) -> None:
+    """Refuse a vmlinux and an image of different builds: every address would be wrong."""
+    image = path / arch.image
+    for what, ours, theirs in (
+        ("build id", facts["build_id"], facts["image_build_id"]),
+        ("release", facts["release"], facts["image_release"]),
+    ):
+        if ours and theirs and ours != theirs:
+            raise ConfigError(
+                f"vmlinux and {image.name} in {path} are of different builds: "
+                f"the {what} of vmlinux is {ours}, that of {image.relative_to(path)} {theirs}",
+                hint=f"build both: make -C {path} vmlinux {arch.image_target}",
+            )
+
+
+def _modules_dir(path: Path, facts: dict[str, str], cache: Cache) -> Path | None:
+    if not has_modules(path):
+        return None
+    release = facts["release"]
+    entry = cache.make(
+        "modules",
+        f"{facts['key'][:40]}-{_modules_sign(path)}",
+        lambda target: _install(path, target, release),
+        label=f"the modules of {path}",
+        about={"kernel": str(path), "release": release},
+    )
+    return entry.path / "lib/modules" / release
+
+
+def _install(path: Path, target: Path, release: str) -> None:
+    install_modules(path, target, release)
+
+
+def _modules_sign(path: Path) -> str:
+    """Return a hash of what the modules in a build directory are now."""
+    result = hashlib.sha256()
+    for line in (path / "modules.order").read_text().splitlines():
+        module = path / line.strip().removeprefix("kernel/").removesuffix(".o")
+        for file in (module, module.with_suffix(".ko")):
+            if file.suffix == ".ko" and file.exists():
+                status = file.stat()
+                result.update(f"{file} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return result.hexdigest()[:16]

@@ -1,0 +1,227 @@
+"""From a SPEC to a kernel: out of the cache, or built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from ..arch import X86_64, Arch
+from ..cache import Cache
+from ..errors import ConfigError
+from ..progress import Progress
+from ..settings import Settings
+from . import _patch, _prebuilt
+from ._config import Config, Lost, Request, lost, missing, parse, render
+from ._kconfig import explain
+from ._make import Make
+from ._model import Kernel, numbers
+from ._publish import FACTS, KIT, publish
+from ._recipe import Recipe, lsmod, recipe
+from ._source import Patched, Source, open_source, slug
+from ._spec import BuildDir, SourceTree
+from ._spec import parse as parse_spec
+from ._toolchain import Toolchain, toolchain
+
+# Part of every key: to be raised when the same inputs are to give another kernel.
+_RECIPE: Final = "1"
+
+# About how many jobs `make` has on a 6.x kernel, for the first progress line of all.
+_JOBS: Final = {"minimal": 2000, "defconfig": 4600, "distro": 9000, "distro-full": 29000}
+
+
+def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> Kernel:
+    """Return the kernel that a SPEC names, built first if it is not in the cache.
+
+    :raises ConfigError: it cannot be: no kernel there, a symbol lost, a program missing.
+    :raises BuildError: it does not compile, or a patch does not apply.
+    """
+    arch = X86_64
+    named = parse_spec(spec, arch)
+    wishes = _wishes(settings)
+    if isinstance(named, BuildDir) or (
+        isinstance(named, SourceTree) and named.built and not wishes
+    ):
+        if wishes:
+            raise ConfigError(
+                f"{named.path} is a build directory, used as it is: {', '.join(wishes)} cannot "
+                "apply to it",
+                hint="name the source tree instead",
+            )
+        return _prebuilt.use(spec, named.path, arch, cache, kgdb=settings.stub == "kgdb")
+    source = open_source(named, arch, cache, progress)
+    if settings.patch:
+        patches = [patch for path in settings.patch for patch in _patch.read(path)]
+        source = Patched(source, patches, arch, cache, progress)
+    return _Builder(settings, spec, source, arch, cache, progress).kernel()
+
+
+def _wishes(settings: Settings) -> list[str]:
+    """Return the options that ask for another kernel than the one that lies there."""
+    names = [
+        f"--kgdb-{name}"
+        for name, given in (
+            ("fragment", settings.fragment),
+            ("set", settings.set),
+            ("patch", settings.patch),
+        )
+        if given
+    ]
+    if "config" in settings.origins:
+        names.insert(0, settings.origin("config"))
+    return names
+
+
+class _Builder:
+    """One kernel that is wanted."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spec: str,
+        source: Source,
+        arch: Arch,
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        self._settings, self._spec, self._source = settings, spec, source
+        self._arch, self._cache, self._progress = arch, cache, progress
+        self._tools: Toolchain = toolchain(cache)
+        self._recipe: Recipe = recipe(settings, self._source_version())
+
+    def kernel(self) -> Kernel:
+        key = self._key()
+        entry = self._cache.make(
+            "kernel",
+            key,
+            self._build,
+            label=self._label,
+            about={"spec": self._spec, "config": self._settings.config},
+        )
+        facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
+        release = facts["release"]
+        modules = entry.path / "lib/modules" / release
+        return Kernel(
+            spec=self._spec,
+            arch=self._arch,
+            release=release,
+            version=numbers(release),
+            vmlinux=entry.path / "vmlinux",
+            image=entry.path / Path(self._arch.image).name,
+            config=Config(entry.path / ".config"),
+            build_id=facts["build_id"],
+            source=self._source.shown,
+            debug_source=Path(facts["debug_source"]),
+            build_dir=None,
+            modules_dir=modules if modules.is_dir() else None,
+            kit=entry.path / KIT,
+            compiler=facts["compiler"],
+            key=key,
+        )
+
+    @property
+    def _label(self) -> str:
+        return f"kernel {self._source.label} ({self._recipe.base})"
+
+    def _source_version(self) -> str:
+        if not self._settings.config.startswith("distro"):
+            return ""
+        if known := self._source.version:
+            return known
+        with self._source.tree():
+            return self._source.version
+
+    def _key(self) -> str:
+        parts = {
+            "recipe": _RECIPE,
+            "arch": self._arch.name,
+            "source": self._source.content,
+            "config": self._recipe.key,
+            "compiler": self._tools.version,
+            "commit": self._source.scm() if self._recipe.names_its_commit else "",
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _build(self, target: Path) -> None:
+        # One directory for all configurations on a base: from one to the other only what they
+        # differ in is compiled.
+        name = f"build-{self._source.identity}-{self._arch.name}-{slug(self._recipe.base)}"
+        with self._source.tree() as tree, self._cache.lock(name, label=self._label):
+            home = self._cache.workdir("build", name)
+            make = Make(
+                tree,
+                home,
+                arch=self._arch,
+                toolchain=self._tools,
+                jobs=self._settings.jobs,
+                progress=self._progress,
+            )
+            make.begin()
+            self._configure_if_needed(make, tree, home / "configured")
+            targets = [self._arch.image_target]
+            if parse((make.objects / ".config").read_text()).get("MODULES") == "y":
+                targets.append("modules")
+            make.build(["vmlinux", *targets], self._label, _JOBS.get(self._recipe.base))
+            self._source.check()
+            facts = {"compiler": self._tools.version, "config": self._recipe.base}
+            publish(make.objects, tree, home, target, self._arch, facts)
+
+    def _configure_if_needed(self, make: Make, tree: Path, stamp: Path) -> None:
+        """Configure, unless nothing that a configuration is made of changed since."""
+        sign = f"{_RECIPE} {self._recipe.key} {self._tools.version} {self._source.kconfig()}"
+        config = make.objects / ".config"
+        if config.exists() and stamp.exists() and stamp.read_text() == sign:
+            return
+        stamp.unlink(missing_ok=True)
+        self._configure(make, tree, stamp.with_name("lsmod"))
+        stamp.write_text(sign)
+
+    def _configure(self, make: Make, tree: Path, listing: Path) -> None:
+        """Write the `.config`, and make sure that nothing of what was asked for got lost."""
+        config = make.objects / ".config"
+        before = (config.read_bytes(), config.stat()) if config.exists() else None
+        base: dict[str, str] = {}
+        if self._recipe.target is not None:
+            make.configure(self._recipe.target)
+            base = parse(config.read_text())
+        config.write_text(render(self._recipe.over(base)))
+        make.configure("olddefconfig")
+        if self._recipe.trimmed:
+            listing.write_text(lsmod())
+            make.configure("localmodconfig", variables=[f"LSMOD={listing}"])
+            # It drops modules that were asked for by name, too.
+            config.write_text(render(self._recipe.over(parse(config.read_text()))))
+            make.configure("olddefconfig")
+        self._check(parse(config.read_text()), tree)
+        if before is not None and before[0] == config.read_bytes():
+            # A new time on the same text would have kbuild go through all its symbols.
+            os.utime(config, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
+
+    def _check(self, result: dict[str, str], tree: Path) -> None:
+        gone = lost(self._recipe.wanted.values(), result)
+        needed = [
+            Lost(Request(name, "y", f"needed for {purpose}"), result.get(name, "n"))
+            for name, purpose in missing(result, kgdb=True).items()
+        ]
+        known = {each.request.name for each in gone}
+        gone += [each for each in needed if each.request.name not in known]
+        if gone:
+            explained = explain(gone, tree, self._arch.name, result)
+            count = "a symbol" if len(gone) == 1 else f"{len(gone)} symbols"
+            lines = "\n".join(f"  {each}" for each in explained)
+            raise ConfigError(
+                f"{self._label}: {count} did not survive olddefconfig:\n{lines}",
+                hint="ask for what they depend on, too, by --kgdb-set or --kgdb-fragment",
+            )
+        if self._recipe.base == "minimal":
+            overridden = self._recipe.wanted
+            asked = [
+                Request(name, value, "minimal")
+                for name, value in self._recipe.symbols.items()
+                if name not in overridden
+            ]
+            if dropped := lost(asked, result):
+                names = ", ".join(str(each.request) for each in dropped)
+                self._progress.say(f"{self._label}: this kernel does not have {names}")

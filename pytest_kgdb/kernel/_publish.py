@@ -1,0 +1,178 @@
+"""From a finished build directory to the files that are kept of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from ..arch import Arch
+from ..errors import BuildError
+from ..process import run, which
+from ._elf import build_id
+
+FACTS: Final = "kernel.json"
+"""What a warm start needs to know, so that it opens no vmlinux of a hundred megabytes."""
+
+KIT: Final = "kit.tar.gz"
+"""What a distribution calls its linux-headers package."""
+
+_TAR_SECONDS: Final = 300.0
+_DEPMOD_SECONDS: Final = 300.0
+_KIT_PRODUCTS: Final = (".o", ".a", ".cmd", ".d", ".ko", ".mod", ".order")
+
+
+def publish(
+    objects: Path, tree: Path, home: Path, target: Path, arch: Arch, facts: dict[str, Any]
+) -> None:
+    """Copy what is kept of a build.
+
+    :param objects: the build directory.
+    :param tree: the source.
+    :param home: where the kit is kept between builds.
+    :param target: an empty directory.
+    :param facts: what the caller knows of the kernel; the release and the build id are added.
+    """
+    for name in ("vmlinux", "System.map", ".config"):
+        _copy(objects / name, target / name)
+    _copy(objects / arch.image, target / Path(arch.image).name)
+    for name in ("Module.symvers", "modules.builtin", "modules.builtin.modinfo"):
+        if (objects / name).exists():
+            _copy(objects / name, target / name)
+    release = read_release(objects)
+    if has_modules(objects):
+        install_modules(objects, target, release)
+    _copy(_kit(objects, tree, home, arch), target / KIT)
+    written = facts | {
+        "release": release,
+        "build_id": build_id(objects / "vmlinux"),
+        "debug_source": str(tree),
+    }
+    (target / FACTS).write_text(json.dumps(written, indent=1))
+
+
+def read_release(objects: Path) -> str:
+    """Return the release of a build (`make kernelrelease`).
+
+    :raises BuildError: it states none, so it is not finished.
+    """
+    for name in ("include/config/kernel.release", "include/generated/utsrelease.h"):
+        try:
+            text = (objects / name).read_text()
+        except OSError:
+            continue
+        match = re.search(r'"([^"]+)"', text)
+        if release := (match[1] if match else text.strip()):
+            return release
+    raise BuildError(f"{objects} does not tell the kernel's release: its build is not finished")
+
+
+def has_modules(objects: Path) -> bool:
+    """Whether a build made modules."""
+    return any(path.exists() for path, _ in _modules(objects))
+
+
+def install_modules(objects: Path, root: Path, release: str) -> Path:
+    """Copy a build's modules to `lib/modules/RELEASE` below a directory, and index them.
+
+    It is what `make modules_install` does, which would write to the build directory.
+    """
+    top = root / "lib/modules" / release
+    for path, name in _modules(objects):
+        if path.exists():
+            _copy(path, top / "kernel" / name)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        if (objects / name).exists():
+            _copy(objects / name, top / name)
+    depmod(root, release)
+    return top
+
+
+def depmod(root: Path, release: str) -> None:
+    """Write the indexes that modprobe(8) reads."""
+    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
+    program = shutil.which("depmod", path=path) or which("depmod", package="kmod")
+    run([program, "-b", str(root), release], name="depmod", timeout=_DEPMOD_SECONDS)
+
+
+def _modules(objects: Path) -> Iterator[tuple[Path, str]]:
+    """Each module that was to be built, and its name in `kernel/`."""
+    try:
+        lines = (objects / "modules.order").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # Since 6.3 it lists objects; before 5.3 with a "kernel/" in front.
+        name = re.sub(r"\.o$", ".ko", line.strip().removeprefix("kernel/"))
+        if name:
+            yield objects / name, name
+
+
+def _kit(objects: Path, tree: Path, home: Path, arch: Arch) -> Path:
+    """Return the packed kit; the last one, if none of its files changed."""
+    packed, sign_file = home / KIT, home / "kit.sign"
+    parts = {tree: sorted(_from_source(tree, arch)), objects: sorted(_from_build(objects, arch))}
+    sign = _sign(parts)
+    if packed.exists() and sign_file.exists() and sign_file.read_text() == sign:
+        return packed
+    sign_file.unlink(missing_ok=True)
+    argv = [which("tar", package="tar"), "--create", f"--file={packed}"]
+    argv += ["--use-compress-program=gzip -1", "--owner=0", "--group=0", "--numeric-owner"]
+    for number, (root, names) in enumerate(parts.items()):
+        listing = home / f"kit.{number}"
+        listing.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
+        argv += ["-C", str(root), "--null", "--verbatim-files-from", f"--files-from={listing}"]
+    run(argv, name="tar", timeout=_TAR_SECONDS)
+    sign_file.write_text(sign)
+    return packed
+
+
+def _sign(parts: dict[Path, list[str]]) -> str:
+    import hashlib
+
+    result = hashlib.sha256()
+    for root, names in parts.items():
+        for name in names:
+            status = (root / name).lstat()
+            result.update(f"{root / name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return result.hexdigest()
+
+
+def _from_source(tree: Path, arch: Arch) -> Iterator[str]:
+    yield "Makefile"
+    here = f"arch/{arch.name}"
+    yield from _below(tree, ("scripts", "include", f"{here}/include"))
+    for path in (tree / here).glob("Makefile*"):
+        yield str(path.relative_to(tree))
+    for path in (tree / here).rglob("Kbuild.platforms"):
+        yield str(path.relative_to(tree))
+
+
+def _from_build(objects: Path, arch: Arch) -> Iterator[str]:
+    yield from (name for name in (".config", "Module.symvers") if (objects / name).exists())
+    yield from _below(
+        objects,
+        ("scripts", "include/config", "include/generated", f"arch/{arch.name}/include/generated"),
+    )
+    if (objects / "tools/objtool/objtool").exists():
+        yield "tools/objtool/objtool"
+
+
+def _below(root: Path, tops: Iterable[str]) -> Iterator[str]:
+    for top in tops:
+        for directory, names, files in os.walk(root / top):
+            here = os.path.relpath(directory, root)
+            # Links to directories (scripts/dtc/include-prefixes) are no use elsewhere.
+            for name in files:
+                if not name.endswith(_KIT_PRODUCTS) and name != ".gitignore":
+                    yield f"{here}/{name}"
+            names.sort()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
