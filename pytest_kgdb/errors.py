@@ -74,7 +74,7 @@ class KernelPanic(KgdbError):
 
 
 # Named as the contract names it; it is also the built-in one, so that either `except` works.
-class TimeoutError(KgdbError, builtins.TimeoutError):  # noqa: A001
+class TimeoutError(KgdbError, builtins.TimeoutError):
     """A wait came to its deadline."""
 
 

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("monitor",),
     ("console",),
     ("machine",),
+    ("rsp",),
     ("mi",),
     ("state",),
     ("target",),

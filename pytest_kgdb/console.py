@@ -1,0 +1,393 @@
+"""The serial console: always drained, spoken to by pexpect, synchronised by tags."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pexpect import EOF, TIMEOUT
+from pexpect.spawnbase import SpawnBase
+
+from .errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+
+__all__ = ["Console", "Result", "kernel_records", "without_kernel_records"]
+
+# A record of the kernel's log as a serial console shows it, with CONFIG_PRINTK_TIME and, where
+# set, CONFIG_PRINTK_CALLER (kernel/printk/printk.c, info_print_prefix). The console driver holds
+# the port's lock for the whole record, so a record is never broken up, while anything that a
+# program writes may be broken by a record.
+_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n]*\n")
+
+# Kept in memory for expect and reports; the log file has everything.
+_KEEP: Final = 16 * 1024 * 1024
+
+# N_TTY's line buffer (drivers/tty/n_tty.c, N_TTY_BUF_SIZE) is 4096 bytes; what is over is lost.
+_LINE: Final = 1024
+
+_tags = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command in the guest came to."""
+
+    status: int
+    """Its exit status."""
+
+    output: str
+    """What it wrote, standard output and error together, kernel messages taken out."""
+
+
+def kernel_records(text: bytes) -> list[bytes]:
+    """Return the kernel's log records in a console's text."""
+    return _RECORD.findall(text)
+
+
+def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:
+    """Take the kernel's log records out of what a program wrote.
+
+    A record that was on the console before, or comes twice, is the program's own doing
+    (`dmesg`): the kernel writes each record once.
+
+    :param seen: records that the console showed earlier.
+    """
+    known = set(seen)
+
+    def judge(match: re.Match[bytes]) -> bytes:
+        record = match.group()
+        if record in known:
+            return record
+        known.add(record)
+        return b""
+
+    return _RECORD.sub(judge, text)
+
+
+class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
+    """The guest's first serial port as a pexpect spawn.
+
+    A thread reads the socket at all times, whoever waits: a console that nobody drains stalls
+    the guest in the middle of a line.
+
+    :param connect: returns a socket connected to the port; called again by :meth:`reconnect`.
+    :param log: file that gets every byte.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        log: Path,
+        *,
+        timeout: float,
+    ) -> None:
+        super().__init__(timeout=timeout, encoding="utf-8", codec_errors="replace")
+        self.name = "console"
+        self.log = log
+        self.closed = False
+        self._connect = connect
+        self._arrived = threading.Condition()
+        self._text = bytearray()
+        self._dropped = 0  # bytes no longer in _text
+        self._taken = 0  # offset up to which expect has read
+        self._eof = False
+        self._file: io.BufferedWriter = log.open("ab")
+        self._open()
+
+    # The reading side
+
+    def _open(self) -> None:
+        self._socket = self._connect()
+        self._eof = False
+        self._reader = threading.Thread(
+            target=self._drain, args=(self._socket,), name="kgdb-console", daemon=True
+        )
+        self._reader.start()
+
+    def _drain(self, source: socket.socket) -> None:
+        while True:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            with self._arrived:
+                if source is not self._socket:
+                    return
+                if not data:
+                    self._eof = True
+                else:
+                    self._keep(data)
+                self._arrived.notify_all()
+            if not data:
+                return
+
+    def _keep(self, data: bytes) -> None:
+        self._text += data
+        if not self._file.closed:
+            self._file.write(data)
+            self._file.flush()
+        if len(self._text) > 2 * _KEEP:
+            cut = len(self._text) - _KEEP
+            del self._text[:cut]
+            self._dropped += cut
+
+    def poke(self) -> None:
+        """Have whoever waits on the console look around."""
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def mark(self) -> int:
+        """Return the present end of the console's text, for :meth:`since`."""
+        with self._arrived:
+            return self._dropped + len(self._text)
+
+    def since(self, mark: int = 0) -> bytes:
+        """Return what the console showed since a mark, as far as it is kept in memory."""
+        with self._arrived:
+            return bytes(self._text[max(0, mark - self._dropped) :])
+
+    @property
+    def eof(self) -> bool:
+        """Whether QEMU has closed the console."""
+        return self._eof
+
+    def wait_for(
+        self,
+        pattern: bytes | re.Pattern[bytes],
+        *,
+        mark: int,
+        timeout: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> re.Match[bytes]:
+        """Wait until the text since `mark` matches, leaving pexpect's buffer alone.
+
+        :param meanwhile: called whenever something arrived and now and then; may raise.
+        :raises TimeoutError: after `timeout` seconds, with the console's last lines.
+        :raises MachineDied: the console was closed.
+        """
+        regex = re.compile(pattern) if isinstance(pattern, bytes) else pattern
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._arrived:
+                start = max(0, mark - self._dropped)
+                match = regex.search(bytes(self._text[start:]))
+                if match is None and not self._eof:
+                    self._arrived.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+                    match = regex.search(bytes(self._text[max(0, mark - self._dropped) :]))
+            if match is not None:
+                return match
+            meanwhile()
+            if self._eof:
+                raise MachineDied("QEMU closed the console", log=self.log)
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"the console did not show {regex.pattern!r} in {timeout:g} s; "
+                    f"its last lines are:\n{self.tail()}",
+                    log=self.log,
+                )
+
+    def tail(self, lines: int = 10) -> str:
+        """Return the console's last lines."""
+        text = self.since(max(0, self.mark() - 65536)).decode("utf-8", "replace")
+        return "\n".join("    " + line for line in text.splitlines()[-lines:])
+
+    # pexpect's side
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
+        """Return what has arrived and was not read yet, waiting at most `timeout` seconds."""
+        if timeout == -1:
+            timeout = self.timeout
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._eof or self._unread() > 0, timeout)
+            start = max(0, self._taken - self._dropped)
+            data = bytes(self._text[start : start + size])
+            self._taken = self._dropped + start + len(data)
+            if not data:
+                if self._eof:
+                    self.flag_eof = True
+                    raise EOF("QEMU closed the console")
+                raise TIMEOUT("nothing came on the console")
+        text: str = self._decoder.decode(data, final=False)
+        self._log(text, "read")
+        return text
+
+    def _unread(self) -> int:
+        return self._dropped + len(self._text) - max(self._taken, self._dropped)
+
+    def send(self, s: str | bytes) -> int:
+        """Send text to the guest; return the number of bytes."""
+        data = s if isinstance(s, bytes) else s.encode("utf-8")
+        self._log(s, "send")
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise MachineDied(f"the console does not take input: {error}", log=self.log) from error
+        return len(data)
+
+    def sendline(self, s: str | bytes = "") -> int:
+        """Send a line; its end is a newline."""
+        data = s if isinstance(s, bytes) else s.encode("utf-8")
+        return self.send(data + b"\n")
+
+    def write(self, s: str | bytes) -> None:
+        """Send text, as a file's `write` does."""
+        self.send(s)
+
+    def writelines(self, sequence: Iterable[str | bytes]) -> None:
+        """Send each text of a sequence."""
+        for s in sequence:
+            self.send(s)
+
+    def sendcontrol(self, char: str) -> int:
+        """Send a control character: `sendcontrol("c")` is Ctrl-C."""
+        return self.send(bytes([ord(char.upper()) & 0x1F]))
+
+    def isalive(self) -> bool:
+        """Whether the console is connected."""
+        return not self._eof and not self.closed
+
+    def drop(self) -> None:
+        """Forget what came and was not read: the next expect sees only what comes from now on."""
+        with self._arrived:
+            self._taken = self._dropped + len(self._text)
+        self.buffer = self.string_type()
+        self.before = self.after = self.match = None
+
+    def reconnect(self) -> None:
+        """Take a fresh connection, so that nothing typed earlier is still under way."""
+        old = self._socket
+        with self._arrived:
+            self._socket = socket.socket(socket.AF_UNIX)  # the old reader sees that it is old
+        self._shut(old)
+        self._reader.join(2)
+        self._socket.close()
+        self._open()
+        self.drop()
+
+    @staticmethod
+    def _shut(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    def close(self) -> None:
+        """Let go of the console."""
+        if self.closed:
+            return
+        self.closed = True
+        self._shut(self._socket)
+        self._reader.join(2)
+        with self._arrived:
+            self._file.close()
+
+    # The shell's side
+
+    def run(
+        self, command: str, *, timeout: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Result:
+        """Run a command in the console's shell, in a subshell of its own, without input.
+
+        The output is bracketed by tags made by `printf` from octal escapes, so that neither an
+        echo of the typed line nor anything earlier can match.
+
+        :param timeout: seconds.
+        :param meanwhile: called while waiting; may raise to end the wait.
+        :raises TimeoutError: the command did not end in time; the shell may be busy still.
+        """
+        tag = f"kgdb-{next(_tags)}"
+        mark = self.mark()
+        self._type_long(command, tag)
+        end = re.compile(rb"\x1f%s (\d+)\r?\n" % tag.encode())
+        deadline = time.monotonic() + timeout
+        while True:
+            raw = self.since(mark)
+            if b"\x1f" in raw:
+                text = without_kernel_records(raw, self._seen(mark) if b"[" in raw else ())
+                if found := end.search(text):
+                    break
+            meanwhile()
+            if self._eof:
+                raise MachineDied(f"QEMU closed the console during {command!r}", log=self.log)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"the guest's command {command!r} did not end in {timeout:g} s; "
+                    f"the console's last lines are:\n{self.tail()}",
+                    log=self.log,
+                )
+            with self._arrived:
+                if self._dropped + len(self._text) == mark + len(raw) and not self._eof:
+                    self._arrived.wait(min(left, 0.1))
+        start = re.search(rb"\x1e%s\r?\n" % tag.encode(), text)
+        if start is None:
+            raise GuestCommandError(
+                f"the output of {command!r} has an end but no beginning; more than "
+                f"{_KEEP} bytes of console text came between",
+                log=self.log,
+                hint="redirect the output to a file in the guest and get the file",
+            )
+        output = text[start.end() : found.start()].replace(b"\r\n", b"\n")
+        return Result(int(found.group(1)), output.decode("utf-8", "replace"))
+
+    def _seen(self, mark: int) -> list[bytes]:
+        with self._arrived:
+            return kernel_records(bytes(self._text[: max(0, mark - self._dropped)]))
+
+    def _type_long(self, command: str, tag: str) -> None:
+        """Type a command, in pieces that fit the tty's line buffer."""
+        program = shlex.quote(command)
+        # eval, so that a syntax error ends the command and not the shell's patience.
+        frame = (
+            "printf '\\036%s\\n' {tag}; (eval {program}) </dev/null; "
+            "printf '\\037%s %d\\n' {tag} $?"
+        )
+        line = frame.format(tag=tag, program=program)
+        if len(line.encode()) < _LINE and "\n" not in command:
+            self.sendline(line)
+            return
+        self.sendline("kgdb_command=")
+        for piece in _pieces(command, _LINE // 4):
+            self._acknowledged(f"kgdb_command=$kgdb_command{shlex.quote(piece)}")
+        self.sendline(frame.format(tag=tag, program='"$kgdb_command"'))
+
+    def _acknowledged(self, line: str) -> None:
+        """Type a line and wait until the shell has taken it."""
+        tag = f"kgdb-{next(_tags)}"
+        mark = self.mark()
+        self.sendline(f"{line}\nprintf '\\006%s\\n' {tag}")
+        self.wait_for(rb"\x06%s\r?\n" % tag.encode(), mark=mark, timeout=self.timeout)
+
+    def synchronise(self, *, timeout: float) -> None:
+        """Wait until the shell answers.
+
+        :raises KgdbError: no shell answered.
+        """
+        mark = self.mark()
+        tag = f"kgdb-{next(_tags)}"
+        self.sendline(f"printf '\\006%s\\n' {tag}")
+        try:
+            self.wait_for(rb"\x06%s\r?\n" % tag.encode(), mark=mark, timeout=timeout)
+        except TimeoutError as error:
+            raise KgdbError(
+                f"no shell answered on the console in {timeout:g} s; its last lines are:\n"
+                f"{self.tail()}",
+                log=self.log,
+            ) from error
+
+    def interact(self, *_: Any, **__: Any) -> None:
+        """Not offered here: `pytest-kgdb attach` gives a person the console."""
+        raise KgdbError("the console has no interact()", hint="use `pytest-kgdb attach`")
+
+
+def _pieces(text: str, size: int) -> Iterable[str]:
+    for start in range(0, len(text), size):
+        yield text[start : start + size]

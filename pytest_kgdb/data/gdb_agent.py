@@ -1,0 +1,262 @@
+"""Our hand inside gdb: one MI command, `-kgdb`, that answers in JSON.
+
+gdb's own Python runs this file, not ours; so it imports nothing of the package, and speaks
+Python 3.6 and gdb 12 (gdb manual, "Extending gdb using Python").
+"""
+
+import json
+
+import gdb
+
+values = {}  # id -> gdb.Value, until the kernel moves on
+counter = 0
+
+CODES = {
+    getattr(gdb, name): name[len("TYPE_CODE_") :].lower()
+    for name in dir(gdb)
+    if name.startswith("TYPE_CODE_")
+}
+SCALARS = ("int", "ptr", "enum", "bool", "char", "ref", "flt", "flags")
+# From a stop's innermost frame outwards, how many names are told: enough to tell who called
+# kgdb_breakpoint. Each frame costs gdb milliseconds.
+STACK_NAMES = 6
+
+
+class Refusal(gdb.GdbError):
+    """An answer of `^error`, its text shown as it is."""
+
+
+def keep(value):
+    global counter
+    counter += 1
+    values[counter] = value
+    return counter
+
+
+def describe(value):
+    """What the other side needs to know of a value at once."""
+    kind = value.type.strip_typedefs()
+    code = CODES.get(kind.code, "other")
+    known = {"id": keep(value), "type": str(value.type), "code": code}
+    if value.is_optimized_out:
+        known["optimized_out"] = True
+        return known
+    if code == "array":
+        low, high = kind.range()
+        known["length"] = max(0, high - low + 1)
+    if code in ("struct", "union"):
+        known["members"] = [field.name for field in kind.fields() if field.name]
+    if code in SCALARS:
+        if code == "flt":
+            known["float"] = float(value)
+        else:
+            known["int"] = int(value)
+        known["text"] = text(value)
+    address = value.address
+    if address is not None:
+        known["address"] = int(address)
+    return known
+
+
+def text(value):
+    return value.format_string(max_elements=200, repeat_threshold=16)
+
+
+def frame_at(level):
+    frame = gdb.newest_frame()
+    for _ in range(level):
+        frame = frame.older()
+        if frame is None:
+            raise Refusal("there is no frame %d" % level)
+    return frame
+
+
+def frame_record(frame, level):
+    sal = frame.find_sal()
+    return {
+        "level": level,
+        "function": frame.name(),
+        "address": frame.pc(),
+        "file": sal.symtab.filename if sal.symtab else None,
+        "fullname": sal.symtab.fullname() if sal.symtab else None,
+        "line": sal.line or None,
+        "inline": frame.type() == gdb.INLINE_FRAME,
+    }
+
+
+def in_frame(level, work):
+    """Do something with a frame selected, and put the selection back."""
+    if level is None:
+        return work()
+    before = gdb.selected_frame()
+    frame_at(level).select()
+    try:
+        return work()
+    finally:
+        if before.is_valid():
+            before.select()
+
+
+def op_evaluate(expression, frame=None):
+    return in_frame(frame, lambda: describe(gdb.parse_and_eval(expression)))
+
+
+def op_child(id, how, argument=None):
+    value = values[id]
+    if how == "member":
+        kind = value.type.strip_typedefs()
+        if kind.code == gdb.TYPE_CODE_PTR:
+            value = value.dereference()
+        return describe(value[argument])
+    if how == "index":
+        return describe(value[argument])
+    if how == "dereference":
+        return describe(value.dereference())
+    if how == "cast":
+        return describe(value.cast(find_type(argument)))
+    raise Refusal("no such child: %s" % how)
+
+
+def find_type(name):
+    stars = len(name) - len(name.rstrip("* "))
+    base = name.rstrip("* ").strip()
+    kind = gdb.lookup_type(base)
+    for _ in range(name[len(name) - stars :].count("*")):
+        kind = kind.pointer()
+    return kind
+
+
+def op_refresh(id):
+    """The value as memory has it now; only for one with an address."""
+    return describe(values[id].address.dereference())
+
+
+def op_text(id):
+    return {"text": text(values[id])}
+
+
+def op_string(id, length=None):
+    value = values[id]
+    if length is None:
+        return {"string": value.string("utf-8", "replace")}
+    return {"string": value.string("utf-8", "replace", length=length)}
+
+
+# Where the kernel was entered, or a thread of its own began: what lies beyond is no frame.
+OUTERMOST = (
+    "entry_SYSCALL",
+    "ret_from_fork",
+    "asm_",
+    "secondary_startup",
+    "x86_64_start",
+    "start_cpu",
+)
+
+
+def op_frames(limit):
+    frames = []
+    frame = gdb.newest_frame()
+    while frame is not None and len(frames) < limit:
+        record = frame_record(frame, len(frames))
+        if frames and (record["address"] == 0 or record["function"] is None):
+            break
+        frames.append(record)
+        if (record["function"] or "").startswith(OUTERMOST):
+            break
+        try:
+            frame = frame.older()
+        except gdb.error:
+            break
+    return {"frames": frames}
+
+
+def op_variables(frame, arguments):
+    """The arguments, or the other variables, of a frame, inner blocks' names first."""
+
+    def work():
+        found = {}
+        selected = gdb.selected_frame()
+        try:
+            block = selected.block()
+        except RuntimeError:
+            return found
+        while block is not None:
+            for symbol in block:
+                wanted = symbol.is_argument if arguments else symbol.is_variable
+                if wanted and symbol.name not in found:
+                    try:
+                        found[symbol.name] = describe(symbol.value(selected))
+                    except gdb.error as error:
+                        found[symbol.name] = {"error": str(error)}
+            if block.function is not None:
+                break
+            block = block.superblock
+        return found
+
+    return in_frame(frame, work)
+
+
+def op_stack_names():
+    names = []
+    frame = gdb.newest_frame()
+    while frame is not None and len(names) < STACK_NAMES:
+        names.append(frame.name())
+        try:
+            frame = frame.older()
+        except gdb.error:
+            break
+    return {"names": names, "pc": gdb.newest_frame().pc()}
+
+
+def op_symbol(name):
+    """Where a function or variable of that name is, if there is one."""
+    symbol = gdb.lookup_global_symbol(name) or gdb.lookup_static_symbol(name)
+    if symbol is not None and symbol.type.code == gdb.TYPE_CODE_FUNC:
+        return {"kind": "function", "address": int(symbol.value().address)}
+    try:
+        return {"kind": "symbol", "address": int(gdb.parse_and_eval("(long)&%s" % name))}
+    except gdb.error:
+        return {"kind": None}
+
+
+def op_locations(location):
+    """Where a breakpoint there would be planted; nothing is planted."""
+    _, sals = gdb.decode_line(location)
+    return {
+        "locations": [
+            {"address": sal.pc, "file": sal.symtab and sal.symtab.filename, "line": sal.line}
+            for sal in sals or ()
+        ]
+    }
+
+
+def op_numbers(expressions):
+    return {"numbers": [int(gdb.parse_and_eval(each)) for each in expressions]}
+
+
+def op_forget():
+    values.clear()
+    return {}
+
+
+class Agent(gdb.MICommand):
+    """`-kgdb "{\\"op\\": …}"` answers `json="…"`."""
+
+    def __init__(self):
+        super().__init__("-kgdb")
+
+    def invoke(self, arguments):
+        request = json.loads(arguments[0])
+        operation = globals()["op_" + request.pop("op")]
+        try:
+            answer = operation(**request)
+        except KeyError as error:
+            raise Refusal("gdb has no %s" % error) from None
+        except gdb.MemoryError as error:
+            raise Refusal(str(error)) from None
+        except (gdb.error, ValueError, RuntimeError) as error:
+            raise Refusal(str(error)) from None
+        return {"json": json.dumps(answer)}
+
+
+Agent()

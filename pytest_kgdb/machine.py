@@ -1,0 +1,401 @@
+"""The QEMU machine: its command line and its life."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final
+
+from .arch import Arch
+from .console import Console
+from .errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
+from .monitor import Monitor
+from .process import Child, run, which
+
+__all__ = ["Machine", "MachineSpec", "kernel_command_line"]
+
+QEMU_PACKAGE: Final = "qemu-system-x86"
+
+# kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
+# first, and the second shows that no debugger will ever be waited for.
+KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
+
+# kernel/panic.c
+_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """Everything that QEMU is told; equal specs make equal machines."""
+
+    arch: Arch
+    image: Path
+    initrd: Path | None
+    append: str = ""
+    smp: int = 1
+    memory: int = 256
+    """MiB."""
+    accel: str = "tcg"
+    disk: Path | None = None
+    """A qcow2 image; the machine writes to an overlay of its own."""
+    forwards: tuple[str, ...] = ()
+    """QEMU `hostfwd` values; a network device appears with the first."""
+    qemu_args: tuple[str, ...] = ()
+
+
+def kernel_command_line(spec: MachineSpec) -> str:
+    """Return the kernel's parameters (Documentation/admin-guide/kernel-parameters.txt).
+
+    - `nokaslr`: gdb's addresses are those of vmlinux.
+    - `rodata=off`: kgdb writes its breakpoints with plain stores, and on x86 removes them with
+      the same; read-only text would leave them in (arch/x86/kernel/kgdb.c,
+      kgdb_arch_set_breakpoint).
+    - `tsc=nowatchdog`: a kernel that stands still in its debugger loses no trust in its clock
+      (arch/x86/kernel/tsc.c, tsc_setup).
+    - no `panic=`: with a time-out set, kgdb lets panics pass (kernel/debug/debug_core.c,
+      kgdb_panic).
+    """
+    words = [
+        f"console={spec.arch.console},115200",
+        f"kgdboc={spec.arch.kgdb}",
+        "kgdbwait",
+        "nokaslr",
+        "rodata=off",
+        "tsc=nowatchdog",
+        "printk.time=1",
+        "ignore_loglevel",
+        "sysrq_always_enabled",
+    ]
+    if spec.disk is not None and "root=" not in spec.append:
+        words.append("root=/dev/vda rw")
+    if spec.append:
+        words.append(spec.append)
+    return " ".join(words)
+
+
+class Machine:
+    """One QEMU, from start to stop.
+
+    :param spec: what to run.
+    :param timeout: seconds for each wait.
+    :param log_dir: directory for the logs; the machine's own, which goes with it, otherwise.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        *,
+        timeout: float,
+        log_dir: Path | None = None,
+    ) -> None:
+        self.spec = spec
+        self.timeout = timeout
+        self._stack = contextlib.ExitStack()
+        self._stopping = False
+        with contextlib.ExitStack() as stack:
+            self.directory = private_directory()
+            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self.log_dir = log_dir or self.directory
+            self.ram = stack.enter_context(_ram(spec.memory))
+            self._listeners: dict[str, socket.socket] = {}
+            for name in ("console", "kgdb", "qmp", "stub"):
+                listener = socket.socket(socket.AF_UNIX)
+                stack.callback(listener.close)
+                listener.bind(str(self.directory / name))
+                listener.listen(1)
+                self._listeners[name] = listener
+            self._storage = self._make_storage()
+            self.argv = self._command_line()
+            self.child = Child.spawn(
+                self.argv,
+                name="qemu",
+                log=self.log_dir / "qemu.log",
+                pass_fds=[self.ram.fileno(), *(s.fileno() for s in self._listeners.values())],
+            )
+            stack.callback(self.child.kill)
+            self.console = Console(
+                lambda: self._connect("console"),
+                self.log_dir / "console.log",
+                timeout=timeout,
+            )
+            stack.callback(self.console.close)
+            self.monitor = self._greet()
+            stack.callback(self.monitor.close)
+            for listener in self._listeners.values():
+                listener.close()  # QEMU has its own; with ours closed, its death closes the port
+            self._stack = stack.pop_all()
+
+    # The command line
+
+    def _make_storage(self) -> Path:
+        """Make the qcow2 that snapshots live in: an overlay of the disk, or an empty one."""
+        path = self.directory / "storage.qcow2"
+        qemu_img = which("qemu-img", package="qemu-utils")
+        command = [qemu_img, "create", "-q", "-f", "qcow2"]
+        if self.spec.disk is not None:
+            command += ["-F", "qcow2", "-b", str(self.spec.disk), str(path)]
+        else:
+            command += [str(path), "1M"]
+        run(command, timeout=self.timeout)
+        return path
+
+    def _command_line(self) -> list[str]:
+        spec = self.spec
+        fds = {name: listener.fileno() for name, listener in self._listeners.items()}
+
+        def chardev(name: str) -> str:
+            return f"socket,id={name},fd={fds[name]},server=on,wait=off"
+
+        argv = [
+            which(spec.arch.qemu, package=QEMU_PACKAGE),
+            "-name",
+            "pytest-kgdb",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-S",
+            "-machine",
+            f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off",
+            "-cpu",
+            "host" if spec.accel == "kvm" else "max",
+            "-smp",
+            str(spec.smp),
+            "-m",
+            f"{spec.memory}M",
+            "-object",
+            f"memory-backend-file,id=ram,size={spec.memory}M,share=on,"
+            f"mem-path=/proc/self/fd/{self.ram.fileno()}",
+            "-chardev",
+            chardev("console"),
+            "-serial",
+            "chardev:console",
+            "-chardev",
+            chardev("kgdb"),
+            "-serial",
+            "chardev:kgdb",
+            "-chardev",
+            chardev("qmp"),
+            "-mon",
+            "chardev=qmp,mode=control",
+            "-chardev",
+            chardev("stub"),
+            "-gdb",
+            "chardev:stub",
+            "-drive",
+            f"if=none,id=storage,format=qcow2,discard=unmap,file={self._storage}",
+            "-kernel",
+            str(spec.image),
+            "-append",
+            kernel_command_line(spec),
+            "-no-reboot",
+        ]
+        if spec.disk is not None:
+            argv += ["-device", "virtio-blk-pci,drive=storage"]
+        if spec.initrd is not None:
+            argv += ["-initrd", str(spec.initrd)]
+        if spec.forwards:
+            forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
+            argv += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"]
+        argv += spec.qemu_args
+        return argv
+
+    # Connections
+
+    def _connect(self, name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(self.timeout)
+        try:
+            connection.connect(str(self.directory / name))
+        except OSError as error:
+            connection.close()
+            raise self.death(f"QEMU does not answer on its {name} socket ({error})") from error
+        connection.settimeout(None)
+        return connection
+
+    def _greet(self) -> Monitor:
+        """Wait for QEMU's monitor; a QEMU that ends instead says why."""
+        connection = self._connect("qmp")
+        deadline = time.monotonic() + self.timeout
+        connection.settimeout(0.05)
+        while True:
+            try:
+                if connection.recv(1, socket.MSG_PEEK):
+                    break
+            except builtins.TimeoutError:
+                pass
+            except OSError:
+                raise self.death("QEMU ended as it started") from None
+            if self.child.poll() is not None:
+                connection.close()
+                raise self.death("QEMU ended as it started")
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"QEMU did not open its monitor in {self.timeout:g} s", log=self.child.log
+                )
+        connection.settimeout(None)
+        try:
+            return Monitor(connection, timeout=self.timeout)
+        except MachineDied as error:
+            raise self.death("QEMU ended as it started") from error
+
+    @property
+    def kgdb_socket(self) -> Path:
+        """The Unix socket of the kernel's own debugger."""
+        return self.directory / "kgdb"
+
+    @property
+    def stub_socket(self) -> Path:
+        """The Unix socket of QEMU's gdb stub."""
+        return self.directory / "stub"
+
+    def connect_kgdb(self) -> socket.socket:
+        """Connect to the serial port on which kgdb speaks."""
+        return self._connect("kgdb")
+
+    # Life
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+        return self.child.poll() is None
+
+    def death(self, what: str) -> MachineDied:
+        """Return the error that says that, and how, QEMU died."""
+        with contextlib.suppress(KgdbError):
+            self.child.wait(1.0)
+        status = self.child.poll()
+        ended = "still running" if status is None else _status(status)
+        said = self.child.tail(10).strip()
+        message = f"{what}: {ended}"
+        if said:
+            message += f"\nit said:\n{said}"
+        command = " ".join(self.argv)
+        return MachineDied(
+            f"{message}\ncommand: {command}",
+            log=self.child.log,
+            hint="run the command by hand; `pytest-kgdb doctor` checks this host",
+        )
+
+    def boot_to_kgdbwait(self, timeout: float) -> None:
+        """Let the machine go until the kernel waits for its debugger.
+
+        :raises BootError: it never did; the message has the console's last lines.
+        """
+        self.resume()
+        try:
+            self.console.wait_for(
+                KGDB_WAITS, mark=0, timeout=timeout, meanwhile=self._check_early_panic
+            )
+        except TimeoutError as error:
+            raise BootError(
+                f"the kernel did not reach kgdb in {timeout:g} s; the console's last lines "
+                f"are:\n{self.console.tail(15)}",
+                log=self.console.log,
+                hint="does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
+                "these parameters? A slow host wants a larger --kgdb-timeout",
+            ) from error
+        except MachineDied as error:
+            raise self.death("QEMU ended before the kernel reached kgdb") from error
+
+    def _check_early_panic(self) -> None:
+        if found := _PANIC.search(self.console.since()):
+            said = found.group(1).decode("utf-8", "replace")
+            raise BootError(
+                f"the kernel panicked before kgdb was up: {said}\n"
+                f"the console's last lines are:\n{self.console.tail(15)}",
+                log=self.console.log,
+            )
+
+    def send_break(self) -> None:
+        """Ask the kernel to enter kgdb: break, then `g` (drivers/tty/sysrq.c)."""
+        self.monitor.execute("chardev-send-break", id="console")
+        self.console.send(b"g")
+
+    def resume(self) -> None:
+        """Let the virtual CPUs run."""
+        self.monitor.execute("cont")
+
+    def pause(self) -> None:
+        """Stop the virtual CPUs: a paused machine costs the host nothing."""
+        self.monitor.execute("stop")
+
+    def save(self, name: str) -> None:
+        """Save the whole machine, memory and disk, under a name.
+
+        :raises KgdbError: QEMU could not.
+        """
+        self._snapshot_command("savevm", name)
+
+    def load(self, name: str) -> None:
+        """Make the machine what it was at :meth:`save`; it is left paused or running as it is."""
+        self._snapshot_command("loadvm", name)
+
+    def _snapshot_command(self, command: str, name: str) -> None:
+        answer = self.monitor.human(f"{command} {name}", timeout=max(60.0, self.timeout)).strip()
+        if answer:
+            raise KgdbError(
+                f"QEMU could not {command} '{name}': {answer}",
+                log=self.child.log,
+                hint="devices that cannot be saved (9p, virtiofs) rule snapshots out; "
+                "--kgdb-isolation=reboot does without them",
+            )
+
+    def registers(self) -> str:
+        """Return all virtual CPUs' registers, as QEMU sees them."""
+        return self.monitor.human("info registers -a")
+
+    def close(self) -> None:
+        """End QEMU and remove what it left; always, and within seconds."""
+        self._stack.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def private_directory() -> Path:
+    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108)."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not base or len(base) > 60 or not os.access(base, os.W_OK):
+        base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
+    return Path(tempfile.mkdtemp(prefix="kgdb-", dir=base))
+
+
+def _status(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
+def _ram(mebibytes: int) -> BinaryIO:
+    """Make the guest's memory: a file without a name, which dies with its last user."""
+    file = os.fdopen(os.memfd_create("kgdb-ram", os.MFD_CLOEXEC), "r+b", buffering=0)
+    os.ftruncate(file.fileno(), mebibytes << 20)
+    return file
+
+
+def check_memory(spec: MachineSpec) -> None:
+    """:raises ConfigError: the host cannot give the guest that much memory."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) // 1024
+            if spec.memory > available:
+                raise ConfigError(
+                    f"the guest wants {spec.memory} MiB of memory; the host has {available} MiB",
+                    hint="lower --kgdb-memory",
+                )

@@ -1,0 +1,67 @@
+"""Packets of gdb's remote serial protocol (gdb manual, "Remote Protocol", "Overview")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["ACK", "INTERRUPT", "NAK", "Decoder", "encode"]
+
+ACK: Final = b"+"
+NAK: Final = b"-"
+INTERRUPT: Final = b"\x03"
+
+
+def encode(payload: bytes) -> bytes:
+    """Return a payload as a packet, with its checksum."""
+    return b"$%b#%02x" % (payload, sum(payload) & 0xFF)
+
+
+class Decoder:
+    """Cuts a byte stream into packets and single-byte signs."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
+        """Yield (`packet`, payload), (`ack`, b""), (`nak`, b"") and (`interrupt`, b"").
+
+        A packet with a wrong checksum is yielded as (`bad`, payload).
+        """
+        pending = self._pending
+        pending += data
+        while pending:
+            first = pending[:1]
+            if first == b"$":
+                end = pending.find(b"#")
+                if end < 0 or len(pending) < end + 3:
+                    return
+                payload = bytes(pending[1:end])
+                good = b"%02x" % (sum(payload) & 0xFF) == pending[end + 1 : end + 3].lower()
+                del pending[: end + 3]
+                yield ("packet" if good else "bad", _expand(payload))
+                continue
+            del pending[:1]
+            if first == ACK:
+                yield "ack", b""
+            elif first == NAK:
+                yield "nak", b""
+            elif first == INTERRUPT:
+                yield "interrupt", b""
+            # Anything else is noise between packets, which the protocol tells to skip.
+
+
+def _expand(payload: bytes) -> bytes:
+    """Undo run-length encoding (gdb manual, "Overview": `*` and a repeat count plus 29)."""
+    if b"*" not in payload:
+        return payload
+    out = bytearray()
+    index = 0
+    while index < len(payload):
+        if payload[index] == 0x2A and out and index + 1 < len(payload):
+            out += out[-1:] * (payload[index + 1] - 29)
+            index += 2
+        else:
+            out.append(payload[index])
+            index += 1
+    return bytes(out)

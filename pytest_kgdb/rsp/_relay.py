@@ -1,0 +1,439 @@
+"""The thread between gdb and kgdb."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from ..errors import KgdbError, MachineDied, TimeoutError
+from ._layout import Layout, Registers, simulate
+from ._packets import ACK, Decoder, encode
+
+__all__ = ["GuestMemory", "Relay"]
+
+# kgdb answers a packet within milliseconds, or the machine is gone.
+_ANSWER: Final = 20.0
+
+# What gdb may put into one packet to us. Longer reads of memory that is not ours are cut for
+# kgdb, whose buffer is 2048 bytes (arch/x86/include/asm/kgdb.h, BUFMAX).
+_PACKET: Final = 0x4000
+_KGDB_READ: Final = 0x300
+
+# gdb asks these once when it connects; kgdb knows none of them (kernel/debug/gdbstub.c).
+_UNKNOWN: Final = (
+    b"vMustReplyEmpty", b"vCont?", b"qTStatus", b"qTfV", b"qTfP", b"qTsV", b"qTsP", b"qSymbol",
+    b"qOffsets", b"qXfer", b"qAttached", b"Qbtrace", b"QProgramSignals", b"QPassSignals", b"X",
+)  # fmt: skip
+
+
+class GuestMemory(Protocol):
+    """The guest's memory, when it is ours."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory; raises KgdbError where it is not RAM."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write virtual memory behind the guest's back; not for instructions."""
+
+
+class Relay:
+    """Stands between gdb and the serial port on which kgdb speaks.
+
+    Each byte on that port is an exit of the virtual CPU, so what can be answered from guest
+    memory is answered here: registers, memory, the thread that stopped. Breakpoints that gdb
+    takes out only to step over them stay in, their first instruction being simulated. Where
+    guest memory is not ours, everything is passed on.
+
+    :param path: Unix socket on which gdb connects.
+    :param connect: returns a socket connected to kgdb's port.
+    """
+
+    def __init__(self, path: Path, connect: Callable[[], socket.socket]) -> None:
+        self.path = path
+        self.all_threads = False
+        """Whether gdb is told of every task, which takes kgdb long."""
+        self._connect = connect
+        self._memory: GuestMemory | None = None
+        self._layout: Layout | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._lock = threading.RLock()
+        self._gdb: socket.socket | None = None
+        self._kgdb = connect()
+        self._reset_upstream()
+        self._from_gdb = Decoder()
+        self._acks = True
+        self._stop_reply = b""
+        self._stopped = True
+        self._absorbing = False
+        self._closing = False
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._thread = threading.Thread(target=self._serve, name="kgdb-relay", daemon=True)
+        self._thread.start()
+
+    def _reset_upstream(self) -> None:
+        self._from_kgdb = Decoder()
+        self._queue: list[bytes] = []
+        self._planted: set[int] = set()
+        self._leaving: set[int] = set()  # gdb took them out, kgdb still has them
+        self._upstream_thread = b""  # kgdb's Hg; empty for the thread that stopped
+        self._wanted_thread = b""  # gdb's Hg
+        self._registers: Registers | None = None
+        self._floor = 0
+        self._stepping = b""  # the thread that kgdb steps
+
+    # From the outside
+
+    def use_memory(self, memory: GuestMemory | None, layout: Layout | None) -> None:
+        """Answer from guest memory from now on; None for both to pass everything on."""
+        with self._lock:
+            self._memory, self._layout = memory, layout
+            if self._stopped:
+                self._locate_registers()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether gdb has been told of a stop, and has not resumed since."""
+        with self._lock:
+            return self._stopped
+
+    @property
+    def stop_reply(self) -> bytes:
+        """The last stop as kgdb told it; to be given to :meth:`revive` with the same state."""
+        return self._stop_reply
+
+    def absorb(self) -> None:
+        """Keep everything from kgdb from now on: the machine is about to be replaced."""
+        with self._lock:
+            self._absorbing = True
+
+    def revive(self, stop_reply: bytes) -> None:
+        """Take up a machine that was put back to a stop; gdb is told of that stop.
+
+        :param stop_reply: what :attr:`stop_reply` was at that stop.
+        """
+        with self._lock:
+            with contextlib.suppress(OSError):
+                self._kgdb.shutdown(socket.SHUT_RDWR)
+            self._kgdb.close()
+            self._kgdb = self._connect()
+            self._reset_upstream()
+            self._absorbing = False
+            self._stop_reply = stop_reply
+            told = not self._stopped
+            self._stopped = True
+            if told:
+                self._to_gdb(self._stop_words(stop_reply))
+        self._nudge()
+
+    def close(self) -> None:
+        """End the relay; gdb sees its connection close."""
+        self._closing = True
+        self._nudge()
+        self._thread.join(2)
+        for each in (self._listener, self._kgdb, self._gdb):
+            if each is not None:
+                each.close()
+        for descriptor in (self._wake, self._waker):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._waker, b"x")
+
+    # The thread
+
+    def _serve(self) -> None:
+        while not self._closing:
+            sources: list[int | socket.socket] = [self._wake, self._listener, self._kgdb]
+            if self._gdb is not None:
+                sources.append(self._gdb)
+            try:
+                ready, _, _ = select.select(sources, [], [], 5.0)
+            except (OSError, ValueError):
+                continue  # a socket was replaced under us
+            with self._lock:
+                try:
+                    self._serve_ready(ready)
+                except (OSError, KgdbError):
+                    self._lose_gdb()
+
+    def _serve_ready(self, ready: list[int | socket.socket]) -> None:
+        if self._wake in ready:
+            with contextlib.suppress(OSError):
+                os.read(self._wake, 4096)
+        if self._listener in ready:
+            self._lose_gdb()
+            self._gdb, _ = self._listener.accept()
+            self._from_gdb = Decoder()
+            self._acks = True
+        if self._kgdb in ready and not self._absorbing:
+            data = self._kgdb.recv(65536)
+            if not data:
+                self._lose_gdb()
+                self._closing = True
+                return
+            self._take_upstream(data)
+            while self._queue and not self._stopped:
+                self._on_event(self._queue.pop(0))
+        if self._gdb is not None and self._gdb in ready:
+            data = self._gdb.recv(65536)
+            if not data:
+                self._lose_gdb()
+                return
+            for kind, payload in self._from_gdb.feed(data):
+                if kind == "packet":
+                    if self._acks:
+                        self._gdb.sendall(ACK)
+                    self._on_request(payload)
+
+    def _lose_gdb(self) -> None:
+        if self._gdb is not None:
+            self._gdb.close()
+            self._gdb = None
+
+    def _to_gdb(self, payload: bytes) -> None:
+        if self._gdb is not None:
+            self._gdb.sendall(encode(payload))
+
+    # kgdb's side
+
+    def _take_upstream(self, data: bytes) -> None:
+        for kind, payload in self._from_kgdb.feed(data):
+            if kind == "packet":
+                self._kgdb.sendall(ACK)
+                self._queue.append(payload)
+            elif kind == "bad":
+                self._kgdb.sendall(b"-")
+
+    def _ask(self, payload: bytes) -> bytes:
+        """Send kgdb a request and return its answer."""
+        self._kgdb.sendall(encode(payload))
+        deadline = time.monotonic() + _ANSWER
+        while not self._queue:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._kgdb], [], [], max(0.0, left))
+            if not ready:
+                raise TimeoutError(f"kgdb did not answer {payload!r} in {_ANSWER:g} s")
+            data = self._kgdb.recv(65536)
+            if not data:
+                raise MachineDied("QEMU closed kgdb's port")
+            self._take_upstream(data)
+        return self._queue.pop(0)
+
+    def _on_event(self, payload: bytes) -> None:
+        """Take what kgdb says while the kernel runs."""
+        if payload[:1] not in (b"T", b"S"):
+            self._to_gdb(payload)  # O: console output through gdb
+            return
+        self._stopped = True
+        self._stop_reply = payload
+        self._upstream_thread = self._wanted_thread = b""
+        self._registers = None
+        self._to_gdb(self._stop_words(payload))
+
+    def _stop_words(self, payload: bytes) -> bytes:
+        """Return a stop reply as gdb gets it: a breakpoint of ours is told as one."""
+        self._locate_registers()
+        registers = self._registers
+        # A step that ends behind a breakpoint's address was not stopped by that breakpoint.
+        stepped = self._stepping != b"" and _same(self._stepping, self._thread_id())
+        if registers is not None and payload[:3] == b"T05" and not stepped:
+            before = registers["ip"] - 1
+            if before in self._planted:
+                registers["ip"] = before
+                return b"T05swbreak:;" + payload[3:]
+        return payload
+
+    def _locate_registers(self) -> None:
+        memory, layout = self._memory, self._layout
+        self._registers = None
+        if memory is None or layout is None:
+            return
+        try:
+            cpu = int.from_bytes(memory.read(layout.kgdb_active, 4), "little")
+            info = layout.kgdb_info + cpu * layout.info_size
+            address = int.from_bytes(memory.read(info + layout.debuggerinfo, 8), "little")
+            self._registers = Registers(memory.read, memory.write, address)
+            self._floor = self._registers["sp"]
+        except KgdbError:
+            self._registers = None
+
+    # gdb's side
+
+    def _on_request(self, payload: bytes) -> None:
+        if not self._stopped:
+            return  # gdb asks nothing while the kernel runs; kgdb could not hear it
+        kind = payload[:1]
+        if kind in (b"c", b"C", b"s", b"S"):
+            self._resume(payload)
+            return
+        answer = self._local(kind, payload)
+        if answer is None:
+            answer = b"" if self._absorbing else self._forward(kind, payload)
+        self._to_gdb(answer)
+        if payload == b"QStartNoAckMode":
+            self._acks = False
+
+    def _forward(self, kind: bytes, payload: bytes) -> bytes:
+        if kind in (b"g", b"G", b"p", b"P") and self._upstream_thread != self._wanted_thread:
+            self._ask(b"Hg" + (self._wanted_thread or self._thread_id() or b"0"))
+            self._upstream_thread = self._wanted_thread
+        return self._ask(payload)
+
+    def _thread_id(self) -> bytes:
+        """The thread that stopped, as kgdb numbers it."""
+        _, found, rest = self._stop_reply.partition(b"thread:")
+        return rest.split(b";")[0] if found else b""
+
+    def _local(self, kind: bytes, payload: bytes) -> bytes | None:  # a table of answers
+        """Return our own answer; None where kgdb must be asked."""
+        if payload.startswith(b"qSupported"):
+            return b"PacketSize=%x;QStartNoAckMode+;swbreak+" % _PACKET
+        if payload == b"QStartNoAckMode":
+            return b"OK"
+        if payload.startswith(_UNKNOWN):
+            return b""
+        if kind == b"H":
+            return self._select(payload)
+        if kind in (b"Z", b"z"):
+            return self._plant(payload)
+        if kind == b"m":
+            return self._read(payload)
+        if kind in (b"g", b"P", b"G") and self._registers is not None and not self._wanted_thread:
+            return self._access_registers(kind, payload)
+        thread = self._thread_id()
+        if not self.all_threads and thread:
+            if payload == b"qfThreadInfo":
+                return b"m" + thread
+            if payload == b"qsThreadInfo":
+                return b"l"
+            if payload == b"qC":
+                return b"QC" + thread
+        if kind == b"T" and payload[1:] == thread:
+            return b"OK"
+        if payload == b"?":
+            return self._why(thread)
+        return None
+
+    def _why(self, thread: bytes) -> bytes:
+        """Answer gdb's first question; kgdb's own answer leaves out the thread."""
+        if not thread:
+            answer = b"" if self._absorbing else self._ask(b"?")  # clears its breakpoints, too
+            current = self._ask(b"qC") if answer[:1] == b"S" else b""
+            if current.startswith(b"QC"):
+                answer = b"T%bthread:%b;" % (answer[1:3], current[2:])
+            self._stop_reply = answer
+        return self._stop_words(self._stop_reply)
+
+    def _select(self, payload: bytes) -> bytes | None:
+        thread = payload[2:]
+        own = thread in (b"0", b"-1", b"") or _same(thread, self._thread_id())
+        if payload[1:2] == b"c":
+            return b"OK" if own else None
+        if own:
+            self._wanted_thread = b""
+            return b"OK"
+        answer = b"" if self._absorbing else self._ask(payload)
+        if answer == b"OK":
+            self._wanted_thread = self._upstream_thread = thread
+        return answer
+
+    def _plant(self, payload: bytes) -> bytes | None:
+        if self._absorbing:
+            return b"OK"
+        if payload[1:2] != b"0":
+            return None
+        address = int(payload.split(b",")[1], 16)
+        if payload[:1] == b"z":
+            if address in self._planted:
+                self._leaving.add(address)
+            return b"OK"
+        if address in self._planted:
+            self._leaving.discard(address)
+            return b"OK"
+        answer = self._ask(payload)
+        if answer == b"OK":
+            self._planted.add(address)
+        return answer
+
+    def _read(self, payload: bytes) -> bytes | None:
+        address, size = (int(word, 16) for word in payload[1:].split(b","))
+        if self._memory is not None:
+            try:
+                return self._memory.read(address, size).hex().encode()
+            except KgdbError:
+                pass  # not RAM: a device, or nothing; kgdb knows how to fail
+        if self._absorbing:
+            return b"E14"
+        if size <= _KGDB_READ:
+            return None
+        parts: list[bytes] = []
+        for start in range(address, address + size, _KGDB_READ):
+            part = self._ask(b"m%x,%x" % (start, min(_KGDB_READ, address + size - start)))
+            if part[:1] == b"E":
+                return b"".join(parts) or part
+            parts.append(part)
+        return b"".join(parts)
+
+    def _access_registers(self, kind: bytes, payload: bytes) -> bytes | None:
+        registers = self._registers
+        assert registers is not None
+        if kind == b"g":
+            return registers.for_gdb()
+        if kind == b"P":
+            number, _, value = payload[1:].partition(b"=")
+            registers.set_from_gdb(int(number, 16), bytes.fromhex(value.decode()))
+            return b"OK"  # orig_ax too: outside of a system call's exit nobody looks at it
+        return None
+
+    # Resuming
+
+    def _resume(self, payload: bytes) -> None:
+        kind = payload[:1].lower()
+        if self._absorbing:
+            self._stopped = False
+            return
+        if kind == b"s" and self._simulate():
+            self._to_gdb(b"T05thread:%b;" % self._thread_id())
+            return
+        for address in sorted(self._leaving):
+            self._ask(b"z0,%x,1" % address)
+            self._planted.discard(address)
+        self._leaving.clear()
+        # A signal other than the trap is an oops: C09 lets the kernel's own handling go on
+        # (kernel/debug/gdbstub.c, gdb_cmd_exception_pass), as going back would oops for ever.
+        oops = self._stop_reply[1:3] not in (b"05", b"02", b"00")
+        word = b"C09" if oops and kind == b"c" else kind
+        self._stopped = False
+        self._registers = None
+        self._stepping = self._thread_id() if kind == b"s" else b""
+        self._kgdb.sendall(encode(word))
+
+    def _simulate(self) -> bool:
+        """Do the step here, so that neither the breakpoint nor the CPU has to move for it."""
+        registers, memory = self._registers, self._memory
+        if registers is None or memory is None or self._stop_reply[1:3] != b"05":
+            return False
+        try:
+            code = memory.read(registers["ip"], 9)
+            return simulate(registers, code, memory.write, self._floor)
+        except KgdbError:
+            return False
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Compare thread ids, which are hexadecimal and may have leading zeros."""
+    try:
+        return int(one, 16) == int(other, 16)
+    except ValueError:
+        return False

@@ -1,0 +1,9 @@
+"""Machine, debugger and handle put together; usable without pytest."""
+
+from __future__ import annotations
+
+from ._accel import qemu_version
+from ._debugger import version as gdb_version
+from ._session import Session
+
+__all__ = ["Session", "gdb_version", "qemu_version"]

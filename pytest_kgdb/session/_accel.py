@@ -1,0 +1,77 @@
+"""Whether KVM works here: proved by a guest that runs on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import ConfigError, KgdbError
+from ..machine import Machine, MachineSpec
+from ..process import run, which
+
+if TYPE_CHECKING:
+    from ..cache import Cache
+
+__all__ = ["choose", "qemu_version"]
+
+_DEVICE: Final = Path("/dev/kvm")
+# A guest on KVM shows its first line within a second; one that hangs shows none.
+_PATIENCE: Final = 10.0
+_FIRST_LINE: Final = re.compile(rb"Linux version ")
+
+
+def qemu_version(program: str) -> str:
+    """Return QEMU's version, such as `7.2.22`.
+
+    :raises ConfigError: QEMU is not there.
+    """
+    text = run([which(program, package="qemu-system-x86"), "--version"], timeout=30).output
+    found = re.search(r"version (\S+)", text)
+    return found[1] if found else text.strip()
+
+
+def choose(wanted: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
+    """Return the accelerator to use, and why.
+
+    :param wanted: `auto`, `kvm` or `tcg`.
+    :raises ConfigError: `kvm` was asked for and does not work.
+    """
+    if wanted == "tcg":
+        return "tcg", "asked for"
+    if not _DEVICE.exists():
+        verdict = f"there is no {_DEVICE}"
+    elif not os.access(_DEVICE, os.R_OK | os.W_OK):
+        verdict = f"{_DEVICE} may not be opened by this user (group kvm?)"
+    else:
+        program = qemu_version(spec.arch.qemu)
+        key = f"{_cpu()} {platform.release()} {program} {_DEVICE.stat().st_rdev}"
+        verdict = cache.memo("kvm", key, lambda: _prove(spec))
+    if verdict == "works":
+        return "kvm", "proved by running this kernel on it"
+    if wanted == "kvm":
+        raise ConfigError(f"KVM does not work here: {verdict}", hint="--kgdb-accel=auto takes TCG")
+    return "tcg", f"KVM does not work here: {verdict}"
+
+
+def _prove(spec: MachineSpec) -> str:
+    """Run the kernel on KVM until its first line; return `works`, or what happened instead."""
+    try:
+        with Machine(replace(spec, accel="kvm", disk=None), timeout=_PATIENCE) as machine:
+            machine.resume()
+            machine.console.wait_for(_FIRST_LINE, mark=0, timeout=_PATIENCE)
+    except KgdbError as error:
+        lines = error.message.splitlines()
+        said = [line for line in lines if line.startswith("qemu-system")]
+        return (said or lines)[0].strip()
+    return "works"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

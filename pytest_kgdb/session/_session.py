@@ -1,0 +1,311 @@
+"""A kernel's machines, one at a time, in the state that each test asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from ..errors import KgdbError
+from ..machine import MachineSpec
+from ..rsp import Layout
+from ..target import Kgdb
+from ._accel import choose, qemu_version
+from ._attach import attach
+from ._debugger import version
+from ._vm import Vm
+
+if TYPE_CHECKING:
+    from ..cache import Cache
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+    from ..progress import Progress
+    from ..settings import Settings, Wanted
+
+__all__ = ["Session"]
+
+# Runs whose logs are kept, so that the path that an error names is there when it is read.
+_KEEP_RUNS: Final = 20
+
+
+class Session:
+    """Boots machines for one kernel and lends out the handle on them.
+
+    :param settings: as the user chose.
+    :param disk: a disk image, or None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        kernel: Kernel,
+        initrd: Initrd,
+        disk: Disk | None,
+        *,
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        self.settings = settings
+        self.kernel = kernel
+        self._initrd = initrd
+        self._disk = disk
+        self._cache = cache
+        self._progress = progress
+        self._kgdb = Kgdb(kernel, timeout=settings.timeout)
+        self._vm: Vm | None = None
+        self._machines = itertools.count(1)
+        self._mark = 0
+        self._in_use = False
+
+    # Lending
+
+    def acquire(self, wanted: Wanted) -> Kgdb:
+        """Return the handle on a machine in the state that a test asks for.
+
+        :raises KgdbError: the machine does not come up; the message says why.
+        """
+        self._kgdb.timeout = wanted.timeout
+        if wanted.isolation == "snapshot":
+            self._put_back(wanted)
+        elif wanted.isolation == "reboot":
+            self._boot(wanted, snapshots=False)
+        else:
+            self._go_on(wanted)
+        assert self._vm is not None
+        self._vm.machine.console.timeout = wanted.timeout
+        self._mark = self._vm.machine.console.mark()
+        self._vm.moved()
+        self._in_use = True
+        return self._kgdb
+
+    def release(self, *, failed: bool) -> None:
+        """Take the handle back from a test.
+
+        :param failed: whether the test failed; its machine may be in any state.
+        """
+        del failed  # the next acquire puts everything back, whatever it was
+        self._in_use = False
+
+    @property
+    def handle(self) -> Kgdb:
+        """The handle as it is, on a machine of the session's own settings if there is none yet."""
+        if self._vm is None or not self._vm.alive:
+            self.acquire(self.settings.for_marker({}, "kgdb_session"))
+        return self._kgdb
+
+    def _usable(self, wanted: Wanted) -> bool:
+        return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(wanted)
+
+    def _put_back(self, wanted: Wanted) -> None:
+        if not self._usable(wanted) or wanted.at not in self._live.points:
+            self._boot(wanted, snapshots=True)
+        vm = self._live
+        if vm.at != wanted.at:
+            try:
+                vm.restore(wanted.at)
+            except KgdbError as error:
+                self._progress.say(
+                    f"kgdb: the machine could not be put back ({error.message.splitlines()[0]}); "
+                    "booting a new one"
+                )
+                self._boot(wanted, snapshots=True)
+                if self._live.at != wanted.at:
+                    self._live.restore(wanted.at)
+
+    def _go_on(self, wanted: Wanted) -> None:
+        """Give a test what the last one left, as long as it can be used."""
+        if self._usable(wanted) and wanted.at == "ready":
+            with contextlib.suppress(KgdbError):
+                self._kgdb.interrupt(timeout=5.0)
+                self._kgdb.delete_breakpoints()
+                if self._live.at != "ready":
+                    self._kgdb.resume()
+                    self._live.machine.console.sendcontrol("c")
+                    self._live.machine.console.synchronise(timeout=10.0)
+                    self._kgdb.interrupt()
+                self._live.machine.console.drop()
+                return
+        self._boot(wanted, snapshots=False)
+
+    @property
+    def _live(self) -> Vm:
+        assert self._vm is not None
+        return self._vm
+
+    # Booting
+
+    def _boot(self, wanted: Wanted, *, snapshots: bool) -> None:
+        self._close_vm()
+        spec = self._spec(wanted)
+        logs = self.logs / f"machine-{next(self._machines)}"
+        logs.mkdir(parents=True)
+        self._vm = vm = Vm(
+            spec,
+            self.kernel,
+            self._kgdb,
+            logs=logs,
+            index_cache=self._cache.root / "gdb-index",
+            layout=self._layout,
+            timeout=wanted.timeout,
+        )
+        try:
+            vm.boot()
+            if snapshots:
+                vm.save("kgdbwait")
+            if snapshots or wanted.at == "ready":
+                vm.advance_to_ready()
+            if snapshots:
+                vm.save("ready")
+        except BaseException:
+            self._close_vm()
+            raise
+
+    def _spec(self, wanted: Wanted) -> MachineSpec:
+        from dataclasses import replace
+
+        spec = MachineSpec(
+            arch=self.kernel.arch,
+            image=self.kernel.image,
+            initrd=self._initrd.path,
+            append=wanted.append,
+            smp=wanted.smp,
+            memory=wanted.memory,
+            disk=self._disk.path if self._disk is not None else None,
+            forwards=tuple(str(forward) for forward in self.settings.forward),
+            qemu_args=self.settings.qemu_arg,
+        )
+        return replace(spec, accel=self._accelerator(spec)[0])
+
+    def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
+        if self._chosen is None:
+            self._chosen = choose(self.settings.accel, spec, self._cache)
+        return self._chosen
+
+    _chosen: tuple[str, str] | None = None
+
+    def _layout(self, ask: Callable[[], Layout]) -> Layout:
+        """Remember where this kernel keeps its debugger's variables: gdb takes long to find out."""
+        text = self._cache.memo("kgdb-layout", self.kernel.key, lambda: json.dumps(asdict(ask())))
+        return Layout(**json.loads(text))
+
+    # Telling
+
+    @cached_property
+    def logs(self) -> Path:
+        """The directory of this run's logs; the last runs' are kept beside it."""
+        base = self._cache.root / "logs"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        directory = base / name
+        number = 1
+        while directory.exists():
+            number += 1
+            directory = base / f"{name}-{number}"
+        directory.mkdir(parents=True)
+        for old in sorted(each for each in base.iterdir() if each.is_dir())[:-_KEEP_RUNS]:
+            if not _in_use(old):
+                shutil.rmtree(old, ignore_errors=True)
+        return directory
+
+    @property
+    def console_log(self) -> Path:
+        """Everything that the present machine's console showed."""
+        return self._live.machine.console.log if self._vm is not None else self.logs / "none"
+
+    @property
+    def transcript(self) -> Path:
+        """The present gdb's conversation."""
+        return self._live.gdb.transcript if self._vm is not None else self.logs / "none"
+
+    def describe(self) -> list[str]:
+        """Return what a user should know of the machine, in lines."""
+        accel, why = self._chosen or ("?", "")
+        qemu = qemu_version(self.kernel.arch.qemu)
+        lines = [
+            f"kgdb: Linux {self.kernel.release} ({self.kernel.spec}), QEMU {qemu} with {accel}, "
+            f"gdb {version()}"
+        ]
+        if why and why != "asked for":
+            lines.append(f"kgdb: {accel}: {why}")
+        return lines
+
+    def report_sections(self) -> list[tuple[str, str]]:
+        """Return what a failed test's report shows of the kernel, gdb and the console."""
+        vm = self._vm
+        if vm is None:
+            return []
+        told = [
+            (
+                "kgdb: console since the test began",
+                vm.machine.console.since(self._mark).decode("utf-8", "replace"),
+            )
+        ]
+        with contextlib.suppress(KgdbError):
+            told.append(("kgdb: where the kernel is", self._where(vm)))
+        told.append(("kgdb: gdb's conversation, its end", vm.gdb.tail(40)))
+        return told
+
+    def _where(self, vm: Vm) -> str:
+        kgdb = self._kgdb
+        if not vm.alive:
+            return "gone: QEMU or gdb has ended"
+        if not kgdb.stopped:
+            return f"running; QEMU's view of its CPUs:\n{vm.hang_report()}"
+        stop = kgdb.stop
+        assert stop is not None
+        lines = [repr(stop)]
+        for frame in stop.backtrace(limit=20):
+            lines.append(str(frame))
+            with contextlib.suppress(KgdbError):
+                if frame.level < 3:
+                    lines.append(frame.source(context=2))
+        return "\n".join(lines)
+
+    def attach(self) -> None:
+        """Give the user gdb on the machine as it is; boot one if there is none.
+
+        :raises ConfigError: there is no terminal.
+        """
+        self.handle.show_all_threads(True)
+        try:
+            attach(self._live.gdb)
+        finally:
+            self._kgdb.show_all_threads(False)
+            self._live.moved()
+
+    # Ending
+
+    def _close_vm(self) -> None:
+        vm, self._vm = self._vm, None
+        if vm is not None:
+            vm.close()
+
+    def close(self) -> None:
+        """End the machine and its debugger."""
+        self._close_vm()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _in_use(directory: Path) -> bool:
+    """Whether the process that a log directory is named after still runs."""
+    pid = directory.name.split("-")[2] if directory.name.count("-") >= 2 else ""
+    return pid.isdigit() and Path(f"/proc/{pid}").exists()

@@ -1,0 +1,198 @@
+"""One machine with its debugger, from the power button to the last test."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ..machine import Machine, MachineSpec
+from ..rsp import Layout, Relay
+from ..state import Peek, State
+from ..target import Kgdb, Reason
+from ._debugger import start_gdb
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+    from ..settings import Point
+
+__all__ = ["Vm"]
+
+# Why the kernel stands still at each point: kgdbwait is a breakpoint compiled into
+# kgdb_initial_breakpoint (kernel/debug/debug_core.c); at ready we interrupted it.
+_REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
+
+# The fields of Layout, as gdb computes them (kernel/debug/debug_core.c and .h).
+_LAYOUT: Final = (
+    "(unsigned long)&kgdb_active",
+    "(unsigned long)&kgdb_info",
+    "sizeof(kgdb_info[0])",
+    "(unsigned long)&((struct debuggerinfo_struct *)0)->debuggerinfo",
+    "(unsigned long)&((struct debuggerinfo_struct *)0)->task",
+)
+
+READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
+
+
+class Vm:
+    """A machine, gdb on it, and the points to which it can be put back.
+
+    :param handle: the handle that tests hold; it is bound to this machine.
+    :param logs: directory for the console's and gdb's logs.
+    :param layout: returns where the kernel keeps its debugger's variables, remembered or by
+        asking the function that it is given.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        kernel: Kernel,
+        handle: Kgdb,
+        *,
+        logs: Path,
+        index_cache: Path,
+        layout: Callable[[Callable[[], Layout]], Layout],
+        timeout: float,
+    ) -> None:
+        self.spec = spec
+        self._layout = layout
+        self.kernel = kernel
+        self.handle = handle
+        self.timeout = timeout
+        self.points: dict[str, bytes] = {}
+        """Saved points, and the stop that kgdb told at each."""
+        self.at: str | None = None
+        """The point at which the machine stands untouched; None once it moved on."""
+        with contextlib.ExitStack() as stack:
+            wake = threading.Event()
+            # gdb first: it reads the symbols while QEMU starts and the kernel boots.
+            self.gdb = stack.enter_context(
+                start_gdb(
+                    kernel,
+                    index_cache=index_cache,
+                    transcript=logs / "gdb.log",
+                    timeout=timeout,
+                    on_event=wake.set,
+                )
+            )
+            self.machine = stack.enter_context(Machine(spec, timeout=timeout, log_dir=logs))
+            self.gdb.on_event = self.machine.console.poke
+            self._relay: Relay | None = None
+            self._peek: Peek | None = None
+            self._state: State | None = None
+            stack.callback(self._let_go)
+            self._stack = stack.pop_all()
+
+    def _let_go(self) -> None:
+        self.handle.unbind(self.machine)
+        for each in (self._relay, self._state, self._peek):
+            if each is not None:
+                each.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU and gdb both run."""
+        return self.machine.alive and self.gdb.alive
+
+    def boot(self) -> None:
+        """Boot to kgdbwait and connect gdb.
+
+        :raises BootError: the kernel never came there.
+        """
+        self.machine.boot_to_kgdbwait(self.timeout)
+        self._connect()
+        self.at = "kgdbwait"
+
+    def _connect(self) -> None:
+        machine, kernel = self.machine, self.kernel
+        self._relay = relay = Relay(machine.directory / "gdb", machine.connect_kgdb)
+        self._state = State(
+            vmlinux=kernel.vmlinux,
+            ram=machine.ram,
+            memory_bytes=self.spec.memory << 20,
+            machine=self.spec.arch.machine,
+            is_stopped=lambda: self.handle.stopped,
+            generation=lambda: self.handle.moment,
+        )
+        self._peek = Peek(
+            kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
+        )
+        self.gdb.command(f"-target-select remote {relay.path}")
+        self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay)
+        relay.use_memory(self._peek, self._layout(self._ask_layout))
+
+    def _ask_layout(self) -> Layout:
+        return Layout(*self.handle.numbers(*_LAYOUT))
+
+    def advance_to_ready(self) -> None:
+        """Let the kernel boot on until its shell is there, and stop it.
+
+        :raises BootError: it did not come there.
+        """
+        handle = self.handle
+        mark = self.machine.console.mark()
+        handle.resume()
+        try:
+            self.machine.console.wait_for(
+                READY, mark=mark, timeout=self.timeout, meanwhile=self._check_boot
+            )
+        except TimeoutError as error:
+            raise BootError(
+                f"the guest's init did not say that it is ready within {self.timeout:g} s; "
+                f"the console's last lines are:\n{self.machine.console.tail(15)}",
+                log=self.machine.console.log,
+                hint="an initrd of your own must print 'pytest-kgdb: ready' on the console, and "
+                "then give a root shell there",
+            ) from error
+        self.machine.console.synchronise(timeout=self.timeout)
+        handle.interrupt()
+        self.at = "ready"
+
+    def _check_boot(self) -> None:
+        if not self.handle.stopped:
+            return
+        raise BootError(
+            f"the kernel stopped on its way to the shell: {self.handle.stop!r}; "
+            f"the console's last lines are:\n{self.machine.console.tail(15)}",
+            log=self.machine.console.log,
+        )
+
+    def save(self, point: Point) -> None:
+        """Make the present state one to come back to."""
+        assert self._relay is not None
+        self.machine.save(point)
+        self.points[point] = self._relay.stop_reply
+
+    def restore(self, point: Point) -> None:
+        """Put the machine back to a saved point: memory, disk, debugger, console.
+
+        It does not matter what the kernel does, or whether it still does anything.
+        """
+        assert self._relay is not None
+        assert self._peek is not None
+        relay, handle = self._relay, self.handle
+        relay.absorb()
+        with handle.replaced(_REASONS[point]):
+            self.machine.load(point)
+            self.machine.console.reconnect()
+            relay.revive(self.points[point])
+        self.at = point
+
+    def moved(self) -> None:
+        """A test has had the machine: it is at no point any more."""
+        self.at = None
+
+    def hang_report(self) -> str:
+        """Return QEMU's view of the CPUs, for a kernel that does not answer."""
+        try:
+            return self.machine.registers()
+        except (KgdbError, MachineDied) as error:
+            return f"(no registers: {error.message})"
+
+    def close(self) -> None:
+        """End machine and debugger."""
+        self._stack.close()

@@ -1,0 +1,661 @@
+"""The handle on the kernel that a test gets."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ..console import Console, Result
+from ..errors import (
+    GuestCommandError,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    TimeoutError,
+)
+from ..machine import Machine
+from ..mi import Gdb, GdbError, Record, c_string
+from ._breakpoints import Access, Breakpoint, Watchpoint
+from ._link import Link
+from ._locations import MAX_BREAKPOINTS, Locations
+from ._stops import Reason, Stop, classify
+from ._values import Value
+
+if TYPE_CHECKING:
+    import drgn
+
+    from ..kernel import Kernel
+    from ..rsp import Relay
+    from ..state import State
+
+__all__ = ["Kgdb"]
+
+# How often a wait looks whether QEMU still lives; stops themselves arrive at once.
+_LOOK: Final = 0.1
+
+# kernel/panic.c: before the debugger is asked, and after it was let go.
+_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic - not syncing: ([^\r\n]*?) \]---")
+# arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c: the first line of an oops.
+_OOPS: Final = re.compile(
+    rb"\] (BUG: [^\r\n]*|Oops: [^\r\n]*|kernel BUG at [^\r\n]*|"
+    rb"general protection fault[^\r\n]*|[a-z ]+: [0-9a-f]{4} \[#\d+\][^\r\n]*)"
+)
+
+
+# Commands of gdb's that are about threads, which are the kernel's tasks.
+_THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """What a handle is bound to."""
+
+    gdb: Gdb
+    machine: Machine
+    state: State
+    relay: Relay
+    link: Link
+    locations: Locations
+
+
+class Kgdb:
+    """A handle on a live kernel under kgdb: run control, breakpoints, data, the guest's shell."""
+
+    def __init__(self, kernel: Kernel, *, timeout: float) -> None:
+        self.kernel = kernel
+        self.timeout = timeout
+        self._bound: _Bound | None = None
+        self._stop: Stop | None = None
+        self._breakpoints: dict[int, Breakpoint] = {}
+        self._interrupts = 0  # asked for and not seen yet
+        self._resumed_at = 0  # the console's mark at the last resume
+        self._moments = 0  # of the machines before this one
+
+    # Being bound to a machine
+
+    def bind(self, *, gdb: Gdb, machine: Machine, state: State, relay: Relay) -> None:
+        """Take up a machine that is stopped and connected (for the session)."""
+        link = Link(gdb, moment=self._moments + 1, first_cause=self._first_cause)
+        map_file = self.kernel.vmlinux.with_name("System.map")
+        self._bound = _Bound(
+            gdb, machine, state, relay, link, Locations(link, self.kernel.vmlinux, map_file)
+        )
+        self._interrupts = 0
+        gdb.listen(self._on_record)
+        gdb.next_stop(self.timeout)
+        self._settle("int3")
+
+    def unbind(self, machine: Machine) -> None:
+        """Let go of a machine that is about to end (for the session)."""
+        if self._bound is None or self._bound.machine is not machine:
+            return
+        self._bound.link.moved()
+        self._moments = self._bound.link.moment
+        self._forget_breakpoints()
+        self._stop = None
+        self._bound = None
+
+    def _settle(self, reason: Reason) -> None:
+        """The kernel is stopped, in a state that no test has touched."""
+        self._interrupts = 0
+        self._link.moved()
+        self._link.stopped = True
+        self._resumed_at = self.console.mark()
+        self._stop = Stop(self._link, reason, source=self.kernel.source)
+
+    @contextlib.contextmanager
+    def replaced(self, reason: Reason) -> Iterator[None]:
+        """Around what puts another state under a running or stopped kernel (for the session).
+
+        gdb is made to believe that the kernel ran and stopped there; so it gives up of its own
+        accord whatever it knew.
+        """
+        gdb, relay = self._gdb, self._require().relay
+        if relay.stopped:
+            if gdb.running:
+                gdb.next_stop(self.timeout)
+            self._link.moved()
+            gdb.forget_stops()
+            gdb.command("-break-delete")
+            gdb.command("-exec-continue")
+        yield
+        if gdb.next_stop(self.timeout) is None:
+            raise TimeoutError(
+                f"gdb did not notice within {self.timeout:g} s that the machine was put back",
+                log=gdb.transcript,
+            )
+        gdb.command("-break-delete")
+        self._forget_breakpoints()
+        self._settle(reason)
+
+    def _forget_breakpoints(self) -> None:
+        for each in self._breakpoints.values():
+            each.gone()
+        self._breakpoints.clear()
+
+    def _require(self) -> _Bound:
+        if self._bound is None:
+            raise MachineDied(
+                "there is no machine under this handle any more",
+                hint="the next test gets a new one; a session's handle follows it",
+            )
+        return self._bound
+
+    @property
+    def _gdb(self) -> Gdb:
+        return self._require().gdb
+
+    @property
+    def _machine(self) -> Machine:
+        return self._require().machine
+
+    @property
+    def _state(self) -> State:
+        return self._require().state
+
+    @property
+    def _link(self) -> Link:
+        return self._require().link
+
+    @property
+    def _locations(self) -> Locations:
+        return self._require().locations
+
+    # The moment
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the kernel is stopped, as far as we have looked."""
+        if self._bound is None:
+            return False
+        if not self._link.stopped and self._gdb.alive:
+            self._take_stop(0)
+        return self._link.stopped
+
+    @property
+    def stop(self) -> Stop | None:
+        """The current stop; None while the kernel runs."""
+        return self._stop if self.stopped else None
+
+    @property
+    def moment(self) -> int:
+        """Counts the kernel's moves; equal numbers mean that it has not moved."""
+        return self._link.moment if self._bound is not None else self._moments
+
+    # Run control
+
+    def resume(self) -> None:
+        """Let the kernel run and return at once.
+
+        :raises KgdbError: it runs already.
+        """
+        __tracebackhide__ = True
+        self._go("-exec-continue")
+
+    def wait(self, timeout: float | None = None) -> Stop:
+        """Wait until the kernel stops; return the stop at once if it has.
+
+        :param timeout: seconds; `--kgdb-timeout` otherwise.
+        :raises TimeoutError: it ran on; it still does.
+        :raises KernelPanic: it panicked past the debugger.
+        :raises MachineDied: QEMU is gone.
+        """
+        __tracebackhide__ = True
+        limit = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        while not self._link.stopped:
+            left = deadline - time.monotonic()
+            if self._take_stop(max(0.0, min(left, _LOOK))):
+                break
+            self._check_alive()
+            if left <= 0:
+                raise TimeoutError(
+                    f"the kernel did not stop in {limit:g} s{self._expected()}; "
+                    f"the console's last lines are:\n{self.console.tail()}",
+                    log=self.console.log,
+                    hint="it runs on: interrupt() stops it where it is",
+                )
+        assert self._stop is not None
+        return self._stop
+
+    def cont(self, timeout: float | None = None) -> Stop:
+        """Let the kernel run until it stops; see :meth:`wait` for what it raises."""
+        __tracebackhide__ = True
+        self.resume()
+        return self.wait(timeout)
+
+    def interrupt(self, timeout: float | None = None) -> Stop:
+        """Stop the running kernel where it is; a stopped one stays as it is."""
+        __tracebackhide__ = True
+        if self.stopped:
+            return self.wait()
+        self._interrupts += 1
+        self._machine.send_break()
+        try:
+            return self.wait(timeout)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{error.message}\nit did not answer a sysrq on the console: it may spin with "
+                f"interrupts off. QEMU's view of its CPUs:\n{self._registers()}",
+                log=error.log,
+            ) from error
+
+    def step(self, timeout: float | None = None) -> Stop:
+        """Step to another source line, into functions (gdb's `step`)."""
+        __tracebackhide__ = True
+        return self._step("-exec-step", timeout)
+
+    def next(self, timeout: float | None = None) -> Stop:
+        """Step to another source line, over functions (gdb's `next`)."""
+        __tracebackhide__ = True
+        return self._step("-exec-next", timeout)
+
+    def stepi(self, timeout: float | None = None) -> Stop:
+        """Step one instruction (gdb's `stepi`)."""
+        __tracebackhide__ = True
+        return self._step("-exec-step-instruction", timeout)
+
+    def finish(self, timeout: float | None = None) -> Stop:
+        """Run until the selected function returns; the stop has its `return_value`."""
+        __tracebackhide__ = True
+        return self._step("-exec-finish", timeout)
+
+    def until(self, location: str, timeout: float | None = None) -> Stop:
+        """Run until a location, or until the current function returns (gdb's `until`)."""
+        __tracebackhide__ = True
+        self._link.require_stopped("until()")
+        told = self._locations.resolve(location)
+        return self._step(f"-exec-until {c_string(told)}", timeout)
+
+    def _step(self, command: str, timeout: float | None) -> Stop:
+        __tracebackhide__ = True
+        self._go(command)
+        return self.wait(timeout)
+
+    def _go(self, command: str) -> None:
+        __tracebackhide__ = True
+        self._link.require_stopped(command.split()[0].removeprefix("-exec-"))
+        before = self._stop
+        self._resumed_at = self.console.mark()
+        self._link.moved()
+        self._stop = None
+        try:
+            self._link.command(command)
+        except GdbError:
+            # gdb refused, so nothing moved; what was read was read of this very moment, but it
+            # is safer to have it read again.
+            self._link.stopped = True
+            self._stop = before and Stop(self._link, before.reason, source=self.kernel.source)
+            raise
+
+    def _take_stop(self, timeout: float) -> bool:
+        """Take note of a stop if there is one; True when the kernel is stopped."""
+        deadline = time.monotonic() + timeout
+        while True:
+            record = self._gdb.next_stop(max(0.0, deadline - time.monotonic()))
+            if record is None:
+                return False
+            if self._note_stop(record["payload"] or {}):
+                return True
+
+    def _note_stop(self, payload: dict[str, Any]) -> bool:
+        """Make a Stop of gdb's record; False for one that nobody asked for any more."""
+        if str(payload.get("reason", "")).startswith("exited"):
+            self._check_alive()
+        self._link.stopped = True
+        reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
+        if reason == "interrupt":
+            if self._interrupts == 0:
+                # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
+                self._go("-exec-continue")
+                return False
+            self._interrupts -= 1
+        number = payload.get("bkptno") or payload.get("wpt", {}).get("number")
+        breakpoint = self._breakpoints.get(int(number)) if number else None
+        self._stop = Stop(
+            self._link,
+            reason,
+            breakpoint=breakpoint,
+            signal=signal,
+            message=self._message(reason),
+            result=payload.get("gdb-result-var"),
+            source=self.kernel.source,
+        )
+        return True
+
+    def _message(self, reason: str) -> str | None:
+        pattern = {"panic": _PANIC, "oops": _OOPS}.get(reason)
+        if pattern is None:
+            return None
+        found = pattern.findall(self.console.since(self._resumed_at))
+        return found[-1].decode("utf-8", "replace") if found else None
+
+    def _expected(self) -> str:
+        if not self._breakpoints:
+            return ", having no breakpoint to stop at"
+        shown = ", ".join(
+            f"{each.location} ({each.hits} hits)" for each in list(self._breakpoints.values())[:5]
+        )
+        return f" at {shown}"
+
+    def _check_alive(self) -> None:
+        """:raises KgdbError: the kernel, QEMU or gdb is gone, whichever went first."""
+        if not self._machine.alive:
+            raise self._first_cause(MachineDied("QEMU ended"))
+        if not self._gdb.alive:
+            self._gdb.next_stop(0)
+        said = self.console.since(self._resumed_at)
+        if b"end Kernel panic" in said and (found := _PANIC_END.search(said)):
+            raise KernelPanic(
+                f"the kernel panicked and halted: {found.group(1).decode('utf-8', 'replace')}\n"
+                f"the console's last lines are:\n{self.console.tail()}",
+                log=self.console.log,
+            )
+
+    def _first_cause(self, error: KgdbError) -> KgdbError:
+        """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
+        if self._machine.alive and self._gdb.alive and "emote" in error.message:
+            with contextlib.suppress(KgdbError):
+                self._machine.child.wait(0.5)
+        if self._machine.alive:
+            return error
+        if found := _PANIC.search(self.console.since(self._resumed_at)):
+            return KernelPanic(
+                f"the kernel panicked ({found.group(1).decode('utf-8', 'replace')}) and QEMU "
+                f"ended; the console's last lines are:\n{self.console.tail()}",
+                log=self.console.log,
+            )
+        return self._machine.death("QEMU ended while a test was using it")
+
+    def _registers(self) -> str:
+        try:
+            return self._machine.registers()
+        except KgdbError as error:
+            return f"(not to be had: {error.message})"
+
+    # Breakpoints
+
+    def breakpoint(
+        self,
+        location: str,
+        *,
+        condition: str | None = None,
+        temporary: bool = False,
+        hardware: bool = False,
+        ignore_count: int = 0,
+    ) -> Breakpoint:
+        """Plant a breakpoint.
+
+        :param location: as gdb takes it: a function, `file:line`, `*address`. `printk` means
+            the function behind that name on every kernel.
+        :param condition: a C expression; the kernel goes on where it is false.
+        :param temporary: delete it at its first hit.
+        :param hardware: use a debug register; x86 has four.
+        :param ignore_count: hits to pass over first.
+        :raises KgdbError: the location does not exist or must not be probed.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("breakpoint()")
+        if len(self._breakpoints) >= MAX_BREAKPOINTS:
+            raise KgdbError(
+                f"kgdb holds at most {MAX_BREAKPOINTS} breakpoints "
+                "(include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)",
+                hint="delete some",
+            )
+        told = self._locations.resolve(location)
+        words = ["-break-insert"]
+        if temporary:
+            words.append("-t")
+        if hardware:
+            words.append("-h")
+        if condition is not None:
+            words += ["-c", c_string(condition)]
+        if ignore_count:
+            words += ["-i", str(int(ignore_count))]
+        words.append(c_string(told))
+        planted = self._link.command(" ".join(words))["bkpt"]
+        address = planted.get("addr", "")
+        made = Breakpoint(
+            self,
+            int(planted["number"]),
+            location,
+            int(address, 16) if address.startswith("0x") else None,
+        )
+        made._condition = condition
+        self._breakpoints[made.number] = made
+        return made
+
+    def watchpoint(self, expression: str, *, access: Access = "write") -> Watchpoint:
+        """Stop the kernel when the memory behind an expression is written, or read.
+
+        :param expression: an lvalue of at most 8 bytes.
+        :param access: `write`, `read`, or `access` for either.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("watchpoint()")
+        flag = {"write": "", "read": "-r ", "access": "-a "}[access]
+        planted = self._link.command(f"-break-watch {flag}{c_string(expression)}")
+        number = int(next(iter(planted.values()))["number"])
+        made = Watchpoint(self, number, expression, access)
+        self._breakpoints[number] = made
+        return made
+
+    def breakpoint_command(self, command: str, breakpoint: Breakpoint, argument: str = "") -> None:
+        """Tell gdb something about a breakpoint (for :class:`Breakpoint`)."""
+        self._link.require_stopped("changing a breakpoint")
+        words = f"{command} {breakpoint.number}"
+        self._link.command(f"{words} {c_string(argument)}" if argument else words)
+
+    def delete_breakpoint(self, breakpoint: Breakpoint) -> None:
+        """Delete a breakpoint (for :meth:`Breakpoint.delete`)."""
+        self._breakpoints.pop(breakpoint.number, None)
+        if self._bound is None or not self._gdb.alive or not self._machine.alive:
+            return
+        was_running = not self.stopped
+        if was_running:
+            self.interrupt()
+        with contextlib.suppress(GdbError):
+            self._link.command(f"-break-delete {breakpoint.number}")
+        if was_running:
+            self.resume()
+
+    def delete_breakpoints(self) -> None:
+        """Delete all breakpoints and watchpoints."""
+        self._forget_breakpoints()
+        self._link.command("-break-delete")
+
+    def _on_record(self, record: Record) -> None:
+        """Follow gdb's news of breakpoints (in gdb's reading thread)."""
+        payload = record["payload"] or {}
+        if record["message"] == "breakpoint-modified":
+            changed = payload.get("bkpt", {})
+            known = self._breakpoints.get(_number(changed.get("number", "")))
+            if known is not None:
+                known.hits = int(changed.get("times", known.hits))
+        elif record["message"] == "breakpoint-deleted":
+            known = self._breakpoints.pop(_number(payload.get("id", "")), None)
+            if known is not None:
+                known.hits += 1  # gdb deletes by itself only what was temporary and hit
+                known.gone()
+                self._gone_last = known
+
+    # Data
+
+    def evaluate(self, expression: str) -> Value:
+        """Evaluate a C expression in the selected frame.
+
+        :raises KgdbError: gdb cannot; the message is its own.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("evaluate()")
+        return Value(self._link, self._link.ask("evaluate", expression=expression), expression)
+
+    def numbers(self, *expressions: str) -> list[int]:
+        """Evaluate several expressions at once (for the session)."""
+        answer = self._link.ask("numbers", expressions=expressions)
+        return [int(number) for number in answer["numbers"]]
+
+    def assign(self, expression: str, value: object) -> None:
+        """Assign to a variable, a member, a register (`$rax`).
+
+        :param value: a number, or a C expression.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("assign()")
+        told = int(value) if isinstance(value, bool | Value) else value
+        self._link.command(f"-gdb-set var {expression} = {told}")
+        self._wrote()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read the kernel's virtual memory.
+
+        :raises KgdbError: not all of it is mapped.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("read()")
+        return self._state.read(int(address), int(size))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to the kernel's virtual memory.
+
+        :raises KgdbError: it is not mapped.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("write()")
+        # Through kgdb, not into guest memory: QEMU must learn of changed instructions.
+        step = 512
+        for start in range(0, len(data), step):
+            piece = bytes(data[start : start + step])
+            self._link.command(f"-data-write-memory-bytes {int(address) + start:#x} {piece.hex()}")
+        self._wrote()
+
+    def _wrote(self) -> None:
+        """What was read before a write is not what is there now."""
+        self._link.writes += 1
+        self._state.invalidate()
+
+    def execute(self, gdb_command: str) -> str:
+        """Run a command as typed at gdb's prompt; return what it printed.
+
+        A command that lets the kernel move (`continue`, `stepi`) is followed: it returns at the
+        next stop.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("execute()")
+        asks_threads = _THREADS.match(gdb_command) is not None
+        if asks_threads:
+            self.show_all_threads(True)
+        try:
+            text = self._link.console(gdb_command)
+        finally:
+            if asks_threads:
+                self.show_all_threads(False)
+        if self._gdb.running:
+            self._link.moved()
+            self._stop = None
+            self.wait()
+        elif self._gdb.has_stops:
+            self._link.moved()
+            self._stop = None
+            self._take_stop(0)
+        else:
+            self._wrote()  # it may have been `set var`
+        return text
+
+    def show_all_threads(self, value: bool) -> None:
+        """Let gdb list every task, which takes kgdb a while; otherwise the one that stopped."""
+        self._require().relay.all_threads = value
+
+    @property
+    def program(self) -> drgn.Program:
+        """The stopped kernel as a drgn program."""
+        self._link.require_stopped("program")
+        return self._state.program
+
+    @property
+    def physical(self) -> Any:
+        """The guest's physical memory: `read`, `write`, `find`."""
+        self._link.require_stopped("physical")
+        return self._state.physical
+
+    def dmesg(self) -> str:
+        """Return the kernel's log buffer, as dmesg(1) shows it."""
+        __tracebackhide__ = True
+        self._link.require_stopped("dmesg()")
+        return self._state.dmesg()
+
+    # The guest
+
+    @property
+    def console(self) -> Console:
+        """The guest's console, with pexpect's spawn interface."""
+        return self._machine.console
+
+    def type(self, command: str) -> None:
+        """Type a command into the console's shell and wait for nothing.
+
+        While the kernel is stopped the bytes wait in the serial port; the shell reads them once
+        the kernel runs.
+        """
+        self.console.sendline(command)
+
+    def run(self, command: str, timeout: float | None = None) -> Result:
+        """Run a command in the guest's shell.
+
+        A stopped kernel runs for it and is stopped again afterwards.
+
+        :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
+        :raises KernelPanic: the command made the kernel panic.
+        :raises TimeoutError: it did not end in time.
+        """
+        __tracebackhide__ = True
+        limit = self.timeout if timeout is None else timeout
+        was_stopped = self.stopped
+        if was_stopped:
+            self.resume()
+        try:
+            result = self.console.run(
+                command, timeout=limit, meanwhile=lambda: self._check_running(command)
+            )
+        except TimeoutError:
+            if was_stopped:
+                with contextlib.suppress(KgdbError):
+                    self.interrupt()
+            raise
+        except MachineDied as error:
+            raise self._first_cause(error) from error
+        if was_stopped:
+            self.interrupt()
+        return result
+
+    def _check_running(self, command: str) -> None:
+        if self.stopped:
+            stop = self._stop
+            assert stop is not None
+            if stop.reason == "panic":
+                raise KernelPanic(
+                    f"the kernel panicked during {command!r}: {stop.message or stop!r}",
+                    log=self.console.log,
+                )
+            raise GuestCommandError(
+                f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
+                log=self.console.log,
+                hint="type() the command and cont() to the breakpoint, or disable the breakpoint",
+            )
+        self._check_alive()
+
+    def __repr__(self) -> str:
+        if self._bound is None:
+            return f"<Kgdb {self.kernel.release}: no machine>"
+        where = repr(self._stop) if self._link.stopped else "running"
+        return f"<Kgdb {self.kernel.release}: {where}>"
+
+
+def _number(text: object) -> int:
+    """Return a breakpoint's number; 0 for one of its locations (`3.1`)."""
+    return int(text) if isinstance(text, str) and text.isdigit() else 0

@@ -1,0 +1,207 @@
+"""Where a breakpoint may be planted, and why not where it may not."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from ..errors import KgdbError
+from ._link import GdbError, Link
+
+__all__ = ["Locations"]
+
+# Names that are macros on some kernels, and the function behind them there. printk became a
+# macro over _printk in 5.15 (include/linux/printk.h).
+_BEHIND_MACROS: Final = {"printk": "_printk"}
+
+# init/main.c, kernel_init: init memory is freed in SYSTEM_FREEING_INITMEM, the third state
+# (include/linux/kernel.h, enum system_states).
+_FREEING_INITMEM: Final = 2
+
+# kernel/debug/debug_core.h, KGDB_MAX_BREAKPOINTS (include/linux/kgdb.h): one more breaks the
+# resume without a word.
+MAX_BREAKPOINTS: Final = 1000
+
+
+@dataclass(frozen=True)
+class _Range:
+    start: str
+    end: str
+    why: str
+
+
+# include/asm-generic/vmlinux.lds.h and arch/x86/kernel/vmlinux.lds.S name the ends of these.
+_FORBIDDEN: Final = (
+    _Range(
+        "__noinstr_text_start",
+        "__noinstr_text_end",
+        "it is noinstr code (section .noinstr.text), in which a trap may come before the kernel "
+        "can handle one",
+    ),
+    _Range(
+        "__entry_text_start",
+        "__entry_text_end",
+        "it is entry code (section .entry.text), which runs on the way into the kernel, before a "
+        "trap can be handled",
+    ),
+    _Range(
+        "__kprobes_text_start",
+        "__kprobes_text_end",
+        "it is on the kprobe blocklist (section .kprobes.text): the breakpoint handler itself "
+        "uses it",
+    ),
+)
+
+
+class Locations:
+    """Turns a location into addresses, or refuses it with the reason.
+
+    :param vmlinux: the kernel's ELF file.
+    :param symbols: its System.map, where there is one.
+    """
+
+    def __init__(self, link: Link, vmlinux: Path, symbols: Path | None) -> None:
+        self._link = link
+        self._vmlinux = vmlinux
+        self._symbols = symbols
+        self._known: dict[str, int | None] = {}
+
+    def resolve(self, location: str) -> str:
+        """Return the location as gdb should be told it.
+
+        :raises KgdbError: nothing is there, or it must not be probed; the message says why.
+        """
+        told = location
+        try:
+            found = self._decode(location)
+        except GdbError as error:
+            behind = _BEHIND_MACROS.get(location)
+            if behind is None:
+                raise self._unknown(location, error) from error
+            try:
+                found, told = self._decode(behind), behind
+            except GdbError:
+                raise self._unknown(location, error) from error
+        for address in found:
+            if why := self._forbidden(address):
+                raise KgdbError(
+                    f"no breakpoint at {location} ({address:#x}): {why}",
+                    hint="break on a caller, or on a function that it calls",
+                )
+        return told
+
+    def _decode(self, location: str) -> list[int]:
+        places = self._link.ask("locations", location=location)["locations"]
+        return [int(place["address"]) for place in places]
+
+    def _address(self, symbol: str) -> int | None:
+        if symbol not in self._known:
+            self._known[symbol] = self._link.ask("symbol", name=symbol).get("address")
+        return self._known[symbol]
+
+    def _within(self, address: int, start: str, end: str) -> bool:
+        low, high = self._address(start), self._address(end)
+        if low is None or high is None:
+            return False
+        return (low & _MASK) <= address < (high & _MASK)
+
+    def _forbidden(self, address: int) -> str | None:
+        if self._within(address, "_sinittext", "_einittext"):
+            state = int(self._link.ask("evaluate", expression="(int)system_state")["int"])
+            if state >= _FREEING_INITMEM:
+                return (
+                    "it is in .init.text, whose memory the kernel has freed by now; "
+                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
+                )
+        for each in _FORBIDDEN:
+            if self._within(address, each.start, each.end):
+                return each.why
+        if self._blocklisted(address):
+            return (
+                "it is on the kprobe blocklist (NOKPROBE_SYMBOL), which kgdb honours "
+                "(kernel/debug/debug_core.c, kgdb_validate_break_address): the breakpoint "
+                "handler itself uses it"
+            )
+        return None
+
+    def _blocklisted(self, address: int) -> bool:
+        """Whether the function around an address is named by NOKPROBE_SYMBOL."""
+        entries = self._blocklist
+        index = bisect.bisect_right(entries, address)
+        if index == 0:
+            return False
+        entry = entries[index - 1]
+        return entry == address or self._function(entry) == self._function(address)
+
+    def _function(self, address: int) -> str:
+        return re.split(r" \+ | in section ", self._link.console(f"info symbol {address:#x}"))[0]
+
+    @cached_property
+    def _blocklist(self) -> list[int]:
+        """The functions that NOKPROBE_SYMBOL names, from section _kprobe_blacklist."""
+        low = self._address("__start_kprobe_blacklist")
+        high = self._address("__stop_kprobe_blacklist")
+        if low is None or high is None:
+            return []
+        low, high = low & _MASK, high & _MASK
+        # From the file: in memory the section goes with the rest of init data.
+        data = _file_bytes(self._vmlinux, low, high - low)
+        return sorted(entry for (entry,) in struct.iter_unpack("<Q", data) if entry)
+
+    def _unknown(self, location: str, error: GdbError) -> KgdbError:
+        name = re.split(r"[:+*\s]", location.strip(), maxsplit=1)[0]
+        near = difflib.get_close_matches(name, set(self._names()), n=5, cutoff=0.7) if name else []
+        said = error.message.rstrip(".")
+        return KgdbError(
+            f"no breakpoint at {location}: {said}",
+            hint=f"did you mean {', '.join(near)}?"
+            if near
+            else "a function that gcc inlined everywhere, or a module's before it is loaded, "
+            "has no address",
+        )
+
+    def _names(self) -> Iterator[str]:
+        """The kernel's functions by name."""
+        if self._symbols is not None and self._symbols.exists():
+            with self._symbols.open() as lines:
+                for line in lines:
+                    _, kind, name = line.split(maxsplit=2)
+                    if kind in "tTwW":
+                        yield name.strip()
+            return
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.sections import SymbolTableSection
+
+        with self._vmlinux.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".symtab")
+            if not isinstance(table, SymbolTableSection):
+                return
+            for symbol in table.iter_symbols():
+                if symbol["st_info"]["type"] == "STT_FUNC":
+                    yield symbol.name
+
+
+_MASK: Final = (1 << 64) - 1
+
+
+def _file_bytes(vmlinux: Path, address: int, size: int) -> bytes:
+    """Return what the ELF file loads at an address."""
+    from elftools.elf.elffile import ELFFile
+
+    with vmlinux.open("rb") as file:
+        for section in ELFFile(file).iter_sections():
+            start = section["sh_addr"]
+            if (
+                section["sh_type"] == "SHT_PROGBITS"
+                and start <= address < start + section["sh_size"]
+            ):
+                file.seek(section["sh_offset"] + address - start)
+                return file.read(size)
+    return b""

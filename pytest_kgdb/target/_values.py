@@ -1,0 +1,228 @@
+"""Values of the stopped kernel, as gdb knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import KgdbError, StaleError
+from ._link import Link
+
+__all__ = ["Task", "Value"]
+
+
+class Value:
+    """A value in the stopped kernel: typed, read when asked for, bound to its moment.
+
+    Used after the kernel moved on it raises :class:`~pytest_kgdb.errors.StaleError`.
+    """
+
+    __hash__ = None  # type: ignore[assignment] # it compares with what it holds, which is the kernel's
+
+    def __init__(self, link: Link, known: dict[str, Any], expression: str) -> None:
+        self._link = link
+        self._moment = link.moment
+        self._writes = link.writes
+        self._known = known
+        self._expression = expression
+
+    def _check(self) -> dict[str, Any]:
+        self._link.check(self._moment, f"the value of {self._expression}")
+        if self._writes != self._link.writes:
+            # Memory was written since: what lies in memory is read again.
+            if "address" not in self._known:
+                raise StaleError(
+                    f"the value of {self._expression} was read before a write and has no address",
+                    hint="evaluate it again",
+                )
+            self._known = self._link.ask("refresh", id=self._known["id"])
+            self._writes = self._link.writes
+        return self._known
+
+    def _readable(self) -> dict[str, Any]:
+        known = self._check()
+        if known.get("optimized_out"):
+            raise KgdbError(
+                f"{self._expression} was optimised out here by the compiler",
+                hint="stop at another line, or where the value is an argument of a function "
+                "that was not inlined",
+            )
+        return known
+
+    def _child(self, expression: str, how: str, argument: Any = None) -> Value:
+        known = self._readable()
+        answer = self._link.ask("child", id=known["id"], how=how, argument=argument)
+        return Value(self._link, answer, expression)
+
+    @property
+    def type(self) -> str:
+        """The type's name, as C writes it."""
+        return str(self._check()["type"])
+
+    @property
+    def address(self) -> int | None:
+        """Where it lies in memory; None for what lies in a register or nowhere."""
+        address = self._check().get("address")
+        return None if address is None else int(address)
+
+    @property
+    def is_optimized_out(self) -> bool:
+        """Whether the compiler left nothing of it here."""
+        return bool(self._check().get("optimized_out"))
+
+    def string(self, length: int | None = None) -> str:
+        """Return the text that a `char *` points at, or that a `char []` holds.
+
+        :param length: bytes to read; up to the NUL otherwise.
+        """
+        known = self._readable()
+        answer = self._link.ask("string", id=known["id"], length=length)
+        return str(answer["string"])
+
+    def dereference(self) -> Value:
+        """Return what a pointer points at."""
+        return self._child(f"*({self._expression})", "dereference")
+
+    def cast(self, type_name: str) -> Value:
+        """Return the value as another type: `value.cast("struct task_struct *")`."""
+        return self._child(f"({type_name})({self._expression})", "cast", type_name)
+
+    def __getitem__(self, key: str | int) -> Value:
+        """Return a member by name (through a pointer too), or an element by index."""
+        if isinstance(key, str):
+            arrow = "->" if self._check()["code"] == "ptr" else "."
+            return self._child(f"{self._expression}{arrow}{key}", "member", key)
+        index = int(key)
+        length = self._check().get("length")
+        # C has flexible arrays of length 0 or 1 whose real length only the kernel knows.
+        if length is not None and length > 1 and not -length <= index < length:
+            raise IndexError(f"{self._expression} has {length} elements, not an index {index}")
+        if length is not None and index < 0:
+            index += length
+        return self._child(f"{self._expression}[{index}]", "index", index)
+
+    def __iter__(self) -> Iterator[Value]:
+        """Go through an array's elements."""
+        for index in range(len(self)):
+            yield self[index]
+
+    def __len__(self) -> int:
+        """Return an array's length."""
+        length = self._check().get("length")
+        if length is None:
+            raise TypeError(f"{self._expression} is a {self.type}, not an array")
+        return int(length)
+
+    def _int(self) -> int:
+        known = self._readable()
+        if "float" in known:
+            return int(known["float"])
+        if "int" not in known:
+            raise TypeError(f"{self._expression} is a {self.type}, not a number")
+        return int(known["int"])
+
+    def __int__(self) -> int:
+        return self._int()
+
+    def __index__(self) -> int:
+        return self._int()
+
+    def __float__(self) -> float:
+        known = self._readable()
+        return float(known["float"]) if "float" in known else float(self._int())
+
+    def __bool__(self) -> bool:
+        known = self._readable()
+        if "float" in known:
+            return bool(known["float"])
+        return bool(known["int"]) if "int" in known else True
+
+    def __str__(self) -> str:
+        known = self._check()
+        if known.get("optimized_out"):
+            return "<optimized out>"
+        if "text" not in known:
+            known["text"] = self._link.ask("text", id=known["id"])["text"]
+        return str(known["text"])
+
+    def __repr__(self) -> str:
+        if self._moment != self._link.moment:
+            return f"<Value {self._expression}: stale>"
+        try:
+            return f"<Value {self._expression} = ({self.type}) {self}>"
+        except KgdbError as error:
+            return f"<Value {self._expression}: {error.message}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Value):
+            mine, theirs = self._readable(), other._readable()
+            if "int" in mine and "int" in theirs:
+                return bool(mine["int"] == theirs["int"])
+            return str(self) == str(other)
+        if isinstance(other, bool | int):
+            return "int" in self._readable() and self._int() == int(other)
+        if isinstance(other, float):
+            return float(self) == other
+        if isinstance(other, str):
+            return self._as_text() == other
+        if isinstance(other, bytes):
+            return self._as_text().encode() == other
+        return NotImplemented
+
+    def _as_text(self) -> str:
+        known = self._readable()
+        if known["code"] in ("ptr", "array") and "char" in known["type"]:
+            return self.string()
+        return str(self)
+
+    def __lt__(self, other: Any) -> bool:
+        return self._int() < int(other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._int() <= int(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._int() > int(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._int() >= int(other)
+
+    def __add__(self, other: Any) -> int:
+        return self._int() + int(other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> int:
+        return self._int() - int(other)
+
+    def __rsub__(self, other: Any) -> int:
+        return int(other) - self._int()
+
+    def __and__(self, other: Any) -> int:
+        return self._int() & int(other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> int:
+        return self._int() | int(other)
+
+    __ror__ = __or__
+
+
+class Task(Value):
+    """A `struct task_struct *`."""
+
+    @property
+    def pid(self) -> int:
+        """The thread's id, as the kernel numbers it (`task_struct.pid`)."""
+        return int(self["pid"])
+
+    @property
+    def tgid(self) -> int:
+        """The process's id (`task_struct.tgid`)."""
+        return int(self["tgid"])
+
+    @property
+    def comm(self) -> str:
+        """The command's name, at most 15 bytes (`task_struct.comm`)."""
+        return self["comm"].string()
