@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import pytest
@@ -41,6 +41,8 @@ class Run:
         self.live: Session | None = None
         """The one kernel whose machines are up."""
 
+        self._parameter: object = None  # of `kgdb_kernel`, for that one
+        self._machine: object = None  # the one that is up
         self._boots_line: str | None = None
         self._described = is_worker(config)  # one line for each worker would be noise
         # Of each machine: how often in a row it failed to come up, or None if it never will.
@@ -90,22 +92,35 @@ class Run:
                     hint="name it as an argument of the test, or in usefixtures()",
                 )
             spec = specs[0]
+        self._parameter = getattr(request, "param", None)
         return self.artifacts.kernel(spec)
 
     def machines(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Iterator[Session]:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
         self._boots.clear()
+        self._machine = None
         try:
             yield self.live
         finally:
             self._close()
 
     def shared(self, session: Session) -> Kgdb:
-        """Return the handle for the fixture `kgdb_session`."""
-        handle = session.handle
-        self._describe(session)
-        return handle
+        """Return the handle for the fixture `kgdb_session`, on the machine of the options."""
+        wanted = self.settings.for_marker({}, "kgdb_session")
+        if self._machine in (None, wanted.machine):
+            return self._come_up(session, wanted, lambda: session.handle)
+        return self._come_up(session, wanted, lambda: session.acquire(wanted))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Mend the shared machine before a test that uses it: the last test may have ended it."""
+        names = getattr(item, "fixturenames", ())
+        if "kgdb_session" not in names or "kgdb" in names:
+            return
+        # The session of another kernel is closed, and its own opened, by the fixtures.
+        if self.live is not None and kernel_of(item) == self._parameter:
+            self.shared(self.live)
 
     def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
         """Lend a test the handle for the fixture `kgdb`."""
@@ -113,18 +128,19 @@ class Run:
         wanted = item.stash.get(WANTED, None)
         if wanted is None:  # asked for by getfixturevalue(): not seen at collection
             wanted = wanted_of(item, self.settings)
-        handle = self._acquire(session, wanted)
+        handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
         try:
             yield handle
         finally:
             session.release(failed=item.stash.get(FAILED, False))
 
-    def _acquire(self, session: Session, wanted: Wanted) -> Kgdb:
+    def _come_up(self, session: Session, wanted: Wanted, boot: Callable[[], Kgdb]) -> Kgdb:
+        """Return what `boot` returns; after failures that will come again, fail at once."""
         key = (wanted.machine, wanted.at)
         if self._boots.get(key, 0) is None:
             raise self._causes[key]
         try:
-            handle = session.acquire(wanted)
+            handle = boot()
         except (BootError, BuildError, ConfigError) as error:
             # Tried again, it would fail again, and each try is a wait to its deadline.
             failures = (self._boots[key] or 0) + 1 if key in self._boots else None
@@ -134,6 +150,7 @@ class Run:
             self._causes[key] = error
             raise
         self._boots[key] = 0
+        self._machine = wanted.machine
         self._describe(session)
         return handle
 
@@ -157,6 +174,7 @@ class Run:
         if (
             self.live is None
             or not self.settings.attach
+            or is_worker(self.config)  # it has no terminal
             or not isinstance(node, pytest.Item)
             or not is_kernel_test(node)
         ):

@@ -584,6 +584,52 @@ def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
     assert result.stdout.str().count("BootError: try 2 (told in full above") == 2
 
 
+def test_the_shared_machine_is_mended_before_each_test(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(smp=2)
+        def test_two_cpus(kgdb): pass
+        def test_a(kgdb_session): pass
+        def test_b(kgdb_session): pass
+        """
+    )
+    inner.run().assert_outcomes(passed=3)
+    # The first time by the fixture, which finds another machine; then by looking whether it lives.
+    assert inner.events()[2:] == [
+        "boot distro:6.1 2 256 ",
+        "acquire ready snapshot 60.0",
+        "release False",
+        "boot distro:6.1 1 256 ",
+        "acquire ready snapshot 60.0",
+        "shared",
+        "shared",
+        "close distro:6.1",
+    ]
+
+
+def test_a_shared_machine_that_does_not_come_back(inner: Inner) -> None:
+    inner.pretend("""
+def handle(self):
+    event("shared")
+    if len(EVENTS.read_text().split("shared")) > 3:
+        Handle().fail(errors.BootError("it will not"))
+    return Handle()
+Session.handle = property(handle)
+""")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("n", range(5))
+        def test_a(kgdb_session, n): pass
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(passed=2, errors=3)
+    assert result.stdout.str().count("BootError: it will not (told in full above") == 1
+    assert len(inner.events("shared")) == 4
+
+
 # -- reports --------------------------------------------------------------------------------------
 
 
