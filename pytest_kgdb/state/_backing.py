@@ -45,6 +45,10 @@ class Backing(ABC):
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
         """Yield the memory of a drgn program; each read calls `check` first."""
 
+    def close(self) -> None:
+        """Let go of the files. Idempotent."""
+        self.vmlinux.close()
+
 
 def _table(vmlinux: Vmlinux, placement: Placement, physical: Physical) -> PageTable:
     # arch/x86/include/asm/pgtable_64.h: swapper_pg_dir is a macro over init_top_pgt.
@@ -66,6 +70,10 @@ class GuestMemory(Backing):
 
     def read(self, address: int, size: int) -> bytes:
         return self.table.read(address, size)
+
+    def close(self) -> None:
+        super().close()
+        self._ram.close()
 
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
         # Page tables are walked by drgn itself, over the physical segments. The two linear maps,

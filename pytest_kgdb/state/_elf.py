@@ -61,6 +61,12 @@ class Vmlinux:
             raise self._unusable("it is not a 64-bit little-endian ELF file")
         return data
 
+    def close(self) -> None:
+        """Unmap the file. What was found out stays known. Idempotent."""
+        self.__dict__.pop("_index", None)
+        if data := self.__dict__.pop("_map", None):
+            data.close()
+
     def _unusable(self, why: str) -> ConfigError:
         return ConfigError(
             f"cannot read the kernel's symbols from {self.path}: {why}",

@@ -53,7 +53,6 @@ class State:
     ) -> None:
         memory = Ram(ram, ram_layout(memory_bytes, machine))
         self._start(GuestMemory(Vmlinux(vmlinux), memory), is_stopped, generation, modules)
-        self._close = memory.close
 
     @classmethod
     def through_debugger(
@@ -74,7 +73,6 @@ class State:
         state = cls.__new__(cls)
         memory = DebuggerMemory(Vmlinux(vmlinux), read, kernel_offset)
         state._start(memory, is_stopped, generation, modules)
-        state._close = lambda: None
         return state
 
     def _start(
@@ -100,7 +98,7 @@ class State:
         """Let go of guest RAM; the state and its program cannot be used any more. Idempotent."""
         self._closed = True
         self._program = None
-        self._close()
+        self._memory.close()
 
     def invalidate(self) -> None:
         """Forget what was found out at this stop: memory was written behind our back."""
