@@ -42,7 +42,7 @@ class Run:
         """The one kernel whose machines are up."""
 
         self._parameter: object = None  # of `kgdb_kernel`, for that one
-        self._machine: object = None  # the one that is up
+        self._is_shared = False  # whether the machine that is up is as `kgdb_session` left it
         self._boots_line: str | None = None
         self._described = is_worker(config)  # one line for each worker would be noise
         # Of each machine: how often in a row it failed to come up, or None if it never will.
@@ -99,18 +99,23 @@ class Run:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
         self._boots.clear()
-        self._machine = None
+        self._is_shared = False
         try:
             yield self.live
         finally:
             self._close()
 
     def shared(self, session: Session) -> Kgdb:
-        """Return the handle for the fixture `kgdb_session`, on the machine of the options."""
+        """Return the handle for the fixture `kgdb_session`, on the machine of the options.
+
+        What its tests did is there, until a test with the fixture `kgdb` came between.
+        """
         wanted = self.settings.for_marker({}, "kgdb_session")
-        if self._machine in (None, wanted.machine):
+        if self._is_shared:
             return self._come_up(session, wanted, lambda: session.handle)
-        return self._come_up(session, wanted, lambda: session.acquire(wanted))
+        handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
+        self._is_shared = True
+        return handle
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -128,6 +133,7 @@ class Run:
         wanted = item.stash.get(WANTED, None)
         if wanted is None:  # asked for by getfixturevalue(): not seen at collection
             wanted = wanted_of(item, self.settings)
+        self._is_shared = False
         handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
         try:
             yield handle
@@ -150,7 +156,6 @@ class Run:
             self._causes[key] = error
             raise
         self._boots[key] = 0
-        self._machine = wanted.machine
         self._describe(session)
         return handle
 

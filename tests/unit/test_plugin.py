@@ -592,10 +592,12 @@ def test_the_shared_machine_is_mended_before_each_test(inner: Inner) -> None:
         def test_two_cpus(kgdb): pass
         def test_a(kgdb_session): pass
         def test_b(kgdb_session): pass
+        @pytest.mark.kgdb(at="kgdbwait")
+        def test_c(kgdb): pass
+        def test_d(kgdb_session): pass
         """
     )
-    inner.run().assert_outcomes(passed=3)
-    # The first time by the fixture, which finds another machine; then by looking whether it lives.
+    inner.run().assert_outcomes(passed=5)
     assert inner.events()[2:] == [
         "boot distro:6.1 2 256 ",
         "acquire ready snapshot 60.0",
@@ -604,6 +606,9 @@ def test_the_shared_machine_is_mended_before_each_test(inner: Inner) -> None:
         "acquire ready snapshot 60.0",
         "shared",
         "shared",
+        "acquire kgdbwait snapshot 60.0",
+        "release False",
+        "acquire ready snapshot 60.0",
         "close distro:6.1",
     ]
 
@@ -612,7 +617,7 @@ def test_a_shared_machine_that_does_not_come_back(inner: Inner) -> None:
     inner.pretend("""
 def handle(self):
     event("shared")
-    if len(EVENTS.read_text().split("shared")) > 3:
+    if len(EVENTS.read_text().split("shared")) > 2:
         Handle().fail(errors.BootError("it will not"))
     return Handle()
 Session.handle = property(handle)
@@ -627,7 +632,7 @@ Session.handle = property(handle)
     result = inner.run()
     result.assert_outcomes(passed=2, errors=3)
     assert result.stdout.str().count("BootError: it will not (told in full above") == 1
-    assert len(inner.events("shared")) == 4
+    assert len(inner.events("shared")) == 3
 
 
 # -- reports --------------------------------------------------------------------------------------
