@@ -185,16 +185,15 @@ class Child:
 
         :raises TimeoutError: it outlived even that, stuck in the kernel.
         """
-        if not self._ended(0):
-            # A child that is stopped (SIGSTOP, SIGTTOU) sees no SIGTERM before SIGCONT.
-            self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)
-            try:
+        try:
+            if not self._ended(0):
+                # A child that is stopped (SIGSTOP, SIGTTOU) sees no SIGTERM before SIGCONT.
+                self._signal(signal.SIGTERM)
+                self._signal(signal.SIGCONT)
                 self._ended(grace)
-            except BaseException:
-                self.kill()  # the second Ctrl-C: no more patience
-                raise
-        return self.kill()
+        finally:  # also for a second Ctrl-C: no more patience
+            status = self.kill()
+        return status
 
     def kill(self) -> int:
         """End the whole group by SIGKILL.

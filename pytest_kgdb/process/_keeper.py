@@ -32,9 +32,10 @@ while read -r sign group; do
         groups=$left ;;
     esac
 done
-for group in $groups; do kill -KILL -- "-$group"; done
+for group in $groups; do kill -KILL "-$group"; done
 for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-    found=$(grep -lszFx -e "$1" /proc/[0-9]*/environ) || exit 0
+    found=$(grep -lszFx -e "$1" /proc/[0-9]*/environ)
+    [ "$found" ] || exit 0
     for each in $found; do
         each=${each#/proc/}
         kill -KILL "${each%/environ}"
@@ -62,7 +63,10 @@ class _Start(Generic[KeptT]):
 
     def __init__(self, start: Callable[[], KeptT]) -> None:
         self.start = start
-        self.done = threading.Event()
+        # Taken until it is done. Not an Event: a KeyboardInterrupt inside of one can leave its
+        # inner lock taken, and the starting thread stuck for good.
+        self.done = threading.Lock()
+        self.done.acquire()
         self.lock = threading.Lock()
         self.abandoned = False
         self.child: KeptT | None = None
@@ -96,8 +100,12 @@ class Keeper:
         order = _Start(start)
         try:
             self._starts.put(order)
-            if not order.done.wait(_START_SECONDS):
+            if not order.done.acquire(timeout=_START_SECONDS):
                 raise TimeoutError(f"a program did not start within {_START_SECONDS:g} s")
+            if order.error is not None:
+                raise order.error
+            assert order.child is not None
+            return order.child
         except BaseException:
             with order.lock:
                 order.abandoned = True
@@ -105,10 +113,6 @@ class Keeper:
             if child is not None:
                 child.kill()
             raise
-        if order.error is not None:
-            raise order.error
-        assert order.child is not None
-        return order.child
 
     @staticmethod
     def _serve(starts: queue.SimpleQueue[_Start[Any]]) -> None:
@@ -125,7 +129,7 @@ class Keeper:
                 unwanted = order.abandoned
             if unwanted and child is not None:
                 child.kill()
-            order.done.set()
+            order.done.release()
             del order, child  # or the last child would be held until the next is started
 
     def adopt(self, child: Kept) -> None:
@@ -137,17 +141,23 @@ class Keeper:
     def release(self, child: Kept) -> None:
         """Forget a child, dead but not yet reaped."""
         with self._lock:
-            if self._live.pop(child.pid, None) is not None:
+            if child.pid in self._live and self._guardian is not None:
                 with contextlib.suppress(OSError):  # it must be reaped, guardian or no guardian
                     self._tell("-", child.pgid)
+            self._live.pop(child.pid, None)
 
     def end_all(self) -> None:
         """Kill what is left when the interpreter ends, and see the guardian off."""
+        if self._starts is not None:
+            # Behind the children that are just being started, or killed because nobody waits.
+            last: _Start[Any] = _Start(lambda: None)
+            self._starts.put(last)
+            last.done.acquire(timeout=_FAREWELL_SECONDS)
         for child in list(self._live.values()):
             with contextlib.suppress(KgdbError, OSError):
                 child.kill()
-        if self._guardian is not None:
-            self._see_off(self._guardian)
+        with self._lock:
+            self._see_off()
 
     def forget(self) -> None:
         """Start afresh in a forked process: the children are its parent's, not its own."""
@@ -163,20 +173,18 @@ class Keeper:
         try:
             self._pipe().write(word)
         except BrokenPipeError:  # somebody killed it: a new one, told of all
-            if self._guardian is not None:
-                self._see_off(self._guardian)
-            self._guardian = None
+            self._see_off()
             pipe = self._pipe()
             for child in self._live.values():
                 pipe.write(f"+ {child.pgid}\n".encode())
-            pipe.write(word)
+            pipe.write(word)  # last: it may take one of those back
 
-    @staticmethod
-    def _see_off(guardian: subprocess.Popen[bytes]) -> None:
-        if guardian.stdin is not None:
+    def _see_off(self) -> None:
+        guardian, self._guardian = self._guardian, None
+        if guardian is not None and guardian.stdin is not None:
             guardian.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            guardian.wait(_FAREWELL_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                guardian.wait(_FAREWELL_SECONDS)
 
     def _pipe(self) -> IO[bytes]:
         if self._guardian is None:
