@@ -1,0 +1,52 @@
+"""From the option to a disk."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ..cache import Cache
+from ..errors import ConfigError
+from ..kernel import Kernel
+from ..progress import Progress
+from ..settings import Settings
+from . import _qcow2
+from ._image import Disk
+
+
+def prepare(settings: Settings, kernel: Kernel, cache: Cache, progress: Progress) -> Disk | None:
+    """Return the disk that the settings ask for, built if need be; None where they ask for none.
+
+    :raises ConfigError: the image cannot be used, or the host cannot build one.
+    :raises BuildError: it could not be built.
+    """
+    if settings.disk == "none":
+        return None
+    if settings.disk == "debian" or settings.disk.startswith("debian:"):
+        del kernel, progress  # until debian is here
+        raise ConfigError("--kgdb-disk=debian is not built yet")
+    return _given(settings, Path(settings.disk), cache)
+
+
+def _given(settings: Settings, path: Path, cache: Cache) -> Disk:
+    """Return the user's own image, looked over."""
+    try:
+        info = _qcow2.look_at(path)
+        marks = []
+        for file in info.chain:
+            status = file.stat()
+            marks.append(
+                f"{file} {status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+            )
+        key = hashlib.sha256("\n".join(marks).encode()).hexdigest()[:32]
+        cache.memo("disk-check", key, lambda: _checked(path))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{settings.origin('disk')}: {error.message}", hint=error.hint, log=error.log
+        ) from error
+    return Disk(path, key=key, kind="file")
+
+
+def _checked(path: Path) -> str:
+    _qcow2.check(path)
+    return "whole"
