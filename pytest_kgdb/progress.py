@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -91,7 +91,7 @@ class Progress:
     def __init__(
         self, stream: TextIO | None = None, *, live: bool | None = None, interval: float = 30.0
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = _Unfailing(sys.stderr if stream is None else stream)
         self._live = _is_terminal(self._stream) if live is None else live
         self._interval = interval
         self._lock = threading.RLock()
@@ -160,10 +160,27 @@ class Progress:
             bars.stop()
 
     def _write(self, text: str) -> None:
-        # A reader that went away (`pytest | head`) must not break a build.
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class _Unfailing:
+    """A stream whose reader may go away (`pytest | head`): that must not end a build."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text + "\n")
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class Silent(Progress):
@@ -183,7 +200,7 @@ class Silent(Progress):
         yield Stage(_clean(title))
 
 
-def _bars(stream: TextIO) -> Bars:
+def _bars(stream: _Unfailing) -> Bars:
     # Imported when there is work to show: a warm start shows none, and has no time to spare.
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -198,7 +215,7 @@ def _bars(stream: TextIO) -> Bars:
     return Bars(
         SpinnerColumn(),
         Line(),
-        console=Console(file=stream, force_terminal=True),
+        console=Console(file=cast(TextIO, stream), force_terminal=True),
         refresh_per_second=4,
         transient=True,
         # pytest captures these: they are not ours to take.
@@ -207,8 +224,8 @@ def _bars(stream: TextIO) -> Bars:
     )
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+def _is_terminal(stream: _Unfailing) -> bool:
+    return bool(stream.isatty()) and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _clean(text: str) -> str:

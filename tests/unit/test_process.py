@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import sys
@@ -69,7 +70,7 @@ def test_run_stops_what_takes_too_long() -> None:
 
 
 def test_the_timeout_is_also_the_built_in_one() -> None:
-    with pytest.raises(__builtins__["TimeoutError"]):
+    with pytest.raises(builtins.TimeoutError):
         run(["sleep", "60"], timeout=0)
 
 
