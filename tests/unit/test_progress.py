@@ -102,7 +102,7 @@ def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch) -> None:
             until(lambda: "waiting, 0." in stream.getvalue())
     text = stream.getvalue()
     assert "pytest-kgdb: a [bold]note\n" in text
-    assert threading.active_count() == before
+    until(lambda: threading.active_count() == before)
     progress.say("after")
     assert stream.getvalue().endswith("pytest-kgdb: after\n")
 
