@@ -10,8 +10,7 @@ _LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In
 _KBUILD: Final = re.compile(r"^(  [A-Z]{2,}[\w ]*(\[M\])?\s|make(\[\d+\])?: |scripts/)")
 _OTHERS: Final = (
     re.compile(r"^ERROR: modpost: "),
-    re.compile(r"undefined reference to |^(?:\S*/)?ld(?:\.\w+)?: .*(?<!warning)[^:]*error"),
-    re.compile(r"^(?:\S*/)?ld(?:\.\w+)?: (?!warning)"),
+    re.compile(r"^(?:\S*/)?ld(?:\.\w+)?: (?!warning)|: undefined reference to "),
     re.compile(r"^(?:\S*:)?\d*:?\s*error: |^[^\s:]+: error: |^error: "),
     re.compile(
         r"No space left on device|: (?:not found|command not found)$|internal compiler error"
@@ -49,7 +48,7 @@ def first_error(log: str) -> str:
                 last = number + 1
                 while last < len(lines) and pattern.search(lines[last]):
                     last += 1
-                return _shown(lines, max(number - 1, 0) if number == 0 else number, last)
+                return _shown(lines, number, last)
     return _shown(lines, max(0, len(lines) - 6), len(lines))
 
 

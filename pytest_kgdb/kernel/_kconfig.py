@@ -19,7 +19,7 @@ _PROMPT: Final = re.compile(
     r"\s*(?:(?:bool|tristate|string|int|hex|prompt|def_bool|def_tristate)\b.*?)(\".*?\"|'.*?')"
 )
 _DEPENDS: Final = re.compile(r"\s*depends\s+on\s+(.*)")
-_WORD: Final = re.compile(r"\b[A-Z0-9_]*[A-Z_][A-Z0-9_]*\b")
+_WANTED: Final = re.compile(r"(?<![!\w])[A-Z0-9_]*[A-Z_][A-Z0-9_]*\b")  # not under a "!"
 _SKIPPED: Final = frozenset({"Documentation", ".git", "LICENSES"})
 
 
@@ -83,7 +83,7 @@ def definitions(text: str, name: str) -> Iterator[Definition]:
                 around = tuple(text for _, texts in blocks for text in texts)
                 entry = Definition(name_match[1], f"{name}:{number}", depends=around)
         elif match := _DEPENDS.match(line):
-            expression = match[1].split("#")[0].strip()
+            expression = " ".join(match[1].split("#")[0].split())
             if entry is not None:
                 entry = replace(entry, depends=(*entry.depends, expression))
             elif blocks:
@@ -132,7 +132,7 @@ def _reason(item: Lost, found: list[Definition], config: Mapping[str, str]) -> s
         f"({text})" if "||" in text and len(definition.depends) > 1 else text
         for text in definition.depends
     )
-    words = dict.fromkeys(_WORD.findall(expression))
+    words = dict.fromkeys(_WANTED.findall(expression))
     off = [f"{word}={config.get(word, 'n')}" for word in words if config.get(word, "n") != "y"]
     state = f"; here {', '.join(off)}" if off else ""
     return f"depends on {expression} ({definition.where}){state}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -135,23 +136,21 @@ def _is_patch(data: bytes) -> bool:
 
 def _mails(path: Path, name: str) -> Iterator[Patch]:
     """The patches of a mailbox in their order: that of `[PATCH 2/5]`, else that of the file."""
-
     import mailbox  # slow to import, and rarely needed
 
-    box = mailbox.mbox(path, create=False)
     numbered: list[tuple[int, int, Patch]] = []
-    for place, message in enumerate(box):
-        subject = " ".join(str(message.get("Subject", "")).split())
-        if _REPLY.match(subject):
-            continue
-        for part in message.walk():
-            if part.is_multipart():
+    with contextlib.closing(mailbox.mbox(path, create=False)) as box:
+        for place, message in enumerate(box):
+            subject = " ".join(str(message.get("Subject", "")).split())
+            if _REPLY.match(subject):
                 continue
-            payload = part.get_payload(decode=True)
-            if isinstance(payload, bytes) and _is_patch(data := payload.replace(b"\r\n", b"\n")):
-                number = _NUMBER.search(subject)
-                order = int(number[1]) if number else place
-                numbered.append((order, place, Patch(f"{name}: {subject}", data)))
+            number = _NUMBER.search(subject)
+            order = int(number[1]) if number else place
+            for part in message.walk():
+                payload = None if part.is_multipart() else part.get_payload(decode=True)
+                data = payload.replace(b"\r\n", b"\n") if isinstance(payload, bytes) else b""
+                if _is_patch(data):
+                    numbered.append((order, place, Patch(f"{name}: {subject}", data)))
     yield from (patch for _, _, patch in sorted(numbered, key=lambda each: each[:2]))
 
 
