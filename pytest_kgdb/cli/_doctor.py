@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from ..errors import KgdbError
+from ..errors import KgdbError, TimeoutError
 from ..process import run as run_command
+from ..report import clean
 from ..settings import Settings, from_arguments
 
 State = Literal["ok", "lacks", "without"]
 """There; missing and needed; missing and not needed by everybody."""
 
+_KVM: Final = Path("/dev/kvm")
 _MIB: Final = 1 << 20
 _SECONDS: Final = 30.0
 """For a program to say its version; only a broken one takes that long."""
@@ -203,20 +205,53 @@ def _sources() -> Finding:
 
 
 def _kvm() -> Finding:
-    device = Path("/dev/kvm")
     slow = "tests run without it (TCG), several times slower"
-    if not device.exists():
+    if not _KVM.exists():
         return Finding(
-            "KVM", "without", f"no {device}: {slow}", "modprobe kvm_intel or kvm_amd, on bare metal"
+            "KVM", "without", f"no {_KVM}: {slow}", "modprobe kvm_intel or kvm_amd, on bare metal"
         )
-    if not os.access(device, os.R_OK | os.W_OK):
+    if not os.access(_KVM, os.R_OK | os.W_OK):
         return Finding(
             "KVM",
             "without",
-            f"{device} is not ours to open: {slow}",
+            f"{_KVM} is not ours to open: {slow}",
             f"sudo adduser {os.environ.get('USER', '$USER')} kvm, and log in again",
         )
-    return Finding("KVM", "ok", f"{device} opens")
+    qemu = _where("qemu-system-x86_64")
+    if qemu is None:
+        return Finding("KVM", "without", "cannot be tried without QEMU")
+    if problem := _try_kvm(qemu):
+        return Finding(
+            "KVM",
+            "without",
+            f"{_KVM} opens, but no guest runs on it ({problem}): {slow}",
+            "on a virtual machine, have its host allow nested virtualisation",
+        )
+    return Finding("KVM", "ok", f"{_KVM} runs a guest")
+
+
+def _try_kvm(qemu: str) -> str:
+    """Run a guest of three instructions on KVM; return what was wrong, or nothing."""
+    # mov al, 16; out 0xf4, al; hlt: QEMU's isa-debug-exit ends with 2 * 16 + 1
+    # (hw/misc/debugexit.c). The last two bytes make it a boot sector.
+    sector = b"\xb0\x10\xe6\xf4\xf4".ljust(510, b"\0") + b"\x55\xaa"
+    with tempfile.NamedTemporaryFile(suffix=".img") as image:
+        image.write(sector)
+        image.flush()
+        argv = [qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        argv += ["-machine", "pc,accel=kvm", "-cpu", "host", "-m", "32"]
+        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+        argv += ["-drive", f"file={image.name},format=raw,if=ide,snapshot=on"]
+        try:
+            done = run_command(argv, timeout=_SECONDS / 3, check=False)
+        except TimeoutError:
+            return f"it hung for {_SECONDS / 3:.0f} s"
+        except KgdbError as error:
+            return error.message.partition("\n")[0]
+    if done.status == 33:
+        return ""
+    said = [line for line in done.output.splitlines() if line.strip()]
+    return clean(said[0]) if said else f"QEMU ended with status {done.status}"
 
 
 def _memory() -> Finding:

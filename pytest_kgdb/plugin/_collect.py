@@ -139,19 +139,34 @@ def group(
     return True
 
 
+def machine_of(item: pytest.Item) -> Hashable:
+    """Return what tests have in common that can share a machine."""
+    return (kernel_of(item), item.stash[WANTED].machine)
+
+
 def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
-    """Return the line that says what the tests' machines and isolation cost; None for one boot."""
+    """Return the line that says what the tests' machines and isolation cost; None for one boot.
+
+    :param items: the kernel tests in the order in which they will run.
+    :param moved: whether they were reordered.
+    """
     machines: dict[Hashable, str] = {}
-    reboots = 0
+    boots = reboots = 0
+    last: Hashable = None
     for item in items:
-        wanted = item.stash[WANTED]
-        machines.setdefault((kernel_of(item), wanted.machine), _machine(item, wanted))
+        wanted, machine = item.stash[WANTED], machine_of(item)
+        machines.setdefault(machine, _machine(item, wanted))
         reboots += wanted.isolation == "reboot"
+        boots += machine != last
+        last = machine
     parts = []
     if len(machines) > 1:
+        if boots > len(machines):
+            how = f": their order costs {boots} boots"
+        else:
+            how = f", {'reordered so that ' if moved else ''}each boots once"
         parts.append(
-            f"{len(items)} tests on {len(machines)} machines ({'; '.join(machines.values())})"
-            + (", reordered so that each boots once" if moved else ", each boots once")
+            f"{len(items)} tests on {len(machines)} machines ({'; '.join(machines.values())}){how}"
         )
     if reboots:
         parts.append(f"{reboots} tests boot one of their own (isolation=reboot)")

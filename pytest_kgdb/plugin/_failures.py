@@ -36,7 +36,8 @@ class Failures:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        # By identity: pytest raises a session fixture's exception again for every test.
+        # By identity: pytest raises a session fixture's exception again for every test. Only those
+        # of fixtures are kept, as with them go their frames and all that these hold.
         self._told: dict[int, tuple[KgdbError, str]] = {}
 
     # First, so that around everybody: it sees what the others made of the report.
@@ -65,9 +66,13 @@ class Failures:
             if id(error) in self._told:
                 report.longrepr = self._again(error)
                 return report
-            self._told[id(error)] = (error, item.nodeid)
+            if report.when == "setup":
+                self._told[id(error)] = (error, item.nodeid)
             if not users and call.excinfo is not None:
                 report.longrepr = call.excinfo.getrepr(style="value", chain=False)
+            # The summary has one line for each, and no room for the class's module.
+            if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+                crash.message = _in_short(error)
             if isinstance(error, _LOST):
                 setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
         if ours and first and report.when != "teardown":  # by then the kernel has been put back
@@ -105,6 +110,10 @@ class Failures:
             report.sections.append(("kgdb artifacts", f"could not be saved: {error}"))
         else:
             report.sections.append(("kgdb artifacts", str(saved)))
+
+
+def _in_short(error: KgdbError) -> str:
+    return f"{type(error).__name__}: {error.message.partition(chr(10))[0]}"
 
 
 def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[KgdbError | None, bool]:

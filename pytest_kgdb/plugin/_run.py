@@ -10,7 +10,16 @@ import pytest
 from ..errors import BootError, BuildError, ConfigError, KgdbError
 from . import NO_KERNEL
 from ._artifacts import Artifacts
-from ._collect import WANTED, boots_line, group, is_kernel_test, kernel_of, read_markers, wanted_of
+from ._collect import (
+    WANTED,
+    boots_line,
+    group,
+    is_kernel_test,
+    kernel_of,
+    machine_of,
+    read_markers,
+    wanted_of,
+)
 from ._configure import settings_of
 from ._failures import FAILED, Failures
 from ._require import Requirement
@@ -43,7 +52,7 @@ class Run:
 
         self._parameter: object = None  # of `kgdb_kernel`, for that one
         self._is_shared = False  # whether the machine that is up is as `kgdb_session` left it
-        self._boots_line: str | None = None
+        self._moved = False  # whether the grouping changed the order of tests
         self._described = is_worker(config)  # one line for each worker would be noise
         # Of each machine: how often in a row it failed to come up, or None if it never will.
         self._boots: dict[object, int | None] = {}
@@ -67,14 +76,16 @@ class Run:
         ours = [item for item in items if is_kernel_test(item)]
         if requirement := Requirement.of(self.config):
             requirement.asked = len(ours)
-        if not self.settings.kernel:
-            return  # nothing will boot
-        moved = group(items, ours, lambda item: (kernel_of(item), item.stash[WANTED].machine))
-        self._boots_line = boots_line(ours, moved=moved)
+        if self.settings.kernel:  # otherwise nothing will boot
+            self._moved = group(items, ours, machine_of)
 
-    def pytest_report_collectionfinish(self) -> list[str]:
-        """Say what the tests' machines cost."""
-        return [self._boots_line] if self._boots_line else []
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+        """Say what the tests' machines cost, in the order that they will really have."""
+        if not self.settings.kernel:
+            return []
+        # Others (--failed-first) may have moved tests, and taken some out, since they were grouped.
+        line = boots_line([item for item in items if is_kernel_test(item)], moved=self._moved)
+        return [line] if line else []
 
     # -- fixtures --------------------------------------------------------------------------------
 
@@ -144,7 +155,7 @@ class Run:
         """Return what `boot` returns; after failures that will come again, fail at once."""
         key = (wanted.machine, wanted.at)
         if self._boots.get(key, 0) is None:
-            raise self._causes[key]
+            raise self._causes[key].with_traceback(None)  # each raise adds to it
         try:
             handle = boot()
         except (BootError, BuildError, ConfigError) as error:

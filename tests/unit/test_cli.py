@@ -287,6 +287,38 @@ def test_a_busybox_with_libraries(monkeypatch: pytest.MonkeyPatch, programs: Pat
     assert (finding.state, "linked to libraries" in finding.found) == ("lacks", True)
 
 
+@pytest.mark.parametrize(
+    ("script", "state", "found"),
+    [
+        ("exit 33", "ok", "runs a guest"),
+        ("echo 'error: failed to set MSR 0x10a' >&2; exit 134", "without", "failed to set MSR"),
+        ("exit 1", "without", "QEMU ended with status 1"),
+        ("exec sleep 60", "without", "it hung for 0 s"),
+    ],
+)
+def test_kvm_is_proved_by_a_guest(
+    monkeypatch: pytest.MonkeyPatch, programs: Path, script: str, state: str, found: str
+) -> None:
+    device = programs / "kvm"
+    device.touch()
+    monkeypatch.setattr(_doctor, "_KVM", device)
+    monkeypatch.setattr(_doctor, "_SECONDS", 1.0)
+    put(
+        programs,
+        "qemu-system-x86_64",
+        f"case $* in *accel=kvm*) PATH=/usr/bin:/bin; {script};; esac",
+    )
+    finding = examine(monkeypatch, programs)["KVM"]
+    assert finding.state == state
+    assert found in finding.found
+
+
+def test_a_host_without_kvm(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    monkeypatch.setattr(_doctor, "_KVM", programs / "absent")
+    finding = examine(monkeypatch, programs)["KVM"]
+    assert (finding.state, "TCG" in finding.found) == ("without", True)
+
+
 def test_little_memory_and_room(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     monkeypatch.setattr(_doctor, "MEMORY_MIB", 1 << 30)
     monkeypatch.setattr(_doctor, "BUILD_MIB", 1 << 40)

@@ -392,6 +392,26 @@ def test_tests_that_need_no_reordering_stay_put(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*::test_b *", "*::test_a *"])
 
 
+def test_an_order_that_costs_boots_is_told(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def test_a(kgdb): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_b(kgdb): assert False
+        @pytest.mark.kgdb(smp=2)
+        def test_c(kgdb): pass
+        def test_d(kgdb): assert False
+        """
+    )
+    inner.run()
+    result = inner.run("--failed-first")
+    result.stdout.fnmatch_lines(
+        ["kgdb: 4 tests on 2 machines (1 CPU 256M; 2 CPUs 256M): their order costs 4 boots"]
+    )
+    assert len(inner.events("boot")) == 2 + 4
+
+
 def test_reboots_are_counted(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_a(kgdb): pass\ndef test_b(kgdb): pass")
     result = inner.run("--kgdb-isolation=reboot")
@@ -747,6 +767,15 @@ def test_workers(inner: Inner) -> None:
     assert len(inner.events("session")) == len(inner.events("close")) == 2
     result.stderr.fnmatch_lines(["pytest-kgdb: [[]gw[01]] building distro:6.1"])
     result.stdout.fnmatch_lines(["*- kgdb console -*"])
+
+
+def test_workers_tell_of_what_cannot_be_built(inner: Inner) -> None:
+    pytest.importorskip("xdist")
+    inner.pretend("build_errors[:] = [errors.BuildError('cc found an error')]")
+    inner.pytester.makepyfile(THREE)
+    result = inner.subprocess("-n1")
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["cc found an error", "ERROR *::test_one - BuildError: cc*"])
 
 
 def test_workers_in_which_nothing_ran(inner: Inner) -> None:
