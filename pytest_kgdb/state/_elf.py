@@ -11,8 +11,8 @@ import re
 import struct
 import sys
 from array import array
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,25 @@ class Section:
     link: int
 
 
+@dataclass
+class _Known:
+    """What was found out about one vmlinux."""
+
+    index: dict[int, int] = field(default_factory=dict)
+    """From a name's offset in the string table to the symbol's number.
+
+    Local symbols stand before global ones (gABI, "Symbol Table"), and the last one is kept.
+    """
+
+    values: dict[str, int | None] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=2)
+def _known(_path: Path, _inode: int, _size: int, _mtime_ns: int) -> _Known:
+    # A session boots the same kernel again and again; indexing its symbols takes 10 ms.
+    return _Known()
+
+
 class Vmlinux:
     """The symbol table and the initial contents of a kernel image with debug info.
 
@@ -48,7 +67,6 @@ class Vmlinux:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found: dict[str, int | None] = {}
 
     @cached_property
     def _map(self) -> mmap.mmap:
@@ -63,7 +81,6 @@ class Vmlinux:
 
     def close(self) -> None:
         """Unmap the file. What was found out stays known. Idempotent."""
-        self.__dict__.pop("_index", None)
         if data := self.__dict__.pop("_map", None):
             data.close()
 
@@ -99,24 +116,25 @@ class Vmlinux:
         return symtab, strtab
 
     @cached_property
-    def _index(self) -> dict[int, int]:
-        """From a name's offset in the string table to the symbol's number.
-
-        Local symbols stand before global ones (gABI, "Symbol Table"), and the last one is kept.
-        """
+    def _known(self) -> _Known:
         symtab, _ = self._symbol_tables
-        words = array("I", self._map[symtab.offset : symtab.offset + symtab.size])
-        if sys.byteorder == "big":
-            words.byteswap()
-        names = words[:: _SYM.size // words.itemsize]
-        return dict(zip(names, range(len(names)), strict=True))
+        status = self.path.stat()
+        known = _known(self.path, status.st_ino, status.st_size, status.st_mtime_ns)
+        if not known.index:
+            words = array("I", self._map[symtab.offset : symtab.offset + symtab.size])
+            if sys.byteorder == "big":
+                words.byteswap()
+            names = words[:: _SYM.size // words.itemsize]
+            known.index.update(zip(names, range(len(names)), strict=True))
+        return known
 
     def symbol(self, name: str) -> int | None:
         """Return a symbol's value as linked, a global one before a local one; None if absent."""
+        known = self._known
         try:
-            return self._found[name]
+            return known.values[name]
         except KeyError:
-            return self._found.setdefault(name, self._look_up(name.encode() + b"\0"))
+            return known.values.setdefault(name, self._look_up(name.encode() + b"\0"))
 
     def _look_up(self, name: bytes) -> int | None:
         # Usually the name stands alone in the table, but the linker may have stored it inside a
@@ -126,7 +144,7 @@ class Vmlinux:
             symtab, strtab = self._symbol_tables
             at, end = strtab.offset, strtab.offset + strtab.size
             while (at := data.find(pattern, at, end)) >= 0:
-                number = self._index.get(at + skip - strtab.offset)
+                number = self._known.index.get(at + skip - strtab.offset)
                 if number is not None:
                     symbol = _SYM.unpack_from(data, symtab.offset + number * _SYM.size)
                     if symbol[3] != _SHN_UNDEF:

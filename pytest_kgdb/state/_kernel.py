@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -63,7 +62,7 @@ def place(vmlinux: Vmlinux, ram: Ram, guess: int = 0) -> tuple[Placement, int]:
         def linked(address: int, size: int, shift: int = shift) -> bytes:
             return ram.read(address - START_KERNEL_MAP + shift, size)
 
-        phys_base = _u64(linked(vmlinux.need("phys_base"), 8))
+        phys_base = _phys_base(vmlinux, linked)
         offset = shift - phys_base
         if 0 <= offset < _IMAGE_SIZE and offset % _IMAGE_ALIGN == 0:
             return _placement(vmlinux, linked, offset, phys_base), shift
@@ -79,7 +78,7 @@ def place_remote(vmlinux: Vmlinux, read: ReadFunction, offset: int) -> Placement
     def linked(address: int, size: int) -> bytes:
         return read(address + offset, size)
 
-    phys_base = _u64(linked(vmlinux.need("phys_base"), 8))
+    phys_base = _phys_base(vmlinux, linked)
     return _placement(vmlinux, linked, offset, phys_base)
 
 
@@ -92,7 +91,7 @@ def _placement(vmlinux: Vmlinux, linked: ReadFunction, offset: int, phys_base: i
         offset=offset,
         phys_base=phys_base,
         levels=5 if five else 4,
-        page_offset=_PAGE_OFFSET_4 if base is None else _u64(linked(base, 8)),
+        page_offset=_PAGE_OFFSET_4 if base is None else int.from_bytes(linked(base, 8), "little"),
     )
 
 
@@ -104,5 +103,6 @@ def _shifts(vmlinux: Vmlinux, ram: Ram, banner: int) -> Iterator[int]:
             yield shift
 
 
-def _u64(data: bytes) -> int:
-    return int(struct.unpack("<Q", data)[0])
+def _phys_base(vmlinux: Vmlinux, linked: ReadFunction) -> int:
+    # Signed: KASLR moves the image in virtual memory further than in physical memory, or less far.
+    return int.from_bytes(linked(vmlinux.need("phys_base"), 8), "little", signed=True)

@@ -139,23 +139,17 @@ class State:
         :raises StaleError: the kernel is running.
         """
         backing = self._backing()
-        root = backing.table.translate(self._pgd(task))[0]
-        name = f"the page tables of {f'pid {task}' if isinstance(task, int) else 'the process'}"
+        name = "the page tables of the process"
+        if isinstance(task, int) and task < _FIRST_KERNEL_ADDRESS:
+            name = f"the page tables of pid {task}"
+            task = self._task(task)
+        root = backing.table.translate(_pgd(task))[0]
         return PageTable(backing.physical, root, backing.placement.levels, name).read(address, size)
 
-    def _pgd(self, task: drgn.Object | int) -> int:
-        if isinstance(task, int):
-            if task >= _FIRST_KERNEL_ADDRESS:
-                return task
-            from ._program import find_task
+    def _task(self, task: drgn.Object | int) -> drgn.Object:
+        from ._program import find_task
 
-            task = find_task(self.program, task)
-        mm = task if task.type_.type_name() == "struct mm_struct *" else task.mm
-        if not mm:
-            raise KgdbError(
-                f"task {task.pid.value_()} is a kernel thread: it has no memory of its own"
-            )
-        return int(mm.pgd.value_())
+        return find_task(self.program, task)
 
     def dmesg(self) -> str:
         """Return the kernel's log buffer, oldest line first, as dmesg(1) prints it.
@@ -212,7 +206,16 @@ class State:
         :raises KgdbError: there is no such task, or its registers are not in memory.
         :raises StaleError: the kernel is running.
         """
-        from ._program import find_task, stack_trace
+        from ._program import stack_trace
 
-        program = self.program
-        return stack_trace(program, find_task(program, task))
+        return stack_trace(self.program, self._task(task))
+
+
+def _pgd(task: drgn.Object | int) -> int:
+    """Return the kernel address of a process's page tables."""
+    if isinstance(task, int):
+        return task
+    mm = task if task.type_.type_name() == "struct mm_struct *" else task.mm
+    if not mm:
+        raise KgdbError(f"task {task.pid.value_()} is a kernel thread: it has no memory of its own")
+    return int(mm.pgd.value_())
