@@ -112,6 +112,10 @@ class Locks:
             if taken:
                 lock.release()
 
+    def holder(self, name: str) -> Holder | None:
+        """Return who holds a lock, as far as it is known."""
+        return Holder.read(self._note(name))
+
     def _lock(self, name: str) -> FileLock:
         # Imported here: it takes longer than a warm start, which holds no lock, can spare.
         from filelock import FileLock
@@ -140,7 +144,7 @@ class Locks:
         while time.monotonic() - begun < _SIGN_SECONDS:
             if self._try(lock):
                 return
-            said = Holder.read(self._note(name))
+            said = self.holder(name)
             if said is not None:
                 break
             time.sleep(_POLL_SECONDS)
@@ -153,7 +157,7 @@ class Locks:
                         hint="if it hangs, end it: its lock goes with it",
                     )
                 time.sleep(_POLL_SECONDS)
-                holder = Holder.read(self._note(name))
+                holder = self.holder(name)
                 if holder is not None and holder != said:
                     said, whom = holder, str(holder)
                     self._progress.say(f"{label}: now waiting for {whom}")

@@ -190,6 +190,14 @@ class Shelf:
             hold.release()
         return True
 
+    def take_away_work(self, directory: Path) -> None:
+        """Remove a work directory, whose lock the caller holds."""
+        doomed = self.tmp / f"work-{directory.name[:24]}-{_stamp()}"
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(doomed)
+            directory.with_name(f".{directory.name}.size").unlink(missing_ok=True)
+            remove_tree(doomed)
+
     def clear_up(self) -> list[Path]:
         """Remove what builders left that were killed, and return it."""
         dead: list[tuple[Path, Hold | None]] = []

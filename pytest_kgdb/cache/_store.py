@@ -8,17 +8,21 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import CacheError
+from ..errors import CacheError, ConfigError, KgdbError
 from ..progress import Progress
+from ._care import Care, EntryInfo, Problem, Removed
 from ._files import FILES, Manifest, look_over, take_stock
 from ._locks import Hold, Locks
 from ._shelf import USE, BrokenEntry, Draft, Shelf, checked, explained, is_no_room, remove_tree
+
+if TYPE_CHECKING:
+    from ._remote import Remote
 
 _PATIENCE_SECONDS: Final = 6 * 3600.0  # Debian's whole kernel on two cores takes hours
 
@@ -39,13 +43,25 @@ class Cache:
     """A store of what takes long to make, by a key of all that it was made from.
 
     :param root: its directory; made when something is put in.
+    :param remote: the URL of a cache that others share, asked before something is built.
+    :param limit: bytes that it may take on the disk; by default 50 GB, or half of the disk space
+        that is free or its own, whichever is less.
     """
 
-    def __init__(self, root: Path, *, progress: Progress) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        progress: Progress,
+        remote: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.root = root.absolute()
         self._progress = progress
         self._shelf = Shelf(self.root)
         self._locks = Locks(self._shelf.locks, progress)
+        self._care = Care(self._shelf, self._locks, progress, limit)
+        self._remote = _remote(remote, progress) if remote else None
         self._guard = threading.RLock()
         self._held: dict[tuple[str, str], tuple[Hold, Manifest, Entry]] = {}
 
@@ -81,6 +97,7 @@ class Cache:
         label: str,
         about: Mapping[str, object] = {},
         timeout: float | None = None,
+        shared: bool = True,
     ) -> Entry:
         """Return an entry, and make it first if there is none.
 
@@ -90,6 +107,7 @@ class Cache:
         :param label: what the messages call it.
         :param about: kept with it, for listings and for who gets it; JSON values.
         :param timeout: seconds to wait for another process that makes it.
+        :param shared: whether it is worth asking the remote cache for.
         :raises CacheError: it could not be stored.
         :raises TimeoutError: the other process did not come to an end.
         """
@@ -99,8 +117,9 @@ class Cache:
         with self._hold_lock(f"{kind}-{key}", label, timeout):
             entry = self.get(kind, key)
             if entry is None:
-                self._shelf.clear_up()
-                entry = self._build(kind, key, build, label, about)
+                entry = self._make(kind, key, build, label, about, shared=shared)
+                with contextlib.suppress(OSError):  # made it is; the next one tries again
+                    self._care.keep_bound()
         return entry
 
     def lock(
@@ -143,6 +162,66 @@ class Cache:
                 beside.unlink(missing_ok=True)
         return value
 
+    def entries(self) -> list[EntryInfo]:
+        """Return everything in the cache, last used first."""
+        with explained(f"cannot list {self.root}"):
+            return self._care.entries()
+
+    def prune(self, *, older_than: float | None = None, max_size: int | None = None) -> Removed:
+        """Remove what is old, and the least recently used until the rest fits.
+
+        What is in use stays.
+
+        :param older_than: seconds since the last use.
+        :param max_size: bytes; by default the cache's own bound.
+        """
+        if not self._shelf.base.is_dir():
+            return Removed()
+        self._shelf.prepare()
+        with explained(f"cannot prune {self.root}"):
+            if older_than is None and max_size is None:
+                max_size = self._care.bound(sum(info.size for info in self._care.entries()))
+            return self._care.prune(older_than, max_size)
+
+    def verify(self) -> list[Problem]:
+        """Read every entry in full, move the broken to the quarantine, and return what was."""
+        with explained(f"cannot verify {self.root}"):
+            return self._care.verify()
+
+    def push(self) -> list[EntryInfo]:
+        """Copy what the remote cache does not have there, and return what that was.
+
+        :raises CacheError: it takes nothing.
+        """
+        if self._remote is None:
+            raise ConfigError("there is no remote cache to push to", hint="--kgdb-remote-cache=URL")
+        pushed = []
+        for info in self.entries():
+            if info.state == "entry" and self._push(self._remote, info.kind, info.key):
+                pushed.append(info)
+        return pushed
+
+    def _push(self, remote: Remote, kind: str, key: str) -> bool:
+        try:
+            if remote.has(kind, key) or self.get(kind, key) is None:
+                return False
+            _, manifest, entry = self._held[kind, key]
+            scratch = self._shelf.draft(kind, key)
+            try:
+                remote.push(entry.path.parent, manifest, scratch.path / "upload")
+            finally:
+                remove_tree(scratch.path)
+                scratch.hold.release()
+        except KgdbError:
+            raise
+        # Each file system and each of its libraries has its own errors.
+        except Exception as error:
+            raise CacheError(
+                f"cannot push {kind} {key[:12]} to {remote.url}: {error}",
+                hint="it must be a place that can be written to: a directory or a bucket, not HTTP",
+            ) from error
+        return True
+
     def _hold_lock(
         self, name: str, label: str, timeout: float | None
     ) -> AbstractContextManager[None]:
@@ -150,17 +229,24 @@ class Cache:
         patience = _PATIENCE_SECONDS if timeout is None else timeout
         return self._locks.held(checked(name), label, patience)
 
-    def _build(
+    def _make(
         self,
         kind: str,
         key: str,
         build: Callable[[Path], None],
         label: str,
         about: Mapping[str, object],
+        *,
+        shared: bool,
     ) -> Entry:
-        with explained(f"cannot make room for {label}"):
-            draft = self._shelf.draft(kind, key)
-        try:
+        self._shelf.clear_up()
+        if self._remote is not None and shared:
+            remote = self._remote
+            with self._drafted(kind, key, label) as draft:
+                fetched = remote.fetch(kind, key, draft.path, label=label)
+                if fetched is not None:
+                    return self._store(draft, kind, key, label, fetched.about)
+        with self._drafted(kind, key, label) as draft:
             try:
                 build(draft.files)
             except OSError as error:
@@ -169,12 +255,18 @@ class Cache:
                 with explained(f"{label} could not be made in {draft.files}"):
                     raise
             return self._store(draft, kind, key, label, about)
-        except BaseException:
-            # Left to `clear_up` otherwise, but a Ctrl-C should not leave gigabytes.
+
+    @contextlib.contextmanager
+    def _drafted(self, kind: str, key: str, label: str) -> Iterator[Draft]:
+        """A new draft, removed at the end if no entry came of it."""
+        with explained(f"cannot make room for {label}"):
+            draft = self._shelf.draft(kind, key)
+        try:
+            yield draft
+        finally:  # also for a Ctrl-C, which should not leave gigabytes to `clear_up`
             if draft.path.exists():
                 remove_tree(draft.path)
                 draft.hold.release()
-            raise
 
     def _store(
         self, draft: Draft, kind: str, key: str, label: str, about: Mapping[str, object]
@@ -208,3 +300,10 @@ class Cache:
         finally:
             if broken.hold is not None:
                 broken.hold.release()
+
+
+def _remote(url: str, progress: Progress) -> Remote:
+    # Imported where there is one: few have one, and all pay for an import.
+    from ._remote import Remote
+
+    return Remote(url, progress)

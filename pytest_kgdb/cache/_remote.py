@@ -1,0 +1,269 @@
+"""A cache that many machines read: a directory, an HTTP server or a bucket, through fsspec.
+
+Each entry is one object, `URL/v1/KIND/KEY.tar.gz`, so that it is there whole or not at all: its
+first member is the manifest, the rest are the files, in any order. gzip is what every Python and
+every tar can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+from ..errors import ConfigError
+from ..progress import Progress, Stage
+from ._files import FILES, MANIFEST, Manifest, scan
+
+_VERSION: Final = "v1"
+_CHUNK_BYTES: Final = 1 << 20
+_LEVEL: Final = 1  # a vmlinux: 2.6 times smaller in a second; higher levels win little for much
+_MANIFEST_BYTES: Final = 64 << 20
+_CONNECT_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 30.0
+_DOWNLOAD: Final = "download"
+
+
+class Remote:
+    """The shared cache under one URL."""
+
+    def __init__(self, url: str, progress: Progress) -> None:
+        self.url = _without_password(url)
+        self._url = url
+        self._progress = progress
+        self._down = False
+        self._system: Any = None
+        self._base = ""
+
+    def fetch(self, kind: str, key: str, draft: Path, *, label: str) -> Manifest | None:
+        """Bring an entry's files into a draft and return its manifest, None if there is none.
+
+        What arrives is held against the hashes in its manifest. A remote that is down or that
+        sends something broken is said to do so, and not asked again in this session.
+
+        :raises ConfigError: nothing here can read such a URL.
+        """
+        if self._down:
+            return None
+        name = f"{kind} {key[:12]}"
+        archive = draft / _DOWNLOAD
+        try:
+            self._connect()
+            if self._is_local() and not Path(self._base).is_dir():
+                raise NotADirectoryError("there is no such directory")
+            self._download(kind, key, archive, f"fetching {label} from {self.url}")
+            return self._unpack(archive, draft / FILES, kind, key)
+        except FileNotFoundError:
+            return None
+        except ConfigError:
+            raise
+        except _Broken as broken:
+            self._progress.say(f"{self.url} has a broken {name} ({broken}); built here instead")
+        # Each file system and each of its libraries has its own errors.
+        except Exception as error:
+            self._down = True
+            self._progress.say(
+                f"the remote cache {self.url} is not used: {_in_a_line(error)}; building here"
+            )
+        finally:
+            archive.unlink(missing_ok=True)
+        return None
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether the entry is there."""
+        self._connect()
+        return bool(self._system.exists(self._place(kind, key)))
+
+    def push(self, entry: Path, manifest: Manifest, scratch: Path) -> None:
+        """Put an entry there; whoever looks sees all of it or nothing.
+
+        :param scratch: a file to pack it into.
+        """
+        self._connect()
+        pack(entry, manifest, scratch)
+        place = self._place(manifest.kind, manifest.key)
+        self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+        if not self._is_local():
+            self._system.put_file(str(scratch), place)  # an object store shows whole objects only
+            return
+        beside = f"{place}.{os.getpid()}.{os.urandom(4).hex()}.new"
+        try:
+            self._system.put_file(str(scratch), beside)
+            Path(beside).replace(place)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+
+    def _connect(self) -> None:
+        if self._system is not None:
+            return
+        try:
+            # Imported when there is something to fetch: a warm start fetches nothing.
+            from fsspec.core import url_to_fs
+
+            self._system, base = url_to_fs(self._url, **_options(self._url))
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"cannot use the remote cache {self.url}: {_in_a_line(error)}",
+                hint="pip install 'pytest-kgdb[remote]' (and s3fs for s3://)",
+            ) from error
+        self._base = str(base).rstrip("/")
+
+    def _is_local(self) -> bool:
+        protocol = self._system.protocol
+        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def _place(self, kind: str, key: str) -> str:
+        return f"{self._base}/{_VERSION}/{kind}/{key}.tar.gz"
+
+    def _download(self, kind: str, key: str, archive: Path, title: str) -> None:
+        from fsspec.callbacks import Callback
+
+        progress = self._progress
+
+        with contextlib.ExitStack() as stack:
+
+            class Report(Callback):  # type: ignore[misc]  # fsspec has no types
+                stage: Stage | None = None
+
+                def call(self, *_: object, **__: object) -> None:
+                    if self.value and self.stage is None:  # it is there: worth a line
+                        self.stage = stack.enter_context(progress.stage(title))
+                    if self.stage is not None:
+                        size = self.size and self.size // 10**6
+                        self.stage.update(self.value // 10**6, size, "MB")
+
+            self._system.get_file(self._place(kind, key), str(archive), callback=Report())
+
+    @staticmethod
+    def _unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
+        try:
+            return unpack(archive, files, kind, key)
+        except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
+            raise _Broken(_in_a_line(error)) from error
+
+
+class _Broken(Exception):
+    """What came is not an entry."""
+
+
+def pack(entry: Path, manifest: Manifest, archive: Path) -> None:
+    """Write an entry into an archive, the same bytes for the same entry."""
+    with tarfile.open(archive, "w:gz", compresslevel=_LEVEL) as tar:
+        tar.add(entry / MANIFEST, MANIFEST, filter=_anonymous)
+        for name in sorted({*manifest.files, *manifest.links, *_directories(entry / FILES)}):
+            tar.add(entry / FILES / name, f"{FILES}/{name}", recursive=False, filter=_anonymous)
+
+
+def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
+    """Unpack an archive, every file held against the manifest, and return that.
+
+    Nothing is written outside of `files`, whatever the archive says.
+
+    :raises ValueError: it is not this entry, or not whole.
+    """
+    with tarfile.open(archive, "r:gz") as tar:
+        first = tar.next()
+        if first is None or first.name != MANIFEST or first.size > _MANIFEST_BYTES:
+            raise ValueError("it does not begin with a manifest")
+        manifest = Manifest.load(_content(tar, first).read())
+        if (manifest.kind, manifest.key) != (kind, key):
+            raise ValueError(f"it is {manifest.kind} {manifest.key[:12]}")
+        missing = set(manifest.files)
+        while (member := tar.next()) is not None:
+            name = _inner_name(member.name)
+            target = files / name
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+            elif member.isreg():
+                if name not in missing:
+                    raise ValueError(f"{name} does not belong to it")
+                missing.remove(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                digest = _write(_content(tar, member), target)
+                if digest != manifest.files[name].sha256:
+                    raise ValueError(f"{name} has another content")
+                target.chmod(stat.S_IMODE(member.mode) & 0o777)
+            elif not member.issym():
+                raise ValueError(f"{name} is neither a file nor a link")
+    if missing:
+        raise ValueError(f"{min(missing)} is missing")
+    # From the manifest, and last: no file above was written through one of them.
+    for name, where in manifest.links.items():
+        target = files / _inner_name(f"{FILES}/{name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(where)
+    return manifest
+
+
+def _inner_name(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] != (FILES,):
+        raise ValueError(f"{name!r} would be outside of it")
+    return str(PurePosixPath(*path.parts[1:]))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None:
+        raise ValueError(f"{member.name} is not a file")
+    return content
+
+
+def _write(source: IO[bytes], target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("xb") as file:
+        while data := source.read(_CHUNK_BYTES):
+            digest.update(data)
+            file.write(data)
+    return digest.hexdigest()
+
+
+def _directories(root: Path) -> set[str]:
+    return {
+        str((Path(directory) / name).relative_to(root))
+        for directory, names, _ in os.walk(root)
+        for name in names
+    } - scan(root)[1].keys()
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = 0
+    return member
+
+
+def _options(url: str) -> dict[str, Any]:
+    """A host that does not answer is a reason to build, not to wait for five minutes."""
+    if url.startswith(("http://", "https://")):
+        with contextlib.suppress(ImportError):  # fsspec says it better
+            from aiohttp import ClientTimeout
+
+            timeout = ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS
+            )
+            return {"client_kwargs": {"timeout": timeout}}
+    if url.startswith("s3://"):
+        return {
+            "config_kwargs": {
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _READ_SECONDS,
+                "retries": {"max_attempts": 2},
+            }
+        }
+    return {}
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+
+
+def _in_a_line(error: BaseException) -> str:
+    text = _without_password(" ".join(str(error).split()))
+    return text or type(error).__name__
