@@ -205,6 +205,9 @@ class Run:
                 reporter.section(f"{node.nodeid} failed: gdb on its kernel", sep=">")
                 report.toterminal(self.config.get_terminal_writer())
             self.live.attach()
+        except KgdbError as error:
+            # The test's own failure is told below; that there was nothing to look at is not one.
+            self.progress.say(f"--kgdb-attach: {error}")
         finally:
             if manager is not None:
                 manager.resume()

@@ -729,6 +729,14 @@ def test_attach(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*test_a failed: gdb on its kernel*", "E *assert 1 == 2"])
 
 
+def test_attach_without_a_terminal(inner: Inner) -> None:
+    inner.pretend("Session.attach = lambda self: Handle().fail(errors.ConfigError('no terminal'))")
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
+    result = inner.run("--kgdb-attach")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["pytest-kgdb: --kgdb-attach: no terminal", "E   assert 1 == 2"])
+
+
 # -- the end --------------------------------------------------------------------------------------
 
 
