@@ -44,7 +44,7 @@ vmlinux: init/main.o fs/open.o
 	@nm $@ >System.map
 	@: >Module.symvers
 
-%.o: $(S)/%.c $(S)/include/linux/kernel.h .config
+init/main.o fs/open.o: %.o: $(S)/%.c $(S)/include/linux/kernel.h .config
 	@mkdir -p $(@D)
 	@echo '  CC      $@'
 	@sh $(S)/scripts/slow.sh $@
