@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_build(commands)
     _add_attach(commands)
+    _add_cache(commands)
     return parser
 
 
@@ -132,3 +133,58 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         return attach(options)
 
     parser.set_defaults(run=run)
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("cache", help="look after what was built", allow_abbrev=False)
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(shared, ["cache-dir"])
+    listing = actions.add_parser(
+        "ls", parents=[shared], help="list what is kept, how big, last used, and why"
+    )
+    listing.add_argument("--json", action="store_true", help="say it in JSON")
+    pruning = actions.add_parser(
+        "prune",
+        parents=[shared],
+        help="take away what is old, or too much; by default, what is beyond the cache's bound",
+    )
+    pruning.add_argument(
+        "--older-than", metavar="AGE", help="what was not used for so long: 12h, 30d, 4w"
+    )
+    pruning.add_argument(
+        "--max-size", metavar="SIZE", help="the least recently used, until so much is left: 20G"
+    )
+    checking = actions.add_parser(
+        "verify", parents=[shared], help="read everything again, and put aside what is broken"
+    )
+
+    pushing = actions.add_parser(
+        "push", parents=[shared], help="copy what is here to the cache of --kgdb-remote-cache"
+    )
+    add_arguments(pushing, ["remote-cache"])
+
+    def ls(options: argparse.Namespace) -> int:
+        from ._cache import ls
+
+        return ls(options)
+
+    def prune(options: argparse.Namespace) -> int:
+        from ._cache import prune
+
+        return prune(options)
+
+    def verify(options: argparse.Namespace) -> int:
+        from ._cache import verify
+
+        return verify(options)
+
+    def push(options: argparse.Namespace) -> int:
+        from ._cache import push
+
+        return push(options)
+
+    listing.set_defaults(run=ls)
+    pruning.set_defaults(run=prune)
+    checking.set_defaults(run=verify)
+    pushing.set_defaults(run=push)

@@ -33,7 +33,9 @@ class Artifacts:
         """The store of what was built."""
         from ..cache import Cache
 
-        return Cache(self._settings.cache_dir, progress=self._progress)
+        return Cache(
+            self._settings.cache_dir, progress=self._progress, remote=self._settings.remote_cache
+        )
 
     def kernel(self, spec: str) -> Kernel:
         """Return the kernel that a SPEC stands for, built if need be."""

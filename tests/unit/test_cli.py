@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.cli import _doctor, main
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.cli import _cache, _doctor, main
 from pytest_kgdb.errors import BuildError
 from pytest_kgdb.plugin._artifacts import Artifacts
+from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, Wanted
 
 ROOT = Path(__file__).parents[2]
@@ -373,3 +375,133 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+# -- cache ----------------------------------------------------------------------------------------
+
+
+FILL = """
+import os, sys
+from pathlib import Path
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.progress import Silent
+cache = Cache(Path(sys.argv[1]), progress=Silent())
+for key, size in (("a" * 40, 3000), ("b" * 40, 2000)):
+    cache.make(
+        "kernel",
+        key,
+        lambda files: (files / "vmlinux").write_bytes(os.urandom(size)) and None,
+        label="a kernel",
+        about={"spec": f"distro:{key[0]}"},
+    )
+"""
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A cache with two entries, which nobody uses: who made them has ended."""
+    root = tmp_path / "cache"
+    subprocess.run([sys.executable, "-c", FILL, str(root)], cwd=ROOT, check=True)
+    os.utime(next((root / "v1/kernel" / ("a" * 40)).glob("use*")), (1, 1))
+    return root
+
+
+def cache_command(root: Path, *args: str) -> Any:
+    return run_command("cache", *args, f"--kgdb-cache-dir={root}")
+
+
+def test_cache_ls(filled: Path) -> None:
+    done = cache_command(filled, "ls")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["WHAT", "SIZE", "LAST", "USED", "KEPT", "BECAUSE"]
+    assert lines[1].startswith("kernel bbbbbbbbbbbb distro:b ")
+    assert lines[2].startswith("kernel aaaaaaaaaaaa distro:a ")
+    assert lines[3].startswith("2 in all, ")
+    told = json.loads(cache_command(filled, "ls", "--json").stdout)
+    assert [entry["about"] for entry in told] == [{"spec": "distro:b"}, {"spec": "distro:a"}]
+
+
+def test_cache_prune_by_age(filled: Path) -> None:
+    done = cache_command(filled, "prune", "--older-than=1d")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].startswith("removed kernel aaaaaaaaaaaa distro:a (")
+    assert done.stdout.splitlines()[1].startswith("1 removed; ")
+    assert len(cache_command(filled, "ls").stdout.splitlines()) == 3
+
+
+def test_cache_prune_by_size(filled: Path) -> None:
+    assert "2 removed" in cache_command(filled, "prune", "--max-size=0").stdout
+    assert cache_command(filled, "ls").stdout.splitlines()[-1] == "0 in all, 0 kB"
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["--older-than=yesterday"], "error: --older-than: 'yesterday' is not an age\n"),
+        (["--max-size=big"], "error: --max-size: 'big' is not a size\n"),
+    ],
+)
+def test_a_wrong_prune_takes_nothing(filled: Path, args: list[str], problem: str) -> None:
+    done = cache_command(filled, "prune", *args)
+    assert done.returncode == 2
+    assert done.stderr.startswith(problem)
+    assert len(cache_command(filled, "ls").stdout.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20G", 20 * 10**9), ("1.5GB", 1500 * 10**6), ("512MiB", 512 << 20), ("1k", 1000), ("7", 7)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert _cache._size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30d", 30 * 86400), ("4w", 28 * 86400), ("5m", 300)]
+)
+def test_ages(text: str, seconds: int) -> None:
+    assert _cache._age(text) == seconds
+
+
+def test_cache_verify(filled: Path) -> None:
+    done = cache_command(filled, "verify")
+    assert (done.returncode, done.stdout) == (0, "everything is as it was made\n")
+    broken = filled / "v1/kernel" / ("a" * 40) / "files/vmlinux"
+    broken.chmod(0o644)
+    status = broken.stat()
+    broken.write_bytes(b"x" * status.st_size)
+    os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk would
+    done = cache_command(filled, "verify")
+    assert done.returncode == 1
+    assert done.stdout.startswith("broken: kernel aaaaaaaaaaaa: ")
+    assert done.stdout.endswith("1 broken\n")
+
+
+def test_cache_prune_says_what_is_in_use(filled: Path) -> None:
+    held = Cache(filled, progress=Silent()).get("kernel", "b" * 40)
+    lines = cache_command(filled, "prune", "--max-size=0").stdout.splitlines()
+    assert held is not None
+    assert lines[1].startswith("1 removed; ")
+    assert lines[2] == "the rest is in use: `pytest-kgdb cache ls` says by whom"
+
+
+def test_cache_prune_to_the_caches_own_bound(filled: Path) -> None:
+    assert "0 removed" in cache_command(filled, "prune").stdout
+
+
+def test_cache_push(filled: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    done = cache_command(filled, "push")
+    assert (done.returncode, "--kgdb-remote-cache=URL" in done.stderr) == (2, True)
+    done = cache_command(filled, "push", f"--kgdb-remote-cache={tmp_path / 'shared'}")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "2 pushed"
+    done = cache_command(filled, "push", f"--kgdb-remote-cache={tmp_path / 'shared'}")
+    assert done.stdout == "0 pushed\n"
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    assert cache_command(tmp_path / "absent", "ls").stdout.splitlines()[-1] == "0 in all, 0 kB"
+    assert cache_command(tmp_path / "absent", "verify").returncode == 0
+    assert cache_command(tmp_path / "absent", "prune", "--max-size=0").returncode == 0
