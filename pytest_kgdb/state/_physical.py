@@ -74,9 +74,12 @@ class PhysicalMemory:
         return self._steps(self._backing().physical.find(bytes(pattern), start, end))
 
     def _steps(self, found: Iterator[int]) -> Iterator[int]:
-        while (address := next(found, None)) is not None:
-            yield address
+        while True:
             self._backing()
+            address = next(found, None)
+            if address is None:
+                return
+            yield address
 
     def virt_to_phys(self, address: int) -> int:
         """Translate a kernel virtual address.

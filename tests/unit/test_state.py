@@ -175,11 +175,12 @@ class TestStaleness:
     def test_a_search_ends_when_the_kernel_moves(self, tmp_path: Path) -> None:
         run = Run()
         state = make(FakeGuest(tmp_path), run)
-        found = state.physical.find(bytes(8))
-        next(found)
+        begun, fresh = (state.physical.find(bytes(8)) for _ in range(2))
+        next(begun)
         run.stopped = False
-        with pytest.raises(StaleError):
-            next(found)
+        for found in (begun, fresh):
+            with pytest.raises(StaleError):
+                next(found)
 
     def test_the_next_stop_shows_new_memory(self, tmp_path: Path) -> None:
         run = Run()
