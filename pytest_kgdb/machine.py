@@ -59,10 +59,12 @@ def kernel_command_line(spec: MachineSpec) -> str:
     - `rodata=off`: kgdb writes its breakpoints with plain stores, and on x86 removes them with
       the same; read-only text would leave them in (arch/x86/kernel/kgdb.c,
       kgdb_arch_set_breakpoint).
-    - `tsc=nowatchdog`: a kernel that stands still in its debugger loses no trust in its clock
-      (arch/x86/kernel/tsc.c, tsc_setup).
     - no `panic=`: with a time-out set, kgdb lets panics pass (kernel/debug/debug_core.c,
       kgdb_panic).
+    - `tsc=unstable clocksource=hpet` under TCG: QEMU does not let the time stamp counter go back
+      at a restore (softmmu/cpu-timers.c, cpu_get_ticks_locked, cpu_ticks_prev), so a kernel that
+      tells time by it would see the clock jump by all that went on since the snapshot. The HPET
+      goes back. It also keeps its pace while a stopped kernel does not look at it.
     """
     words = [
         f"console={spec.arch.console},115200",
@@ -70,11 +72,12 @@ def kernel_command_line(spec: MachineSpec) -> str:
         "kgdbwait",
         "nokaslr",
         "rodata=off",
-        "tsc=nowatchdog",
         "printk.time=1",
         "ignore_loglevel",
         "sysrq_always_enabled",
     ]
+    if spec.accel == "tcg":
+        words += ["tsc=unstable", "clocksource=hpet"]
     if spec.disk is not None and "root=" not in spec.append:
         words.append("root=/dev/vda rw")
     if spec.append:

@@ -80,8 +80,9 @@ class Gdb:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
         self._stdin: BinaryIO = self.child.stdin
+        self._stdout: BinaryIO = self.child.stdout
         self._reader = threading.Thread(
-            target=self._read, args=(self.child.stdout,), name="kgdb-gdb", daemon=True
+            target=self._read, args=(self._stdout,), name="kgdb-gdb", daemon=True
         )
         self._reader.start()
 
@@ -256,6 +257,7 @@ class Gdb:
             self._stdin.close()
         self.child.kill()
         self._reader.join(2)
+        self._stdout.close()
         self._log.close()
 
     def __enter__(self) -> Gdb:

@@ -67,7 +67,7 @@ def frame_at(level):
     for _ in range(level):
         frame = frame.older()
         if frame is None:
-            raise Refusal("there is no frame %d" % level)
+            raise Refusal(f"there is no frame {level}")
     return frame
 
 
@@ -114,7 +114,7 @@ def op_child(id, how, argument=None):
         return describe(value.dereference())
     if how == "cast":
         return describe(value.cast(find_type(argument)))
-    raise Refusal("no such child: %s" % how)
+    raise Refusal(f"no such child: {how}")
 
 
 def find_type(name):
@@ -214,7 +214,7 @@ def op_symbol(name):
     if symbol is not None and symbol.type.code == gdb.TYPE_CODE_FUNC:
         return {"kind": "function", "address": int(symbol.value().address)}
     try:
-        return {"kind": "symbol", "address": int(gdb.parse_and_eval("(long)&%s" % name))}
+        return {"kind": "symbol", "address": int(gdb.parse_and_eval(f"(long)&{name}"))}
     except gdb.error:
         return {"kind": None}
 
@@ -251,7 +251,7 @@ class Agent(gdb.MICommand):
         try:
             answer = operation(**request)
         except KeyError as error:
-            raise Refusal("gdb has no %s" % error) from None
+            raise Refusal(f"gdb has no {error}") from None
         except gdb.MemoryError as error:
             raise Refusal(str(error)) from None
         except (gdb.error, ValueError, RuntimeError) as error:

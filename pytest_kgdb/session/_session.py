@@ -115,7 +115,7 @@ class Session:
                 vm.restore(wanted.at)
             except KgdbError as error:
                 self._progress.say(
-                    f"kgdb: the machine could not be put back ({error.message.splitlines()[0]}); "
+                    f"the machine could not be put back ({error.message.splitlines()[0]}); "
                     "booting a new one"
                 )
                 self._boot(wanted, snapshots=True)
@@ -231,11 +231,11 @@ class Session:
         accel, why = self._chosen or ("?", "")
         qemu = qemu_version(self.kernel.arch.qemu)
         lines = [
-            f"kgdb: Linux {self.kernel.release} ({self.kernel.spec}), QEMU {qemu} with {accel}, "
+            f"Linux {self.kernel.release} ({self.kernel.spec}), QEMU {qemu} with {accel}, "
             f"gdb {version()}"
         ]
         if why and why != "asked for":
-            lines.append(f"kgdb: {accel}: {why}")
+            lines.append(f"{accel}: {why}")
         return lines
 
     def report_sections(self) -> list[tuple[str, str]]:

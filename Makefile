@@ -1,0 +1,77 @@
+# Two targets do everything from nothing: `make example` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+# What a Debian needs to build a kernel, run it and debug it.
+PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio kmod rsync \
+	xz-utils zstd ccache qemu-system-x86 qemu-utils gdb busybox-static linux-source-6.1 \
+	mmdebstrap e2fsprogs
+MATRIX_PACKAGES := linux-source-6.12
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# Installs the packages of a list that are not there yet.
+define install
+	@missing=$$(dpkg-query -W -f='$${Package} $${db:Status-Abbrev}\n' $(1) 2>/dev/null \
+	  | awk '$$2 == "ii" {print $$1}' | sort > .packages.there; \
+	  printf '%s\n' $(1) | sort | comm -23 - .packages.there; rm -f .packages.there); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing:" $$missing; \
+	  $(SUDO) apt-get update -q && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qy --no-install-recommends $$missing; \
+	fi
+endef
+
+.PHONY: help
+help:
+	@echo 'make example      build a kernel and run example_suite/ on it'
+	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
+	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
+	@echo 'make stress       boots, stops and restores by the hundred'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make clean        remove the virtual environment; the cache stays'
+
+.PHONY: deps
+deps:
+	$(call install,$(PACKAGES))
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+.PHONY: ready
+ready: deps $(BIN)/.installed
+
+.PHONY: example
+example: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require example_suite
+
+.PHONY: lint
+lint: ready
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+.PHONY: test
+test: lint
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests example_suite
+
+.PHONY: test-matrix
+test-matrix: ready
+	$(call install,$(MATRIX_PACKAGES))
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-kernel=distro:6.12 --kgdb-require \
+	  tests/kernel example_suite
+
+.PHONY: stress
+stress: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/stress
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV)

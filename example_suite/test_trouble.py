@@ -1,0 +1,43 @@
+"""Kernels in trouble, and kernels that are not quite there yet."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_a_crash_is_a_stop(kgdb):
+    """A panic enters the debugger, with everything as it was."""
+    kgdb.type("echo c > /proc/sysrq-trigger")
+    stop = kgdb.cont()
+    assert stop.reason == "panic"
+    assert stop.message == "sysrq triggered crash"
+    assert "sysrq_handle_crash" in [frame.function for frame in stop.backtrace()]
+
+
+def test_the_next_kernel_knows_nothing_of_it(kgdb):
+    """Every test gets the kernel as it was when it was ready."""
+    assert "sysrq triggered crash" not in kgdb.dmesg()
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_early_boot(kgdb):
+    """Before init: functions that will be gone later can still be stopped at."""
+    assert kgdb.evaluate("system_state") != "SYSTEM_RUNNING"
+    stop = None
+    with kgdb.breakpoint("console_on_rootfs"):
+        stop = kgdb.cont()
+        assert stop.frame.function == "console_on_rootfs"
+    with kgdb.breakpoint("run_init_process"):
+        stop = kgdb.cont()
+        assert stop.frame.args["init_filename"].string() == "/init"
+
+
+@pytest.mark.kgdb(smp=2)
+def test_two_processors(kgdb):
+    """The machine is the marker's."""
+    assert kgdb.run("grep -c ^processor /proc/cpuinfo").output == "2\n"
+    with kgdb.breakpoint("do_sys_openat2"):
+        kgdb.type("taskset 2 cat /proc/uptime")
+        cpus = {kgdb.cont().cpu for _ in range(3)}
+    assert cpus <= {0, 1}

@@ -1,0 +1,145 @@
+"""Breakpoints on a real kernel: their options, and where they may not be."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+OPEN = "do_sys_openat2"
+
+
+def test_printk_is_a_function_on_every_kernel(kgdb):
+    with kgdb.breakpoint("printk") as printk:
+        kgdb.type("echo h > /proc/sysrq-trigger")
+        stop = kgdb.cont()
+        assert stop.breakpoint is printk
+        assert stop.frame.args["fmt"].string()
+
+
+def test_a_file_and_line(kgdb):
+    kgdb.breakpoint(OPEN, temporary=True)
+    kgdb.type("cat /proc/version; cat /proc/version")
+    line = kgdb.cont().frame.line
+    with kgdb.breakpoint(f"fs/open.c:{line}"):
+        assert kgdb.cont().frame.line == line
+
+
+def test_an_address(kgdb):
+    address = int(kgdb.evaluate(f"(unsigned long)&{OPEN}"))
+    with kgdb.breakpoint(f"*{address:#x}") as there:
+        assert there.address == address
+        kgdb.type("cat /proc/version")
+        assert kgdb.cont().frame.address == address
+
+
+def test_a_condition(kgdb):
+    with kgdb.breakpoint("vfs_read", condition="count == 17") as read:
+        assert read.condition == "count == 17"
+        kgdb.type("cat /proc/version; dd if=/dev/zero of=/dev/null bs=17 count=1")
+        stop = kgdb.cont()
+        assert stop.frame.args["count"] == 17
+    assert read.hits == 1
+
+
+def test_an_ignore_count(kgdb):
+    with kgdb.breakpoint("vfs_read", condition="count == 17", ignore_count=2):
+        kgdb.type("for i in 1 2 3; do dd if=/dev/zero of=/dev/null bs=17 count=$i; done")
+        assert kgdb.cont().task.comm == "dd"
+
+
+def test_a_temporary_one_is_gone_after_its_hit(kgdb):
+    once = kgdb.breakpoint(OPEN, temporary=True)
+    kgdb.type("cat /proc/version; cat /proc/version; echo done")
+    assert kgdb.cont().breakpoint is once
+    assert once.hits == 1
+    assert not once.enabled
+    kgdb.resume()
+    kgdb.console.expect_exact("done", timeout=20)
+
+
+def test_disabled_and_enabled_again(kgdb):
+    opened = kgdb.breakpoint(OPEN)
+    opened.enabled = False
+    assert not opened.enabled
+    assert kgdb.run("cat /proc/version").status == 0
+    assert opened.hits == 0
+    opened.enabled = True
+    kgdb.type("cat /proc/version")
+    assert kgdb.cont().breakpoint is opened
+    opened.delete()
+    opened.delete()
+    assert "deleted" in repr(opened)
+    with pytest.raises(KgdbError, match="was deleted"):
+        opened.enabled = True
+
+
+def test_deleting_one_while_the_kernel_runs(kgdb):
+    opened = kgdb.breakpoint(OPEN)
+    kgdb.resume()
+    opened.delete()
+    assert not kgdb.stopped
+    assert kgdb.run("cat /proc/version").status == 0
+
+
+def test_a_hardware_breakpoint_is_hit(kgdb):
+    with kgdb.breakpoint(OPEN, hardware=True) as opened:
+        kgdb.type("cat /proc/version")
+        stop = kgdb.cont()
+        assert stop.breakpoint is opened
+        assert stop.frame.function == OPEN
+
+
+def test_many_breakpoints_at_once(kgdb):
+    names = [
+        "vfs_read", "vfs_write", "vfs_open", "do_filp_open", "do_exit", "do_sys_openat2",
+        "vfs_fstatat", "ksys_read", "ksys_write",
+    ]  # fmt: skip
+    planted = [kgdb.breakpoint(name) for name in names]
+    kgdb.type("cat /proc/version")
+    seen = {kgdb.cont().breakpoint.location for _ in range(12)}
+    assert len(seen) >= 4
+    assert sum(each.hits for each in planted) == 12
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_init_text_is_welcome_early(kgdb):
+    with kgdb.breakpoint("console_on_rootfs"):
+        assert kgdb.cont().frame.function == "console_on_rootfs"
+
+
+def test_init_text_is_refused_when_it_is_gone(kgdb):
+    with pytest.raises(KgdbError, match=r"\.init\.text.*freed.*kgdbwait"):
+        kgdb.breakpoint("console_on_rootfs")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("exc_page_fault", "noinstr"),
+        ("asm_exc_int3", "entry code"),
+        ("kgdb_handle_exception", "kprobe blocklist"),
+        ("notify_die", "kprobe blocklist"),
+    ],
+)
+def test_where_no_breakpoint_may_be(kgdb, name, reason):
+    with pytest.raises(KgdbError, match=reason):
+        kgdb.breakpoint(name)
+    assert kgdb.run("echo fine").output == "fine\n"
+
+
+def test_a_name_that_does_not_exist(kgdb):
+    with pytest.raises(KgdbError, match=r"(?s)not defined.*did you mean do_sys_openat2") as caught:
+        kgdb.breakpoint("do_sys_openat3")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_planting_while_the_kernel_runs_is_refused(kgdb):
+    kgdb.resume()
+    with pytest.raises(KgdbError, match=r"needs a stopped kernel.*\n.*interrupt"):
+        kgdb.breakpoint(OPEN)
+
+
+def test_a_newline_in_a_command_is_refused(kgdb):
+    with pytest.raises(KgdbError, match="one line"):
+        kgdb.execute("echo a\nshell touch /tmp/kgdb-must-not-be")

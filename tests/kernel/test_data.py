@@ -1,0 +1,157 @@
+"""Values, memory and the log of a real kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+
+def test_numbers(kgdb):
+    assert kgdb.evaluate("1 + 2") == 3
+    assert int(kgdb.evaluate("sizeof(long)")) == 8
+    assert kgdb.evaluate("panic_timeout") == 0
+    assert not kgdb.evaluate("panic_timeout")
+    assert kgdb.evaluate("init_task.prio") > 0
+    assert [0] * kgdb.evaluate("2") == [0, 0]
+
+
+def test_structs_and_pointers(kgdb):
+    task = kgdb.evaluate("&init_task")
+    assert task.type == "struct task_struct *"
+    assert task["pid"] == 0
+    assert task.dereference()["comm"].string() == "swapper/0"
+    assert task["comm"] == "swapper/0"
+    assert task["comm"][0] == ord("s")
+    assert int(task) == kgdb.evaluate("init_task").address
+    assert task["comm"].address == kgdb.evaluate("init_task.comm").address
+    assert len(task["comm"]) == 16
+    assert task["parent"] == task
+
+
+def test_an_enumerator_by_name(kgdb):
+    assert kgdb.evaluate("system_state") == "SYSTEM_RUNNING"
+    assert str(kgdb.evaluate("system_state")) == "SYSTEM_RUNNING"
+
+
+def test_a_char_pointer(kgdb):
+    assert kgdb.evaluate("linux_banner").string().startswith("Linux version ")
+    assert kgdb.evaluate("saved_command_line").string().find("kgdbwait") > 0
+
+
+def test_assign_is_seen_by_the_guest(kgdb):
+    before = kgdb.evaluate("panic_on_oops")
+    assert before == 0
+    kgdb.assign("panic_on_oops", 1)
+    assert before == 1, "the value lies in memory, and is read again after a write"
+    assert kgdb.run("cat /proc/sys/kernel/panic_on_oops").output == "1\n"
+
+
+def test_read_and_write(kgdb):
+    address = kgdb.evaluate("init_task.comm").address
+    assert kgdb.read(address, 9) == b"swapper/0"
+    kgdb.write(address, b"idle\0")
+    assert kgdb.read(address, 5) == b"idle\0"
+    assert kgdb.evaluate("init_task.comm").string() == "idle"
+
+
+def test_a_large_write(kgdb):
+    address = int(kgdb.evaluate("(unsigned long)&__log_buf"))
+    data = bytes(range(256)) * 8
+    before = kgdb.read(address, len(data))
+    kgdb.write(address, data)
+    assert kgdb.read(address, len(data)) == data
+    kgdb.write(address, before)
+    assert "Linux version" in kgdb.dmesg()
+
+
+def test_memory_that_is_not_there(kgdb):
+    with pytest.raises(KgdbError, match="0xdead000000000100"):
+        kgdb.read(0xDEAD000000000100, 8)
+    with pytest.raises(KgdbError, match="Cannot access memory"):
+        int(kgdb.evaluate("*(int *)0xdead000000000100"))
+
+
+def test_an_unknown_name(kgdb):
+    with pytest.raises(KgdbError, match='No symbol "no_such_thing"'):
+        kgdb.evaluate("no_such_thing")
+
+
+def test_arguments_and_locals(kgdb):
+    kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=1")
+    frame = kgdb.cont().frame
+    assert set(frame.args) == {"file", "buf", "count", "pos"}
+    assert frame.args["count"] == 17
+    assert frame.args["file"]["f_op"].type == "const struct file_operations *"
+    assert "ret" in frame.locals
+    assert "count=17" in repr(frame.args)
+    with pytest.raises(KeyError, match="no 'nothing'"):
+        frame.args["nothing"]
+    caller = frame.up()
+    assert caller.level == 1
+    assert caller.function == "ksys_read"
+    assert caller.args["count"] == 17
+
+
+def test_source_lines(kgdb):
+    kgdb.breakpoint("vfs_read")
+    kgdb.type("cat /proc/version")
+    frame = kgdb.cont().frame
+    assert frame.file == "fs/read_write.c"
+    text = frame.source(context=3)
+    assert len(text.splitlines()) == 7
+    assert f">{frame.line:6d}" in text
+
+
+def test_a_backtrace_ends_at_the_kernels_entry(kgdb):
+    kgdb.breakpoint("vfs_read")
+    kgdb.type("cat /proc/version")
+    functions = [frame.function for frame in kgdb.cont().backtrace()]
+    assert functions[0] == "vfs_read"
+    assert functions[-1].startswith("entry_SYSCALL_64")
+    assert len(kgdb.stop.backtrace(limit=2)) == 2
+
+
+def test_execute_is_gdbs_command_line(kgdb):
+    assert "swapper/0" in kgdb.execute("print init_task.comm")
+    threads = kgdb.execute("info threads")
+    assert threads.count("\n") > 5, "the kernel's tasks are gdb's threads"
+    with pytest.raises(KgdbError, match="Undefined command"):
+        kgdb.execute("no-such-command")
+
+
+def test_execute_may_move_the_kernel(kgdb):
+    before = kgdb.moment
+    kgdb.execute("stepi")
+    assert kgdb.stopped
+    assert kgdb.moment > before
+
+
+def test_dmesg(kgdb):
+    log = kgdb.dmesg()
+    assert "Linux version" in log.splitlines()[0]
+    kgdb.run("echo from the test > /dev/kmsg")
+    assert "from the test" in kgdb.dmesg().splitlines()[-2]
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_dmesg_in_early_boot(kgdb):
+    assert "Linux version" in kgdb.dmesg()
+    assert "Run /init" not in kgdb.dmesg()
+
+
+def test_the_same_answers_from_gdb_and_from_guest_memory(kgdb):
+    """What the relay answers from guest memory is what kgdb itself would say."""
+    relay = kgdb._require().relay
+    expressions = ["$rip", "$rsp", "$rbp", "$eflags", "init_task.comm", "jiffies_64", "$cs", "$r12"]
+    ours = [kgdb.execute(f"output/x {each}") for each in expressions]
+    memory, layout = relay._memory, relay._layout
+    relay.use_memory(None, None)
+    try:
+        kgdb.execute("maintenance flush register-cache")
+        kgdb.execute("maintenance flush dcache")
+        theirs = [kgdb.execute(f"output/x {each}") for each in expressions]
+    finally:
+        relay.use_memory(memory, layout)
+    assert ours == theirs

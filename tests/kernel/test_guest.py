@@ -1,0 +1,115 @@
+"""The guest's shell and console on a real kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.errors import TimeoutError
+
+
+def test_status_and_output(kgdb):
+    result = kgdb.run("echo hello; echo oops >&2; exit 3")
+    assert result.status == 3
+    assert result.output == "hello\noops\n"
+
+
+def test_run_leaves_a_stopped_kernel_stopped_and_a_running_one_running(kgdb):
+    kgdb.run("true")
+    assert kgdb.stopped
+    kgdb.resume()
+    assert kgdb.run("echo running").output == "running\n"
+    assert not kgdb.stopped
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("echo 'it'\"'\"'s'", "it's\n"),
+        ("printf 'no newline'", "no newline"),
+        ("echo one\necho two", "one\ntwo\n"),
+        ("cat <<END\nhere\nEND", "here\n"),
+        ("true # a comment", ""),
+        ("echo $((6 * 7)) \\\\ `echo sub`", "42 \\ sub\n"),
+        ("sleep 100 & echo in background", "in background\n"),
+        ("cat; echo no input", "no input\n"),
+    ],
+)
+def test_what_shells_can_be_told(kgdb, command, output):
+    assert kgdb.run(command).output == output
+
+
+def test_a_syntax_error_ends_the_command(kgdb):
+    result = kgdb.run("if")
+    assert result.status == 2
+    assert "syntax error" in result.output
+    assert kgdb.run("echo fine").output == "fine\n"
+
+
+def test_a_long_command(kgdb):
+    text = "x" * 6000
+    assert kgdb.run(f"echo {text} | wc -c").output.strip() == "6001"
+
+
+def test_much_output(kgdb):
+    result = kgdb.run("i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i + 1)); done")
+    assert result.output.splitlines() == [f"line {i}" for i in range(2000)]
+
+
+def test_kernel_messages_are_not_output(kgdb):
+    result = kgdb.run(
+        "for i in 1 2 3 4 5; do echo before $i; echo KERNEL > /dev/kmsg; echo after $i; done"
+    )
+    assert result.output == "".join(f"before {i}\nafter {i}\n" for i in range(1, 6))
+    assert "KERNEL" in kgdb.console.since().decode()
+
+
+def test_dmesg_is_output(kgdb):
+    output = kgdb.run("dmesg").output
+    assert "Linux version" in output
+    assert len(output.splitlines()) > 100
+
+
+def test_a_command_that_does_not_end(kgdb):
+    with pytest.raises(TimeoutError, match=r"'sleep 1000' did not end in 1 s"):
+        kgdb.run("sleep 1000", timeout=1)
+    assert kgdb.stopped
+
+
+def test_the_console_is_a_pexpect_spawn(kgdb):
+    kgdb.resume()
+    kgdb.console.sendline("echo $((40 + 2)); uname -s")
+    assert kgdb.console.expect([r"(\d+)\r\n", "nothing"]) == 0
+    assert kgdb.console.match.group(1) == "42"
+    kgdb.console.expect_exact("Linux")
+    kgdb.console.expect("# ")
+    kgdb.console.sendline("cat")
+    kgdb.console.sendline("echoed")
+    kgdb.console.expect("echoed")
+    kgdb.console.sendcontrol("c")
+    kgdb.console.expect("# ")
+
+
+def test_what_a_console_does_not_show_is_an_error_with_its_text(kgdb):
+    import pexpect
+
+    kgdb.resume()
+    with pytest.raises(pexpect.TIMEOUT):
+        kgdb.console.expect("never", timeout=0.2)
+
+
+def test_typed_while_stopped_is_read_when_it_runs(kgdb):
+    kgdb.type("echo typed > /tmp/typed")
+    assert kgdb.stopped
+    assert kgdb.run("cat /tmp/typed").output == "typed\n"
+
+
+def test_the_guest_has_no_network(kgdb):
+    assert kgdb.run("ls /sys/class/net").output.split() == ["lo"]
+
+
+def test_the_kernel_is_the_one_that_was_built(kgdb, kgdb_kernel):
+    assert kgdb.run("uname -r").output.strip() == kgdb_kernel.release
+    assert kgdb_kernel.config["CONFIG_KGDB"] == "y"
+    assert kgdb_kernel.vmlinux.exists()
+    assert kgdb_kernel.image.exists()
+    assert f"{kgdb_kernel.version[0]}.{kgdb_kernel.version[1]}" in kgdb_kernel.release

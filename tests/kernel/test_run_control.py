@@ -1,0 +1,227 @@
+"""Run control on a real kernel: going on, stopping, stepping."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, StaleError, TimeoutError
+
+OPEN = "do_sys_openat2"
+
+
+def open_something(kgdb) -> None:
+    """Have the guest's shell open files from now on."""
+    kgdb.type("while :; do cat /proc/uptime; done >/dev/null")
+
+
+def test_the_test_begins_stopped_at_ready(kgdb):
+    assert kgdb.stopped
+    assert kgdb.stop.reason == "interrupt"
+    assert kgdb.evaluate("system_state") == "SYSTEM_RUNNING"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_the_marker_asks_for_early_boot(kgdb):
+    assert kgdb.stopped
+    assert kgdb.stop.reason == "int3"
+    assert kgdb.evaluate("system_state") < 3
+
+
+def test_cont_stops_at_a_breakpoint(kgdb):
+    with kgdb.breakpoint(OPEN) as opened:
+        open_something(kgdb)
+        stop = kgdb.cont()
+    assert stop.reason == "breakpoint"
+    assert stop.breakpoint is opened
+    assert stop.frame.function == OPEN
+    assert stop.cpu == 0
+    assert stop.task.comm in ("sh", "cat")
+    assert stop.task.pid > 1
+
+
+def test_a_hundred_breaks_and_continues(kgdb):
+    open_something(kgdb)
+    with kgdb.breakpoint(OPEN) as opened:
+        for number in range(1, 101):
+            stop = kgdb.cont()
+            assert stop.frame.function == OPEN
+            assert opened.hits == number
+    kgdb.resume()
+    kgdb.console.sendcontrol("c")
+    assert kgdb.run("echo still here").output == "still here\n"
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_hundred_breaks_and_continues_on_two_processors(kgdb):
+    kgdb.type("while :; do cat /proc/uptime; done >/dev/null & while :; do cat /proc/loadavg; done")
+    with kgdb.breakpoint(OPEN) as opened:
+        for number in range(1, 101):
+            assert kgdb.cont().frame.function == OPEN
+            assert opened.hits == number
+
+
+def test_resume_and_wait(kgdb):
+    with kgdb.breakpoint(OPEN):
+        kgdb.type("cat /proc/uptime")
+        kgdb.resume()
+        assert kgdb.wait().reason == "breakpoint"
+        assert kgdb.wait().reason == "breakpoint", "a second wait returns the same stop"
+
+
+def test_interrupt_and_go_on_again(kgdb):
+    for _ in range(10):
+        kgdb.resume()
+        assert not kgdb.stopped
+        assert kgdb.stop is None
+        assert kgdb.interrupt().reason == "interrupt"
+        assert kgdb.stopped
+
+
+def test_interrupt_of_a_stopped_kernel_changes_nothing(kgdb):
+    before = kgdb.moment
+    assert kgdb.interrupt().reason == "interrupt"
+    assert kgdb.moment == before
+
+
+def test_an_interrupt_that_comes_second_is_not_seen_later(kgdb):
+    """A breakpoint wins the race; the sysrq that is still on its way must not be a stop."""
+    open_something(kgdb)
+    reasons = []
+    with kgdb.breakpoint(OPEN):
+        for _ in range(10):
+            kgdb.resume()
+            reasons.append(kgdb.interrupt().reason)
+        for _ in range(10):
+            assert kgdb.cont().reason == "breakpoint"
+    assert set(reasons) <= {"breakpoint", "interrupt"}
+
+
+def test_stepping(kgdb):
+    kgdb.breakpoint(OPEN, temporary=True)
+    open_something(kgdb)
+    start = kgdb.cont().frame
+    address, line, task = start.address, start.line, kgdb.stop.task.pid
+    stop = kgdb.stepi()
+    assert stop.reason == "step"
+    assert 0 < stop.frame.address - address < 16
+    stop = kgdb.next()
+    assert stop.reason == "step"
+    assert stop.frame.function == OPEN
+    assert stop.frame.line != line
+    lines = set()
+    for _ in range(5):
+        stop = kgdb.next()
+        assert stop.frame.function == OPEN
+        assert stop.task.pid == task
+        lines.add(stop.frame.line)
+    assert len(lines) > 1
+
+
+def test_step_goes_into_a_function(kgdb):
+    kgdb.breakpoint(OPEN, temporary=True)
+    open_something(kgdb)
+    kgdb.cont()
+    for _ in range(20):
+        stop = kgdb.step()
+        if stop.frame.function not in (OPEN, "build_open_flags"):
+            break
+    callers = [frame.function for frame in stop.backtrace()]
+    assert stop.frame.function != OPEN
+    assert OPEN in callers
+
+
+def test_finish_has_the_return_value(kgdb):
+    kgdb.breakpoint(OPEN, temporary=True)
+    kgdb.type("cat /no/such/file")
+    kgdb.cont()
+    stop = kgdb.finish()
+    assert stop.reason == "finished"
+    assert stop.return_value == -2
+    assert stop.frame.function != OPEN
+
+
+def test_until_a_location(kgdb):
+    kgdb.breakpoint(OPEN, temporary=True)
+    kgdb.type("cat /proc/version")
+    kgdb.cont()
+    stop = kgdb.until("do_filp_open")
+    assert stop.frame.function == "do_filp_open"
+
+
+def test_a_kernel_that_does_not_stop_is_a_timeout(kgdb):
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"did not stop in 0\.5 s"):
+        kgdb.cont(timeout=0.5)
+    assert time.monotonic() - began < 5
+    assert not kgdb.stopped
+    assert kgdb.interrupt().reason == "interrupt", "it can be stopped all the same"
+
+
+def test_two_timeouts_are_caught_as_the_builtin_one(kgdb):
+    with pytest.raises(builtin_timeout_error()):
+        kgdb.cont(timeout=0.1)
+
+
+def builtin_timeout_error() -> type[BaseException]:
+    import builtins
+
+    return builtins.TimeoutError
+
+
+def test_resuming_a_running_kernel_is_an_error(kgdb):
+    kgdb.resume()
+    with pytest.raises(KgdbError, match="needs a stopped kernel"):
+        kgdb.resume()
+    with pytest.raises(KgdbError, match="needs a stopped kernel"):
+        kgdb.evaluate("1")
+
+
+def test_what_was_read_before_is_stale_after(kgdb):
+    kgdb.breakpoint(OPEN)
+    open_something(kgdb)
+    stop = kgdb.cont()
+    frame, flag, value = stop.frame, stop.frame.args["dfd"], kgdb.evaluate("jiffies_64")
+    int(value)
+    kgdb.cont()
+    for look in (
+        lambda: stop.frame,
+        lambda: stop.task,
+        lambda: stop.cpu,
+        stop.backtrace,
+        lambda: frame.function,
+        lambda: frame.locals["fd"],
+        lambda: int(flag),
+        lambda: int(value),
+        lambda: str(value),
+        lambda: value == 1,
+    ):
+        with pytest.raises(StaleError, match="moved on"):
+            look()
+    assert stop.reason == "breakpoint", "why it stopped then is true for ever"
+    assert "stale" in repr(value)
+
+
+def test_a_crash_in_the_guest(kgdb):
+    kgdb.type("echo c > /proc/sysrq-trigger")
+    stop = kgdb.cont()
+    assert stop.reason == "panic"
+    assert stop.message == "sysrq triggered crash"
+    with pytest.raises(KernelPanic, match="halted: sysrq triggered crash"):
+        kgdb.cont(timeout=20)
+
+
+def test_a_crash_during_run_is_told_as_one(kgdb):
+    with pytest.raises(KernelPanic, match="sysrq triggered crash"):
+        kgdb.run("echo c > /proc/sysrq-trigger")
+
+
+def test_a_breakpoint_during_run_is_an_error_that_says_so(kgdb):
+    with (
+        kgdb.breakpoint(OPEN),
+        pytest.raises(GuestCommandError, match=f"the kernel stopped meanwhile.*{OPEN}"),
+    ):
+        kgdb.run("cat /proc/version")
+    assert kgdb.stopped
+    assert kgdb.stop.frame.function == OPEN
