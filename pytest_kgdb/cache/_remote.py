@@ -29,6 +29,17 @@ _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 30.0
 _DOWNLOAD: Final = "download"
 
+_BAD_ARCHIVE: Final = (
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    ValueError,
+    # Members that are in each other's way.
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+
 
 class Remote:
     """The shared cache under one URL."""
@@ -144,7 +155,7 @@ class Remote:
     def _unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
         try:
             return unpack(archive, files, kind, key)
-        except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
+        except _BAD_ARCHIVE as error:
             raise _Broken(_in_a_line(error)) from error
 
 

@@ -65,6 +65,13 @@ class Cache:
         self._guard = threading.RLock()
         self._held: dict[tuple[str, str], tuple[Hold, Manifest, Entry]] = {}
 
+    def close(self) -> None:
+        """Let go of every entry; only for who goes on living without them."""
+        with self._guard:
+            for hold, _, _ in self._held.values():
+                hold.release()
+            self._held.clear()
+
     def get(self, kind: str, key: str) -> Entry | None:
         """Return an entry, held and looked over, None if there is none.
 
