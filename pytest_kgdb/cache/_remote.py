@@ -8,6 +8,7 @@ every tar can read.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import re
@@ -31,6 +32,7 @@ _DOWNLOAD: Final = "download"
 
 _BAD_ARCHIVE: Final = (
     tarfile.TarError,
+    gzip.BadGzipFile,
     zlib.error,
     EOFError,
     ValueError,
@@ -178,7 +180,7 @@ def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
 
     :raises ValueError: it is not this entry, or not whole.
     """
-    with tarfile.open(archive, "r:gz") as tar:
+    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         first = tar.next()
         if first is None or first.name != MANIFEST or first.size > _MANIFEST_BYTES:
             raise ValueError("it does not begin with a manifest")
@@ -202,6 +204,9 @@ def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
                 target.chmod(stat.S_IMODE(member.mode) & 0o777)
             elif not member.issym():
                 raise ValueError(f"{name} is neither a file nor a link")
+        # gzip's own sum stands at the very end, which tar does not read.
+        while stream.read(_CHUNK_BYTES):
+            pass
     if missing:
         raise ValueError(f"{min(missing)} is missing")
     # From the manifest, and last: no file above was written through one of them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import random
 import socket
 import stat
 import subprocess
@@ -23,9 +24,11 @@ from pytest_kgdb.progress import Silent
 
 pytest.importorskip("fsspec")
 
+VMLINUX = random.Random(1).randbytes(500_000)
+
 
 def build(path: Path) -> None:
-    (path / "vmlinux").write_bytes(bytes(range(256)) * 8000)
+    (path / "vmlinux").write_bytes(VMLINUX)
     (path / "tool").write_text("#!/bin/sh\n")
     (path / "tool").chmod(0o755)
     (path / "lib/empty").mkdir(parents=True)
@@ -103,7 +106,7 @@ def serve() -> Iterator[Callable[[Handler], str]]:
 def is_whole(cache: Cache) -> None:
     entry = cache.make("kernel", "k", never, label="it")
     assert entry.about == {"release": "6.1"}
-    assert (entry.path / "vmlinux").read_bytes() == bytes(range(256)) * 8000
+    assert (entry.path / "vmlinux").read_bytes() == VMLINUX
     assert stat.S_IMODE((entry.path / "tool").stat().st_mode) == 0o755
     assert (entry.path / "lib/empty").is_dir()
     assert (entry.path / "to a directory").readlink() == Path("lib")
@@ -241,7 +244,7 @@ def test_a_web_server_with_a_page_for_everything(
     assert "has a broken kernel k" in elsewhere.builds(serve(Page))
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 1000, -100])
+@pytest.mark.parametrize("size", [0, 1, 100, 1000, -1, -8, -100])
 def test_a_truncated_archive(elsewhere: Elsewhere, size: int) -> None:
     archive = elsewhere.pushed()
     archive.write_bytes(archive.read_bytes()[:size])
@@ -251,10 +254,11 @@ def test_a_truncated_archive(elsewhere: Elsewhere, size: int) -> None:
     assert "\n" not in said
 
 
-def test_a_damaged_archive(elsewhere: Elsewhere) -> None:
+@pytest.mark.parametrize("where", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_a_damaged_archive(elsewhere: Elsewhere, where: float) -> None:
     archive = elsewhere.pushed()
     content = bytearray(archive.read_bytes())
-    content[len(content) // 2] ^= 0x40
+    content[int((len(content) - 1) * where)] ^= 0x40
     archive.write_bytes(content)
     assert "has a broken kernel k" in elsewhere.builds()
 
