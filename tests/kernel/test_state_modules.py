@@ -19,10 +19,10 @@ SOURCE = r"""
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
-struct sample { int number; char name[16]; struct list_head list; };
+struct sample_item { int number; char name[16]; struct list_head list; };
 
 static LIST_HEAD(samples);
-static struct sample sample_one __used = { .number = 4242, .name = "static" };
+static struct sample_item sample_one __used = { .number = 4242, .name = "static" };
 static const char sample_text[] __used = "read-only text";
 static int sample_runs __used;
 static int option = 5;
@@ -48,7 +48,7 @@ static int __init sample_init(void)
 	int i;
 
 	for (i = 0; i < 3; i++) {
-		struct sample *s = kzalloc(sizeof(*s), GFP_KERNEL);
+		struct sample_item *s = kzalloc(sizeof(*s), GFP_KERNEL);
 
 		s->number = 100 + i;
 		list_add_tail(&s->list, &samples);
@@ -63,7 +63,7 @@ static int __init sample_init(void)
 
 static void __exit sample_exit(void)
 {
-	struct sample *s, *next;
+	struct sample_item *s, *next;
 
 	kthread_stop(sleeper);
 	list_for_each_entry_safe(s, next, &samples, list)
@@ -132,7 +132,9 @@ def test_types_symbols_and_all_sections(sample) -> None:
     assert per_cpu(program["sample_each"], 0).value_() == 78
     assert [
         each.number.value_()
-        for each in list_for_each_entry("struct sample", program["samples"].address_of_(), "list")
+        for each in list_for_each_entry(
+            "struct sample_item", program["samples"].address_of_(), "list"
+        )
     ] == [100, 101, 102]
     (line,) = sample.run("grep ^sample /proc/modules").output.splitlines()
     (text,) = sample.run("cat /sys/module/sample/sections/.text").output.split()
@@ -182,3 +184,18 @@ def test_unloaded_and_loaded_again(sample) -> None:
         first["sample_one"].number.value_()
     load(sample)
     assert sample.program["sample_one"].number.value_() == 4242
+
+
+def test_known_before_its_init_runs(sample) -> None:
+    sample.breakpoint("do_init_module", temporary=True)
+    sample.type("insmod /tmp/sample.ko")
+    sample.cont()
+    program = sample.program
+    assert program["sample_one"].number.value_() == 4242
+    assert program["sample_runs"].value_() == 0
+    init = program.symbol("sample_init").address
+    assert program.source_location(init)[0].filename.endswith("sample.c")
+    assert program["sample_init"].address_ == init
+    assert int(sample.evaluate("mod->init")) == init
+    assert sample.run("cat /sys/module/sample/initstate").output == "live\n"
+    assert sample.program["sample_runs"].value_() == 1
