@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +46,8 @@ class Kernel:
     """What compiled it."""
     key: str
     """Hash of all that it is made of."""
+    held: object = field(default=None, repr=False, compare=False)
+    """Keeps `source` from being changed, for as long as somebody refers to the kernel."""
 
 
 def numbers(release: str) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -72,11 +72,14 @@ def key(patches: Sequence[Patch]) -> str:
     return result.hexdigest()
 
 
-def apply(patches: Sequence[Patch], tree: Path, scratch: Path) -> Mapping[str, Path | None]:
+def apply(
+    patches: Sequence[Patch], find: Callable[[str], Path | None], scratch: Path, label: str
+) -> dict[str, Path | None]:
     """Apply patches to copies of the files that they touch.
 
-    :param tree: where the files are, which is not changed.
+    :param find: where a file of the tree is to be had, None if it has no such file.
     :param scratch: an empty directory for the copies.
+    :param label: what the messages call the tree.
     :returns: every touched file by name: its patched copy, None if it is gone.
     :raises BuildError: one does not apply.
     """
@@ -85,19 +88,18 @@ def apply(patches: Sequence[Patch], tree: Path, scratch: Path) -> Mapping[str, P
     for patch in patches:
         touched = patch.touched()
         for name in touched - names:
-            _fetch(tree, name, scratch, patch)
+            _fetch(name, find, scratch, patch)
         names |= touched
-        options = ["--batch", "--forward", f"-p{patch.strip}", "--no-backup-if-mismatch"]
-        options += ["--remove-empty-files", "--reject-file=-", "--directory", str(scratch)]
-        if patch.reverse:
-            options = [each for each in options if each != "--forward"] + ["--reverse"]
+        options = ["--batch", f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
+        options += ["--remove-empty-files", "--directory", str(scratch)]
+        options += ["--reverse"] if patch.reverse else ["--forward"]
         done = run(
             [program, *options], name="patch", timeout=_PATCH_SECONDS, input=patch.data, check=False
         )
         if done.status != 0:
             said = "\n".join(f"  {line}" for line in done.output.splitlines()[:20])
             raise BuildError(
-                f"the patch {patch.name} does not apply to {tree}:\n{said}",
+                f"the patch {patch.name} does not apply to {label}:\n{said}",
                 hint="rebase it on this kernel; patches before it in the list are applied first",
             )
     return {name: path if (path := scratch / name).is_file() else None for name in names}
@@ -108,12 +110,11 @@ def scratch_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="pytest-kgdb-patch-")
 
 
-def _fetch(tree: Path, name: str, scratch: Path, patch: Patch) -> None:
-    parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts:
+def _fetch(name: str, find: Callable[[str], Path | None], scratch: Path, patch: Patch) -> None:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ConfigError(f"the patch {patch.name} wants to change {name}, outside of the kernel")
-    source, target = tree / name, scratch / name
-    if source.is_file() and not target.exists():
+    source, target = find(name), scratch / name
+    if source is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
 

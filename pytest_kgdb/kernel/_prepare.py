@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,10 +19,11 @@ from ._config import Config, Lost, Request, lost, missing, parse, render
 from ._kconfig import explain
 from ._make import Make
 from ._model import Kernel, numbers
+from ._owned import CheckedOut, Unpacked
 from ._publish import FACTS, KIT, publish
 from ._recipe import Recipe, lsmod, recipe
-from ._source import Patched, Source, open_source, slug
-from ._spec import BuildDir, SourceTree
+from ._source import Source, UserTree, slug
+from ._spec import BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, toolchain
 
@@ -51,10 +53,14 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
                 hint="name the source tree instead",
             )
         return _prebuilt.use(spec, named.path, arch, cache, kgdb=settings.stub == "kgdb")
-    source = open_source(named, arch, cache, progress)
-    if settings.patch:
-        patches = [patch for path in settings.patch for patch in _patch.read(path)]
-        source = Patched(source, patches, arch, cache, progress)
+    patches = [patch for path in settings.patch for patch in _patch.read(path)]
+    source: Source
+    if isinstance(named, Tarball):
+        source = Unpacked(named.path, patches, cache, progress)
+    elif isinstance(named, Revision):
+        source = CheckedOut(named.tree, named.revision, patches, cache, progress)
+    else:
+        source = UserTree(named, patches, arch, cache, progress)
     return _Builder(settings, spec, source, arch, cache, progress).kernel()
 
 
@@ -103,6 +109,7 @@ class _Builder:
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
         release = facts["release"]
         modules = entry.path / "lib/modules" / release
+        place = self._source.find()
         return Kernel(
             spec=self._spec,
             arch=self._arch,
@@ -112,13 +119,14 @@ class _Builder:
             image=entry.path / Path(self._arch.image).name,
             config=Config(entry.path / ".config"),
             build_id=facts["build_id"],
-            source=self._source.shown,
+            source=None if place is None else place.tree,
             debug_source=Path(facts["debug_source"]),
             build_dir=None,
             modules_dir=modules if modules.is_dir() else None,
             kit=entry.path / KIT,
             compiler=facts["compiler"],
             key=key,
+            held=place,
         )
 
     @property
@@ -130,7 +138,7 @@ class _Builder:
             return ""
         if known := self._source.version:
             return known
-        with self._source.tree():
+        with self._source.open():
             return self._source.version
 
     def _key(self) -> str:
@@ -147,8 +155,11 @@ class _Builder:
     def _build(self, target: Path) -> None:
         # One directory for all configurations on a base: from one to the other only what they
         # differ in is compiled.
-        name = f"build-{self._source.identity}-{self._arch.name}-{slug(self._recipe.base)}"
-        with self._source.tree() as tree, self._cache.lock(name, label=self._label):
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(self._source.open())
+            tree = place.tree
+            name = f"build-{place.identity}-{self._arch.name}-{slug(self._recipe.base)}"
+            stack.enter_context(self._cache.lock(name, label=self._label))
             home = self._cache.workdir("build", name)
             make = Make(
                 tree,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -16,7 +17,11 @@ from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel import _fingerprint, _patch
 from pytest_kgdb.kernel._fingerprint import fingerprint
-from pytest_kgdb.kernel._source import CheckedOut, CopiedTree, Patched, PlainTree, UnpackedTarball
+from pytest_kgdb.kernel._mirror import Mirror
+from pytest_kgdb.kernel._overlay import Overlay
+from pytest_kgdb.kernel._owned import CheckedOut, Unpacked
+from pytest_kgdb.kernel._source import Source, UserTree
+from pytest_kgdb.kernel._spec import SourceTree, parse
 from pytest_kgdb.progress import Silent
 
 
@@ -43,6 +48,35 @@ def repository(tree: Path) -> Path:
     git(tree, "add", "-A")
     git(tree, "commit", "-q", "-m", "one")
     return tree
+
+
+def user_tree(path: Path, cache: Cache, *texts: str) -> UserTree:
+    spec = parse(str(path), X86_64)
+    assert isinstance(spec, SourceTree)
+    return UserTree(spec, patches(*texts), X86_64, cache, Silent())
+
+
+def tarball(path: Path, cache: Cache, *texts: str) -> Unpacked:
+    return Unpacked(path, patches(*texts), cache, Silent())
+
+
+def revision(path: Path, name: str, cache: Cache, *texts: str) -> CheckedOut:
+    return CheckedOut(path, name, patches(*texts), cache, Silent())
+
+
+def patches(*texts: str) -> list[_patch.Patch]:
+    return [_patch.Patch(f"p{number}", text.encode()) for number, text in enumerate(texts)]
+
+
+def shown(source: Source) -> Path | None:
+    place = source.find()
+    return None if place is None else place.tree
+
+
+def bring(source: Source) -> Path:
+    """Have a source brought to where it can be built, and let go of it."""
+    with source.open() as place:
+        return place.tree
 
 
 def everything(path: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -156,11 +190,14 @@ class TestFingerprint:
             content(tmp_path / "absent")
 
 
-class TestPlainTree:
+class TestUserTree:
+    def test_is_built_from_where_it_is(self, tree: Path, cache: Cache) -> None:
+        source = user_tree(tree, cache)
+        assert bring(source) == tree
+        assert shown(source) == tree
+
     def test_a_change_during_the_build_is_noticed(self, tree: Path, cache: Cache) -> None:
-        source = PlainTree(tree, X86_64, cache, Silent())
-        with source.tree() as path:
-            assert path == tree
+        source = user_tree(tree, cache)
         source.check()
         os.utime(tree / "fs/open.c")
         source.check()
@@ -169,14 +206,15 @@ class TestPlainTree:
             source.check()
 
     def test_the_commit_counts_only_where_it_is_asked(self, repository: Path, cache: Cache) -> None:
-        source = PlainTree(repository, X86_64, cache, Silent())
-        assert source.scm() == git(repository, "rev-parse", "HEAD")
-        content = source.content
+        source = user_tree(repository, cache)
+        commit = source.scm()
+        assert commit == git(repository, "rev-parse", "HEAD")
         git(repository, "commit", "-q", "--allow-empty", "-m", "two")
-        assert PlainTree(repository, X86_64, cache, Silent()).content == content
+        assert user_tree(repository, cache).content == source.content
+        assert user_tree(repository, cache).scm() != commit
 
 
-class TestCopiedTree:
+class TestBuiltInPlace:
     @pytest.mark.parametrize("in_git", [False, True])
     def test_build_products_stay_behind(self, tree: Path, cache: Cache, in_git: bool) -> None:
         if in_git:
@@ -188,8 +226,8 @@ class TestCopiedTree:
         (tree / "generated.h").touch()
         (tree / "fs/uncommitted.c").touch()
         before = everything(tree)
-        with CopiedTree(tree, X86_64, cache, Silent()).tree() as copy:
-            names = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
+        copy = bring(user_tree(tree, cache))
+        names = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
         assert {"Makefile", "fs/open.c", "fs/uncommitted.c", "Kconfig"} <= names
         assert not names & {"fs/open.o", "generated.h", "vmlinux", ".config"}
         assert not (copy / "include/config").exists()
@@ -197,74 +235,77 @@ class TestCopiedTree:
 
     def test_its_key_does_not_tell_what_was_built(self, tree: Path, cache: Cache) -> None:
         built_in_place(tree)
-        first = CopiedTree(tree, X86_64, cache, Silent()).content
+        first = user_tree(tree, cache).content
         (tree / "generated.h").write_text("#define NEW\n")
         built_in_place(tree, config="CONFIG_X=y\n")
-        assert CopiedTree(tree, X86_64, cache, Silent()).content == first
+        assert user_tree(tree, cache).content == first
 
-    def test_is_kept_in_step(self, tree: Path, cache: Cache) -> None:
+    def test_its_copy_is_kept_in_step(self, tree: Path, cache: Cache) -> None:
         built_in_place(tree)
-        with CopiedTree(tree, X86_64, cache, Silent()).tree() as copy:
-            kept = (copy / "Makefile").stat().st_mtime_ns
+        copy = bring(user_tree(tree, cache))
+        kept = (copy / "Makefile").stat().st_mtime_ns
         (tree / "fs/open.c").write_text("int changed;\n")
-        with CopiedTree(tree, X86_64, cache, Silent()).tree() as copy:
-            assert (copy / "fs/open.c").read_text() == "int changed;\n"
-            assert (copy / "Makefile").stat().st_mtime_ns == kept
+        assert bring(user_tree(tree, cache)) == copy
+        assert (copy / "fs/open.c").read_text() == "int changed;\n"
+        assert (copy / "Makefile").stat().st_mtime_ns == kept
+        assert shown(user_tree(tree, cache)) == tree
+
+
+def pack(tree: Path, name: str = "linux.tar.xz") -> Path:
+    target = tree.parent / name
+    subprocess.run(["tar", "-C", tree.parent, "-caf", target, tree.name], check=True)
+    return target
 
 
 class TestTarball:
-    def pack(self, tree: Path, name: str = "linux.tar.xz") -> Path:
-        target = tree.parent / name
-        subprocess.run(["tar", "-C", tree.parent, "-caf", target, tree.name], check=True)
-        return target
-
     def test_is_unpacked_once(self, tree: Path, cache: Cache) -> None:
-        source = UnpackedTarball(self.pack(tree), X86_64, cache, Silent())
-        assert source.shown is None
-        with source.tree() as top:
-            assert (top / "fs/open.c").read_text() == (tree / "fs/open.c").read_text()
-            (top / "mark").touch()
-        with UnpackedTarball(self.pack(tree), X86_64, cache, Silent()).tree() as again:
-            assert again == top
-        assert source.shown == top
+        source = tarball(pack(tree), cache)
+        assert source.find() is None
+        top = bring(source)
+        assert (top / "fs/open.c").read_text() == (tree / "fs/open.c").read_text()
+        (top / "mark").touch()
+        assert bring(tarball(pack(tree), cache)) == top
+        assert (top / "mark").exists()
+        assert shown(source) == top
         assert source.version == "6.1.99"
 
     def test_another_content_under_the_same_name(self, tree: Path, cache: Cache) -> None:
-        first = UnpackedTarball(self.pack(tree), X86_64, cache, Silent())
+        first = tarball(pack(tree), cache)
+        one = bring(first)
         (tree / "fs/open.c").write_text("int changed;\n")
-        second = UnpackedTarball(self.pack(tree), X86_64, cache, Silent())
+        second = tarball(pack(tree), cache)
         assert first.content != second.content
-        with first.tree() as one, second.tree() as two:
-            assert one != two
+        assert bring(second) != one
 
     def test_broken(self, tree: Path, cache: Cache) -> None:
-        packed = self.pack(tree)
+        packed = pack(tree)
         packed.write_bytes(packed.read_bytes()[:-100])
-        source = UnpackedTarball(packed, X86_64, cache, Silent())
-        with pytest.raises(ConfigError, match="cannot unpack"), source.tree():
-            pass
-        assert source.shown is None
+        source = tarball(packed, cache)
+        with pytest.raises(ConfigError, match="cannot unpack"):
+            bring(source)
+        assert source.find() is None
 
     def test_of_something_else(self, tree: Path, cache: Cache) -> None:
         (tree / "Kconfig").unlink()
-        source = UnpackedTarball(self.pack(tree), X86_64, cache, Silent())
         with pytest.raises(ConfigError, match="is no kernel's source: it contains linux"):
-            source.tree().__enter__()
+            bring(tarball(pack(tree), cache))
 
     def test_what_was_unpacked_half_is_unpacked_anew(self, tree: Path, cache: Cache) -> None:
-        source = UnpackedTarball(self.pack(tree), X86_64, cache, Silent())
-        (source._home / "unpacking/linux").mkdir(parents=True)
-        with source.tree() as top:
-            assert (top / "Makefile").exists()
-        assert not (source._home / "unpacking").exists()
+        source = tarball(pack(tree), cache)
+        top = bring(source)
+        (top.parent / "content").unlink()
+        top.rename(top.parent / "unpacking")
+        assert bring(source) == top
+        assert (top / "Makefile").exists()
+        assert not (top.parent / "unpacking").exists()
 
 
 class TestCheckedOut:
     def test_the_users_repository_is_not_touched(self, repository: Path, cache: Cache) -> None:
         (repository / "fs/open.c").write_text("int uncommitted;\n")
         before = everything(repository)
-        with CheckedOut(repository, "HEAD", cache, Silent()).tree() as top:
-            assert (top / "fs/open.c").read_text() != "int uncommitted;\n"
+        top = bring(revision(repository, "HEAD", cache))
+        assert (top / "fs/open.c").read_text() != "int uncommitted;\n"
         assert everything(repository) == before
 
     def test_from_one_to_the_next_only_the_difference_is_written(
@@ -274,61 +315,66 @@ class TestCheckedOut:
         (repository / "fs/new.c").write_text("int new;\n")
         git(repository, "add", "-A")
         git(repository, "commit", "-q", "-m", "two")
-        with CheckedOut(repository, "HEAD", cache, Silent()).tree() as top:
-            kept = (top / "Makefile").stat().st_mtime_ns
-            (top / "stray.o").touch()
-        with CheckedOut(repository, "HEAD~1", cache, Silent()).tree() as again:
-            assert again == top
-            assert not (top / "fs/new.c").exists()
-            assert not (top / "stray.o").exists()
-            assert (top / "Makefile").stat().st_mtime_ns == kept
+        top = bring(revision(repository, "HEAD", cache))
+        kept = (top / "Makefile").stat().st_mtime_ns
+        (top / "stray.o").touch()
+        assert bring(revision(repository, "HEAD~1", cache)) == top
+        assert not (top / "fs/new.c").exists()
+        assert not (top / "stray.o").exists()
+        assert (top / "Makefile").stat().st_mtime_ns == kept
 
-    def test_shows_itself_only_while_it_is_there(self, repository: Path, cache: Cache) -> None:
+    def test_one_that_is_in_use_stays(self, repository: Path, cache: Cache) -> None:
         git(repository, "tag", "one")
         (repository / "fs/open.c").write_text("int two;\n")
         git(repository, "commit", "-q", "-a", "-m", "two")
-        one = CheckedOut(repository, "one", cache, Silent())
-        two = CheckedOut(repository, "main", cache, Silent())
-        assert one.content != two.content
-        with one.tree() as top:
-            assert (one.shown, two.shown) == (top, None)
-        with two.tree() as top:
-            assert (one.shown, two.shown) == (None, top)
-        assert one.version == "6.1.99"
+        with revision(repository, "one", cache).open() as one:
+            pass
+        assert revision(repository, "main", cache).find() is None
+        with revision(repository, "main", cache).open() as two:
+            pass
+        assert two.tree != one.tree
+        assert two.identity != one.identity
+        assert shown(revision(repository, "one", cache)) == one.tree
+
+    def test_one_that_nobody_uses_any_more_makes_room(self, repository: Path, cache: Cache) -> None:
+        git(repository, "tag", "one")
+        (repository / "fs/open.c").write_text("int two;\n")
+        git(repository, "commit", "-q", "-a", "-m", "two")
+        first = bring(revision(repository, "one", cache))
+        assert bring(revision(repository, "main", cache)) == first
 
     def test_commits_of_the_same_tree_are_the_same(self, repository: Path, cache: Cache) -> None:
         git(repository, "commit", "-q", "--allow-empty", "-m", "two")
-        one = CheckedOut(repository, "HEAD~1", cache, Silent())
-        two = CheckedOut(repository, "HEAD", cache, Silent())
+        one = revision(repository, "HEAD~1", cache)
+        two = revision(repository, "HEAD", cache)
         assert one.content == two.content
         assert one.scm() != two.scm()
+        assert one.version == "6.1.99"
 
     def test_a_checkout_that_was_killed(self, repository: Path, cache: Cache) -> None:
-        source = CheckedOut(repository, "HEAD", cache, Silent())
-        with source.tree() as top:
-            pass
-        (source._home / "tree").unlink()
-        (source._home / "git/index.lock").touch()
+        source = revision(repository, "HEAD", cache)
+        top = bring(source)
+        (top.parent / "content").unlink()
+        (top.parent / "git/index.lock").touch()
         (top / "fs/open.c").write_text("half")
-        with source.tree():
-            assert (top / "fs/open.c").read_text() == (repository / "fs/open.c").read_text()
+        assert bring(source) == top
+        assert (top / "fs/open.c").read_text() == (repository / "fs/open.c").read_text()
 
-    @pytest.mark.parametrize("revision", ["v99", "HEAD~7", "--all", "deadbeef"])
-    def test_no_such_revision(self, repository: Path, cache: Cache, revision: str) -> None:
-        with pytest.raises(ConfigError, match=revision):
-            CheckedOut(repository, revision, cache, Silent())
+    @pytest.mark.parametrize("name", ["v99", "HEAD~7", "--all", "deadbeef"])
+    def test_no_such_revision(self, repository: Path, cache: Cache, name: str) -> None:
+        with pytest.raises(ConfigError, match=name):
+            revision(repository, name, cache)
 
     def test_no_repository(self, tree: Path, cache: Cache) -> None:
         with pytest.raises(ConfigError, match="is not a git tree"):
-            CheckedOut(tree, "v6.1", cache, Silent())
+            revision(tree, "v6.1", cache)
 
     def test_from_a_hook_of_another_repository(
         self, repository: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("GIT_DIR", "/nowhere")
         monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
-        with CheckedOut(repository, "HEAD", cache, Silent()).tree() as top:
-            assert (top / "Makefile").exists()
+        assert (bring(revision(repository, "HEAD", cache)) / "Makefile").exists()
 
 
 PATCH = """\
@@ -351,78 +397,93 @@ NEW = "--- /dev/null\n+++ b/fs/new.c\n@@ -0,0 +1 @@\n+int added;\n"
 
 
 class TestPatched:
-    def patched(self, tree: Path, cache: Cache, *texts: str) -> Patched:
-        patches = [_patch.Patch(f"p{number}", text.encode()) for number, text in enumerate(texts)]
-        base = PlainTree(tree, X86_64, cache, Silent())
-        return Patched(base, patches, X86_64, cache, Silent())
+    @pytest.fixture(params=["tree", "tree built in place", "tarball", "revision"])
+    def source(
+        self, request: pytest.FixtureRequest, repository: Path, cache: Cache
+    ) -> Callable[..., Source]:
+        """Return the same source with other patches each time, for each kind of source."""
+        if request.param == "tarball":
+            packed = pack(repository)
+            return lambda *texts: tarball(packed, cache, *texts)
+        if request.param == "revision":
+            return lambda *texts: revision(repository, "HEAD", cache, *texts)
+        if request.param == "tree built in place":
+            built_in_place(repository)
+        return lambda *texts: user_tree(repository, cache, *texts)
 
-    def test_applies_in_order_on_a_copy(self, tree: Path, cache: Cache) -> None:
-        before = everything(tree)
-        source = self.patched(tree, cache, PATCH, SECOND, NEW)
-        with source.tree() as top:
-            assert "COUNT + 2" in (top / "fs/open.c").read_text()
-            assert (top / "fs/new.c").read_text() == "int added;\n"
-            assert (top / "Makefile").exists()
-        assert source.shown == top
-        assert everything(tree) == before
+    def test_applies_in_order_and_never_on_the_original(
+        self, repository: Path, source: Callable[..., Source]
+    ) -> None:
+        before = everything(repository)
+        made = source(PATCH, SECOND, NEW)
+        top = bring(made)
+        assert "COUNT + 2" in (top / "fs/open.c").read_text()
+        assert (top / "fs/new.c").read_text() == "int added;\n"
+        assert (top / "Makefile").exists()
+        assert shown(made) == top
+        assert everything(repository) == before
 
-    def test_key_is_of_both(self, tree: Path, cache: Cache) -> None:
-        keys = {
-            self.patched(tree, cache, PATCH).content,
-            self.patched(tree, cache, PATCH, NEW).content,
-            self.patched(tree, cache, NEW).content,
-            PlainTree(tree, X86_64, cache, Silent()).content,
-        }
+    def test_key_is_of_both(self, source: Callable[..., Source]) -> None:
+        keys = {source(*texts).content for texts in ((), (PATCH,), (PATCH, NEW), (NEW,))}
         assert len(keys) == 4
 
-    def test_another_series_on_the_same_copy(self, tree: Path, cache: Cache) -> None:
-        with self.patched(tree, cache, PATCH, NEW).tree() as top:
-            kept = (top / "Makefile").stat().st_mtime_ns
-            same = (top / "fs/open.c").stat().st_mtime_ns
-        with self.patched(tree, cache, PATCH).tree():
-            assert not (top / "fs/new.c").exists()
-            assert (top / "fs/open.c").stat().st_mtime_ns == same
-        with self.patched(tree, cache, NEW).tree():
-            assert (top / "fs/open.c").read_text() == (tree / "fs/open.c").read_text()
-            assert (top / "Makefile").stat().st_mtime_ns == kept
-
-    def test_one_that_does_not_apply(self, tree: Path, cache: Cache) -> None:
-        with self.patched(tree, cache, PATCH).tree() as top:
-            pass
-        source = self.patched(tree, cache, SECOND)
-        with pytest.raises(BuildError, match=r"p0 does not apply(?s:.*)Hunk #1 FAILED"):
-            source.tree().__enter__()
-        assert source.shown is None
+    def test_another_series_changes_only_what_differs(
+        self, repository: Path, source: Callable[..., Source]
+    ) -> None:
+        top = bring(source(PATCH, NEW))
+        kept = (top / "Makefile").stat().st_mtime_ns
+        same = (top / "fs/open.c").stat().st_mtime_ns
+        assert bring(source(PATCH)) == top
+        assert not (top / "fs/new.c").exists()
         assert "COUNT + 1" in (top / "fs/open.c").read_text()
+        assert bring(source(NEW)) == top
+        assert (top / "fs/open.c").read_text() == (repository / "fs/open.c").read_text()
+        assert (top / "fs/open.c").stat().st_mtime_ns > same
+        assert (top / "Makefile").stat().st_mtime_ns == kept
 
-    def test_one_that_is_already_in(self, tree: Path, cache: Cache) -> None:
-        source = self.patched(tree, cache, PATCH, PATCH)
+    def test_one_that_does_not_apply(self, source: Callable[..., Source]) -> None:
+        bring(source(PATCH))
+        bad = source(SECOND)
+        with pytest.raises(BuildError, match=r"p0 does not apply(?s:.*)Hunk #1 FAILED"):
+            bring(bad)
+        assert bad.find() is None
+        assert "COUNT + 1" in (bring(source(PATCH)) / "fs/open.c").read_text()
+
+    def test_one_that_is_already_in(self, source: Callable[..., Source]) -> None:
         with pytest.raises(BuildError, match=r"p1 does not apply(?s:.*)previously applied"):
-            source.tree().__enter__()
+            bring(source(PATCH, PATCH))
 
-    def test_reversed(self, tree: Path, cache: Cache) -> None:
-        base = PlainTree(tree, X86_64, cache, Silent())
-        text = (
-            PATCH.replace("COUNT + 1", "XX").replace("COUNT;", "COUNT + 1;").replace("XX", "COUNT")
-        )
-        back = _patch.Patch("back", text.encode(), reverse=True)
-        with Patched(base, [back], X86_64, cache, Silent()).tree() as top:
-            assert "COUNT + 1" in (top / "fs/open.c").read_text()
+    def test_after_an_interruption(
+        self,
+        repository: Path,
+        source: Callable[..., Source],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        top = bring(source(PATCH, NEW))
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        for place in (Overlay, Mirror):
+            with monkeypatch.context() as patched:
+                patched.setattr(place, "_write", killed)
+                with contextlib.suppress(KeyboardInterrupt):
+                    bring(source(PATCH, SECOND))
+        bring(source(PATCH, SECOND))
+        assert "COUNT + 2" in (top / "fs/open.c").read_text()
+        assert not (top / "fs/new.c").exists()
+        assert bring(source(NEW)) == top
+        assert (top / "fs/open.c").read_text() == (repository / "fs/open.c").read_text()
 
     @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd"])
     def test_one_that_leaves_the_tree(self, tree: Path, cache: Cache, name: str) -> None:
-        source = self.patched(tree, cache, f"--- a/{name}\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n")
+        source = user_tree(tree, cache, f"--- a/{name}\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n")
         with pytest.raises(ConfigError, match="outside of the kernel"):
-            source.tree().__enter__()
+            bring(source)
 
-    def test_on_a_tarball_a_revision_and_a_built_tree(self, repository: Path, cache: Cache) -> None:
-        packed = TestTarball().pack(repository, "linux.tar.gz")
-        patches = [_patch.Patch("p", PATCH.encode())]
-        bases = [
-            UnpackedTarball(packed, X86_64, cache, Silent()),
-            CheckedOut(repository, "HEAD", cache, Silent()),
-            CopiedTree(built_in_place(repository), X86_64, cache, Silent()),
-        ]
-        for base in bases:
-            with Patched(base, patches, X86_64, cache, Silent()).tree() as top:
-                assert "COUNT + 1" in (top / "fs/open.c").read_text()
+    def test_reversed(self, tree: Path, cache: Cache) -> None:
+        text = PATCH.replace("COUNT + 1", "XX").replace("COUNT;", "COUNT + 1;")
+        back = _patch.Patch("back", text.replace("XX", "COUNT").encode(), reverse=True)
+        spec = SourceTree(tree, dirty=False, built=False)
+        top = bring(UserTree(spec, [back], X86_64, cache, Silent()))
+        assert "COUNT + 1" in (top / "fs/open.c").read_text()
