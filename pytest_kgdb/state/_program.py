@@ -87,8 +87,14 @@ def loaded_modules(program: drgn.Program) -> frozenset[ModuleKey]:
 def load_modules(program: drgn.Program) -> None:
     """Make the loaded modules known, with debug info where a file of theirs was named."""
     import drgn
+    from drgn.helpers.linux.module import module_address_regions
 
     new = [module for module, is_new in program.loaded_modules() if is_new]
+    for module in new:
+        if isinstance(module, drgn.RelocatableModule):
+            # drgn itself leaves out what a module has only until its init has run.
+            regions = module_address_regions(module.object)
+            module.address_ranges = [(start, start + size) for start, size in regions if size]
     if new:
         # Their names and addresses are known all the same.
         with suppress(drgn.MissingDebugInfoError):
