@@ -8,9 +8,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from ..progress import Progress
 from ._files import FILES, MANIFEST, Manifest, compare, measure, take_stock
@@ -25,8 +24,7 @@ _BOUND_BYTES: Final = 50 * 10**9
 _BOUND_SHARE: Final = 0.5  # of the disk space that is free or ours
 
 
-@dataclass(frozen=True)
-class EntryInfo:
+class EntryInfo(NamedTuple):
     """One thing in the cache, for a listing."""
 
     state: Literal["entry", "work", "broken"]
@@ -44,8 +42,7 @@ class EntryInfo:
     """Why it is still there."""
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """An entry that is not what it was."""
 
     kind: str
@@ -55,13 +52,12 @@ class Problem:
     """Where it is in the quarantine; None if it could not be moved."""
 
 
-@dataclass
-class Removed:
+class Removed(NamedTuple):
     """What a pruning came to."""
 
-    entries: list[EntryInfo] = field(default_factory=list)
-    size_before: int = 0
-    size_after: int = 0
+    entries: list[EntryInfo]
+    size_before: int
+    size_after: int
 
 
 class Care:
@@ -87,7 +83,7 @@ class Care:
                 kept = f"to be looked at for {_QUARANTINE_SECONDS / _DAY:g} days"
             else:
                 kept = fits
-            listed.append(replace(info, in_use=bool(user), kept=kept))
+            listed.append(info._replace(in_use=bool(user), kept=kept))
         return sorted(listed, key=lambda info: -info.last_used)
 
     def prune(self, older_than: float | None, max_size: int | None) -> Removed:
@@ -99,8 +95,8 @@ class Care:
         self._prune_memos()
         now = time.time()
         found = sorted(self._survey(), key=lambda info: info.last_used)
-        removed = Removed(size_before=sum(info.size for info in found))
-        left = removed.size_before
+        removed = []
+        left = before = sum(info.size for info in found)
         for info in sorted(found, key=lambda info: info.state != "broken"):  # those first
             age = now - info.last_used
             old = older_than is not None and age >= older_than
@@ -108,10 +104,9 @@ class Care:
                 old = old or age >= _QUARANTINE_SECONDS
             too_much = max_size is not None and left > max_size
             if (old or too_much) and self._remove(info):
-                removed.entries.append(info)
+                removed.append(info)
                 left -= info.size
-        removed.size_after = left
-        return removed
+        return Removed(removed, before, left)
 
     def keep_bound(self) -> None:
         """Prune to the default bound, and say so if something went."""

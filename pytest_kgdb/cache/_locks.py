@@ -12,9 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import CacheError, TimeoutError
 from ..progress import Progress, duration
@@ -27,8 +26,7 @@ _SIGN_SECONDS: Final = 0.2
 _COMMAND_CHARS: Final = 80
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """Who holds a lock."""
 
     pid: int
@@ -167,7 +165,7 @@ class Locks:
         with contextlib.suppress(OSError):
             beside = self._root / f"{name}.{os.getpid()}.new"
             try:
-                beside.write_text(json.dumps(asdict(Holder.me(label))))
+                beside.write_text(json.dumps(Holder.me(label)._asdict()))
                 beside.replace(self._note(name))
             finally:
                 beside.unlink(missing_ok=True)

@@ -9,9 +9,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import CacheError, ConfigError
 from ._files import FILES, MANIFEST, Manifest, look_over, sync_directory, write_synced
@@ -41,8 +40,7 @@ class BrokenEntry(Exception):
         self.hold = hold
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A directory that is to become an entry."""
 
     path: Path

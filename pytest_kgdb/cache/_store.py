@@ -183,7 +183,7 @@ class Cache:
         :param max_size: bytes; by default the cache's own bound.
         """
         if not self._shelf.base.is_dir():
-            return Removed()
+            return Removed([], 0, 0)
         self._shelf.prepare()
         with explained(f"cannot prune {self.root}"):
             if older_than is None and max_size is None:
