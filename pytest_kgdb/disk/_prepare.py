@@ -11,6 +11,7 @@ from ..kernel import Kernel
 from ..progress import Progress
 from ..settings import Settings
 from . import _qcow2
+from ._debian import prepare_debian
 from ._image import Disk
 
 
@@ -23,8 +24,7 @@ def prepare(settings: Settings, kernel: Kernel, cache: Cache, progress: Progress
     if settings.disk == "none":
         return None
     if settings.disk == "debian" or settings.disk.startswith("debian:"):
-        del kernel, progress  # until debian is here
-        raise ConfigError("--kgdb-disk=debian is not built yet")
+        return prepare_debian(settings, kernel, cache, progress)
     return _given(settings, Path(settings.disk), cache)
 
 

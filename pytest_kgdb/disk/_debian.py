@@ -1,0 +1,274 @@
+"""A Debian that QEMU boots: an ext4 image of a tree, with a shell on the serial console."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from ..arch import Arch
+from ..cache import Cache, Entry
+from ..errors import ConfigError
+from ..kernel import Kernel
+from ..process import CommandFailed, run, which
+from ..progress import Progress
+from ..settings import Settings
+from . import _qcow2
+from ._image import Disk
+from ._root import Root, root
+from ._sources import configured, debian, os_release
+from ._tree import DPKG_OPTIONS, PACKAGES, TREE, bootstrap, scratch
+
+IMAGE: Final = "disk.qcow2"
+KEY: Final = "ssh_key"
+HOST_KEY: Final = "ssh_host_key.pub"
+
+# Part of the keys: to be raised when the same inputs give another tree, or another image.
+_TREE_RECIPE: Final = "1"
+_IMAGE_RECIPE: Final = "1"
+
+_SECONDS: Final = 900.0
+_ARCHITECTURES: Final = {"x86": "amd64"}
+
+# mke2fs: the journal, the inodes (256 of every 16384 bytes), the tables; and room to boot.
+_OVERHEAD_MIB: Final = 48
+_OVERHEAD: Final = 1.06
+_FULL: Final = re.compile(
+    r"Could not allocate|too small|ext2_alloc|not enough|Journal size too big"
+)
+
+# Without them there is no root file system to be had from a virtio disk, and no systemd
+# (README of systemd, "REQUIREMENTS").
+_TO_MOUNT: Final = ("VIRTIO_PCI", "VIRTIO_BLK", "EXT4_FS", "DEVTMPFS", "DEVTMPFS_MOUNT")
+_FOR_SYSTEMD: Final = (
+    *("CGROUPS", "INOTIFY_USER", "SIGNALFD", "TIMERFD", "EPOLL", "UNIX", "SYSFS", "PROC_FS"),
+    *("FHANDLE", "TMPFS", "DEVTMPFS", "SHMEM", "FILE_LOCKING", "MULTIUSER"),
+)
+
+
+def prepare_debian(settings: Settings, kernel: Kernel, cache: Cache, progress: Progress) -> Disk:
+    """Return a Debian, built if need be, with a kernel's modules in it.
+
+    :raises ConfigError: the kernel could not boot it, or the host cannot build it.
+    :raises BuildError: it could not be built.
+    """
+    _check(settings, kernel)
+    tree = tree_of(settings, kernel.arch, cache, progress)
+    size = settings.disk_size
+    _check_size(settings, tree)
+    key = _digest(
+        _IMAGE_RECIPE,
+        tree.key,
+        _own_files(),
+        str(size),
+        kernel.arch.console,
+        # The modules, and not the kernel: one that differs in its image alone needs no other disk.
+        *_modules(kernel, cache),
+    )
+    label = f"the disk image of Debian {tree.about['suite']}"
+
+    def build(target: Path) -> None:
+        name = f"disk-{key[:24]}"
+        with cache.lock(name, label=label), progress.stage(f"making {label}"):
+            home = cache.workdir("disk", name)
+            _Image(settings, kernel, tree, home, root()).make(target)
+
+    about = {"suite": tree.about["suite"], "packages": tree.about["packages"], "size_mib": size}
+    if kernel.modules_dir is not None:
+        about["modules"] = kernel.release
+    entry = cache.make("disk", key, build, label=label, about=about)
+    ssh_key = entry.path / KEY
+    if ssh_key.stat().st_mode & 0o077:  # as after a copy from a shared cache; ssh refuses it
+        ssh_key.chmod(0o600)
+    return Disk(
+        entry.path / IMAGE,
+        key=key,
+        kind="debian",
+        packages=settings.disk_package,
+        ssh_key=ssh_key,
+        ssh_host_key=(entry.path / HOST_KEY).read_text().strip(),
+    )
+
+
+def tree_of(settings: Settings, arch: Arch, cache: Cache, progress: Progress) -> Entry:
+    """Return the files of the Debian that the settings ask for, installed if need be."""
+    architecture = _ARCHITECTURES.get(arch.name)
+    if architecture is None:
+        raise ConfigError(f"{settings.origin('disk')}: there is no Debian here for {arch.name}")
+    asked = settings.disk.partition(":")[2] or None
+    suite, sources = debian(asked, configured(), os_release())
+    packages = tuple(sorted(set(settings.disk_package)))
+    # Not where they come from: a mirror's name does not change what is in a package.
+    suites = [f"{source.suites} {source.components}" for source in sources]
+    key = _digest(
+        _TREE_RECIPE, suite, architecture, *PACKAGES, *DPKG_OPTIONS, *suites, "with", *packages
+    )
+    label = f"Debian {suite}"
+
+    def build(target: Path) -> None:
+        name = f"debian-{key[:24]}"
+        with cache.lock(name, label=label):
+            bootstrap(
+                target,
+                cache.workdir("disk", name),
+                suite=suite,
+                architecture=architecture,
+                sources=sources,
+                packages=packages,
+                root=root(),
+                progress=progress,
+            )
+
+    about = {"suite": suite, "packages": list(packages)}
+    return cache.make("debian", key, build, label=label, about=about)
+
+
+class _Image:
+    """The making of one image."""
+
+    def __init__(
+        self, settings: Settings, kernel: Kernel, tree: Entry, home: Path, root: Root
+    ) -> None:
+        self._settings = settings
+        self._kernel = kernel
+        self._tree = tree
+        self._home = home
+        self._root = root
+
+    def make(self, target: Path) -> None:
+        """Fill an empty directory with the image and its keys."""
+        extra, raw = self._home / "extra", self._home / "disk.raw"
+        shutil.rmtree(extra, ignore_errors=True)
+        raw.unlink(missing_ok=True)
+        try:
+            self._put_extra(extra, target)
+            with scratch(self._home, self._root) as work:
+                self._format(extra, work, raw)
+            _qcow2.qemu_img(
+                *("convert", "-f", "raw", "-O", "qcow2", raw, target / IMAGE), timeout=_SECONDS
+            )
+            (target / IMAGE).chmod(0o444)
+        finally:
+            raw.unlink(missing_ok=True)
+            shutil.rmtree(extra, ignore_errors=True)
+
+    def _put_extra(self, extra: Path, target: Path) -> None:
+        """Make what is this image's own: keys, and the kernel's modules."""
+        ssh = extra / "etc/ssh"
+        ssh.mkdir(parents=True)
+        _ssh_keygen(ssh / "ssh_host_ed25519_key", "debian")
+        _ssh_keygen(target / KEY, "pytest-kgdb")
+        key, kind = (target / f"{KEY}.pub"), (ssh / "ssh_host_ed25519_key.pub")
+        (target / HOST_KEY).write_text(" ".join(kind.read_text().split()[:2]) + "\n")
+        authorized = extra / "root/.ssh"
+        authorized.mkdir(parents=True)
+        shutil.copyfile(key, authorized / "authorized_keys")
+        key.unlink()
+        # Not empty: that would make every boot the first one, with all that systemd does then.
+        identity = hashlib.sha256((target / HOST_KEY).read_bytes()).hexdigest()[:32]
+        (extra / "etc/machine-id").write_text(identity + "\n")
+        modules = self._kernel.modules_dir
+        if modules is not None:
+            _clone(modules, extra / "usr/lib/modules" / self._kernel.release)
+
+    def _format(self, extra: Path, work: Path, raw: Path) -> None:
+        data = resources.files("pytest_kgdb") / "data"
+        log = self._home / "image.log"
+        log.unlink(missing_ok=True)
+        environment = dict(os.environ)
+        environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
+        if shutil.which("mke2fs", path=environment["PATH"]) is None:
+            which("mke2fs", package="e2fsprogs")
+        argv = [*self._root.prefix, "sh", str(data / "debian-image.sh")]
+        argv += [str(self._tree.path / TREE), str(data / "debian"), str(extra), str(work)]
+        argv += [str(raw), str(self._settings.disk_size), self._kernel.arch.console]
+        try:
+            run(argv, name="debian-image.sh", timeout=_SECONDS, env=environment, log=log)
+        except CommandFailed as error:
+            if _FULL.search(error.output):
+                raise _too_small(self._settings, _needed(self._tree)) from error
+            raise
+
+
+def _check(settings: Settings, kernel: Kernel) -> None:
+    """Refuse a kernel that could not boot it."""
+    needed = list(_FOR_SYSTEMD)
+    if settings.initrd != "initramfs-tools" and "root=" not in settings.append:
+        needed += _TO_MOUNT
+    missing = [name for name in dict.fromkeys(needed) if kernel.config.get(name) != "y"]
+    if not missing:
+        return
+    names = " ".join(f"CONFIG_{name}" for name in missing)
+    hint = "add them: " + " ".join(f"--kgdb-set=CONFIG_{name}=y" for name in missing)
+    if all(kernel.config.get(name) in ("m", "y") for name in missing):
+        hint += "; or --kgdb-initrd=initramfs-tools, which loads modules before there is a disk"
+    raise ConfigError(
+        f"{settings.origin('disk')}: Linux {kernel.release} cannot boot a Debian, it is built "
+        f"without {names}",
+        hint=hint,
+    )
+
+
+def _check_size(settings: Settings, tree: Entry) -> None:
+    if settings.disk_size < _needed(tree):
+        raise _too_small(settings, _needed(tree))
+
+
+def _needed(tree: Entry) -> int:
+    size = (tree.path / TREE).stat().st_size
+    return int(size / (1 << 20) * _OVERHEAD) + _OVERHEAD_MIB
+
+
+def _too_small(settings: Settings, needed: int) -> ConfigError:
+    return ConfigError(
+        f"{settings.origin('disk_size')}: {settings.disk_size} MiB are too small a disk for this "
+        f"Debian: it needs {needed} MiB at the least, and room for what the tests write",
+        hint="leave --kgdb-disk-size at 4G: what is not written to takes no room on the host",
+    )
+
+
+def _ssh_keygen(path: Path, comment: str) -> None:
+    program = which("ssh-keygen", package="openssh-client")
+    argv = [program, "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
+    run(argv, name="ssh-keygen", timeout=60.0)
+
+
+def _clone(source: Path, target: Path) -> None:
+    """Copy a tree of modules, without its links to where it was built."""
+
+    def links(directory: str, names: list[str]) -> list[str]:
+        return [name for name in names if (Path(directory) / name).is_symlink()]
+
+    shutil.copytree(source, target, ignore=links)
+
+
+def _own_files() -> str:
+    """Return a hash of the files of ours that go into every image."""
+    data = Path(str(resources.files("pytest_kgdb") / "data"))
+    return _digest(_content(data / "debian"), (data / "debian-image.sh").read_text())
+
+
+def _modules(kernel: Kernel, cache: Cache) -> tuple[str, ...]:
+    directory = kernel.modules_dir
+    if directory is None:
+        return ()
+    return kernel.release, cache.memo("modules", kernel.key, lambda: _content(directory))
+
+
+def _content(directory: Path) -> str:
+    """Return a hash of the files in a directory and of their names."""
+    parts: list[str] = []
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            parts += [str(path.relative_to(directory)), content]
+    return _digest(*parts)
+
+
+def _digest(*parts: Any) -> str:
+    text = "".join(f"{len(str(part))}:{part}" for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,0 +1,64 @@
+"""How to be root for a build: as we are, or in a user namespace."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError
+from ..process import run, which
+
+_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Root:
+    """A way to run programs for which the owners of files are what they set them to."""
+
+    mode: str
+    """As mmdebstrap(1) calls it: `root` or `unshare`."""
+
+    prefix: tuple[str, ...]
+    """To be put in front of a command."""
+
+
+@cache
+def root() -> Root:
+    """Return a way to be root, tried.
+
+    :raises ConfigError: there is none; the hint says how to get one.
+    """
+    if os.geteuid() == 0:
+        return Root("root", ())
+    user = getpass.getuser()
+    # Both mmdebstrap and unshare map the many owners of a system's files through these.
+    which("newuidmap", package="uidmap")
+    for name in ("/etc/subuid", "/etc/subgid"):
+        if not _has_range(Path(name), user):
+            raise ConfigError(
+                f"a Debian cannot be built without root: {user} has no range of ids in {name}",
+                hint=f"sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+            )
+    prefix = (which("unshare", package="util-linux"), "--map-root-user", "--map-auto", "--")
+    tried = run([*prefix, "true"], timeout=_SECONDS, check=False)
+    if tried.status != 0:
+        raise ConfigError(
+            f"a Debian cannot be built without root: {tried.output.strip()}",
+            hint="user namespaces must be allowed (sysctl kernel.unprivileged_userns_clone=1; on "
+            "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0), with util-linux 2.38 or "
+            "newer; or build it once as root",
+        )
+    return Root("unshare", prefix)
+
+
+def _has_range(path: Path, user: str) -> bool:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return False
+    # mmdebstrap reads names only, though the file may hold numbers as well.
+    return any(line.split(":")[0] == user for line in lines)

@@ -1,0 +1,160 @@
+"""Where this host gets its Debian packages: sources.list(5), in both its forms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from ..process import CommandFailed, run
+
+# The archive's own names for what is, at a time, the release of that kind.
+_ALIASES: Final = ("stable", "oldstable", "testing", "unstable", "sid")
+_ROLLING: Final = ("unstable", "sid")
+# What belongs to a release and does not change what it is (not backports, not proposed-updates).
+_POCKETS: Final = ("", "-updates", "-security", "/updates")
+
+_ONE_LINE: Final = re.compile(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)")
+# sources.list(5): the options whose names differ between the forms.
+_DEB822_NAMES: Final = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
+# What concerns the way to the archive, and the host's clock; the rest of its settings do not.
+_ACQUIRE: Final = re.compile(
+    r"Acquire::(?:https?::|ForceIPv|Retries|Check-|Max-ValidTime|Min-ValidTime)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One archive, and one or more suites of it."""
+
+    uris: tuple[str, ...]
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    options: tuple[tuple[str, str], ...] = ()
+    """Further fields, as a deb822 file has them."""
+
+    def text(self) -> str:
+        """Return it as a stanza of a `.sources` file."""
+        fields = [
+            ("Types", "deb"),
+            ("URIs", " ".join(self.uris)),
+            ("Suites", " ".join(self.suites)),
+            ("Components", " ".join(self.components)),
+            *self.options,
+        ]
+        return "".join(f"{name}: {value}\n" for name, value in fields)
+
+
+def configured(etc: Path = Path("/etc/apt")) -> list[Source]:
+    """Return the binary archives that apt is configured to use."""
+    found: list[Source] = []
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        try:
+            text = path.read_text(errors="replace")
+        except OSError:
+            continue
+        if path.suffix == ".list":
+            found += _one_line(text)
+        elif path.suffix == ".sources":
+            found += _deb822(text)
+    return found
+
+
+def _one_line(text: str) -> Iterator[Source]:
+    for line in text.splitlines():
+        match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
+        if match is None:
+            continue
+        options = []
+        for word in (match[1] or "").split():
+            name, _, value = word.partition("=")
+            options.append((_DEB822_NAMES.get(name, name.title()), value.replace(",", " ")))
+        yield Source((match[2],), (match[3],), tuple(match[4].split()), tuple(options))
+
+
+def _deb822(text: str) -> Iterator[Source]:
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    for stanza in re.split(r"\n\s*\n", "\n".join(lines)):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in stanza.splitlines():
+            if line[:1].isspace() and name:
+                fields[name] += "\n" + line
+            elif ":" in line:
+                name, _, value = line.partition(":")
+                name = name.strip().title()
+                fields[name] = value.strip()
+        taken = {key: fields.pop(key, "").split() for key in ("Types", "Uris", "Suites")}
+        components = fields.pop("Components", "").split()
+        if "deb" not in taken["Types"] or fields.pop("Enabled", "yes").lower() in ("no", "false"):
+            continue
+        yield Source(
+            tuple(taken["Uris"]), tuple(taken["Suites"]), tuple(components), tuple(fields.items())
+        )
+
+
+def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
+    """Return what the host says that it is (os-release(5))."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {name: value.strip("\"'") for name, _, value in pairs}
+
+
+def debian(
+    suite: str | None, sources: Iterable[Source], release: dict[str, str]
+) -> tuple[str, list[Source]]:
+    """Return a suite, and where this host would get it from.
+
+    A host that is not a Debian, or has no Debian among its sources, gives none: mmdebstrap then
+    takes the archive that it knows itself.
+
+    :param suite: None for the one that the host has, or else stable.
+    """
+    mine = release.get("VERSION_CODENAME", "") if release.get("ID") == "debian" else ""
+    bases = [name for name in (mine, *_ALIASES) if name]
+    found: list[Source] = []
+    base = ""
+    for source in sources:
+        if "main" not in source.components:
+            continue
+        for name in source.suites:
+            its_base = _base(name, bases)
+            if its_base is None or (base and its_base != base):
+                continue
+            base = base or its_base
+            found.append(replace(source, suites=(name,)))
+    wanted = suite or base or mine or "stable"
+    if not base or not any(source.suites == (base,) for source in found):
+        return wanted, []
+    moved = []
+    for source in found:
+        pocket = source.suites[0].removeprefix(base)
+        if pocket and wanted in _ROLLING:
+            continue
+        moved.append(replace(source, suites=(wanted + pocket,), components=("main",)))
+    return wanted, moved
+
+
+def _base(name: str, bases: Iterable[str]) -> str | None:
+    for base in bases:
+        if name in [base + pocket for pocket in _POCKETS]:
+            return base
+    return None
+
+
+def acquire_options() -> list[str]:
+    """Return the host's apt settings about the way to the archive: proxies, for one."""
+    try:
+        told = run(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"], timeout=20.0)
+    except CommandFailed:
+        return []
+    return [
+        line
+        for line in told.output.splitlines()
+        if _ACQUIRE.match(line) and not line.endswith(' "";')
+    ]

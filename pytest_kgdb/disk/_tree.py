@@ -1,0 +1,168 @@
+"""A Debian's files, by mmdebstrap."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..errors import BuildError, KgdbError
+from ..process import Child, run, which
+from ..progress import Progress, Stage
+from ._root import Root
+from ._sources import Source, acquire_options
+
+TREE: Final = "tree.tar"
+SOURCES: Final = "debian.sources"
+
+_SECONDS: Final = 3600.0
+_GRACE: Final = 10.0  # in which mmdebstrap removes what it has unpacked
+_REMOVE_SECONDS: Final = 120.0
+_QUOTED: Final = 6  # as many of its error lines as are shown
+
+# Beyond what is essential: an init, a way in, and what the plugin or mkinitramfs(8) runs.
+PACKAGES: Final = (
+    "systemd-sysv",
+    "udev",
+    "openssh-server",
+    "iproute2",
+    "procps",
+    "kmod",
+    "initramfs-tools",
+    "busybox",
+)
+
+# What nobody reads in a guest; the licences stay.
+DPKG_OPTIONS: Final = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "force-unsafe-io",
+)
+
+# Without it, the package that merges /bin into /usr brings all of perl.
+_HOOKS: Final = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
+
+_ERROR: Final = re.compile(r"(?:E|Err:\d+): ?(?!setup failed|apt-get |mmdebstrap failed)(.+)")
+_STEP: Final = re.compile(r"I: (?!using |main\(\)|success )(.+?)(?:\.\.\.)?")
+_HINTS: Final = (
+    (
+        r"Could not (?:resolve|connect)|Temporary failure|[Cc]onnection (?:refused|failed|timed)|"
+        r"unreachable|Unable to connect",
+        "the network is needed to build a disk, not to use one that was built; the sources are "
+        "this host's (/etc/apt): {uris}",
+    ),
+    (
+        r"does not have a Release file|404 +Not Found",
+        "is there a suite {suite} at {uris}? (this host's sources, /etc/apt)",
+    ),
+    (
+        r"Unable to locate package|has no installation candidate|was not found",
+        "--kgdb-disk-package takes names that `apt-cache show` knows in {suite}",
+    ),
+    (
+        r"NO_PUBKEY|not signed|couldn't be verified",
+        "this host has no key for {suite}: apt install debian-archive-keyring",
+    ),
+    (r"No space left|write error", "make room: pytest-kgdb cache prune"),
+)
+
+
+def bootstrap(
+    target: Path,
+    home: Path,
+    *,
+    suite: str,
+    architecture: str,
+    sources: Sequence[Source],
+    packages: Sequence[str],
+    root: Root,
+    progress: Progress,
+) -> None:
+    """Fill an empty directory with a Debian, packed, and with where it came from.
+
+    :param home: for the log, and for what is in the way afterwards.
+    :param sources: none for what mmdebstrap knows itself.
+    :param packages: beyond the usual ones.
+    :raises BuildError: it could not be made; the message has apt's own errors.
+    """
+    program = which("mmdebstrap", package="mmdebstrap")
+    listing = target / SOURCES
+    listing.write_text("\n".join(source.text() for source in sources))
+    argv = [program, f"--mode={root.mode}", "--variant=apt", "--format=tar", "--skip=output/dev"]
+    argv += [f"--architectures={architecture}", f"--include={','.join((*PACKAGES, *packages))}"]
+    argv += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    argv += [f"--aptopt={option}" for option in acquire_options()]
+    if _HOOKS.is_dir():
+        argv.append(f"--hook-dir={_HOOKS}")
+    argv += [suite, str(target / TREE), *([str(listing)] if sources else [])]
+    log = home / "mmdebstrap.log"
+    log.write_text(f"{shlex.join(argv)}\n")
+    errors: list[str] = []
+    with (
+        scratch(home, root) as directory,
+        progress.stage(f"installing Debian {suite}") as stage,
+    ):
+        environment = os.environ | {"TMPDIR": str(directory), "LC_ALL": "C.UTF-8"}
+        child = Child.spawn(
+            argv, name="mmdebstrap", log=log, env=environment, on_line=_listener(stage, errors)
+        )
+        try:
+            status = child.wait(_SECONDS)
+        finally:
+            child.stop(_GRACE)
+        if status != 0:
+            raise _failure(suite, sources, errors or [child.tail(_QUOTED)], log)
+
+
+def _listener(stage: Stage, errors: list[str]) -> Callable[[str], None]:
+    def hear(line: str) -> None:
+        if match := _STEP.fullmatch(line):
+            stage.update(text=match[1])
+        elif match := _ERROR.fullmatch(line):
+            errors.append(match[1])
+        elif errors and line.startswith("  "):
+            errors.append(line.strip())  # apt says on the next line why
+
+    return hear
+
+
+def _failure(suite: str, sources: Sequence[Source], errors: list[str], log: Path) -> BuildError:
+    said = list(dict.fromkeys(errors))[:_QUOTED]
+    uris = " ".join(dict.fromkeys(uri for source in sources for uri in source.uris))
+    hint = None
+    for pattern, text in _HINTS:
+        if re.search(pattern, "\n".join(errors)):
+            hint = text.format(suite=suite, uris=uris or "mmdebstrap's own")
+            break
+    lines = "\n".join(f"  {line}" for line in said)
+    return BuildError(f"Debian {suite} could not be installed:\n{lines}", hint=hint, log=log)
+
+
+@contextlib.contextmanager
+def scratch(home: Path, root: Root) -> Iterator[Path]:
+    """Make a directory for a tree whose files have other owners, and remove it, come what may."""
+    if root.mode == "root":
+        path = home / "scratch"
+        _remove(path, root)  # of one who was killed
+        path.mkdir()
+    else:
+        # The root of a namespace is another user, who may not pass through our home directory.
+        path = Path(tempfile.mkdtemp(prefix="pytest-kgdb-"))
+        path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        _remove(path, root)
+
+
+def _remove(path: Path, root: Root) -> None:
+    with contextlib.suppress(KgdbError):
+        run([*root.prefix, "rm", "-rf", str(path)], timeout=_REMOVE_SECONDS, check=False)
