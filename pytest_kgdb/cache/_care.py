@@ -19,7 +19,6 @@ from ._shelf import USE, BrokenEntry, Shelf, remove_tree
 _DAY: Final = 86400.0
 _QUARANTINE_SECONDS: Final = 7 * _DAY  # long enough to look at what broke
 _MEMO_SECONDS: Final = 90 * _DAY
-_MEASURED_SECONDS: Final = 600.0  # for so long a tree in use is not measured again
 _BOUND_BYTES: Final = 50 * 10**9
 _BOUND_SHARE: Final = 0.5  # of the disk space that is free or ours
 
@@ -195,38 +194,40 @@ class Care:
                 yield EntryInfo("broken", "quarantine", path.name, {}, measure(path), moved, path)
 
     def _measure(self, path: Path) -> int:
-        """Return the size of a work directory, which takes a while: noted for the next time."""
+        """Return the size of a work directory.
+
+        Reading a kernel tree takes a second: once for each time that it was worked in.
+        """
         note = path.with_name(f".{path.name}.size")
-        used = path.stat().st_mtime_ns
+        now = time.time()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads(note.read_bytes())
-            recent = time.time() - known["at"] < _MEASURED_SECONDS
-            if known["used"] == used and (known["free"] or recent):
+            if known["at"] > self._locks.released(path.name):
                 return int(known["size"])
-        with self._locks.held_if_free(path.name) as free:
-            size = measure(path)
-            record = {"size": size, "used": used, "at": time.time(), "free": free}
-            with contextlib.suppress(OSError):
-                note.write_text(json.dumps(record))
+        size = measure(path)
+        with contextlib.suppress(OSError):
+            note.write_text(json.dumps({"size": size, "at": now}))
         return size
 
     def _user(self, info: EntryInfo) -> str:
         """Who uses it, "" if nobody does."""
         if info.state == "work":
             with self._locks.held_if_free(info.key) as free:
-                if free:
-                    return ""
-            return str(self._locks.holder(info.key) or "another process")
+                if not free:
+                    return str(self._locks.holder(info.key) or "another process")
         if info.state == "broken":
             return ""
+        use = info.path / USE
+        if info.state == "work":
+            use = info.path.with_name(f".{info.key}.{USE}")
         try:
-            hold = Hold.exclusive(info.path / USE)
+            hold = Hold.exclusive(use)
         except OSError:
             return ""
         if hold is not None:
             hold.release()
             return ""
-        users = users_of(info.path / USE)
+        users = users_of(use)
         if os.getpid() in users:
             return "this process"
         named = [f"process {pid} ({command_of(pid)})" for pid in users]
@@ -239,9 +240,7 @@ class Care:
             remove_tree(info.path)
             return not info.path.exists()
         with self._locks.held_if_free(info.key) as free:
-            if free:
-                self._shelf.take_away_work(info.path)
-        return free
+            return free and self._shelf.take_away_work(info.path)
 
     def _prune_memos(self) -> None:
         oldest = time.time() - _MEMO_SECONDS

@@ -97,6 +97,8 @@ class Locks:
         finally:
             if outermost:
                 self._note(name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    os.utime(self._root / f"{name}.lock")
             lock.release()
 
     @contextlib.contextmanager
@@ -113,6 +115,13 @@ class Locks:
     def holder(self, name: str) -> Holder | None:
         """Return who holds a lock, as far as it is known."""
         return Holder.read(self._note(name))
+
+    def released(self, name: str) -> float:
+        """Return when a lock was last let go of, in seconds since the epoch; 0 if never."""
+        try:
+            return (self._root / f"{name}.lock").stat().st_mtime
+        except OSError:
+            return 0.0
 
     def _lock(self, name: str) -> FileLock:
         # Imported here: it takes longer than a warm start, which holds no lock, can spare.

@@ -188,13 +188,38 @@ class Shelf:
             hold.release()
         return True
 
-    def take_away_work(self, directory: Path) -> None:
-        """Remove a work directory, whose lock the caller holds."""
+    def open_work(self, kind: str, name: str) -> Hold:
+        """Make a work directory if it is missing, and take hold of it."""
+        directory = self.work / checked(kind) / checked(name)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        use = directory.with_name(f".{name}.{USE}")
+        while True:
+            use.touch()
+            hold = Hold.shared(use)
+            if hold.is_on(use):
+                break
+            hold.release()  # it was removed just now
+        directory.mkdir(exist_ok=True)
+        os.utime(directory)
+        return hold
+
+    def take_away_work(self, directory: Path) -> bool:
+        """Remove a work directory, whose lock the caller holds, unless somebody uses it."""
+        use = directory.with_name(f".{directory.name}.{USE}")
+        hold = Hold.exclusive(use, create=True)
+        if hold is None:
+            return False
         doomed = self.tmp / f"work-{directory.name[:24]}-{_stamp()}"
-        with contextlib.suppress(FileNotFoundError):
+        try:
             directory.rename(doomed)
             directory.with_name(f".{directory.name}.size").unlink(missing_ok=True)
-            remove_tree(doomed)
+            use.unlink()
+        except FileNotFoundError:
+            return False
+        finally:
+            hold.release()
+        remove_tree(doomed)
+        return True
 
     def clear_up(self) -> list[Path]:
         """Remove what builders left that were killed, and return it."""

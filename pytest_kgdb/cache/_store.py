@@ -64,13 +64,15 @@ class Cache:
         self._remote = _remote(remote, progress) if remote else None
         self._guard = threading.RLock()
         self._held: dict[tuple[str, str], tuple[Hold, Manifest, Entry]] = {}
+        self._held_works: dict[Path, Hold] = {}
 
     def close(self) -> None:
-        """Let go of every entry; only for who goes on living without them."""
+        """Let go of everything; only for who goes on living without it."""
         with self._guard:
-            for hold, _, _ in self._held.values():
+            for hold in (*(held[0] for held in self._held.values()), *self._held_works.values()):
                 hold.release()
             self._held.clear()
+            self._held_works.clear()
 
     def get(self, kind: str, key: str) -> Entry | None:
         """Return an entry, held and looked over, None if there is none.
@@ -142,13 +144,18 @@ class Cache:
     def workdir(self, kind: str, name: str) -> Path:
         """Return a directory for changing things, a build tree for one; made if missing.
 
-        Use it only under `lock(name)`: while that is free it may be removed to make room.
+        Change it only under `lock(name)`. It is not removed to make room while that is held, nor
+        while a process lives that asked for it.
         """
         path = self._shelf.work / checked(kind) / checked(name)
         self._shelf.prepare()
         with explained(f"cannot make {path}"):
-            path.mkdir(parents=True, exist_ok=True)
-            os.utime(path)
+            hold = self._shelf.open_work(kind, name)
+        with self._guard:
+            if path in self._held_works:
+                hold.release()
+            else:
+                self._held_works[path] = hold
         return path
 
     def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:

@@ -320,6 +320,26 @@ def test_what_another_process_uses_is_not_pruned(start: Start, root: Path) -> No
     assert len(cache.prune(older_than=0).entries) == 1
 
 
+def test_a_work_directory_that_another_process_asked_for_is_not_pruned(
+    start: Start, root: Path
+) -> None:
+    user = start("""
+        with cache.lock("tree", label="it"):
+            (cache.workdir("build", "tree") / "main.c").write_text("source")
+        say("holding")
+        pause()
+        say((root / "v1/work/build/tree/main.c").read_text())
+    """)
+    user.until("holding")
+    cache = Cache(root, progress=Silent())
+    (info,) = cache.entries()
+    assert re.match(rf"in use by process {user.pid} \(", info.kept)
+    assert cache.prune(older_than=0, max_size=0).entries == []
+    user.go()
+    assert user.end() == "source\n"
+    assert len(cache.prune(older_than=0).entries) == 1
+
+
 def test_what_a_killed_process_used_is_free(start: Start, root: Path) -> None:
     user = start("""
         cache.make("kernel", "k", lambda path: None, label="it")

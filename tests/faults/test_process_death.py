@@ -72,17 +72,18 @@ class Parent:
         )
         stack.callback(self.popen.kill)
         self.pidfds: dict[str, int] = {}
+        said = ""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             if line == "ready\n":
                 return
-            match = re.fullmatch(r"(\w+) (\d+)\n", line)
-            assert match, line + self.popen.stdout.read()
-            # Taken while it lives, so that it can be no other process later on.
-            pidfd = os.pidfd_open(int(match[2]))
-            stack.callback(os.close, pidfd)
-            self.pidfds[f"{match[1]} {match[2]}"] = pidfd
-        raise AssertionError("it never came to be ready")
+            said += line
+            if match := re.fullmatch(r"(\w+) (\d+)\n", line):
+                # Taken while it lives, so that it can be no other process later on.
+                pidfd = os.pidfd_open(int(match[2]))
+                stack.callback(os.close, pidfd)
+                self.pidfds[f"{match[1]} {match[2]}"] = pidfd
+        raise AssertionError(f"it never came to be ready:\n{said}")
 
     def go(self) -> str:
         """Let it go on behind `ready()`, and return what it says until its end."""

@@ -33,6 +33,11 @@ def cache(tmp_path: Path, progress: Silent) -> Cache:
     return Cache(tmp_path / "cache", progress=progress)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def again(cache: Cache, progress: Silent | None = None) -> Cache:
     """The same cache as another process would see it."""
     return Cache(cache.root, progress=progress or Silent())
@@ -330,7 +335,7 @@ def test_the_listing(cache: Cache) -> None:
     assert 10_000 <= kernel.size < 50_000 <= work.size < 100_000
     assert (kernel.in_use, kernel.kept.split(" of ")[0]) == (False, "the cache is within its bound")
     assert (initrd.in_use, initrd.kept) == (True, "in use by this process")
-    assert (work.state, work.in_use) == ("work", True)
+    assert (work.state, work.kind, work.in_use) == ("work", "build", True)
     assert f"in use by process {os.getpid()}" in work.kept
 
 
@@ -367,14 +372,18 @@ def test_prune_by_size_takes_the_least_recently_used(cache: Cache) -> None:
 def test_prune_never_takes_what_is_in_use(cache: Cache) -> None:
     make_some(cache, 2)
     entry = cache.get("kernel", "k0")
-    with cache.lock("tree", label="it"):
-        work = cache.workdir("build", "tree")
-        assert [info.key for info in cache.prune(older_than=0, max_size=0).entries] == ["k1"]
-        assert work.exists()
+    work = cache.workdir("build", "tree")
+    assert [info.key for info in again(cache).prune(older_than=0, max_size=0).entries] == ["k1"]
     assert entry is not None
     assert (entry.path / "a").exists()
-    assert [info.key for info in cache.prune(max_size=0).entries] == ["tree"]
-    assert not work.exists()
+    assert work.is_dir()
+    cache.close()
+    with cache.lock("tree", label="it"):
+        assert [info.key for info in again(cache).prune(older_than=0).entries] == ["k0"]
+    assert work.is_dir()
+    assert [info.key for info in again(cache).prune(older_than=0).entries] == ["tree"]
+    assert list((cache.root / "v1/work/build").iterdir()) == []
+    assert cache.workdir("build", "tree").is_dir()
 
 
 def test_without_a_word_prune_keeps_the_bound(cache: Cache) -> None:
@@ -419,7 +428,8 @@ def test_the_size_of_a_work_directory_is_measured_anew_after_use(cache: Cache) -
         with cache.lock("tree", label="it"):
             (cache.workdir("build", "tree") / "a.o").write_bytes(bytes(expected))
         assert expected <= size() < expected + 50_000
-    (cache.root / "v1/work/build/tree/a.o").write_bytes(b"")  # nobody's way of using it
+    # Not otherwise: reading a kernel tree takes a second.
+    (cache.workdir("build", "tree") / "a.o").write_bytes(b"")
     assert size() >= 300_000
 
 
@@ -478,6 +488,35 @@ def test_large_entries_are_hashed_alike(cache: Cache, monkeypatch: pytest.Monkey
     cache.make("kernel", "k", build, label="it")
     monkeypatch.setattr("pytest_kgdb.cache._files._PARALLEL_BYTES", 1 << 30)
     assert cache.verify() == []
+
+
+def test_an_entry_is_on_the_disk_before_it_has_its_name(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def note(descriptor: int) -> None:
+        events.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    def rename(path: Path, target: Path) -> None:
+        events.append("rename")
+        os.rename(path, target)  # noqa: PTH104  (Path's is what is replaced)
+
+    monkeypatch.setattr("os.fsync", note)
+    monkeypatch.setattr("pathlib.Path.rename", rename)
+
+    def build(path: Path) -> None:
+        (path / "d").mkdir()
+        (path / "d/b").write_text("b")
+        (path / "a").write_text("a")
+
+    cache.make("kernel", "k", build, label="it")
+    draft = events[0].rpartition("/files/")[0]
+    at = events.index("rename")
+    assert {event.removeprefix(draft) for event in events[:at]} == {
+        "/files/a", "/files/d/b", "/files/d", "/files", "/manifest.json", ""
+    }  # fmt: skip
+    assert events[at + 1 :] == [str(cache.root / "v1/kernel")]
 
 
 def test_backup_programs_are_told(cache: Cache) -> None:
