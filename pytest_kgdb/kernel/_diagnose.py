@@ -9,6 +9,8 @@ _COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:fatal )?
 _LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In|At) .*:$")
 _KBUILD: Final = re.compile(r"^(  [A-Z]{2,}[\w ]*(\[M\])?\s|make(\[\d+\])?: |scripts/)")
 _OTHERS: Final = (
+    # scripts/kconfig: a file that is missing or has a syntax error (zconf_error, menu_warn).
+    re.compile(r"^[^\s:]*Kconfig[^\s:]*:\d+:(?! *warning)"),
     re.compile(r"^ERROR: modpost: "),
     re.compile(r"^(?:\S*/)?ld(?:\.\w+)?: (?!warning)|: undefined reference to "),
     re.compile(r"^(?:\S*:)?\d*:?\s*error: |^[^\s:]+: error: |^error: "),

@@ -219,6 +219,10 @@ def _tops(tree: Path, arch: Arch) -> Iterator[str]:
             yield entry.name
     yield f"arch/{arch.name}"
     yield from (name for name in _ALWAYS if (tree / name).exists())
+    # crypto/Kconfig reads those of all architectures since 6.1, if only to pass them over.
+    for kconfig in tree.glob("arch/*/crypto/Kconfig"):
+        if kconfig.parts[-3] != arch.name:
+            yield str(kconfig.relative_to(tree))
     if (tree / "tools").is_dir():
         for entry in os.scandir(tree / "tools"):
             if entry.name not in _UNUSED_TOOLS and not entry.name.startswith("."):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
-from ..errors import ConfigError
+from ..errors import BuildError, ConfigError
 from ..process import CommandFailed, run, which
 from ..progress import Progress
 from . import _patch
@@ -21,6 +21,7 @@ from ._slots import Slot, Slots
 from ._source import (
     Place,
     Source,
+    configuring,
     file_hash,
     git_environment,
     identity,
@@ -52,25 +53,44 @@ class OwnedTree(Source):
         progress: Progress,
     ) -> None:
         self._name, self._patches, self._progress = name, patches, progress
+        self._base = base
         self._slots = Slots(cache, f"tree-{name}")
         self.label = with_patches(label, patches)
         self.content = patched_key(base, patches)
 
     def find(self) -> Place | None:
         slot = self._slots.find(self.content)
-        return None if slot is None else self._place(slot)
+        if slot is None:
+            slot = self._slots.find_free(self._base)
+            if slot is None:
+                return None
+            try:
+                self._patch(slot)  # no more than a few files
+            except BuildError:
+                return None
+        return self._place(slot)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Place]:
         with self._slots.claim(self.content, f"the source {self.label}") as slot:
             if not slot.holds(self.content):
-                slot.unsettle()
-                overlay = Overlay(slot.tree, slot.home, self.label)
-                overlay.lay([])
-                self._bring(slot)
-                overlay.lay(self._patches)
-                slot.settle(self.content)
+                if not slot.has_base(self._base):
+                    slot.clear()
+                    self._overlay(slot).lay([])
+                    self._bring(slot)
+                self._patch(slot)
             yield self._place(slot)
+
+    def _patch(self, slot: Slot) -> None:
+        slot.unsettle()
+        self._overlay(slot).lay(self._patches)
+        slot.settle(self.content, self._base)
+
+    def _overlay(self, slot: Slot) -> Overlay:
+        return Overlay(slot.tree, slot.home, self.label)
+
+    def kconfig(self) -> str:
+        return patched_key(self._base, configuring(self._patches))
 
     @abstractmethod
     def _bring(self, slot: Slot) -> None:
@@ -100,8 +120,7 @@ class Unpacked(OwnedTree):
         return match[1] if match else ""
 
     def _bring(self, slot: Slot) -> None:
-        if slot.tree.is_dir():
-            return
+        shutil.rmtree(slot.tree, ignore_errors=True)
         beside = slot.home / "unpacking"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)

@@ -59,14 +59,27 @@ class Slot:
         """Whether it holds that content, whole."""
         return _stamp(self.home) == content
 
-    def settle(self, content: str) -> None:
-        """Note what it holds now, and let others read it, too."""
+    def settle(self, content: str, base: str) -> None:
+        """Note what it holds now, and let others read it, too.
+
+        :param base: its content without patches.
+        """
+        (self.home / "base").write_text(base)
         (self.home / "content").write_text(content)
         self.hold.share()
 
     def unsettle(self) -> None:
         """Note that it is about to change."""
         (self.home / "content").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Note that all of it is about to change."""
+        self.unsettle()
+        (self.home / "base").unlink(missing_ok=True)
+
+    def has_base(self, base: str) -> bool:
+        """Whether it holds that content, but for patches."""
+        return _stamp(self.home, "base") == base
 
 
 class Slots:
@@ -90,6 +103,14 @@ class Slots:
             if slot.holds(content):
                 return slot
             slot.hold.release()
+        return None
+
+    def find_free(self, base: str) -> Slot | None:
+        """Return a directory with a base, to lay other patches on, if nobody uses it."""
+        for number, home in self._directories():
+            if _stamp(home, "base") == base:
+                with contextlib.suppress(OSError):
+                    return Slot(home, number, Hold(home / "use", fcntl.LOCK_EX))
         return None
 
     @contextlib.contextmanager
@@ -118,8 +139,8 @@ class Slots:
             yield number, home / str(number)
 
 
-def _stamp(home: Path) -> str:
+def _stamp(home: Path, name: str = "content") -> str:
     try:
-        return (home / "content").read_text()
+        return (home / name).read_text() if (home / "src").is_dir() else ""
     except OSError:
         return ""

@@ -133,8 +133,8 @@ class UserTree(Source):
 
     def kconfig(self) -> str:
         files = contents(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
-        ours = {name: state for name, state in files.items() if _configures(name)}
-        return patched_key(content_key(ours), self._patches)
+        ours = {name: state for name, state in files.items() if configures(name)}
+        return patched_key(content_key(ours), configuring(self._patches))
 
     def scm(self) -> str:
         # Commits that leave no trace in the content still name the release.
@@ -207,7 +207,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:40] or "kernel"
 
 
-def _configures(name: str) -> bool:
+def configuring(patches: Sequence[_patch.Patch]) -> list[_patch.Patch]:
+    """Return those patches that can change what `make olddefconfig` does."""
+    return [patch for patch in patches if any(configures(name) for name in patch.touched())]
+
+
+def configures(name: str) -> bool:
     """Whether a file has a part in `make olddefconfig`."""
     base = name.rpartition("/")[2]
     return (

@@ -355,6 +355,7 @@ class TestCheckedOut:
         source = revision(repository, "HEAD", cache)
         top = bring(source)
         (top.parent / "content").unlink()
+        (top.parent / "base").unlink()
         (top.parent / "git/index.lock").touch()
         (top / "fs/open.c").write_text("half")
         assert bring(source) == top
