@@ -158,18 +158,28 @@ def take_stock(
     )
 
 
-def look_over(root: Path, manifest: Manifest) -> str:
-    """Return what is wrong with an entry's files at a glance, "" if nothing is."""
+class Glance(NamedTuple):
+    """What a look at the files' names, sizes and times came to."""
+
+    wrong: str = ""
+    """What is wrong, "" if nothing is."""
+    touched: str = ""
+    """A file with another time than it had: only its content can tell."""
+
+
+def look_over(root: Path, manifest: Manifest) -> Glance:
+    """Look at an entry's files without reading them."""
+    touched = ""
     for name, record in manifest.files.items():
         try:
             status = (root / name).stat(follow_symlinks=False)
         except OSError:
-            return f"{name} is missing"
+            return Glance(f"{name} is missing")
         if status.st_size != record.size:
-            return f"{name} has {status.st_size} bytes instead of {record.size}"
+            return Glance(f"{name} has {status.st_size} bytes instead of {record.size}")
         if status.st_mtime_ns != record.mtime_ns:
-            return f"{name} was written to after it was made"
-    return ""
+            touched = name
+    return Glance(touched=touched)
 
 
 def compare(found: Manifest, wanted: Manifest) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import CacheError, ConfigError, KgdbError
 from ..progress import Progress
 from ._care import Care, EntryInfo, Problem, Removed
-from ._files import FILES, Manifest, look_over, take_stock
+from ._files import FILES, Glance, Manifest, look_over, take_stock
 from ._locks import Hold, Locks
 from ._shelf import USE, BrokenEntry, Draft, Shelf, checked, explained, is_no_room, remove_tree
 
@@ -84,7 +84,8 @@ class Cache:
             known = self._held.get((kind, key))
             if known is not None:
                 hold, manifest, entry = known
-                if hold.is_on(directory / USE) and not look_over(directory / FILES, manifest):
+                whole = look_over(directory / FILES, manifest) == Glance()
+                if whole and hold.is_on(directory / USE):
                     hold.touch()
                     return entry
                 del self._held[kind, key]
@@ -125,10 +126,12 @@ class Cache:
             return entry
         with self._hold_lock(f"{kind}-{key}", label, timeout):
             entry = self.get(kind, key)
-            if entry is None:
-                entry = self._make(kind, key, build, label, about, shared=shared)
-                with contextlib.suppress(OSError):  # made it is; the next one tries again
-                    self._care.keep_bound()
+            if entry is not None:
+                return entry
+            entry = self._make(kind, key, build, label, about, shared=shared)
+        # It was made, whatever becomes of this; the next one tries again.
+        with contextlib.suppress(OSError, KgdbError):
+            self._care.keep_bound()
         return entry
 
     def lock(
@@ -253,7 +256,9 @@ class Cache:
         *,
         shared: bool,
     ) -> Entry:
-        self._shelf.clear_up()
+        json.dumps(dict(about))  # what is no JSON is better found before an hour's work
+        with explained(f"cannot clear up in {self.root}"):
+            self._shelf.clear_up()
         if self._remote is not None and shared:
             remote = self._remote
             with self._drafted(kind, key, label) as draft:

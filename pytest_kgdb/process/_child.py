@@ -140,6 +140,8 @@ class Child:
 
         try:
             return KEEPER.start(start)
+        except KgdbError:  # our own TimeoutError is an OSError, too
+            raise
         except OSError as error:
             raise KgdbError(f"cannot start {name} ({shlex.join(words)}): {error}") from error
 
