@@ -152,6 +152,17 @@ class TestBuild:
         assert made.source == tree
         assert made.debug_source != tree
 
+    def test_a_copy_has_what_the_configuration_reads_of_other_architectures(
+        self, tmp_path: Path, root: Path
+    ) -> None:
+        tree = fake_tree(tmp_path / "my own kernel")
+        (tree / "arch/arm/crypto").mkdir()
+        (tree / "arch/arm/crypto/Kconfig").write_text("")
+        made = kernel(tree, root)
+        assert made.debug_source is not None
+        assert (made.debug_source / "arch/arm/crypto/Kconfig").exists()
+        assert not (made.debug_source / "arch/arm/Kconfig").exists()
+
     def test_patches(self, tree: Path, root: Path, tmp_path: Path) -> None:
         plain = kernel(tree, root)
         patch = tmp_path / "p.patch"

@@ -79,3 +79,10 @@ def test_nothing_known_shows_the_end() -> None:
 def test_mends(line: str, hint: str | None) -> None:
     found = mend(line)
     assert (hint is None and found is None) or (hint is not None and hint in str(found))
+
+
+def test_a_kconfig_file_that_cannot_be_read() -> None:
+    said = 'crypto/Kconfig:1396: can\'t open file "arch/arm/crypto/Kconfig"'
+    warning = "drivers/Kconfig:3:warning: multi-line strings not supported"
+    makes = "make[4]: *** [/src/scripts/kconfig/Makefile:77: allnoconfig] Error 1\n"
+    assert first_error(f"  HOSTLD  scripts/kconfig/conf\n{warning}\n{said}\n{makes}") == said
