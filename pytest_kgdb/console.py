@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import io
 import itertools
 import re
 import shlex
 import socket
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -100,6 +103,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._dropped = 0  # bytes no longer in _text
         self._taken = 0  # offset up to which expect has read
         self._eof = False
+        self.sent = 0
+        """Bytes sent on the present connection."""
         self._file: io.BufferedWriter = log.open("ab")
         self._open()
 
@@ -108,6 +113,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def _open(self) -> None:
         self._socket = self._connect()
         self._eof = False
+        self.sent = 0
         self._reader = threading.Thread(
             target=self._drain, args=(self._socket,), name="kgdb-console", daemon=True
         )
@@ -229,9 +235,17 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._log(s, "send")
         try:
             self._socket.sendall(data)
+            self.sent += len(data)
         except OSError as error:
             raise MachineDied(f"the console does not take input: {error}", log=self.log) from error
         return len(data)
+
+    def unread(self) -> int:
+        """Return how many bytes that were sent QEMU has not taken yet (unix(7), SIOCOUTQ)."""
+        count = array.array("i", [0])
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)
+        return count[0]
 
     def sendline(self, s: str | bytes = "") -> int:
         """Send a line; its end is a newline."""

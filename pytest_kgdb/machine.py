@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,9 @@ QEMU_PACKAGE: Final = "qemu-system-x86"
 # kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
 # first, and the second shows that no debugger will ever be waited for.
 KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
+
+# How long an interrupt waits for the kernel to read what was typed before, in seconds.
+_TYPED: Final = 2.0
 
 # kernel/panic.c
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
@@ -102,6 +106,11 @@ class Machine:
     ) -> None:
         self.spec = spec
         self.timeout = timeout
+        self.breaks = 0
+        """Breaks sent on the present connection of the console."""
+        self.received: Callable[[], int] | None = None
+        """Returns how many characters, breaks included, the kernel's console driver has read on
+        the present connection; None where that cannot be known."""
         self._stack = contextlib.ExitStack()
         self._stopping = False
         with contextlib.ExitStack() as stack:
@@ -320,9 +329,33 @@ class Machine:
             )
 
     def send_break(self) -> None:
-        """Ask the kernel to enter kgdb: break, then `g` (drivers/tty/sysrq.c)."""
+        """Ask the kernel to enter kgdb: break, then `g` (drivers/tty/sysrq.c).
+
+        What was typed before must have been read by then: the break is not a byte in the
+        stream, and QEMU marks with it whatever byte the kernel reads next (hw/char/serial.c,
+        serial_receive_break).
+        """
+        deadline = time.monotonic() + _TYPED
+        pause = 0.0005
+        while self._typed_ahead() and time.monotonic() < deadline and self.alive:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
         self.monitor.execute("chardev-send-break", id="console")
         self.console.send(b"g")
+        self.breaks += 1
+
+    def _typed_ahead(self) -> bool:
+        """Whether bytes are under way between us and the kernel."""
+        if self.console.unread():
+            return True
+        if self.received is None:
+            return False
+        return self.received() < self.console.sent + self.breaks
+
+    def reconnect_console(self) -> None:
+        """Drop what is under way on the console, in both directions."""
+        self.console.reconnect()
+        self.breaks = 0
 
     def resume(self) -> None:
         """Let the virtual CPUs run."""

@@ -22,7 +22,7 @@ from ..target import Kgdb
 from ._accel import choose, qemu_version
 from ._attach import attach
 from ._debugger import version
-from ._vm import Vm
+from ._vm import Known, Vm
 
 if TYPE_CHECKING:
     from ..cache import Cache
@@ -193,10 +193,15 @@ class Session:
 
     _chosen: tuple[str, str] | None = None
 
-    def _layout(self, ask: Callable[[], Layout]) -> Layout:
-        """Remember where this kernel keeps its debugger's variables: gdb takes long to find out."""
-        text = self._cache.memo("kgdb-layout", self.kernel.key, lambda: json.dumps(asdict(ask())))
-        return Layout(**json.loads(text))
+    def _layout(self, ask: Callable[[], Known]) -> Known:
+        """Remember where this kernel keeps what we look at: gdb takes long to find out."""
+
+        def compute() -> str:
+            layout, rx = ask()
+            return json.dumps([asdict(layout), rx])
+
+        layout, rx = json.loads(self._cache.memo("layout", self.kernel.key, compute))
+        return Layout(**layout), rx
 
     # Telling
 

@@ -35,7 +35,14 @@ _LAYOUT: Final = (
     "(unsigned long)&((struct debuggerinfo_struct *)0)->task",
 )
 
+# Characters that the console's driver has read (include/linux/serial_core.h, uart_icount).
+_CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
+
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
+
+
+Known = tuple[Layout, int | None]
+"""Where the kernel keeps its debugger's variables, and its console's count of characters."""
 
 
 class Vm:
@@ -55,7 +62,7 @@ class Vm:
         *,
         logs: Path,
         index_cache: Path,
-        layout: Callable[[Callable[[], Layout]], Layout],
+        layout: Callable[[Callable[[], Known]], Known],
         timeout: float,
     ) -> None:
         self.spec = spec
@@ -123,10 +130,29 @@ class Vm:
         )
         self.gdb.command(f"-target-select remote {relay.path}")
         self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay)
-        relay.use_memory(self._peek, self._layout(self._ask_layout))
+        layout, self._rx = self._layout(self._ask_layout)
+        relay.use_memory(self._peek, layout)
+        self._count_from_here()
 
-    def _ask_layout(self) -> Layout:
-        return Layout(*self.handle.numbers(*_LAYOUT))
+    def _ask_layout(self) -> tuple[Layout, int | None]:
+        layout = Layout(*self.handle.numbers(*_LAYOUT))
+        try:
+            return layout, self.handle.numbers(_CONSOLE_RX)[0]
+        except KgdbError:
+            return layout, None  # another console driver
+
+    def _count_from_here(self) -> None:
+        """Have the machine know which of the typed bytes the kernel has read."""
+        peek, address = self._peek, self._rx
+        if peek is None or address is None:
+            return
+
+        def count() -> int:
+            return int.from_bytes(peek.read(address, 4), "little")
+
+        # Interrupted at a sysrq the kernel has read everything; before its console is up, nothing.
+        start = count()
+        self.machine.received = lambda: (count() - start) & 0xFFFFFFFF
 
     def advance_to_ready(self) -> None:
         """Let the kernel boot on until its shell is there, and stop it.
@@ -178,7 +204,8 @@ class Vm:
         relay.absorb()
         with handle.replaced(_REASONS[point]):
             self.machine.load(point)
-            self.machine.console.reconnect()
+            self.machine.reconnect_console()
+            self._count_from_here()
             relay.revive(self.points[point])
         self.at = point
 

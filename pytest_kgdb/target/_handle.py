@@ -106,7 +106,7 @@ class Kgdb:
         self._link.moved()
         self._link.stopped = True
         self._resumed_at = self.console.mark()
-        self._stop = Stop(self._link, reason, source=self.kernel.source)
+        self._stop = Stop(self._link, reason, source=self.kernel.debug_source)
 
     @contextlib.contextmanager
     def replaced(self, reason: Reason) -> Iterator[None]:
@@ -266,11 +266,15 @@ class Kgdb:
         return self._step("-exec-finish", timeout)
 
     def until(self, location: str, timeout: float | None = None) -> Stop:
-        """Run until a location, or until the current function returns (gdb's `until`)."""
+        """Run until a location, or until the current function returns.
+
+        The location may be in this function or in one that it calls: gdb's `advance`, whose
+        `until` knows only the present frame.
+        """
         __tracebackhide__ = True
         self._link.require_stopped("until()")
         told = self._locations.resolve(location)
-        return self._step(f"-exec-until {c_string(told)}", timeout)
+        return self._step(f"-interpreter-exec console {c_string(f'advance {told}')}", timeout)
 
     def _step(self, command: str, timeout: float | None) -> Stop:
         __tracebackhide__ = True
@@ -279,7 +283,7 @@ class Kgdb:
 
     def _go(self, command: str) -> None:
         __tracebackhide__ = True
-        self._link.require_stopped(command.split()[0].removeprefix("-exec-"))
+        self._link.require_stopped("resuming")
         before = self._stop
         self._resumed_at = self.console.mark()
         self._link.moved()
@@ -290,7 +294,7 @@ class Kgdb:
             # gdb refused, so nothing moved; what was read was read of this very moment, but it
             # is safer to have it read again.
             self._link.stopped = True
-            self._stop = before and Stop(self._link, before.reason, source=self.kernel.source)
+            self._stop = before and Stop(self._link, before.reason, source=self.kernel.debug_source)
             raise
 
     def _take_stop(self, timeout: float) -> bool:
@@ -324,7 +328,7 @@ class Kgdb:
             signal=signal,
             message=self._message(reason),
             result=payload.get("gdb-result-var"),
-            source=self.kernel.source,
+            source=self.kernel.debug_source,
         )
         return True
 

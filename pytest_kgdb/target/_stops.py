@@ -118,11 +118,13 @@ class Frame:
     @property
     def args(self) -> Variables:
         """The function's arguments by name."""
+        self._link.check(self._moment, f"frame {self.level}")
         return Variables(self._link, self.level, True, f"the arguments of frame {self.level}")
 
     @property
     def locals(self) -> Variables:
         """The local variables by name, inner blocks' first."""
+        self._link.check(self._moment, f"frame {self.level}")
         return Variables(self._link, self.level, False, f"the locals of frame {self.level}")
 
     def evaluate(self, expression: str) -> Value:

@@ -198,7 +198,7 @@ def test_what_was_read_before_is_stale_after(kgdb):
         lambda: value == 1,
     ):
         with pytest.raises(StaleError, match="moved on"):
-            look()
+            print(look())
     assert stop.reason == "breakpoint", "why it stopped then is true for ever"
     assert "stale" in repr(value)
 
