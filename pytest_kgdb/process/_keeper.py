@@ -114,13 +114,14 @@ class Keeper:
                 child.kill()
             raise
 
-    @staticmethod
-    def _serve(starts: queue.SimpleQueue[_Start[Any]]) -> None:
+    def _serve(self, starts: queue.SimpleQueue[_Start[Any]]) -> None:
         while True:
             order = starts.get()
             child = None
             try:
                 if not order.abandoned:
+                    with self._lock:
+                        self._pipe()  # the guardian first: it finds also whom nobody registered
                     child = order.start()
             except BaseException as error:
                 order.error = error
@@ -151,6 +152,7 @@ class Keeper:
         if self._starts is not None:
             # Behind the children that are just being started, or killed because nobody waits.
             last: _Start[Any] = _Start(lambda: None)
+            last.abandoned = True
             self._starts.put(last)
             last.done.acquire(timeout=_FAREWELL_SECONDS)
         for child in list(self._live.values()):

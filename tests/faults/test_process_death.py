@@ -212,6 +212,23 @@ def test_a_new_guardian_knows_of_all(parent: Callable[[str], Parent]) -> None:
     assert not it.left()
 
 
+def test_a_parent_that_is_killed_before_the_guardian_hears_of_the_child(
+    parent: Callable[[str], Parent],
+) -> None:
+    it = parent("""
+        def adopt(child):
+            while len(child.tail().splitlines()) < 2:
+                time.sleep(0.01)
+            print(child.tail(), flush=True)
+            ready()
+        KEEPER.adopt = adopt
+        Child.spawn(["sh", "-c", 'sleep 600 & echo "group $!"; echo "child $$"; wait'], name="it")
+    """)
+    it.popen.kill()
+    assert len(it.pidfds) == 3
+    assert not it.left()
+
+
 def test_what_was_stopped_is_not_killed_again(parent: Callable[[str], Parent]) -> None:
     it = parent("""
         for _ in range(50):
