@@ -176,12 +176,18 @@ class Session:
         spec = MachineSpec(
             arch=self.kernel.arch,
             image=self.kernel.image,
-            initrd=self._initrd.path,
+            # A system on a disk is booted without the busybox that nobody asked for.
+            initrd=self._initrd.path
+            if self._disk is None or "initrd" in self.settings.origins
+            else None,
             append=wanted.append,
             smp=wanted.smp,
             memory=wanted.memory,
             disk=self._disk.path if self._disk is not None else None,
-            forwards=tuple(str(forward) for forward in self.settings.forward),
+            forwards=tuple(
+                f"{each.proto}:127.0.0.1:{each.host}-:{each.guest}"
+                for each in self.settings.forward
+            ),
             qemu_args=self.settings.qemu_arg,
         )
         return replace(spec, accel=self._accelerator(spec)[0])
