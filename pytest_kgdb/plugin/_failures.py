@@ -143,14 +143,18 @@ def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[Kgdb
 
 def _cut_chain(error: BaseException) -> None:
     """Drop a cause that is an inner affair of ours: the message says what matters of it."""
-    inner = error.__cause__ or error.__context__
-    if inner is None or (error.__suppress_context__ and error.__cause__ is None):
-        return
-    if any(_is_users(_file(step)) for step in _steps(inner)):
-        _cut_chain(inner)
-    else:
-        error.__cause__ = None
-        error.__suppress_context__ = True
+    seen = {id(error)}
+    while True:
+        inner = error.__cause__ or error.__context__
+        if inner is None or (error.__suppress_context__ and error.__cause__ is None):
+            return
+        # Python lets an error be its own cause, at one remove or at none.
+        if id(inner) in seen or not any(_is_users(_file(step)) for step in _steps(inner)):
+            error.__cause__ = None
+            error.__suppress_context__ = True
+            return
+        seen.add(id(inner))
+        error = inner
 
 
 def _steps(error: BaseException) -> list[TracebackType]:

@@ -363,7 +363,9 @@ class Kgdb:
 
     def _first_cause(self, error: KgdbError) -> KgdbError:
         """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
-        if self._machine.alive and self._gdb.alive and "emote" in error.message:
+        lost = isinstance(error, MachineDied) or "emote" in error.message
+        if self._machine.alive and self._gdb.alive and lost:
+            # A socket that closed is seen before the process that had it open is gone.
             with contextlib.suppress(KgdbError):
                 self._machine.child.wait(0.5)
         if self._machine.alive:
@@ -632,7 +634,9 @@ class Kgdb:
                     self.interrupt()
             raise
         except MachineDied as error:
-            raise self._first_cause(error) from error
+            if (cause := self._first_cause(error)) is error:
+                raise
+            raise cause from error
         if was_stopped:
             self.interrupt()
         return result
