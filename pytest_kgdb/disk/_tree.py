@@ -50,7 +50,7 @@ DPKG_OPTIONS: Final = (
 # Without it, the package that merges /bin into /usr brings all of perl.
 _HOOKS: Final = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
 
-_ERROR: Final = re.compile(r"(?:E|Err:\d+): ?(?!setup failed|apt-get |mmdebstrap failed)(.+)")
+_ERROR: Final = re.compile(r"(?:E: |Err:\d+ )(?!setup failed|apt-get |mmdebstrap failed)(.+)")
 _STEP: Final = re.compile(r"I: (?!using |main\(\)|success )(.+?)(?:\.\.\.)?")
 _HINTS: Final = (
     (
