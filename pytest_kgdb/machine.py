@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -281,8 +282,11 @@ class Machine:
         """Whether QEMU runs."""
         return self.child.poll() is None
 
-    def death(self, what: str) -> MachineDied:
-        """Return the error that says that, and how, QEMU died."""
+    def death(self, what: str, *, started: bool = False) -> MachineDied:
+        """Return the error that says that, and how, QEMU died.
+
+        :param started: it ran well before, so that its command line is not to blame.
+        """
         with contextlib.suppress(KgdbError):
             self.child.wait(1.0)
         status = self.child.poll()
@@ -291,12 +295,14 @@ class Machine:
         message = f"{what}: {ended}"
         if said:
             message += f"\nit said:\n{said}"
-        command = " ".join(self.argv)
-        return MachineDied(
-            f"{message}\ncommand: {command}",
-            log=self.child.log,
-            hint="run the command by hand; `pytest-kgdb doctor` checks this host",
-        )
+        hint = "`pytest-kgdb doctor` checks this host"
+        if started:
+            hint = "the next test gets a new machine"
+            if status == -signal.SIGKILL:
+                hint += "; was it the kernel of this host, for want of memory (dmesg)?"
+        else:
+            message += f"\ncommand: {' '.join(self.argv)}"
+        return MachineDied(message, log=self.child.log, hint=hint)
 
     def boot_to_kgdbwait(self, timeout: float) -> None:
         """Let the machine go until the kernel waits for its debugger.
@@ -415,7 +421,12 @@ def private_directory() -> Path:
 
 
 def _status(status: int) -> str:
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
 
 
 def _ram(mebibytes: int) -> BinaryIO:

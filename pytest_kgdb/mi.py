@@ -249,6 +249,8 @@ class Gdb:
         return DebuggerDied(
             f"gdb died ({how}) at: {during}" + (f"\nit said:\n{said}" if said else ""),
             log=self.transcript,
+            hint="the next test gets a new one; if it happens again, the log has what was asked "
+            "of it last",
         )
 
     def close(self) -> None:

@@ -267,10 +267,12 @@ class Session:
 
     def _where(self, vm: Vm) -> str:
         kgdb = self._kgdb
-        if not vm.alive:
-            return "gone: QEMU or gdb has ended"
+        if not vm.machine.alive:
+            return "gone: QEMU has ended"
+        if not vm.gdb.alive:
+            return f"not to be asked: gdb has ended; what its CPUs do:\n{kgdb.on_cpus()}"
         if not kgdb.stopped:
-            return f"running; QEMU's view of its CPUs:\n{vm.hang_report()}"
+            return f"running; what its CPUs do:\n{kgdb.on_cpus()}"
         stop = kgdb.stop
         assert stop is not None
         lines = [repr(stop)]

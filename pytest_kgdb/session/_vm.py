@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ..errors import BootError, KgdbError, TimeoutError
 from ..machine import Machine, MachineSpec
 from ..rsp import Layout, Relay
 from ..state import Peek, State
@@ -212,13 +212,6 @@ class Vm:
     def moved(self) -> None:
         """A test has had the machine: it is at no point any more."""
         self.at = None
-
-    def hang_report(self) -> str:
-        """Return QEMU's view of the CPUs, for a kernel that does not answer."""
-        try:
-            return self.machine.registers()
-        except (KgdbError, MachineDied) as error:
-            return f"(no registers: {error.message})"
 
     def close(self) -> None:
         """End machine and debugger."""

@@ -92,6 +92,7 @@ class State:
         self._loaded: frozenset[ModuleKey] = frozenset()
         self._placement: Placement | None = None
         self._closed = False
+        self._is_halted = False
         self.physical = PhysicalMemory(self._backing, lambda: self.program)
 
     def close(self) -> None:
@@ -107,7 +108,7 @@ class State:
     def _check(self) -> None:
         if self._closed:
             raise StaleError("the machine whose memory this was is gone")
-        if not self._is_stopped():
+        if not self._is_halted and not self._is_stopped():
             raise StaleError(
                 "the kernel is running: its memory changes while it is read",
                 hint="stop it first: interrupt(), or a breakpoint and wait()",
@@ -209,6 +210,28 @@ class State:
         from ._program import stack_trace
 
         return stack_trace(self.program, self._task(task))
+
+    def on_cpus(self, dump: str, source: Path | None) -> str:
+        """Return what each CPU does: its task, its stack, its general registers.
+
+        For a kernel that does not stop: the machine itself is to be halted around this.
+
+        :param dump: what QEMU's `info registers -a` says.
+        :param source: the directory by which the debug info calls the kernel's source.
+        """
+        from ._cpus import general_registers, on_cpus
+
+        self._is_halted = True
+        self.invalidate()
+        try:
+            told = list(on_cpus(self.program, dump, source))
+        except Exception as error:
+            # Whatever is broken in the kernel's memory, the registers are there.
+            told = [f"(no stacks: {error})"]
+        finally:
+            self._is_halted = False
+            self.invalidate()
+        return "\n".join([*told, general_registers(dump)])
 
 
 def _pgd(task: drgn.Object | int) -> int:

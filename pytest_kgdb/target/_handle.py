@@ -241,7 +241,7 @@ class Kgdb:
         except TimeoutError as error:
             raise TimeoutError(
                 f"{error.message}\nit did not answer a sysrq on the console: it may spin with "
-                f"interrupts off. QEMU's view of its CPUs:\n{self._registers()}",
+                f"interrupts off. What its CPUs do:\n{self.on_cpus()}",
                 log=error.log,
             ) from error
 
@@ -376,11 +376,17 @@ class Kgdb:
                 f"ended; the console's last lines are:\n{self.console.tail()}",
                 log=self.console.log,
             )
-        return self._machine.death("QEMU ended while a test was using it")
+        return self._machine.death("QEMU ended while a test was using it", started=True)
 
-    def _registers(self) -> str:
+    def on_cpus(self) -> str:
+        """Return what each CPU does, as QEMU sees it: for a kernel that does not stop."""
+        machine = self._machine
         try:
-            return self._machine.registers()
+            machine.pause()
+            try:
+                return self._state.on_cpus(machine.registers(), self.kernel.debug_source)
+            finally:
+                machine.resume()
         except KgdbError as error:
             return f"(not to be had: {error.message})"
 
