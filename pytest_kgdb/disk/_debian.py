@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..arch import Arch
 from ..cache import Cache, Entry
-from ..errors import ConfigError
+from ..errors import BuildError, ConfigError
 from ..kernel import Kernel
 from ..process import CommandFailed, run, which
 from ..progress import Progress
@@ -37,9 +37,7 @@ _ARCHITECTURES: Final = {"x86": "amd64"}
 # mke2fs: the journal, the inodes (256 of every 16384 bytes), the tables; and room to boot.
 _OVERHEAD_MIB: Final = 48
 _OVERHEAD: Final = 1.06
-_FULL: Final = re.compile(
-    r"Could not allocate|too small|ext2_alloc|not enough|Journal size too big"
-)
+_FULL: Final = re.compile(r"Could not allocate|too big for filesystem|[Tt]oo small")
 
 # Without them there is no root file system to be had from a virtio disk, and no systemd
 # (README of systemd, "REQUIREMENTS").
@@ -151,6 +149,14 @@ class _Image:
             _qcow2.qemu_img(
                 *("convert", "-f", "raw", "-O", "qcow2", raw, target / IMAGE), timeout=_SECONDS
             )
+        except CommandFailed as error:
+            full = "No space left" in error.output
+            raise BuildError(
+                f"the disk image could not be made: {error.message}",
+                hint="make room: pytest-kgdb cache prune" if full else None,
+                log=error.log,
+            ) from error
+        else:
             (target / IMAGE).chmod(0o444)
         finally:
             raw.unlink(missing_ok=True)

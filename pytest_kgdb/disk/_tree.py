@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -119,7 +120,9 @@ def bootstrap(
         finally:
             child.stop(_GRACE)
         if status != 0:
-            raise _failure(suite, sources, errors or [child.tail(_QUOTED)], log)
+            if status < 0:  # its own last words are of no use then
+                errors = [f"mmdebstrap was killed by {signal.Signals(-status).name}"]
+            raise _failure(suite, sources, errors or child.tail(_QUOTED).splitlines(), log)
 
 
 def _listener(stage: Stage, errors: list[str]) -> Callable[[str], None]:
