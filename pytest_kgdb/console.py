@@ -202,9 +202,12 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 )
 
     def tail(self, lines: int = 10) -> str:
-        """Return the console's last lines."""
-        text = self.since(max(0, self.mark() - 65536)).decode("utf-8", "replace")
-        return "\n".join("    " + line for line in text.splitlines()[-lines:])
+        """Return the console's last lines, none from before the machine was put back."""
+        start = max(self._began, self.mark() - 65536)
+        text = self.since(start).decode("utf-8", "replace").rstrip()
+        return "\n".join("    " + line for line in text.splitlines()[-lines:]) or "    (none)"
+
+    _began = 0
 
     # pexpect's side
 
@@ -272,7 +275,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def drop(self) -> None:
         """Forget what came and was not read: the next expect sees only what comes from now on."""
         with self._arrived:
-            self._taken = self._dropped + len(self._text)
+            self._taken = self._began = self._dropped + len(self._text)
         self.buffer = self.string_type()
         self.before = self.after = self.match = None
 
@@ -340,6 +343,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 )
             with self._arrived:
                 if self._dropped + len(self._text) == mark + len(raw) and not self._eof:
+                    hint="a larger timeout= for run(), if it only needs longer",
                     self._arrived.wait(min(left, 0.1))
         start = re.search(rb"\x1e%s\r?\n" % tag.encode(), text)
         if start is None:

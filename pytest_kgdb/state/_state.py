@@ -221,6 +221,7 @@ class State:
         """
         from ._cpus import general_registers, on_cpus
 
+        dump = dump.replace("\r", "")
         self._is_halted = True
         self.invalidate()
         try:

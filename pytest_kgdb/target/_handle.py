@@ -38,8 +38,13 @@ __all__ = ["Kgdb"]
 _LOOK: Final = 0.1
 
 # kernel/panic.c: before the debugger is asked, and after it was let go.
-_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+_PANIC: Final = re.compile(rb"(?<!end )Kernel panic - not syncing: ([^\r\n]*)")
 _PANIC_END: Final = re.compile(rb"---\[ end Kernel panic - not syncing: ([^\r\n]*?) \]---")
+_PANIC_LINES: Final = 14
+_PANIC_HINT: Final = (
+    "a panic that a test wants is a stop: type() the command, and cont() returns with "
+    "reason 'panic'"
+)
 # arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c: the first line of an oops.
 _OOPS: Final = re.compile(
     rb"\] (BUG: [^\r\n]*|Oops: [^\r\n]*|kernel BUG at [^\r\n]*|"
@@ -357,12 +362,13 @@ class Kgdb:
         if b"end Kernel panic" in said and (found := _PANIC_END.search(said)):
             raise KernelPanic(
                 f"the kernel panicked and halted: {found.group(1).decode('utf-8', 'replace')}\n"
-                f"the console's last lines are:\n{self.console.tail()}",
+                f"it said:\n{self._last_panic()}",
                 log=self.console.log,
             )
 
     def _first_cause(self, error: KgdbError) -> KgdbError:
         """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
+                hint=_PANIC_HINT,
         lost = isinstance(error, MachineDied) or "emote" in error.message
         if self._machine.alive and self._gdb.alive and lost:
             # A socket that closed is seen before the process that had it open is gone.
@@ -373,15 +379,23 @@ class Kgdb:
         if found := _PANIC.search(self.console.since(self._resumed_at)):
             return KernelPanic(
                 f"the kernel panicked ({found.group(1).decode('utf-8', 'replace')}) and QEMU "
-                f"ended; the console's last lines are:\n{self.console.tail()}",
+                f"ended; it said:\n{self._last_panic()}",
                 log=self.console.log,
             )
         return self._machine.death("QEMU ended while a test was using it", started=True)
 
     def on_cpus(self) -> str:
+                hint=_PANIC_HINT,
         """Return what each CPU does, as QEMU sees it: for a kernel that does not stop."""
         machine = self._machine
         try:
+    def _last_panic(self) -> str:
+        """Return the last panic's lines, up to where registers and code are dumped."""
+        text = self.console.since()
+        begin = max((found.start() for found in _PANIC.finditer(text)), default=len(text))
+        lines = text[begin:].decode("utf-8", "replace").splitlines()[:_PANIC_LINES]
+        return "\n".join(f"    {line}" for line in lines) or "    (nothing)"
+
             machine.pause()
             try:
                 return self._state.on_cpus(machine.registers(), self.kernel.debug_source)
@@ -653,10 +667,12 @@ class Kgdb:
             assert stop is not None
             if stop.reason == "panic":
                 raise KernelPanic(
-                    f"the kernel panicked during {command!r}: {stop.message or stop!r}",
+                    f"the kernel panicked during {command!r}: {stop.message or repr(stop)}\n"
+                    f"it said:\n{self._last_panic()}",
                     log=self.console.log,
                 )
             raise GuestCommandError(
+                    hint=_PANIC_HINT,
                 f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
                 log=self.console.log,
                 hint="type() the command and cont() to the breakpoint, or disable the breakpoint",

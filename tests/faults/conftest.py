@@ -1,0 +1,24 @@
+"""What the tests of real failures share."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.settings import from_pytest
+
+
+@pytest.fixture(scope="session")
+def session_options(kgdb_kernel: Kernel, pytestconfig: pytest.Config) -> list[str]:
+    """The options by which another pytest takes this session's kernel, from its cache."""
+    settings = from_pytest(pytestconfig)
+    options = [
+        f"--kgdb-kernel={kgdb_kernel.spec}",
+        f"--kgdb-cache-dir={settings.cache_dir}",
+        f"--kgdb-config={settings.config}",
+        f"--kgdb-accel={settings.accel}",
+    ]
+    options += [f"--kgdb-set={each}" for each in settings.set]
+    options += [f"--kgdb-fragment={each}" for each in settings.fragment]
+    options += [f"--kgdb-patch={each}" for each in settings.patch]
+    return options
