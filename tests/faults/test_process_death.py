@@ -111,11 +111,13 @@ def parent() -> Iterator[Callable[[str], Parent]]:
         yield lambda script: Parent(script, stack)
 
 
+def test_the_family_lives_as_long_as_its_parent(parent: Callable[[str], Parent]) -> None:
+    it = parent("child = family(); ready()")
+    assert it.left(within=0.1) == {"group", "deaf", "away", "bare", "child", "guardian"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSEGV])
 def test_a_parent_that_is_killed(parent: Callable[[str], Parent], number: int) -> None:
-    it = parent("child = family(); ready()")
-    assert it.left(within=0) == {"group", "deaf", "away", "bare", "child", "guardian"}
-    # All of those were killed by asking. Again, by the parent's death:
     it = parent("child = family(); ready()")
     it.popen.send_signal(number)
     assert not it.left()
@@ -176,7 +178,7 @@ def test_a_fork_has_children_of_its_own(parent: Callable[[str], Parent]) -> None
         child = family()
         if os.fork() == 0:
             try:
-                with family():
+                with Child.spawn(["sleep", "600"], name="another"):
                     pass
             finally:
                 os._exit(0)
@@ -281,6 +283,8 @@ def environment(path: Path) -> bytes:
 
 def test_ctrl_c_ends_a_command_under_way(parent: Callable[[str], Parent]) -> None:
     it = parent("""
+        import pytest_kgdb.process._child as _child
+        _child._DRAIN_SECONDS = 0.1  # one of the family holds the output open
         def announce(line):
             print(line, flush=True)
             if line.startswith("child"):
