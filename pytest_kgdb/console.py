@@ -279,13 +279,16 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self.buffer = self.string_type()
         self.before = self.after = self.match = None
 
-    def reconnect(self) -> None:
-        """Take a fresh connection, so that nothing typed earlier is still under way."""
+    def disconnect(self) -> None:
+        """Close the connection: nothing typed earlier reaches the guest any more."""
         old = self._socket
         with self._arrived:
             self._socket = socket.socket(socket.AF_UNIX)  # the old reader sees that it is old
         self._shut(old)
         self._reader.join(2)
+
+    def reconnect(self) -> None:
+        """Take a fresh connection after :meth:`disconnect`."""
         self._socket.close()
         self._open()
         self.drop()
@@ -337,13 +340,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(
-                    f"the guest's command {command!r} did not end in {timeout:g} s; "
+                    f"the guest's command {command!r} did not end in {timeout:g} s\n"
                     f"the console's last lines are:\n{self.tail()}",
                     log=self.log,
+                    hint="a larger timeout= for run(), if it only needs longer",
                 )
             with self._arrived:
                 if self._dropped + len(self._text) == mark + len(raw) and not self._eof:
-                    hint="a larger timeout= for run(), if it only needs longer",
                     self._arrived.wait(min(left, 0.1))
         start = re.search(rb"\x1e%s\r?\n" % tag.encode(), text)
         if start is None:
@@ -374,7 +377,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             return
         self.sendline("kgdb_command=")
         for piece in _pieces(command, _LINE // 4):
-            self._acknowledged(f"kgdb_command=$kgdb_command{shlex.quote(piece)}")
+            self._acknowledged(f"kgdb_command=${{kgdb_command}}{shlex.quote(piece)}")
         self.sendline(frame.format(tag=tag, program='"$kgdb_command"'))
 
     def _acknowledged(self, line: str) -> None:
@@ -387,19 +390,28 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def synchronise(self, *, timeout: float) -> None:
         """Wait until the shell answers.
 
+        A shell that a Ctrl-C has just interrupted drops what was typed right behind it; so the
+        question is asked again until it is answered.
+
         :raises KgdbError: no shell answered.
         """
         mark = self.mark()
-        tag = f"kgdb-{next(_tags)}"
-        self.sendline(f"printf '\\006%s\\n' {tag}")
-        try:
-            self.wait_for(rb"\x06%s\r?\n" % tag.encode(), mark=mark, timeout=timeout)
-        except TimeoutError as error:
-            raise KgdbError(
-                f"no shell answered on the console in {timeout:g} s; its last lines are:\n"
-                f"{self.tail()}",
-                log=self.log,
-            ) from error
+        deadline = time.monotonic() + timeout
+        while True:
+            tag = f"kgdb-{next(_tags)}"
+            self.sendline(f"printf '\\006%s\\n' {tag}")
+            left = deadline - time.monotonic()
+            try:
+                self.wait_for(rb"\x06kgdb-\d+\r?\n", mark=mark, timeout=max(0.0, min(left, 0.5)))
+                break
+            except TimeoutError as error:
+                if time.monotonic() >= deadline:
+                    raise KgdbError(
+                        f"no shell answered on the console in {timeout:g} s; its last lines are:\n"
+                        f"{self.tail()}",
+                        log=self.log,
+                    ) from error
+        # Answers to the other questions may still come; run() looks for its own tags only.
 
     def interact(self, *_: Any, **__: Any) -> None:
         """Not offered here: `pytest-kgdb attach` gives a person the console."""

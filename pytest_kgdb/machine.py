@@ -37,6 +37,12 @@ _TYPED: Final = 2.0
 # kernel/panic.c
 _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 
+_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
+_LAST_WORDS: Final = 2.0  # seconds
+
+# init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
+_INIT: Final = re.compile(rb"\] Run \S+ as init process")
+
 
 @dataclass(frozen=True)
 class MachineSpec:
@@ -275,6 +281,10 @@ class Machine:
         """Connect to the serial port on which kgdb speaks."""
         return self._connect("kgdb")
 
+    def connect_stub(self) -> socket.socket:
+        """Connect to QEMU's own gdb stub; QEMU halts the machine for it."""
+        return self._connect("stub")
+
     # Life
 
     @property
@@ -316,8 +326,8 @@ class Machine:
             )
         except TimeoutError as error:
             raise BootError(
-                f"the kernel did not reach kgdb in {timeout:g} s; the console's last lines "
-                f"are:\n{self.console.tail(15)}",
+                f"the kernel did not reach kgdb in {timeout:g} s\n"
+                f"the console's last lines are:\n{self.console.tail(15)}",
                 log=self.console.log,
                 hint="does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
                 "these parameters? A slow host wants a larger --kgdb-timeout",
@@ -326,8 +336,18 @@ class Machine:
             raise self.death("QEMU ended before the kernel reached kgdb") from error
 
     def _check_early_panic(self) -> None:
+        if _INIT.search(self.console.since()):
+            raise BootError(
+                "the kernel started init without having waited for a debugger\n"
+                f"the console's last lines are:\n{self.console.tail(15)}",
+                log=self.console.log,
+                hint="something in its parameters (--kgdb-append) or its configuration keeps "
+                f"kgdboc={self.spec.arch.kgdb} or kgdbwait from working",
+            )
         if found := _PANIC.search(self.console.since()):
             said = found.group(1).decode("utf-8", "replace")
+            with contextlib.suppress(KgdbError):  # let it say the rest
+                self.console.wait_for(_PANIC_END, mark=0, timeout=_LAST_WORDS)
             raise BootError(
                 f"the kernel panicked before kgdb was up: {said}\n"
                 f"the console's last lines are:\n{self.console.tail(15)}",
@@ -358,9 +378,9 @@ class Machine:
             return False
         return self.received() < self.console.sent + self.breaks
 
-    def reconnect_console(self) -> None:
-        """Drop what is under way on the console, in both directions."""
-        self.console.reconnect()
+    def disconnect_console(self) -> None:
+        """Drop what is under way on the console, in both directions, and leave it so."""
+        self.console.disconnect()
         self.breaks = 0
 
     def resume(self) -> None:
@@ -379,8 +399,30 @@ class Machine:
         self._snapshot_command("savevm", name)
 
     def load(self, name: str) -> None:
-        """Make the machine what it was at :meth:`save`; it is left paused or running as it is."""
+        """Make the machine what it was at :meth:`save`; it is left paused or running as it is.
+
+        The console must be disconnected: QEMU would give the restored guest what was typed
+        before.
+        """
+        self._await_disconnected("console", "kgdb")
         self._snapshot_command("loadvm", name)
+
+    def _await_disconnected(self, *names: str) -> None:
+        """Wait until QEMU has seen that nobody is connected to these any more."""
+        deadline = time.monotonic() + self.timeout
+        while True:
+            chardevs = self.monitor.execute("query-chardev")
+            connected = [
+                each["label"]
+                for each in chardevs
+                if each["label"] in names and not each["filename"].startswith("disconnected:")
+            ]
+            if not connected:
+                return
+            if time.monotonic() >= deadline:
+                raise KgdbError(
+                    f"QEMU did not notice within {self.timeout:g} s that {connected} were closed"
+                )
 
     def _snapshot_command(self, command: str, name: str) -> None:
         answer = self.monitor.human(f"{command} {name}", timeout=max(60.0, self.timeout)).strip()

@@ -137,6 +137,10 @@ def op_text(id):
 
 def op_string(id, length=None):
     value = values[id]
+    kind = value.type.strip_typedefs()
+    if kind.code == gdb.TYPE_CODE_ARRAY and kind.range()[1] <= kind.range()[0]:
+        # `char name[]`: only the NUL knows where it ends.
+        value = value.address.cast(kind.target().pointer())
     if length is None:
         return {"string": value.string("utf-8", "replace")}
     return {"string": value.string("utf-8", "replace", length=length)}

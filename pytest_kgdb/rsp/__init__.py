@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ._layout import Layout
 from ._relay import GuestMemory, Relay
+from ._stub import Stub
 
-__all__ = ["GuestMemory", "Layout", "Relay"]
+__all__ = ["GuestMemory", "Layout", "Relay", "Stub"]

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from ..errors import KgdbError, MachineDied, TimeoutError
 from ._layout import Layout, Registers, simulate
 from ._packets import ACK, Decoder, encode
+from ._stub import Hit, Stub
 
 __all__ = ["GuestMemory", "Relay"]
 
@@ -22,9 +23,9 @@ __all__ = ["GuestMemory", "Relay"]
 _ANSWER: Final = 20.0
 
 # What gdb may put into one packet to us. Longer reads of memory that is not ours are cut for
-# kgdb, whose buffer is 2048 bytes (arch/x86/include/asm/kgdb.h, BUFMAX).
+# kgdb, whose buffer is 1024 bytes (arch/x86/include/asm/kgdb.h, BUFMAX), two for each of ours.
 _PACKET: Final = 0x4000
-_KGDB_READ: Final = 0x300
+_KGDB_BYTES: Final = 0x180
 
 # gdb asks these once when it connects; kgdb knows none of them (kernel/debug/gdbstub.c).
 _UNKNOWN: Final = (
@@ -53,9 +54,14 @@ class Relay:
 
     :param path: Unix socket on which gdb connects.
     :param connect: returns a socket connected to kgdb's port.
+    :param stub: QEMU's own stub, for watchpoints and hardware breakpoints; kgdb's otherwise.
     """
 
-    def __init__(self, path: Path, connect: Callable[[], socket.socket]) -> None:
+    def __init__(
+        self, path: Path, connect: Callable[[], socket.socket], stub: Stub | None = None
+    ) -> None:
+        self._stub = stub
+        self._hit: Hit | None = None  # a hit on its way into kgdb
         self.path = path
         self.all_threads = False
         """Whether gdb is told of every task, which takes kgdb long."""
@@ -66,6 +72,7 @@ class Relay:
         self._listener.bind(str(path))
         self._listener.listen(1)
         self._lock = threading.RLock()
+        self._moved = threading.Condition(self._lock)
         self._gdb: socket.socket | None = None
         self._kgdb = connect()
         self._reset_upstream()
@@ -105,6 +112,11 @@ class Relay:
         with self._lock:
             return self._stopped
 
+    def wait_resumed(self, timeout: float) -> bool:
+        """Wait until gdb's resume has come here; False if it did not in `timeout` seconds."""
+        with self._lock:
+            return self._moved.wait_for(lambda: not self._stopped, timeout)
+
     @property
     def stop_reply(self) -> bytes:
         """The last stop as kgdb told it; to be given to :meth:`revive` with the same state."""
@@ -114,6 +126,10 @@ class Relay:
         """Keep everything from kgdb from now on: the machine is about to be replaced."""
         with self._lock:
             self._absorbing = True
+            self._kgdb.close()  # what is under way on it belongs to the old state
+            self._hit = None
+            if self._stub is not None and self._stub.socket is not None:
+                self._stub.clear()
 
     def revive(self, stop_reply: bytes) -> None:
         """Take up a machine that was put back to a stop; gdb is told of that stop.
@@ -121,8 +137,6 @@ class Relay:
         :param stop_reply: what :attr:`stop_reply` was at that stop.
         """
         with self._lock:
-            with contextlib.suppress(OSError):
-                self._kgdb.shutdown(socket.SHUT_RDWR)
             self._kgdb.close()
             self._kgdb = self._connect()
             self._reset_upstream()
@@ -139,7 +153,7 @@ class Relay:
         self._closing = True
         self._nudge()
         self._thread.join(2)
-        for each in (self._listener, self._kgdb, self._gdb):
+        for each in (self._listener, self._kgdb, self._gdb, self._stub):
             if each is not None:
                 each.close()
         for descriptor in (self._wake, self._waker):
@@ -154,9 +168,10 @@ class Relay:
 
     def _serve(self) -> None:
         while not self._closing:
-            sources: list[int | socket.socket] = [self._wake, self._listener, self._kgdb]
-            if self._gdb is not None:
-                sources.append(self._gdb)
+            sources: list[int | socket.socket] = [self._wake, self._listener]
+            sources += [each for each in (self._gdb, self._stub_socket) if each is not None]
+            if not self._absorbing:
+                sources.append(self._kgdb)
             try:
                 ready, _, _ = select.select(sources, [], [], 5.0)
             except (OSError, ValueError):
@@ -185,6 +200,8 @@ class Relay:
             self._take_upstream(data)
             while self._queue and not self._stopped:
                 self._on_event(self._queue.pop(0))
+        if self._stub_socket is not None and self._stub_socket in ready:
+            self._take_stub()
         if self._gdb is not None and self._gdb in ready:
             data = self._gdb.recv(65536)
             if not data:
@@ -195,6 +212,15 @@ class Relay:
                     if self._acks:
                         self._gdb.sendall(ACK)
                     self._on_request(payload)
+
+    @property
+    def _stub_socket(self) -> socket.socket | None:
+        return self._stub.socket if self._stub is not None else None
+
+    def _take_stub(self) -> None:
+        """Take a hit from QEMU's stub, if it is one."""
+        assert self._stub is not None
+        self._hit = self._stub.take(expected=not self._stopped) or self._hit
 
     def _lose_gdb(self) -> None:
         if self._gdb is not None:
@@ -221,9 +247,16 @@ class Relay:
         deadline = time.monotonic() + _ANSWER
         while not self._queue:
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._kgdb], [], [], max(0.0, left))
+            sources = [self._kgdb]
+            if self._stub_socket is not None:
+                sources.append(self._stub_socket)
+            ready, _, _ = select.select(sources, [], [], max(0.0, left))
             if not ready:
                 raise TimeoutError(f"kgdb did not answer {payload!r} in {_ANSWER:g} s")
+            if self._stub_socket in ready:
+                self._take_stub()  # kgdb itself touched what is watched
+            if self._kgdb not in ready:
+                continue
             data = self._kgdb.recv(65536)
             if not data:
                 raise MachineDied("QEMU closed kgdb's port")
@@ -247,6 +280,12 @@ class Relay:
         registers = self._registers
         # A step that ends behind a breakpoint's address was not stopped by that breakpoint.
         stepped = self._stepping != b"" and _same(self._stepping, self._thread_id())
+        if registers is not None and self._hit is not None and self._stub is not None:
+            hit, self._hit = self._hit, None
+            self._stub.arrived(hit)
+            if registers["ip"] - 1 == hit.address:
+                registers["ip"] = hit.address
+                return b"T05" + hit.words + payload[3:]
         if registers is not None and payload[:3] == b"T05" and not stepped:
             before = registers["ip"] - 1
             if before in self._planted:
@@ -298,7 +337,7 @@ class Relay:
     def _local(self, kind: bytes, payload: bytes) -> bytes | None:  # a table of answers
         """Return our own answer; None where kgdb must be asked."""
         if payload.startswith(b"qSupported"):
-            return b"PacketSize=%x;QStartNoAckMode+;swbreak+" % _PACKET
+            return b"PacketSize=%x;QStartNoAckMode+;swbreak+;hwbreak+" % _PACKET
         if payload == b"QStartNoAckMode":
             return b"OK"
         if payload.startswith(_UNKNOWN):
@@ -309,6 +348,8 @@ class Relay:
             return self._plant(payload)
         if kind == b"m":
             return self._read(payload)
+        if kind == b"M":
+            return self._write(payload)
         if kind in (b"g", b"P", b"G") and self._registers is not None and not self._wanted_thread:
             return self._access_registers(kind, payload)
         thread = self._thread_id()
@@ -352,7 +393,9 @@ class Relay:
         if self._absorbing:
             return b"OK"
         if payload[1:2] != b"0":
-            return None
+            if self._stub is None:
+                return None
+            return self._stub.plant(payload)
         address = int(payload.split(b",")[1], 16)
         if payload[:1] == b"z":
             if address in self._planted:
@@ -375,15 +418,28 @@ class Relay:
                 pass  # not RAM: a device, or nothing; kgdb knows how to fail
         if self._absorbing:
             return b"E14"
-        if size <= _KGDB_READ:
+        if size <= _KGDB_BYTES:
             return None
         parts: list[bytes] = []
-        for start in range(address, address + size, _KGDB_READ):
-            part = self._ask(b"m%x,%x" % (start, min(_KGDB_READ, address + size - start)))
+        for start in range(address, address + size, _KGDB_BYTES):
+            part = self._ask(b"m%x,%x" % (start, min(_KGDB_BYTES, address + size - start)))
             if part[:1] == b"E":
                 return b"".join(parts) or part
             parts.append(part)
         return b"".join(parts)
+
+    def _write(self, payload: bytes) -> bytes | None:
+        """Cut a long write for kgdb."""
+        if self._absorbing:
+            return b"OK"
+        place, _, digits = payload[1:].partition(b":")
+        address, size = (int(word, 16) for word in place.split(b","))
+        for start in range(0, size, _KGDB_BYTES):
+            piece = digits[2 * start : 2 * (start + _KGDB_BYTES)]
+            answer = self._ask(b"M%x,%x:%b" % (address + start, len(piece) // 2, piece))
+            if answer != b"OK":
+                return answer
+        return b"OK"
 
     def _access_registers(self, kind: bytes, payload: bytes) -> bytes | None:
         registers = self._registers
@@ -402,6 +458,7 @@ class Relay:
         kind = payload[:1].lower()
         if self._absorbing:
             self._stopped = False
+            self._moved.notify_all()
             return
         if kind == b"s" and self._simulate():
             self._to_gdb(b"T05thread:%b;" % self._thread_id())
@@ -417,6 +474,9 @@ class Relay:
         self._stopped = False
         self._registers = None
         self._stepping = self._thread_id() if kind == b"s" else b""
+        if self._stub is not None:
+            self._stub.replant()
+        self._moved.notify_all()
         self._kgdb.sendall(encode(word))
 
     def _simulate(self) -> bool:

@@ -107,8 +107,11 @@ class Session:
         return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(wanted)
 
     def _put_back(self, wanted: Wanted) -> None:
-        if not self._usable(wanted) or wanted.at not in self._live.points:
+        if not self._usable(wanted) or not self._live.points:
             self._boot(wanted, snapshots=True)
+        if wanted.at not in self._live.points:
+            # It was booted for a test of early boot, and only so far: it may die on its way.
+            self._boot_on(wanted)
         vm = self._live
         if vm.at != wanted.at:
             try:
@@ -162,10 +165,26 @@ class Session:
             vm.boot()
             if snapshots:
                 vm.save("kgdbwait")
-            if snapshots or wanted.at == "ready":
+            if wanted.at == "ready":
                 vm.advance_to_ready()
-            if snapshots:
-                vm.save("ready")
+                if snapshots:
+                    vm.save("ready")
+        except BaseException:
+            self._close_vm()
+            raise
+
+    def _boot_on(self, wanted: Wanted) -> None:
+        vm = self._live
+        if vm.at != "kgdbwait":
+            try:
+                vm.restore("kgdbwait")
+            except KgdbError:
+                self._boot(wanted, snapshots=True)
+                return
+        try:
+            vm.timeout = wanted.timeout
+            vm.advance_to_ready()
+            vm.save("ready")
         except BaseException:
             self._close_vm()
             raise

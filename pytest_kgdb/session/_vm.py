@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BootError, KgdbError, TimeoutError
+from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec
-from ..rsp import Layout, Relay
+from ..rsp import Layout, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason
 from ._debugger import start_gdb
@@ -116,7 +116,9 @@ class Vm:
 
     def _connect(self) -> None:
         machine, kernel = self.machine, self.kernel
-        self._relay = relay = Relay(machine.directory / "gdb", machine.connect_kgdb)
+        self._relay = relay = Relay(
+            machine.directory / "gdb", machine.connect_kgdb, Stub(machine.connect_stub)
+        )
         self._state = State(
             vmlinux=kernel.vmlinux,
             ram=machine.ram,
@@ -168,12 +170,14 @@ class Vm:
             )
         except TimeoutError as error:
             raise BootError(
-                f"the guest's init did not say that it is ready within {self.timeout:g} s; "
+                f"the guest's init did not say that it is ready within {self.timeout:g} s\n"
                 f"the console's last lines are:\n{self.machine.console.tail(15)}",
                 log=self.machine.console.log,
                 hint="an initrd of your own must print 'pytest-kgdb: ready' on the console, and "
                 "then give a root shell there",
             ) from error
+        except MachineDied as error:
+            raise self.machine.death("QEMU ended on the kernel's way to the shell") from error
         self.machine.console.synchronise(timeout=self.timeout)
         handle.interrupt()
         self.at = "ready"
@@ -181,10 +185,19 @@ class Vm:
     def _check_boot(self) -> None:
         if not self.handle.stopped:
             return
+        stop = self.handle.stop
+        assert stop is not None
+        what = repr(stop)
+        if stop.reason in ("panic", "oops"):
+            what = f"{'panicked' if stop.reason == 'panic' else 'oopsed'}: {stop.message or what}"
+        else:
+            what = f"stopped: {what}"
+        what = what.replace(":", " on its way to the shell:", 1)
         raise BootError(
-            f"the kernel stopped on its way to the shell: {self.handle.stop!r}; "
-            f"the console's last lines are:\n{self.machine.console.tail(15)}",
+            f"the kernel {what}\nthe console's last lines are:\n{self.machine.console.tail(15)}",
             log=self.machine.console.log,
+            hint="to be there when it happens: a test with the marker kgdb(at='kgdbwait') that "
+            "calls cont()",
         )
 
     def save(self, point: Point) -> None:
@@ -203,8 +216,9 @@ class Vm:
         relay, handle = self._relay, self.handle
         relay.absorb()
         with handle.replaced(_REASONS[point]):
+            self.machine.disconnect_console()
             self.machine.load(point)
-            self.machine.reconnect_console()
+            self.machine.console.reconnect()
             self._count_from_here()
             relay.revive(self.points[point])
         self.at = point

@@ -56,6 +56,10 @@ _OOPS: Final = re.compile(
 _THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
 
 
+# The members of a stop's record that name a watchpoint (gdb manual, "GDB/MI Data Manipulation").
+_WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
+
+
 @dataclass(frozen=True)
 class _Bound:
     """What a handle is bound to."""
@@ -77,6 +81,7 @@ class Kgdb:
         self._bound: _Bound | None = None
         self._stop: Stop | None = None
         self._breakpoints: dict[int, Breakpoint] = {}
+        self._hit_last: dict[int, Breakpoint] = {}
         self._interrupts = 0  # asked for and not seen yet
         self._resumed_at = 0  # the console's mark at the last resume
         self._moments = 0  # of the machines before this one
@@ -121,13 +126,17 @@ class Kgdb:
         accord whatever it knew.
         """
         gdb, relay = self._gdb, self._require().relay
-        if relay.stopped:
-            if gdb.running:
-                gdb.next_stop(self.timeout)
+        deadline = time.monotonic() + self.timeout
+        # What gdb says and what has come to the relay may differ for a moment: a resume, or a
+        # stop, is on its way.
+        while gdb.running and relay.stopped and time.monotonic() < deadline:
+            relay.wait_resumed(0.01)
+        if not gdb.running:
             self._link.moved()
-            gdb.forget_stops()
             gdb.command("-break-delete")
             gdb.command("-exec-continue")
+            relay.wait_resumed(self.timeout)
+        gdb.forget_stops()
         yield
         if gdb.next_stop(self.timeout) is None:
             raise TimeoutError(
@@ -139,6 +148,7 @@ class Kgdb:
         self._settle(reason)
 
     def _forget_breakpoints(self) -> None:
+        self._hit_last.clear()
         for each in self._breakpoints.values():
             each.gone()
         self._breakpoints.clear()
@@ -220,7 +230,7 @@ class Kgdb:
             self._check_alive()
             if left <= 0:
                 raise TimeoutError(
-                    f"the kernel did not stop in {limit:g} s{self._expected()}; "
+                    f"the kernel did not stop in {limit:g} s{self._expected()}\n"
                     f"the console's last lines are:\n{self.console.tail()}",
                     log=self.console.log,
                     hint="it runs on: interrupt() stops it where it is",
@@ -324,8 +334,13 @@ class Kgdb:
                 self._go("-exec-continue")
                 return False
             self._interrupts -= 1
-        number = payload.get("bkptno") or payload.get("wpt", {}).get("number")
-        breakpoint = self._breakpoints.get(int(number)) if number else None
+        watched: dict[str, Any] = next((payload[key] for key in _WATCHPOINTS if key in payload), {})
+        number = int(payload.get("bkptno") or watched.get("number") or 0)
+        breakpoint = self._breakpoints.get(number) or self._hit_last.pop(number, None)
+        if breakpoint is not None and payload.get("disp") == "del":
+            self._breakpoints.pop(breakpoint.number, None)
+            breakpoint.hits = max(breakpoint.hits, 1)
+            breakpoint.gone()
         self._stop = Stop(
             self._link,
             reason,
@@ -364,11 +379,11 @@ class Kgdb:
                 f"the kernel panicked and halted: {found.group(1).decode('utf-8', 'replace')}\n"
                 f"it said:\n{self._last_panic()}",
                 log=self.console.log,
+                hint=_PANIC_HINT,
             )
 
     def _first_cause(self, error: KgdbError) -> KgdbError:
         """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
-                hint=_PANIC_HINT,
         lost = isinstance(error, MachineDied) or "emote" in error.message
         if self._machine.alive and self._gdb.alive and lost:
             # A socket that closed is seen before the process that had it open is gone.
@@ -381,14 +396,10 @@ class Kgdb:
                 f"the kernel panicked ({found.group(1).decode('utf-8', 'replace')}) and QEMU "
                 f"ended; it said:\n{self._last_panic()}",
                 log=self.console.log,
+                hint=_PANIC_HINT,
             )
         return self._machine.death("QEMU ended while a test was using it", started=True)
 
-    def on_cpus(self) -> str:
-                hint=_PANIC_HINT,
-        """Return what each CPU does, as QEMU sees it: for a kernel that does not stop."""
-        machine = self._machine
-        try:
     def _last_panic(self) -> str:
         """Return the last panic's lines, up to where registers and code are dumped."""
         text = self.console.since()
@@ -396,6 +407,10 @@ class Kgdb:
         lines = text[begin:].decode("utf-8", "replace").splitlines()[:_PANIC_LINES]
         return "\n".join(f"    {line}" for line in lines) or "    (nothing)"
 
+    def on_cpus(self) -> str:
+        """Return what each CPU does, as QEMU sees it: for a kernel that does not stop."""
+        machine = self._machine
+        try:
             machine.pause()
             try:
                 return self._state.on_cpus(machine.registers(), self.kernel.debug_source)
@@ -506,9 +521,8 @@ class Kgdb:
         elif record["message"] == "breakpoint-deleted":
             known = self._breakpoints.pop(_number(payload.get("id", "")), None)
             if known is not None:
-                known.hits += 1  # gdb deletes by itself only what was temporary and hit
                 known.gone()
-                self._gone_last = known
+                self._hit_last[known.number] = known  # its stop is told after its end
 
     # Data
 
@@ -670,9 +684,9 @@ class Kgdb:
                     f"the kernel panicked during {command!r}: {stop.message or repr(stop)}\n"
                     f"it said:\n{self._last_panic()}",
                     log=self.console.log,
+                    hint=_PANIC_HINT,
                 )
             raise GuestCommandError(
-                    hint=_PANIC_HINT,
                 f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
                 log=self.console.log,
                 hint="type() the command and cont() to the breakpoint, or disable the breakpoint",

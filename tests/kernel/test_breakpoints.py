@@ -90,13 +90,50 @@ def test_a_hardware_breakpoint_is_hit(kgdb):
         assert stop.frame.function == OPEN
 
 
+@pytest.mark.parametrize("smp", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
+def test_watchpoints_name_the_writer(kgdb, smp):
+    with (
+        kgdb.watchpoint("panic_on_oops") as oops,
+        kgdb.watchpoint("panic_timeout") as timeout,
+        kgdb.watchpoint("init_task.comm[0]") as never,
+    ):
+        for value in (1, 2, 3):
+            kgdb.type(f"echo {value} > /proc/sys/kernel/panic_on_oops")
+            stop = kgdb.cont()
+            assert stop.reason == "watchpoint"
+            assert stop.breakpoint is oops
+            assert kgdb.evaluate("panic_on_oops") == value
+            writers = [frame.function for frame in stop.backtrace()]
+            assert "proc_dointvec" in "".join(name or "" for name in writers)
+        kgdb.type("echo 7 > /proc/sys/kernel/panic")
+        assert kgdb.cont().breakpoint is timeout
+    assert (oops.hits, timeout.hits, never.hits) == (3, 1, 0)
+    assert kgdb.run("cat /proc/sys/kernel/panic").output == "7\n"
+
+
+def test_a_read_watchpoint(kgdb):
+    with kgdb.watchpoint("panic_on_oops", access="read") as read:
+        kgdb.type("cat /proc/sys/kernel/panic_on_oops")
+        stop = kgdb.cont()
+        assert stop.reason == "watchpoint"
+        assert stop.breakpoint is read
+
+
+def test_hardware_breakpoints_fire_each_time(kgdb):
+    with kgdb.breakpoint(OPEN, hardware=True) as opened:
+        kgdb.type("for i in 1 2 3 4 5; do cat /proc/version; done")
+        for number in range(1, 6):
+            assert kgdb.cont().breakpoint is opened
+            assert opened.hits == number
+
+
 def test_many_breakpoints_at_once(kgdb):
     names = [
         "vfs_read", "vfs_write", "vfs_open", "do_filp_open", "do_exit", "do_sys_openat2",
         "vfs_fstatat", "ksys_read", "ksys_write",
     ]  # fmt: skip
     planted = [kgdb.breakpoint(name) for name in names]
-    kgdb.type("cat /proc/version")
+    kgdb.type("while :; do cat /proc/version; done")
     seen = {kgdb.cont().breakpoint.location for _ in range(12)}
     assert len(seen) >= 4
     assert sum(each.hits for each in planted) == 12

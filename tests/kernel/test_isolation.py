@@ -61,8 +61,8 @@ def look(kgdb) -> dict[str, object]:
         "dmesg": kgdb.dmesg(),
         "tmp": kgdb.run("ls -a /tmp /").output,
         "sysctl": kgdb.run("cat /proc/sys/kernel/panic_on_oops").output,
-        "memory": int(kgdb.run("free -m").output.split()[8]) // 10,
-        "processes": kgdb.run("ps").output.count("\n"),
+        "memory": int(kgdb.run("free -m").output.split()[8]) // 32,
+        "programs": kgdb.run("ps | grep -c '[0-9] [^[]*$'").output,
     }
 
 

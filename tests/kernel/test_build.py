@@ -1,0 +1,362 @@
+"""What kbuild does with what we ask of it: real trees, real configurations, real modules."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb import initrd
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.errors import BuildError, ConfigError
+from pytest_kgdb.kernel import Kernel, _elf, build_module, prepare
+from pytest_kgdb.kernel._config import parse
+from pytest_kgdb.kernel._modules import vermagic
+from pytest_kgdb.kernel._recipe import data
+from pytest_kgdb.progress import Progress, Silent
+from pytest_kgdb.settings import Settings, from_pytest
+
+SOON = 300.0  # seconds; relinking the kernel takes a tenth of that on an idle machine
+
+
+@pytest.fixture
+def settings(pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> Settings:
+    """The run's settings; the kernel is there already, so that little is left to build."""
+    if kgdb_kernel.kit is None:
+        pytest.skip("this kernel was not built by pytest-kgdb: name a source, --kgdb-kernel=distro")
+    return from_pytest(pytestconfig)
+
+
+@pytest.fixture
+def cache(settings: Settings) -> Iterator[Cache]:
+    cache = Cache(settings.cache_dir, progress=Silent())
+    yield cache
+    cache.close()
+
+
+@pytest.fixture
+def objects(cache: Cache, kgdb_kernel: Kernel) -> Path:
+    """Where the kernel was built."""
+    assert kgdb_kernel.debug_source is not None
+    name = kgdb_kernel.debug_source.parent.name.removeprefix("tree-")
+    (found,) = cache.root.glob(f"v1/work/build/build-{name}-x86-minimal/objects")
+    return found
+
+
+class TestKernel:
+    def test_its_parts_belong_together(self, kgdb_kernel: Kernel) -> None:
+        assert kgdb_kernel.build_id == _elf.build_id(kgdb_kernel.vmlinux)
+        assert kgdb_kernel.build_id == _elf.image_build_id(kgdb_kernel.image)
+        assert kgdb_kernel.release == _elf.image_release(kgdb_kernel.image)
+        assert kgdb_kernel.release.startswith("{}.{}.{}".format(*kgdb_kernel.version))
+
+    def test_every_symbol_of_minimal_survived(
+        self, settings: Settings, kgdb_kernel: Kernel
+    ) -> None:
+        assert settings.config == "minimal"
+        for name, value in parse(data("minimal.config")).items():
+            assert kgdb_kernel.config.get(name, "n") == value, name
+
+    def test_nothing_changed_takes_no_time(self, settings: Settings, kgdb_kernel: Kernel) -> None:
+        times = []
+        for _ in range(3):
+            with contextlib.closing(Cache(settings.cache_dir, progress=Silent())) as cache:
+                begun = time.perf_counter()
+                again = prepare(settings, kgdb_kernel.spec, cache, Silent())
+                times.append(time.perf_counter() - begun)
+            assert again == kgdb_kernel
+        assert min(times) <= 0.3
+
+    def test_lost_symbols_are_explained_by_the_trees_own_kconfig(
+        self, settings: Settings, kgdb_kernel: Kernel, cache: Cache
+    ) -> None:
+        wishes = ("CONFIG_BTRFS_FS_POSIX_ACL=y", "CONFIG_NO_SUCH_THING=y", "CONFIG_SMP=y")
+        wanted = dataclasses.replace(settings, set=wishes)
+        with pytest.raises(ConfigError) as caught:
+            prepare(wanted, kgdb_kernel.spec, cache, Silent())
+        text = str(caught.value)
+        assert "2 symbols did not survive olddefconfig" in text
+        assert re.search(r"BTRFS_FS_POSIX_ACL=y .*depends on BTRFS_FS \(fs/btrfs/Kconfig:\d+", text)
+        assert re.search(r"NO_SUCH_THING=y .*this kernel knows no such symbol", text)
+        assert "CONFIG_SMP" not in text
+
+
+class TestBuildDirectory:
+    def test_is_used_as_it_is_and_not_touched(
+        self, settings: Settings, objects: Path, cache: Cache, module: Path
+    ) -> None:
+        before = {path: path.lstat().st_mtime_ns for path in objects.rglob("*")}
+        made = prepare(settings, str(objects), cache, Silent())
+        assert (made.vmlinux, made.build_dir) == (objects / "vmlinux", objects)
+        assert made.build_id == _elf.build_id(objects / "vmlinux")
+        assert made.modules_dir is not None
+        assert list(made.modules_dir.rglob("dummy.ko"))
+        (built,) = build_module(made, module, cache, Silent())
+        assert vermagic(built) == made.release
+        assert {path: path.lstat().st_mtime_ns for path in objects.rglob("*")} == before
+
+
+HELLO = """\
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/module.h>
+
+static int count = 1;
+module_param(count, int, 0444);
+
+static int __init hello_init(void)
+{
+\tpr_info("hello %d\\n", count);
+\treturn 0;
+}
+module_init(hello_init);
+
+static void __exit hello_exit(void)
+{
+}
+module_exit(hello_exit);
+MODULE_LICENSE("GPL");
+MODULE_DESCRIPTION("A module of the tests");
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """The source of a module, like none before: built when it is asked for."""
+    path = tmp_path / "hello"
+    path.mkdir()
+    (path / "Makefile").write_text("obj-m += hello.o\n")
+    (path / "hello.c").write_text(HELLO)
+    return path
+
+
+class TestModule:
+    def test_is_built_for_the_kernel_and_only_once(
+        self, kgdb_kernel: Kernel, module: Path, cache: Cache
+    ) -> None:
+        before = sorted(module.rglob("*"))
+        (built,) = build_module(kgdb_kernel, module, cache, Silent())
+        assert vermagic(built) == kgdb_kernel.release
+        assert sorted(module.rglob("*")) == before
+        shown = subprocess.run(
+            ["readelf", "--debug-dump=line", built], check=True, capture_output=True, text=True
+        ).stdout
+        assert str(module) in shown, "gdb would show our copy and not the user's file"
+        assert build_module(kgdb_kernel, module, cache, Silent()) == [built]
+
+    def test_error_is_in_the_users_file(
+        self, kgdb_kernel: Kernel, module: Path, cache: Cache
+    ) -> None:
+        (module / "hello.c").write_text(HELLO.replace("return 0;", "return nothing;"))
+        with pytest.raises(BuildError) as caught:
+            build_module(kgdb_kernel, module, cache, Silent())
+        assert f"{module}/hello.c:10:16: error: 'nothing' undeclared" in str(caught.value)
+        (module / "hello.c").write_text(HELLO)
+        assert build_module(kgdb_kernel, module, cache, Silent())
+
+    def test_symbol_that_the_kernel_lacks(
+        self, kgdb_kernel: Kernel, module: Path, cache: Cache
+    ) -> None:
+        source = HELLO.replace("static int count", "void absent(void);\nstatic int count")
+        (module / "hello.c").write_text(source.replace("\tpr_info", "\tabsent();\n\tpr_info"))
+        with pytest.raises(BuildError, match=r'"absent" \[.*hello\.ko\] undefined!'):
+            build_module(kgdb_kernel, module, cache, Silent())
+
+    def test_directory_without_a_makefile(
+        self, kgdb_kernel: Kernel, module: Path, cache: Cache
+    ) -> None:
+        (module / "Makefile").unlink()
+        with pytest.raises(ConfigError, match="no Makefile and no Kbuild"):
+            build_module(kgdb_kernel, module, cache, Silent())
+
+    def test_that_builds_nothing(self, kgdb_kernel: Kernel, module: Path, cache: Cache) -> None:
+        (module / "Makefile").write_text("obj-y += hello.o\n")
+        with pytest.raises(BuildError, match=r"there is no \.ko(?s:.*)obj-m"):
+            build_module(kgdb_kernel, module, cache, Silent())
+
+    def test_ready_made(self, kgdb_kernel: Kernel, module: Path, cache: Cache) -> None:
+        (built,) = build_module(kgdb_kernel, module, cache, Silent())
+        assert build_module(kgdb_kernel, built, cache, Silent()) == [built]
+        other = dataclasses.replace(kgdb_kernel, release="6.0.0")
+        with pytest.raises(ConfigError, match=rf"was built for {kgdb_kernel.release}, and this"):
+            build_module(other, built, cache, Silent())
+
+
+class TestInitrd:
+    def test_same_inputs_same_bytes(
+        self, settings: Settings, kgdb_kernel: Kernel, module: Path, cache: Cache, tmp_path: Path
+    ) -> None:
+        modules = build_module(kgdb_kernel, module, cache, Silent())
+        made = []
+        for name in ("one", "two"):
+            elsewhere = Cache(tmp_path / name, progress=Silent())
+            made.append(initrd.prepare(settings, kgdb_kernel, modules, elsewhere, Silent()))
+        assert made[0].key == made[1].key
+        assert made[0].path.read_bytes() == made[1].path.read_bytes()
+
+    def test_cpio_finds_in_it_what_belongs_there(
+        self, settings: Settings, kgdb_kernel: Kernel, module: Path, cache: Cache
+    ) -> None:
+        modules = build_module(kgdb_kernel, module, cache, Silent())
+        made = initrd.prepare(settings, kgdb_kernel, modules, cache, Silent())
+        with made.path.open("rb") as file:
+            listing = subprocess.run(
+                ["cpio", "-tv"], stdin=file, check=True, capture_output=True, text=True
+            ).stdout
+        assert re.search(r"^crw------- .* 5, *1 .* dev/console$", listing, re.M)
+        assert re.search(r"^lrwx.* init -> /bin/busybox$", listing, re.M)
+        top = f"lib/modules/{kgdb_kernel.release}"
+        assert f" {top}/extra/hello.ko\n" in listing
+        assert f" {top}/modules.dep\n" in listing
+
+    def test_a_busybox_that_needs_libraries_is_refused(
+        self,
+        settings: Settings,
+        kgdb_kernel: Kernel,
+        cache: Cache,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(initrd, "_BUSYBOXES", ("/bin/true",))
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        with pytest.raises(
+            ConfigError, match="true is not static(?s:.*)apt install busybox-static"
+        ):
+            initrd.prepare(settings, kgdb_kernel, [], cache, Silent())
+
+
+PATCH = """\
+--- a/fs/open.c
++++ b/fs/open.c
+@@ -1,3 +1,4 @@
+ // SPDX-License-Identifier: GPL-2.0-only
++{line}
+ /*
+  *  linux/fs/open.c
+"""
+
+PREPARE = """
+import sys
+from pathlib import Path
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.kernel import prepare
+from pytest_kgdb.progress import Progress
+from pytest_kgdb.settings import make_settings
+
+spec, root, patch = sys.argv[1:]
+progress = Progress(sys.stdout, live=False)
+settings = make_settings(kernel=[spec], cache_dir=root, patch=[patch])
+prepare(settings, settings.kernel[0], Cache(Path(root), progress=progress), progress)
+"""
+
+
+class TestPatched:
+    """The user's change of one file, as a patch: no tree but ours is needed for it."""
+
+    @pytest.fixture
+    def patched(
+        self, settings: Settings, kgdb_kernel: Kernel, tmp_path: Path
+    ) -> Iterator[Callable[[str], Kernel]]:
+        """Return the kernel with one line more; it is taken out of the cache afterwards."""
+        made: list[Kernel] = []
+        progress = Progress(io.StringIO(), live=False)
+        cache = Cache(settings.cache_dir, progress=progress)
+
+        def build(line: str) -> Kernel:
+            path = tmp_path / "one.patch"
+            path.write_text(PATCH.format(line=line))
+            wanted = dataclasses.replace(settings, patch=(path,))
+            made.append(prepare(wanted, kgdb_kernel.spec, cache, progress))
+            return made[-1]
+
+        yield build
+        cache.close()
+        for kernel in made:
+            shutil.rmtree(kernel.vmlinux.parents[1])
+        made.clear()
+        # The tree is to be the unpatched one again for whoever comes next.
+        again = Cache(settings.cache_dir, progress=progress)
+        assert prepare(settings, kgdb_kernel.spec, again, progress).source == kgdb_kernel.source
+        again.close()
+
+    @pytest.fixture(autouse=True)
+    def nobody_reads_the_tree(self, kgdb_kernel: Kernel) -> None:
+        """Let go of the source for a while, so that it is patched where it lies."""
+        slot = getattr(kgdb_kernel.held, "hold", None)
+        assert slot is not None
+        slot.hold.release()
+
+    def test_only_that_file_is_compiled(
+        self, patched: Callable[[str], Kernel], objects: Path, kgdb_kernel: Kernel
+    ) -> None:
+        mark = f"kgdb{os.getpid()}_{time.time_ns()}"
+        patched("/* the first may have another one to undo */")
+        made = patched(f'const char {mark}[] = "changed";')
+        log = (objects.parent / "make.log").read_text()
+        compiled = re.findall(r"^  CC +(\S+)$", log, re.M)
+        assert "fs/open.o" in compiled
+        # The version's stamp and the boot code's own copy of the symbols follow every link.
+        assert len(compiled) < 10, compiled
+        assert mark.encode() in (made.vmlinux.parent / "System.map").read_bytes()
+        assert made.build_id not in ("", kgdb_kernel.build_id)
+        assert made.source is not None
+        assert mark in (made.source / "fs/open.c").read_text()
+
+    def test_compiler_error_is_shown_alone(self, patched: Callable[[str], Kernel]) -> None:
+        with pytest.raises(BuildError) as caught:
+            patched("int broken = this_is_nothing;")
+        text = str(caught.value)
+        assert re.search(r"fs/open\.c:2:14: error: 'this_is_nothing' undeclared", text)
+        assert "    2 | int broken" in text
+        assert len(text.splitlines()) < 12
+
+    def test_ctrl_c_while_linking(
+        self,
+        settings: Settings,
+        kgdb_kernel: Kernel,
+        patched: Callable[[str], Kernel],
+        objects: Path,
+        tmp_path: Path,
+    ) -> None:
+        line = f"const char kgdb{os.getpid()}_{time.time_ns()}[] = {{1}};"
+        path = tmp_path / "one.patch"
+        path.write_text(PATCH.format(line=line))
+        log = objects.parent / "make.log"
+        log.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", PREPARE, kgdb_kernel.spec, settings.cache_dir, path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        deadline = time.monotonic() + SOON
+        while not log.exists() or "  LD      " not in log.read_text(errors="replace"):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=SOON)
+        assert "KeyboardInterrupt" in output
+        assert not processes_with(str(objects))
+        assert not (objects.parent / "running").exists()
+        made = patched(line)
+        assert made.build_id == _elf.build_id(made.vmlinux) == _elf.image_build_id(made.image)
+
+
+def processes_with(text: str) -> list[int]:
+    """Processes with this in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if text.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
