@@ -1,5 +1,6 @@
 """The kernel: found or built, by content, each once."""
 
+from ._collect import collect_modules
 from ._config import Config
 from ._model import Kernel
 from ._modules import build_module
@@ -7,4 +8,4 @@ from ._prepare import prepare
 from ._publish import depmod
 from ._source import file_hash
 
-__all__ = ["Config", "Kernel", "build_module", "depmod", "file_hash", "prepare"]
+__all__ = ["Config", "Kernel", "build_module", "collect_modules", "depmod", "file_hash", "prepare"]

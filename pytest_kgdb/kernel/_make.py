@@ -15,7 +15,7 @@ from ..errors import BuildError
 from ..process import Child, which
 from ..progress import Progress, Stage
 from ._diagnose import first_error, mend
-from ._toolchain import Toolchain, environment
+from ._toolchain import environment
 
 _BUILD_SECONDS: Final = 12 * 3600.0  # Debian's whole kernel on two cores takes hours
 _CONFIG_SECONDS: Final = 900.0
@@ -28,26 +28,28 @@ _DOUBT_SECONDS: Final = 120.0
 
 
 class Make:
-    """One kernel's work directory: its objects, kept from build to build, and the last log.
+    """One kernel's build directory, kept from build to build.
 
     :param tree: the source.
-    :param home: the work directory; to be used under its lock.
+    :param objects: the build directory.
+    :param home: where the last log and notes are kept. Nobody else may use it meanwhile.
+    :param variables: for make's command line.
     """
 
     def __init__(
         self,
         tree: Path,
+        objects: Path,
         home: Path,
         *,
         arch: Arch,
-        toolchain: Toolchain,
+        variables: Sequence[str],
         jobs: int,
         progress: Progress,
     ) -> None:
-        self.tree = tree
-        self.objects = home / "objects"
+        self.tree, self.objects = tree, objects
         self.log = home / "make.log"
-        self._arch, self._toolchain, self._jobs, self._progress = arch, toolchain, jobs, progress
+        self._arch, self._variables, self._jobs, self._progress = arch, variables, jobs, progress
         self._running = home / "running"
         self._total = home / "jobs"
         self._done = 0
@@ -102,7 +104,7 @@ class Make:
             f"O={self.objects}",
             f"ARCH={self._arch.name}",
             f"--jobs={self._jobs}",
-            *self._toolchain.variables(),
+            *self._variables,
             *variables,
             *targets,
         ]

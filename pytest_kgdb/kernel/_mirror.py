@@ -12,6 +12,7 @@ from typing import Final
 from ..errors import CacheError, ConfigError
 from ..progress import Progress
 from ._fingerprint import FileState, state_of
+from ._spec import OBJECTS
 
 _WORTH_SAYING: Final = 5000
 _UNFINISHED: Final = ""  # no file's name: in the list while the copy is being changed
@@ -101,7 +102,9 @@ class Mirror:
     def _names(self) -> list[str]:
         """The files that are really there, for where the list is lost or unfinished."""
         found = []
-        for directory, _, files in os.walk(self.root):
+        for directory, names, files in os.walk(self.root):
+            if directory == str(self.root):
+                names[:] = [name for name in names if not name.startswith(OBJECTS)]
             here = os.path.relpath(directory, self.root)
             found += [os.path.normpath(f"{here}/{name}") for name in files]
         return found

@@ -29,7 +29,7 @@ from ._source import (
     slug,
     with_patches,
 )
-from ._spec import is_source, version
+from ._spec import OBJECTS, is_source, version
 
 _GIT_SECONDS: Final = 900.0
 _UNPACK_SECONDS: Final = 1800.0
@@ -52,7 +52,7 @@ class OwnedTree(Source):
         cache: Cache,
         progress: Progress,
     ) -> None:
-        self._name, self._patches, self._progress = name, patches, progress
+        self._patches, self._progress = patches, progress
         self._base = base
         self._slots = Slots(cache, f"tree-{name}")
         self.label = with_patches(label, patches)
@@ -97,8 +97,7 @@ class OwnedTree(Source):
         """Bring the source there, without patches."""
 
     def _place(self, slot: Slot) -> Place:
-        number = "" if slot.number == 1 else f"-{slot.number}"
-        return Place(slot.tree, f"{self._name}{number}", slot)
+        return Place(slot.tree, slot.first_tree, slot.home, slot)
 
 
 class Unpacked(OwnedTree):
@@ -201,7 +200,17 @@ class CheckedOut(OwnedTree):
                 (git_dir / "objects/info/alternates").write_text(f"{self._objects}\n")
                 (git_dir / "index.lock").unlink(missing_ok=True)  # of a killed one: it is ours
                 git(f"--work-tree={top}", "read-tree", "--reset", "-u", self._commit)
-                git(f"--work-tree={top}", "clean", "-q", "-d", "-f", "-f", "-x")
+                git(
+                    f"--work-tree={top}",
+                    "clean",
+                    "-q",
+                    "-d",
+                    "-f",
+                    "-f",
+                    "-x",
+                    "-e",
+                    f"/{OBJECTS}*",
+                )
             except CommandFailed as error:
                 raise ConfigError(
                     f"cannot check out {self.label}: {error.output.strip()[-500:]}",

@@ -22,8 +22,8 @@ from ._model import Kernel, numbers
 from ._owned import CheckedOut, Unpacked
 from ._publish import FACTS, KIT, publish
 from ._recipe import Recipe, lsmod, recipe
-from ._source import Source, UserTree, slug
-from ._spec import BuildDir, Revision, SourceTree, Tarball
+from ._source import Place, Source, UserTree, identity
+from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, toolchain
 
@@ -153,31 +153,51 @@ class _Builder:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _build(self, target: Path) -> None:
-        # One directory for all configurations on a base: from one to the other only what they
-        # differ in is compiled.
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._source.open())
-            tree = place.tree
-            name = f"build-{place.identity}-{self._arch.name}-{slug(self._recipe.base)}"
-            stack.enter_context(self._cache.lock(name, label=self._label))
-            home = self._cache.workdir("build", name)
+            home, objects, flags = self._directories(place, stack)
             make = Make(
-                tree,
+                place.tree,
+                objects,
                 home,
                 arch=self._arch,
-                toolchain=self._tools,
+                variables=[*self._tools.variables(), *flags],
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )
             make.begin()
-            self._configure_if_needed(make, tree, home / "configured")
+            self._configure_if_needed(make, place.tree, home / "configured")
             targets = [self._arch.image_target]
-            if parse((make.objects / ".config").read_text()).get("MODULES") == "y":
+            if parse((objects / ".config").read_text()).get("MODULES") == "y":
                 targets.append("modules")
             make.build(["vmlinux", *targets], self._label, _JOBS.get(self._recipe.base))
             self._source.check()
-            facts = {"compiler": self._tools.version, "config": self._recipe.base}
-            publish(make.objects, tree, home, target, self._arch, facts)
+            facts = {
+                "compiler": self._tools.version,
+                "config": self._recipe.base,
+                "debug_source": str(place.debug_tree),
+            }
+            publish(objects, place.tree, home, target, self._arch, facts)
+
+    def _directories(
+        self, place: Place, stack: contextlib.ExitStack
+    ) -> tuple[Path, Path, list[str]]:
+        """Return where notes are kept, where is built, and what makes that independent of it.
+
+        There is one directory for all configurations on a base: from one to the other only what
+        they differ in is compiled.
+        """
+        base = f"{self._arch.name}-{self._recipe.base}"
+        if place.home is None:
+            name = f"build-{identity(place.tree.name, place.tree.resolve())}-{base}"
+            stack.enter_context(self._cache.lock(name, label=self._label))
+            home = self._cache.workdir("build", name)
+            return home, home / "objects", []
+        home, objects = place.home / f"build-{base}", place.tree / f"{OBJECTS}{base}"
+        home.mkdir(exist_ok=True)
+        maps = (("../", f"{place.debug_tree}/"), (objects, place.debug_tree / objects.name))
+        options = " ".join(f"-fdebug-prefix-map={old}={new}" for old, new in maps)
+        return home, objects, [f"KCFLAGS={options}", f"KAFLAGS={options}"]
 
     def _configure_if_needed(self, make: Make, tree: Path, stamp: Path) -> None:
         """Configure, unless nothing that a configuration is made of changed since."""

@@ -51,7 +51,6 @@ def publish(
     written = facts | {
         "release": release,
         "build_id": build_id(objects / "vmlinux"),
-        "debug_source": str(tree),
     }
     (target / FACTS).write_text(json.dumps(written, indent=1))
 

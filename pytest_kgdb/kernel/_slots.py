@@ -47,13 +47,19 @@ class Slot:
     """One directory, and what it holds."""
 
     home: Path
-    number: int
+    first: Path
+    """The home of the first of the slots."""
     hold: Hold = field(repr=False)
 
     @property
     def tree(self) -> Path:
         """Where the source is."""
         return self.home / "src"
+
+    @property
+    def first_tree(self) -> Path:
+        """Where the source is, or would be, in the first of the slots."""
+        return self.first / "src"
 
     def holds(self, content: str) -> bool:
         """Whether it holds that content, whole."""
@@ -93,11 +99,11 @@ class Slots:
 
     def find(self, content: str) -> Slot | None:
         """Return the directory that holds a content, held so that it stays, if there is one."""
-        for number, home in self._directories():
+        for first, home in self._directories():
             if _stamp(home) != content:
                 continue
             try:
-                slot = Slot(home, number, Hold(home / "use", fcntl.LOCK_SH))
+                slot = Slot(home, first, Hold(home / "use", fcntl.LOCK_SH))
             except OSError:  # it is being changed just now
                 continue
             if slot.holds(content):
@@ -107,10 +113,10 @@ class Slots:
 
     def find_free(self, base: str) -> Slot | None:
         """Return a directory with a base, to lay other patches on, if nobody uses it."""
-        for number, home in self._directories():
+        for first, home in self._directories():
             if _stamp(home, "base") == base:
                 with contextlib.suppress(OSError):
-                    return Slot(home, number, Hold(home / "use", fcntl.LOCK_EX))
+                    return Slot(home, first, Hold(home / "use", fcntl.LOCK_EX))
         return None
 
     @contextlib.contextmanager
@@ -123,20 +129,20 @@ class Slots:
             yield self.find(content) or self._free()
 
     def _free(self) -> Slot:
-        for number, home in self._directories():
+        for first, home in self._directories():
             home.mkdir(exist_ok=True)
             with contextlib.suppress(BlockingIOError):
-                return Slot(home, number, Hold(home / "use", fcntl.LOCK_EX))
+                return Slot(home, first, Hold(home / "use", fcntl.LOCK_EX))
         raise CacheError(
             f"{_MOST} contents of {self._name} are in use at the same time",
             hint="end some of the sessions that use it (fuser tells which)",
         )
 
-    def _directories(self) -> Iterator[tuple[int, Path]]:
-        home = self._cache.workdir("tree", self._name)
-        yield 1, home
+    def _directories(self) -> Iterator[tuple[Path, Path]]:
+        first = self._cache.workdir("tree", self._name)
+        yield first, first
         for number in range(2, _MOST + 1):  # rarely needed
-            yield number, home / str(number)
+            yield first, first / str(number)
 
 
 def _stamp(home: Path, name: str = "content") -> str:

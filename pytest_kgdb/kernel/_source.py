@@ -30,8 +30,10 @@ class Place:
     """A directory to build from."""
 
     tree: Path
-    identity: str
-    """Names the work directory in which it is built: its own for each path."""
+    debug_tree: Path
+    """What the debug information calls it: the same for all trees of one source."""
+    home: Path | None = None
+    """Where notes about it are kept, if it is ours; then it is also built in there."""
     hold: object = field(default=None, repr=False)
     """Keeps the tree as it is, for as long as somebody refers to it."""
 
@@ -94,7 +96,6 @@ class UserTree(Source):
         self._print = fingerprint(self._path, arch, cache, progress, dirty=self._dirty)
         # kbuild takes no such path either (top Makefile, "cannot contain spaces or colons").
         self._copied = self._dirty or bool(patches) or bool(re.search(r"[\s:]", str(self._path)))
-        self._identity = identity(self._path.name, self._path.resolve())
         self.label = with_patches(str(self._path), patches)
         self.content = patched_key(self._print.content, patches)
 
@@ -104,15 +105,14 @@ class UserTree(Source):
 
     def find(self) -> Place | None:
         if not self._patches:
-            return Place(self._path, self._identity)
+            return Place(self._path, self._path)
         home = self._cache.workdir("tree", self._name)
-        whole = _read(home / "content") == self.content
-        return Place(home / "src", f"{self._identity}-copy") if whole else None
+        return self._copy(home) if _read(home / "content") == self.content else None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Place]:
         if not self._copied:
-            yield Place(self._path, self._identity)
+            yield Place(self._path, self._path)
             return
         with self._cache.lock(self._name, label=f"the copy of {self.label}"):
             home = self._cache.workdir("tree", self._name)
@@ -121,7 +121,7 @@ class UserTree(Source):
             with _patch.scratch_directory() as scratch:
                 self._bring(mirror, Path(scratch))
             (home / "content").write_text(self.content)
-            yield Place(mirror.root, f"{self._identity}-copy")
+            yield self._copy(home)
 
     def check(self) -> None:
         now = fingerprint(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
@@ -144,9 +144,12 @@ class UserTree(Source):
         argv = [git, "-C", str(self._path), "rev-parse", "HEAD"]
         return run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False).output.strip()
 
+    def _copy(self, home: Path) -> Place:
+        return Place(home / "src", home / "src", home)
+
     @property
     def _name(self) -> str:
-        return f"tree-{self._identity}-copy"
+        return f"tree-{identity(self._path.name, self._path.resolve())}-copy"
 
     def _bring(self, mirror: Mirror, scratch: Path) -> None:
         files = contents(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)

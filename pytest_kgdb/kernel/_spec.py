@@ -15,6 +15,13 @@ from ..errors import ConfigError
 DISTRO_SOURCES: Final = Path("/usr/src")
 """Where Debian's `linux-source-*` packages put their tarballs."""
 
+OBJECTS: Final = "kgdb-"
+"""How the directories begin that trees of ours are built in, right below their top.
+
+There kbuild calls the source `..` (top Makefile, srctree), so that the compiler is told the same
+in each of them, and ccache knows in one what was compiled in another.
+"""
+
 _TARBALL: Final = re.compile(r".+\.(tar(\.(gz|xz|bz2|zst|lzma|lz))?|tgz|txz|tbz2?)")
 _DISTRO: Final = re.compile(r"linux-source-(\d+(?:\.\d+)*)\.tar(?:\.\w+)?")
 _VERSION: Final = re.compile(r"\d+(\.\d+)*")

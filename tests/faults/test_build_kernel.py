@@ -54,7 +54,7 @@ def kernel(
 
 
 def objects(root: Path) -> Path:
-    (found,) = root.glob("v1/work/build/*/objects")
+    (found,) = [*root.glob("v1/work/build/*/objects"), *root.glob("v1/work/tree/*/src/kgdb-*")]
     return found
 
 

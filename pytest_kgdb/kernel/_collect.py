@@ -1,0 +1,43 @@
+"""A kernel's modules as a guest has them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError
+from ..process import run, which
+from ._model import Kernel
+from ._publish import depmod
+
+_SECONDS: Final = 600.0  # Debian's whole kernel has four thousand modules
+
+
+def collect_modules(kernel: Kernel, modules: Sequence[Path], root: Path) -> None:
+    """Put a kernel's modules and the external ones below `lib/modules`, without debug information.
+
+    gdb reads that from the files on the host; in the guest it would only take memory.
+
+    :param modules: the external ones.
+    :param root: the directory that has, or gets, `lib/modules`.
+    :raises ConfigError: two modules have the same name.
+    """
+    if kernel.modules_dir is None and not modules:
+        return
+    top = root / "lib/modules" / kernel.release
+    if kernel.modules_dir is not None:
+        shutil.copytree(kernel.modules_dir, top, ignore=shutil.ignore_patterns("build", "source"))
+    for path in modules:
+        (top / "extra").mkdir(parents=True, exist_ok=True)
+        target = top / "extra" / path.name
+        if target.exists():
+            raise ConfigError(f"there are two modules named {path.name}: {path} is the second")
+        shutil.copyfile(path, target)
+    if not modules and not any(top.rglob("*.ko")):
+        return
+    strip = which("strip", package="binutils")
+    files = sorted(str(path) for path in top.rglob("*.ko"))
+    run([strip, "--strip-debug", *files], name="strip", timeout=_SECONDS)
+    depmod(root, kernel.release)
