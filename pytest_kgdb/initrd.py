@@ -18,8 +18,8 @@ from typing import Final
 
 from .cache import Cache
 from .errors import ConfigError
-from .kernel import Kernel, depmod, file_hash
-from .process import run, which
+from .kernel import Kernel, collect_modules, file_hash
+from .process import run
 from .progress import Progress
 from .settings import Settings
 
@@ -49,7 +49,7 @@ class Initrd:
     key: str
     """Hash of all that it is made of."""
     kind: str
-    """`busybox`, or `file` for the user's own."""
+    """`busybox`, `initramfs-tools`, or `file` for the user's own."""
 
 
 def prepare(
@@ -57,7 +57,7 @@ def prepare(
     kernel: Kernel,
     modules: Sequence[Path],
     cache: Cache,
-    progress: Progress,  # noqa: ARG001  (as with the other artifacts; this one takes no time)
+    progress: Progress,
 ) -> Initrd:
     """Return the initrd that the settings ask for, made first if it is not in the cache.
 
@@ -67,10 +67,10 @@ def prepare(
     if settings.initrd == "busybox":
         return _busybox(kernel, modules, cache)
     if settings.initrd == "initramfs-tools":
-        raise ConfigError(
-            f"{settings.origin('initrd')}: this version makes no initrd by initramfs-tools",
-            hint="leave it at busybox, or name a file",
-        )
+        from .disk import initramfs_tools  # which most runs have no use for
+
+        path, key = initramfs_tools(settings, kernel, modules, cache, progress)
+        return Initrd(path, key, "initramfs-tools")
     path = Path(settings.initrd)
     if not path.is_file():
         raise ConfigError(f"{settings.origin('initrd')}: there is no file {path}")
@@ -93,7 +93,7 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
 
     def build(target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
-            _collect_modules(kernel, modules, Path(scratch))
+            collect_modules(kernel, modules, Path(scratch))
             data = archive(_members(program, Path(scratch)))
         if len(data) >= _PACKED_FROM and kernel.config.get("RD_GZIP") == "y":
             data = gzip.compress(data, compresslevel=1, mtime=0)
@@ -157,30 +157,6 @@ def _members(busybox: Path, modules: Path) -> Iterator[Member]:
                 yield Member(member, stat.S_IFDIR | 0o755)
             else:
                 yield Member(member, stat.S_IFREG | 0o644, path.read_bytes())
-
-
-def _collect_modules(kernel: Kernel, modules: Sequence[Path], root: Path) -> None:
-    """Put a kernel's modules and the external ones below `lib/modules`, without debug information.
-
-    gdb reads that from the files on the host; in the guest it would only take memory.
-    """
-    if kernel.modules_dir is None and not modules:
-        return
-    top = root / "lib/modules" / kernel.release
-    if kernel.modules_dir is not None:
-        shutil.copytree(kernel.modules_dir, top, ignore=shutil.ignore_patterns("build", "source"))
-    for path in modules:
-        (top / "extra").mkdir(parents=True, exist_ok=True)
-        target = top / "extra" / path.name
-        if target.exists():
-            raise ConfigError(f"there are two modules named {path.name}: {path} is the second")
-        shutil.copyfile(path, target)
-    if not modules and not any(top.rglob("*.ko")):
-        return
-    strip = which("strip", package="binutils")
-    files = sorted(str(path) for path in top.rglob("*.ko"))
-    run([strip, "--strip-debug", *files], name="strip", timeout=_SECONDS)
-    depmod(root, kernel.release)
 
 
 def _find_busybox(cache: Cache) -> Path:

@@ -1,6 +1,7 @@
 """The guest's disk: a Debian built here, or an image of the user's; never written to."""
 
 from ._image import Disk
+from ._initramfs import initramfs_tools
 from ._prepare import prepare
 
-__all__ = ["Disk", "prepare"]
+__all__ = ["Disk", "initramfs_tools", "prepare"]

@@ -6,14 +6,15 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..arch import Arch
 from ..cache import Cache, Entry
 from ..errors import BuildError, ConfigError
-from ..kernel import Kernel
+from ..kernel import Kernel, collect_modules, file_hash
 from ..process import CommandFailed, run, which
 from ..progress import Progress
 from ..settings import Settings
@@ -48,9 +49,16 @@ _FOR_SYSTEMD: Final = (
 )
 
 
-def prepare_debian(settings: Settings, kernel: Kernel, cache: Cache, progress: Progress) -> Disk:
+def prepare_debian(
+    settings: Settings,
+    kernel: Kernel,
+    modules: Sequence[Path],
+    cache: Cache,
+    progress: Progress,
+) -> Disk:
     """Return a Debian, built if need be, with a kernel's modules in it.
 
+    :param modules: external modules, to be there as well.
     :raises ConfigError: the kernel could not boot it, or the host cannot build it.
     :raises BuildError: it could not be built.
     """
@@ -58,14 +66,14 @@ def prepare_debian(settings: Settings, kernel: Kernel, cache: Cache, progress: P
     tree = tree_of(settings, kernel.arch, cache, progress)
     size = settings.disk_size
     _check_size(settings, tree)
-    key = _digest(
+    key = digest(
         _IMAGE_RECIPE,
         tree.key,
         _own_files(),
         str(size),
         kernel.arch.console,
         # The modules, and not the kernel: one that differs in its image alone needs no other disk.
-        *_modules(kernel, cache),
+        *modules_key(kernel, modules, cache),
     )
     label = f"the disk image of Debian {tree.about['suite']}"
 
@@ -73,10 +81,10 @@ def prepare_debian(settings: Settings, kernel: Kernel, cache: Cache, progress: P
         name = f"disk-{key[:24]}"
         with cache.lock(name, label=label), progress.stage(f"making {label}"):
             home = cache.workdir("disk", name)
-            _Image(settings, kernel, tree, home, root()).make(target)
+            _Image(settings, kernel, modules, tree, home, root()).make(target)
 
     about = {"suite": tree.about["suite"], "packages": tree.about["packages"], "size_mib": size}
-    if kernel.modules_dir is not None:
+    if kernel.modules_dir is not None or modules:
         about["modules"] = kernel.release
     entry = cache.make("disk", key, build, label=label, about=about)
     ssh_key = entry.path / KEY
@@ -102,7 +110,7 @@ def tree_of(settings: Settings, arch: Arch, cache: Cache, progress: Progress) ->
     packages = tuple(sorted(set(settings.disk_package)))
     # Not where they come from: a mirror's name does not change what is in a package.
     suites = [f"{source.suites} {source.components}" for source in sources]
-    key = _digest(
+    key = digest(
         _TREE_RECIPE, suite, architecture, *PACKAGES, *DPKG_OPTIONS, *suites, "with", *packages
     )
     label = f"Debian {suite}"
@@ -129,10 +137,17 @@ class _Image:
     """The making of one image."""
 
     def __init__(
-        self, settings: Settings, kernel: Kernel, tree: Entry, home: Path, root: Root
+        self,
+        settings: Settings,
+        kernel: Kernel,
+        modules: Sequence[Path],
+        tree: Entry,
+        home: Path,
+        root: Root,
     ) -> None:
         self._settings = settings
         self._kernel = kernel
+        self._modules = modules
         self._tree = tree
         self._home = home
         self._root = root
@@ -177,9 +192,7 @@ class _Image:
         # Not empty: that would make every boot the first one, with all that systemd does then.
         identity = hashlib.sha256((target / HOST_KEY).read_bytes()).hexdigest()[:32]
         (extra / "etc/machine-id").write_text(identity + "\n")
-        modules = self._kernel.modules_dir
-        if modules is not None:
-            _clone(modules, extra / "usr/lib/modules" / self._kernel.release)
+        guest_modules(self._kernel, self._modules, extra, self._home)
 
     def _format(self, extra: Path, work: Path, raw: Path) -> None:
         data = resources.files("pytest_kgdb") / "data"
@@ -243,26 +256,36 @@ def _ssh_keygen(path: Path, comment: str) -> None:
     run(argv, name="ssh-keygen", timeout=60.0)
 
 
-def _clone(source: Path, target: Path) -> None:
-    """Copy a tree of modules, without its links to where it was built."""
-
-    def links(directory: str, names: list[str]) -> list[str]:
-        return [name for name in names if (Path(directory) / name).is_symlink()]
-
-    shutil.copytree(source, target, ignore=links)
-
-
 def _own_files() -> str:
     """Return a hash of the files of ours that go into every image."""
     data = Path(str(resources.files("pytest_kgdb") / "data"))
-    return _digest(_content(data / "debian"), (data / "debian-image.sh").read_text())
+    return digest(_content(data / "debian"), (data / "debian-image.sh").read_text())
 
 
-def _modules(kernel: Kernel, cache: Cache) -> tuple[str, ...]:
+def modules_key(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> tuple[str, ...]:
+    """Return what tells a kernel's modules, and external ones, from others."""
     directory = kernel.modules_dir
-    if directory is None:
+    if directory is None and not modules:
         return ()
-    return kernel.release, cache.memo("modules", kernel.key, lambda: _content(directory))
+    key = [kernel.release]
+    if directory is not None:
+        key.append(cache.memo("modules", kernel.key, lambda: _content(directory)))
+    return *key, *(f"{path.name} {file_hash(path, cache)}" for path in modules)
+
+
+def guest_modules(kernel: Kernel, modules: Sequence[Path], extra: Path, home: Path) -> None:
+    """Put modules where a Debian looks for them, below a directory that is laid over its tree."""
+    if kernel.modules_dir is None and not modules:
+        return
+    collected = home / "modules"
+    shutil.rmtree(collected, ignore_errors=True)
+    collect_modules(kernel, modules, collected)
+    # depmod knows lib/modules only; in a tree it may be a link.
+    top = extra / "usr/lib/modules"
+    top.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(top / kernel.release, ignore_errors=True)
+    (collected / "lib/modules" / kernel.release).rename(top / kernel.release)
+    shutil.rmtree(collected, ignore_errors=True)
 
 
 def _content(directory: Path) -> str:
@@ -272,9 +295,10 @@ def _content(directory: Path) -> str:
         if path.is_file() and not path.is_symlink():
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             parts += [str(path.relative_to(directory)), content]
-    return _digest(*parts)
+    return digest(*parts)
 
 
-def _digest(*parts: Any) -> str:
+def digest(*parts: str) -> str:
+    """Return a hash of some texts, which tells them apart however they are divided."""
     text = "".join(f"{len(str(part))}:{part}" for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cache import Cache
@@ -15,16 +16,24 @@ from ._debian import prepare_debian
 from ._image import Disk
 
 
-def prepare(settings: Settings, kernel: Kernel, cache: Cache, progress: Progress) -> Disk | None:
+def prepare(
+    settings: Settings,
+    kernel: Kernel,
+    cache: Cache,
+    progress: Progress,
+    *,
+    modules: Sequence[Path] = (),
+) -> Disk | None:
     """Return the disk that the settings ask for, built if need be; None where they ask for none.
 
+    :param modules: external modules, to be put into one that is built.
     :raises ConfigError: the image cannot be used, or the host cannot build one.
     :raises BuildError: it could not be built.
     """
     if settings.disk == "none":
         return None
     if settings.disk == "debian" or settings.disk.startswith("debian:"):
-        return prepare_debian(settings, kernel, cache, progress)
+        return prepare_debian(settings, kernel, modules, cache, progress)
     return _given(settings, Path(settings.disk), cache)
 
 

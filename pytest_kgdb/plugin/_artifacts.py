@@ -67,7 +67,8 @@ class Artifacts:
             return None
         from ..disk import prepare
 
-        return prepare(self._settings, kernel, self.cache, self._progress)
+        modules = self.modules(kernel)
+        return prepare(self._settings, kernel, self.cache, self._progress, modules=modules)
 
     def session(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Session:
         """Return a session of a kernel, with no machine booted yet."""

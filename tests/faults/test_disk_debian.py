@@ -154,11 +154,13 @@ def test_modules_are_put_into_it(programs: Path, tmp_path: Path) -> None:
     fake(programs)
     modules = tmp_path / "lib/modules/6.1.0-fake"
     modules.mkdir(parents=True)
-    (modules / "dummy.ko").write_text("a module")
+    shutil.copy(sys.executable, modules / "dummy.ko")  # strip(1) wants an ELF file
     (modules / "build").symlink_to("/somewhere")
     with_modules = build(tmp_path, kernel=kernel_with(CONFIG, tmp_path, modules, "m"))
-    assert "a module" in inside(with_modules, "cat /usr/lib/modules/6.1.0-fake/dummy.ko", tmp_path)
-    assert "build" not in inside(with_modules, "ls /usr/lib/modules/6.1.0-fake", tmp_path)
+    listed = inside(with_modules, "ls /usr/lib/modules/6.1.0-fake", tmp_path)
+    assert "dummy.ko" in listed
+    assert "modules.dep" in listed
+    assert "build" not in listed
     without = build(tmp_path)
     assert without.key != with_modules.key
     same = build(tmp_path, kernel=kernel_with(CONFIG, tmp_path, modules, "another kernel"))
