@@ -84,6 +84,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
 
     :param connect: returns a socket connected to the port; called again by :meth:`reconnect`.
     :param log: file that gets every byte.
+    :param history: what the console had shown before.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         log: Path,
         *,
         timeout: float,
+        history: bytes = b"",
     ) -> None:
         super().__init__(timeout=timeout, encoding="utf-8", codec_errors="replace")
         self.name = "console"
@@ -99,13 +101,14 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self.closed = False
         self._connect = connect
         self._arrived = threading.Condition()
-        self._text = bytearray()
+        self._text = bytearray(history)
         self._dropped = 0  # bytes no longer in _text
-        self._taken = 0  # offset up to which expect has read
+        self._taken = len(history)  # offset up to which expect has read
         self._eof = False
         self.sent = 0
         """Bytes sent on the present connection."""
         self._file: io.BufferedWriter = log.open("ab")
+        self._file.write(history)
         self._open()
 
     # The reading side
@@ -150,6 +153,11 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Have whoever waits on the console look around."""
         with self._arrived:
             self._arrived.notify_all()
+
+    def flush(self) -> None:
+        """Write the log out."""
+        with self._arrived:
+            self._file.flush()
 
     def mark(self) -> int:
         """Return the present end of the console's text, for :meth:`since`."""

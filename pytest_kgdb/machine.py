@@ -101,6 +101,9 @@ class Machine:
 
     :param spec: what to run.
     :param timeout: seconds for each wait.
+    :param storage: an image with saved states, which is copied.
+    :param point: the state in it to start from, instead of from the power button.
+    :param history: what the console had shown by then.
     :param log_dir: directory for the logs; the machine's own, which goes with it, otherwise.
     """
 
@@ -110,6 +113,9 @@ class Machine:
         *,
         timeout: float,
         log_dir: Path | None = None,
+        storage: Path | None = None,
+        point: str | None = None,
+        history: bytes = b"",
     ) -> None:
         self.spec = spec
         self.timeout = timeout
@@ -132,8 +138,8 @@ class Machine:
                 listener.bind(str(self.directory / name))
                 listener.listen(1)
                 self._listeners[name] = listener
-            self._storage = self._make_storage()
-            self.argv = self._command_line()
+            self.storage = self._make_storage(storage)
+            self.argv = self._command_line(point)
             self.child = Child.spawn(
                 self.argv,
                 name="qemu",
@@ -145,6 +151,7 @@ class Machine:
                 lambda: self._connect("console"),
                 self.log_dir / "console.log",
                 timeout=timeout,
+                history=history,
             )
             stack.callback(self.console.close)
             self.monitor = self._greet()
@@ -155,9 +162,12 @@ class Machine:
 
     # The command line
 
-    def _make_storage(self) -> Path:
+    def _make_storage(self, saved: Path | None) -> Path:
         """Make the qcow2 that snapshots live in: an overlay of the disk, or an empty one."""
         path = self.directory / "storage.qcow2"
+        if saved is not None:
+            shutil.copyfile(saved, path)
+            return path
         qemu_img = which("qemu-img", package="qemu-utils")
         command = [qemu_img, "create", "-q", "-f", "qcow2"]
         if self.spec.disk is not None:
@@ -167,7 +177,7 @@ class Machine:
         run(command, timeout=self.timeout)
         return path
 
-    def _command_line(self) -> list[str]:
+    def _command_line(self, point: str | None) -> list[str]:
         spec = self.spec
         fds = {name: listener.fileno() for name, listener in self._listeners.items()}
 
@@ -211,7 +221,7 @@ class Machine:
             "-gdb",
             "chardev:stub",
             "-drive",
-            f"if=none,id=storage,format=qcow2,discard=unmap,file={self._storage}",
+            f"if=none,id=storage,format=qcow2,discard=unmap,file={self.storage}",
             "-kernel",
             str(spec.image),
             "-append",
@@ -225,6 +235,8 @@ class Machine:
         if spec.forwards:
             forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
             argv += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"]
+        if point is not None:
+            argv += ["-loadvm", point]
         argv += spec.qemu_args
         return argv
 
@@ -310,6 +322,8 @@ class Machine:
             hint = "the next test gets a new machine"
             if status == -signal.SIGKILL:
                 hint += "; was it the kernel of this host, for want of memory (dmesg)?"
+            elif status == 0:
+                hint += "; the guest has switched this one off, or rebooted it"
         else:
             message += f"\ncommand: {' '.join(self.argv)}"
         return MachineDied(message, log=self.child.log, hint=hint)

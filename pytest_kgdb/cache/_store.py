@@ -98,6 +98,12 @@ class Cache:
                 return None
             return None if opened is None else self._keep(*opened)
 
+    def discard(self, kind: str, key: str, why: str) -> None:
+        """Set aside an entry that is whole and yet of no use, as its user found out."""
+        with self._guard:
+            known = self._held.pop((kind, key), None)
+            self._quarantine(kind, key, BrokenEntry(why, known[0] if known else None))
+
     def make(
         self,
         kind: str,

@@ -54,11 +54,17 @@ class Relay:
 
     :param path: Unix socket on which gdb connects.
     :param connect: returns a socket connected to kgdb's port.
+    :param stop_reply: what kgdb told at the stop at which the machine was saved; to be asked
+        otherwise.
     :param stub: QEMU's own stub, for watchpoints and hardware breakpoints; kgdb's otherwise.
     """
 
     def __init__(
-        self, path: Path, connect: Callable[[], socket.socket], stub: Stub | None = None
+        self,
+        path: Path,
+        connect: Callable[[], socket.socket],
+        stub: Stub | None = None,
+        stop_reply: bytes = b"",
     ) -> None:
         self._stub = stub
         self._hit: Hit | None = None  # a hit on its way into kgdb
@@ -78,7 +84,7 @@ class Relay:
         self._reset_upstream()
         self._from_gdb = Decoder()
         self._acks = True
-        self._stop_reply = b""
+        self._stop_reply = stop_reply
         self._stopped = True
         self._absorbing = False
         self._closing = False

@@ -16,7 +16,7 @@ from ..process import run, which
 if TYPE_CHECKING:
     from ..cache import Cache
 
-__all__ = ["choose", "qemu_version"]
+__all__ = ["choose", "cpu_model", "qemu_version"]
 
 _DEVICE: Final = Path("/dev/kvm")
 # A guest on KVM shows its first line within a second; one that hangs shows none.
@@ -48,7 +48,7 @@ def choose(wanted: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
         verdict = f"{_DEVICE} may not be opened by this user (group kvm?)"
     else:
         program = qemu_version(spec.arch.qemu)
-        key = f"{_cpu()} {platform.release()} {program} {_DEVICE.stat().st_rdev}"
+        key = f"{cpu_model()} {platform.release()} {program} {_DEVICE.stat().st_rdev}"
         verdict = cache.memo("kvm", key, lambda: _prove(spec))
     if verdict == "works":
         return "kvm", "proved by running this kernel on it"
@@ -70,7 +70,8 @@ def _prove(spec: MachineSpec) -> str:
     return "works"
 
 
-def _cpu() -> str:
+def cpu_model() -> str:
+    """Return the host processor's name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

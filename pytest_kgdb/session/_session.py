@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -15,17 +16,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ..errors import KgdbError
+from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..machine import MachineSpec
+from ..process import which
 from ..rsp import Layout
 from ..target import Kgdb
 from ._accel import choose, qemu_version
 from ._attach import attach
 from ._debugger import version
-from ._vm import Known, Vm
+from ._snapshot import KIND, Known, Snapshot, key_of
+from ._vm import Vm
 
 if TYPE_CHECKING:
-    from ..cache import Cache
+    from ..cache import Cache, Entry
     from ..disk import Disk
     from ..initrd import Initrd
     from ..kernel import Kernel
@@ -107,11 +110,8 @@ class Session:
         return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(wanted)
 
     def _put_back(self, wanted: Wanted) -> None:
-        if not self._usable(wanted) or not self._live.points:
+        if not self._usable(wanted) or wanted.at not in self._live.points:
             self._boot(wanted, snapshots=True)
-        if wanted.at not in self._live.points:
-            # It was booted for a test of early boot, and only so far: it may die on its way.
-            self._boot_on(wanted)
         vm = self._live
         if vm.at != wanted.at:
             try:
@@ -148,11 +148,48 @@ class Session:
     # Booting
 
     def _boot(self, wanted: Wanted, *, snapshots: bool) -> None:
+        """Get a machine: from its snapshot, which is made first if need be, or by a boot."""
         self._close_vm()
         spec = self._spec(wanted)
+        if not snapshots:
+            self._vm = vm = self._make_vm(spec, wanted)
+            self._closing_on_error(lambda: self._boot_to(vm, wanted.at))
+            return
+        for attempt in (1, 2):
+            entry = self._snapshot(spec, wanted)
+            try:
+                self._vm = self._make_vm(spec, wanted, Snapshot.from_entry(entry.path))
+                return
+            except (MachineDied, TimeoutError, CacheError) as error:
+                if attempt == 2:
+                    raise
+                self._cache.discard(KIND, entry.key, error.message.splitlines()[0])
+
+    def _snapshot(self, spec: MachineSpec, wanted: Wanted) -> Entry:
+        """Return the machine's snapshot from the cache; boot, and make it, if there is none.
+
+        For a test of early boot the kernel boots only so far: it may die on its way.
+        """
+        key = self._snapshot_key(spec)
+        early = wanted.at == "kgdbwait"
+        if early:
+            entry = self._cache.get(KIND, key)
+            if entry is not None:
+                return entry
+            key = hashlib.sha256(f"{key} kgdbwait".encode()).hexdigest()
+        return self._cache.make(
+            KIND,
+            key,
+            lambda directory: self._make_snapshot(spec, wanted, directory),
+            label=f"a snapshot of Linux {self.kernel.release} at {wanted.at}, "
+            f"{spec.smp} CPU{'s' * (spec.smp > 1)}, {spec.memory} MiB",
+            about={"release": self.kernel.release, "smp": spec.smp, "memory": spec.memory},
+        )
+
+    def _make_vm(self, spec: MachineSpec, wanted: Wanted, snapshot: Snapshot | None = None) -> Vm:
         logs = self.logs / f"machine-{next(self._machines)}"
         logs.mkdir(parents=True)
-        self._vm = vm = Vm(
+        return Vm(
             spec,
             self.kernel,
             self._kgdb,
@@ -160,34 +197,48 @@ class Session:
             index_cache=self._cache.root / "gdb-index",
             layout=self._layout,
             timeout=wanted.timeout,
+            snapshot=snapshot,
+            point=wanted.at,
         )
-        try:
+
+    def _boot_to(self, vm: Vm, at: str) -> None:
+        vm.boot()
+        if at == "ready":
+            vm.advance_to_ready()
+
+    def _make_snapshot(self, spec: MachineSpec, wanted: Wanted, directory: Path) -> None:
+        """Boot a machine, save both points, and keep what is needed to start from them."""
+        with self._make_vm(spec, wanted) as vm:
             vm.boot()
-            if snapshots:
-                vm.save("kgdbwait")
+            vm.save("kgdbwait")
             if wanted.at == "ready":
                 vm.advance_to_ready()
-                if snapshots:
-                    vm.save("ready")
+                vm.save("ready")
+            vm.freeze().put_into(directory)
+
+    def _closing_on_error(self, work: Callable[[], None]) -> None:
+        try:
+            work()
         except BaseException:
             self._close_vm()
             raise
 
-    def _boot_on(self, wanted: Wanted) -> None:
-        vm = self._live
-        if vm.at != "kgdbwait":
-            try:
-                vm.restore("kgdbwait")
-            except KgdbError:
-                self._boot(wanted, snapshots=True)
-                return
-        try:
-            vm.timeout = wanted.timeout
-            vm.advance_to_ready()
-            vm.save("ready")
-        except BaseException:
-            self._close_vm()
-            raise
+    def _snapshot_key(self, spec: MachineSpec) -> str:
+        return key_of(
+            spec,
+            kernel=self.kernel.key,
+            initrd=self._initrd.key,
+            disk=self._disk.key if self._disk is not None else "",
+            qemu=self._qemu,
+        )
+
+    @cached_property
+    def _qemu(self) -> str:
+        """QEMU's version, remembered by its file: asking it costs a process."""
+        program = Path(which(self.kernel.arch.qemu, package="qemu-system-x86")).resolve()
+        stat = program.stat()
+        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
+        return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
 
     def _spec(self, wanted: Wanted) -> MachineSpec:
         from dataclasses import replace

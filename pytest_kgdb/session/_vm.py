@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
@@ -15,6 +16,7 @@ from ..rsp import Layout, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason
 from ._debugger import start_gdb
+from ._snapshot import Known, Snapshot
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -41,15 +43,13 @@ _CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
 
-Known = tuple[Layout, int | None]
-"""Where the kernel keeps its debugger's variables, and its console's count of characters."""
-
-
 class Vm:
     """A machine, gdb on it, and the points to which it can be put back.
 
     :param handle: the handle that tests hold; it is bound to this machine.
     :param logs: directory for the console's and gdb's logs.
+    :param snapshot: what to start from; the machine is booted otherwise.
+    :param point: the point in it.
     :param layout: returns where the kernel keeps its debugger's variables, remembered or by
         asking the function that it is given.
     """
@@ -64,9 +64,12 @@ class Vm:
         index_cache: Path,
         layout: Callable[[Callable[[], Known]], Known],
         timeout: float,
+        snapshot: Snapshot | None = None,
+        point: Point = "ready",
     ) -> None:
         self.spec = spec
         self._layout = layout
+        self._snapshot = snapshot
         self.kernel = kernel
         self.handle = handle
         self.timeout = timeout
@@ -86,12 +89,29 @@ class Vm:
                     on_event=wake.set,
                 )
             )
-            self.machine = stack.enter_context(Machine(spec, timeout=timeout, log_dir=logs))
+            self.machine = stack.enter_context(
+                Machine(spec, timeout=timeout, log_dir=logs)
+                if snapshot is None
+                else Machine(
+                    spec,
+                    timeout=timeout,
+                    log_dir=logs,
+                    storage=snapshot.storage,
+                    point=point,
+                    history=snapshot.console.read_bytes(),
+                )
+            )
             self.gdb.on_event = self.machine.console.poke
             self._relay: Relay | None = None
             self._peek: Peek | None = None
             self._state: State | None = None
             stack.callback(self._let_go)
+            if snapshot is not None:
+                self.points = dict(snapshot.points)
+                self.machine.resume()
+                self._connect(snapshot.points[point])
+                self.handle.settle(_REASONS[point])
+                self.at = point
             self._stack = stack.pop_all()
 
     def _let_go(self) -> None:
@@ -114,10 +134,13 @@ class Vm:
         self._connect()
         self.at = "kgdbwait"
 
-    def _connect(self) -> None:
+    def _connect(self, stop_reply: bytes = b"") -> None:
         machine, kernel = self.machine, self.kernel
         self._relay = relay = Relay(
-            machine.directory / "gdb", machine.connect_kgdb, Stub(machine.connect_stub)
+            machine.directory / "gdb",
+            machine.connect_kgdb,
+            Stub(machine.connect_stub),
+            stop_reply,
         )
         self._state = State(
             vmlinux=kernel.vmlinux,
@@ -130,10 +153,15 @@ class Vm:
         self._peek = Peek(
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
         )
+        known = self._snapshot.known if self._snapshot is not None else None
+        if known is not None:
+            relay.use_memory(self._peek, known[0])
         self.gdb.command(f"-target-select remote {relay.path}")
         self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay)
-        layout, self._rx = self._layout(self._ask_layout)
-        relay.use_memory(self._peek, layout)
+        if known is None:
+            known = self._layout(self._ask_layout)
+            relay.use_memory(self._peek, known[0])
+        self._known = known
         self._count_from_here()
 
     def _ask_layout(self) -> tuple[Layout, int | None]:
@@ -145,7 +173,7 @@ class Vm:
 
     def _count_from_here(self) -> None:
         """Have the machine know which of the typed bytes the kernel has read."""
-        peek, address = self._peek, self._rx
+        peek, address = self._peek, self._known[1]
         if peek is None or address is None:
             return
 
@@ -177,7 +205,9 @@ class Vm:
                 "then give a root shell there",
             ) from error
         except MachineDied as error:
-            raise self.machine.death("QEMU ended on the kernel's way to the shell") from error
+            raise self.machine.death(
+                "QEMU ended on the kernel's way to the shell", started=True
+            ) from error
         self.machine.console.synchronise(timeout=self.timeout)
         handle.interrupt()
         self.at = "ready"
@@ -206,6 +236,12 @@ class Vm:
         self.machine.save(point)
         self.points[point] = self._relay.stop_reply
 
+    def freeze(self) -> Snapshot:
+        """Pause the machine, so that all that was saved is in the file, and return it."""
+        self.machine.pause()
+        self.machine.console.flush()
+        return Snapshot(self.machine.storage, self.machine.console.log, self.points, self._known)
+
     def restore(self, point: Point) -> None:
         """Put the machine back to a saved point: memory, disk, debugger, console.
 
@@ -230,3 +266,14 @@ class Vm:
     def close(self) -> None:
         """End machine and debugger."""
         self._stack.close()
+
+    def __enter__(self) -> Vm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -98,7 +98,7 @@ class Kgdb:
         self._interrupts = 0
         gdb.listen(self._on_record)
         gdb.next_stop(self.timeout)
-        self._settle("int3")
+        self.settle("int3")
 
     def unbind(self, machine: Machine) -> None:
         """Let go of a machine that is about to end (for the session)."""
@@ -110,8 +110,8 @@ class Kgdb:
         self._stop = None
         self._bound = None
 
-    def _settle(self, reason: Reason) -> None:
-        """The kernel is stopped, in a state that no test has touched."""
+    def settle(self, reason: Reason) -> None:
+        """Note that the kernel is stopped where no test has touched it (for the session)."""
         self._interrupts = 0
         self._link.moved()
         self._link.stopped = True
@@ -145,7 +145,7 @@ class Kgdb:
             )
         gdb.command("-break-delete")
         self._forget_breakpoints()
-        self._settle(reason)
+        self.settle(reason)
 
     def _forget_breakpoints(self) -> None:
         self._hit_last.clear()
@@ -325,7 +325,8 @@ class Kgdb:
     def _note_stop(self, payload: dict[str, Any]) -> bool:
         """Make a Stop of gdb's record; False for one that nobody asked for any more."""
         if str(payload.get("reason", "")).startswith("exited"):
-            self._check_alive()
+            # The relay's word for a closed port; QEMU itself may need a moment more to end.
+            raise self._first_cause(MachineDied("QEMU closed kgdb's port"))
         self._link.stopped = True
         reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
         if reason == "interrupt":

@@ -1,0 +1,95 @@
+"""Snapshots as artifacts: a machine booted once, to be started from for ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import CacheError
+from ..machine import MachineSpec, kernel_command_line
+from ..rsp import Layout
+from ._accel import cpu_model
+
+__all__ = ["Known", "Snapshot", "key_of"]
+
+KIND: Final = "snapshot"
+_RECIPE: Final = 1  # part of every key: to be raised when the same inputs give another snapshot
+
+Known = tuple[Layout, int | None]
+"""Where the kernel keeps its debugger's variables, and its console's count of characters."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is kept of a booted machine."""
+
+    storage: Path
+    """The qcow2 image that the states are saved in."""
+
+    console: Path
+    """What the console had shown by the last of them."""
+
+    points: Mapping[str, bytes]
+    """The points' names, and what kgdb had told at each stop."""
+
+    known: Known
+
+    def put_into(self, directory: Path) -> None:
+        """Copy it into a cache entry that is being made."""
+        shutil.copyfile(self.storage, directory / "storage.qcow2")
+        shutil.copyfile(self.console, directory / "console.log")
+        layout, rx = self.known
+        told: dict[str, Any] = {
+            "points": {name: reply.decode() for name, reply in self.points.items()},
+            "layout": asdict(layout),
+            "rx": rx,
+        }
+        (directory / "snapshot.json").write_text(json.dumps(told, indent=1))
+
+    @classmethod
+    def from_entry(cls, directory: Path) -> Snapshot:
+        """Read what :meth:`put_into` wrote.
+
+        :raises CacheError: it is not to be read.
+        """
+        try:
+            told = json.loads((directory / "snapshot.json").read_text())
+            return cls(
+                storage=directory / "storage.qcow2",
+                console=directory / "console.log",
+                points={name: reply.encode() for name, reply in told["points"].items()},
+                known=(Layout(**told["layout"]), told["rx"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheError(f"the snapshot in {directory} cannot be read: {error}") from error
+
+
+def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str) -> str:
+    """Return the key of a machine's snapshot: whatever could make another machine of it.
+
+    :param kernel: the kernel's content key, and so on.
+    :param qemu: QEMU's version: a state that one version saved is not for another to load.
+    """
+    inputs = [
+        _RECIPE,
+        kernel,
+        initrd,
+        disk,
+        qemu,
+        kernel_command_line(spec),
+        spec.arch.machine,
+        spec.smp,
+        spec.memory,
+        spec.accel,
+        list(spec.forwards),
+        list(spec.qemu_args),
+        # Under KVM the guest sees the host's own processor.
+        cpu_model() if spec.accel == "kvm" else platform.machine(),
+    ]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
