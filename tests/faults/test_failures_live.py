@@ -95,6 +95,10 @@ def test_qemu_killed_during_a_command(kgdb):
     kgdb.run("echo begun; sleep 1000")
 
 
+def test_power_off(kgdb):
+    kgdb.run("poweroff -f")
+
+
 def test_gdb_killed_while_the_kernel_runs(kgdb):
     kgdb.resume()
     kill_gdb(kgdb)
@@ -137,6 +141,7 @@ DEADLY = (
     "test_qemu_killed_while_the_kernel_runs",
     "test_qemu_killed_while_it_is_stopped",
     "test_qemu_killed_during_a_command",
+    "test_power_off",
     "test_gdb_killed_while_the_kernel_runs",
     "test_gdb_killed_mid_command",
     "test_gdb_and_qemu_killed",
@@ -276,6 +281,11 @@ def test_qemu_killed(ran: Outcome, name: str) -> None:
     assert "hint: " in told
     assert log_of(told).exists()
     assert ran.failure(name).sections[WHERE] == "gone: QEMU has ended"
+
+
+def test_power_off(told: str) -> None:
+    assert "MachineDied: QEMU ended while a test was using it: exit status 0\n" in told
+    assert "the guest has switched this one off" in told
 
 
 @pytest.mark.parametrize("name", [name for name in DEADLY if name.startswith("test_gdb_killed")])

@@ -1,0 +1,158 @@
+"""Machines that do not come up: the kernel, its initrd or its parameters are to blame."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from inner_run import InnerRun, Outcome, no_traceback_of_ours
+
+from pytest_kgdb.initrd import Member, archive
+
+# Each on a machine of its own. The last two want the same machine: it is tried once.
+TESTS = r"""
+import pytest
+
+
+@pytest.mark.kgdb(append="initcall_blacklist=init_kgdboc")
+def test_never_reaches_kgdb(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="initcall_blacklist=init_kgdboc rdinit=/none root=/dev/none")
+def test_panics_before_kgdb(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="rdinit=/none root=/dev/none")
+def test_panics_on_the_way(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="rdinit=/none root=/dev/none")
+def test_again(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="rdinit=/none root=/dev/none", at="kgdbwait")
+def test_early_boot_of_the_same(kgdb):
+    assert kgdb.evaluate("linux_banner").string().startswith("Linux version")
+
+
+def test_a_good_one(kgdb):
+    assert kgdb.run("echo fine").output == "fine\n"
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, session_options: list[str]) -> Outcome:
+    """The run, at whose end no process and no file was left."""
+    return InnerRun(tmp_path_factory.mktemp("boot"), TESTS, session_options).end()
+
+
+def told(ran: Outcome, test: str) -> str:
+    report = ran.failure(test)
+    assert report.when == "setup", ran.output
+    assert report.lost
+    no_traceback_of_ours(report.text)
+    assert len(report.text.splitlines()) < 30
+    return report.text
+
+
+def log_of(text: str) -> Path:
+    (line,) = [line for line in text.splitlines() if line.startswith("log: ")]
+    return Path(line.removeprefix("log: "))
+
+
+def test_never_reaches_kgdb(ran: Outcome) -> None:
+    text = told(ran, "test_never_reaches_kgdb")
+    assert text.startswith("the kernel started init without having waited for a debugger\n")
+    assert "the console's last lines are:\n" in text
+    assert "hint: something in its parameters (--kgdb-append)" in text
+    assert "Linux version" in log_of(text).read_text()
+
+
+def test_panics_before_kgdb(ran: Outcome) -> None:
+    text = told(ran, "test_panics_before_kgdb")
+    assert text.startswith("the kernel panicked before kgdb was up: VFS: Unable to mount root fs")
+    assert "Kernel panic" in log_of(text).read_text()
+
+
+def test_panics_on_the_way(ran: Outcome) -> None:
+    text = told(ran, "test_panics_on_the_way")
+    assert text.startswith("the kernel panicked on its way to the shell: VFS: Unable to mount root")
+    assert "hint: " in text
+    assert "Kernel panic" in log_of(text).read_text()
+
+
+def test_the_same_failure_is_told_once(ran: Outcome) -> None:
+    text = ran.failure("test_again").text
+    assert "told in full above" in text
+    assert "test_panics_on_the_way" in text
+    assert len(text.splitlines()) == 1
+
+
+def test_other_machines_come_up(ran: Outcome) -> None:
+    assert ran.passed("test_early_boot_of_the_same"), ran.output
+    assert ran.passed("test_a_good_one"), ran.output
+
+
+MUTE_INIT = b"#!/bin/sh\necho this initrd keeps quiet\nexec /bin/sleep 100000\n"
+INITRD_TESTS = """
+def test_it(kgdb):
+    pass
+
+
+def test_another(kgdb):
+    pass
+"""
+
+
+def make_initrd(directory: Path, init: bytes) -> Path:
+    names = ("sh", "sleep", "reboot")
+    members = [
+        Member("dev", stat.S_IFDIR | 0o755),
+        Member("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        Member("bin", stat.S_IFDIR | 0o755),
+        Member("bin/busybox", stat.S_IFREG | 0o755, Path("/bin/busybox").read_bytes()),
+        *(Member(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in names),
+        Member("init", stat.S_IFREG | 0o755, init),
+    ]
+    initrd = directory / "own.cpio"
+    initrd.write_bytes(archive(members))
+    return initrd
+
+
+def test_an_initrd_that_never_says_ready(tmp_path: Path, session_options: list[str]) -> None:
+    initrd = make_initrd(tmp_path, MUTE_INIT)
+    options = [*session_options, f"--kgdb-initrd={initrd}", "--kgdb-timeout=15"]
+    ran = InnerRun(tmp_path / "tests", INITRD_TESTS, options).end()
+    text = told(ran, "test_it")
+    assert text.startswith("the guest's init did not say that it is ready within 15 s")
+    assert "this initrd keeps quiet" in text
+    assert "hint: an initrd of your own must print 'pytest-kgdb: ready'" in text
+    assert log_of(text).exists()
+    assert "told in full above" in ran.failure("test_another").text
+    assert ran.seconds < 60
+
+
+def test_a_slow_host(tmp_path: Path, session_options: list[str]) -> None:
+    ran = InnerRun(tmp_path, INITRD_TESTS, [*session_options, "--kgdb-timeout=0.3"]).end()
+    text = ran.failure("test_it").text
+    no_traceback_of_ours(text)
+    assert " 0.3 s" in text
+    assert "log: " in text
+    assert ran.seconds < 30
+
+
+def test_an_initrd_that_switches_the_machine_off(
+    tmp_path: Path, session_options: list[str]
+) -> None:
+    initrd = make_initrd(tmp_path, b"#!/bin/sh\necho bye now\n/bin/reboot -f\n")
+    options = [*session_options, f"--kgdb-initrd={initrd}"]
+    ran = InnerRun(tmp_path / "tests", INITRD_TESTS, options).end()
+    text = told(ran, "test_it")
+    assert text.startswith("QEMU ended on the kernel's way to the shell: exit status 0")
+    assert "the guest has switched this one off" in text
+    assert log_of(text).exists()

@@ -1,0 +1,155 @@
+"""Runs of pytest that are interrupted or killed, in a test and in a real kernel's build."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from inner_run import InnerRun, no_traceback_of_ours
+
+from pytest_kgdb.kernel import Kernel
+
+TESTS = """
+from pathlib import Path
+
+import pytest
+
+
+def test_first(kgdb):
+    kgdb.resume()
+    Path("running").touch()
+    kgdb.wait(timeout=1000)
+
+
+def test_second(kgdb):
+    pass
+"""
+
+STOPPED = """
+import time
+from pathlib import Path
+
+
+def test_first(kgdb):
+    Path("running").touch()
+    time.sleep(1000)
+"""
+
+ONLY_THE_KERNEL = """
+def test_it(kgdb_kernel):
+    assert kgdb_kernel.vmlinux.exists()
+"""
+
+
+class TestInATest:
+    @pytest.mark.parametrize("tests", [TESTS, STOPPED], ids=["running", "stopped"])
+    def test_ctrl_c(self, tmp_path: Path, session_options: list[str], tests: str) -> None:
+        run = InnerRun(tmp_path, tests, session_options)
+        run.wait_for("running")
+        assert len(run.children()) >= 3  # QEMU, gdb and the guardian, at least
+        run.interrupt()
+        ended = run.end()
+        assert ended.status == pytest.ExitCode.INTERRUPTED
+        assert "KeyboardInterrupt" in ended.output
+        no_traceback_of_ours(ended.output)
+        assert ended.seconds < 120
+
+    def test_kill(self, tmp_path: Path, session_options: list[str]) -> None:
+        run = InnerRun(tmp_path / "killed", TESTS, session_options)
+        run.wait_for("running")
+        os.kill(run.process.pid, signal.SIGKILL)
+        # Its directory for sockets cannot have been removed: there was nobody to do it.
+        assert run.end(leaves=r"kgdb-.*").status == -signal.SIGKILL
+        again = InnerRun(tmp_path / "again", STOPPED.replace("1000", "0"), session_options).end()
+        assert again.status == 0, again.output
+
+
+@pytest.fixture(scope="module")
+def source(kgdb_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This session's kernel's source with an error in it, made of links but for one file."""
+    original = kgdb_kernel.source
+    if original is None or not (original / "kernel/bounds.c").exists():
+        pytest.skip("the kernel's source is not here")
+    tree = tmp_path_factory.mktemp("source") / "linux"
+    (tree / "kernel").mkdir(parents=True)
+    for directory in (original, original / "kernel"):
+        for each in directory.iterdir():
+            if each != original / "kernel" and not each.name.startswith(".git"):
+                (tree / each.relative_to(original)).symlink_to(each)
+    # The first file that is compiled for the kernel: Kbuild, offsets-file bounds.h.
+    bounds = tree / "kernel/bounds.c"
+    text = bounds.read_text()
+    bounds.unlink()
+    bounds.write_text(text.replace("int main(void)\n{", "int main(void)\n{\n\tno_such_thing;", 1))
+    assert "no_such_thing" in bounds.read_text()
+    return tree
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def no_entry(cache: Path) -> None:
+    """See that nothing was taken for a kernel, and that nothing is broken or half made."""
+    assert list(cache.glob("v1/kernel/*")) == []
+    assert list(cache.glob("v1/quarantine/*")) == []
+    assert list(cache.glob("v1/tmp/*")) == []
+
+
+class TestInABuild:
+    """Of a real kernel, which is not built to its end."""
+
+    def run(self, directory: Path, source: Path, cache: Path, *options: str) -> InnerRun:
+        words = [f"--kgdb-kernel={source}", f"--kgdb-cache-dir={cache}", *options]
+        return InnerRun(directory, ONLY_THE_KERNEL, words)
+
+    def test_source_that_does_not_compile(self, tmp_path: Path, source: Path, cache: Path) -> None:
+        ended = self.run(tmp_path, source, cache).end()
+        assert ended.status == 1
+        text = ended.failure("test_it").text
+        no_traceback_of_ours(text)
+        assert text.startswith(f"kernel {source} (minimal) does not compile:\n")
+        assert re.search(r"kernel/bounds\.c:\d+:\d+: error: 'no_such_thing' undeclared", text)
+        assert text.count("error:") == 1
+        assert "make[" not in text
+        assert len(text.splitlines()) < 12
+        (log,) = re.findall(r"^log: (.*)$", text, re.M)
+        assert "no_such_thing" in Path(log).read_text()
+        no_entry(cache)
+
+    def test_symbol_that_does_not_survive(self, tmp_path: Path, source: Path, cache: Path) -> None:
+        wish = "--kgdb-set=CONFIG_KVM_INTEL=y"
+        ended = self.run(tmp_path, source, cache, wish).end()
+        text = ended.failure("test_it").text
+        no_traceback_of_ours(text)
+        assert "a symbol did not survive olddefconfig:\n" in text
+        assert "CONFIG_KVM_INTEL=y (--kgdb-set) was dropped: depends on " in text
+        assert "here VIRTUALIZATION=n" in text
+        assert "hint: ask for what they depend on" in text
+        no_entry(cache)
+
+    def test_ctrl_c(self, tmp_path: Path, source: Path, cache: Path) -> None:
+        bounds = source / "kernel/bounds.c"
+        bounds.write_text(bounds.read_text().replace("no_such_thing;", ""))
+        run = self.run(tmp_path, source, cache)
+
+        def is_compiling() -> bool:
+            # An object of the kernel's own, not of the programs that help to build it.
+            return any(
+                re.search(r"^  CC      (?!scripts/|kernel/bounds|arch/x86/kernel/asm-)", text, re.M)
+                for log in cache.glob("v1/work/build/*/make.log")
+                if (text := log.read_text(errors="replace"))
+            )
+
+        run.until(is_compiling, "no compiler ran")
+        assert any("make" in child for child in run.children())
+        run.interrupt()
+        ended = run.end()
+        assert ended.status == pytest.ExitCode.INTERRUPTED
+        no_traceback_of_ours(ended.output)
+        no_entry(cache)
+        assert list(cache.glob("v1/work/build/*/running")) == []
