@@ -193,6 +193,9 @@ def test_a_fork_has_children_of_its_own(parent: Callable[[str], Parent]) -> None
 def test_without_its_guardian_the_child_still_goes(parent: Callable[[str], Parent]) -> None:
     it = parent("""
         child = Child.spawn(["sleep", "600"], name="sleep")
+        # Only the guardian covers the moment until setpriv has made way for the program.
+        while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
+            time.sleep(0.001)
         guardian().kill()
         print("child", child.pid, flush=True)
         ready()
