@@ -48,10 +48,8 @@ def cache(settings: Settings) -> Iterator[Cache]:
 @pytest.fixture
 def objects(cache: Cache, kgdb_kernel: Kernel) -> Path:
     """Where the kernel was built."""
-    assert kgdb_kernel.debug_source is not None
-    name = kgdb_kernel.debug_source.parent.name.removeprefix("tree-")
-    (found,) = cache.root.glob(f"v1/work/build/build-{name}-x86-minimal/objects")
-    return found
+    assert kgdb_kernel.source is not None
+    return kgdb_kernel.source / "kgdb-x86-minimal"
 
 
 class TestKernel:
@@ -229,7 +227,7 @@ class TestInitrd:
         monkeypatch.setattr(initrd, "_BUSYBOXES", ("/bin/true",))
         monkeypatch.setattr(shutil, "which", lambda _: None)
         with pytest.raises(
-            ConfigError, match="true is not static(?s:.*)apt install busybox-static"
+            ConfigError, match=r"true is not static(?s:.*)apt install busybox-static"
         ):
             initrd.prepare(settings, kgdb_kernel, [], cache, Silent())
 
@@ -301,7 +299,7 @@ class TestPatched:
         mark = f"kgdb{os.getpid()}_{time.time_ns()}"
         patched("/* the first may have another one to undo */")
         made = patched(f'const char {mark}[] = "changed";')
-        log = (objects.parent / "make.log").read_text()
+        log = log_of(objects).read_text()
         compiled = re.findall(r"^  CC +(\S+)$", log, re.M)
         assert "fs/open.o" in compiled
         # The version's stamp and the boot code's own copy of the symbols follow every link.
@@ -330,7 +328,7 @@ class TestPatched:
         line = f"const char kgdb{os.getpid()}_{time.time_ns()}[] = {{1}};"
         path = tmp_path / "one.patch"
         path.write_text(PATCH.format(line=line))
-        log = objects.parent / "make.log"
+        log = log_of(objects)
         log.unlink(missing_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-c", PREPARE, kgdb_kernel.spec, settings.cache_dir, path],
@@ -347,9 +345,13 @@ class TestPatched:
         output, _ = process.communicate(timeout=SOON)
         assert "KeyboardInterrupt" in output
         assert not processes_with(str(objects))
-        assert not (objects.parent / "running").exists()
+        assert not log.with_name("running").exists()
         made = patched(line)
         assert made.build_id == _elf.build_id(made.vmlinux) == _elf.image_build_id(made.image)
+
+
+def log_of(objects: Path) -> Path:
+    return objects.parents[1] / "build-x86-minimal/make.log"
 
 
 def processes_with(text: str) -> list[int]:
