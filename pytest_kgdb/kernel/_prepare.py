@@ -223,7 +223,7 @@ class _Builder:
             listing.write_text(lsmod())
             make.configure("localmodconfig", variables=[f"LSMOD={listing}"])
             # It drops modules that were asked for by name, too.
-            config.write_text(render(self._recipe.over(parse(config.read_text()))))
+            config.write_text(render(self._recipe.wishes_over(parse(config.read_text()))))
             make.configure("olddefconfig")
         self._check(parse(config.read_text()), tree)
         if before is not None and before[0] == config.read_bytes():

@@ -42,8 +42,12 @@ class Recipe:
 
     def over(self, base: Mapping[str, str]) -> dict[str, str]:
         """Return everything laid over a base, the user's wishes on top."""
-        ours = with_ours(merge((base, self.symbols)))
-        return merge((ours, {name: request.value for name, request in self.wanted.items()}))
+        return self.wishes_over(merge((base, self.symbols)))
+
+    def wishes_over(self, symbols: Mapping[str, str]) -> dict[str, str]:
+        """Return a configuration with what we need and what the user wishes laid over it."""
+        wishes = {name: request.value for name, request in self.wanted.items()}
+        return merge((with_ours(symbols), wishes))
 
     @property
     def key(self) -> str:

@@ -127,6 +127,14 @@ class TestDistro:
         assert (trimmed.trimmed, full.trimmed) == (True, False)
         assert trimmed.key != full.key
 
+    def test_what_was_trimmed_stays_away_unless_it_is_wished_for(self, distro: Path) -> None:
+        packaged(distro, "6.1", "CONFIG_BTRFS_FS=m\nCONFIG_XFS_FS=m\n")
+        made = recipe(settings(config="distro", set=["CONFIG_XFS_FS=m"]), "6.1")
+        trimmed = {"BTRFS_FS": "n", "XFS_FS": "n"}
+        assert made.wishes_over(trimmed)["BTRFS_FS"] == "n"
+        assert made.wishes_over(trimmed)["XFS_FS"] == "m"
+        assert made.wishes_over(trimmed)["KGDB"] == "y"
+
     def test_list_of_modules_is_as_lsmod_writes_it(self) -> None:
         head, *lines = lsmod().splitlines()
         assert head.split()[0] == "Module"
