@@ -187,6 +187,7 @@ class Session:
         )
 
     def _make_vm(self, spec: MachineSpec, wanted: Wanted, snapshot: Snapshot | None = None) -> Vm:
+        _ = self._gdb  # before anything is started
         logs = self.logs / f"machine-{next(self._machines)}"
         logs.mkdir(parents=True)
         return Vm(
@@ -239,6 +240,14 @@ class Session:
         stat = program.stat()
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
         return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
+
+    @cached_property
+    def _gdb(self) -> str:
+        """gdb's version, remembered likewise; one that is too old is refused here."""
+        program = Path(which("gdb", package="gdb")).resolve()
+        stat = program.stat()
+        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
+        return self._cache.memo("gdb", key, version)
 
     def _spec(self, wanted: Wanted) -> MachineSpec:
         from dataclasses import replace
@@ -313,7 +322,7 @@ class Session:
         qemu = qemu_version(self.kernel.arch.qemu)
         lines = [
             f"Linux {self.kernel.release} ({self.kernel.spec}), QEMU {qemu} with {accel}, "
-            f"gdb {version()}"
+            f"gdb {self._gdb}"
         ]
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
