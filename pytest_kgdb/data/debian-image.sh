@@ -26,6 +26,8 @@ for more in "$overlay" "$extra"; do
 done
 # Where /usr is not merged, the kernel's tools look for modules in /lib.
 [ -e "$root/lib/modules" ] || ln -s ../usr/lib/modules "$root/lib/modules"
+# An initramfs moves its mounts there.
+mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/run"
 chmod 755 "$root" "$root/usr/lib/pytest-kgdb" "$root"/usr/lib/pytest-kgdb/*
 
 # What a guest that lives for one test has no use for.
