@@ -25,7 +25,7 @@ from ._recipe import Recipe, lsmod, recipe
 from ._source import Place, Source, UserTree, identity
 from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
-from ._toolchain import Toolchain, toolchain
+from ._toolchain import Toolchain, check_tools, toolchain
 
 # Part of every key: to be raised when the same inputs are to give another kernel.
 _RECIPE: Final = "1"
@@ -153,6 +153,7 @@ class _Builder:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _build(self, target: Path) -> None:
+        check_tools()
         with contextlib.ExitStack() as stack:
             place = stack.enter_context(self._source.open())
             home, objects, flags = self._directories(place, stack)

@@ -11,15 +11,8 @@ from typing import Final
 from ..cache import Cache
 from ..process import run, which
 
-_PACKAGES: Final = {
-    "make": "make",
-    "gcc": "gcc",
-    "ld": "binutils",
-    "flex": "flex",
-    "bison": "bison",
-    "bc": "bc",
-    "perl": "perl",
-}
+# What kbuild runs besides the compiler (Documentation/process/changes.rst), by Debian's packages.
+_TOOLS: Final = {"make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "perl": "perl"}
 _KEPT: Final = ("HOME", "LOGNAME", "PATH", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 # What Kbuild would ask the clock, the user and git for: with constants in its place the same
@@ -52,21 +45,30 @@ class Toolchain:
 
 
 def toolchain(cache: Cache) -> Toolchain:
-    """Return what is installed.
+    """Return the compiler that is installed.
 
     :raises ConfigError: a program is missing; it names the Debian package.
     """
-    paths = [which(program, package=package) for program, package in _PACKAGES.items()]
+    paths = [which("gcc", package="gcc"), which("ld", package="binutils")]
     signs = []
-    for path in paths[1:3]:
+    for path in paths:
         status = Path(path).stat()
         signs.append(f"{Path(path).resolve()} {status.st_size} {status.st_mtime_ns}")
 
     def ask() -> str:
-        lines = [run([path, "--version"], timeout=60).output.splitlines()[0] for path in paths[1:3]]
+        lines = [run([path, "--version"], timeout=60).output.splitlines()[0] for path in paths]
         return "; ".join(lines)
 
     return Toolchain(cache.memo("toolchain", "\n".join(signs), ask), shutil.which("ccache"))
+
+
+def check_tools() -> None:
+    """Make sure that a kernel can be built here.
+
+    :raises ConfigError: a program is missing; it names the Debian package.
+    """
+    for program, package in _TOOLS.items():
+        which(program, package=package)
 
 
 def environment() -> dict[str, str]:

@@ -176,16 +176,45 @@ class TestBuild:
         assert "return 7" in (patched.source / "fs/open.c").read_text()
         assert "return 7" not in (tree / "fs/open.c").read_text()
 
-    def test_a_revision(self, tree: Path, root: Path) -> None:
+
+class TestRevisions:
+    @pytest.fixture
+    def repository(self, tree: Path) -> Path:
+        """A repository with the tags one and two, that differ in one file."""
         words = ["git", "-C", str(tree), "-c", "user.name=A", "-c", "user.email=a@b"]
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["tag", "one"]):
             subprocess.run([*words, *command], check=True)
-        (tree / "fs/open.c").write_text("broken\n")
-        made = kernel(f"{tree}@HEAD", root)
+        (tree / "fs/open.c").write_text(OPEN.replace("COUNT", "COUNT + 2"))
+        for command in (["commit", "-qam", "two"], ["tag", "two"]):
+            subprocess.run([*words, *command], check=True)
+        return tree
+
+    def test_uncommitted_changes_stay_out(self, repository: Path, root: Path) -> None:
+        (repository / "fs/open.c").write_text("broken\n")
+        made = kernel(f"{repository}@one", root)
         assert made.source is not None
         assert (made.source / "fs/open.c").read_text() == OPEN
         with pytest.raises(BuildError):
-            kernel(tree, root)
+            kernel(repository, root)
+
+    def test_from_one_to_the_next_only_the_difference_is_compiled(
+        self, repository: Path, root: Path
+    ) -> None:
+        first = kernel(f"{repository}@one", root).build_id
+        assert compiled(root) == ["fs/open.o", "init/main.o"]
+        assert kernel(f"{repository}@two", root).build_id != first
+        assert compiled(root) == ["fs/open.o"]
+
+    def test_both_at_a_time_have_their_own_sources(self, repository: Path, root: Path) -> None:
+        one = kernel(f"{repository}@one", root)
+        two = kernel(f"{repository}@two", root)
+        assert one.source is not None
+        assert two.source is not None
+        assert "COUNT + 2" not in (one.source / "fs/open.c").read_text()
+        assert "COUNT + 2" in (two.source / "fs/open.c").read_text()
+        assert one.debug_source == two.debug_source == one.source
+        again = [kernel(f"{repository}@{name}", root) for name in ("one", "two")]
+        assert again == [one, two]
 
 
 class TestSymbols:
