@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from pytest_kgdb.kernel import Kernel, _elf, build_module, prepare
 from pytest_kgdb.kernel._config import parse
 from pytest_kgdb.kernel._modules import vermagic
 from pytest_kgdb.kernel._recipe import data
-from pytest_kgdb.progress import Progress, Silent
+from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, from_pytest
 
 SOON = 300.0  # seconds; relinking the kernel takes a tenth of that on an idle machine
@@ -46,10 +45,18 @@ def cache(settings: Settings) -> Iterator[Cache]:
 
 
 @pytest.fixture
-def objects(cache: Cache, kgdb_kernel: Kernel) -> Path:
-    """Where the kernel was built."""
-    assert kgdb_kernel.source is not None
-    return kgdb_kernel.source / "kgdb-x86-minimal"
+def objects(kgdb_kernel: Kernel) -> Path:
+    """A directory that a kernel like ours was built in."""
+    found = [path.parent for path in slots(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")]
+    assert found, "the kernel was built elsewhere; TestPatched builds one here"
+    return found[0]
+
+
+def slots(kernel: Kernel, name: str) -> list[Path]:
+    """Return what of that name is in the directories that the kernel's source has in the cache."""
+    assert kernel.debug_source is not None
+    home = kernel.debug_source.parent
+    return sorted([*home.glob(name), *home.glob(f"[0-9]*/{name}")])
 
 
 class TestKernel:
@@ -88,21 +95,6 @@ class TestKernel:
         assert re.search(r"BTRFS_FS_POSIX_ACL=y .*depends on BTRFS_FS \(fs/btrfs/Kconfig:\d+", text)
         assert re.search(r"NO_SUCH_THING=y .*this kernel knows no such symbol", text)
         assert "CONFIG_SMP" not in text
-
-
-class TestBuildDirectory:
-    def test_is_used_as_it_is_and_not_touched(
-        self, settings: Settings, objects: Path, cache: Cache, module: Path
-    ) -> None:
-        before = {path: path.lstat().st_mtime_ns for path in objects.rglob("*")}
-        made = prepare(settings, str(objects), cache, Silent())
-        assert (made.vmlinux, made.build_dir) == (objects / "vmlinux", objects)
-        assert made.build_id == _elf.build_id(objects / "vmlinux")
-        assert made.modules_dir is not None
-        assert list(made.modules_dir.rglob("dummy.ko"))
-        (built,) = build_module(made, module, cache, Silent())
-        assert vermagic(built) == made.release
-        assert {path: path.lstat().st_mtime_ns for path in objects.rglob("*")} == before
 
 
 HELLO = """\
@@ -232,6 +224,8 @@ class TestInitrd:
             initrd.prepare(settings, kgdb_kernel, [], cache, Silent())
 
 
+LOG = "build-x86-minimal/make.log"
+
 PATCH = """\
 --- a/fs/open.c
 +++ b/fs/open.c
@@ -265,41 +259,34 @@ class TestPatched:
         self, settings: Settings, kgdb_kernel: Kernel, tmp_path: Path
     ) -> Iterator[Callable[[str], Kernel]]:
         """Return the kernel with one line more; it is taken out of the cache afterwards."""
-        made: list[Kernel] = []
-        progress = Progress(io.StringIO(), live=False)
-        cache = Cache(settings.cache_dir, progress=progress)
+        # Let go of the source for a while, so that it is patched where it lies.
+        slot = getattr(kgdb_kernel.held, "hold", None)
+        if slot is not None:
+            slot.hold.release()
+        cache = Cache(settings.cache_dir, progress=Silent())
+        made: set[Path] = set()
 
         def build(line: str) -> Kernel:
             path = tmp_path / "one.patch"
             path.write_text(PATCH.format(line=line))
             wanted = dataclasses.replace(settings, patch=(path,))
-            made.append(prepare(wanted, kgdb_kernel.spec, cache, progress))
-            return made[-1]
+            kernel = prepare(wanted, kgdb_kernel.spec, cache, Silent())
+            made.add(kernel.vmlinux.parents[1])
+            return dataclasses.replace(kernel, held=None)
 
         yield build
         cache.close()
-        for kernel in made:
-            shutil.rmtree(kernel.vmlinux.parents[1])
-        made.clear()
-        # The tree is to be the unpatched one again for whoever comes next.
-        again = Cache(settings.cache_dir, progress=progress)
-        assert prepare(settings, kgdb_kernel.spec, again, progress).source == kgdb_kernel.source
-        again.close()
-
-    @pytest.fixture(autouse=True)
-    def nobody_reads_the_tree(self, kgdb_kernel: Kernel) -> None:
-        """Let go of the source for a while, so that it is patched where it lies."""
-        slot = getattr(kgdb_kernel.held, "hold", None)
-        assert slot is not None
-        slot.hold.release()
+        for path in made:
+            shutil.rmtree(path)
 
     def test_only_that_file_is_compiled(
-        self, patched: Callable[[str], Kernel], objects: Path, kgdb_kernel: Kernel
+        self, patched: Callable[[str], Kernel], kgdb_kernel: Kernel
     ) -> None:
         mark = f"kgdb{os.getpid()}_{time.time_ns()}"
-        patched("/* the first may have another one to undo */")
+        patched("/* the first one may have other things to compile, too */")
         made = patched(f'const char {mark}[] = "changed";')
-        log = log_of(objects).read_text()
+        assert made.source is not None
+        log = (made.source.parent / LOG).read_text()
         compiled = re.findall(r"^  CC +(\S+)$", log, re.M)
         assert "fs/open.o" in compiled
         # The version's stamp and the boot code's own copy of the symbols follow every link.
@@ -322,14 +309,12 @@ class TestPatched:
         settings: Settings,
         kgdb_kernel: Kernel,
         patched: Callable[[str], Kernel],
-        objects: Path,
         tmp_path: Path,
     ) -> None:
         line = f"const char kgdb{os.getpid()}_{time.time_ns()}[] = {{1}};"
         path = tmp_path / "one.patch"
         path.write_text(PATCH.format(line=line))
-        log = log_of(objects)
-        log.unlink(missing_ok=True)
+        begun = time.time() - 0.1  # a file system's clock is a little behind
         process = subprocess.Popen(
             [sys.executable, "-c", PREPARE, kgdb_kernel.spec, settings.cache_dir, path],
             stdout=subprocess.PIPE,
@@ -337,21 +322,40 @@ class TestPatched:
             text=True,
         )
         deadline = time.monotonic() + SOON
-        while not log.exists() or "  LD      " not in log.read_text(errors="replace"):
+        while not (linking := [log for log in slots(kgdb_kernel, LOG) if is_linking(log, begun)]):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=SOON)
         assert "KeyboardInterrupt" in output
-        assert not processes_with(str(objects))
-        assert not log.with_name("running").exists()
+        assert not processes_with(str(linking[0].parents[1] / "src"))
+        assert not linking[0].with_name("running").exists()
         made = patched(line)
         assert made.build_id == _elf.build_id(made.vmlinux) == _elf.image_build_id(made.image)
 
 
-def log_of(objects: Path) -> Path:
-    return objects.parents[1] / "build-x86-minimal/make.log"
+def is_linking(log: Path, begun: float) -> bool:
+    """Whether a build since then has come to its last part, which takes a while."""
+    with contextlib.suppress(OSError):
+        text = log.read_text(errors="replace")
+        return log.stat().st_mtime > begun and "  LD      vmlinux" in text
+    return False
+
+
+class TestBuildDirectory:
+    def test_is_used_as_it_is_and_not_touched(
+        self, settings: Settings, objects: Path, cache: Cache, module: Path
+    ) -> None:
+        before = {path: path.lstat().st_mtime_ns for path in objects.rglob("*")}
+        made = prepare(settings, str(objects), cache, Silent())
+        assert (made.vmlinux, made.build_dir) == (objects / "vmlinux", objects)
+        assert made.build_id == _elf.build_id(objects / "vmlinux")
+        assert made.modules_dir is not None
+        assert list(made.modules_dir.rglob("dummy.ko"))
+        (built,) = build_module(made, module, cache, Silent())
+        assert vermagic(built) == made.release
+        assert {path: path.lstat().st_mtime_ns for path in objects.rglob("*")} == before
 
 
 def processes_with(text: str) -> list[int]:
