@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -24,6 +25,9 @@ from .monitor import Monitor
 from .process import Child, run, which
 
 __all__ = ["Machine", "MachineSpec", "kernel_command_line"]
+
+_PREFIX: Final = "kgdb-"  # of the directories with our sockets
+_ABANDONED_SECONDS: Final = 60.0
 
 QEMU_PACKAGE: Final = "qemu-system-x86"
 
@@ -127,7 +131,8 @@ class Machine:
         self._stack = contextlib.ExitStack()
         self._stopping = False
         with contextlib.ExitStack() as stack:
-            self.directory = private_directory()
+            self.directory, lock = private_directory()
+            stack.callback(os.close, lock)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
             self.ram = stack.enter_context(_ram(spec.memory))
@@ -468,12 +473,44 @@ class Machine:
         self.close()
 
 
-def private_directory() -> Path:
-    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108)."""
+def private_directory() -> tuple[Path, int]:
+    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108).
+
+    :returns: the directory, and a descriptor that has it locked for as long as it is in use.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if not base or len(base) > 60 or not os.access(base, os.W_OK):
         base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
-    return Path(tempfile.mkdtemp(prefix="kgdb-", dir=base))
+    _remove_abandoned(base)
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    return made, _lock(made)
+
+
+def _remove_abandoned(base: str) -> None:
+    """Remove what sessions left that were killed: a snapshot's disk can be large."""
+    for entry in os.scandir(base):
+        if not entry.name.startswith(_PREFIX):
+            continue
+        with contextlib.suppress(OSError):  # another user's, in use, or just removed by another
+            status = entry.stat(follow_symlinks=False)
+            # A young one may be about to be locked.
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _ABANDONED_SECONDS:
+                continue
+            lock = _lock(Path(entry.path))
+            try:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _status(status: int) -> str:

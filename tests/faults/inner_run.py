@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,10 +80,17 @@ class InnerRun:
     :param tests: the source of its only test file.
     :param options: its command line.
     :param path: replaces PATH.
+    :param temporary: another run's directory for temporary files.
     """
 
     def __init__(
-        self, directory: Path, tests: str, options: Sequence[str], *, path: str | None = None
+        self,
+        directory: Path,
+        tests: str,
+        options: Sequence[str],
+        *,
+        path: str | None = None,
+        temporary: Path | None = None,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -93,8 +101,7 @@ class InnerRun:
         plugin = () if entry_points(group="pytest11", name="kgdb") else ("-p", "pytest_kgdb.plugin")
         self.output_file = directory / "output"
         # What a run leaves in the directory for temporary files is a leak, too.
-        self.temporary = Path(os.environ.get("TMPDIR", "/tmp")) / f"kf{os.urandom(4).hex()}"
-        self.temporary.mkdir(mode=0o700)
+        self.temporary = temporary or Path(tempfile.mkdtemp(prefix="kf-"))
         environment = {
             name: value
             for name, value in os.environ.items()

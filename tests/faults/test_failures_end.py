@@ -63,7 +63,16 @@ class TestInATest:
         os.kill(run.process.pid, signal.SIGKILL)
         # Its directory for sockets cannot have been removed: there was nobody to do it.
         assert run.end(leaves=r"kgdb-.*").status == -signal.SIGKILL
-        again = InnerRun(tmp_path / "again", STOPPED.replace("1000", "0"), session_options).end()
+        left = list(run.temporary.iterdir())
+        for directory in left:
+            os.utime(directory, (0, 0))  # as if it were long ago
+        again = InnerRun(
+            tmp_path / "again",
+            STOPPED.replace("1000", "0"),
+            session_options,
+            temporary=run.temporary,
+        ).end()
+        assert left
         assert again.status == 0, again.output
 
 
