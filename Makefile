@@ -60,7 +60,8 @@ lint: ready
 
 .PHONY: test
 test: lint
-	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests example_suite
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
+	  tests/unit tests/faults tests/kernel example_suite
 
 .PHONY: test-matrix
 test-matrix: ready

@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from .errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
 from .monitor import Monitor
 from .process import Child, run, which
 
-__all__ = ["Machine", "MachineSpec", "kernel_command_line"]
+__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line"]
 
 _PREFIX: Final = "kgdb-"  # of the directories with our sockets
 _ABANDONED_SECONDS: Final = 60.0
@@ -183,67 +183,14 @@ class Machine:
         return path
 
     def _command_line(self, point: str | None) -> list[str]:
-        spec = self.spec
         fds = {name: listener.fileno() for name, listener in self._listeners.items()}
-
-        def chardev(name: str) -> str:
-            return f"socket,id={name},fd={fds[name]},server=on,wait=off"
-
-        argv = [
-            which(spec.arch.qemu, package=QEMU_PACKAGE),
-            "-name",
-            "pytest-kgdb",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-S",
-            "-machine",
-            f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off",
-            "-cpu",
-            "host" if spec.accel == "kvm" else "max",
-            "-smp",
-            str(spec.smp),
-            "-m",
-            f"{spec.memory}M",
-            "-object",
-            f"memory-backend-file,id=ram,size={spec.memory}M,share=on,"
-            f"mem-path=/proc/self/fd/{self.ram.fileno()}",
-            "-chardev",
-            chardev("console"),
-            "-serial",
-            "chardev:console",
-            "-chardev",
-            chardev("kgdb"),
-            "-serial",
-            "chardev:kgdb",
-            "-chardev",
-            chardev("qmp"),
-            "-mon",
-            "chardev=qmp,mode=control",
-            "-chardev",
-            chardev("stub"),
-            "-gdb",
-            "chardev:stub",
-            "-drive",
-            f"if=none,id=storage,format=qcow2,discard=unmap,file={self.storage}",
-            "-kernel",
-            str(spec.image),
-            "-append",
-            kernel_command_line(spec),
-            "-no-reboot",
-        ]
-        if spec.disk is not None:
-            argv += ["-device", "virtio-blk-pci,drive=storage"]
-        if spec.initrd is not None:
-            argv += ["-initrd", str(spec.initrd)]
-        if spec.forwards:
-            forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
-            argv += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"]
-        if point is not None:
-            argv += ["-loadvm", point]
-        argv += spec.qemu_args
-        return argv
+        argv = _arguments(
+            self.spec,
+            ports={name: f"fd={fd}" for name, fd in fds.items()},
+            ram=f"/proc/self/fd/{self.ram.fileno()}",
+            storage=str(self.storage),
+        )
+        return [*argv, "-S", *(("-loadvm", point) if point is not None else ())]
 
     # Connections
 
@@ -471,6 +418,81 @@ class Machine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def by_hand(spec: MachineSpec) -> list[str]:
+    """Return the command line that runs the same machine without us.
+
+    Its ports are sockets in the present directory: `console`, `kgdb`, `qmp` and `stub`.
+    """
+    return _arguments(
+        spec,
+        ports={name: f"path={name}" for name in ("console", "kgdb", "qmp", "stub")},
+        ram="/dev/shm/kgdb-ram",  # noqa: S108 # a suggestion to a person
+        storage="storage.qcow2",
+    )
+
+
+def _arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage: str) -> list[str]:
+    """Return QEMU's command line.
+
+    :param ports: where each socket listens, as QEMU's `-chardev socket` takes it.
+    """
+
+    def chardev(name: str) -> str:
+        return f"socket,id={name},{ports[name]},server=on,wait=off"
+
+    argv = [
+        which(spec.arch.qemu, package=QEMU_PACKAGE),
+        "-name",
+        "pytest-kgdb",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-machine",
+        f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off",
+        "-cpu",
+        "host" if spec.accel == "kvm" else "max",
+        "-smp",
+        str(spec.smp),
+        "-m",
+        f"{spec.memory}M",
+        "-object",
+        f"memory-backend-file,id=ram,size={spec.memory}M,share=on,mem-path={ram}",
+        "-chardev",
+        chardev("console"),
+        "-serial",
+        "chardev:console",
+        "-chardev",
+        chardev("kgdb"),
+        "-serial",
+        "chardev:kgdb",
+        "-chardev",
+        chardev("qmp"),
+        "-mon",
+        "chardev=qmp,mode=control",
+        "-chardev",
+        chardev("stub"),
+        "-gdb",
+        "chardev:stub",
+        "-drive",
+        f"if=none,id=storage,format=qcow2,discard=unmap,file={storage}",
+        "-kernel",
+        str(spec.image),
+        "-append",
+        kernel_command_line(spec),
+        "-no-reboot",
+    ]
+    if spec.disk is not None:
+        argv += ["-device", "virtio-blk-pci,drive=storage"]
+    if spec.initrd is not None:
+        argv += ["-initrd", str(spec.initrd)]
+    if spec.forwards:
+        forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
+        argv += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"]
+    argv += spec.qemu_args
+    return argv
 
 
 def private_directory() -> tuple[Path, int]:

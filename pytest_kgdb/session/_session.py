@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
-from ..machine import MachineSpec
+from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..machine import MachineSpec, by_hand
 from ..process import which
 from ..rsp import Layout
 from ..target import Kgdb
@@ -58,6 +59,7 @@ class Session:
         cache: Cache,
         progress: Progress,
     ) -> None:
+        _refuse_what_is_not_there(settings)
         self.settings = settings
         self.kernel = kernel
         self._initrd = initrd
@@ -326,7 +328,22 @@ class Session:
         ]
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
+        if self.settings.print_commands and self._vm is not None:
+            lines += self._commands(self._vm)
         return lines
+
+    def _commands(self, vm: Vm) -> list[str]:
+        """Return what a person would type to go on without us."""
+        storage = "qemu-img create -f qcow2 storage.qcow2 1M"
+        if vm.spec.disk is not None:
+            storage = f"qemu-img create -f qcow2 -F qcow2 -b {vm.spec.disk} storage.qcow2"
+        return [
+            "the same by hand:",
+            storage,
+            shlex.join(by_hand(vm.spec)),
+            "socat - unix-connect:console    # in another terminal",
+            f"gdb -ex 'target remote kgdb' {self.kernel.vmlinux}",
+        ]
 
     def report_sections(self) -> list[tuple[str, str]]:
         """Return what a failed test's report shows of the kernel, gdb and the console."""
@@ -395,6 +412,16 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _refuse_what_is_not_there(settings: Settings) -> None:
+    """:raises ConfigError: the contract has it, and we do not yet."""
+    for name, value in (("stub", "qemu"), ("boot", "disk")):
+        if getattr(settings, name) == value:
+            raise ConfigError(
+                f"{settings.origin(name)}: '{value}' cannot be had yet",
+                hint="leave it out; --kgdb-print-commands shows how to go on by hand",
+            )
 
 
 def _in_use(directory: Path) -> bool:
