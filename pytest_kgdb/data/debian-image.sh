@@ -40,7 +40,9 @@ mask hwclock.service quotaon.service systemd-binfmt.service proc-sys-fs-binfmt_m
 	systemd-boot-update.service systemd-firstboot.service systemd-fsckd.socket \
 	systemd-hwdb-update.service systemd-initctl.socket systemd-journal-catalog-update.service \
 	systemd-journal-flush.service systemd-journald-audit.socket systemd-machine-id-commit.service \
-	systemd-networkd-wait-online.service systemd-networkd.socket systemd-pcrphase.service \
+	systemd-networkd-wait-online.service systemd-networkd-persistent-storage.service \
+	systemd-networkd.socket systemd-creds.socket systemd-hostnamed.socket systemd-sysext.socket \
+	systemd-udev-load-credentials.service systemd-pcrphase.service \
 	systemd-pcrphase-sysinit.service systemd-pstore.service systemd-random-seed.service \
 	systemd-repart.service systemd-sysusers.service systemd-timesyncd.service \
 	systemd-tpm2-setup.service systemd-tpm2-setup-early.service systemd-update-done.service \
@@ -53,7 +55,7 @@ mask modprobe@.service
 # The login manager cannot do without the bus, which is here only if a package wanted it.
 [ -e "$root/usr/bin/dbus-daemon" ] || mask systemd-logind.service
 mkdir -p "$root/etc/systemd/system-generators"
-for name in bless-boot cryptsetup getty gpt-auto hibernate-resume integritysetup system-update tpm2 \
+for name in bless-boot cryptsetup getty gpt-auto hibernate-resume integritysetup ssh system-update tpm2 \
 	veritysetup; do
 	ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$name-generator"
 done

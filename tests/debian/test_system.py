@@ -18,7 +18,7 @@ def test_the_shell_writes_what_the_command_writes_and_nothing_else(kgdb):
 
 
 @pytest.mark.parametrize(
-    "line", ["echo $PS1", "echo $TERM; tput cols", "ls --color=auto /etc/fstab"]
+    "line", ["echo $PS1", "echo $TERM; tput cols", "ls --color=auto /etc/fstab", "ip address"]
 )
 def test_no_escape_sequences(kgdb, line):
     assert "\x1b" not in kgdb.run(line).output
