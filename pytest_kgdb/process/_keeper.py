@@ -92,14 +92,16 @@ class Keeper:
     def start(self, start: Callable[[], KeptT]) -> KeptT:
         """Run `start` in the starting thread and return what it returns."""
         with self._lock:
-            if self._starts is None:
-                self._starts = queue.SimpleQueue()
+            starts = self._starts
+            if starts is None:
+                starts = queue.SimpleQueue()
                 threading.Thread(
-                    target=self._serve, args=(self._starts,), name="start children", daemon=True
+                    target=self._serve, args=(starts,), name="start children", daemon=True
                 ).start()
+                self._starts = starts  # now: an interrupted start must leave no queue unserved
         order = _Start(start)
         try:
-            self._starts.put(order)
+            starts.put(order)
             if not order.done.acquire(timeout=_START_SECONDS):
                 raise TimeoutError(f"a program did not start within {_START_SECONDS:g} s")
             if order.error is not None:

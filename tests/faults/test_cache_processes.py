@@ -194,7 +194,6 @@ def test_the_second_takes_over_from_a_killed_first(start: Start, root: Path) -> 
     third.until(f"waiting for process {first.pid}")
     first.kill()
     # Who comes next is anybody's guess; it clears up, builds, and the last waits for it.
-    assert len(drafts(root)) >= 1
     for other in (second, third):
         other.go()
     answers = {other.end().splitlines()[-1] for other in (second, third)}
