@@ -39,7 +39,7 @@ KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
 _TYPED: Final = 2.0
 
 # kernel/panic.c
-_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
 
 _PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
 _LAST_WORDS: Final = 2.0  # seconds

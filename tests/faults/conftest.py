@@ -15,9 +15,10 @@ def session_options(kgdb_kernel: Kernel, pytestconfig: pytest.Config) -> list[st
     options = [
         f"--kgdb-kernel={kgdb_kernel.spec}",
         f"--kgdb-cache-dir={settings.cache_dir}",
-        f"--kgdb-config={settings.config}",
         f"--kgdb-accel={settings.accel}",
     ]
+    if settings.config != "minimal":  # a build directory takes none
+        options.append(f"--kgdb-config={settings.config}")
     options += [f"--kgdb-set={each}" for each in settings.set]
     options += [f"--kgdb-fragment={each}" for each in settings.fragment]
     options += [f"--kgdb-patch={each}" for each in settings.patch]
