@@ -241,5 +241,7 @@ def _pgd(task: drgn.Object | int) -> int:
         return task
     mm = task if task.type_.type_name() == "struct mm_struct *" else task.mm
     if not mm:
-        raise KgdbError(f"task {task.pid.value_()} is a kernel thread: it has no memory of its own")
+        raise KgdbError(
+            f"task {task.pid.value_()} has no memory of its own: a kernel thread, or one that exits"
+        )
     return int(mm.pgd.value_())
