@@ -1,0 +1,84 @@
+"""Other ways to the same shell, each on a machine of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb import disk, initrd
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.disk import Disk
+from pytest_kgdb.errors import BootError
+from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.progress import Silent
+from pytest_kgdb.session import Session
+from pytest_kgdb.settings import Settings, from_pytest
+from pytest_kgdb.target import Kgdb
+
+Boot = Callable[..., contextlib.AbstractContextManager[Kgdb]]
+
+
+@pytest.fixture
+def settings(pytestconfig: pytest.Config) -> Settings:
+    return replace(from_pytest(pytestconfig), memory=512, timeout=600)
+
+
+@pytest.fixture
+def boot(settings: Settings, kgdb_kernel: Kernel) -> Boot:
+    """Boots with some settings changed, and lends the handle."""
+
+    @contextlib.contextmanager
+    def boot(**changed: object) -> Iterator[Kgdb]:
+        origins = {**settings.origins, **dict.fromkeys(changed, "the test")}
+        chosen = replace(settings, **changed, origins=origins)  # type: ignore[arg-type]
+        progress = Silent()
+        cache = Cache(chosen.cache_dir, progress=progress)
+        image = disk.prepare(chosen, kgdb_kernel, cache, progress)
+        ram = initrd.prepare(chosen, kgdb_kernel, [], cache, progress)
+        with Session(chosen, kgdb_kernel, ram, image, cache=cache, progress=progress) as session:
+            yield session.acquire(chosen.for_marker({}, "the test"))
+
+    return boot
+
+
+def test_by_debians_own_initramfs(boot: Boot) -> None:
+    with boot(initrd="initramfs-tools", append="root=LABEL=debian rw") as kgdb:
+        assert kgdb.run("systemctl is-system-running").output == "running\n"
+        assert kgdb.run("findmnt -no FSTYPE /").output == "ext4\n"
+        assert "Unpacking initramfs" in kgdb.dmesg()
+
+
+def test_another_suite(boot: Boot) -> None:
+    with boot(disk="debian:trixie") as kgdb:
+        assert kgdb.run("systemctl is-system-running").output == "running\n"
+        assert kgdb.run(". /etc/os-release; echo $VERSION_CODENAME").output == "trixie\n"
+        assert "\x1b" not in kgdb.run("ip address; ls --color=auto /").output
+
+
+def test_an_image_of_the_users_own(kgdb_disk: Disk, boot: Boot, tmp_path: Path) -> None:
+    image = tmp_path / "mine.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", kgdb_disk.path, image], check=True)
+    before = image.read_bytes()
+    with boot(disk=str(image)) as kgdb:
+        kgdb.run("echo mess > /etc/fstab; sync")
+        assert kgdb.run("systemctl is-system-running").output == "running\n"
+    assert image.read_bytes() == before
+
+
+def test_an_image_without_a_serial_login(kgdb_disk: Disk, boot: Boot, tmp_path: Path) -> None:
+    raw, image = tmp_path / "mute.raw", tmp_path / "mute.qcow2"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", kgdb_disk.path, raw], check=True)
+    link = "/etc/systemd/system/multi-user.target.wants/pytest-kgdb-console@ttyS0.service"
+    subprocess.run(["/sbin/debugfs", "-w", "-R", f"rm {link}", raw], check=True)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image], check=True)
+    with (
+        pytest.raises(BootError, match="did not say that it is ready") as caught,
+        boot(disk=str(image), timeout=90),
+    ):
+        pass
+    assert "target multi-user.target" in str(caught.value)  # the console's last lines
