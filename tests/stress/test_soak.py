@@ -1,0 +1,79 @@
+"""The same thing again and again: boots, stops, restores. `make stress` runs it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("number", range(20))
+@pytest.mark.kgdb(isolation="reboot")
+def test_twenty_boots(kgdb, number):
+    assert kgdb.run(f"echo boot {number}").output == f"boot {number}\n"
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.kgdb(isolation="reboot", smp=2)
+def test_boots_with_two_processors(kgdb, number):
+    assert kgdb.run("grep -c ^processor /proc/cpuinfo").output == "2\n"
+
+
+@pytest.mark.parametrize("number", range(200))
+def test_two_hundred_pristine_kernels(kgdb, number):
+    assert kgdb.evaluate("panic_on_oops") == 0
+    kgdb.assign("panic_on_oops", number + 1)
+
+
+def test_a_thousand_restores(kgdb, kgdb_session, request, record_property):
+    """No flake, and no growth in memory or file descriptors."""
+    from pytest_kgdb.plugin._run import Run
+
+    session = Run.of(request.config).live
+    assert session is not None
+    wanted = session.settings.for_marker({}, "soak")
+    times, sizes, files = [], [], []
+    for number in range(1000):
+        kgdb.assign("panic_on_oops", 1)
+        if number % 3 == 1:
+            kgdb.resume()
+        elif number % 7 == 2:
+            kgdb.breakpoint("vfs_read")
+        began = time.monotonic()
+        session.acquire(wanted)
+        times.append(time.monotonic() - began)
+        assert kgdb.evaluate("panic_on_oops") == 0
+        if number % 100 == 99:
+            sizes.append(resident())
+            files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+    median = 1000 * statistics.median(times)
+    print(f"restore: median {median:.1f} ms, worst {1000 * max(times):.1f} ms; RSS {sizes} KiB")
+    record_property("restore_ms", median)
+    assert max(files) == min(files)
+    assert sizes[-1] - sizes[1] < 20 * 1024, "KiB"
+
+
+def resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmRSS")
+
+
+def test_a_thousand_stops(kgdb):
+    kgdb.type("while :; do cat /proc/uptime; done >/dev/null")
+    with kgdb.breakpoint("do_sys_openat2") as opened:
+        for number in range(1, 1001):
+            assert kgdb.cont().reason == "breakpoint"
+            assert opened.hits == number
+    kgdb.resume()
+    kgdb.console.sendcontrol("c")
+    assert kgdb.run("echo still here").output == "still here\n"
+
+
+def test_three_hundred_interrupts(kgdb):
+    for _ in range(300):
+        kgdb.resume()
+        assert kgdb.interrupt().reason == "interrupt"
