@@ -232,6 +232,15 @@ def test_other_times_alone_break_nothing(cache: Cache) -> None:
     ]  # fmt: skip
 
 
+def test_an_entry_can_be_found_to_be_of_no_use(cache: Cache, progress: Silent) -> None:
+    cache.make("snapshot", "k", files(a="hello"), label="it")
+    cache.discard("snapshot", "k", "QEMU refuses it")
+    assert "broken (QEMU refuses it); it was moved to" in progress.lines[0]
+    assert cache.get("snapshot", "k") is None
+    cache.discard("snapshot", "k", "QEMU refuses it")  # somebody else was faster
+    assert len(progress.lines) == 1
+
+
 def test_what_is_no_json_is_refused_before_it_is_built(cache: Cache) -> None:
     with pytest.raises(TypeError):
         cache.make("kernel", "k", never, label="it", about={"path": cache.root})
