@@ -5,7 +5,6 @@ from ._config import Config
 from ._model import Kernel
 from ._modules import build_module
 from ._prepare import prepare
-from ._publish import depmod
 from ._source import file_hash
 
-__all__ = ["Config", "Kernel", "build_module", "collect_modules", "depmod", "file_hash", "prepare"]
+__all__ = ["Config", "Kernel", "build_module", "collect_modules", "file_hash", "prepare"]

@@ -27,6 +27,11 @@ _CONSTANT: Final = {
     "LC_ALL": "C",
 }
 
+# ccache goes by the list of files that the compiler read, which kbuild has it write anyway. By
+# preprocessing first, as it does otherwise, a first build takes half as long again. The list has
+# no system headers, which nothing in a kernel includes; what runs on the host is built without it.
+_CCACHE: Final = {"CCACHE_DEPEND": "1"}
+
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -39,9 +44,7 @@ class Toolchain:
 
     def variables(self) -> list[str]:
         """Return what `make` is told on its command line."""
-        if self.ccache is None:
-            return []
-        return ["CC=ccache gcc", "HOSTCC=ccache gcc"]
+        return [] if self.ccache is None else ["CC=ccache gcc"]
 
 
 def toolchain(cache: Cache) -> Toolchain:
@@ -81,4 +84,4 @@ def environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _KEPT or name.startswith("CCACHE_")
     }
-    return kept | _CONSTANT
+    return _CCACHE | kept | _CONSTANT
