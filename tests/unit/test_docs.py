@@ -1,0 +1,199 @@
+"""The documentation is held to the code: options, handle, modules, links."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from test_layers import LAYERS
+
+import pytest_kgdb.errors
+from pytest_kgdb.cli._main import _parser
+from pytest_kgdb.settings import MARKER_KEYS, OPTIONS, Settings
+from pytest_kgdb.settings._options import field, ini_key
+from pytest_kgdb.settings._values import PARSERS
+from pytest_kgdb.target import Breakpoint, Frame, Kgdb, Reason, Stop, Task, Value, Watchpoint
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in (ROOT / "docs").iterdir()))
+NAMES = {name for name, *_ in OPTIONS}
+_CODE = re.compile(r"^```.*?^```$|^(?: {4,}|\t).*?$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of all tables' rows."""
+    return [
+        [cell.strip() for cell in line.split("|")]
+        for line in re.findall(r"^\|(.+)\|$", text(page), re.MULTILINE)
+        if not set(line) <= set("|-")
+    ]
+
+
+# Options
+
+
+def option_rows() -> dict[str, list[str]]:
+    found = {}
+    for cells in rows("docs/options.md"):
+        if match := re.match(r"`--kgdb-([a-z-]+)", cells[0]):
+            assert match[1] not in found, f"--kgdb-{match[1]} has two rows"
+            found[match[1]] = cells
+    return found
+
+
+def test_options_md_has_each_option_and_no_other() -> None:
+    assert set(option_rows()) == NAMES
+
+
+@pytest.mark.parametrize(("name", "kind", "metavar"), [each[:3] for each in OPTIONS])
+def test_an_options_row_is_true(name: str, kind: str, metavar: str) -> None:
+    first, key, default, meaning = option_rows()[name]
+    shown = f"`--kgdb-{name}={metavar}`" if metavar else f"`--kgdb-{name}`"
+    assert first == (f"{shown} (repeatable)" if kind == "list" else shown)
+    assert key == f"`{ini_key(name)}`"
+    assert meaning
+    known = Settings.__dataclass_fields__[field(name)].default
+    if quoted := re.fullmatch(r"`([^`]+)`", default):
+        assert PARSERS[field(name)](quoted[1], ROOT) == known
+    elif default:
+        assert name in ("cache-dir", "jobs"), "the default can be written down"
+    else:
+        assert known in ((), "", False, None)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_name_only_options_that_exist(page: str) -> None:
+    named = re.findall(r"--kgdb-([a-z]+(?:-[a-z]+)*)", text(page))
+    assert set(named) <= NAMES
+    keys = re.findall(r"^kgdb_[a-z_]+(?= *=)", text(page), re.MULTILINE)
+    assert set(keys) <= {ini_key(name) for name in NAMES}
+
+
+def test_the_markers_arguments() -> None:
+    named = {
+        match[1]
+        for cells in rows("docs/writing-tests.md")
+        if (match := re.fullmatch(r"`([a-z]+)=[^`]+`", cells[0]))
+    }
+    assert named == set(MARKER_KEYS)
+
+
+def test_the_commands() -> None:
+    commands: set[str] = set()
+
+    def collect(parser: argparse.ArgumentParser, before: str) -> None:
+        below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not below:
+            commands.add(before)
+        for action in below:
+            for name, each in action.choices.items():
+                collect(each, f"{before} {name}")
+
+    collect(_parser(), "pytest-kgdb")
+    named = {
+        cells[0].strip("`")
+        for cells in rows("docs/options.md")
+        if cells[0].startswith("`pytest-kgdb")
+    }
+    assert named == commands
+
+
+# The handle
+
+
+def public(kind: type) -> set[str]:
+    """Names that users may use: neither private nor said to be for the session or another class."""
+    found = set()
+    for name, each in inspect.getmembers(kind):
+        document = inspect.getdoc(each) or ""
+        if not name.startswith("_") and "(for " not in document.partition("\n\n")[0]:
+            found.add(name)
+    attributes = re.findall(r"^\s+self\.([a-z]\w*)(?::[^=]+)? = ", inspect.getsource(kind), re.M)
+    return found | set(attributes)
+
+
+# Told of by gdb to the breakpoint itself, and where the docs have it under another name.
+NOT_FOR_USERS = {Breakpoint: {"gone"}, Watchpoint: {"gone"}}
+FIXTURE_HAS_IT = {Kgdb: {"kernel"}}
+
+
+@pytest.mark.parametrize("kind", [Kgdb, Stop, Frame, Value, Task, Breakpoint, Watchpoint])
+def test_writing_tests_md_has_the_whole_handle(kind: type) -> None:
+    words = set(re.findall(r"`[^`\n]+`", text("docs/writing-tests.md")))
+    told = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
+    hidden = NOT_FOR_USERS.get(kind, set()) | FIXTURE_HAS_IT.get(kind, set())
+    assert public(kind) - hidden <= told
+
+
+def test_reasons_and_errors_are_told() -> None:
+    page = text("docs/writing-tests.md")
+    for reason in Reason.__args__:  # type: ignore[attr-defined]
+        assert f'`"{reason}"`' in page
+    for name in pytest_kgdb.errors.__all__:
+        assert f"`{name}`" in page
+
+
+def test_readme_names_only_what_the_handle_has() -> None:
+    named = {
+        name
+        for cells in rows("README.md")
+        if cells[0] in ("run control", "breakpoints", "data", "the guest")
+        for name in re.findall(r"`([a-z]+)`", cells[1])
+    }
+    assert named
+    assert named <= public(Kgdb)
+
+
+# The rest
+
+
+def test_the_module_table() -> None:
+    table = [cells[0].strip("`") for cells in rows("docs/how-it-works.md") if len(cells) == 2]
+    layers = [name for names in LAYERS for name in names]
+    start = table.index("errors")
+    assert table[start : start + len(layers)] == layers
+
+
+def test_readme_has_the_makefiles_packages() -> None:
+    makefile = text("Makefile").replace("\\\n", " ")
+    wanted = re.search(r"^PACKAGES := (.+)$", makefile, re.M)
+    told = re.search(r"^ +apt install (.+)$", text("README.md").replace("\\\n", " "), re.M)
+    assert wanted is not None
+    assert told is not None
+    assert sorted(told[1].split()) == sorted(wanted[1].split())
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    without_code = re.sub(r"^```.*?^```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
+    found = set()
+    for title in re.findall(r"^#+ (.+)$", without_code, re.MULTILINE):
+        found.add(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in _LINK.findall(_CODE.sub("", text(page))):
+        if re.match(r"https?:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_readme_leads_to_every_page() -> None:
+    linked = set(_LINK.findall(text("README.md")))
+    assert {page for page in PAGES if page != "README.md"} <= linked
