@@ -1,0 +1,22 @@
+"""These want a Debian on the disk, and one of them a browser in it.
+
+pytest --kgdb-kernel=distro:6.1 --kgdb-disk=debian --kgdb-disk-package=firefox-esr …
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.settings import from_pytest
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what cannot run; None lets others decide."""
+    settings = from_pytest(config)
+    if not settings.disk.startswith("debian"):
+        return True
+    if collection_path.name == "test_browser.py" and "firefox-esr" not in settings.disk_package:
+        return True
+    return None
