@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ def root() -> Root:
     """
     if os.geteuid() == 0:
         return Root("root", ())
-    user = getpass.getuser()
+    user = _user()
     # Both mmdebstrap and unshare map the many owners of a system's files through these.
     which("newuidmap", package="uidmap")
     for name in ("/etc/subuid", "/etc/subgid"):
@@ -53,6 +53,14 @@ def root() -> Root:
             "newer; or build it once as root",
         )
     return Root("unshare", prefix)
+
+
+def _user() -> str:
+    # Not by the environment, which su(1) may leave as it was: mmdebstrap asks the same way.
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _has_range(path: Path, user: str) -> bool:

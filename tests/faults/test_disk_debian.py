@@ -274,7 +274,7 @@ class TestWithoutRoot:
     def somebody(self, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fake(programs)
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr("getpass.getuser", lambda: "somebody")
+        monkeypatch.setattr(_root, "_user", lambda: "somebody")
         _root.root.cache_clear()
 
     @pytest.fixture(autouse=True)
