@@ -21,6 +21,7 @@ from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel import Kernel, _elf, build_module, prepare
 from pytest_kgdb.kernel._config import parse
+from pytest_kgdb.kernel._fingerprint import _records, _walk
 from pytest_kgdb.kernel._modules import vermagic
 from pytest_kgdb.kernel._recipe import data
 from pytest_kgdb.progress import Silent
@@ -82,6 +83,18 @@ class TestKernel:
                 times.append(time.perf_counter() - begun)
             assert again == kgdb_kernel
         assert min(times) <= 0.3
+
+    def test_what_is_read_of_a_tree_is_all_that_its_kconfig_needs(
+        self, kgdb_kernel: Kernel
+    ) -> None:
+        assert kgdb_kernel.source is not None
+        names = {name for name, _ in _records(_walk(kgdb_kernel.source, kgdb_kernel.arch))}
+        assert len(names) > 30000
+        for name in sorted(names):
+            if name.rpartition("/")[2].startswith("Kconfig"):
+                text = (kgdb_kernel.source / name).read_text(errors="replace")
+                for wanted in re.findall(r'^\s*source\s+"([^"$]+)"', text, re.M):
+                    assert wanted in names, f"{name} reads {wanted}"
 
     def test_lost_symbols_are_explained_by_the_trees_own_kconfig(
         self, settings: Settings, kgdb_kernel: Kernel, cache: Cache
