@@ -90,13 +90,16 @@ def prepare_debian(
     ssh_key = entry.path / KEY
     if ssh_key.stat().st_mode & 0o077:  # as after a copy from a shared cache; ssh refuses it
         ssh_key.chmod(0o600)
+    host_key = (entry.path / HOST_KEY).read_text().strip()
     return Disk(
         entry.path / IMAGE,
-        key=key,
+        # Of the image, not only of its recipe: the same recipe gives another one when it is used
+        # again, and a machine that was saved on the first must not be woken up on the second.
+        key=digest(key, host_key),
         kind="debian",
         packages=settings.disk_package,
         ssh_key=ssh_key,
-        ssh_host_key=(entry.path / HOST_KEY).read_text().strip(),
+        ssh_host_key=host_key,
     )
 
 

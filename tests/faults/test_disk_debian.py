@@ -140,6 +140,15 @@ def test_the_same_recipe_needs_no_mmdebstrap(programs: Path, tmp_path: Path) -> 
     assert build(tmp_path).path == first.path
 
 
+def test_an_image_made_anew_is_another_one(programs: Path, tmp_path: Path) -> None:
+    """Its files lie elsewhere: no saved machine of the first may be woken up on it."""
+    fake(programs)
+    first = build(tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    assert build(tmp_path).key != first.key
+    assert build(tmp_path).key == build(tmp_path).key
+
+
 def test_another_size_needs_no_network(programs: Path, tmp_path: Path) -> None:
     fake(programs)
     first = build(tmp_path)
@@ -161,10 +170,9 @@ def test_modules_are_put_into_it(programs: Path, tmp_path: Path) -> None:
     assert "dummy.ko" in listed
     assert "modules.dep" in listed
     assert "build" not in listed
-    without = build(tmp_path)
-    assert without.key != with_modules.key
+    assert build(tmp_path).path != with_modules.path
     same = build(tmp_path, kernel=kernel_with(CONFIG, tmp_path, modules, "another kernel"))
-    assert same.key == with_modules.key
+    assert same.path == with_modules.path
 
 
 def test_mmdebstrap_fails(programs: Path, tmp_path: Path) -> None:
