@@ -80,9 +80,11 @@ class Make:
         :param total: about how many jobs it takes from nothing.
         :raises BuildError: it failed; the message has the first error.
         """
-        fresh = not (self.objects / "vmlinux").exists() and not (self.objects / "init").exists()
+        fresh = not (self.objects / "init").exists()
+        finished = (self.objects / "vmlinux").exists()
         with self._progress.stage(f"building {label}") as stage:
-            stage.update(done=0, total=self._estimate(total) if fresh else None)
+            # How much of a finished build is to be done again, only make will know.
+            stage.update(done=0, total=None if finished else self._estimate(total))
             with self._job(targets, (), stage) as child:
                 status = child.wait(_BUILD_SECONDS)
         self._check(status, f"{label} does not compile")
