@@ -56,6 +56,9 @@ _OOPS: Final = re.compile(
 _THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
 
 
+# What a debug register can watch (Intel SDM volume 3, "Debug Address Registers").
+_WATCHABLE: Final = {1: "char", 2: "short", 4: "int", 8: "long"}
+
 # The members of a stop's record that name a watchpoint (gdb manual, "GDB/MI Data Manipulation").
 _WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
 
@@ -480,9 +483,25 @@ class Kgdb:
         """
         __tracebackhide__ = True
         self._link.require_stopped("watchpoint()")
-        flag = {"write": "", "read": "-r ", "access": "-a "}[access]
-        planted = self._link.command(f"-break-watch {flag}{c_string(expression)}")
-        number = int(next(iter(planted.values()))["number"])
+        commands = {"write": "watch", "read": "rwatch", "access": "awatch"}
+        if access not in commands:
+            raise KgdbError(
+                f"a watchpoint has no access '{access}'", hint=f"it has {', '.join(commands)}"
+            )
+        # By its address: one by its name would end with the frame, and step instead of watch
+        # where a register is part of it.
+        address, size = self.numbers(f"(unsigned long)&({expression})", f"sizeof({expression})")
+        if size not in _WATCHABLE:
+            raise KgdbError(
+                f"{expression} has {size} bytes; a watchpoint has "
+                f"{', '.join(map(str, _WATCHABLE))}",
+                hint="watch a member of it",
+            )
+        told = self._link.console(f"{commands[access]} *({_WATCHABLE[size]} *){address:#x}")
+        found = re.match(r"Hardware (?:read |access \(read/write\) )?watchpoint (\d+):", told)
+        if found is None:
+            raise KgdbError(f"gdb made no watchpoint of {expression}: {told.strip()}")
+        number = int(found[1])
         made = Watchpoint(self, number, expression, access)
         self._breakpoints[number] = made
         return made

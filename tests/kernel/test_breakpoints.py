@@ -119,6 +119,23 @@ def test_a_read_watchpoint(kgdb):
         assert stop.breakpoint is read
 
 
+def test_a_watchpoint_on_what_an_argument_points_at(kgdb):
+    kgdb.breakpoint("do_filp_open", temporary=True)
+    kgdb.type("cat /proc/version")
+    kgdb.cont()
+    with kgdb.watchpoint("pathname->refcnt") as count:
+        assert kgdb.cont().breakpoint is count
+
+
+def test_what_cannot_be_watched(kgdb):
+    with pytest.raises(KgdbError, match="write, read, access"):
+        kgdb.watchpoint("panic_on_oops", access="rw")
+    with pytest.raises(KgdbError, match="16 bytes; a watchpoint has 1, 2, 4, 8"):
+        kgdb.watchpoint("init_task.comm")
+    with pytest.raises(KgdbError, match="not located in memory"):
+        kgdb.watchpoint("1 + 1")
+
+
 def test_hardware_breakpoints_fire_each_time(kgdb):
     with kgdb.breakpoint(OPEN, hardware=True) as opened:
         kgdb.type("for i in 1 2 3 4 5; do cat /proc/version; done")
