@@ -58,6 +58,8 @@ static int __init sample_init(void)
 	for (i = 0; i < 5 * PAGE_SIZE; i++)
 		large[i] = i / 7;
 	sleeper = kthread_run(sample_sleeper, NULL, "sample_sleeper");
+	while (!READ_ONCE(sample_runs))
+		schedule_timeout_uninterruptible(1);
 	return 0;
 }
 
