@@ -85,7 +85,7 @@ class Kgdb:
         self._stop: Stop | None = None
         self._breakpoints: dict[int, Breakpoint] = {}
         self._hit_last: dict[int, Breakpoint] = {}
-        self._interrupts = 0  # asked for and not seen yet
+        self._interrupting = False  # asked for, and no stop has come since
         self._resumed_at = 0  # the console's mark at the last resume
         self._moments = 0  # of the machines before this one
 
@@ -98,7 +98,7 @@ class Kgdb:
         self._bound = _Bound(
             gdb, machine, state, relay, link, Locations(link, self.kernel.vmlinux, map_file)
         )
-        self._interrupts = 0
+        self._interrupting = False
         gdb.listen(self._on_record)
         gdb.next_stop(self.timeout)
         self.settle("int3")
@@ -115,7 +115,7 @@ class Kgdb:
 
     def settle(self, reason: Reason) -> None:
         """Note that the kernel is stopped where no test has touched it (for the session)."""
-        self._interrupts = 0
+        self._interrupting = False
         self._link.moved()
         self._link.stopped = True
         self._resumed_at = self.console.mark()
@@ -252,7 +252,7 @@ class Kgdb:
         __tracebackhide__ = True
         if self.stopped:
             return self.wait()
-        self._interrupts += 1
+        self._interrupting = True
         self._machine.send_break()
         try:
             return self.wait(timeout)
@@ -332,12 +332,11 @@ class Kgdb:
             raise self._first_cause(MachineDied("QEMU closed kgdb's port"))
         self._link.stopped = True
         reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
-        if reason == "interrupt":
-            if self._interrupts == 0:
-                # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
-                self._go("-exec-continue")
-                return False
-            self._interrupts -= 1
+        if reason == "interrupt" and not self._interrupting:
+            # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
+            self._go("-exec-continue")
+            return False
+        self._interrupting = False
         watched: dict[str, Any] = next((payload[key] for key in _WATCHPOINTS if key in payload), {})
         number = int(payload.get("bkptno") or watched.get("number") or 0)
         breakpoint = self._breakpoints.get(number) or self._hit_last.pop(number, None)
