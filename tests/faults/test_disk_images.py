@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,16 +222,10 @@ def test_create_a_larger_one(image: Path, tmp_path: Path) -> None:
 def test_a_created_image_in_use(image: Path, tmp_path: Path) -> None:
     mine = disk_of(image, tmp_path).create(tmp_path / "mine.qcow2")
     mine.snapshot("one")
-    with subprocess.Popen(
-        ["qemu-io", "-f", "qcow2", str(mine.path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as user:
-        assert user.stdin is not None
-        wait_for_lock(mine.path)
+    with user_of(mine.path):
         for verb in (mine.snapshot, mine.apply, mine.delete):
             with pytest.raises(ConfigError, match="in use"):
                 verb("one")
-        user.stdin.close()
-        user.wait(10)
     mine.apply("one")
 
 
@@ -240,20 +234,20 @@ def test_a_machine_of_ours_on_the_image(image: Path, tmp_path: Path) -> None:
     disk = disk_of(image, tmp_path)
     overlay = tmp_path / "overlay.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", image, overlay)
-    with subprocess.Popen(
-        ["qemu-io", "-f", "qcow2", str(overlay)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as user:
-        assert user.stdin is not None
-        wait_for_lock(overlay)
-        with pytest.raises(ConfigError, match=r"in use by qemu-io \(pid \d+\)"):
-            disk.snapshot("one")
-        user.stdin.close()
-        user.wait(10)
+    with user_of(overlay), pytest.raises(ConfigError, match=r"in use by qemu-io \(pid \d+\)"):
+        disk.snapshot("one")
     disk.snapshot("one")
 
 
-def wait_for_lock(path: Path) -> None:
-    deadline = time.monotonic() + 10
-    while subprocess.run(["qemu-img", "info", str(path)], capture_output=True).returncode == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+@contextlib.contextmanager
+def user_of(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A qemu-io that has the image open: it prompts once it does."""
+    with subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdin is not None
+        assert user.stdout is not None
+        assert user.stdout.read(8) == b"qemu-io>"
+        yield user
+        user.stdin.close()
+        user.wait(10)

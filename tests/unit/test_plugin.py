@@ -159,6 +159,11 @@ class Inner:
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """A place for tests that have the plugin and a pretended session."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name in (
+        "CI",
+        "BUILD_NUMBER",
+    ):  # where pytest repeats messages in full
+        monkeypatch.delenv(name, raising=False)
     return Inner(pytester)
 
 
