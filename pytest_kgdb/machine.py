@@ -100,6 +100,21 @@ def kernel_command_line(spec: MachineSpec) -> str:
     return " ".join(words)
 
 
+class Power:
+    """Pauses and resumes virtual CPUs without waiting until they have stopped or started."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def pause(self) -> None:
+        """Stop the virtual CPUs."""
+        self._monitor.post("stop")
+
+    def resume(self) -> None:
+        """Let the virtual CPUs run."""
+        self._monitor.post("cont")
+
+
 class Machine:
     """One QEMU, from start to stop.
 
@@ -356,6 +371,11 @@ class Machine:
     def pause(self) -> None:
         """Stop the virtual CPUs: a paused machine costs the host nothing."""
         self.monitor.execute("stop")
+
+    @property
+    def power(self) -> Power:
+        """The virtual CPUs' switch, for whoever throws it often and does not wait."""
+        return Power(self.monitor)
 
     def save(self, name: str) -> None:
         """Save the whole machine, memory and disk, under a name.

@@ -86,6 +86,21 @@ class Monitor:
             # Nobody reads events yet; the library would keep every one of them.
             self._client.events.clear()
 
+    def post(self, command: str) -> None:
+        """Send a command without waiting for its answer, which nobody hears.
+
+        Commands take effect in the order in which they are sent.
+        """
+        if self._closed:
+            return
+        future = asyncio.run_coroutine_threadsafe(self._client.execute(command), self._loop)
+        future.add_done_callback(self._posted)
+
+    def _posted(self, future: futures.Future[object]) -> None:
+        if not future.cancelled():
+            future.exception()  # looked at, so that nothing complains that it was not
+        self._client.events.clear()
+
     def human(self, command: str, *, timeout: float | None = None) -> str:
         """Run a command of the human monitor (`savevm`, `info registers`) and return its text."""
         answer = self.execute("human-monitor-command", timeout=timeout, command_line=command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._layout import Layout
-from ._relay import GuestMemory, Relay
+from ._relay import GuestMemory, Power, Relay
 from ._stub import Stub
 
-__all__ = ["GuestMemory", "Layout", "Relay", "Stub"]
+__all__ = ["GuestMemory", "Layout", "Power", "Relay", "Stub"]

@@ -27,6 +27,10 @@ _ANSWER: Final = 20.0
 _PACKET: Final = 0x4000
 _KGDB_BYTES: Final = 0x180
 
+# A stopped kernel polls its serial port, one host core for as long as it stands. The machine is
+# paused when nobody has asked kgdb anything for so many seconds.
+_IDLE: Final = 0.0
+
 # gdb asks these once when it connects; kgdb knows none of them (kernel/debug/gdbstub.c).
 _UNKNOWN: Final = (
     b"vMustReplyEmpty", b"vCont?", b"qTStatus", b"qTfV", b"qTfP", b"qTsV", b"qTsP", b"qSymbol",
@@ -44,6 +48,16 @@ class GuestMemory(Protocol):
         """Write virtual memory behind the guest's back; not for instructions."""
 
 
+class Power(Protocol):
+    """The machine's virtual CPUs. Both methods return at once, and take effect in their order."""
+
+    def pause(self) -> None:
+        """Stop them."""
+
+    def resume(self) -> None:
+        """Let them run."""
+
+
 class Relay:
     """Stands between gdb and the serial port on which kgdb speaks.
 
@@ -57,6 +71,8 @@ class Relay:
     :param stop_reply: what kgdb told at the stop at which the machine was saved; to be asked
         otherwise.
     :param stub: QEMU's own stub, for watchpoints and hardware breakpoints; kgdb's otherwise.
+    :param power: pauses the machine while nobody talks to its stopped kernel; never otherwise.
+    :param paused: whether the machine is paused now.
     """
 
     def __init__(
@@ -65,8 +81,12 @@ class Relay:
         connect: Callable[[], socket.socket],
         stub: Stub | None = None,
         stop_reply: bytes = b"",
+        power: Power | None = None,
+        paused: bool = False,
     ) -> None:
         self._stub = stub
+        self._power = power
+        self._paused = paused
         self._hit: Hit | None = None  # a hit on its way into kgdb
         self.path = path
         self.all_threads = False
@@ -136,13 +156,17 @@ class Relay:
             self._hit = None
             if self._stub is not None and self._stub.socket is not None:
                 self._stub.clear()
+                self._stub.close()  # it would take a pause for a hit
+                self._paused = False
 
-    def revive(self, stop_reply: bytes) -> None:
+    def revive(self, stop_reply: bytes, *, paused: bool = False) -> None:
         """Take up a machine that was put back to a stop; gdb is told of that stop.
 
         :param stop_reply: what :attr:`stop_reply` was at that stop.
+        :param paused: whether the machine is paused now.
         """
         with self._lock:
+            self._paused = paused
             self._kgdb.close()
             self._kgdb = self._connect()
             self._reset_upstream()
@@ -179,11 +203,13 @@ class Relay:
             if not self._absorbing:
                 sources.append(self._kgdb)
             try:
-                ready, _, _ = select.select(sources, [], [], 5.0)
+                ready, _, _ = select.select(sources, [], [], _IDLE if self._idle() else 5.0)
             except (OSError, ValueError):
                 continue  # a socket was replaced under us
             with self._lock:
                 try:
+                    if not ready:
+                        self._pause()
                     self._serve_ready(ready)
                 except (OSError, KgdbError):
                     self._lose_gdb()
@@ -228,6 +254,31 @@ class Relay:
         assert self._stub is not None
         self._hit = self._stub.take(expected=not self._stopped) or self._hit
 
+    # The machine's power
+
+    def _idle(self) -> bool:
+        return self._power is not None and self._stopped and not (self._paused or self._absorbing)
+
+    def _pause(self) -> None:
+        if not self._idle():
+            return
+        assert self._power is not None
+        self._paused = True
+        if self._stub is not None and self._stub.socket is not None:
+            self._stub.pause()  # a pause by anybody else would be a hit to it
+        else:
+            self._power.pause()
+
+    def _wake_up(self) -> None:
+        if not self._paused:
+            return
+        assert self._power is not None
+        self._paused = False
+        if self._stub is not None and self._stub.socket is not None:
+            self._stub.resume()
+        else:
+            self._power.resume()
+
     def _lose_gdb(self) -> None:
         if self._gdb is not None:
             self._gdb.close()
@@ -249,6 +300,7 @@ class Relay:
 
     def _ask(self, payload: bytes) -> bytes:
         """Send kgdb a request and return its answer."""
+        self._wake_up()
         self._kgdb.sendall(encode(payload))
         deadline = time.monotonic() + _ANSWER
         while not self._queue:
@@ -401,6 +453,7 @@ class Relay:
         if payload[1:2] != b"0":
             if self._stub is None:
                 return None
+            self._paused = False  # the stub halts the machine itself, and lets it go
             return self._stub.plant(payload)
         address = int(payload.split(b",")[1], 16)
         if payload[:1] == b"z":
@@ -480,6 +533,7 @@ class Relay:
         self._stopped = False
         self._registers = None
         self._stepping = self._thread_id() if kind == b"s" else b""
+        self._wake_up()
         if self._stub is not None:
             self._stub.replant()
         self._moved.notify_all()

@@ -91,6 +91,15 @@ class Stub:
         self._planted.clear()
         self._led.clear()
 
+    def pause(self) -> None:
+        """Halt the machine while its kernel stands still in kgdb."""
+        self._halt()
+
+    def resume(self) -> None:
+        """Let a machine go that was paused."""
+        if not self._running:
+            self._go()
+
     def take(self, *, expected: bool) -> Hit | None:
         """Take what the stub says by itself; a hit is led on into kgdb.
 
@@ -142,6 +151,9 @@ class Stub:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self._running = False
+            self._decoder = Decoder()
+            self._queue.clear()
 
     # The conversation
 

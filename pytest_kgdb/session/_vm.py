@@ -108,8 +108,7 @@ class Vm:
             stack.callback(self._let_go)
             if snapshot is not None:
                 self.points = dict(snapshot.points)
-                self.machine.resume()
-                self._connect(snapshot.points[point])
+                self._connect(snapshot.points[point], paused=True)
                 self.handle.settle(_REASONS[point])
                 self.at = point
             self._stack = stack.pop_all()
@@ -134,13 +133,15 @@ class Vm:
         self._connect()
         self.at = "kgdbwait"
 
-    def _connect(self, stop_reply: bytes = b"") -> None:
+    def _connect(self, stop_reply: bytes = b"", *, paused: bool = False) -> None:
         machine, kernel = self.machine, self.kernel
         self._relay = relay = Relay(
             machine.directory / "gdb",
             machine.connect_kgdb,
             Stub(machine.connect_stub),
             stop_reply,
+            power=machine.power,
+            paused=paused,
         )
         self._state = State(
             vmlinux=kernel.vmlinux,
@@ -252,11 +253,12 @@ class Vm:
         relay, handle = self._relay, self.handle
         relay.absorb()
         with handle.replaced(_REASONS[point]):
+            self.machine.power.pause()
             self.machine.disconnect_console()
             self.machine.load(point)
             self.machine.console.reconnect()
             self._count_from_here()
-            relay.revive(self.points[point])
+            relay.revive(self.points[point], paused=True)
         self.at = point
 
     def moved(self) -> None:
