@@ -26,7 +26,9 @@ from .process import Child, run, which
 
 __all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line"]
 
-_PREFIX: Final = "kgdb-"  # of the directories with our sockets
+# Of the directories with our sockets, and the file in each that tells them from anybody else's.
+_PREFIX: Final = "pytest-kgdb-"
+_MARK: Final = "machine"
 _ABANDONED_SECONDS: Final = 60.0
 
 QEMU_PACKAGE: Final = "qemu-system-x86"
@@ -525,6 +527,7 @@ def private_directory() -> tuple[Path, int]:
         base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
     _remove_abandoned(base)
     made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    (made / _MARK).touch()
     return made, _lock(made)
 
 
@@ -537,6 +540,8 @@ def _remove_abandoned(base: str) -> None:
             status = entry.stat(follow_symlinks=False)
             # A young one may be about to be locked.
             if status.st_uid != os.getuid() or time.time() - status.st_mtime < _ABANDONED_SECONDS:
+                continue
+            if not Path(entry.path, _MARK).is_file():
                 continue
             lock = _lock(Path(entry.path))
             try:

@@ -62,18 +62,22 @@ class TestInATest:
         run.wait_for("running")
         os.kill(run.process.pid, signal.SIGKILL)
         # Its directory for sockets cannot have been removed: there was nobody to do it.
-        assert run.end(leaves=r"kgdb-.*").status == -signal.SIGKILL
+        assert run.end(leaves=r"pytest-kgdb-.*").status == -signal.SIGKILL
         left = list(run.temporary.iterdir())
         for directory in left:
             os.utime(directory, (0, 0))  # as if it were long ago
+        foreign = run.temporary / "pytest-kgdb-notes"
+        foreign.mkdir()
+        os.utime(foreign, (0, 0))
         again = InnerRun(
             tmp_path / "again",
             STOPPED.replace("1000", "0"),
             session_options,
             temporary=run.temporary,
-        ).end()
+        ).end(leaves=foreign.name)
         assert left
         assert again.status == 0, again.output
+        assert list(run.temporary.iterdir()) == [foreign]  # somebody else's stays
 
 
 @pytest.fixture(scope="module")
