@@ -152,7 +152,7 @@ class Relay:
         """Keep everything from kgdb from now on: the machine is about to be replaced."""
         with self._lock:
             self._absorbing = True
-            self._kgdb.close()  # what is under way on it belongs to the old state
+            _shut(self._kgdb)  # what is under way on it belongs to the old state
             self._hit = None
             if self._stub is not None and self._stub.socket is not None:
                 self._stub.clear()
@@ -167,7 +167,7 @@ class Relay:
         """
         with self._lock:
             self._paused = paused
-            self._kgdb.close()
+            _shut(self._kgdb)
             self._kgdb = self._connect()
             self._reset_upstream()
             self._absorbing = False
@@ -549,6 +549,13 @@ class Relay:
             return simulate(registers, code, memory.write, self._floor)
         except KgdbError:
             return False
+
+
+def _shut(connection: socket.socket) -> None:
+    """Close a connection at once, even while the thread waits on it: select(2) keeps it open."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
 
 
 def _same(one: bytes, other: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -111,3 +112,23 @@ def test_a_kernel_that_died_is_booted_again(kgdb):
 @pytest.mark.kgdb(isolation="none")
 def test_here(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_no_restore_waits_for_a_thread_of_ours(kgdb, request):
+    """One that closed a socket on which another thread waited took 5 s, now and then."""
+    from pytest_kgdb.plugin._run import Run
+
+    session = Run.of(request.config).live
+    wanted = session.settings.for_marker({}, "restores")
+    times = []
+    for number in range(60):
+        if number % 4 == 1:
+            kgdb.breakpoint("vfs_read")
+        elif number % 4 == 2:
+            kgdb.resume()
+        elif number % 4 == 3:
+            kgdb.run("echo mess > /tmp/mess")
+        began = time.monotonic()
+        session.acquire(wanted)
+        times.append(time.monotonic() - began)
+    assert max(times) < 3
