@@ -32,6 +32,7 @@ help:
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
 	@echo 'make stress       boots, stops and restores by the hundred'
+	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make clean        remove the virtual environment; the cache stays'
 
@@ -47,6 +48,8 @@ $(BIN)/.installed: pyproject.toml
 
 .PHONY: ready
 ready: deps $(BIN)/.installed
+	@# Where PYTHONDONTWRITEBYTECODE is set, each start would compile the plugin again.
+	@$(BIN)/python -m compileall -q pytest_kgdb
 
 .PHONY: example
 example: ready
@@ -72,6 +75,11 @@ test-matrix: ready
 .PHONY: stress
 stress: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/stress
+
+# Options, such as --only='stops-*' or --skip='build-*': make bench BENCH=…
+.PHONY: bench
+bench: ready
+	$(BIN)/python -m tests.bench --json=bench.json $(BENCH)
 
 .PHONY: clean
 clean:

@@ -1,0 +1,284 @@
+"""Measurements on one live kernel: restores, stops, reads, an idle machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from pytest_kgdb.machine import Machine
+from pytest_kgdb.plugin._artifacts import Artifacts
+from pytest_kgdb.progress import Progress
+from pytest_kgdb.session import Session
+from pytest_kgdb.session._snapshot import Snapshot
+from pytest_kgdb.settings import make_settings
+from tests.bench.result import Bench, Row
+
+BUSY = "while :; do echo 0 > /proc/sys/kernel/panic_on_oops; done"
+AT = "ksys_write"
+
+
+@cache
+def session_of(kernel: str) -> Session:
+    settings = make_settings(kernel=(kernel,))
+    artifacts = Artifacts(settings, Progress())
+    built = artifacts.kernel(kernel)
+    return artifacts.session(built, artifacts.initrd(built), None)
+
+
+@contextmanager
+def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
+    """The same machine in the same state, and nothing of ours between it and a gdb."""
+    session = session_of(bench.kernel)
+    wanted = session.settings.for_marker({"smp": smp}, "bench")
+    spec = session._spec(wanted)
+    entry = session._snapshot(spec, wanted)
+    snapshot = Snapshot.from_entry(entry.path)
+    with Machine(
+        spec,
+        timeout=60,
+        storage=snapshot.storage,
+        point="ready",
+        history=snapshot.console.read_bytes(),
+    ) as machine:
+        machine.resume()
+        yield machine, session
+
+
+def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 300) -> str:
+    """Run a script in a gdb with default settings, attached to kgdb directly."""
+    path = machine.directory / "script.gdb"
+    path.write_text(script)
+    done = subprocess.run(
+        ["gdb", "-nx", "-batch"]
+        + ["-ex", f"target remote {machine.kgdb_socket}", "-x", str(path)]
+        + [str(session.kernel.vmlinux)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    if "FIGURE " not in done.stdout:
+        raise RuntimeError(f"gdb gave no figure:\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def figure(output: str) -> float:
+    found = re.search(r"FIGURE ([\d.]+)", output)
+    assert found is not None
+    return float(found[1])
+
+
+def boot(bench: Bench) -> float:
+    """Seconds from the power button to the shell, gdb attached at kgdbwait."""
+    session = session_of(bench.kernel)
+    spec = session._spec(session.settings.for_marker({}, "bench"))
+    began = time.monotonic()
+    with Machine(spec, timeout=60) as machine:
+        machine.boot_to_kgdbwait(60)
+        with subprocess.Popen(
+            ["gdb", "-nx", "-batch", "-ex", f"target remote {machine.kgdb_socket}"]
+            + ["-ex", "continue", str(session.kernel.vmlinux)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as gdb:
+            machine.console.wait_for(rb"pytest-kgdb: ready\r?\n", mark=0, timeout=60)
+            took = time.monotonic() - began
+            gdb.kill()
+    return took
+
+
+def restore(bench: Bench) -> Row:
+    """A pristine kernel for one more test."""
+    session = session_of(bench.kernel)
+    wanted = session.settings.for_marker({}, "bench")
+    kgdb = session.acquire(wanted)
+    dice = random.Random(1)
+
+    def ours() -> float:
+        times = []
+        for _ in range(20):
+            what = dice.randrange(4)  # what a test may leave
+            kgdb.assign("panic_on_oops", 1)
+            if what == 1:
+                kgdb.breakpoint("vfs_read")
+            elif what == 2:
+                kgdb.resume()
+            elif what == 3:
+                kgdb.run("echo 1 > /tmp/file")
+            began = time.monotonic()
+            session.acquire(wanted)
+            times.append(time.monotonic() - began)
+            assert kgdb.evaluate("panic_on_oops") == 0
+        return 1000 * sorted(times)[len(times) // 2]
+
+    try:
+        mine, theirs = bench.alternate(ours, lambda: 1000 * boot(bench))
+    finally:
+        session.close()
+    return Row(
+        "a pristine kernel for one more test (256 MiB)",
+        "ms",
+        mine,
+        theirs,
+        "a boot to the shell, gdb attached",
+        must="≤ 50 ms",
+        goal="≤ 20 ms",
+        budget=lambda row: row.median <= 50,
+        note="each of ours the median of 20",
+    )
+
+
+def stops(bench: Bench, *, smp: int) -> Row:
+    """Breakpoint stops per second."""
+    session = session_of(bench.kernel)
+    count, before = 300, 20
+
+    def ours() -> float:
+        kgdb = session.acquire(session.settings.for_marker({"smp": smp}, "bench"))
+        kgdb.type(BUSY)
+        with kgdb.breakpoint(AT):
+            for _ in range(before):
+                kgdb.cont()
+            began = time.monotonic()
+            for _ in range(count):
+                stop = kgdb.cont()
+            took = time.monotonic() - began
+            assert stop.frame.function == AT
+        session.close()
+        return count / took
+
+    def theirs() -> float:
+        with plain(bench, smp) as (machine, _):
+            machine.console.sendline(BUSY)
+            loop = "set $i = 0\nwhile $i < {0}\ncontinue\nset $i = $i + 1\nend\n"
+            output = gdb_batch(
+                machine,
+                session,
+                f"break {AT}\n{loop.format(before)}python import time; began = time.monotonic()\n"
+                f"{loop.format(count)}"
+                f"python print('FIGURE', {count} / (time.monotonic() - began))\nkill\n",
+            )
+            assert output.count(f"Breakpoint 1, {AT}") == count + before
+            return figure(output)
+
+    mine, other = bench.alternate(ours, theirs)
+    return Row(
+        f"breakpoint stops, {smp} CPU{'s' * (smp > 1)} in the guest",
+        "/s",
+        mine,
+        other,
+        "`gdb -batch`, default settings",
+        must="≥ 1.5 ×",
+        goal="≥ 2.5 ×",
+        higher=True,
+        budget=lambda row: row.ratio >= 1.5,
+        note=f"{count} stops each",
+    )
+
+
+def reads(bench: Bench) -> Row:
+    """Typed reads: every task's pid, comm and parent's pid."""
+    session = session_of(bench.kernel)
+    addresses: list[int] = []
+
+    def ours() -> float:
+        import drgn
+        from drgn.helpers.linux.pid import for_each_task
+
+        kgdb = session.acquire(session.settings.for_marker({}, "bench"))
+        program = kgdb.program
+        addresses[:] = [task.value_() for task in for_each_task(program)]
+        tasks = [drgn.Object(program, "struct task_struct *", value=each) for each in addresses]
+        began, count = time.monotonic(), 0
+        while (took := time.monotonic() - began) < 1.0:
+            for task in tasks:
+                task.pid.value_()
+                task.comm.string_()
+                task.real_parent.pid.value_()
+            count += 4 * len(tasks)  # a parent's pid is two
+        session.close()
+        return count / took
+
+    def theirs() -> float:
+        with plain(bench) as (machine, _):
+            output = gdb_batch(
+                machine,
+                session,
+                f"""python
+import time
+pointer = gdb.lookup_type("struct task_struct").pointer()
+tasks = [gdb.Value(each).cast(pointer) for each in {addresses}]
+began = time.monotonic()
+for task in tasks:
+    int(task["pid"]), task["comm"].string(), int(task["real_parent"]["pid"])
+print("FIGURE", 4 * len(tasks) / (time.monotonic() - began))
+end
+kill
+""",
+            )
+            return figure(output)
+
+    ours()  # has the addresses found
+    mine, other = bench.alternate(ours, theirs)
+    return Row(
+        "typed reads (`kgdb.program`)",
+        "/s",
+        mine,
+        other,
+        "the same by gdb over kgdb",
+        must="≥ 100 ×",
+        goal="≥ 200 ×",
+        higher=True,
+        budget=lambda row: row.ratio >= 100,
+    )
+
+
+def idle(bench: Bench) -> Row:
+    """What a stopped machine costs."""
+    session = session_of(bench.kernel)
+
+    def busy(machine: Machine) -> float:
+        stat = Path(f"/proc/{machine.child.pid}/stat")
+
+        def used() -> float:
+            fields = stat.read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+        time.sleep(0.2)
+        before, began = used(), time.monotonic()
+        time.sleep(2)
+        return 100 * (used() - before) / (time.monotonic() - began)
+
+    def ours() -> float:
+        kgdb = session.acquire(session.settings.for_marker({}, "bench"))
+        with kgdb.breakpoint("vfs_read"):
+            kgdb.type("cat /proc/version")
+            kgdb.cont()
+            used = busy(kgdb._machine)
+        session.close()
+        return used
+
+    def theirs() -> float:
+        with plain(bench) as (machine, _):
+            return busy(machine)
+
+    mine, other = bench.alternate(ours, theirs)
+    return Row(
+        "CPU of a stopped machine that nobody talks to",
+        "% of a core",
+        mine,
+        other,
+        "the same machine left alone",
+        must="none",
+        goal="none",
+        budget=lambda row: row.median < 1,
+    )
