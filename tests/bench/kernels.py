@@ -56,9 +56,16 @@ def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 
     path = machine.directory / "script.gdb"
     path.write_text(script)
     done = subprocess.run(
-        ["gdb", "-nx", "-batch"]
-        + ["-ex", f"target remote {machine.kgdb_socket}", "-x", str(path)]
-        + [str(session.kernel.vmlinux)],
+        [
+            "gdb",
+            "-nx",
+            "-batch",
+            "-ex",
+            f"target remote {machine.kgdb_socket}",
+            "-x",
+            str(path),
+            str(session.kernel.vmlinux),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,8 +91,16 @@ def boot(bench: Bench) -> float:
     with Machine(spec, timeout=60) as machine:
         machine.boot_to_kgdbwait(60)
         with subprocess.Popen(
-            ["gdb", "-nx", "-batch", "-ex", f"target remote {machine.kgdb_socket}"]
-            + ["-ex", "continue", str(session.kernel.vmlinux)],
+            [
+                "gdb",
+                "-nx",
+                "-batch",
+                "-ex",
+                f"target remote {machine.kgdb_socket}",
+                "-ex",
+                "continue",
+                str(session.kernel.vmlinux),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
