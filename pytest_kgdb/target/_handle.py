@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..console import Console, Result
@@ -23,6 +24,7 @@ from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations
 from ._stops import Reason, Stop, classify
+from ._transfer import get, put
 from ._values import Value
 
 if TYPE_CHECKING:
@@ -693,6 +695,30 @@ class Kgdb:
         if was_stopped:
             self.interrupt()
         return result
+
+    def put(self, local: Path | str, remote: str, *, timeout: float | None = None) -> None:
+        """Copy a file or a directory from the host into the guest, as `cp -r` does.
+
+        Modes are kept; what is copied is root's. A stopped kernel runs for it, as for `run()`.
+
+        :param remote: a path in the guest; into it, where it is a directory.
+        :param timeout: seconds for all of it.
+        :raises ConfigError: the host has no such file.
+        :raises GuestCommandError: the guest could not write it; the message is its own.
+        """
+        __tracebackhide__ = True
+        put(self, Path(local), remote, self.timeout if timeout is None else timeout)
+
+    def get(self, remote: str, local: Path | str, *, timeout: float | None = None) -> Path:
+        """Copy a file or a directory from the guest to the host; return where it is.
+
+        :param local: a path on the host; into it, where it is a directory.
+        :param timeout: seconds for all of it.
+        :raises ConfigError: there is no place for it on the host.
+        :raises GuestCommandError: the guest could not read it; the message is its own.
+        """
+        __tracebackhide__ = True
+        return get(self, remote, Path(local), self.timeout if timeout is None else timeout)
 
     def _check_running(self, command: str) -> None:
         if self.stopped:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
+
 import pytest
+
+from pytest_kgdb.errors import GuestCommandError
 
 pytestmark = pytest.mark.kgdb(memory=512, timeout=300)
 
@@ -37,6 +42,30 @@ def test_it_can_be_watched_from_early_boot_on(kgdb):
     with kgdb.breakpoint("do_mount_root", temporary=True):
         stop = kgdb.cont()
     assert stop.frame.args["name"].string() == "/dev/root"
+
+
+def test_files_there_and_back(kgdb, tmp_path):
+    (tmp_path / "d/e").mkdir(parents=True)
+    (tmp_path / "d/file").write_bytes(data := random.Random(1).randbytes(10 << 20))
+    (tmp_path / "d/e/file").write_bytes(b"text\n")
+    (tmp_path / "d/e/file").chmod(0o640)
+    kgdb.put(tmp_path / "d", "/var/tmp")
+    told = kgdb.run("cd /var/tmp/d; sha256sum file; stat -c '%a %U' e/file").output
+    assert told == f"{hashlib.sha256(data).hexdigest()}  file\n640 root\n"
+    assert kgdb.get("/var/tmp/d/file", tmp_path / "file").read_bytes() == data
+    back = kgdb.get("/var/tmp/d/", tmp_path / "back")
+    assert (back / "file").read_bytes() == data
+    assert (back / "e/file").read_bytes() == b"text\n"
+    with pytest.raises(GuestCommandError, match="No such file or directory"):
+        kgdb.get("/no/such", tmp_path)
+
+
+def test_no_room_on_the_disk(kgdb, tmp_path):
+    kgdb.run("fallocate -l $(($(stat -f -c '%a*%S' /) - 5000000)) /fill")
+    (tmp_path / "file").write_bytes(bytes(10 << 20))
+    with pytest.raises(GuestCommandError, match="No space left on device"):
+        kgdb.put(tmp_path / "file", "/root")
+    assert kgdb.run("ls -d /run/pytest-kgdb-?*").output.count("\n") == 1  # the shell's own
 
 
 class TestEveryTestGetsTheDiskAsItWas:
