@@ -395,6 +395,10 @@ class Machine:
         self._await_disconnected("console", "kgdb")
         self._snapshot_command("loadvm", name)
 
+    def drop(self, name: str) -> None:
+        """Forget what was saved under a name."""
+        self._snapshot_command("delvm", name)
+
     def _await_disconnected(self, *names: str) -> None:
         """Wait until QEMU has seen that nobody is connected to these any more."""
         deadline = time.monotonic() + self.timeout

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -178,6 +178,22 @@ class Relay:
                 self._to_gdb(self._stop_words(stop_reply))
         self._nudge()
 
+    @contextlib.contextmanager
+    def unplanted(self) -> Iterator[None]:
+        """Have none of gdb's breakpoints in the stopped kernel: it is about to be saved."""
+        with self._lock:
+            for address in sorted(self._planted):
+                self._ask(b"z0,%x,1" % address)
+            self._planted -= self._leaving
+            self._leaving.clear()
+        try:
+            yield
+        finally:
+            with self._lock:
+                for address in sorted(self._planted):
+                    if self._ask(b"Z0,%x,1" % address) != b"OK":
+                        self._planted.discard(address)
+
     def close(self) -> None:
         """End the relay; gdb sees its connection close."""
         self._closing = True
@@ -224,7 +240,10 @@ class Relay:
             self._from_gdb = Decoder()
             self._acks = True
         if self._kgdb in ready and not self._absorbing:
-            data = self._kgdb.recv(65536)
+            try:
+                data = self._kgdb.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return  # whoever had the lock asked kgdb, and has taken the answer
             if not data:
                 self._lose_gdb()
                 self._closing = True

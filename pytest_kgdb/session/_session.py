@@ -99,6 +99,9 @@ class Session:
         :param failed: whether the test failed; its machine may be in any state.
         """
         del failed  # the next acquire puts everything back, whatever it was
+        if self._vm is not None:
+            with contextlib.suppress(KgdbError):  # a machine that cannot is not used again
+                self._vm.forget()
         self._in_use = False
 
     @property

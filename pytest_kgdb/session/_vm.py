@@ -14,7 +14,7 @@ from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec
 from ..rsp import Layout, Relay, Stub
 from ..state import Peek, State
-from ..target import Kgdb, Reason
+from ..target import Kgdb, Reason, Stop
 from ._debugger import start_gdb
 from ._snapshot import Known, Snapshot
 
@@ -39,6 +39,9 @@ _LAYOUT: Final = (
 
 # Characters that the console's driver has read (include/linux/serial_core.h, uart_icount).
 _CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
+
+# Before the names that a test gives, which may be those of the points.
+_NAMED: Final = "test-"
 
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
@@ -77,6 +80,7 @@ class Vm:
         """Saved points, and the stop that kgdb told at each."""
         self.at: str | None = None
         """The point at which the machine stands untouched; None once it moved on."""
+        self._named: dict[str, tuple[bytes, Stop]] = {}
         with contextlib.ExitStack() as stack:
             wake = threading.Event()
             # gdb first: it reads the symbols while QEMU starts and the kernel boots.
@@ -158,7 +162,7 @@ class Vm:
         if known is not None:
             relay.use_memory(self._peek, known[0])
         self.gdb.command(f"-target-select remote {relay.path}")
-        self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay)
+        self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay, keeper=self)
         if known is None:
             known = self._layout(self._ask_layout)
             relay.use_memory(self._peek, known[0])
@@ -248,18 +252,48 @@ class Vm:
 
         It does not matter what the kernel does, or whether it still does anything.
         """
+        self._load(point, self.points[point], _REASONS[point])
+        self.at = point
+
+    def _load(
+        self, point: str, stop_reply: bytes, reason: Reason, *, keep_breakpoints: bool = False
+    ) -> None:
         assert self._relay is not None
         assert self._peek is not None
         relay, handle = self._relay, self.handle
         relay.absorb()
-        with handle.replaced(_REASONS[point]):
+        with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
             self.machine.power.pause()
             self.machine.disconnect_console()
             self.machine.load(point)
             self.machine.console.reconnect()
             self._count_from_here()
-            relay.revive(self.points[point], paused=True)
-        self.at = point
+            relay.revive(stop_reply, paused=True)
+
+    # What a test keeps for itself (target.Keeper)
+
+    @property
+    def kept(self) -> list[str]:
+        """The names of the present test's own points."""
+        return list(self._named)
+
+    def keep(self, name: str, stop: Stop) -> None:
+        """Save the stopped machine under a name, with nothing planted in it."""
+        assert self._relay is not None
+        with self._relay.unplanted():
+            self.machine.save(_NAMED + name)
+        self._named[name] = self._relay.stop_reply, stop
+
+    def put_back(self, name: str) -> None:
+        """Put the machine back to what was kept; breakpoints stay as they are."""
+        stop_reply, stop = self._named[name]
+        self._load(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
+        self.handle.settle(stop.reason, breakpoint=stop.breakpoint, message=stop.message)
+
+    def forget(self) -> None:
+        """Drop what a test kept for itself: the next one shall not find it."""
+        while self._named and self.machine.alive:
+            self.machine.drop(_NAMED + self._named.popitem()[0])
 
     def moved(self) -> None:
         """A test has had the machine: it is at no point any more."""

@@ -23,6 +23,7 @@ from ..mi import Gdb, GdbError, Record, c_string
 from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations
+from ._points import Keeper, restore, snapshot
 from ._stops import Reason, Stop, classify
 from ._transfer import get, put
 from ._values import Value
@@ -73,6 +74,7 @@ class _Bound:
     machine: Machine
     state: State
     relay: Relay
+    keeper: Keeper
     link: Link
     locations: Locations
 
@@ -93,12 +95,14 @@ class Kgdb:
 
     # Being bound to a machine
 
-    def bind(self, *, gdb: Gdb, machine: Machine, state: State, relay: Relay) -> None:
+    def bind(
+        self, *, gdb: Gdb, machine: Machine, state: State, relay: Relay, keeper: Keeper
+    ) -> None:
         """Take up a machine that is stopped and connected (for the session)."""
         link = Link(gdb, moment=self._moments + 1, first_cause=self._first_cause)
         map_file = self.kernel.vmlinux.with_name("System.map")
         self._bound = _Bound(
-            gdb, machine, state, relay, link, Locations(link, self.kernel.vmlinux, map_file)
+            gdb, machine, state, relay, keeper, link, Locations(link, self.kernel.vmlinux, map_file)
         )
         self._interrupting = False
         gdb.listen(self._on_record)
@@ -115,21 +119,39 @@ class Kgdb:
         self._stop = None
         self._bound = None
 
-    def settle(self, reason: Reason) -> None:
-        """Note that the kernel is stopped where no test has touched it (for the session)."""
+    def settle(
+        self, reason: Reason, *, breakpoint: Breakpoint | None = None, message: str | None = None
+    ) -> None:
+        """Note that the kernel is stopped at a saved point (for the session)."""
         self._interrupting = False
         self._link.moved()
         self._link.stopped = True
         self._resumed_at = self.console.mark()
-        self._stop = Stop(self._link, reason, source=self.kernel.debug_source)
+        self._stop = Stop(
+            self._link,
+            reason,
+            breakpoint=breakpoint,
+            message=message,
+            source=self.kernel.debug_source,
+        )
 
     @contextlib.contextmanager
-    def replaced(self, reason: Reason) -> Iterator[None]:
+    def replaced(self, reason: Reason, *, keep_breakpoints: bool = False) -> Iterator[None]:
         """Around what puts another state under a running or stopped kernel (for the session).
 
         gdb is made to believe that the kernel ran and stopped there; so it gives up of its own
         accord whatever it knew.
+
+        :param keep_breakpoints: have them in the other state, too; otherwise they are deleted.
         """
+        enabled = [
+            str(each.number)
+            for each in self._breakpoints.values()
+            if keep_breakpoints and each.enabled
+        ]
+        out = f"-break-disable {' '.join(enabled)}" if enabled else ""
+        if not keep_breakpoints:
+            out = "-break-delete"
         gdb, relay = self._gdb, self._require().relay
         deadline = time.monotonic() + self.timeout
         # What gdb says and what has come to the relay may differ for a moment: a resume, or a
@@ -138,7 +160,8 @@ class Kgdb:
             relay.wait_resumed(0.01)
         if not gdb.running:
             self._link.moved()
-            gdb.command("-break-delete")
+            if out:
+                gdb.command(out)
             gdb.command("-exec-continue")
             relay.wait_resumed(self.timeout)
         gdb.forget_stops()
@@ -148,9 +171,13 @@ class Kgdb:
                 f"gdb did not notice within {self.timeout:g} s that the machine was put back",
                 log=gdb.transcript,
             )
-        gdb.command("-break-delete")
-        self._forget_breakpoints()
+        if out:
+            gdb.command(out)
+        if not keep_breakpoints:
+            self._forget_breakpoints()
         self.settle(reason)
+        if enabled:
+            self._link.command(f"-break-enable {' '.join(enabled)}")
 
     def _forget_breakpoints(self) -> None:
         self._hit_last.clear()
@@ -506,6 +533,28 @@ class Kgdb:
         made = Watchpoint(self, number, expression, access)
         self._breakpoints[number] = made
         return made
+
+    # Named points
+
+    def snapshot(self, name: str) -> None:
+        """Keep the whole machine, memory and disk, under a name, until the test ends.
+
+        A running kernel is stopped for it, and goes on. One of the same name is replaced.
+
+        :raises KgdbError: QEMU could not save it.
+        """
+        __tracebackhide__ = True
+        snapshot(self, self._require().keeper, name)
+
+    def restore(self, name: str) -> None:
+        """Make the machine what it was at :meth:`snapshot`, stopped at the same stop.
+
+        Whatever the kernel does now. Breakpoints are as they are now, not as they were then.
+
+        :raises KgdbError: there is no such snapshot, or QEMU could not load it.
+        """
+        __tracebackhide__ = True
+        restore(self._require().keeper, name)
 
     def breakpoint_command(self, command: str, breakpoint: Breakpoint, argument: str = "") -> None:
         """Tell gdb something about a breakpoint (for :class:`Breakpoint`)."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from ..errors import ConfigError, GuestCommandError, TimeoutError
+from ._points import standing
 from ._window import BLOCK, MAX_BLOCKS, Window
 
 if TYPE_CHECKING:
@@ -45,19 +46,6 @@ class _Bound:
 
 
 @contextlib.contextmanager
-def _standing(kgdb: Kgdb) -> Iterator[None]:
-    """Have the kernel stopped, and running again afterwards if it ran."""
-    ran = not kgdb.stopped
-    if ran:
-        kgdb.interrupt()
-    try:
-        yield
-    finally:
-        if ran and kgdb.stopped:
-            kgdb.resume()
-
-
-@contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Put what was tried in front of what the guest said."""
     try:
@@ -72,7 +60,7 @@ def put(kgdb: Kgdb, local: Path, remote: str, timeout: float) -> None:
     if not local.exists():
         raise ConfigError(f"{what}: there is no such file or directory on the host")
     bound = _Bound(timeout)
-    with _told(what), _standing(kgdb):
+    with _told(what), standing(kgdb):
         if local.is_dir():
             with tempfile.TemporaryFile() as packed:
                 _pack(local, packed)
@@ -97,9 +85,7 @@ def _put_file(kgdb: Kgdb, source: IO[bytes], name: str, remote: str, bound: _Bou
                 break
             _check(kgdb, command, bound)
         # Not of a device; and what is in /proc may be written to, and does not let itself be told.
-        command += (
-            f' && {{ [ ! -f "$t" ] || chmod {stat.S_IMODE(status.st_mode):o} "$t" 2>&-; :; }}'
-        )
+        command += f' && {{ [ ! -f "$t" ] || chmod {stat.S_IMODE(status.st_mode):o} "$t" 2>/dev/null; :; }}'
         _check(kgdb, f"{command}; s=$?; {window.end()}; exit $s", bound)
 
 
@@ -112,7 +98,7 @@ def _put_tree(kgdb: Kgdb, packed: IO[bytes], name: str, remote: str, bound: _Bou
         "mkfifo $w/go $w/told; "
         '({ while read go <$w/go && [ "$go" != 0 ] && '
         f"dd if=$w/data {_bytes('$go')}; do echo more >$w/told; done | "
-        'tar -xf - -C "$t" 2>$w/said; echo "end $?" >$w/told; }) >&- 2>&- &'
+        'tar -xf - -C "$t" 2>$w/said; echo "end $?" >$w/told; }) >/dev/null 2>&1 &'
     )
     with Window(kgdb, shell, feed, timeout=bound.left) as window:
         w = window.directory
@@ -140,7 +126,7 @@ def get(kgdb: Kgdb, remote: str, local: Path, timeout: float) -> Path:
     # Beside the target, to be renamed: a copy that fails half way is not taken for a whole one.
     with tempfile.TemporaryDirectory(prefix=".kgdb-get-", dir=target.parent) as scratch:
         made = Path(scratch, "made")
-        with _told(what), _standing(kgdb), Path(scratch, "came").open("w+b") as came:
+        with _told(what), standing(kgdb), Path(scratch, "came").open("w+b") as came:
             mode = _fetch(kgdb, remote, came, bound)
             came.seek(0)
             if mode is None:

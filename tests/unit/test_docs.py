@@ -154,15 +154,11 @@ def test_readme_names_only_what_the_handle_has() -> None:
     assert named <= public(Kgdb)
 
 
-# docs/disk.md tells of these, and the handle does not have them yet.
-NOT_YET = {"snapshot", "restore"}
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_name_only_what_the_handle_has(page: str) -> None:
     # Not `arch/x86/kernel/kgdb.c`, `why-kgdb.md`, `kgdb.sock`.
     named = re.findall(r"(?<![\w/-])kgdb\.([a-z_]{2,})(?!\w)", text(page))
-    assert set(named) - {"sock"} <= public(Kgdb) | NOT_YET
+    assert set(named) - {"sock"} <= public(Kgdb)
 
 
 # The rest
