@@ -85,7 +85,8 @@ def _put_file(kgdb: Kgdb, source: IO[bytes], name: str, remote: str, bound: _Bou
                 break
             _check(kgdb, command, bound)
         # Not of a device; and what is in /proc may be written to, and does not let itself be told.
-        command += f' && {{ [ ! -f "$t" ] || chmod {stat.S_IMODE(status.st_mode):o} "$t" 2>/dev/null; :; }}'
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        command += f' && {{ [ ! -f "$t" ] || chmod {mode} "$t" 2>/dev/null; :; }}'
         _check(kgdb, f"{command}; s=$?; {window.end()}; exit $s", bound)
 
 

@@ -48,9 +48,9 @@ class Window:
         self._name = f"pytest-kgdb-{next(_numbers)}"
         script = (
             f"{shell}; for d in {_PLACES}; do w=$d/{self._name}; mkdir $w 2>/dev/null || continue; "
-            f"dd if=/dev/zero of=$w/data bs={BLOCK} count=$n 2>/dev/null && break; rm -r $w; w=; done; "
-            f"[ $w ] || exit {_NO_ROOM}; exec {_FD}<$w/data; sleep 1000000 >/dev/null 2>&1 & "
-            f"echo $! >$w/pid; echo kgdb-window $! $w; {then}"
+            f"dd if=/dev/zero of=$w/data bs={BLOCK} count=$n 2>/dev/null && break; "
+            f"rm -r $w; w=; done; [ $w ] || exit {_NO_ROOM}; exec {_FD}<$w/data; "
+            f"sleep 1000000 >/dev/null 2>&1 & echo $! >$w/pid; echo kgdb-window $! $w; {then}"
         )
         try:
             result = kgdb.run(script, timeout)
