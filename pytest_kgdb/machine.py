@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final
@@ -23,6 +24,7 @@ from .console import Console
 from .errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
 from .monitor import Monitor
 from .process import Child, run, which
+from .settings import Forward
 
 __all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line"]
 
@@ -36,6 +38,12 @@ QEMU_PACKAGE: Final = "qemu-system-x86"
 # kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
 # first, and the second shows that no debugger will ever be waited for.
 KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
+
+# net/slirp.c: what it cannot bind, and (libslirp, slirp_connection_info) what it has bound.
+_NO_FORWARD: Final = re.compile(r"forwarding rule '(tcp|udp):[\d.]+:(\d+)-:(\d+)'")
+_FORWARDED: Final = re.compile(
+    r"^ *(TCP|UDP)\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) +[\d.]+ +(\d+) ", re.MULTILINE
+)
 
 # How long an interrupt waits for the kernel to read what was typed before, in seconds.
 _TYPED: Final = 2.0
@@ -234,10 +242,10 @@ class Machine:
             except builtins.TimeoutError:
                 pass
             except OSError:
-                raise self.death("QEMU ended as it started") from None
+                raise self._refusal() or self.death("QEMU ended as it started") from None
             if self.child.poll() is not None:
                 connection.close()
-                raise self.death("QEMU ended as it started")
+                raise self._refusal() or self.death("QEMU ended as it started")
             if time.monotonic() >= deadline:
                 raise TimeoutError(
                     f"QEMU did not open its monitor in {self.timeout:g} s", log=self.child.log
@@ -246,7 +254,31 @@ class Machine:
         try:
             return Monitor(connection, timeout=self.timeout)
         except MachineDied as error:
-            raise self.death("QEMU ended as it started") from error
+            raise self._refusal() or self.death("QEMU ended as it started") from error
+
+    def _refusal(self) -> ConfigError | None:
+        """Return what QEMU had against what the user asked for, if that is why it ended."""
+        with contextlib.suppress(KgdbError):
+            self.child.wait(1.0)
+        found = _NO_FORWARD.search(self.child.tail(10))
+        if found is None:
+            return None
+        proto, port, guest = found.groups()
+        return ConfigError(
+            f"--kgdb-forward={proto}:{port}:{guest}: port {port} of this host cannot be had",
+            log=self.child.log,
+            hint=f"another program has it, or another worker: --kgdb-forward={proto}:0:{guest} "
+            "takes a free one, and kgdb.forwards tells which",
+        )
+
+    @cached_property
+    def forwards(self) -> tuple[Forward, ...]:
+        """The ports of the host that lead to the guest, those that QEMU chose included."""
+        told = self.monitor.human("info usernet") if self.spec.forwards else ""
+        return tuple(
+            Forward(match[1].lower(), int(match[2]), int(match[3]))
+            for match in _FORWARDED.finditer(told)
+        )
 
     @property
     def kgdb_socket(self) -> Path:
@@ -516,7 +548,9 @@ def _arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage
         argv += ["-initrd", str(spec.initrd)]
     if spec.forwards:
         forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
-        argv += ["-netdev", f"user,id=net{forwards}", "-device", "virtio-net-pci,netdev=net"]
+        # Restricted: nothing that a guest sends leaves the host, or reaches anything on it.
+        argv += ["-netdev", f"user,id=net,restrict=on{forwards}"]
+        argv += ["-device", "virtio-net-pci,netdev=net"]
     argv += spec.qemu_args
     return argv
 

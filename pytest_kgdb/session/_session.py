@@ -66,7 +66,7 @@ class Session:
         self._disk = disk
         self._cache = cache
         self._progress = progress
-        self._kgdb = Kgdb(kernel, timeout=settings.timeout)
+        self._kgdb = Kgdb(kernel, timeout=settings.timeout, disk=disk)
         self._vm: Vm | None = None
         self._machines = itertools.count(1)
         self._mark = 0

@@ -87,7 +87,8 @@ def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str)
         spec.smp,
         spec.memory,
         spec.accel,
-        list(spec.forwards),
+        # That there is a card; not to which ports of the host it leads.
+        ["user,restrict=on"] if spec.forwards else [],
         list(spec.qemu_args),
         # Under KVM the guest sees the host's own processor.
         cpu_model() if spec.accel == "kvm" else platform.machine(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from ..console import Console, Result
 from ..errors import (
@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..machine import Machine
 from ..mi import Gdb, GdbError, Record, c_string
+from . import _ssh as ssh
 from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations
@@ -31,8 +32,10 @@ from ._values import Value
 if TYPE_CHECKING:
     import drgn
 
+    from ..disk import Disk
     from ..kernel import Kernel
     from ..rsp import Relay
+    from ..settings import Forward
     from ..state import State
 
 __all__ = ["Kgdb"]
@@ -82,8 +85,9 @@ class _Bound:
 class Kgdb:
     """A handle on a live kernel under kgdb: run control, breakpoints, data, the guest's shell."""
 
-    def __init__(self, kernel: Kernel, *, timeout: float) -> None:
+    def __init__(self, kernel: Kernel, *, timeout: float, disk: Disk | None = None) -> None:
         self.kernel = kernel
+        self._disk = disk
         self.timeout = timeout
         self._bound: _Bound | None = None
         self._stop: Stop | None = None
@@ -725,13 +729,20 @@ class Kgdb:
         """
         __tracebackhide__ = True
         limit = self.timeout if timeout is None else timeout
+        return self._while_running(
+            lambda: self.console.run(
+                command, timeout=limit, meanwhile=lambda: self._check_running(command)
+            )
+        )
+
+    def _while_running(self, work: Callable[[], Result]) -> Result:
+        """Do something in a running kernel; one that was stopped is stopped again afterwards."""
+        __tracebackhide__ = True
         was_stopped = self.stopped
         if was_stopped:
             self.resume()
         try:
-            result = self.console.run(
-                command, timeout=limit, meanwhile=lambda: self._check_running(command)
-            )
+            result = work()
         except TimeoutError:
             if was_stopped:
                 with contextlib.suppress(KgdbError):
@@ -744,6 +755,37 @@ class Kgdb:
         if was_stopped:
             self.interrupt()
         return result
+
+    @overload
+    def ssh(self, command: None = None, timeout: float | None = None) -> list[str]: ...
+
+    @overload
+    def ssh(self, command: str, timeout: float | None = None) -> Result: ...
+
+    def ssh(self, command: str | None = None, timeout: float | None = None) -> Result | list[str]:
+        """Run a command in the guest as root, by the host's ssh.
+
+        A stopped kernel runs for it, as for :meth:`run`. Without a command: the command line that
+        logs in, for a program of one's own; the kernel must run meanwhile.
+
+        :raises ConfigError: no port leads to the guest's ssh, or there is no key for it.
+        :raises GuestCommandError: the command was not run, or the kernel stopped before its end.
+        """
+        __tracebackhide__ = True
+        argv = ssh.command_line(self._machine, self._disk)
+        if command is None:
+            return argv
+        limit = self.timeout if timeout is None else timeout
+        return self._while_running(
+            lambda: ssh.run(
+                argv, command, timeout=limit, meanwhile=lambda: self._check_running(command)
+            )
+        )
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        """The host's ports that lead to the guest: `proto`, `host`, `guest`."""
+        return self._machine.forwards
 
     def put(self, local: Path | str, remote: str, *, timeout: float | None = None) -> None:
         """Copy a file or a directory from the host into the guest, as `cp -r` does.

@@ -1,4 +1,7 @@
-"""These tests boot a Debian: pytest --kgdb-kernel=… --kgdb-disk=debian --kgdb-memory=512 …"""
+"""These tests boot a Debian.
+
+pytest --kgdb-kernel=… --kgdb-disk=debian --kgdb-memory=512 --kgdb-forward=tcp:0:22 …
+"""
 
 from __future__ import annotations
 
