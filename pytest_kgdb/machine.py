@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -32,6 +33,8 @@ __all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line"]
 _PREFIX: Final = "pytest-kgdb-"
 _MARK: Final = "machine"
 _ABANDONED_SECONDS: Final = 60.0
+
+_SCANT: Final = 1 << 20  # bytes; a disk with less is full for a machine's state
 
 QEMU_PACKAGE: Final = "qemu-system-x86"
 
@@ -449,14 +452,24 @@ class Machine:
                 )
 
     def _snapshot_command(self, command: str, name: str) -> None:
-        answer = self.monitor.human(f"{command} {name}", timeout=max(60.0, self.timeout)).strip()
-        if answer:
-            raise KgdbError(
-                f"QEMU could not {command} '{name}': {answer}",
-                log=self.child.log,
-                hint="devices that cannot be saved (9p, virtiofs) rule snapshots out; "
-                "--kgdb-isolation=reboot does without them",
-            )
+        try:
+            patience = max(60.0, self.timeout)
+            answer = self.monitor.human(f"{command} {name}", timeout=patience).strip()
+        except MachineDied as error:
+            raise self.death(f"QEMU ended at {command}", started=True) from error
+        if not answer:
+            return
+        hint = (
+            "devices that cannot be saved (9p, virtiofs) rule snapshots out; "
+            "--kgdb-isolation=reboot does without them"
+        )
+        # QEMU says no more of it than "Input/output error".
+        if command == "savevm" and shutil.disk_usage(self.directory).free < _SCANT:
+            answer += f"\n{os.strerror(errno.ENOSPC)}: {self.directory}"
+            hint = "make room there, or set TMPDIR to where there is"
+        raise KgdbError(
+            f"QEMU could not {command} '{name}': {answer}", log=self.child.log, hint=hint
+        )
 
     def registers(self) -> str:
         """Return all virtual CPUs' registers, as QEMU sees them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from ..progress import Progress
-from ._files import FILES, MANIFEST, Manifest, compare, measure, take_stock
+from ._files import FILES, MANIFEST, Manifest, difference, measure
 from ._locks import Hold, Locks, command_of, users_of
 from ._shelf import USE, BrokenEntry, Shelf, remove_tree
 
@@ -162,13 +162,7 @@ class Care:
         if opened is None:  # pruned just now
             return
         hold, manifest = opened
-        try:
-            files = self._shelf.entry(kind, key) / FILES
-            found = take_stock(files, kind=kind, key=key, about={}, created=0, sync=False)
-            wrong = compare(found, manifest)
-        except (OSError, ValueError) as error:
-            wrong = f"it cannot be read: {error}"
-        if wrong:
+        if wrong := difference(self._shelf.entry(kind, key) / FILES, manifest):
             raise BrokenEntry(wrong, hold)
         hold.release()
 

@@ -182,6 +182,17 @@ def look_over(root: Path, manifest: Manifest) -> Glance:
     return Glance(touched=touched)
 
 
+def difference(root: Path, manifest: Manifest) -> str:
+    """Read a directory in full; return what is not as its manifest has it, or nothing."""
+    try:
+        found = take_stock(
+            root, kind=manifest.kind, key=manifest.key, about={}, created=0, sync=False
+        )
+        return compare(found, manifest)
+    except (OSError, ValueError) as error:
+        return f"it cannot be read: {error}"
+
+
 def compare(found: Manifest, wanted: Manifest) -> str:
     """Return in what an entry, every file read, differs from its manifest, "" if in nothing."""
     for name in sorted({*found.files, *wanted.files}):

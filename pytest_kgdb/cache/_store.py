@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import CacheError, ConfigError, KgdbError
 from ..progress import Progress
 from ._care import Care, EntryInfo, Problem, Removed
-from ._files import FILES, Glance, Manifest, look_over, take_stock
+from ._files import FILES, Glance, Manifest, difference, look_over, take_stock
 from ._locks import Hold, Locks
 from ._shelf import USE, BrokenEntry, Draft, Shelf, checked, explained, is_no_room, remove_tree
 
@@ -97,6 +97,15 @@ class Cache:
                 self._quarantine(kind, key, broken)
                 return None
             return None if opened is None else self._keep(*opened)
+
+    def examine(self, entry: Entry) -> str:
+        """Read an entry in full; return what is wrong with it, or nothing.
+
+        :meth:`get` compares sizes and times only.
+        """
+        with self._guard:
+            _, manifest, _ = self._held[entry.kind, entry.key]
+        return difference(entry.path, manifest)
 
     def discard(self, kind: str, key: str, why: str) -> None:
         """Set aside an entry that is whole and yet of no use, as its user found out."""

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -162,13 +163,20 @@ class Session:
             return
         for attempt in (1, 2):
             entry = self._snapshot(spec, wanted)
-            try:
-                self._vm = self._make_vm(spec, wanted, Snapshot.from_entry(entry.path))
-                return
-            except (MachineDied, TimeoutError, CacheError) as error:
-                if attempt == 2:
-                    raise
-                self._cache.discard(KIND, entry.key, error.message.splitlines()[0])
+            # Read in full while QEMU and gdb start: a bit that fell over would boot, too.
+            with ThreadPoolExecutor(1, "kgdb-examine") as thread:
+                examined = thread.submit(self._cache.examine, entry)
+                try:
+                    self._vm = self._make_vm(spec, wanted, Snapshot.from_entry(entry.path))
+                    if wrong := examined.result():
+                        self._close_vm()
+                        raise CacheError(wrong)
+                    return
+                except (MachineDied, TimeoutError, CacheError) as error:
+                    if attempt == 2:
+                        raise
+                    refused = error
+            self._cache.discard(KIND, entry.key, refused.message.splitlines()[0])
 
     def _snapshot(self, spec: MachineSpec, wanted: Wanted) -> Entry:
         """Return the machine's snapshot from the cache; boot, and make it, if there is none.

@@ -54,7 +54,7 @@ def main() -> int:
     print("\n".join(f"{name:8} {value}" for name, value in about.items()), flush=True)
     rows: list[Row] = []
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="kgdb-bench-") as directory:
+    with tempfile.TemporaryDirectory(prefix="pytest-bench-") as directory:
         bench = Bench(arguments.kernel, Path(directory), arguments.rounds)
         for name, measure in ROWS:
             if not chosen(name):

@@ -81,6 +81,7 @@ class InnerRun:
     :param options: its command line.
     :param path: replaces PATH.
     :param temporary: another run's directory for temporary files.
+    :param workers: whether pytest-xdist may be used.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class InnerRun:
         *,
         path: str | None = None,
         temporary: Path | None = None,
+        workers: bool = False,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,8 @@ class InnerRun:
         environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
         if path is not None:
             environment["PATH"] = path
-        words = ["-p", "no:cacheprovider", "-p", "no:xdist", "-ra", *plugin, *options, "test_it.py"]
+        xdist = () if workers else ("-p", "no:xdist")
+        words = ["-p", "no:cacheprovider", *xdist, "-ra", *plugin, *options, "test_it.py"]
         self.begun = time.monotonic()
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(

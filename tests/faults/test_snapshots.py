@@ -1,0 +1,352 @@
+"""What goes wrong with cached snapshots: each time a clear line, a new one, and a good machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from inner_run import ROOT, InnerRun
+
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.errors import KgdbError, MachineDied
+from pytest_kgdb.initrd import Initrd
+from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.machine import Machine
+from pytest_kgdb.progress import Silent
+from pytest_kgdb.session import Session
+from pytest_kgdb.settings import Settings, from_pytest
+from pytest_kgdb.target import Kgdb
+
+
+class Place:
+    """A cache of its own, in which only the kernel and the initrd are not."""
+
+    def __init__(self, root: Path, kernel: Kernel, initrd: Initrd, settings: Settings) -> None:
+        self.root = root
+        self.settings = replace(settings, cache_dir=root)
+        self.said = Silent()
+        self._parts = kernel, initrd
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open what a run of pytest opens."""
+        cache = Cache(self.root, progress=self.said)
+        kernel, initrd = self._parts
+        with Session(
+            self.settings, kernel, initrd, None, cache=cache, progress=self.said
+        ) as session:
+            yield session
+        cache.close()
+
+    def works(self) -> Kgdb:
+        """See that a session gets a machine, and twice."""
+        with self.session() as session:
+            for _ in range(2):
+                kgdb = self.acquire(session)
+                assert kgdb.run("echo fine").output == "fine\n"
+                assert kgdb.evaluate("panic_on_oops") == 0
+                kgdb.assign("panic_on_oops", 1)
+        return kgdb
+
+    def acquire(self, session: Session) -> Kgdb:
+        return session.acquire(self.settings.for_marker({}, "the test"))
+
+    @property
+    def entries(self) -> list[Path]:
+        return sorted((self.root / "v1/snapshot").glob("*"))
+
+    @property
+    def files(self) -> Path:
+        (entry,) = self.entries
+        return entry / "files"
+
+    @property
+    def quarantine(self) -> list[Path]:
+        return sorted((self.root / "v1/quarantine").glob("*"))
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, kgdb_kernel: Kernel, kgdb_initrd: Initrd, pytestconfig: pytest.Config
+) -> Place:
+    place = Place(tmp_path / "cache", kgdb_kernel, kgdb_initrd, from_pytest(pytestconfig))
+    place.works()
+    assert len(place.entries) == 1
+    return place
+
+
+def unnoticed(path: Path, change: Callable[[bytearray], None]) -> None:
+    """Change a file so that neither its size nor its time tells."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    change(data)
+    assert len(data) == status.st_size
+    mode = status.st_mode
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(mode)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flip(data: bytearray) -> None:
+    data[len(data) // 2] ^= 1
+
+
+def test_an_altered_one(place: Place) -> None:
+    unnoticed(place.files / "storage.qcow2", flip)
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "storage.qcow2" in line
+    assert len(place.entries) == len(place.quarantine) == 1
+
+
+def test_a_truncated_one(place: Place) -> None:
+    storage = place.files / "storage.qcow2"
+    storage.chmod(0o600)
+    os.truncate(storage, storage.stat().st_size // 2)
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "storage.qcow2" in line
+    assert len(place.entries) == len(place.quarantine) == 1
+
+
+def test_an_altered_note(place: Place) -> None:
+    note = place.files / "snapshot.json"
+    address = str(json.loads(note.read_text())["layout"]["kgdb_active"]).encode()
+
+    def change(data: bytearray) -> None:
+        at = data.index(address)
+        data[at : at + len(address)] = b"1" * len(address)
+
+    unnoticed(note, change)
+    place.works()
+    assert any("snapshot.json" in line for line in place.said.lines)
+
+
+def test_one_that_this_qemu_does_not_load(place: Place) -> None:
+    """As one of another version's would be that had the same number: QEMU has the last word."""
+    key = place.files.parent.name
+    large = replace(place.settings, memory=place.settings.memory * 2)
+    with place.session() as session:
+        session.acquire(large.for_marker({"memory": large.memory}, "the test"))
+    other = next(each for each in place.entries if each.name != key) / "files"
+    cache = Cache(place.root, progress=place.said)
+    assert cache.get("snapshot", key)
+    cache.discard("snapshot", key, "the test")
+
+    def build(directory: Path) -> None:
+        for each in other.iterdir():
+            (directory / each.name).write_bytes(each.read_bytes())
+
+    cache.make("snapshot", key, build, label="the test's")
+    cache.close()
+    place.said.lines.clear()
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "QEMU ended as it started" in line
+
+
+def test_one_without_a_state(place: Place) -> None:
+    key = place.files.parent.name
+    cache = Cache(place.root, progress=place.said)
+    entry = cache.get("snapshot", key)
+    assert entry is not None
+    kept = {each.name: each.read_bytes() for each in entry.path.iterdir()}
+    cache.discard("snapshot", key, "the test")
+
+    def build(directory: Path) -> None:
+        for name, data in kept.items():
+            (directory / name).write_bytes(data)
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", directory / "storage.qcow2", "1M"],
+            check=True,
+        )
+
+    cache.make("snapshot", key, build, label="the test's")
+    cache.close()
+    place.said.lines.clear()
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "QEMU" in line
+
+
+def killed_soon(machine: Machine) -> None:
+    threading.Timer(0.01, os.kill, (machine.child.pid, signal.SIGKILL)).start()
+
+
+def test_qemu_killed_while_it_saves(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place.root = tmp_path / "another"
+    save = Machine.save
+
+    def saving(machine: Machine, name: str) -> None:
+        killed_soon(machine)
+        save(machine, name)
+
+    with monkeypatch.context() as patched, place.session() as session:
+        patched.setattr(Machine, "save", saving)
+        with pytest.raises(MachineDied, match="SIGKILL"):
+            place.acquire(session)
+    assert place.entries == []
+    place.works()
+    assert len(place.entries) == 1
+
+
+def test_qemu_killed_while_it_restores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Machine.load
+
+    def loading(machine: Machine, name: str) -> None:
+        killed_soon(machine)
+        load(machine, name)
+
+    with place.session() as session:
+        place.acquire(session).resume()
+        with monkeypatch.context() as patched:
+            patched.setattr(Machine, "load", loading)
+            kgdb = place.acquire(session)
+        assert kgdb.run("echo fine").output == "fine\n"
+    (line,) = place.said.lines[-1:]
+    assert "could not be put back" in line
+    assert place.quarantine == []  # the snapshot was not to blame
+
+
+SCRIPT = """
+import sys, tempfile
+from pathlib import Path
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.plugin._artifacts import Artifacts
+from pytest_kgdb.progress import Silent
+from pytest_kgdb.settings import make_settings
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.session import Session
+spec, main, root, temporary = sys.argv[1:]
+settings = make_settings(kernel=(spec,), cache_dir=Path(main))
+artifacts = Artifacts(settings, Silent())
+kernel = artifacts.kernel(spec)
+initrd = artifacts.initrd(kernel)
+tempfile.tempdir = temporary
+cache = Cache(Path(root), progress=Silent())
+try:
+    with Session(settings, kernel, initrd, None, cache=cache, progress=Silent()) as session:
+        session.acquire(settings.for_marker({}, "the test"))
+    print("it worked")
+except KgdbError as error:
+    print(f"{type(error).__name__}: {error}")
+print("left", [info.kind for info in cache.entries()], list(Path(temporary).iterdir()))
+"""
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a path that sockets can have."""
+    with tempfile.TemporaryDirectory(prefix="kf-", dir="/tmp") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("full", ["where the machine saves", "where it is kept"])
+def test_a_full_disk(
+    short: Path, kgdb_kernel: Kernel, pytestconfig: pytest.Config, full: str
+) -> None:
+    small, large = short / "small", short / "large"
+    small.mkdir()
+    large.mkdir()
+    mount = f'mount -t tmpfs -o size=8m none "{small}" && exec "$@"'
+    wrapper = ("unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh")
+    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs user namespaces")
+    root, temporary = (large, small) if "saves" in full else (small, large)
+    done = subprocess.run(
+        [
+            *wrapper,
+            *(sys.executable, "-c", SCRIPT, kgdb_kernel.spec),
+            *map(str, (from_pytest(pytestconfig).cache_dir, root, temporary)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "XDG_RUNTIME_DIR": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "No space left on device" in done.stdout, done.stdout + done.stderr
+    assert "hint: make room" in done.stdout
+    assert done.stdout.splitlines()[-1] == "left [] []"
+
+
+WORKERS = """
+import os, signal
+from pathlib import Path
+import pytest
+
+KILLED = Path(__file__).with_name("killed")
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(kgdb, number):
+    assert kgdb.run(f"echo {number}").output == f"{number}\\n"
+    if number == 2 and not KILLED.exists():
+        KILLED.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("dist", ["load", "loadscope"])
+def test_a_worker_is_killed(tmp_path: Path, session_options: list[str], dist: str) -> None:
+    pytest.importorskip("xdist")
+    options = [*session_options, "-n2", f"--dist={dist}"]
+    outcome = InnerRun(tmp_path, WORKERS, options, workers=True).end(leaves=r"pytest-kgdb-.*")
+    assert "worker 'gw" in outcome.output
+    assert "crashed while running 'test_it.py::test_it[2]'" in outcome.output
+    # A scope that lost its worker is run again as a whole.
+    assert re.search(r"1 failed, [5-8] passed", outcome.output), outcome.output
+
+
+PRUNER = """
+import sys, time
+from pathlib import Path
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.progress import Silent
+cache = Cache(Path(sys.argv[1]), progress=Silent())
+until = time.monotonic() + 60
+print("begun", flush=True)
+while time.monotonic() < until:
+    cache.prune(older_than=0, max_size=0)
+"""
+
+
+def test_two_prune_while_a_third_starts(place: Place) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            pruner = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", PRUNER, str(place.root)],
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(pruner.kill)
+            assert pruner.stdout is not None
+            assert pruner.stdout.readline() == "begun\n"
+        for _ in range(3):
+            place.works()
+        assert pruner.poll() is None
+    assert [line for line in place.said.lines if "broken" in line] == []
+
+
+def test_one_that_cannot_be_had(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No endless loop where every snapshot turns out to be bad."""
+    monkeypatch.setattr(Cache, "examine", lambda *_: "it is bad")
+    with place.session() as session, pytest.raises(KgdbError, match="it is bad"):
+        place.acquire(session)
