@@ -41,8 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker; check the options, if there are any."""
     config.addinivalue_line(
         "markers",
-        "kgdb(at='ready'|'kgdbwait', smp=N, memory=SIZE, append=WORDS, isolation=HOW, "
-        "timeout=SECONDS): the kernel and the machine that the test's `kgdb` fixture stands for",
+        "kgdb(at='ready'|'kgdbwait', smp=N, memory=SIZE, append=WORDS, qemu_arg=ARGS, "
+        "isolation=HOW, timeout=SECONDS): the kernel and the machine that the test's `kgdb` "
+        "fixture stands for",
     )
     if given(config):
         from ._configure import check

@@ -179,4 +179,5 @@ def _machine(item: pytest.Item, wanted: Wanted) -> str:
         parts.insert(0, kernel_ids([str(kernel)])[0])
     if wanted.append:
         parts.append(wanted.append)
+    parts += wanted.qemu_arg
     return " ".join(parts)

@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from ..errors import CacheError
 from ..machine import MachineSpec, kernel_command_line
 from ..rsp import Layout
 from ._accel import cpu_model
+from ._pci import PciSpaces, Spaces
 
 __all__ = ["Known", "Snapshot", "key_of"]
 
@@ -39,6 +40,8 @@ class Snapshot:
     """The points' names, and what kgdb had told at each stop."""
 
     known: Known
+    pci: Mapping[str, Spaces] = field(default_factory=dict)
+    """The PCI devices' configuration at each point, where QEMU may not save it."""
 
     def put_into(self, directory: Path) -> None:
         """Copy it into a cache entry that is being made."""
@@ -49,6 +52,7 @@ class Snapshot:
             "points": {name: reply.decode() for name, reply in self.points.items()},
             "layout": asdict(layout),
             "rx": rx,
+            "pci": self.pci,
         }
         (directory / "snapshot.json").write_text(json.dumps(told, indent=1))
 
@@ -65,6 +69,7 @@ class Snapshot:
                 console=directory / "console.log",
                 points={name: reply.encode() for name, reply in told["points"].items()},
                 known=(Layout(**told["layout"]), told["rx"]),
+                pci=told.get("pci", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"the snapshot in {directory} cannot be read: {error}") from error
@@ -89,7 +94,8 @@ def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str)
         spec.accel,
         # That there is a card; not to which ports of the host it leads.
         ["user,restrict=on"] if spec.forwards else [],
-        list(spec.qemu_args),
+        # With the devices' places on the bus, which are kept for devices that were asked for.
+        [*spec.qemu_args, "pci"] if PciSpaces.needed(spec.qemu_args) else list(spec.qemu_args),
         # Under KVM the guest sees the host's own processor.
         cpu_model() if spec.accel == "kvm" else platform.machine(),
     ]

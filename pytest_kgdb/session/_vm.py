@@ -16,6 +16,7 @@ from ..rsp import Layout, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
 from ._debugger import start_gdb
+from ._pci import PciSpaces, Spaces
 from ._snapshot import Known, Snapshot
 
 if TYPE_CHECKING:
@@ -110,8 +111,14 @@ class Vm:
             self._peek: Peek | None = None
             self._state: State | None = None
             stack.callback(self._let_go)
+            self._pci = (
+                PciSpaces(self.machine.monitor.human) if PciSpaces.needed(spec.qemu_args) else None
+            )
+            self._spaces: dict[str, Spaces] = {}
             if snapshot is not None:
                 self.points = dict(snapshot.points)
+                self._spaces = dict(snapshot.pci)
+                self._put_back_pci(point)
                 self._connect(snapshot.points[point], paused=True)
                 self.handle.settle(_REASONS[point])
                 self.at = point
@@ -238,6 +245,7 @@ class Vm:
     def save(self, point: Point) -> None:
         """Make the present state one to come back to."""
         assert self._relay is not None
+        self._note_pci(point)
         self.machine.save(point)
         self.points[point] = self._relay.stop_reply
 
@@ -245,7 +253,21 @@ class Vm:
         """Pause the machine, so that all that was saved is in the file, and return it."""
         self.machine.pause()
         self.machine.console.flush()
-        return Snapshot(self.machine.storage, self.machine.console.log, self.points, self._known)
+        return Snapshot(
+            self.machine.storage,
+            self.machine.console.log,
+            self.points,
+            self._known,
+            self._spaces,
+        )
+
+    def _note_pci(self, point: str) -> None:
+        if self._pci is not None:
+            self._spaces[point] = self._pci.read()
+
+    def _put_back_pci(self, point: str) -> None:
+        if self._pci is not None and point in self._spaces:
+            self._pci.put_back(self._spaces[point])
 
     def restore(self, point: Point) -> None:
         """Put the machine back to a saved point: memory, disk, debugger, console.
@@ -266,6 +288,7 @@ class Vm:
             self.machine.power.pause()
             self.machine.disconnect_console()
             self.machine.load(point)
+            self._put_back_pci(point)
             self.machine.console.reconnect()
             self._count_from_here()
             relay.revive(stop_reply, paused=True)
@@ -281,6 +304,7 @@ class Vm:
         """Save the stopped machine under a name, with nothing planted in it."""
         assert self._relay is not None
         with self._relay.unplanted():
+            self._note_pci(_NAMED + name)
             self.machine.save(_NAMED + name)
         self._named[name] = self._relay.stop_reply, stop
 

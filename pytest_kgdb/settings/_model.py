@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Point = Literal["ready", "kgdbwait"]
 """Where a test finds the kernel: booted with a shell, or stopped in early boot."""
 
-MARKER_KEYS: Final = ("at", "smp", "memory", "append", "isolation", "timeout")
+MARKER_KEYS: Final = ("at", "smp", "memory", "append", "qemu_arg", "isolation", "timeout")
 """What the marker `kgdb` takes."""
 
 _LISTS: Final = frozenset(field_of(name) for name, kind, *_ in OPTIONS if kind == "list")
@@ -50,13 +50,14 @@ class Wanted:
     timeout: float
     """Seconds."""
 
+    qemu_arg: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
     """The test, for messages."""
 
     @property
-    def machine(self) -> tuple[int, int, str]:
+    def machine(self) -> tuple[int, int, str, tuple[str, ...]]:
         """What tests that can share a machine have in common."""
-        return (self.smp, self.memory, self.append)
+        return (self.smp, self.memory, self.append, self.qemu_arg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ class Settings:
     def for_marker(self, kwargs: Mapping[str, object], where: str) -> Wanted:
         """Return these settings as one test's marker changes them.
 
-        The marker's `append` is added behind the session's words: the kernel takes the last.
+        The marker's `append` is added behind the session's words: the kernel takes the last. So
+        is its `qemu_arg` behind the session's arguments.
 
         :param kwargs: the marker's keyword arguments.
         :param where: the test, as pytest names it.
@@ -124,11 +126,16 @@ class Settings:
         parsed: dict[str, Any] = {}
         for name, value in kwargs.items():
             try:
-                parsed[name] = PARSERS[name](value, Path.cwd())
+                parsed[name] = (
+                    parse_list(name, value, Path.cwd())
+                    if name == "qemu_arg"
+                    else PARSERS[name](value, Path.cwd())
+                )
             except ValueError as error:
                 raise ConfigError(f"{where}: marker kgdb({name}=…): {error}") from None
         if "append" in parsed and self.append:
             parsed["append"] = f"{self.append} {parsed['append']}"
+        parsed["qemu_arg"] = (*self.qemu_arg, *parsed.get("qemu_arg", ()))
         plain = Wanted(
             at="ready",
             smp=self.smp,

@@ -54,7 +54,7 @@ class Session:
 
     def acquire(self, wanted):
         if wanted.machine != self.booted:
-            event("boot", self.kernel, *wanted.machine)
+            event("boot", self.kernel, *wanted.machine[:3])
             self.booted = wanted.machine
         if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
             raise error
@@ -353,7 +353,7 @@ def test_bad_markers_are_told_at_collection(inner: Inner) -> None:
         [
             "*ERROR collecting test_bad_markers*",
             "*::test_unknown: marker kgdb(cpus=…): no such argument",
-            "hint: it takes at, smp, memory, append, isolation, timeout",
+            "hint: it takes at, smp, memory, append, qemu_arg, isolation, timeout",
             "*::test_positional: marker kgdb('kgdbwait'): it takes keyword arguments only",
             "*::test_shared: marker kgdb(…): it is for the fixture kgdb, *",
             "*Interrupted: 3 errors during collection*",

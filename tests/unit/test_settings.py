@@ -263,7 +263,7 @@ def test_marker() -> None:
     wanted = settings.for_marker({}, "test_x.py::test_y")
     assert (wanted.at, wanted.smp, wanted.memory, wanted.append) == ("ready", 2, 256, "quiet")
     assert (wanted.isolation, wanted.timeout) == ("snapshot", 60.0)
-    assert wanted.machine == (2, 256, "quiet")
+    assert wanted.machine == (2, 256, "quiet", ())
     other = settings.for_marker(
         {
             "at": "kgdbwait",
@@ -275,9 +275,17 @@ def test_marker() -> None:
         "test_x.py::test_z",
     )
     assert (other.at, other.isolation, other.timeout) == ("kgdbwait", "reboot", 2.0)
-    assert other.machine == (2, 1024, "quiet debug")
+    assert other.machine == (2, 1024, "quiet debug", ())
     # The test's name is for messages: it does not make two tests want different things.
     assert settings.for_marker({}, "test_x.py::test_z") == wanted
+
+
+def test_a_markers_devices() -> None:
+    settings = make_settings(qemu_arg="-device edu")
+    assert settings.for_marker({}, "x").qemu_arg == ("-device", "edu")
+    both = settings.for_marker({"qemu_arg": ["-device virtio-rng-pci", "-S"]}, "x")
+    assert both.qemu_arg == ("-device", "edu", "-device", "virtio-rng-pci", "-S")
+    assert both.machine != settings.for_marker({}, "x").machine
 
 
 @pytest.mark.parametrize(
@@ -290,6 +298,8 @@ def test_marker() -> None:
         ({"at": "init"}, r"marker kgdb\(at=…\): 'init' is not one of ready, kgdbwait"),
         ({"memory": 1.5}, r"marker kgdb\(memory=…\): 1.5 is not a size"),
         ({"append": 3}, r"marker kgdb\(append=…\): 3 is not a text"),
+        ({"qemu_arg": 3}, r"marker kgdb\(qemu_arg=…\): 3 is not a list"),
+        ({"qemu_arg": "'x"}, r"marker kgdb\(qemu_arg=…\): \"'x\" cannot be split"),
         ({"isolation": []}, r"marker kgdb\(isolation=…\): \[\] is not one of"),
         ({"timeout": "soon"}, r"marker kgdb\(timeout=…\): 'soon' is not a number of seconds"),
         ({"timeout": True}, r"marker kgdb\(timeout=…\): True is not a number of seconds"),
