@@ -107,6 +107,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._eof = False
         self.sent = 0
         """Bytes sent on the present connection."""
+        self.attend: Callable[[], object] = lambda: None
+        """Called while an expect waits: what the guest needs of us in order to go on."""
         self._file: io.BufferedWriter = log.open("ab")
         self._file.write(history)
         self._open()
@@ -223,8 +225,16 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Return what has arrived and was not read yet, waiting at most `timeout` seconds."""
         if timeout == -1:
             timeout = self.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.attend()
+            with self._arrived:
+                left = None if deadline is None else deadline - time.monotonic()
+                if self._eof or self._unread() > 0 or (left is not None and left <= 0):
+                    break
+                # Something else may have happened, of which poke() tells.
+                self._arrived.wait(left)
         with self._arrived:
-            self._arrived.wait_for(lambda: self._eof or self._unread() > 0, timeout)
             start = max(0, self._taken - self._dropped)
             data = bytes(self._text[start : start + size])
             self._taken = self._dropped + start + len(data)

@@ -2,9 +2,20 @@
 
 from ._collect import collect_modules
 from ._config import Config
+from ._ko import ModuleFile, read_module, without_addresses
 from ._model import Kernel
 from ._modules import build_module
 from ._prepare import prepare
 from ._source import file_hash
 
-__all__ = ["Config", "Kernel", "build_module", "collect_modules", "file_hash", "prepare"]
+__all__ = [
+    "Config",
+    "Kernel",
+    "ModuleFile",
+    "build_module",
+    "collect_modules",
+    "file_hash",
+    "prepare",
+    "read_module",
+    "without_addresses",
+]

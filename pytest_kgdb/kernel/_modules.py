@@ -25,7 +25,11 @@ from ._toolchain import environment, toolchain
 _RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another module
 _BUILD_SECONDS: Final = 3600.0
 _UNPACK_SECONDS: Final = 300.0
-_VERMAGIC: Final = re.compile(rb"\0vermagic=([^\0 ]+)")
+_VERMAGIC: Final = re.compile(rb"\0vermagic=([^\0]+)")
+_MAKEFILES: Final = ("Kbuild", "Makefile", "makefile")
+# Documentation/kbuild/modules.rst: what a Makefile says that builds a module.
+_BUILDS_MODULES: Final = re.compile(r"^\s*obj-(?:m|\$[({]\w+[)}])\s*[:+]?=", re.MULTILINE)
+_SUBDIRECTORIES: Final = 3  # so deep below the one that was named is looked for a module
 
 
 def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -> list[Path]:
@@ -43,7 +47,7 @@ def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -
         )
     if path.is_file():
         return [_given(kernel, path)]
-    if not any((path / name).is_file() for name in ("Makefile", "Kbuild", "makefile")):
+    if _subdirectory(path) is None:
         raise ConfigError(
             f"{path} is not the source of a module: it has no Makefile and no Kbuild",
             hint="a Makefile with obj-m += NAME.o will do",
@@ -64,8 +68,12 @@ def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -
 
 def vermagic(path: Path) -> str:
     """Return the release that a module was built for, "" if it does not tell."""
+    return _whole_vermagic(path).partition(" ")[0]
+
+
+def _whole_vermagic(path: Path) -> str:
     match = _VERMAGIC.search(b"\0" + path.read_bytes())
-    return match[1].decode(errors="replace") if match else ""
+    return match[1].decode(errors="replace").strip() if match else ""
 
 
 def _given(kernel: Kernel, path: Path) -> Path:
@@ -78,7 +86,36 @@ def _given(kernel: Kernel, path: Path) -> Path:
             f"{kernel.release}",
             hint=f"name its source directory instead: {path.parent}",
         )
+    # What the kernel itself compares (kernel/module/main.c, check_modinfo), in its own modules.
+    own = kernel.modules_dir and next(kernel.modules_dir.rglob("*.ko"), None)
+    if own and (wanted := _whole_vermagic(own)) != (whole := _whole_vermagic(path)):
+        raise ConfigError(
+            f"{path} was built for a kernel of another configuration: '{whole}', and this one's "
+            f"is '{wanted}'",
+            hint=f"name its source directory instead: {path.parent}",
+        )
     return path
+
+
+def _subdirectory(path: Path) -> str | None:
+    """Return where, seen from a directory, the Makefile is that builds a module there.
+
+    It is "." but for a project whose own Makefile calls kbuild on a directory below.
+    """
+    here = [path / name for name in _MAKEFILES if (path / name).is_file()]
+    if any(_BUILDS_MODULES.search(each.read_text(errors="replace")) for each in here):
+        return "."
+    for depth in range(1, _SUBDIRECTORIES + 1):
+        below = sorted(
+            each.parent
+            for name in _MAKEFILES
+            for each in path.glob("*/" * depth + name)
+            if not any(part.startswith(".") for part in each.relative_to(path).parts)
+            and _BUILDS_MODULES.search(each.read_text(errors="replace"))
+        )
+        if below:
+            return str(below[0].relative_to(path)) if len(set(below)) == 1 else None
+    return "." if here else None  # it may include what says so
 
 
 def _files(path: Path) -> dict[str, FileState]:
@@ -111,10 +148,11 @@ def _build(
         log = home / "make.log"
         log.unlink(missing_ok=True)
         tools = toolchain(cache)
+        top = mirror.root / (_subdirectory(path) or ".")
         argv = [
             which("make", package="make"),
             f"--directory={headers}",
-            f"M={mirror.root}",
+            f"M={top}",
             f"ARCH={kernel.arch.name}",
             f"--jobs={len(os.sched_getaffinity(0))}",
             *tools.variables(),
@@ -124,7 +162,14 @@ def _build(
         ]
         with progress.stage(f"building {label}"):
             done = run(
-                argv, name="make", timeout=_BUILD_SECONDS, env=environment(), log=log, check=False
+                argv,
+                name="make",
+                timeout=_BUILD_SECONDS,
+                # Makefiles say -I$(PWD)/include, which is the directory they are run from.
+                cwd=top,
+                env={**environment(), "PWD": str(top)},
+                log=log,
+                check=False,
             )
         if done.status != 0:
             said = first_error(done.output).replace(str(mirror.root), str(path))

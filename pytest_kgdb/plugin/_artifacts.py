@@ -75,5 +75,11 @@ class Artifacts:
         from ..session import Session
 
         return Session(
-            self._settings, kernel, initrd, disk, cache=self.cache, progress=self._progress
+            self._settings,
+            kernel,
+            initrd,
+            disk,
+            cache=self.cache,
+            progress=self._progress,
+            modules=self.modules(kernel),
         )

@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..kernel import build_module
 from ..machine import MachineSpec, by_hand
 from ..process import which
 from ..rsp import Layout
@@ -48,6 +49,7 @@ class Session:
 
     :param settings: as the user chose.
     :param disk: a disk image, or None.
+    :param modules: the external modules that are in the guest.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Session:
         *,
         cache: Cache,
         progress: Progress,
+        modules: Sequence[Path] = (),
     ) -> None:
         _refuse_what_is_not_there(settings)
         self.settings = settings
@@ -68,6 +71,9 @@ class Session:
         self._cache = cache
         self._progress = progress
         self._kgdb = Kgdb(kernel, timeout=settings.timeout, disk=disk)
+        self._kgdb.modules.provide(
+            modules, lambda path: build_module(kernel, path, cache, progress)
+        )
         self._vm: Vm | None = None
         self._machines = itertools.count(1)
         self._mark = 0
@@ -280,7 +286,7 @@ class Session:
                 f"{each.proto}:127.0.0.1:{each.host}-:{each.guest}"
                 for each in self.settings.forward
             ),
-            qemu_args=self.settings.qemu_arg,
+            qemu_args=wanted.qemu_arg,
         )
         return replace(spec, accel=self._accelerator(spec)[0])
 

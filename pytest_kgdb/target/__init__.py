@@ -5,6 +5,8 @@ from __future__ import annotations
 from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._handle import Kgdb
 from ._link import agent_path
+from ._module import Module
+from ._modules import Modules
 from ._stops import Frame, Reason, Stop
 from ._values import Task, Value
 
@@ -13,6 +15,8 @@ __all__ = [
     "Breakpoint",
     "Frame",
     "Kgdb",
+    "Module",
+    "Modules",
     "Reason",
     "Stop",
     "Task",

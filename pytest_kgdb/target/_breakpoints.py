@@ -26,7 +26,7 @@ class Breakpoint:
         """gdb's number of it."""
         self.location = location
         self.address = address
-        """Where it was planted; None for several places."""
+        """Where it was planted; None for several places, or while its module is not loaded."""
         self.hits = 0
         """How often it stopped the kernel: a hit whose condition was false is none."""
 
@@ -63,6 +63,11 @@ class Breakpoint:
         if not self._deleted:
             self._owner.delete_breakpoint(self)
             self._deleted = True
+
+    def moved(self, told: str) -> None:
+        """gdb has planted it elsewhere: a module was loaded or unloaded (for the handle)."""
+        if told:
+            self.address = int(told, 16) if told.startswith("0x") else None
 
     def gone(self) -> None:
         """gdb has deleted it: a temporary one that was hit, or all of them at a restore."""

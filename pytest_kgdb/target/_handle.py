@@ -22,8 +22,10 @@ from ..machine import Machine
 from ..mi import Gdb, GdbError, Record, c_string
 from . import _ssh as ssh
 from ._breakpoints import Access, Breakpoint, Watchpoint
+from ._hidden import Hidden
 from ._link import Link
-from ._locations import MAX_BREAKPOINTS, Locations
+from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
+from ._modules import Modules
 from ._points import Keeper, restore, snapshot
 from ._stops import Reason, Stop, classify
 from ._transfer import get, put
@@ -80,6 +82,7 @@ class _Bound:
     keeper: Keeper
     link: Link
     locations: Locations
+    hidden: Hidden
 
 
 class Kgdb:
@@ -89,10 +92,13 @@ class Kgdb:
         self.kernel = kernel
         self._disk = disk
         self.timeout = timeout
+        self.modules = Modules(self, kernel)
+        """The guest's modules: loaded with their symbols, unloaded, looked up."""
         self._bound: _Bound | None = None
         self._stop: Stop | None = None
         self._breakpoints: dict[int, Breakpoint] = {}
         self._hit_last: dict[int, Breakpoint] = {}
+        self._hit_now: list[Breakpoint] = []  # since the last resume
         self._interrupting = False  # asked for, and no stop has come since
         self._resumed_at = 0  # the console's mark at the last resume
         self._moments = 0  # of the machines before this one
@@ -105,11 +111,14 @@ class Kgdb:
         """Take up a machine that is stopped and connected (for the session)."""
         link = Link(gdb, moment=self._moments + 1, first_cause=self._first_cause)
         map_file = self.kernel.vmlinux.with_name("System.map")
-        self._bound = _Bound(
-            gdb, machine, state, relay, keeper, link, Locations(link, self.kernel.vmlinux, map_file)
-        )
+        hidden = Hidden(link)
+        self.modules.bind(link, state, hidden, machine.directory)
+        locations = Locations(link, self.kernel.vmlinux, map_file, why_not=self.modules.why_not)
+        self._bound = _Bound(gdb, machine, state, relay, keeper, link, locations, hidden)
         self._interrupting = False
         gdb.listen(self._on_record)
+        # A stop that no test is to see may come while it waits for the console.
+        machine.console.attend = lambda: self._bound is not None and self.stopped
         gdb.next_stop(self.timeout)
         self.settle("int3")
 
@@ -118,6 +127,7 @@ class Kgdb:
         if self._bound is None or self._bound.machine is not machine:
             return
         self._bound.link.moved()
+        self.modules.unbind()
         self._moments = self._bound.link.moment
         self._forget_breakpoints()
         self._stop = None
@@ -153,6 +163,8 @@ class Kgdb:
             for each in self._breakpoints.values()
             if keep_breakpoints and each.enabled
         ]
+        if keep_breakpoints:
+            enabled += self._require().hidden.numbers
         out = f"-break-disable {' '.join(enabled)}" if enabled else ""
         if not keep_breakpoints:
             out = "-break-delete"
@@ -180,10 +192,13 @@ class Kgdb:
         if not keep_breakpoints:
             self._forget_breakpoints()
         self.settle(reason)
+        self.modules.put_back(afresh=not keep_breakpoints)
         if enabled:
             self._link.command(f"-break-enable {' '.join(enabled)}")
 
     def _forget_breakpoints(self) -> None:
+        if self._bound is not None:
+            self._bound.hidden.forget()
         self._hit_last.clear()
         for each in self._breakpoints.values():
             each.gone()
@@ -329,14 +344,17 @@ class Kgdb:
 
     def _step(self, command: str, timeout: float | None) -> Stop:
         __tracebackhide__ = True
-        self._go(command)
-        return self.wait(timeout)
+        self._link.require_stopped("resuming")
+        with self._require().hidden.asleep():
+            self._go(command)
+            return self.wait(timeout)
 
     def _go(self, command: str) -> None:
         __tracebackhide__ = True
         self._link.require_stopped("resuming")
         before = self._stop
         self._resumed_at = self.console.mark()
+        self._hit_now.clear()
         self._link.moved()
         self._stop = None
         try:
@@ -364,12 +382,21 @@ class Kgdb:
             # The relay's word for a closed port; QEMU itself may need a moment more to end.
             raise self._first_cause(MachineDied("QEMU closed kgdb's port"))
         self._link.stopped = True
+        hidden = self._require().hidden.at(int(payload.get("bkptno") or 0))
+        if hidden is not None:
+            if not (hidden() or self._hit_now):
+                self._go_on()
+                return False
+            # At the same place as one of the test's, which gdb then does not name.
+            payload["bkptno"] = next((each.number for each in self._hit_now), 0)
         reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
         if reason == "interrupt" and not self._interrupting:
             # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
             self._go("-exec-continue")
             return False
         self._interrupting = False
+        if hidden is None:
+            self.modules.stopped(trouble=reason in ("oops", "panic"))
         watched: dict[str, Any] = next((payload[key] for key in _WATCHPOINTS if key in payload), {})
         number = int(payload.get("bkptno") or watched.get("number") or 0)
         breakpoint = self._breakpoints.get(number) or self._hit_last.pop(number, None)
@@ -387,6 +414,12 @@ class Kgdb:
             source=self.kernel.debug_source,
         )
         return True
+
+    def _go_on(self) -> None:
+        """Resume after a stop that no test sees: what it waits for began before."""
+        resumed_at = self._resumed_at
+        self._go("-exec-continue")
+        self._resumed_at = resumed_at
 
     def _message(self, reason: str) -> str | None:
         pattern = {"panic": _PANIC, "oops": _OOPS}.get(reason)
@@ -465,6 +498,7 @@ class Kgdb:
         temporary: bool = False,
         hardware: bool = False,
         ignore_count: int = 0,
+        pending: bool = False,
     ) -> Breakpoint:
         """Plant a breakpoint.
 
@@ -474,6 +508,8 @@ class Kgdb:
         :param temporary: delete it at its first hit.
         :param hardware: use a debug register; x86 has four.
         :param ignore_count: hits to pass over first.
+        :param pending: where there is no such location, wait for a module that has it. For a
+            module that is known (`--kgdb-module`, `modules.known()`) this is the default.
         :raises KgdbError: the location does not exist or must not be probed.
         """
         __tracebackhide__ = True
@@ -484,8 +520,15 @@ class Kgdb:
                 "(include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)",
                 hint="delete some",
             )
-        told = self._locations.resolve(location)
         words = ["-break-insert"]
+        try:
+            told = self._locations.resolve(location)
+        except NoSuchLocation:
+            if not pending and not self.modules.expects(location):
+                raise
+            self.modules.watch()
+            told = location
+            words.append("-f")
         if temporary:
             words.append("-t")
         if hardware:
@@ -505,6 +548,7 @@ class Kgdb:
         )
         made._condition = condition
         self._breakpoints[made.number] = made
+        self.modules.guard()
         return made
 
     def watchpoint(self, expression: str, *, access: Access = "write") -> Watchpoint:
@@ -591,9 +635,16 @@ class Kgdb:
             changed = payload.get("bkpt", {})
             known = self._breakpoints.get(_number(changed.get("number", "")))
             if known is not None:
-                known.hits = int(changed.get("times", known.hits))
+                hits = int(changed.get("times", known.hits))
+                if hits > known.hits:
+                    self._hit_now.append(known)
+                known.hits = hits
+                known.moved(str(changed.get("addr", "")))
         elif record["message"] == "breakpoint-deleted":
-            known = self._breakpoints.pop(_number(payload.get("id", "")), None)
+            number = _number(payload.get("id", ""))
+            if self._bound is not None:
+                self._bound.hidden.deleted(number)
+            known = self._breakpoints.pop(number, None)
             if known is not None:
                 known.gone()
                 self._hit_last[known.number] = known  # its stop is told after its end
@@ -728,11 +779,21 @@ class Kgdb:
         :raises TimeoutError: it did not end in time.
         """
         __tracebackhide__ = True
+        return self.run_until(command, lambda: None, timeout)
+
+    def run_until(
+        self, command: str, check: Callable[[], None], timeout: float | None = None
+    ) -> Result:
+        """Run a command until it ends or `check` raises (for the modules)."""
+        __tracebackhide__ = True
         limit = self.timeout if timeout is None else timeout
+
+        def meanwhile() -> None:
+            check()
+            self._check_running(command)
+
         return self._while_running(
-            lambda: self.console.run(
-                command, timeout=limit, meanwhile=lambda: self._check_running(command)
-            )
+            lambda: self.console.run(command, timeout=limit, meanwhile=meanwhile)
         )
 
     def _while_running(self, work: Callable[[], Result]) -> Result:

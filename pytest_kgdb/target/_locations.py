@@ -6,7 +6,7 @@ import bisect
 import difflib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import KgdbError
 from ._link import GdbError, Link
 
-__all__ = ["Locations"]
+__all__ = ["Locations", "NoSuchLocation"]
 
 # Names that are macros on some kernels, and the function behind them there. printk became a
 # macro over _printk in 5.15 (include/linux/printk.h).
@@ -60,15 +60,28 @@ _FORBIDDEN: Final = (
 )
 
 
+class NoSuchLocation(KgdbError):
+    """Nothing that gdb knows is there."""
+
+
 class Locations:
     """Turns a location into addresses, or refuses it with the reason.
 
     :param vmlinux: the kernel's ELF file.
     :param symbols: its System.map, where there is one.
+    :param why_not: returns why no breakpoint may be at an address in a module.
     """
 
-    def __init__(self, link: Link, vmlinux: Path, symbols: Path | None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        vmlinux: Path,
+        symbols: Path | None,
+        *,
+        why_not: Callable[[int], str | None],
+    ) -> None:
         self._link = link
+        self._why_not = why_not
         self._vmlinux = vmlinux
         self._symbols = symbols
         self._known: dict[str, int | None] = {}
@@ -123,6 +136,8 @@ class Locations:
         for each in _FORBIDDEN:
             if self._within(address, each.start, each.end):
                 return each.why
+        if why := self._why_not(address):
+            return why
         if self._blocklisted(address):
             return (
                 "it is on the kprobe blocklist (NOKPROBE_SYMBOL), which kgdb honours "
@@ -155,11 +170,11 @@ class Locations:
         data = _file_bytes(self._vmlinux, low, high - low)
         return sorted(entry for (entry,) in struct.iter_unpack("<Q", data) if entry)
 
-    def _unknown(self, location: str, error: GdbError) -> KgdbError:
+    def _unknown(self, location: str, error: GdbError) -> NoSuchLocation:
         name = re.split(r"[:+*\s]", location.strip(), maxsplit=1)[0]
         near = difflib.get_close_matches(name, set(self._names()), n=5, cutoff=0.7) if name else []
         said = error.message.rstrip(".")
-        return KgdbError(
+        return NoSuchLocation(
             f"no breakpoint at {location}: {said}",
             hint=f"did you mean {', '.join(near)}?"
             if near

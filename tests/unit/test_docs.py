@@ -83,7 +83,7 @@ def test_the_markers_arguments() -> None:
     named = {
         match[1]
         for cells in rows("docs/writing-tests.md")
-        if (match := re.fullmatch(r"`([a-z]+)=[^`]+`", cells[0]))
+        if (match := re.fullmatch(r"`([a-z_]+)=[^`]+`", cells[0]))
     }
     assert named == set(MARKER_KEYS)
 

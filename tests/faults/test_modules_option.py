@@ -1,0 +1,91 @@
+"""--kgdb-module: modules that are in the guest from the beginning, and those that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from inner_run import InnerRun, Outcome, no_traceback_of_ours
+
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.kernel import Kernel, build_module
+from pytest_kgdb.progress import Silent
+from pytest_kgdb.settings import from_pytest
+
+MODULES = Path(__file__).parents[1] / "kernel" / "modules"
+DEMO = MODULES / "demo"
+
+TESTS = rf"""
+def test_the_guest_has_it(kgdb):
+    path = f"/lib/modules/{{kgdb.kernel.release}}/extra/demo.ko"
+    assert kgdb.run(f"ls {{path}}").status == 0
+    kgdb.modules.load(path, answer=4)
+    assert kgdb.evaluate("demo_total") == 12
+    kgdb.modules.unload("demo")
+    kgdb.modules.load("demo", answer=5)
+    assert kgdb.evaluate("demo_total") == 13
+    assert kgdb.run("ls /run").output.count(".ko") == 0
+
+
+def test_a_breakpoint_waits_for_it(kgdb):
+    prepare = kgdb.breakpoint("demo_prepare")
+    kgdb.type("modprobe demo answer=7")
+    stop = kgdb.cont()
+    assert stop.breakpoint is prepare
+    assert stop.frame.file == {str(DEMO / "main.c")!r}
+    assert stop.frame.args["amount"] == 7
+    assert kgdb.program["answer"].value_() == 7
+
+
+def test_symbols_of_what_the_guest_loads(kgdb):
+    kgdb.run("modprobe demo; modprobe user-two")
+    assert kgdb.evaluate("demo_total") == 9
+    assert kgdb.evaluate("user_two_sum") == 1111
+    assert kgdb.breakpoint("demo_add").address
+"""
+
+NOTHING = "def test_it(kgdb):\n    pass\n"
+
+
+def test_they_are_in_the_guest(tmp_path: Path, session_options: list[str]) -> None:
+    options = [*session_options, f"--kgdb-module={DEMO}", f"--kgdb-module={MODULES / 'users'}"]
+    ran = InnerRun(tmp_path, TESTS, options).end()
+    assert ran.status == 0, ran.output
+    assert len(ran.reports) == 3
+
+
+def refused(tmp_path: Path, options: list[str], module: Path) -> Outcome:
+    ran = InnerRun(tmp_path / "run", NOTHING, [*options, f"--kgdb-module={module}"]).end()
+    assert ran.status == 1, ran.output
+    no_traceback_of_ours(ran.failure("test_it").text)
+    assert "QEMU" not in ran.output, "it was booted all the same"
+    return ran
+
+
+def test_for_another_kernel(
+    tmp_path: Path, session_options: list[str], kgdb_kernel: Kernel, pytestconfig: pytest.Config
+) -> None:
+    cache = Cache(from_pytest(pytestconfig).cache_dir, progress=Silent())
+    (built,) = build_module(kgdb_kernel, DEMO, cache, Silent())
+    release = kgdb_kernel.release.encode()
+    other = tmp_path / "demo.ko"
+    other.write_bytes(built.read_bytes().replace(b"=" + release, b"=9" + release[1:]))
+    text = refused(tmp_path, session_options, other).failure("test_it").text
+    assert f"{other} was built for 9" in text
+    assert f"this one is {kgdb_kernel.release}" in text
+
+
+def test_that_does_not_compile(tmp_path: Path, session_options: list[str]) -> None:
+    source = tmp_path / "broken"
+    source.mkdir()
+    (source / "Makefile").write_text("obj-m := broken.o\n")
+    (source / "broken.c").write_text('#include "nonesuch.h"\n')
+    text = refused(tmp_path, session_options, source).failure("test_it").text
+    assert f"{source}/broken.c:1:10: fatal error: nonesuch.h: No such file" in text
+
+
+def test_that_is_no_source(tmp_path: Path, session_options: list[str]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    text = refused(tmp_path, session_options, empty).failure("test_it").text
+    assert f"{empty} is not the source of a module" in text

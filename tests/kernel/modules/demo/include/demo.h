@@ -1,0 +1,2 @@
+/* SPDX-License-Identifier: MIT */
+int demo_add(int total, int amount);
