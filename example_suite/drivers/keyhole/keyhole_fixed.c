@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: MIT
+#define KEYHOLE_FIXED
+#include "keyhole.c"

@@ -1,0 +1,99 @@
+"""Drivers of one's own: a character device with bugs in it, and QEMU's educational PCI device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+DRIVERS = Path(__file__).parent / "drivers"
+KEYHOLE = DRIVERS / "keyhole"
+EDU = DRIVERS / "edu"
+
+# Each test of the first driver runs on it as it is, and says what is wrong there; and on the same
+# source, mended.
+both = pytest.mark.parametrize("name", ["keyhole", "keyhole_fixed"])
+
+
+@both
+def test_nothing_behind_the_window_is_read(kgdb, name):
+    """An off-by-one that no user program would notice: what is copied, and from where."""
+    kgdb.modules.load(KEYHOLE / f"{name}.ko")
+    with kgdb.breakpoint("keyhole_copy"):
+        kgdb.type("cat /dev/keyhole > /dev/null")
+        stop = kgdb.cont()
+        end = int(stop.frame.args["from"]) + int(stop.frame.args["count"])
+    window = kgdb.evaluate("keyhole->window")
+    too_far = end - (window.address + len(window))
+    assert too_far == (1 if name == "keyhole" else 0)
+    assert kgdb.read(window.address + len(window), 6) == b"SECRET"
+
+
+@both
+def test_init_undoes_what_it_has_done(kgdb, name):
+    """An error path that is never taken: the device cannot be registered."""
+    kgdb.modules.begin(KEYHOLE / f"{name}.ko")
+    with kgdb.breakpoint("*misc_register"):
+        assert kgdb.cont().frame.up().function == "keyhole_init"
+        # The function returns at once: what the instructions `mov $-EBUSY,%eax; ret` would do.
+        kgdb.assign("$rax", -16)
+        kgdb.assign("$rip", "*(long *)$rsp")
+        kgdb.assign("$rsp", "$rsp + 8")
+    with kgdb.breakpoint("free_module"):
+        stop = kgdb.cont()
+    if name == "keyhole_fixed":
+        assert stop.reason == "breakpoint"  # init has failed, and nothing else has happened
+        return
+    assert stop.reason == "oops"  # misc_deregister() of what was not registered
+    (init,) = [frame for frame in stop.backtrace() if frame.function == "keyhole_init"]
+    assert "misc_deregister(&keyhole_device)" in init.source(context=1)
+
+
+edu = pytest.mark.kgdb(qemu_arg="-device edu")
+DEVICE = "cd /sys/bus/pci/drivers/edu_example/0000:*"
+
+
+@edu
+def test_probe(kgdb):
+    """The first call of a driver's probe, with the device in its hands."""
+    kgdb.modules.begin(EDU)
+    kgdb.breakpoint("edu_probe", temporary=True)
+    pci = kgdb.cont().frame.args["pci"]
+    assert (pci["vendor"], pci["device"]) == (0x1234, 0x11E8)
+    assert kgdb.finish().return_value == 0
+
+
+@edu
+@pytest.mark.parametrize("msi", [True, False])
+def test_an_interrupt(kgdb, msi):
+    """From the register that starts the device's work to the handler of its interrupt."""
+    kgdb.modules.load(EDU, msi=msi)
+    with kgdb.breakpoint("edu_interrupt") as interrupt:
+        kgdb.type(f"{DEVICE}; echo 5 > factorial")
+        stop = kgdb.cont()
+        assert stop.frame.evaluate("((struct edu *)data)->interrupts") == 0
+        names = [frame.function for frame in stop.backtrace()]
+        assert names[1] == "__handle_irq_event_percpu"
+        assert ("handle_edge_irq" if msi else "handle_fasteoi_irq") in names
+    assert kgdb.run(f"{DEVICE}; cat factorial").output == "120\n"
+    line = kgdb.run("grep edu_example /proc/interrupts").output
+    assert ("PCI-MSI" if msi else "IO-APIC") in line
+    assert line.split()[1] == "1"
+    assert interrupt.hits == 1
+
+
+@edu
+def test_dma(kgdb):
+    """What the device reads and writes in memory, at the moments at which it has done so."""
+    kgdb.modules.load(EDU)
+    text = b"through the device and back"
+    with kgdb.breakpoint("edu_interrupt"):
+        kgdb.type(f"{DEVICE}; echo -n '{text.decode()}' > mirror")
+        stop = kgdb.cont()  # it has read the buffer
+        bus = int(stop.frame.evaluate("((struct edu *)data)->bus"))
+        assert kgdb.physical.read(bus, len(text)) == text
+        stop = kgdb.cont()  # the driver has cleared the buffer, and the device has written to it
+        buffer = int(stop.frame.evaluate("((struct edu *)data)->buffer"))
+        assert kgdb.program.read(buffer, len(text)) == text
+        assert kgdb.physical.virt_to_phys(buffer) == bus
+    assert kgdb.run(f"{DEVICE}; cat mirror").output == text.decode()
