@@ -1,0 +1,40 @@
+"""A kernel that stood still in its debugger is not taken for a hung one."""
+
+from __future__ import annotations
+
+import re
+import time
+
+HUNG = re.compile(r"soft lockup|hard LOCKUP|detected stall|blocked for more than|rcu: INFO")
+
+# As impatient as they can be: seconds.
+IMPATIENT = (
+    "echo 1 >/proc/sys/kernel/watchdog_thresh",  # soft lockup after twice that
+    "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout",
+    "echo 1 >/proc/sys/kernel/hung_task_timeout_secs",
+)
+
+
+def test_the_detectors_are_told_that_it_stood(kgdb):
+    """The guest's clock goes on for as long as its debugger is busy (dbg_touch_watchdogs)."""
+    assert kgdb.run(" && ".join(IMPATIENT)).status == 0
+    address = int(kgdb.evaluate("(unsigned long)&panic_on_oops"))
+    before = float(kgdb.run("cat /proc/uptime").output.split()[0])
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        kgdb.write(address, bytes(4))
+    kgdb.run("sleep 2")
+    assert float(kgdb.run("cat /proc/uptime").output.split()[0]) - before > 5
+    assert not HUNG.search(kgdb.dmesg())
+
+
+def test_one_that_really_hangs_is_told_of(kgdb):
+    assert kgdb.run(" && ".join(IMPATIENT)).status == 0
+    with kgdb.breakpoint("vfs_read", temporary=True):
+        kgdb.type("cat /proc/version")
+        stop = kgdb.cont()
+    kgdb.write(stop.frame.address, b"\xeb\xfe")  # jmp to itself, interrupts being on
+    mark = kgdb.console.mark()
+    kgdb.resume()
+    kgdb.console.wait_for(rb"BUG: soft lockup - CPU#0 stuck", mark=mark, timeout=60)
+    assert HUNG.search(kgdb.console.since(mark).decode())
