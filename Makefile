@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a Debian needs to build a kernel, run it and debug it.
 PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio kmod rsync \
 	xz-utils zstd ccache qemu-system-x86 qemu-utils gdb busybox-static linux-source-6.1 \
-	mmdebstrap e2fsprogs
+	mmdebstrap e2fsprogs openssh-client uidmap
 MATRIX_PACKAGES := linux-source-6.12
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -31,6 +31,7 @@ help:
 	@echo 'make example      build a kernel and run example_suite/ on it'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
+	@echo 'make test-debian  all that is about a Debian on the disk, a browser included'
 	@echo 'make stress       boots, stops and restores by the hundred'
 	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
 	@echo 'make lint         ruff and mypy'
@@ -61,8 +62,13 @@ lint: ready
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# A Debian as the guest; the port is one that is free.
+DEBIAN := --kgdb-disk=debian --kgdb-forward=tcp:0:22
+
 .PHONY: test
 test: lint
+	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-require \
+	  tests/debian example_suite/debian --ignore=tests/debian/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
 	  tests/unit tests/faults tests/kernel example_suite
 
@@ -71,6 +77,12 @@ test-matrix: ready
 	$(call install,$(MATRIX_PACKAGES))
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-kernel=distro:6.12 --kgdb-require \
 	  tests/kernel example_suite
+
+# Everything about Debian, a browser included: a quarter of an hour.
+.PHONY: test-debian
+test-debian: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-disk-package=firefox-esr --kgdb-require \
+	  --durations=10 tests/debian example_suite/debian
 
 .PHONY: stress
 stress: ready

@@ -1,6 +1,7 @@
 """These want a Debian on the disk, and one of them a browser in it.
 
-pytest --kgdb-kernel=distro:6.1 --kgdb-disk=debian --kgdb-disk-package=firefox-esr …
+pytest --kgdb-kernel=distro:6.1 --kgdb-disk=debian --kgdb-disk-package=firefox-esr
+    --kgdb-forward=tcp:0:22 example_suite/debian
 """
 
 from __future__ import annotations

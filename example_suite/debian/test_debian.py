@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 pytestmark = pytest.mark.kgdb(memory=512, timeout=300)
@@ -47,6 +49,27 @@ def test_a_service_dies_and_is_started_again(kgdb):
     kgdb.run("until systemctl is-active -q systemd-journald; do sleep 1; done")
     after = int(kgdb.run("systemctl show -P MainPID systemd-journald").output)
     assert after not in (0, before)
+
+
+def test_who_comes_in_by_ssh(kgdb):
+    """Log in from the host: it needs --kgdb-forward=tcp:0:22."""
+    assert kgdb.ssh("id -un; cat /etc/hostname").output == "root\ndebian\n"
+    with kgdb.breakpoint("tcp_v4_do_rcv"):  # the same, seen from within
+        ssh = subprocess.Popen([*kgdb.ssh(), "true"])
+        stop = kgdb.cont()
+        assert "tcp_v4_rcv" in [frame.function for frame in stop.backtrace()]
+    kgdb.resume()
+    assert ssh.wait(300) == 0
+
+
+def test_there_and_back_again(kgdb):
+    """A snapshot is taken and applied: memory and disk are what they were."""
+    kgdb.run("echo before >/root/when; sync")
+    kgdb.snapshot("before")
+    kgdb.run("rm -rf /usr/bin /root/when; sync")
+    assert kgdb.run("/usr/bin/ls").status != 0
+    kgdb.restore("before")
+    assert kgdb.run("cat /root/when; /usr/bin/ls /root").output == "before\nwhen\n"
 
 
 def test_wreck_the_system(kgdb):
