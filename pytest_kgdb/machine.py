@@ -48,6 +48,8 @@ _FORWARDED: Final = re.compile(
     r"^ *(TCP|UDP)\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) +[\d.]+ +(\d+) ", re.MULTILINE
 )
 
+_STORAGE_SECONDS: Final = 1.0
+
 # How long an interrupt waits for the kernel to read what was typed before, in seconds.
 _TYPED: Final = 2.0
 
@@ -157,7 +159,7 @@ class Machine:
         """Returns how many characters, breaks included, the kernel's console driver has read on
         the present connection; None where that cannot be known."""
         self._stack = contextlib.ExitStack()
-        self._stopping = False
+        self._storage_seen = 0.0
         with contextlib.ExitStack() as stack:
             self.directory, lock = private_directory()
             stack.callback(os.close, lock)
@@ -470,6 +472,24 @@ class Machine:
         raise KgdbError(
             f"QEMU could not {command} '{name}': {answer}", log=self.child.log, hint=hint
         )
+
+    def check_storage(self) -> None:
+        """:raises MachineDied: QEMU has halted the machine, as it could not write to its disk.
+
+        A guest cannot be told of a full disk that is not its own; QEMU waits for room (its
+        manual, `-drive`, `werror=enospc`). Asked at most once in a second.
+        """
+        now = time.monotonic()
+        if now < self._storage_seen + _STORAGE_SECONDS:
+            return
+        self._storage_seen = now
+        if self.monitor.execute("query-status")["status"] == "io-error":
+            raise MachineDied(
+                "QEMU has halted the machine: this host has no room for what the guest writes to "
+                f"its disk, {self.storage}",
+                log=self.child.log,
+                hint="make room there, or set TMPDIR to where there is",
+            )
 
     def registers(self) -> str:
         """Return all virtual CPUs' registers, as QEMU sees them."""

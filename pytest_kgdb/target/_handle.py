@@ -440,6 +440,7 @@ class Kgdb:
         """:raises KgdbError: the kernel, QEMU or gdb is gone, whichever went first."""
         if not self._machine.alive:
             raise self._first_cause(MachineDied("QEMU ended"))
+        self._machine.check_storage()
         if not self._gdb.alive:
             self._gdb.next_stop(0)
         said = self.console.since(self._resumed_at)

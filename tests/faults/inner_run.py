@@ -82,6 +82,7 @@ class InnerRun:
     :param path: replaces PATH.
     :param temporary: another run's directory for temporary files.
     :param workers: whether pytest-xdist may be used.
+    :param room: mebibytes that there are for temporary files.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class InnerRun:
         path: str | None = None,
         temporary: Path | None = None,
         workers: bool = False,
+        room: int | None = None,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -115,10 +117,14 @@ class InnerRun:
             environment["PATH"] = path
         xdist = () if workers else ("-p", "no:xdist")
         words = ["-p", "no:cacheprovider", *xdist, "-ra", *plugin, *options, "test_it.py"]
+        prefix = []
+        if room is not None:  # a file system of its own, which nobody else sees
+            script = f'mount -t tmpfs -o size={room}M kf "$0" && exec "$@"'
+            prefix = ["unshare", "-rm", "sh", "-c", script, str(self.temporary)]
         self.begun = time.monotonic()
         with self.output_file.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *words],
+                [*prefix, sys.executable, "-m", "pytest", *words],
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
-from pytest_kgdb.disk import Disk, _root, prepare
+from pytest_kgdb.disk import Disk, _debian, _root, _tree, prepare
+from pytest_kgdb.disk._sources import Source
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.kernel._config import Config
@@ -182,6 +184,42 @@ def test_mmdebstrap_fails(programs: Path, tmp_path: Path) -> None:
     assert caught.value.log is not None
     assert "the moon is not full" in caught.value.log.read_text()
     assert entries(tmp_path) == []
+
+
+def test_no_network_for_the_packages(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real mmdebstrap, and an archive that nobody serves; what was built goes on working."""
+    release = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
+    nowhere = Source(("http://127.0.0.1:9/debian",), ("bookworm",), ("main",))
+    monkeypatch.setattr(_debian, "configured", lambda: [nowhere])
+    monkeypatch.setattr(_debian, "os_release", lambda: release)
+    monkeypatch.setattr(_tree, "acquire_options", lambda: ['Acquire::http::Proxy "DIRECT";'])
+    fake(programs)
+    there = build(tmp_path)
+    (programs / "mmdebstrap").unlink()
+    kept = entries(tmp_path)
+    with pytest.raises(BuildError, match="Debian bookworm could not be installed") as caught:
+        build(tmp_path, disk_package="less")
+    assert re.search(r"127\.0\.0\.1:9.*([Cc]ould not connect|refused)", caught.value.message)
+    assert "the network is needed to build a disk" in str(caught.value.hint)
+    assert "http://127.0.0.1:9/debian" in str(caught.value.hint)
+    assert entries(tmp_path) == kept
+    assert build(tmp_path).path == there.path
+
+
+@pytest.mark.parametrize("program", ["mke2fs", "qemu-img"])
+def test_no_room_on_the_host(programs: Path, tmp_path: Path, program: str) -> None:
+    fake(programs)
+    said = f"{program}: cannot write: No space left on device"
+    (programs / program).write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    (programs / program).chmod(0o755)
+    with pytest.raises(BuildError, match="No space left on device") as caught:
+        build(tmp_path)
+    assert caught.value.hint == "make room: pytest-kgdb cache prune"
+    assert len(entries(tmp_path)) == 1  # the tree
+    (programs / program).unlink()
+    build(tmp_path)
 
 
 def test_mmdebstrap_is_killed(programs: Path, tmp_path: Path) -> None:
