@@ -166,8 +166,8 @@ class InnerRun:
         self.none_left()
         left = [each.name for each in self.temporary.iterdir()]
         kept = [name for name in left if leaves and re.fullmatch(leaves, name)]
+        assert left == kept, f"left: {left}\n{self.output}"
         if not kept:
-            assert left == [], self.output
             self.temporary.rmdir()
         outcome = Outcome(self.process.returncode, self.output, seconds)
         reports = self.directory / "reports"

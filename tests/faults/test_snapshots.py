@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from inner_run import ROOT, InnerRun
+from inner_run import ROOT
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import KgdbError, MachineDied
@@ -282,34 +281,6 @@ def test_a_full_disk(
     assert "No space left on device" in done.stdout, done.stdout + done.stderr
     assert "hint: make room" in done.stdout
     assert done.stdout.splitlines()[-1] == "left [] []"
-
-
-WORKERS = """
-import os, signal
-from pathlib import Path
-import pytest
-
-KILLED = Path(__file__).with_name("killed")
-
-
-@pytest.mark.parametrize("number", range(6))
-def test_it(kgdb, number):
-    assert kgdb.run(f"echo {number}").output == f"{number}\\n"
-    if number == 2 and not KILLED.exists():
-        KILLED.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.parametrize("dist", ["load", "loadscope"])
-def test_a_worker_is_killed(tmp_path: Path, session_options: list[str], dist: str) -> None:
-    pytest.importorskip("xdist")
-    options = [*session_options, "-n2", f"--dist={dist}"]
-    outcome = InnerRun(tmp_path, WORKERS, options, workers=True).end(leaves=r"pytest-kgdb-.*")
-    assert "worker 'gw" in outcome.output
-    assert "crashed while running 'test_it.py::test_it[2]'" in outcome.output
-    # A scope that lost its worker is run again as a whole.
-    assert re.search(r"1 failed, [5-8] passed", outcome.output), outcome.output
 
 
 PRUNER = """
