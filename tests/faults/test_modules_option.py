@@ -16,6 +16,9 @@ MODULES = Path(__file__).parents[1] / "kernel" / "modules"
 DEMO = MODULES / "demo"
 
 TESTS = rf"""
+import pytest
+
+
 def test_the_guest_has_it(kgdb):
     path = f"/lib/modules/{{kgdb.kernel.release}}/extra/demo.ko"
     assert kgdb.run(f"ls {{path}}").status == 0
@@ -37,6 +40,16 @@ def test_a_breakpoint_waits_for_it(kgdb):
     assert kgdb.program["answer"].value_() == 7
 
 
+@pytest.mark.kgdb(at="kgdbwait")
+def test_from_early_boot_on(kgdb):
+    assert not list(kgdb.modules)
+    prepare = kgdb.breakpoint("demo_prepare")
+    kgdb.resume()
+    kgdb.console.expect_exact("pytest-kgdb: ready")
+    kgdb.type("modprobe demo")
+    assert kgdb.wait().breakpoint is prepare
+
+
 def test_symbols_of_what_the_guest_loads(kgdb):
     kgdb.run("modprobe demo; modprobe user-two")
     assert kgdb.evaluate("demo_total") == 9
@@ -51,7 +64,7 @@ def test_they_are_in_the_guest(tmp_path: Path, session_options: list[str]) -> No
     options = [*session_options, f"--kgdb-module={DEMO}", f"--kgdb-module={MODULES / 'users'}"]
     ran = InnerRun(tmp_path, TESTS, options).end()
     assert ran.status == 0, ran.output
-    assert len(ran.reports) == 3
+    assert len(ran.reports) == 4
 
 
 def refused(tmp_path: Path, options: list[str], module: Path) -> Outcome:
