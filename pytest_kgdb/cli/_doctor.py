@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from ..disk import root
 from ..errors import KgdbError, TimeoutError
 from ..process import run as run_command
 from ..report import clean
@@ -83,8 +84,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("pahole", "dwarves", "no kernels with BTF (Debian's configuration has it)"),
         ("mmdebstrap", "mmdebstrap", "no --kgdb-disk=debian"),
         ("mke2fs", "e2fsprogs", "no --kgdb-disk=debian"),
+        ("ssh-keygen", "openssh-client", "no --kgdb-disk=debian"),
+        ("ssh", "openssh-client", "no kgdb.ssh()"),
     ):
         yield _program(program, package, needed=False, use=use)
+    yield _namespaces()
 
 
 def install(*packages: str) -> str:
@@ -174,6 +178,20 @@ def _busybox() -> Finding:
     if b"/lib64/ld-linux" in Path(path).read_bytes()[:4096]:
         return Finding("busybox", "lacks", f"{path} is linked to libraries", package)
     return Finding("busybox", "ok", path)
+
+
+def _namespaces() -> Finding:
+    """Look whether a Debian's files can be given their owners (disk/_root.py tries the same)."""
+    name = "user namespaces"
+    if os.geteuid() == 0:
+        return Finding(name, "ok", "not needed by root")
+    if _where("newuidmap") is None:
+        return Finding(name, "without", "no --kgdb-disk=debian", install("uidmap"))
+    try:
+        root()
+    except KgdbError as error:
+        return Finding(name, "without", f"no --kgdb-disk=debian: {error.message}", error.hint or "")
+    return Finding(name, "ok", "a Debian can be built without root")
 
 
 # -- files ----------------------------------------------------------------------------------------

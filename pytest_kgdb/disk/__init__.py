@@ -3,5 +3,6 @@
 from ._image import Disk
 from ._initramfs import initramfs_tools
 from ._prepare import prepare
+from ._root import root
 
-__all__ = ["Disk", "initramfs_tools", "prepare"]
+__all__ = ["Disk", "initramfs_tools", "prepare", "root"]

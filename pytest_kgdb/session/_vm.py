@@ -213,8 +213,7 @@ class Vm:
                 f"the guest's init did not say that it is ready within {self.timeout:g} s\n"
                 f"the console's last lines are:\n{self.machine.console.tail(15)}",
                 log=self.machine.console.log,
-                hint="an initrd of your own must print 'pytest-kgdb: ready' on the console, and "
-                "then give a root shell there",
+                hint=self._why_not_ready(),
             ) from error
         except MachineDied as error:
             raise self.machine.death(
@@ -223,6 +222,37 @@ class Vm:
         self.machine.console.synchronise(timeout=self.timeout)
         handle.interrupt()
         self.at = "ready"
+
+    def _why_stopped(self) -> str:
+        hint = (
+            "to be there when it happens: a test with the marker kgdb(at='kgdbwait') that calls "
+            "cont()"
+        )
+        said = self.machine.console.since()
+        if self.spec.disk is not None and b"Unable to mount root fs" in said:
+            hint = (
+                "--kgdb-append=root=… names the root file system: /dev/vda is the disk, /dev/vda1 "
+                f"its first partition; or {hint}"
+            )
+        return hint
+
+    def _why_not_ready(self) -> str:
+        if self.spec.disk is None:
+            return (
+                "an initrd of your own must print 'pytest-kgdb: ready' on the console, and then "
+                "give a root shell there"
+            )
+        said = self.machine.console.since()
+        if b"Waiting for root device" in said or b"Gave up waiting for root" in said:
+            return (
+                "the root file system is not there: --kgdb-append=root=… names it (/dev/vda is "
+                "the disk, /dev/vda1 its first partition), and its drivers must be in the kernel "
+                "or in --kgdb-initrd=initramfs-tools"
+            )
+        return (
+            "a system takes its time to come up: --kgdb-timeout. An image of your own needs a "
+            "root shell on its serial console that prints 'pytest-kgdb: ready' (docs/disk.md)"
+        )
 
     def _check_boot(self) -> None:
         if not self.handle.stopped:
@@ -238,8 +268,7 @@ class Vm:
         raise BootError(
             f"the kernel {what}\nthe console's last lines are:\n{self.machine.console.tail(15)}",
             log=self.machine.console.log,
-            hint="to be there when it happens: a test with the marker kgdb(at='kgdbwait') that "
-            "calls cont()",
+            hint=self._why_stopped(),
         )
 
     def save(self, point: Point) -> None:

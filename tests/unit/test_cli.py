@@ -14,7 +14,7 @@ import pytest
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.cli import _cache, _doctor, main
-from pytest_kgdb.errors import BuildError
+from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, Wanted
@@ -251,6 +251,26 @@ def test_a_bare_host_lacks_everything_and_is_told_what_to_install(
     }
     assert found["kernel sources"].state == "without"
     assert found["mmdebstrap"].found == "no --kgdb-disk=debian"
+    assert found["ssh-keygen"].mend == "sudo apt-get install openssh-client"
+    assert found["user namespaces"].mend == "sudo apt-get install uidmap"
+
+
+def test_a_disk_without_root(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    assert examine(monkeypatch, programs)["user namespaces"].state == (
+        "ok" if os.geteuid() == 0 else "without"
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    put(programs, "newuidmap")
+    monkeypatch.setattr(_doctor, "root", lambda: None)
+    assert examine(monkeypatch, programs)["user namespaces"].state == "ok"
+
+    def refuse() -> None:
+        raise ConfigError("a Debian cannot be built without root: no ids", hint="usermod …")
+
+    monkeypatch.setattr(_doctor, "root", refuse)
+    found = examine(monkeypatch, programs)["user namespaces"]
+    assert (found.state, found.mend) == ("without", "usermod …")
+    assert "no ids" in found.found
 
 
 @pytest.mark.parametrize(
