@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from ._bytecode import Bytecode, parse
+from ._hooks import PASS, TELL, Action, Event, Hook, Return
 from ._layout import Layout
 from ._relay import GuestMemory, Power, Relay
 from ._stub import Stub
 
-__all__ = ["GuestMemory", "Layout", "Power", "Relay", "Stub"]
+__all__ = [
+    "PASS",
+    "TELL",
+    "Action",
+    "Bytecode",
+    "Event",
+    "GuestMemory",
+    "Hook",
+    "Layout",
+    "Power",
+    "Relay",
+    "Return",
+    "Stub",
+    "parse",
+]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Layout", "Registers", "simulate"]
+__all__ = ["Layout", "Registers"]
 
 
 @dataclass(frozen=True)
@@ -99,70 +99,3 @@ class Registers:
         if name is not None:
             self[name] = int.from_bytes(data[:4], "little")
         return name is not None
-
-
-_PUSH: Final = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
-_PUSH_R: Final = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-
-# The int3 entry leaves this gap between the interrupted stack and pt_regs, for the kernel to
-# emulate pushes (arch/x86/entry/entry_64.S, macro idtentry: six words, of which the entry itself
-# may need one for alignment).
-_GAP: Final = 5 * 8
-
-
-def simulate(
-    registers: Registers, code: bytes, write: Callable[[int, bytes], None], floor: int
-) -> bool:
-    """Execute the instruction at the program counter here, if it is one of a function's first.
-
-    :param code: its bytes, at least 9 where that many can be read.
-    :param write: writes guest memory.
-    :param floor: the stack pointer at the stop; pushes may go as far below it as the gap.
-    :return: whether it was executed.
-    """
-    size = _nop(code)
-    if size:
-        registers["ip"] = registers["ip"] + size
-        return True
-    # push %r64 (Intel SDM, PUSH: 50+rd, with REX.B 41)
-    if 0x50 <= code[0] <= 0x57:
-        name, size = _PUSH[code[0] - 0x50], 1
-    elif code[0] == 0x41 and 0x50 <= code[1] <= 0x57:
-        name, size = _PUSH_R[code[1] - 0x50], 2
-    else:
-        # mov %rsp,%rbp
-        if code[:3] == b"\x48\x89\xe5":
-            registers["bp"] = registers["sp"]
-            registers["ip"] = registers["ip"] + 3
-            return True
-        return False
-    value, stack = registers[name], registers["sp"] - 8
-    if stack < floor - _GAP:
-        return False
-    write(stack, value.to_bytes(8, "little"))
-    registers["sp"] = stack
-    registers["ip"] = registers["ip"] + size
-    return True
-
-
-def _nop(code: bytes) -> int:
-    """Return the length of a no-operation: those of x86 kernels, and ENDBR64."""
-    if code[:4] == b"\xf3\x0f\x1e\xfa":
-        return 4
-    for nop in _NOPS:
-        if code.startswith(nop):
-            return len(nop)
-    return 0
-
-
-# arch/x86/include/asm/nops.h, P6_NOP2 to P6_NOP8; NOP1.
-_NOPS: Final = (
-    bytes.fromhex("0f1f840000000000"),
-    bytes.fromhex("0f1f8000000000"),
-    bytes.fromhex("660f1f440000"),
-    bytes.fromhex("0f1f440000"),
-    bytes.fromhex("0f1f4000"),
-    bytes.fromhex("0f1f00"),
-    bytes.fromhex("6690"),
-    bytes.fromhex("90"),
-)

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..errors import KgdbError, MachineDied, TimeoutError
-from ._layout import Layout, Registers, simulate
+from ._hooks import AskedRegisters, Hook
+from ._layout import Layout, Registers
 from ._packets import ACK, Decoder, encode
+from ._serve import Context, HookServer
+from ._simulate import simulate
 from ._stub import Hit, Stub
 
 __all__ = ["GuestMemory", "Relay"]
@@ -115,13 +118,11 @@ class Relay:
     def _reset_upstream(self) -> None:
         self._from_kgdb = Decoder()
         self._queue: list[bytes] = []
-        self._planted: set[int] = set()
-        self._leaving: set[int] = set()  # gdb took them out, kgdb still has them
+        self._hooks = HookServer(self._ask, self._tell)
         self._upstream_thread = b""  # kgdb's Hg; empty for the thread that stopped
         self._wanted_thread = b""  # gdb's Hg
         self._registers: Registers | None = None
         self._floor = 0
-        self._stepping = b""  # the thread that kgdb steps
 
     # From the outside
 
@@ -142,6 +143,40 @@ class Relay:
         """Wait until gdb's resume has come here; False if it did not in `timeout` seconds."""
         with self._lock:
             return self._moved.wait_for(lambda: not self._stopped, timeout)
+
+    @property
+    def forces_returns(self) -> bool:
+        """Whether a hook may have a function return: only where guest memory is ours."""
+        return self._memory is not None
+
+    def hook(self, address: int, hook: Hook) -> None:
+        """Have a function called at each arrival at an address; the kernel must be stopped.
+
+        It is called in the relay's thread, while the kernel stands still, and must be quick. gdb
+        learns of an arrival only if it has a breakpoint there itself, or if the hook says so. An
+        address's newest hook is called first. After :meth:`revive` they are there as before.
+
+        :raises KgdbError: kgdb refuses a breakpoint there.
+        """
+        with self._lock:
+            answer = self._hooks.plants.hook(address, hook)
+        if answer != b"OK":
+            raise KgdbError(f"kgdb plants no breakpoint at {address:#x} (it said {answer!r})")
+
+    def hook_now(self, address: int, hook: Hook) -> bool:
+        """Do the same from within a hook; False if kgdb refuses."""
+        return self._hooks.plants.hook(address, hook) == b"OK"
+
+    def unhook(self, address: int, hook: Hook) -> None:
+        """Undo :meth:`hook`, whether the kernel is stopped or runs."""
+        with self._lock:
+            self._hooks.plants.unhook(address, hook)
+
+    def take_trouble(self) -> BaseException | None:
+        """Return, once, what a hook raised; the kernel was stopped there."""
+        with self._lock:
+            trouble, self._hooks.trouble = self._hooks.trouble, None
+            return trouble
 
     @property
     def stop_reply(self) -> bytes:
@@ -169,7 +204,9 @@ class Relay:
             self._paused = paused
             _shut(self._kgdb)
             self._kgdb = self._connect()
+            hooks = self._hooks
             self._reset_upstream()
+            self._hooks.plants.hooks = hooks.plants.hooks
             self._absorbing = False
             self._stop_reply = stop_reply
             told = not self._stopped
@@ -182,17 +219,12 @@ class Relay:
     def unplanted(self) -> Iterator[None]:
         """Have none of gdb's breakpoints in the stopped kernel: it is about to be saved."""
         with self._lock:
-            for address in sorted(self._planted):
-                self._ask(b"z0,%x,1" % address)
-            self._planted -= self._leaving
-            self._leaving.clear()
+            self._hooks.plants.lift_all()
         try:
             yield
         finally:
             with self._lock:
-                for address in sorted(self._planted):
-                    if self._ask(b"Z0,%x,1" % address) != b"OK":
-                        self._planted.discard(address)
+                self._hooks.plants.settle(set())
 
     def close(self) -> None:
         """End the relay; gdb sees its connection close."""
@@ -345,28 +377,63 @@ class Relay:
         if payload[:1] not in (b"T", b"S"):
             self._to_gdb(payload)  # O: console output through gdb
             return
-        self._stopped = True
+        now = time.monotonic()
         self._stop_reply = payload
         self._upstream_thread = self._wanted_thread = b""
-        self._registers = None
+        self._locate_registers()
+        if self._hooks.busy and self._hit is None and payload[:3] == b"T05":
+            context = self._context()
+            if context is not None and self._hooks.arrive(context, now):
+                return
+        self._stopped = True
         self._to_gdb(self._stop_words(payload))
+
+    def _context(self) -> Context | None:
+        """Return what hooks may use of the CPU that stopped."""
+        memory, registers = self._memory, self._registers
+        if memory is not None and registers is not None:
+            return Context(registers, memory.read, self._thread_id(), self._simulate)
+        if not self._hooks.plants.hooks:
+            return None
+        asked, thread = AskedRegisters(self._ask), self._thread_id()
+        floor = asked["sp"]
+        return Context(
+            asked,
+            self._ask_memory,
+            thread,
+            lambda: simulate(asked, self._ask_memory, self._ask_write, floor),
+        )
+
+    def _ask_memory(self, address: int, size: int) -> bytes:
+        parts = []
+        for start in range(address, address + size, _KGDB_BYTES):
+            part = self._ask(b"m%x,%x" % (start, min(_KGDB_BYTES, address + size - start)))
+            if part[:1] == b"E":
+                raise KgdbError(f"kgdb cannot read {size} bytes at {address:#x}")
+            parts.append(bytes.fromhex(part.decode()))
+        return b"".join(parts)
+
+    def _ask_write(self, address: int, data: bytes) -> None:
+        if self._ask(b"M%x,%x:%b" % (address, len(data), data.hex().encode())) != b"OK":
+            raise KgdbError(f"kgdb cannot write {len(data)} bytes at {address:#x}")
 
     def _stop_words(self, payload: bytes) -> bytes:
         """Return a stop reply as gdb gets it: a breakpoint of ours is told as one."""
-        self._locate_registers()
         registers = self._registers
-        # A step that ends behind a breakpoint's address was not stopped by that breakpoint.
-        stepped = self._stepping != b"" and _same(self._stepping, self._thread_id())
         if registers is not None and self._hit is not None and self._stub is not None:
             hit, self._hit = self._hit, None
             self._stub.arrived(hit)
             if registers["ip"] - 1 == hit.address:
                 registers["ip"] = hit.address
                 return b"T05" + hit.words + payload[3:]
-        if registers is not None and payload[:3] == b"T05" and not stepped:
-            before = registers["ip"] - 1
-            if before in self._planted:
-                registers["ip"] = before
+        if payload[:3] == b"T05":
+            before = self._hooks.passed  # the program counter has been put back
+            if before is None and registers is not None:
+                before = self._hooks.at(registers)
+                if before is not None:
+                    registers["ip"] = before
+            # Told so without a breakpoint of its own there, gdb would silently go on.
+            if before in self._hooks.plants.wanted:
                 return b"T05swbreak:;" + payload[3:]
         return payload
 
@@ -475,17 +542,10 @@ class Relay:
             self._paused = False  # the stub halts the machine itself, and lets it go
             return self._stub.plant(payload)
         address = int(payload.split(b",")[1], 16)
-        if payload[:1] == b"z":
-            if address in self._planted:
-                self._leaving.add(address)
-            return b"OK"
-        if address in self._planted:
-            self._leaving.discard(address)
-            return b"OK"
-        answer = self._ask(payload)
-        if answer == b"OK":
-            self._planted.add(address)
-        return answer
+        if payload[:1] == b"Z":
+            return self._hooks.plants.insert(address)
+        self._hooks.plants.wanted.discard(address)  # kgdb has it until the kernel goes on without
+        return b"OK"
 
     def _read(self, payload: bytes) -> bytes | None:
         address, size = (int(word, 16) for word in payload[1:].split(b","))
@@ -538,20 +598,18 @@ class Relay:
             self._stopped = False
             self._moved.notify_all()
             return
-        if kind == b"s" and self._simulate():
-            self._to_gdb(b"T05thread:%b;" % self._thread_id())
-            return
-        for address in sorted(self._leaving):
-            self._ask(b"z0,%x,1" % address)
-            self._planted.discard(address)
-        self._leaving.clear()
         # A signal other than the trap is an oops: C09 lets the kernel's own handling go on
         # (kernel/debug/gdbstub.c, gdb_cmd_exception_pass), as going back would oops for ever.
         oops = self._stop_reply[1:3] not in (b"05", b"02", b"00")
-        word = b"C09" if oops and kind == b"c" else kind
+        context = None if oops else self._context()
+        if self._hooks.resume(b"C09" if oops and kind == b"c" else kind, context):
+            self._to_gdb(b"T05thread:%b;" % self._thread_id())
+            return
+
+    def _tell(self, word: bytes) -> None:
+        """Send kgdb what has no answer: the kernel goes on."""
         self._stopped = False
         self._registers = None
-        self._stepping = self._thread_id() if kind == b"s" else b""
         self._wake_up()
         if self._stub is not None:
             self._stub.replant()
@@ -563,11 +621,8 @@ class Relay:
         registers, memory = self._registers, self._memory
         if registers is None or memory is None or self._stop_reply[1:3] != b"05":
             return False
-        try:
-            code = memory.read(registers["ip"], 9)
-            return simulate(registers, code, memory.write, self._floor)
-        except KgdbError:
-            return False
+        watched = self._stub is not None and self._stub.watching
+        return simulate(registers, memory.read, memory.write, self._floor, operands=not watched)
 
 
 def _shut(connection: socket.socket) -> None:

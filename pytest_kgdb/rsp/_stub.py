@@ -59,6 +59,11 @@ class Stub:
         """To be selected on, if there is a connection."""
         return self._socket
 
+    @property
+    def watching(self) -> bool:
+        """Whether anything is planted."""
+        return bool(self._planted or self._led)
+
     def plant(self, payload: bytes) -> bytes:
         """Insert or remove (`Z1`…`Z4`, `z1`…`z4`), and return the answer for gdb."""
         key = payload[1:]
