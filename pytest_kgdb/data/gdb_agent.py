@@ -4,7 +4,9 @@ gdb's own Python runs this file, not ours; so it imports nothing of the package,
 Python 3.6 and gdb 12 (gdb manual, "Extending gdb using Python").
 """
 
+import functools
 import json
+import re
 
 import gdb
 
@@ -232,6 +234,113 @@ def op_locations(location):
             for sal in sals or ()
         ]
     }
+
+
+def kind_of(kind):
+    """How a type's values are to be read."""
+    plain = kind.strip_typedefs()
+    code = CODES.get(plain.code, "other")
+    known = {"type": str(kind), "size": plain.sizeof, "kind": code, "signed": False}
+    if code in ("int", "char", "enum"):
+        known["kind"] = "int"
+        known["signed"] = plain.is_signed
+    elif code == "ptr":
+        target = plain.target().strip_typedefs()
+        known["kind"] = "string" if is_char(target) else "ptr"
+    return known
+
+
+def is_char(kind):
+    return kind.sizeof == 1 and kind.unqualified().name in ("char", "unsigned char", "signed char")
+
+
+CHARS = re.compile(r"^(?:(?:const|volatile|unsigned|signed) )*char (\*|\[(\d*)\])(?: ?const)?$")
+
+
+def compiled(expression):
+    """An expression as bytecode for another than gdb to run, in the scope of the present pc."""
+    kind = None
+    try:
+        told = gdb.execute("whatis " + expression, to_string=True).strip()
+        kind = told.partition("type = ")[2]
+        known = {"type": kind, "kind": "int", "signed": False}
+        chars = CHARS.match(kind)
+        if chars and chars.group(1) == "*":
+            known["kind"] = "string"
+        elif chars:
+            known["kind"], known["size"] = "chars", int(chars.group(2) or 0)
+            expression = f"&({expression})[0]"
+        elif kind in ("bool", "_Bool"):
+            known["kind"] = "bool"
+        elif kind.endswith("*"):
+            known["kind"] = "ptr"
+        known["code"] = gdb.execute("maint agent-eval " + expression, to_string=True)
+        if known["kind"] == "int":
+            # gdb tells a type's sign only of a value; how it compares shows it, too.
+            compared = gdb.execute(f"maint agent-eval ({expression}) < 1", to_string=True)
+            known["signed"] = "less_signed" in compared.rpartition("const8 1")[2]
+        return known
+    except gdb.error as error:
+        return {"error": str(error), "type": kind}
+
+
+def function_around(address):
+    """The function that has an address, not one inlined there; None without debug info."""
+    block, found = gdb.block_for_pc(address), None
+    while block is not None:
+        if block.function is not None:
+            found = block
+        block = block.superblock
+    return found
+
+
+def op_function(location, expressions):
+    """Where a function is, what it takes and returns, and expressions compiled for its entry."""
+    _, sals = gdb.decode_line(location)
+    places = []
+    for sal in sals or ():
+        block = function_around(sal.pc)
+        place = {"address": sal.pc, "line": sal.line, "inlined": False, "arguments": []}
+        place["file"] = sal.symtab and sal.symtab.filename
+        places.append(place)
+        if block is None:
+            name, _, offset = (
+                gdb.execute(f"info symbol {sal.pc:#x}", to_string=True)
+                .partition(" in section")[0]
+                .partition(" + ")
+            )
+            place.update(name=name, address=sal.pc - int(offset or 0), returns=None)
+        else:
+            place["name"] = block.function.name
+            place["inlined"] = int(block.function.value().address) != sal.pc
+            target = block.function.type.target()
+            # Of a function in assembler the debug info says that it returns nothing.
+            known = target is not None and not (place["file"] or "").endswith(".S")
+            place["returns"] = kind_of(target) if known else None
+        if not place["inlined"]:
+            work = functools.partial(fill, place, block, expressions)
+            in_scope(place["address"], work)
+    return {"places": places}
+
+
+def fill(place, block, expressions):
+    if block is not None:
+        for symbol in block:
+            if symbol.is_argument:
+                known = compiled(symbol.name)
+                known.update(kind_of(symbol.type))
+                place["arguments"].append([symbol.name, known])
+    place["expressions"] = [compiled(expression) for expression in expressions]
+
+
+def in_scope(address, work):
+    """Do something as if the kernel had stopped at an address."""
+    here = int(gdb.parse_and_eval("(unsigned long)$pc"))
+    gdb.execute(f"set var $pc = {address:#x}")
+    try:
+        work()
+    finally:
+        gdb.execute(f"set var $pc = {here:#x}")
 
 
 def op_numbers(expressions):

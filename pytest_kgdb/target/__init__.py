@@ -7,19 +7,24 @@ from ._handle import Kgdb
 from ._link import agent_path
 from ._module import Module
 from ._modules import Modules
+from ._spy import Call, Cost, Spy, TaskAtCall
 from ._stops import Frame, Reason, Stop
 from ._values import Task, Value
 
 __all__ = [
     "Access",
     "Breakpoint",
+    "Call",
+    "Cost",
     "Frame",
     "Kgdb",
     "Module",
     "Modules",
     "Reason",
+    "Spy",
     "Stop",
     "Task",
+    "TaskAtCall",
     "Value",
     "Watchpoint",
     "agent_path",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, overload
@@ -23,10 +23,12 @@ from ..mi import Gdb, GdbError, Record, c_string
 from . import _ssh as ssh
 from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._hidden import Hidden
+from ._instruments import Instruments
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
 from ._modules import Modules
 from ._points import Keeper, restore, snapshot
+from ._spy import Spy
 from ._stops import Reason, Stop, classify
 from ._transfer import get, put
 from ._values import Value
@@ -83,6 +85,7 @@ class _Bound:
     link: Link
     locations: Locations
     hidden: Hidden
+    instruments: Instruments
 
 
 class Kgdb:
@@ -114,7 +117,10 @@ class Kgdb:
         hidden = Hidden(link)
         self.modules.bind(link, state, hidden, machine.directory)
         locations = Locations(link, self.kernel.vmlinux, map_file, why_not=self.modules.why_not)
-        self._bound = _Bound(gdb, machine, state, relay, keeper, link, locations, hidden)
+        instruments = Instruments(link, relay, locations)
+        self._bound = _Bound(
+            gdb, machine, state, relay, keeper, link, locations, hidden, instruments
+        )
         self._interrupting = False
         gdb.listen(self._on_record)
         # A stop that no test is to see may come while it waits for the console.
@@ -203,6 +209,8 @@ class Kgdb:
         for each in self._breakpoints.values():
             each.gone()
         self._breakpoints.clear()
+        if self._bound is not None:
+            self._bound.instruments.end()
 
     def _require(self) -> _Bound:
         if self._bound is None:
@@ -413,6 +421,7 @@ class Kgdb:
             result=payload.get("gdb-result-var"),
             source=self.kernel.debug_source,
         )
+        self._require().instruments.check()
         return True
 
     def _go_on(self) -> None:
@@ -625,7 +634,7 @@ class Kgdb:
             self.resume()
 
     def delete_breakpoints(self) -> None:
-        """Delete all breakpoints and watchpoints."""
+        """Delete all breakpoints and watchpoints, and end all instruments."""
         self._forget_breakpoints()
         self._link.command("-break-delete")
 
@@ -649,6 +658,28 @@ class Kgdb:
             if known is not None:
                 known.gone()
                 self._hit_last[known.number] = known  # its stop is told after its end
+
+    # Instruments
+
+    def spy(
+        self,
+        function: str,
+        collect: Sequence[str] = (),
+        *,
+        returns: bool = False,
+        keep: int = 10_000,
+    ) -> Spy:
+        """Count and record every call of a function; the kernel is not seen to stop.
+
+        :param collect: C expressions, read at the function's entry at each call; the arguments
+            are recorded anyway.
+        :param returns: record what the calls return, at the price of a second trap for each.
+        :param keep: calls of which more than their number is kept: the newest.
+        :raises KgdbError: there is no such function, gcc inlined it everywhere, it must not be
+            probed, or an expression cannot be read at its entry.
+        """
+        __tracebackhide__ = True
+        return self._require().instruments.spy(function, collect, returns=returns, keep=keep)
 
     # Data
 

@@ -103,12 +103,40 @@ class Locations:
             except GdbError:
                 raise self._unknown(location, error) from error
         for address in found:
-            if why := self._forbidden(address):
-                raise KgdbError(
-                    f"no breakpoint at {location} ({address:#x}): {why}",
-                    hint="break on a caller, or on a function that it calls",
-                )
+            self.refuse(address, f"no breakpoint at {location}")
         return told
+
+    def behind(self, function: str) -> str:
+        """Return the name by which gdb knows a function: `printk` is a macro.
+
+        :raises KgdbError: there is none; the message has the nearest names.
+        """
+        try:
+            self._decode(function)
+        except GdbError as error:
+            told = _BEHIND_MACROS.get(function)
+            if told is None:
+                raise self._unknown(function, error) from error
+            return told
+        return function
+
+    def refuse(self, address: int, what: str) -> None:
+        """:raises KgdbError: an address must not be probed; `what` begins the message."""
+        if why := self._forbidden(address):
+            raise KgdbError(
+                f"{what} ({address:#x}): {why}",
+                hint="take a caller, or a function that it calls",
+            )
+
+    def forbidden_ranges(self) -> list[tuple[int, int]]:
+        """Return where no breakpoint may be, what the blocklist names excepted."""
+        ranges = [(each.start, each.end) for each in _FORBIDDEN]
+        pairs = [(self._address(start), self._address(end)) for start, end in ranges]
+        return [
+            (low & _MASK, high & _MASK)
+            for low, high in pairs
+            if low is not None and high is not None
+        ]
 
     def _decode(self, location: str) -> list[int]:
         places = self._link.ask("locations", location=location)["locations"]

@@ -6,7 +6,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/writing-tests.md", "docs/state.md", "docs/modules.md")
+PAGES = (
+    "README.md",
+    "docs/writing-tests.md",
+    "docs/instruments.md",
+    "docs/state.md",
+    "docs/modules.md",
+)
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -16,7 +16,20 @@ from pytest_kgdb.cli._main import _parser
 from pytest_kgdb.settings import MARKER_KEYS, OPTIONS, Settings
 from pytest_kgdb.settings._options import field, ini_key
 from pytest_kgdb.settings._values import PARSERS
-from pytest_kgdb.target import Breakpoint, Frame, Kgdb, Reason, Stop, Task, Value, Watchpoint
+from pytest_kgdb.target import (
+    Breakpoint,
+    Call,
+    Cost,
+    Frame,
+    Kgdb,
+    Reason,
+    Spy,
+    Stop,
+    Task,
+    TaskAtCall,
+    Value,
+    Watchpoint,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in (ROOT / "docs").iterdir()))
@@ -135,6 +148,13 @@ def test_writing_tests_md_has_the_whole_handle(kind: type) -> None:
     assert public(kind) - hidden <= told
 
 
+@pytest.mark.parametrize("kind", [Spy, Call, Cost, TaskAtCall])
+def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
+    words = set(re.findall(r"`[^`\n]+`", text("docs/instruments.md")))
+    told = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
+    assert public(kind) <= told
+
+
 def test_reasons_and_errors_are_told() -> None:
     page = text("docs/writing-tests.md")
     for reason in Reason.__args__:  # type: ignore[attr-defined]
@@ -147,7 +167,7 @@ def test_readme_names_only_what_the_handle_has() -> None:
     named = {
         name
         for cells in rows("README.md")
-        if cells[0] in ("run control", "breakpoints", "data", "the guest")
+        if cells[0] in ("run control", "breakpoints", "data", "instruments", "the guest")
         for name in re.findall(r"`([a-z]+)`", cells[1])
     }
     assert named

@@ -1,0 +1,209 @@
+"""Instruments on a real kernel: what functions are called with, and made to return."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+OPEN = "do_sys_openat2"
+READS = "dd if=/dev/zero of=/dev/null bs=17 count=20 2>/dev/null"
+
+
+def test_a_spy_counts_and_records(kgdb):
+    with kgdb.spy("vfs_read", collect=["count == 17", "file->f_path.dentry->d_iname"]) as reads:
+        assert kgdb.run(READS).status == 0
+        assert kgdb.stopped
+    ours = [call for call in reads.calls if call.args["count"] == 17]
+    assert len(ours) == 20
+    assert reads.count == len(reads.calls)
+    assert reads.dropped == 0
+    for call in ours:
+        assert call.task.comm == "dd"
+        assert call.task.pid == ours[0].task.pid > 1
+        assert call["count == 17"] == 1
+        assert call.collected["file->f_path.dentry->d_iname"] == "zero"
+        assert call.args["file"] == ours[0].args["file"] > 1 << 63
+        assert call.cpu == 0
+    times = [call.time for call in reads.calls]
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] + 0.001 < 600
+    assert [call.number for call in reads.calls] == list(range(1, reads.count + 1))
+
+
+def test_a_spy_that_is_gone_sees_nothing(kgdb):
+    with kgdb.spy(OPEN) as opens:
+        kgdb.run("cat /proc/version")
+    before = opens.count
+    assert before >= 1
+    assert not opens.active
+    kgdb.run("cat /proc/version")
+    assert opens.count == before
+
+
+def test_a_spy_leaves_while_the_kernel_runs(kgdb):
+    opens = kgdb.spy(OPEN)
+    kgdb.type("for i in $(seq 60); do cat /proc/uptime; done >/dev/null; echo over")
+    kgdb.resume()
+    deadline = time.monotonic() + 30
+    while opens.count < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    opens.delete()
+    opens.delete()
+    assert not kgdb.stopped
+    before = opens.count
+    assert 5 <= before < 60
+    kgdb.console.expect_exact("over", timeout=60)
+    assert kgdb.run("echo fine").output == "fine\n"
+    assert opens.count == before
+
+
+def test_what_calls_return(kgdb):
+    with kgdb.spy(OPEN, returns=True) as opens:
+        kgdb.run("cat /proc/version; cat /no/such/file")
+    assert all(call.returned for call in opens.calls)
+    values = [call.return_value for call in opens.calls]
+    assert -2 in values
+    assert any(value >= 0 for value in values)
+    with kgdb.spy(OPEN) as opens:
+        kgdb.run("cat /proc/version")
+    with pytest.raises(KgdbError, match="returns=True"):
+        opens.calls[0].return_value  # noqa: B018
+
+
+def test_returns_of_calls_that_wait(kgdb):
+    """Two tasks sleep in the same function; each return goes to its own call."""
+    with kgdb.spy("hrtimer_nanosleep", returns=True) as sleeps:
+        kgdb.run("sleep 0.4 & sleep 0.2; wait")
+    sleeps_of = {call.task.pid: call for call in sleeps.calls}
+    assert len(sleeps_of) == 2
+    assert all(call.return_value == 0 for call in sleeps_of.values())
+
+
+def test_a_bound_on_what_is_kept(kgdb):
+    with kgdb.spy("vfs_read", keep=5) as reads:
+        kgdb.run(READS)
+    assert len(reads.calls) == 5
+    assert reads.count >= 20
+    assert reads.dropped == reads.count - 5
+    assert reads.calls[-1].number == reads.count
+
+
+def test_the_cost_of_a_spy(kgdb):
+    with kgdb.spy("vfs_read") as reads:
+        assert str(reads.cost) == "no call yet"
+        kgdb.run("dd if=/dev/zero of=/dev/null bs=17 count=100 2>/dev/null")
+    print(reads.cost)
+    assert 100 <= reads.cost.calls == reads.count
+    assert 0 < reads.cost.here < 0.1
+    assert reads.cost.here < reads.cost.per_call < 0.1
+    assert "ms for each of" in str(reads.cost)
+
+
+def test_a_breakpoint_at_a_spied_address_stops(kgdb):
+    with kgdb.spy("vfs_read") as reads, kgdb.breakpoint("vfs_read", condition="count == 17") as at:
+        kgdb.type(READS)
+        for number in range(1, 6):
+            stop = kgdb.cont()
+            assert stop.breakpoint is at
+            assert stop.frame.function == "vfs_read"
+            assert sum(call.args["count"] == 17 for call in reads.calls) == number
+        at.delete()
+        kgdb.resume()
+        kgdb.console.synchronise(timeout=20)
+        kgdb.interrupt()
+    assert sum(call.args["count"] == 17 for call in reads.calls) == 20
+
+
+def test_stepping_over_a_spied_address(kgdb):
+    with kgdb.spy("do_filp_open") as opens:
+        kgdb.breakpoint(OPEN, temporary=True)
+        kgdb.type("cat /proc/version; echo done")
+        kgdb.cont()
+        before = opens.count  # the shell's exec opens, too
+        assert kgdb.until("do_filp_open").frame.function == "do_filp_open"
+        assert opens.count == before + 1
+        for _ in range(5):
+            kgdb.stepi()
+        assert opens.count == before + 1
+        assert kgdb.finish().frame.function == OPEN
+        kgdb.resume()
+        kgdb.console.expect_exact("done", timeout=20)
+
+
+def test_two_spies_on_one_function(kgdb):
+    with kgdb.spy(OPEN) as one, kgdb.spy(OPEN, returns=True) as other:
+        kgdb.run("cat /proc/version")
+        assert one.count == other.count >= 1
+        one.delete()
+        kgdb.run("cat /proc/version")
+        assert other.count > one.count
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_spy_on_two_processors(kgdb):
+    busy = "dd if=/dev/zero of=/dev/null bs=17 count=150 2>/dev/null"
+    with kgdb.spy("vfs_read", returns=True) as reads:
+        kgdb.run(f"taskset 1 {busy} & taskset 2 {busy}; wait")
+    ours = [call for call in reads.calls if call.args["count"] == 17]
+    assert len(ours) == 300
+    assert all(call.return_value == 17 for call in ours)
+    assert {call.cpu for call in ours} == {0, 1}
+    assert len({call.task.pid for call in ours}) == 2
+
+
+def test_a_spy_outlasts_a_restore_to_a_named_point(kgdb):
+    with kgdb.spy(OPEN) as opens:
+        kgdb.snapshot("here")
+        kgdb.run("cat /proc/version")
+        before = opens.count
+        kgdb.restore("here")
+        assert opens.count == before >= 1
+        kgdb.run("cat /proc/version")
+        assert opens.count > before
+    assert kgdb.run("echo fine").output == "fine\n"
+
+
+@pytest.fixture
+def not_ours(kgdb):
+    """A machine whose memory is only kgdb's, as on a board."""
+    relay = kgdb._require().relay
+    before = relay._memory, relay._layout
+    relay.use_memory(None, None)
+    yield
+    relay.use_memory(*before)
+
+
+@pytest.mark.usefixtures("not_ours")
+def test_where_guest_memory_is_not_ours(kgdb):
+    with kgdb.spy("vfs_read", collect=["file->f_path.dentry->d_iname"], returns=True) as reads:
+        kgdb.run(READS)
+        with kgdb.breakpoint("vfs_read", condition="count == 17"):
+            kgdb.type(READS)
+            assert kgdb.cont().frame.args["count"] == 17
+    ours = [call for call in reads.calls if call.args["count"] == 17]
+    assert len(ours) == 21
+    assert {call["file->f_path.dentry->d_iname"] for call in ours} == {"zero"}
+    assert {call.return_value for call in ours[:20]} == {17}
+
+
+def test_what_cannot_be_spied_on(kgdb):
+    with pytest.raises(KgdbError, match=r"(?s)not defined.*did you mean do_sys_openat2"):
+        kgdb.spy("do_sys_openat3")
+    with pytest.raises(KgdbError, match=r"no spy on exc_page_fault.*noinstr"):
+        kgdb.spy("exc_page_fault")
+    with pytest.raises(KgdbError, match=r"no spy on notify_die.*kprobe blocklist"):
+        kgdb.spy("notify_die")
+    with pytest.raises(KgdbError, match="no spy on fdput: gcc inlined it everywhere, in "):
+        kgdb.spy("fdput")
+    with pytest.raises(KgdbError, match="'nosuch' cannot be read at its entry: No symbol"):
+        kgdb.spy(OPEN, collect=["nosuch"])
+    with pytest.raises(KgdbError, match=r"'file->f_path' cannot be read.*struct path"):
+        kgdb.spy("vfs_read", collect=["file->f_path"])
+    kgdb.resume()
+    with pytest.raises(KgdbError, match="needs a stopped kernel"):
+        kgdb.spy(OPEN)
+    kgdb.interrupt()
+    assert kgdb.run("echo fine").output == "fine\n"
