@@ -7,6 +7,7 @@ from ._handle import Kgdb
 from ._link import agent_path
 from ._module import Module
 from ._modules import Modules
+from ._override import Override
 from ._spy import Call, Cost, Spy, TaskAtCall
 from ._stops import Frame, Reason, Stop
 from ._values import Task, Value
@@ -20,6 +21,7 @@ __all__ = [
     "Kgdb",
     "Module",
     "Modules",
+    "Override",
     "Reason",
     "Spy",
     "Stop",

@@ -27,6 +27,7 @@ from ._instruments import Instruments
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
 from ._modules import Modules
+from ._override import Override, When
 from ._points import Keeper, restore, snapshot
 from ._spy import Spy
 from ._stops import Reason, Stop, classify
@@ -680,6 +681,31 @@ class Kgdb:
         """
         __tracebackhide__ = True
         return self._require().instruments.spy(function, collect, returns=returns, keep=keep)
+
+    def override(
+        self,
+        function: str,
+        returns: object,
+        *,
+        times: int | None = None,
+        when: str | When | None = None,
+        skip: int = 0,
+    ) -> Override:
+        """Have a function return at once with a value; the kernel is not seen to stop.
+
+        :param returns: a number; a C expression; `"-ENOMEM"`, for functions that return pointers,
+            too; None for a void function.
+        :param times: calls that are forced at the most; all otherwise.
+        :param when: a C condition on the arguments, or a function that is asked with the
+            :class:`Call`: other calls are let through.
+        :param skip: of the calls for which `when` holds, so many are let through first.
+        :raises KgdbError: there is no such function, gcc inlined it everywhere, it must not be
+            probed, or its type cannot hold the value.
+        """
+        __tracebackhide__ = True
+        return self._require().instruments.override(
+            function, returns, times=times, when=when, skip=skip
+        )
 
     # Data
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._functions import find_function
+from ._override import Override, When, errno_of
 from ._spy import Instrument, Spy
 
 if TYPE_CHECKING:
@@ -43,6 +45,54 @@ class Instruments:
         )
         self._made.append(made)
         return made
+
+    def override(
+        self,
+        function: str,
+        returns: object,
+        *,
+        times: int | None,
+        when: str | When | None,
+        skip: int,
+    ) -> Override:
+        """Make an override; see :meth:`Kgdb.override`."""
+        self._link.require_stopped("override()")
+        if skip < 0 or (times is not None and times < 1):
+            raise KgdbError(
+                f"an override skips 0 calls or more, not {skip}, and forces at least one"
+            )
+        condition = (when,) if isinstance(when, str) else ()
+        found = find_function(self._link, self._locations, function, condition, "override")
+        made = Override(
+            self._relay,
+            found,
+            self._value(returns),
+            times=times,
+            skip=skip,
+            condition=bool(condition),
+            when=None if isinstance(when, str) else when,
+        )
+        self._made.append(made)
+        return made
+
+    def _value(self, returns: object) -> int | None:
+        if returns is None or isinstance(returns, int):
+            return returns
+        if isinstance(returns, str):
+            if returns.strip() in ("NULL", "true", "false"):
+                return int(returns.strip() == "true")
+            number = errno_of(returns)
+            if number is not None:
+                return number
+            return int(self._link.ask("numbers", expressions=[returns])["numbers"][0])
+        if hasattr(returns, "__index__"):
+            return operator.index(returns)
+        if hasattr(returns, "value_"):  # a drgn.Object
+            return int(returns.value_())
+        raise KgdbError(
+            f"an override cannot return {returns!r}",
+            hint="a number, '-ENOMEM', a C expression, or None for a void function",
+        )
 
     def end(self) -> None:
         """End all that there are."""

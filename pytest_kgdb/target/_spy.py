@@ -37,6 +37,7 @@ class Call:
 
     def __init__(self, function: str, number: int, place: Place, event: Event) -> None:
         now = place.read_context(event)
+        self._place = place
         self.function = function
         self.number = number
         """Counts the calls from 1."""
@@ -72,9 +73,11 @@ class Call:
             raise KgdbError(f"call {self.number} of {self.function}: {self._not_returned}")
         return self._returned
 
-    def note_return(self, value: int | bool | None) -> None:
-        """The call has returned (for the spy)."""
-        self._returned, self._not_returned = value, None
+    def note_register(self, register: int | None) -> None:
+        """The call returned, or was made to, with that in `%rax` (for instruments)."""
+        returns = self._place.returns
+        self._returned = register if returns is None else returns.decode(register or 0)
+        self._not_returned = None
 
     def no_return(self, why: str) -> None:
         """The return will not be seen (for the spy)."""
@@ -190,7 +193,7 @@ class Spy(Instrument):
         self._returns = returns
         self._barred = barred
         self._calls: deque[Call] = deque(maxlen=keep)
-        self._pending: dict[tuple[int, int, int], tuple[Call, Place]] = {}
+        self._pending: dict[tuple[int, int, int], Call] = {}
         self._watched: set[int] = set()
         self._gaps: deque[float] = deque(maxlen=_TIMES)
         self._took: deque[float] = deque(maxlen=_TIMES)
@@ -222,7 +225,7 @@ class Spy(Instrument):
         self._gaps.append(event.gap)
         call = Call(self.function, self.count + 1, place, event)
         if self._returns:
-            self._await(call, place, event)
+            self._await(call, event)
         else:
             call.no_return("spy(…, returns=True) would have it")
         self._calls.append(call)
@@ -230,7 +233,7 @@ class Spy(Instrument):
         event.took = self._took.append
         return PASS
 
-    def _await(self, call: Call, place: Place, event: Event) -> None:
+    def _await(self, call: Call, event: Event) -> None:
         """Watch where a call returns to."""
         stack = event.registers["sp"]
         target = int.from_bytes(event.read(stack, 8), "little")
@@ -249,7 +252,7 @@ class Spy(Instrument):
             self._hooks.append((target, hook))
         # A call that never returned, as that of a task that ended, is forgotten at the next that
         # stands on the same place of the same stack.
-        self._pending[target, stack + 8, call.task.address] = (call, place)
+        self._pending[target, stack + 8, call.task.address] = call
         if len(self._pending) > (self._calls.maxlen or 0):
             self._pending.pop(next(iter(self._pending)))
 
@@ -257,9 +260,7 @@ class Spy(Instrument):
         task = self._found.places[0].read_context(event)["task"]
         found = self._pending.pop((event.address, event.registers["sp"], _number(task)), None)
         if found is not None:
-            call, place = found
-            register = event.registers["ax"]
-            call.note_return(place.returns.decode(register) if place.returns else register)
+            found.note_register(event.registers["ax"])
         return PASS
 
     def __enter__(self) -> Spy:

@@ -207,3 +207,94 @@ def test_what_cannot_be_spied_on(kgdb):
         kgdb.spy(OPEN)
     kgdb.interrupt()
     assert kgdb.run("echo fine").output == "fine\n"
+
+
+def test_an_override_forces_an_error(kgdb):
+    with kgdb.override(OPEN, "-EMFILE", when="dfd == -100") as forced:
+        result = kgdb.run("cat /proc/version")
+    assert result.status != 0
+    assert "Too many open files" in result.output
+    assert forced.forced == forced.calls >= 1
+    assert forced.last.return_value == -24
+    assert forced.last.args["dfd"] == -100
+    assert forced.last.task.comm in ("sh", "cat")
+    assert kgdb.run("cat /proc/version").status == 0
+
+
+def test_an_override_of_a_pointer(kgdb):
+    with kgdb.override("do_filp_open", "ERR_PTR(-EIO)", when=lambda call: call.task.pid > 1):
+        assert "Input/output error" in kgdb.run("cat /proc/version").output
+    with kgdb.override("getname_flags", "-ENOMEM", times=1) as names:
+        assert "Cannot allocate memory" in kgdb.run("cat /proc/version").output
+        assert kgdb.run("cat /proc/version").status == 0
+        assert names.calls > names.forced == 1
+
+
+def test_overrides_skip_and_end(kgdb):
+    with kgdb.override("vfs_read", -5, skip=2, times=3, when="count == 17") as reads:
+        kgdb.run("for i in 1 2 3 4 5 6 7; do dd if=/dev/zero of=/dev/null bs=17 count=1; done")
+        results = kgdb.run("dd if=/dev/zero of=/dev/null bs=17 count=1")
+    assert reads.forced == 3
+    assert results.status == 0
+    assert reads.calls >= 8
+
+
+def test_overrides_of_types(kgdb):
+    with kgdb.override("ns_capable", False, when="cap == 21") as denied:  # CAP_SYS_ADMIN
+        assert kgdb.run("hostname nobody").status != 0
+    assert denied.forced >= 1
+    assert denied.last.return_value is False
+    with kgdb.override("ksys_sync", None) as synced:
+        assert kgdb.run("sync").status == 0
+    assert synced.forced == 1
+    with (
+        kgdb.spy("vfs_read", returns=True) as reads,
+        kgdb.override("vfs_read", 5, when="count == 17"),
+    ):
+        kgdb.run("dd if=/dev/zero of=/dev/null bs=17 count=1")
+    assert [call.return_value for call in reads.calls if call.args["count"] == 17] == [5]
+
+
+def test_an_override_under_a_breakpoint(kgdb):
+    with kgdb.override(OPEN, "-EMFILE", times=1) as forced, kgdb.breakpoint(OPEN, temporary=True):
+        kgdb.type("cat /proc/version; echo over")
+        stop = kgdb.cont()
+        assert stop.frame.function == OPEN
+        assert forced.forced == 1
+        assert kgdb.finish().frame.function != OPEN
+        kgdb.resume()
+        kgdb.console.expect_exact("Too many open files", timeout=20)
+        kgdb.console.expect_exact("over", timeout=20)
+
+
+@pytest.mark.kgdb(smp=2)
+def test_an_override_on_two_processors(kgdb):
+    busy = "dd if=/dev/zero of=/dev/null bs=17 count=60"
+    with kgdb.override("vfs_read", 3, when="count == 17") as reads:
+        result = kgdb.run(f"taskset 1 {busy} & taskset 2 {busy}; wait")
+    assert reads.forced == 120
+    assert result.output.count("0+60 records in") == 2
+
+
+def test_what_a_condition_raises_is_told(kgdb):
+    kgdb.override(OPEN, 0, when=lambda call: call.args["nosuch"])
+    with pytest.raises(KgdbError, match=r"instrument stopped the kernel: KeyError.*no 'nosuch'"):
+        kgdb.run("cat /proc/version")
+    assert kgdb.stopped
+
+
+def test_what_cannot_be_overridden(kgdb):
+    with pytest.raises(KgdbError, match=r"no override on fdput: gcc inlined it everywhere, in "):
+        kgdb.override("fdput", None)
+    with pytest.raises(KgdbError, match=r"no override on exc_page_fault.*noinstr"):
+        kgdb.override("exc_page_fault", None)
+    with pytest.raises(KgdbError, match="32 bits, which cannot hold"):
+        kgdb.override("build_open_flags", 1 << 40)
+    with pytest.raises(KgdbError, match="returns nothing, not -12"):
+        kgdb.override("ksys_sync", "-ENOMEM")
+    with pytest.raises(KgdbError, match="there is no error ENOSUCH"):
+        kgdb.override(OPEN, "-ENOSUCH")
+    with pytest.raises(KgdbError, match="cannot be read at its entry: No symbol"):
+        kgdb.override(OPEN, 0, when="nosuch == 1")
+    with pytest.raises(KgdbError, match="cannot return b'x'"):
+        kgdb.override(OPEN, b"x")

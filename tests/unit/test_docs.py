@@ -22,6 +22,7 @@ from pytest_kgdb.target import (
     Cost,
     Frame,
     Kgdb,
+    Override,
     Reason,
     Spy,
     Stop,
@@ -148,7 +149,7 @@ def test_writing_tests_md_has_the_whole_handle(kind: type) -> None:
     assert public(kind) - hidden <= told
 
 
-@pytest.mark.parametrize("kind", [Spy, Call, Cost, TaskAtCall])
+@pytest.mark.parametrize("kind", [Spy, Call, Cost, TaskAtCall, Override])
 def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     words = set(re.findall(r"`[^`\n]+`", text("docs/instruments.md")))
     told = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
