@@ -23,7 +23,7 @@ from typing import BinaryIO, Final
 from .arch import Arch
 from .console import Console
 from .errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
-from .monitor import Monitor
+from .monitor import Monitor, Power
 from .process import Child, run, which
 from .settings import Forward
 
@@ -115,21 +115,6 @@ def kernel_command_line(spec: MachineSpec) -> str:
     return " ".join(words)
 
 
-class Power:
-    """Pauses and resumes virtual CPUs without waiting until they have stopped or started."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
-    def pause(self) -> None:
-        """Stop the virtual CPUs."""
-        self._monitor.post("stop")
-
-    def resume(self) -> None:
-        """Let the virtual CPUs run."""
-        self._monitor.post("cont")
-
-
 class Machine:
     """One QEMU, from start to stop.
 
@@ -167,7 +152,7 @@ class Machine:
             self.log_dir = log_dir or self.directory
             self.ram = stack.enter_context(_ram(spec.memory))
             self._listeners: dict[str, socket.socket] = {}
-            for name in ("console", "kgdb", "qmp", "stub"):
+            for name in ("console", "kgdb", "qmp", "power", "stub"):
                 listener = socket.socket(socket.AF_UNIX)
                 stack.callback(listener.close)
                 listener.bind(str(self.directory / name))
@@ -191,6 +176,9 @@ class Machine:
             stack.callback(self.console.close)
             self.monitor = self._greet()
             stack.callback(self.monitor.close)
+            self.power = Power(self._connect("power"))
+            """The virtual CPUs' switch, for whoever throws it often and does not wait."""
+            stack.callback(self.power.close)
             for listener in self._listeners.values():
                 listener.close()  # QEMU has its own; with ours closed, its death closes the port
             self._stack = stack.pop_all()
@@ -411,11 +399,6 @@ class Machine:
         """Stop the virtual CPUs: a paused machine costs the host nothing."""
         self.monitor.execute("stop")
 
-    @property
-    def power(self) -> Power:
-        """The virtual CPUs' switch, for whoever throws it often and does not wait."""
-        return Power(self.monitor)
-
     def save(self, name: str) -> None:
         """Save the whole machine, memory and disk, under a name.
 
@@ -584,6 +567,8 @@ def _arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage
         # Restricted: nothing that a guest sends leaves the host, or reaches anything on it.
         argv += ["-netdev", f"user,id=net,restrict=on{forwards}"]
         argv += ["-device", "virtio-net-pci,netdev=net"]
+    if "power" in ports:
+        argv += ["-chardev", chardev("power"), "-mon", "chardev=power,mode=control"]
     argv += spec.qemu_args
     return argv
 
