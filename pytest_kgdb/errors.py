@@ -15,6 +15,7 @@ __all__ = [
     "KernelPanic",
     "KgdbError",
     "MachineDied",
+    "SplatError",
     "StaleError",
     "TimeoutError",
 ]
@@ -76,6 +77,11 @@ class KernelPanic(KgdbError):
 # Named as the contract names it; it is also the built-in one, so that either `except` works.
 class TimeoutError(KgdbError, builtins.TimeoutError):
     """A wait came to its deadline."""
+
+
+# It says of the kernel what a failed assertion says of a value.
+class SplatError(KgdbError, AssertionError):
+    """The kernel reported trouble that the test did not expect; or did not report what it did."""
 
 
 class StaleError(KgdbError):

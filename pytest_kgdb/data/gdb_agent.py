@@ -73,8 +73,8 @@ def frame_at(level):
     return frame
 
 
-def frame_record(frame, level):
-    sal = frame.find_sal()
+def frame_record(frame, level, behind=False):
+    sal = gdb.find_pc_line(frame.pc() - 1) if behind else frame.find_sal()
     return {
         "level": level,
         "function": frame.name(),
@@ -148,6 +148,9 @@ def op_string(id, length=None):
     return {"string": value.string("utf-8", "replace", length=length)}
 
 
+# Image and modules lie above it (Documentation/arch/x86/x86_64/mm.rst).
+KERNEL_TEXT = 0xFFFFFFFF80000000
+
 # Where the kernel was entered, or a thread of its own began: what lies beyond is no frame.
 OUTERMOST = (
     "entry_SYSCALL",
@@ -159,12 +162,35 @@ OUTERMOST = (
 )
 
 
-def op_frames(limit):
+def op_select(frame):
+    frame_at(frame).select()
+    return {}
+
+
+def op_registers(frame):
+    """The general registers in a frame, as far as they are known there."""
+    selected = frame_at(frame)
+    found = {}
+    for each in selected.architecture().registers("general"):
+        try:
+            found[each.name] = int(selected.read_register(each)) & (1 << 64) - 1
+        except (gdb.error, ValueError):
+            continue  # the callers of this frame's callees did not save it
+    return {"registers": found}
+
+
+def op_frames(limit, behind=False):
+    """The stack.
+
+    :param behind: whether the innermost frame's line is that of the instruction before.
+    """
     frames = []
     frame = gdb.newest_frame()
     while frame is not None and len(frames) < limit:
-        record = frame_record(frame, len(frames))
+        record = frame_record(frame, len(frames), behind and not frames)
         if frames and (record["address"] == 0 or record["function"] is None):
+            if record["address"] >= KERNEL_TEXT:
+                frames.append(record)  # a module that gdb has no symbols of; it knows no further
             break
         frames.append(record)
         if (record["function"] or "").startswith(OUTERMOST):

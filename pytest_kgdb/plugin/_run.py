@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import pytest
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ..session import Session
     from ..settings import Wanted
     from ..target import Kgdb
+
+_KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
+"""Fixtures with which a test has a running kernel."""
 
 _MAX_BOOT_FAILURES: Final = 2
 """A machine that booted before and fails twice in a row is not tried again."""
@@ -137,6 +140,15 @@ class Run:
         # The session of another kernel is closed, and its own opened, by the fixtures.
         if self.live is not None and kernel_of(item) == self._parameter:
             self.shared(self.live)
+            self.live.begin_test()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Fail a test whose body went well, and whose kernel did not."""
+        result = yield
+        if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
+            self.live.check_splats()
+        return result
 
     def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
         """Lend a test the handle for the fixture `kgdb`."""
@@ -148,6 +160,8 @@ class Run:
         handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
         try:
             yield handle
+            if not item.stash.get(FAILED, False):
+                session.check_splats()  # of the fixtures that were torn down before this one
         finally:
             session.release(failed=item.stash.get(FAILED, False))
 

@@ -602,7 +602,8 @@ class Relay:
         # (kernel/debug/gdbstub.c, gdb_cmd_exception_pass), as going back would oops for ever.
         oops = self._stop_reply[1:3] not in (b"05", b"02", b"00")
         context = None if oops else self._context()
-        if self._hooks.resume(b"C09" if oops and kind == b"c" else kind, context):
+        word = self._pass_on() if oops and kind == b"c" else kind
+        if self._hooks.resume(word, context):
             self._to_gdb(b"T05thread:%b;" % self._thread_id())
             return
 
@@ -615,6 +616,18 @@ class Relay:
             self._stub.replant()
         self._moved.notify_all()
         self._kgdb.sendall(encode(word))
+
+    def _pass_on(self) -> bytes:
+        """Return the packet that lets the kernel handle an exception by itself.
+
+        kgdb takes the digits of `C09` for the address to go on at, too (arch/x86/kernel/kgdb.c,
+        kgdb_arch_handle_exception), and what the kernel then says of the exception would name
+        that. Sixteen digits more, and the 09 is shifted out of the number (kgdb_hex2long).
+        """
+        with contextlib.suppress(KgdbError):
+            if self._registers is not None:
+                return b"C09%016x" % self._registers["ip"]
+        return b"C09"
 
     def _simulate(self) -> bool:
         """Do the step here, so that neither the breakpoint nor the CPU has to move for it."""

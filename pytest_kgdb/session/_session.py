@@ -98,6 +98,7 @@ class Session:
         self._mark = self._vm.machine.console.mark()
         self._vm.moved()
         self._in_use = True
+        self._kgdb.watch.begin()
         return self._kgdb
 
     def release(self, *, failed: bool) -> None:
@@ -110,6 +111,19 @@ class Session:
             with contextlib.suppress(KgdbError):  # a machine that cannot is not used again
                 self._vm.forget()
         self._in_use = False
+
+    def begin_test(self) -> None:
+        """A test begins on a machine that is as the last one left it."""
+        self._mark = self._live.machine.console.mark()
+        self._kgdb.watch.begin()
+
+    def check_splats(self) -> None:
+        """Judge what the kernel reported of itself since the test began, or since the last time.
+
+        :raises SplatError: the test did not expect it; or what it did expect did not come.
+        """
+        if self._vm is not None:
+            self._kgdb.watch.check()
 
     @property
     def handle(self) -> Kgdb:
@@ -373,6 +387,9 @@ class Session:
                 vm.machine.console.since(self._mark).decode("utf-8", "replace"),
             )
         ]
+        with contextlib.suppress(KgdbError):
+            splats = self._kgdb.watch.unexpected()
+            told.append(("kgdb: splats", "\n\n".join(each.symbolised for each in splats)))
         with contextlib.suppress(KgdbError):
             told.append(("kgdb: where the kernel is", self._where(vm)))
         told.append(("kgdb: gdb's conversation, its end", vm.gdb.tail(40)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..console import LogLine, SplatFrame
 from ..errors import KgdbError, StaleError
 from ._backing import Backing, DebuggerMemory, GuestMemory
-from ._dmesg import Layout, render
+from ._dmesg import Layout, Ring, render
 from ._elf import Vmlinux
 from ._kernel import Placement, ReadFunction
 from ._memory import Ram, ram_layout
@@ -91,6 +93,7 @@ class State:
         self._program_seen: int | None = None
         self._loaded: frozenset[ModuleKey] = frozenset()
         self._placement: Placement | None = None
+        self._log_layout: Layout | None = None
         self._closed = False
         self._is_halted = False
         self.physical = PhysicalMemory(self._backing, lambda: self.program)
@@ -157,16 +160,70 @@ class State:
 
         :raises StaleError: the kernel is running.
         """
-        backing = self._backing()
-        vmlinux, offset = backing.vmlinux, backing.placement.offset
-        pointer = vmlinux.symbol("prb")
-        layout = Layout.from_vmcoreinfo(parse(vmcoreinfo(vmlinux, backing.placement, backing.read)))
-        if pointer is None:  # before 5.10
+        read, ring, layout = self._log() or (None, 0, None)
+        if read is None or layout is None:  # before 5.10
             from drgn.helpers.linux.printk import get_dmesg
 
             return get_dmesg(self.program).decode(errors="replace")
+        return render(read, ring, layout)
+
+    def log_end(self) -> int:
+        """Return the number that the next record of the kernel's log will have.
+
+        :raises KgdbError: the log cannot be read that way.
+        :raises StaleError: the kernel is running.
+        """
+        return self._need_log().next_seq()
+
+    def log_since(self, seq: int) -> list[LogLine] | None:
+        """Return the lines of the kernel's log from a record on; None where some are lost.
+
+        :raises KgdbError: the log cannot be read that way.
+        :raises StaleError: the kernel is running.
+        """
+        return self._need_log().lines(seq)
+
+    def _need_log(self) -> Ring:
+        known = self._log()
+        if known is None:
+            raise KgdbError("the kernel's log is of a form from before Linux 5.10")
+        return Ring(*known)
+
+    def _log(self) -> tuple[ReadFunction, int, Layout] | None:
+        """Return how to read the log: None before 5.10, which had another form."""
+        backing = self._backing()
+        vmlinux, offset = backing.vmlinux, backing.placement.offset
+        pointer = vmlinux.symbol("prb")
+        if pointer is None:
+            return None
+        if self._log_layout is None:
+            info = vmcoreinfo(vmlinux, backing.placement, backing.read)
+            self._log_layout = Layout.from_vmcoreinfo(parse(info)) or Layout.from_program(
+                self.program
+            )
         ring = int.from_bytes(backing.read(pointer + offset, 8), "little")
-        return render(backing.read, ring, layout or Layout.from_program(self.program))
+        return backing.read, ring, self._log_layout
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Around reads of a machine that stands still by itself: kgdb does not know of it."""
+        before, self._is_halted = self._is_halted, True
+        self.invalidate()
+        try:
+            yield
+        finally:
+            self._is_halted = before
+            self.invalidate()
+
+    def symbolise(self, frames: Sequence[SplatFrame], source: Path | None) -> list[SplatFrame]:
+        """Return a splat's frames with the lines of the source that our debug info has for them.
+
+        :param source: the directory by which the debug info calls the kernel's source.
+        :raises StaleError: the kernel is running.
+        """
+        from ._symbols import symbolise
+
+        return symbolise(self.program, frames, source)
 
     @property
     def program(self) -> drgn.Program:
@@ -222,16 +279,12 @@ class State:
         from ._cpus import general_registers, on_cpus
 
         dump = dump.replace("\r", "")
-        self._is_halted = True
-        self.invalidate()
-        try:
-            told = list(on_cpus(self.program, dump, source))
-        except Exception as error:
-            # Whatever is broken in the kernel's memory, the registers are there.
-            told = [f"(no stacks: {error})"]
-        finally:
-            self._is_halted = False
-            self.invalidate()
+        with self.halted():
+            try:
+                told = list(on_cpus(self.program, dump, source))
+            except Exception as error:
+                # Whatever is broken in the kernel's memory, the registers are there.
+                told = [f"(no stacks: {error})"]
         return "\n".join([*told, general_registers(dump)])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from ..console import Console, Result
+from ..console import Console, Result, Splat
 from ..errors import (
     GuestCommandError,
     KernelPanic,
@@ -29,8 +29,9 @@ from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
 from ._modules import Modules
 from ._override import Override, When
 from ._points import Keeper, restore, snapshot
+from ._splats import ExpectedSplat, SplatWatch
 from ._spy import Spy
-from ._stops import Reason, Stop, classify
+from ._stops import Reason, Stop, classify, select_frame, trap_name
 from ._transfer import get, put
 from ._values import Value
 
@@ -56,13 +57,6 @@ _PANIC_HINT: Final = (
     "a panic that a test wants is a stop: type() the command, and cont() returns with "
     "reason 'panic'"
 )
-# arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c: the first line of an oops.
-_OOPS: Final = re.compile(
-    rb"\] (BUG: [^\r\n]*|Oops: [^\r\n]*|kernel BUG at [^\r\n]*|"
-    rb"general protection fault[^\r\n]*|[a-z ]+: [0-9a-f]{4} \[#\d+\][^\r\n]*)"
-)
-
-
 # Commands of gdb's that are about threads, which are the kernel's tasks.
 _THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
 
@@ -106,6 +100,7 @@ class Kgdb:
         self._interrupting = False  # asked for, and no stop has come since
         self._resumed_at = 0  # the console's mark at the last resume
         self._moments = 0  # of the machines before this one
+        self._watch = SplatWatch()
 
     # Being bound to a machine
 
@@ -128,6 +123,7 @@ class Kgdb:
         machine.console.attend = lambda: self._bound is not None and self.stopped
         gdb.next_stop(self.timeout)
         self.settle("int3")
+        self._watch.bind(machine, state, link, self.kernel.debug_source)
 
     def unbind(self, machine: Machine) -> None:
         """Let go of a machine that is about to end (for the session)."""
@@ -137,6 +133,7 @@ class Kgdb:
         self.modules.unbind()
         self._moments = self._bound.link.moment
         self._forget_breakpoints()
+        self._watch.unbind()
         self._stop = None
         self._bound = None
 
@@ -413,14 +410,19 @@ class Kgdb:
             self._breakpoints.pop(breakpoint.number, None)
             breakpoint.hits = max(breakpoint.hits, 1)
             breakpoint.gone()
+        message = None
+        if reason in ("oops", "panic"):
+            message = self._watch.cause(reason) or trap_name(self._link)
+            self._watch.tell()
         self._stop = Stop(
             self._link,
             reason,
             breakpoint=breakpoint,
             signal=signal,
-            message=self._message(reason),
+            message=message,
             result=payload.get("gdb-result-var"),
             source=self.kernel.debug_source,
+            level=select_frame(self._link, reason),
         )
         self._require().instruments.check()
         return True
@@ -430,13 +432,6 @@ class Kgdb:
         resumed_at = self._resumed_at
         self._go("-exec-continue")
         self._resumed_at = resumed_at
-
-    def _message(self, reason: str) -> str | None:
-        pattern = {"panic": _PANIC, "oops": _OOPS}.get(reason)
-        if pattern is None:
-            return None
-        found = pattern.findall(self.console.since(self._resumed_at))
-        return found[-1].decode("utf-8", "replace") if found else None
 
     def _expected(self) -> str:
         if not self._breakpoints:
@@ -455,6 +450,7 @@ class Kgdb:
             self._gdb.next_stop(0)
         said = self.console.since(self._resumed_at)
         if b"end Kernel panic" in said and (found := _PANIC_END.search(said)):
+            self._watch.tell()
             raise KernelPanic(
                 f"the kernel panicked and halted: {found.group(1).decode('utf-8', 'replace')}\n"
                 f"it said:\n{self._last_panic()}",
@@ -472,6 +468,7 @@ class Kgdb:
         if self._machine.alive:
             return error
         if found := _PANIC.search(self.console.since(self._resumed_at)):
+            self._watch.tell()
             return KernelPanic(
                 f"the kernel panicked ({found.group(1).decode('utf-8', 'replace')}) and QEMU "
                 f"ended; it said:\n{self._last_panic()}",
@@ -613,7 +610,8 @@ class Kgdb:
         :raises KgdbError: there is no such snapshot, or QEMU could not load it.
         """
         __tracebackhide__ = True
-        restore(self._require().keeper, name)
+        with self._watch.put_back():
+            restore(self._require().keeper, name)
 
     def breakpoint_command(self, command: str, breakpoint: Breakpoint, argument: str = "") -> None:
         """Tell gdb something about a breakpoint (for :class:`Breakpoint`)."""
@@ -812,6 +810,36 @@ class Kgdb:
         self._link.require_stopped("dmesg()")
         return self._state.dmesg()
 
+    # What the kernel says of itself
+
+    @property
+    def watch(self) -> SplatWatch:
+        """What judges the test's splats (for the session)."""
+        return self._watch
+
+    @property
+    def splats(self) -> list[Splat]:
+        """What the kernel reported about itself since the test began: a WARN, an oops, …"""
+        return self._watch.splats
+
+    def expect_splat(
+        self,
+        pattern: str | re.Pattern[str],
+        kind: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> ExpectedSplat:
+        """Have a splat not fail the test, and its absence do so.
+
+        :param pattern: a regular expression, searched for in the splat's text.
+        :param kind: one of the kinds of splat: `"WARN"`, `"KASAN"`, ….
+        :param timeout: how long the end of the `with` waits for it while the kernel runs.
+        """
+        __tracebackhide__ = True
+        limit = self.timeout if timeout is None else timeout
+        made = self._watch.expect(pattern, kind)
+        return made.waiting(limit, lambda: not self.stopped and self._machine.alive)
+
     # The guest
 
     @property
@@ -934,6 +962,9 @@ class Kgdb:
         if self.stopped:
             stop = self._stop
             assert stop is not None
+            if stop.reason == "oops" and self._watch.wants_oops():
+                self.resume()  # the kernel kills the task, and the command ends
+                return
             if stop.reason == "panic":
                 raise KernelPanic(
                     f"the kernel panicked during {command!r}: {stop.message or repr(stop)}\n"

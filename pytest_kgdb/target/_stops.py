@@ -15,7 +15,7 @@ from ._values import Task, Value
 if TYPE_CHECKING:
     from ._breakpoints import Breakpoint
 
-__all__ = ["Frame", "Reason", "Stop", "Variables", "classify"]
+__all__ = ["Frame", "Reason", "Stop", "Variables", "classify", "select_frame", "trap_name"]
 
 Reason = Literal[
     "breakpoint", "watchpoint", "step", "interrupt", "int3", "panic", "oops", "finished"
@@ -226,7 +226,9 @@ class Stop:
 
     def _read(self, limit: int) -> list[Frame]:
         if len(self._frames) < limit:
-            records = self._link.ask("frames", limit=limit)["frames"]
+            # Behind a breakpoint that is compiled in, the next line may begin.
+            answer = self._link.ask("frames", limit=limit, behind=self.reason == "int3")
+            records = answer["frames"]
             self._frames = [Frame(self._link, record, self._source) for record in records]
         return self._frames
 
@@ -252,6 +254,24 @@ class Stop:
         return Task(self._link, self._link.ask("evaluate", expression=expression), "current")
 
     @property
+    def registers(self) -> Mapping[str, int]:
+        """The general registers in the stop's frame, by gdb's names; those that are known."""
+        self._check()
+        answer: dict[str, int] = self._link.ask("registers", frame=self._level)["registers"]
+        return answer
+
+    @property
+    def taint(self) -> str:
+        """The letters of what the kernel is tainted by (kernel/panic.c, `taint_flags`)."""
+        self._check()
+        mask = int(self._link.ask("evaluate", expression="tainted_mask")["int"])
+        bits = [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+        letters = self._link.ask(
+            "numbers", expressions=[f"taint_flags[{bit}].c_true" for bit in bits]
+        )
+        return "".join(sorted(map(chr, letters["numbers"])))
+
+    @property
     def return_value(self) -> Value | None:
         """What the function returned, after `finish()`; None for a void one."""
         self._check()
@@ -268,6 +288,70 @@ class Stop:
             return f"<Stop {self.reason} in {self.frame}{said}>"
         except KgdbError:
             return f"<Stop {self.reason}{said}>"
+
+
+# arch/x86/include/asm/trapnr.h, with the words of arch/x86/kernel/traps.c
+_TRAPS: Final = {
+    0: "divide error",
+    4: "overflow",
+    5: "bounds",
+    6: "invalid opcode",
+    8: "double fault",
+    10: "invalid TSS",
+    11: "segment not present",
+    12: "stack segment",
+    13: "general protection fault",
+    14: "page fault",
+    16: "fpu exception",
+    17: "alignment check",
+    19: "simd exception",
+}
+
+# From a panic back to where the trouble was: the panic itself, what led there from an exception
+# (arch/x86/kernel/dumpstack.c, traps.c, arch/x86/mm/fault.c, kernel/panic.c, lib/bug.c), and the
+# exception's entry.
+_ENTRY: Final = re.compile(r"asm_(?:exc|sysvec|common)_\w+$")
+_ON_THE_WAY: Final = re.compile(
+    r"(?:__)?die\w*$|oops_\w+$|page_fault_oops$|kernelmode_fixup_or_oops$|(?:__)?bad_area\w*$|"
+    r"do_(?:kern|user)_addr_fault$|handle_page_fault$|(?:__)?exc_\w+$|handle_bug$|report_bug$|"
+    r"(?:__)?report_bug$|__warn$|warn_slowpath\w*$|check_panic_on_warn$|do_trap$|"
+    r"do_error_trap$|make_task_dead$|rewind_stack\w*$|nmi_panic$|watchdog_\w+$"
+)
+_DEEP: Final = 40
+
+
+def trap_name(link: Link) -> str | None:
+    """Return the exception that the kernel stopped for, where it has not said anything yet."""
+    expression = "kgdb_info[kgdb_active.counter].task->thread.trap_nr"
+    try:
+        return _TRAPS.get(link.ask("numbers", expressions=[expression])["numbers"][0])
+    except KgdbError:
+        return None
+
+
+def select_frame(link: Link, reason: Reason) -> int:
+    """Select the frame that a stop is about, and return its level: not the debugger's own."""
+    if reason not in ("panic", "int3"):
+        return 0
+    frames = link.ask("frames", limit=_DEEP if reason == "panic" else 2)["frames"]
+    names = [frame["function"] or "" for frame in frames]
+    level = 0
+    if reason == "int3":
+        level = int(names[:1] == ["kgdb_breakpoint"])
+    else:
+        for number, name in enumerate(names[:6]):
+            if name in _PANIC:
+                level = number + 1
+        after = level
+        while after < len(names) and _ON_THE_WAY.match(names[after]):
+            after += 1
+        # gdb cannot always see beyond the entry, which has no unwind information of its own.
+        if after + 1 < len(names) and _ENTRY.match(names[after]):
+            level = after + 1
+    if not 0 < level < len(names):
+        return 0
+    link.ask("select", frame=level)
+    return level
 
 
 def classify(

@@ -12,6 +12,7 @@ PAGES = (
     "docs/instruments.md",
     "docs/state.md",
     "docs/modules.md",
+    "docs/splats.md",
 )
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

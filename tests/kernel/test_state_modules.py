@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guest_files import put_file
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import KgdbError
@@ -93,25 +94,9 @@ def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sample(kgdb, built: Path) -> Any:
     """The handle, with the module in the guest as /tmp/sample.ko."""
-    put(kgdb, built.read_bytes(), "/tmp/sample.ko")
+    put_file(kgdb, built.read_bytes(), "/tmp/sample.ko")
     kgdb._state.add_modules(built)
     return kgdb
-
-
-def put(kgdb: Any, contents: bytes, path: str) -> None:
-    """Write a file of the guest's tmpfs where it is: in physical memory."""
-    import drgn
-    from drgn.helpers.linux.fs import path_lookup
-    from drgn.helpers.linux.mm import page_to_phys
-    from drgn.helpers.linux.xarray import xa_for_each
-
-    kgdb.run(f"head -c {len(contents)} /dev/zero > {path}")
-    inode = path_lookup(kgdb.program, path).dentry.d_inode
-    pages = list(xa_for_each(inode.i_mapping.i_pages.address_of_()))
-    assert len(pages) == (len(contents) + 4095) // 4096
-    for index, page in pages:
-        address = page_to_phys(drgn.cast("struct page *", page)).value_()
-        kgdb.physical.write(address, contents[index * 4096 : (index + 1) * 4096])
 
 
 def load(kgdb: Any, *parameters: str) -> None:

@@ -69,6 +69,15 @@ class Session:
     def release(self, failed):
         event("release", failed)
 
+    splats = []
+
+    def begin_test(self):
+        pass
+
+    def check_splats(self):
+        if self.splats:
+            raise errors.SplatError(self.splats.pop(0), log="/console.log")
+
     def describe(self):
         return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
 
@@ -672,6 +681,52 @@ def test_a_failure_has_sections(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*- kgdb console -*", "Linux version 6.1 red", "ready"])
     assert result.stdout.str().count("kgdb console") == 1
     assert "\x1b[31m" not in result.stdout.str()
+
+
+def test_a_splat_fails_a_test_whose_body_passed(inner: Inner) -> None:
+    inner.pretend("""
+Session.splats = ["the kernel reported what the test did not expect: WARNING: x\\nthe splat"]
+""")
+    inner.pytester.makepyfile("""
+        def test_a(kgdb): pass
+        def test_b(kgdb): pass
+    """)
+    result = inner.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "the kernel reported what the test did not expect: WARNING: x",
+            "the splat",
+            "FAILED test_a_splat*::test_a - SplatError: *",
+        ]
+    )
+    assert "check_splats" not in result.stdout.str(), "our own frames"
+
+
+def test_a_splat_of_a_shared_machine_fails_the_test(inner: Inner) -> None:
+    inner.pretend('Session.splats = ["a splat"]')
+    inner.pytester.makepyfile("""
+        def test_a(kgdb_session): pass
+        def test_b(kgdb_session): pass
+    """)
+    inner.run().assert_outcomes(passed=1, failed=1)
+
+
+def test_a_splat_while_fixtures_end_is_an_error(inner: Inner) -> None:
+    inner.pretend("Session.splats = []")
+    inner.pytester.makepyfile("""
+        import pytest
+        @pytest.fixture
+        def mine(kgdb):
+            yield
+            from pytest_kgdb.session import Session
+            Session.splats.append("a late one")
+        def test_a(mine): pass
+        def test_b(kgdb): pass
+    """)
+    result = inner.run()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*a late one*"])
 
 
 def test_a_report_is_made_whatever_is_broken(inner: Inner) -> None:

@@ -6,8 +6,10 @@ import struct
 
 import pytest
 
+from pytest_kgdb.console import LogLine
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.state._dmesg import Layout, render
+from pytest_kgdb.state._dmesg import Ring as Log
 from pytest_kgdb.state._vmcoreinfo import parse
 
 RING, DESCS, INFOS, DATA = 0x1000, 0x2000, 0x4000, 0x8000
@@ -31,8 +33,10 @@ OFFSET(prb_desc.text_blk_lpos)=8
 OFFSET(prb_data_blk_lpos.begin)=0
 OFFSET(prb_data_blk_lpos.next)=8
 SIZE(printk_info)=88
+OFFSET(printk_info.seq)=0
 OFFSET(printk_info.ts_nsec)=8
 OFFSET(printk_info.text_len)=16
+OFFSET(printk_info.caller_id)=20
 OFFSET(prb_data_ring.size_bits)=0
 OFFSET(prb_data_ring.data)=8
 """
@@ -45,7 +49,7 @@ class Ring:
     def __init__(self, first: int = 0) -> None:
         self.memory = bytearray(0x10000)
         self.first = self.next = first
-        self.lpos = 0
+        self.lpos = self.seq = 0
 
     def read(self, address: int, size: int) -> bytes:
         return bytes(self.memory[address : address + size])
@@ -61,6 +65,7 @@ class Ring:
         state: int = FINALIZED,
         length: int | None = None,
         dataless: bool = False,
+        caller: int = 0,
     ) -> None:
         size = 1 << DATA_BITS
         block = (8 + len(text) + 7) & ~7
@@ -77,15 +82,25 @@ class Ring:
             self.memory[DATA + start + 8 : DATA + start + 8 + len(text)] = text
             self.lpos = end
         self.put("<QQQ", DESCS + index * 24, state << 62 | self.next, begin, end)
-        self.put("<QH", INFOS + index * 88 + 8, at, len(text) if length is None else length)
+        said = len(text) if length is None else length
+        self.put("<QQHHI", INFOS + index * 88, self.seq, at, said, 0, caller)
+        self.seq += 1
         self.next += 1
         self.first = max(self.first, self.next - (1 << COUNT_BITS))
 
     def text(self) -> str:
+        self.finish()
         assert LAYOUT is not None
+        return render(self.read, RING, LAYOUT)
+
+    def lines(self, since: int) -> list[LogLine] | None:
+        self.finish()
+        assert LAYOUT is not None
+        return Log(self.read, RING, LAYOUT).lines(since)
+
+    def finish(self) -> None:
         self.put("<IIQQQQ", RING, COUNT_BITS, 0, DESCS, INFOS, max(self.next - 1, 0), self.first)
         self.put("<IIQ", RING + 48, DATA_BITS, 0, DATA)
-        return render(self.read, RING, LAYOUT)
 
 
 def test_one_line_each_with_its_time() -> None:
@@ -168,3 +183,30 @@ def test_a_damaged_buffer_is_said_to_be_so() -> None:
 def test_a_kernel_that_says_nothing_of_its_buffer() -> None:
     assert Layout.from_vmcoreinfo({}) is None
     assert Layout.from_vmcoreinfo({**parse(VMCOREINFO), "SIZE(prb_desc)": "x"}) is None
+
+
+def test_lines_from_a_number_on_with_who_printed_them() -> None:
+    ring = Ring()
+    ring.say(b"before", at=10**9)
+    ring.say(b"one\ntwo", at=2 * 10**9, caller=77)
+    ring.say(b"half", state=RESERVED)
+    ring.say(b"three", at=3 * 10**9, caller=0x80000001)
+    assert ring.lines(1) == [
+        LogLine("one", 2.0, "T77", 1),
+        LogLine("two", 2.0, "T77", 1),
+        LogLine("three", 3.0, "C1", 3),
+    ]
+    assert ring.lines(4) == []
+
+
+def test_lines_that_the_buffer_has_lost() -> None:
+    ring = Ring()
+    for number in range(20):
+        ring.say(f"line {number}".encode())
+    assert ring.lines(5) is None
+    ring.put("<Q", DESCS + ring.first % 8 * 24, REUSABLE << 62 | ring.first)
+    assert ring.lines(ring.first) is None, "its text is gone, and its descriptor is not yet"
+    assert ring.lines(ring.first + 1) is not None
+    lines = ring.lines(15)
+    assert lines is not None
+    assert [line.text for line in lines] == [f"line {number}" for number in range(15, 20)]

@@ -21,15 +21,10 @@ from typing import Any, Final
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
-from .errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+from ._log import kernel_records, without_kernel_records
 
-__all__ = ["Console", "Result", "kernel_records", "without_kernel_records"]
-
-# A record of the kernel's log as a serial console shows it, with CONFIG_PRINTK_TIME and, where
-# set, CONFIG_PRINTK_CALLER (kernel/printk/printk.c, info_print_prefix). The console driver holds
-# the port's lock for the whole record, so a record is never broken up, while anything that a
-# program writes may be broken by a record.
-_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n]*\n")
+__all__ = ["Console", "Result"]
 
 # Kept in memory for expect and reports; the log file has everything.
 _KEEP: Final = 16 * 1024 * 1024
@@ -49,31 +44,6 @@ class Result:
 
     output: str
     """What it wrote, standard output and error together, kernel messages taken out."""
-
-
-def kernel_records(text: bytes) -> list[bytes]:
-    """Return the kernel's log records in a console's text."""
-    return _RECORD.findall(text)
-
-
-def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:
-    """Take the kernel's log records out of what a program wrote.
-
-    A record that was on the console before, or comes twice, is the program's own doing
-    (`dmesg`): the kernel writes each record once.
-
-    :param seen: records that the console showed earlier.
-    """
-    known = set(seen)
-
-    def judge(match: re.Match[bytes]) -> bytes:
-        record = match.group()
-        if record in known:
-            return record
-        known.add(record)
-        return b""
-
-    return _RECORD.sub(judge, text)
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -103,6 +73,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._arrived = threading.Condition()
         self._text = bytearray(history)
         self._dropped = 0  # bytes no longer in _text
+        self._history = self._restored = len(history)
         self._taken = len(history)  # offset up to which expect has read
         self._eof = False
         self.sent = 0
@@ -126,11 +97,17 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
 
     def _drain(self, source: socket.socket) -> None:
         while True:
-            try:
-                data = source.recv(65536)
-            except OSError:
-                data = b""
+            data = b""
+            with contextlib.suppress(OSError):
+                source.recv(1, socket.MSG_PEEK)
             with self._arrived:
+                # Under the lock: who holds it and finds the socket empty has everything.
+                try:
+                    data = source.recv(65536, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    continue  # settle() was faster
+                except OSError:
+                    pass
                 if source is not self._socket:
                     return
                 if not data:
@@ -156,6 +133,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         with self._arrived:
             self._arrived.notify_all()
 
+    def settle(self) -> None:
+        """Take what QEMU has written so far: all that a kernel which is stopped has printed."""
+        with self._arrived, contextlib.suppress(OSError, ValueError):
+            while not self._eof and (data := self._socket.recv(65536, socket.MSG_DONTWAIT)):
+                self._keep(data)
+                self._arrived.notify_all()
+
     def flush(self) -> None:
         """Write the log out."""
         with self._arrived:
@@ -170,6 +154,24 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Return what the console showed since a mark, as far as it is kept in memory."""
         with self._arrived:
             return bytes(self._text[max(0, mark - self._dropped) :])
+
+    def earlier(self, mark: int) -> bytes:
+        """Return what this kernel had shown before a mark.
+
+        That is what the machine that it was made from showed, and what came since it was put
+        back; kernels that were there meanwhile may have said the same at the same time.
+        """
+        with self._arrived:
+            first = self._text[: max(0, self._history - self._dropped)]
+            start = max(self._history, self._restored) - self._dropped
+            return bytes(first + self._text[max(0, start) : max(0, mark - self._dropped)])
+
+    def wait_beyond(self, mark: int, timeout: float) -> None:
+        """Wait until something came since a mark, at most `timeout` seconds."""
+        with self._arrived:
+            self._arrived.wait_for(
+                lambda: self._eof or self._dropped + len(self._text) > mark, timeout
+            )
 
     @property
     def eof(self) -> bool:
@@ -310,6 +312,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._socket.close()
         self._open()
         self.drop()
+        self._restored = self._began
 
     @staticmethod
     def _shut(connection: socket.socket) -> None:
@@ -378,8 +381,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         return Result(int(found.group(1)), output.decode("utf-8", "replace"))
 
     def _seen(self, mark: int) -> list[bytes]:
-        with self._arrived:
-            return kernel_records(bytes(self._text[: max(0, mark - self._dropped)]))
+        return kernel_records(self.earlier(mark))
 
     def _type_long(self, command: str, tag: str) -> None:
         """Type a command, in pieces that fit the tty's line buffer."""

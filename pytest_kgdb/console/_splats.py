@@ -1,0 +1,390 @@
+"""Splats: what the kernel says when it finds itself broken, recognised in its log.
+
+Lines of several tasks and CPUs come interleaved. Where the log says who printed a line, each
+splat's lines are those of its printer. Where it does not (a console without
+CONFIG_PRINTK_CALLER), a line goes to the splat that still waits for one of its sort, as each
+splat tells its parts in one order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
+
+from ._headlines import (
+    CONTINUED,
+    CUT_HERE,
+    FATAL,
+    KINDS,
+    LOOSE,
+    RULE,
+    WORDS,
+    headline,
+    stage_of,
+)
+from ._log import LogLine
+
+__all__ = ["KINDS", "Splat", "SplatFrame", "find_splats"]
+
+# Lines that fit no pattern and still are a splat's, if more of it follows: of a report that has
+# text of its own, and of the others.
+_FREE_LOOSE: Final = 40
+_FREE: Final = 4
+_LATE: Final = 2.0  # seconds after which what fits no pattern is no part of a splat
+_MAX_LINES: Final = 400
+
+_CUT: Final = 0
+_FRAMES: Final = 5
+_END: Final = 6
+
+_FRAME: Final = re.compile(
+    r"^(?:RIP: [0-9a-f]{4}:)?\s*(?:\[<[0-9a-f]+>\])?\s*(?P<doubt>\? )?"
+    r"(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
+    r"(?: \[(?P<module>[\w-]+)[^\]]*\])?"
+)
+_WHO: Final = (
+    re.compile(
+        r"\bCPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>\d+) Comm: (?P<comm>.+?) "
+        r"(?:Kdump: .*|Not t|T)ainted"
+    ),
+    re.compile(r"\bCPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>\d+)"),
+    re.compile(r"INFO: task (?P<comm>\S+):(?P<pid>\d+) blocked"),
+    re.compile(r"lockup - CPU#(?P<cpu>\d+) stuck.*\[(?P<comm>[^\]]+):(?P<pid>\d+)\]"),
+    re.compile(r"scheduling while atomic: (?P<comm>\S+)/(?P<pid>\d+)/"),
+    re.compile(r"by task (?P<comm>\S+)/(?P<pid>\d+)"),
+    re.compile(r"pid: (?P<pid>\d+), name: (?P<comm>\S+)"),
+    re.compile(r"(?P<comm>\S+)/(?P<pid>\d+) is trying to (?:acquire|release) lock"),
+)
+# lib/bug.c and kernel/panic.c; UBSAN; KASAN and its like.
+_WHERE: Final = (
+    re.compile(r"\bat (?P<file>[\w./-]+\.[chS]):(?P<line>\d+)(?: (?P<function>[\w.$]+)\+0x)?"),
+    re.compile(r"^UBSAN: .* in (?P<file>[\w./-]+\.[chS]):(?P<line>\d+)"),
+    re.compile(r"^BUG: K\w+: .* in (?P<function>[\w.$]+)"),
+)
+# The way into a report; not where the trouble is.
+_REPORTERS: Final = re.compile(
+    r"^(?:_?_?dump_stack\w*|show_stack|sched_show_task|print_\w+|kasan_\w+|kcsan_\w+|__kcsan_\w+"
+    r"|__asan_\w+|__tsan_\w+|__kasan_\w+|ubsan_\w+|__ubsan_\w+|handle_overflow|__might_resched"
+    r"|__might_sleep|__schedule_bug|debug_locks\w*|lockdep_\w+|check_\w+|panic|vpanic|die|oops_end"
+    r"|(?:asm_)?(?:exc|sysvec)_\w+|__warn|report_bug|handle_bug|__schedule|schedule\w*"
+    r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*)(?:\.\w+)*$"
+)
+# kernel/panic.c, print_tainted; since 6.12 the flags' names follow on a line of their own.
+_TAINT: Final = re.compile(r"\bTainted: ([A-Z ]+?)(?= {1,}\S*\d|\s*$)")
+
+
+@dataclass(frozen=True)
+class SplatFrame:
+    """One line of a splat's call trace, or its RIP."""
+
+    function: str
+    offset: int
+    """Bytes from the function's beginning."""
+    size: int
+    """Of the function, as the kernel's own symbols have it."""
+    module: str | None = None
+    reliable: bool = True
+    """False where the kernel put a `?` before it: an address that was found on the stack."""
+    is_call: bool = True
+    """Whether the address is one to return to, behind a call; that in RIP is not."""
+    file: str | None = None
+    line: int | None = None
+    inlined_in: tuple[str, ...] = ()
+    """`file:line` of each place that this one was inlined at, inner first."""
+
+    @property
+    def where(self) -> str:
+        """`file:line`, and where it is inlined; "" where nothing is known."""
+        if self.file is None:
+            return ""
+        own = f"{self.file}:{self.line}"
+        return own + "".join(f", inlined at {each}" for each in self.inlined_in)
+
+    def __str__(self) -> str:
+        module = f" [{self.module}]" if self.module else ""
+        place = f" at {self.where}" if self.where else ""
+        return f"{self.function}+{self.offset:#x}{module}{place}"
+
+
+@dataclass(frozen=True)
+class Splat:
+    """A report of the kernel's about itself: a WARN, an oops, a lockup, a leak, …"""
+
+    kind: str
+    """What it is: one of `KINDS`."""
+    title: str
+    """Its headline, as the kernel printed it."""
+    message: str
+    """What a WARN says for itself; the headline otherwise."""
+    text: str
+    """All its lines, without time and caller."""
+    time: float | None = None
+    """Seconds since the boot, of its first line; None where lines have no time."""
+    cpu: int | None = None
+    pid: int | None = None
+    comm: str | None = None
+    taint: str = ""
+    """The letters of what the kernel was tainted by (Documentation, tainted-kernels)."""
+    function: str | None = None
+    """Where the kernel says that the trouble is."""
+    file: str | None = None
+    line: int | None = None
+    frames: tuple[SplatFrame, ...] = ()
+    """RIP and the call trace, the innermost first, as they stand in the text."""
+    seq: int = field(default=0, compare=False)
+    """The number of its first line in the log."""
+    is_fatal: bool = False
+    """Whether it killed a task or the kernel: an oops, a BUG, a panic."""
+
+    @cached_property
+    def symbolised(self) -> str:
+        """The text, with file and line behind each address."""
+        places = iter(self.frames)
+        lines = []
+        for each in self.text.splitlines():
+            where = next(places).where if _FRAME.match(each) else ""
+            lines.append(f"{each}  ({where})" if where else each)
+        return "\n".join(lines)
+
+    def with_frames(self, frames: Sequence[SplatFrame]) -> Splat:
+        """Return the splat with its frames' lines known."""
+        function, file, line = self.function, self.file, self.line
+        if file is None and function is not None:
+            first = next((each for each in frames if each.function == function), None)
+            if first is not None:
+                file, line = first.file, first.line
+        return replace(self, frames=tuple(frames), file=file, line=line)
+
+    def __str__(self) -> str:
+        return self.symbolised
+
+    def __repr__(self) -> str:
+        when = f" at {self.time:.6f}" if self.time is not None else ""
+        return f"<Splat {self.kind}{when}: {self.title}>"
+
+
+def find_splats(lines: Iterable[LogLine]) -> list[Splat]:
+    """Return the splats in a log's lines, in the order of their first lines."""
+    printers: dict[str | None, _Printer] = {}
+    for line in lines:
+        printer = printers.setdefault(line.caller, _Printer(one_at_a_time=line.caller is not None))
+        printer.take(line)
+    found = [each.splat() for printer in printers.values() for each in printer.found]
+    return sorted((each for each in found if each is not None), key=lambda each: each.seq)
+
+
+class _Report:
+    """A splat whose lines are still coming."""
+
+    def __init__(self, line: LogLine) -> None:
+        self.lines = [line]
+        self.kept = 1  # lines up to the last one that is surely its own
+        self.stage = _CUT
+        self.kind: str | None = None
+        self.title = ""
+        self.stages: set[str] = set()  # sorts of line that come once
+        self.ended = False
+        self.fatal = False
+
+    def named(self, kind: str, line: LogLine) -> None:
+        self.kind, self.title = kind, line.text.strip()
+        self.fatal = kind in FATAL
+
+    def wants(self, line: LogLine) -> bool:
+        """Whether a line that fits no pattern may be a part of it."""
+        if self.kind is None:
+            return len(self.lines) < _FREE  # a WARN's own words, before its headline
+        if self.ended or len(self.lines) >= _MAX_LINES:
+            return False
+        last = self.lines[-1]
+        if None not in (last.time, line.time) and line.time - last.time > _LATE:  # type: ignore[operator]
+            return False
+        return len(self.lines) - self.kept < (_FREE_LOOSE if self.kind in LOOSE else _FREE)
+
+    def add(self, line: LogLine, stage: int | None, sort: str | None = None) -> None:
+        self.lines.append(line)
+        if stage is not None:
+            self.kept = len(self.lines)
+            self.stage = max(self.stage, stage)
+        if sort is not None:
+            self.stages.add(sort)
+
+    def splat(self) -> Splat | None:
+        if self.kind is None:
+            return None  # nothing came behind the scissors
+        texts = [each.text for each in self.lines[: self.kept]]
+        who = _first(_WHO, texts)
+        where = _first(_WHERE, texts[: 6 if self.kind in LOOSE else None])
+        frames = tuple(frame for text in texts if (frame := _frame(text)) is not None)
+        function = where.get("function")
+        if function is None or _REPORTERS.match(function):
+            if function is not None:
+                where = {}  # that of the reporter
+            function = next(
+                (f.function for f in frames if f.reliable and not _REPORTERS.match(f.function)),
+                None,
+            )
+        taint = next((found[1] for text in texts if (found := _TAINT.search(text))), "")
+        return Splat(
+            kind=self.kind,
+            title=self.title,
+            message=self._message(texts),
+            text="\n".join(texts),
+            time=self.lines[0].time,
+            cpu=int(who["cpu"]) if "cpu" in who else None,
+            pid=int(who["pid"]) if "pid" in who else None,
+            comm=who.get("comm"),
+            taint="".join(sorted(set(taint) - set(" G"))),
+            function=function,
+            file=where.get("file"),
+            line=int(where["line"]) if "line" in where else None,
+            frames=frames,
+            seq=self.lines[0].seq,
+            is_fatal=self.fatal,
+        )
+
+    def _message(self, texts: list[str]) -> str:
+        at = texts.index(self.title) if self.title in texts else 0
+        said = [text for text in texts[:at] if not CUT_HERE.search(text) and not RULE.match(text)]
+        if said:
+            return "\n".join(said).strip()
+        following = texts[at + 1] if at + 1 < len(texts) else ""
+        # Before 5.10 and without `ud2`, a WARN's words come behind its headline (__warn).
+        if self.kind == "WARN" and following and stage_of(following) is None:
+            return following.strip()
+        return self.title
+
+
+class _Printer:
+    """The lines of one task or CPU; or of everybody, where they do not say whose they are."""
+
+    def __init__(self, *, one_at_a_time: bool) -> None:
+        self._one = one_at_a_time
+        self._open: list[_Report] = []
+        self._rule: LogLine | None = None
+        self._words: LogLine | None = None
+        self.found: list[_Report] = []
+
+    def take(self, line: LogLine) -> None:
+        rule, self._rule = self._rule, None
+        words, self._words = self._words, None
+        if CUT_HERE.search(line.text):
+            report = self._begin(words or line)
+            if words is not None:
+                report.add(line, _CUT)
+            return
+        if RULE.match(line.text):
+            self._ruled(line)
+            return
+        kind = headline(line.text)
+        if kind is not None:
+            self._headline(kind, line, rule)
+            return
+        if WORDS.match(line.text):
+            self._words = line
+        stage, sort = stage_of(line.text) or (None, None)
+        owner = self._whose(line, stage, sort)
+        if owner is not None:
+            owner.add(line, stage, sort)
+            owner.ended |= stage == _END
+
+    def _begin(self, line: LogLine) -> _Report:
+        # One printer says one thing at a time; others may still be in the midst of theirs.
+        self._open = [] if self._one else [each for each in self._open if not each.ended]
+        report = _Report(line)
+        self._open.append(report)
+        self.found.append(report)
+        return report
+
+    def _ruled(self, line: LogLine) -> None:
+        """A line of `=` or `-`: it begins a report, or ends or divides one."""
+        report = self._open[-1] if self._open else None
+        if report is not None and report.kind in LOOSE and not report.ended:
+            report.add(line, report.stage)
+            # lib/ubsan.c, mm/kasan/report.c, kernel/kcsan/report.c: one before, one at the end.
+            if line.text.startswith("=") and report.stage >= _FRAMES:
+                self._open.remove(report)
+            return
+        self._rule = line
+
+    def _headline(self, kind: str, line: LogLine, rule: LogLine | None) -> None:
+        latest = self._open[-1] if self._open else None
+        if latest is not None and latest.kind is None:
+            # What stood behind the scissors were its own words.
+            words = "\n".join(each.text for each in latest.lines)
+            latest.add(line, _CUT)
+            latest.named(_refined(kind, words), line)
+            return
+        if latest is not None and (
+            kind == "panic" or (kind in CONTINUED and not latest.ended and latest.kind != "WARN")
+        ):
+            # An oops's second headline; the panic that is the consequence.
+            latest.add(line, latest.stage)
+            latest.fatal = True
+            return
+        begun = self._begin(rule or line)
+        if rule is not None:
+            begun.add(line, _CUT)
+        begun.named(_refined(kind, line.text), line)
+
+    def _whose(self, line: LogLine, stage: int | None, sort: str | None) -> _Report | None:
+        """Return the report that a line belongs to, if it does to any."""
+        if stage is None:
+            waiting = [each for each in self._open if each.wants(line)]
+            return waiting[-1] if waiting else None
+        cpu = re.match(r"CPU: (\d+)", line.text)
+        if cpu is not None and not self._one:
+            named = [
+                each
+                for each in self._open
+                if f" CPU: {cpu[1]} " in each.title and "CPU" not in each.stages
+            ]
+            if len(named) == 1:
+                return named[0]
+        if self._one:
+            return self._open[-1] if self._open else None
+        waiting = [
+            each
+            for each in self._open
+            if each.stage <= stage and not each.ended and (sort is None or sort not in each.stages)
+        ]
+        if not waiting:
+            return self._open[-1] if self._open and not self._open[-1].ended else None
+        return max(waiting, key=lambda each: each.stage)
+
+
+def _refined(kind: str, words: str) -> str:
+    """Tell what a WARN or BUG is from its own words (lib/refcount.c, lib/list_debug.c)."""
+    found = re.search(WORDS.pattern, words, re.MULTILINE)
+    if found is None:
+        return kind
+    return "refcount" if found[0].startswith("refcount") else "list corruption"
+
+
+def _first(patterns: Sequence[re.Pattern[str]], texts: Sequence[str]) -> dict[str, str]:
+    """Return what the first match of each pattern says, none of it overwritten."""
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        for text in texts:
+            if match := pattern.search(text):
+                new = {key: each for key, each in match.groupdict().items() if each is not None}
+                found = {**new, **found}
+                break
+    return found
+
+
+def _frame(text: str) -> SplatFrame | None:
+    found = _FRAME.match(text)
+    if found is None:
+        return None
+    return SplatFrame(
+        function=found["function"],
+        offset=int(found["offset"], 16),
+        size=int(found["size"], 16),
+        module=found["module"],
+        reliable=not found["doubt"],
+        is_call=not text.startswith("RIP:"),
+    )

@@ -1,0 +1,70 @@
+"""Lines of source for the addresses that the kernel prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..console import SplatFrame
+
+if TYPE_CHECKING:
+    import drgn
+
+
+def symbolise(
+    program: drgn.Program, frames: Sequence[SplatFrame], source: Path | None
+) -> list[SplatFrame]:
+    """Return frames with file, line and what is inlined, where the debug info has them.
+
+    :param source: the directory by which the debug info calls the kernel's source.
+    """
+    return [_placed(program, frame, source) for frame in frames]
+
+
+def _placed(program: drgn.Program, frame: SplatFrame, source: Path | None) -> SplatFrame:
+    for start in _starts(program, frame):
+        # A return address is behind its call, perhaps behind the function's end.
+        address = start + frame.offset - (1 if frame.is_call else 0)
+        try:
+            inner, *outer = program.source_location(address)
+        except (LookupError, ValueError):
+            continue
+        return replace(
+            frame,
+            file=relative(inner.filename, source),
+            line=inner.line,
+            inlined_in=tuple(f"{relative(each.filename, source)}:{each.line}" for each in outer),
+        )
+    return frame
+
+
+def _starts(program: drgn.Program, frame: SplatFrame) -> Iterable[int]:
+    """Return where the function may begin, the likeliest first.
+
+    Static functions of different files share names. What the kernel calls a function's size is
+    the way to the next symbol (kernel/kallsyms.c), so a little more than ours.
+    """
+    candidates = []
+    for symbol in program.symbols(frame.function):
+        module = _module(program, symbol.address)
+        if module is None or module != (frame.module or "kernel").replace("-", "_"):
+            continue
+        spare = frame.size - symbol.size
+        candidates.append((spare < 0, abs(spare), symbol.address))
+    return [address for *_, address in sorted(candidates)]
+
+
+def _module(program: drgn.Program, address: int) -> str | None:
+    try:
+        return str(program.module(address).name)
+    except LookupError:
+        return None
+
+
+def relative(name: str, source: Path | None) -> str:
+    """Return a file's name as the kernel's own tree has it."""
+    if source is not None and name.startswith(f"{source}/"):
+        return name[len(str(source)) + 1 :]
+    return name

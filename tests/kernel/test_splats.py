@@ -1,0 +1,452 @@
+"""What a real kernel reports of itself, and what comes of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest_files import put_file
+
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.console import Splat, console_lines, find_splats
+from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
+from pytest_kgdb.kernel import build_module
+from pytest_kgdb.progress import Silent
+
+SOURCE = r"""
+#include <linux/delay.h>
+#include <linux/kgdb.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/proc_fs.h>
+#include <linux/refcount.h>
+#include <linux/uaccess.h>
+
+static refcount_t count = REFCOUNT_INIT(0);
+static struct list_head *nowhere;
+static int after;
+
+static noinline void sick_warn(void)
+{
+	WARN_ON(!list_empty_careful(&THIS_MODULE->list) | 1);
+}
+
+static noinline void sick_say(int number)
+{
+	WARN(1, "the module is sick: %d\n", number);
+}
+
+static noinline void sick_null(void)
+{
+	nowhere->next = NULL;
+}
+
+static noinline void sick_wild(void)
+{
+	struct list_head *wild = (void *)0x1234567890abcdefUL;
+
+	WRITE_ONCE(wild->next, NULL);
+}
+
+static noinline void sick_bug(void)
+{
+	BUG_ON(!nowhere);
+}
+
+static noinline void sick_int3(void)
+{
+	after = 1;
+	asm volatile("int $3");
+	after = 2;
+}
+
+static noinline void sick_break(void)
+{
+	after = 3;
+	kgdb_breakpoint();
+	after = 4;
+}
+
+static int sick_thread(void *number)
+{
+	int i;
+
+	for (i = 0; i < 8; i++) {
+		sick_say((long)number);
+		cond_resched();
+	}
+	while (!kthread_should_stop())
+		schedule_timeout_interruptible(1);
+	return 0;
+}
+
+static void sick_everywhere(void)
+{
+	struct task_struct *threads[NR_CPUS];
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		threads[cpu] = kthread_create(sick_thread, (void *)(long)(100 + cpu), "sick/%d", cpu);
+		kthread_bind(threads[cpu], cpu);
+	}
+	for_each_online_cpu(cpu)
+		wake_up_process(threads[cpu]);
+	msleep(100);
+	for_each_online_cpu(cpu)
+		kthread_stop(threads[cpu]);
+}
+
+static ssize_t sick_set(struct file *file, const char __user *from, size_t size, loff_t *at)
+{
+	unsigned long end;
+	char value[16] = "";
+
+	if (size >= sizeof(value) || copy_from_user(value, from, size))
+		return -EFAULT;
+	if (sysfs_streq(value, "warn"))
+		sick_warn();
+	else if (sysfs_streq(value, "say"))
+		sick_say(42);
+	else if (sysfs_streq(value, "null"))
+		sick_null();
+	else if (sysfs_streq(value, "wild"))
+		sick_wild();
+	else if (sysfs_streq(value, "bug"))
+		sick_bug();
+	else if (sysfs_streq(value, "int3"))
+		sick_int3();
+	else if (sysfs_streq(value, "break"))
+		sick_break();
+	else if (sysfs_streq(value, "panic"))
+		panic("sick unto death: %d", 7);
+	else if (sysfs_streq(value, "everywhere"))
+		sick_everywhere();
+	else if (sysfs_streq(value, "refcount"))
+		refcount_inc(&count);
+	else if (sysfs_streq(value, "atomic")) {
+		local_bh_disable();
+		schedule_timeout_uninterruptible(1);
+		local_bh_enable();
+	} else if (sysfs_streq(value, "hung")) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		schedule_timeout(5 * HZ);
+	} else if (sysfs_streq(value, "lockup")) {
+		end = jiffies + 6 * HZ;
+		while (time_before(jiffies, end))
+			cpu_relax();
+	}
+	return size;
+}
+
+static const struct proc_ops sick_ops = { .proc_write = sick_set };
+
+static int __init sick_init(void)
+{
+	return proc_create("sick", 0600, NULL, &sick_ops) ? 0 : -ENOMEM;
+}
+
+module_init(sick_init);
+MODULE_LICENSE("GPL");
+"""
+
+
+@pytest.fixture(scope="module")
+def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("sick")
+    (source / "sick.c").write_text(SOURCE)
+    (source / "Makefile").write_text("obj-m += sick.o\n")
+    cache = Cache(tmp_path_factory.mktemp("cache"), progress=Silent())
+    (module,) = build_module(kgdb_kernel, source, cache, Silent())
+    return module
+
+
+@pytest.fixture
+def sick(kgdb, built: Path) -> Iterator[Any]:
+    """The handle on a kernel with the module in it."""
+    put_file(kgdb, built.read_bytes(), "/tmp/sick.ko")
+    kgdb._state.add_modules(built)
+    assert kgdb.run("insmod /tmp/sick.ko").status == 0
+    # gdb, too, is to know it: it finds the callers of the module's functions by it.
+    told = kgdb.run("cd /sys/module/sick/sections; grep . .text* /dev/null").output
+    sections = dict(line.split(":") for line in told.splitlines())
+    text = sections.pop(".text")
+    others = " ".join(f"-s {name} {address}" for name, address in sections.items())
+    kgdb.execute(f"add-symbol-file {built} {text} {others}")
+    yield kgdb
+    kgdb.interrupt()
+    kgdb.execute(f"remove-symbol-file -a {text}")
+
+
+def trouble(kind: str) -> str:
+    return f"(echo {kind} > /proc/sick)"
+
+
+def line_of(text: str) -> int:
+    return SOURCE[: SOURCE.index(text)].count("\n") + 1
+
+
+def test_a_quiet_kernel_has_none(kgdb) -> None:
+    kgdb.run("cat /proc/version")
+    assert kgdb.splats == []
+
+
+def test_a_warning(sick) -> None:
+    with sick.expect_splat("sick_warn") as expected:
+        assert sick.run(trouble("warn")).status == 0
+    (splat,) = sick.splats
+    assert expected.splats == [splat]
+    assert (splat.kind, splat.comm, splat.cpu) == ("WARN", "sh", 0)
+    assert splat.function == "sick_warn"
+    assert splat.file.endswith("sick.c")
+    assert splat.line == line_of("WARN_ON(")
+    assert splat.pid > 1
+    assert "O" in splat.taint
+    assert splat.time > 0
+    assert splat.title.startswith("WARNING: CPU: 0 PID: ")
+    assert splat.text.startswith("------------[ cut here ]")
+    assert splat.text.splitlines()[-1].startswith("---[ end trace")
+    # Our module's own lines, and the kernel's, by our own debug info.
+    (frame,) = [each for each in splat.frames if each.function == "sick_set"]
+    assert frame.module == "sick"
+    assert frame.line == line_of("\t\tsick_warn();")
+    (write,) = [each for each in splat.frames if each.function == "vfs_write"]
+    assert write.file == "fs/read_write.c"
+    assert re.search(r"vfs_write\+0x\w+/0x\w+  \(fs/read_write\.c:\d+", str(splat))
+
+
+def test_a_warning_with_words(sick) -> None:
+    with sick.expect_splat("the module is sick"):
+        sick.run(trouble("say"))
+    (splat,) = sick.splats
+    assert splat.message == "the module is sick: 42"
+    assert splat.kind == "WARN"
+
+
+def test_kinds(sick) -> None:
+    with sick.expect_splat("addition on 0; use-after-free", kind="refcount"):
+        sick.run(trouble("refcount"))
+    with sick.expect_splat("scheduling while atomic", "atomic"):
+        sick.run(trouble("atomic"))
+    first, second, *others = sick.splats
+    assert (first.kind, first.function) == ("refcount", "sick_set")
+    assert (second.kind, second.function) == ("atomic", "sick_set")
+    assert {each.kind for each in others} <= {"atomic"}, "the kernel counts wrong from there on"
+
+
+def test_a_hung_task(sick) -> None:
+    sick.run("echo 1 > /proc/sys/kernel/hung_task_timeout_secs")
+    with sick.expect_splat(r"blocked for more than \d+ seconds", kind="hung task"):
+        sick.run(trouble("hung"))
+    splat = sick.splats[0]
+    assert splat.comm == "sh"
+    assert splat.function == "sick_set"
+    assert {each.kind for each in sick.splats} == {"hung task"}
+
+
+def test_a_soft_lockup(sick) -> None:
+    sick.run("echo 1 > /proc/sys/kernel/watchdog_thresh")
+    with sick.expect_splat("soft lockup - CPU#0 stuck"):
+        sick.run(trouble("lockup"))
+    splat = sick.splats[0]
+    assert (splat.kind, splat.cpu, splat.comm) == ("soft lockup", 0, "sh")
+    assert splat.function == "sick_set"
+
+
+@pytest.mark.kgdb(smp=2)
+def test_lines_that_interleave(sick) -> None:
+    """Two CPUs print at once: each splat has its own lines, and no other."""
+    mark = sick.console.mark()
+    with sick.expect_splat("the module is sick"):
+        sick.run(trouble("everywhere"))
+    splats = sick.splats
+    assert sorted(each.cpu for each in splats) == [0] * 8 + [1] * 8
+    for each in splats:
+        assert each.kind == "WARN"
+        assert each.message == f"the module is sick: {100 + each.cpu}"
+        assert each.comm == f"sick/{each.cpu}"
+        assert each.function == "sick_say"
+        assert each.text.count("RIP: 0010:sick_say") == 1
+        assert each.text.count("---[ end trace") == 1
+    # They did not simply come one after the other.
+    log = [(line.seq, line.caller) for line in sick.watch.lines()]
+    ends = [(each.seq, each.seq + each.text.count("\n")) for each in splats]
+    assert any(len({who for seq, who in log if a <= seq <= b}) > 1 for a, b in ends)
+    # With the console alone, no splat is lost, and its headline and task are its own.
+    lines = console_lines(sick.console.since(mark))
+    assert {line.caller for line in lines} == {None}, "this kernel's console does not say who"
+    seen = find_splats(lines)
+
+    def told(splats: list[Splat]) -> list[str]:
+        return sorted(f"{each.title} {each.cpu} {each.pid} {each.comm}" for each in splats)
+
+    assert told(seen) == told(splats)
+
+
+def test_an_oops(sick) -> None:
+    sick.type(trouble("null"))
+    stop = sick.cont()
+    assert stop.reason == "oops"
+    assert stop.message == "BUG: kernel NULL pointer dereference, address: 0000000000000000"
+    assert stop.registers["rip"] == stop.frame.address
+    assert "O" in stop.taint
+    assert "D" not in stop.taint, "the kernel notes the death only once it goes on"
+    (splat,) = sick.splats
+    assert splat.is_fatal
+    assert (splat.kind, splat.function) == ("oops", "sick_null")
+    assert splat.line == line_of("nowhere->next = NULL")
+    assert sick.run("echo alive").output == "alive\n"
+    assert len(sick.splats) == 1
+    with sick.breakpoint("do_sys_openat2"):
+        sick.type("cat /proc/version")
+        assert "D" in sick.cont().taint
+
+
+def test_a_general_protection_fault(sick) -> None:
+    sick.type(trouble("wild"))
+    stop = sick.cont()
+    # The kernel asks its debugger before it says anything, and again after.
+    assert (stop.reason, stop.message) == ("oops", "general protection fault")
+    assert stop.frame.function == "sick_wild"
+    assert sick.splats == []
+    stop = sick.cont()
+    assert stop.reason == "oops"
+    assert re.match(r"(Oops: )?general protection fault, .* 0x1234567890abcdef", stop.message)
+    assert stop.frame.function == "sick_wild"
+    (splat,) = sick.splats
+    assert splat.kind == "general protection"
+    assert splat.function == "sick_wild"
+    assert sick.run("echo alive").output == "alive\n"
+
+
+def test_a_bug(sick) -> None:
+    sick.type(trouble("bug"))
+    stop = sick.cont()
+    assert stop.reason == "oops"
+    assert re.fullmatch(rf"kernel BUG at .*sick\.c:{line_of('BUG_ON(')}!", stop.message), (
+        stop.message
+    )
+    (splat,) = sick.splats
+    assert (splat.kind, splat.line) == ("BUG", line_of("BUG_ON("))
+
+
+def test_an_expected_oops_does_not_stop_a_command(sick) -> None:
+    with sick.expect_splat("NULL pointer dereference", kind="oops"):
+        assert sick.run(trouble("null")).status != 0
+    assert sick.stopped
+    with pytest.raises(GuestCommandError, match="the kernel stopped meanwhile"):
+        sick.run(trouble("bug"))
+
+
+def test_a_panic(sick) -> None:
+    sick.type(trouble("panic"))
+    stop = sick.cont()
+    assert (stop.reason, stop.message) == ("panic", "sick unto death: 7")
+    assert stop.frame.function == "sick_set"
+    assert stop.frame.file.endswith("sick.c")
+    assert [each.function for each in stop.backtrace()][stop.frame.level + 1] == "pde_write"
+    assert stop.frame.evaluate("value").string() == "panic\n"
+    assert sick.evaluate("value").string() == "panic\n", "it is the selected frame"
+    assert stop.registers["rip"] == stop.frame.address
+    assert sick.splats[0].kind == "panic"
+
+
+def test_a_panic_on_a_warning(sick) -> None:
+    sick.run("echo 1 > /proc/sys/kernel/panic_on_warn")
+    sick.type(trouble("say"))
+    stop = sick.cont()
+    assert stop.reason == "panic"
+    assert "panic_on_warn" in stop.message
+    assert stop.frame.function not in ("kgdb_breakpoint", "kgdb_panic", "panic")
+    (splat,) = sick.splats
+    assert splat.function == "sick_say"
+    assert splat.message == "the module is sick: 42"
+    assert splat.is_fatal
+
+
+def test_an_expected_panic(sick) -> None:
+    with sick.expect_splat("sick unto death"):
+        sick.run(trouble("panic"))
+    assert sick.stop.reason == "panic"
+
+
+def test_a_panic_that_only_a_command_met(kgdb) -> None:
+    with pytest.raises(KernelPanic):
+        kgdb.run("echo c > /proc/sysrq-trigger")
+
+
+def test_one_that_does_not_come(sick) -> None:
+    with (
+        pytest.raises(SplatError, match="no splat came that matches 'never'"),
+        sick.expect_splat("never"),
+    ):
+        sick.run("true")
+    with (
+        pytest.raises(SplatError, match=r"(?s)matches 'never'.*<Splat WARN.*sick_warn"),
+        sick.expect_splat("never"),
+        sick.expect_splat("sick_warn"),
+    ):
+        sick.run(trouble("warn"))
+    with pytest.raises(KgdbError, match="no kind of splat 'woe'"):
+        sick.expect_splat("x", kind="woe")
+
+
+def test_waits_for_it_while_the_kernel_runs(sick) -> None:
+    with sick.expect_splat("sick_warn"):
+        sick.type(f"sleep 1; {trouble('warn')}")
+        sick.resume()
+    sick.interrupt()
+    with pytest.raises(SplatError), sick.expect_splat("sick_warn", timeout=0.5):
+        sick.resume()
+
+
+def test_that_of_another_place_is_not_it(sick) -> None:
+    with sick.expect_splat("sick_warn") as first:
+        sick.run(trouble("warn"))
+    with pytest.raises(SplatError), sick.expect_splat("sick_warn"):
+        sick.run("true")
+    assert len(first.splats) == 1
+
+
+def test_what_came_before_a_restore_has_happened(sick) -> None:
+    sick.snapshot("before")
+    with sick.expect_splat("sick_warn") as expected:
+        sick.run(trouble("warn"))
+        sick.restore("before")
+        assert sick.splats == []
+    assert expected.splats == []
+    sick.run(trouble("warn"))
+    sick.restore("before")
+    with pytest.raises(SplatError, match="sick_warn"):
+        sick.watch.check()
+    with sick.expect_splat("sick_warn"):
+        sick.run(trouble("warn"))
+
+
+def test_the_log_is_read_where_the_console_is_quiet(sick) -> None:
+    sick.run("dmesg -n 1; echo N > /sys/module/printk/parameters/ignore_loglevel")
+    mark = sick.console.mark()
+    with sick.expect_splat("sick_warn"):
+        sick.run(trouble("warn"))
+    assert b"sick_warn" not in sick.console.since(mark)
+
+
+def test_the_console_is_read_where_the_log_has_gone_on(sick) -> None:
+    with sick.expect_splat("sick_warn"):
+        sick.run(trouble("warn"))
+        sick.run("echo on > /proc/sys/kernel/printk_devkmsg")
+        line = 200 * "x"
+        sick.run(f"i=0; while [ $i -lt 1500 ]; do echo $i {line}; i=$((i+1)); done >/dev/kmsg")
+    assert "sick_warn" not in sick.dmesg()
+    (splat,) = sick.splats
+    assert splat.function == "sick_warn"
+    assert splat.text.splitlines()[-1].startswith("---[ end trace")
+
+
+def test_what_a_program_shows_again_is_no_splat(sick) -> None:
+    with sick.expect_splat("sick_warn"):
+        sick.run(trouble("warn"))
+        sick.run("dmesg")
+    assert len(sick.splats) == 1
