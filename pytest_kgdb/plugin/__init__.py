@@ -45,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "isolation=HOW, timeout=SECONDS): the kernel and the machine that the test's `kgdb` "
         "fixture stands for",
     )
+    config.addinivalue_line(
+        "markers",
+        "kunit(suite, ..., module=None): behind the test's body, run these KUnit suites on its "
+        "kernel, each case a subtest",
+    )
     if given(config):
         from ._configure import check
 

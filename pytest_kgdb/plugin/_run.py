@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import pytest
 
@@ -146,9 +146,26 @@ class Run:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fail a test whose body went well, and whose kernel did not."""
         result = yield
+        self._run_kunit(item)
         if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
             self.live.check_splats()
         return result
+
+    def _run_kunit(self, item: pytest.Item) -> None:
+        """Run the suites that a test's marker `kunit` names, each case a subtest."""
+        marks = list(item.iter_markers("kunit"))
+        if not marks or not isinstance(item, pytest.Function):
+            return
+        handle = cast("Kgdb | None", item.funcargs.get("kgdb", item.funcargs.get("kgdb_session")))
+        if handle is None:
+            raise ConfigError(
+                f"{item.nodeid}: marker kunit(…): the test asks for no kernel",
+                hint="ask for the fixture kgdb",
+            )
+        subtests = item._request.getfixturevalue("subtests")
+        for mark in marks:
+            for suite in mark.args:
+                handle.kunit(suite, **mark.kwargs).report(subtests)
 
     def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
         """Lend a test the handle for the fixture `kgdb`."""

@@ -24,6 +24,7 @@ from . import _ssh as ssh
 from ._breakpoints import Access, Breakpoint, Watchpoint
 from ._hidden import Hidden
 from ._instruments import Instruments
+from ._kunit import KunitSuite, run_suite
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
 from ._modules import Modules
@@ -839,6 +840,18 @@ class Kgdb:
         limit = self.timeout if timeout is None else timeout
         made = self._watch.expect(pattern, kind)
         return made.waiting(limit, lambda: not self.stopped and self._machine.alive)
+
+    def kunit(
+        self, suite: str, *, module: str | None = None, timeout: float | None = None
+    ) -> KunitSuite:
+        """Run a KUnit suite in the guest, or take its results from the boot if it is built in.
+
+        :param module: the module that has it, by its name or as a path in the guest; found by
+            the suite's name among the kernel's own modules otherwise.
+        :raises KgdbError: there is no such suite.
+        """
+        __tracebackhide__ = True
+        return run_suite(self, suite, module, timeout)
 
     # The guest
 

@@ -147,9 +147,15 @@ class SplatWatch:
         seen = kernel_records(console.earlier(mark))
         return console_lines(console.since(mark), seen, offset=mark), False
 
-    def lines(self) -> list[LogLine]:
-        """Return the lines of the kernel's log since the test began."""
-        return self._lines(self._bound)[0] if self._bound is not None else []
+    def lines(self, since: _Place | None = None) -> list[LogLine]:
+        """Return the lines of the kernel's log since the test began, or since a place."""
+        if self._bound is None:
+            return []
+        lines, by_log = self._lines(self._bound)
+        if since is None:
+            return lines
+        start = since.seq or 0 if by_log else since.mark
+        return [line for line in lines if line.seq >= start]
 
     def look(self) -> tuple[list[Splat], bool]:
         """Return the test's splats so far, not symbolised, and whether the log gave them."""
