@@ -113,7 +113,13 @@ class Kgdb:
         map_file = self.kernel.vmlinux.with_name("System.map")
         hidden = Hidden(link)
         self.modules.bind(link, state, hidden, machine.directory)
-        locations = Locations(link, self.kernel.vmlinux, map_file, why_not=self.modules.why_not)
+        locations = Locations(
+            link,
+            self.kernel.vmlinux,
+            map_file,
+            why_not=self.modules.why_not,
+            functions=self.modules.functions,
+        )
         instruments = Instruments(link, relay, locations)
         self._bound = _Bound(
             gdb, machine, state, relay, keeper, link, locations, hidden, instruments

@@ -6,7 +6,7 @@ import bisect
 import difflib
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +70,7 @@ class Locations:
     :param vmlinux: the kernel's ELF file.
     :param symbols: its System.map, where there is one.
     :param why_not: returns why no breakpoint may be at an address in a module.
+    :param functions: returns the names of modules' functions.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class Locations:
         symbols: Path | None,
         *,
         why_not: Callable[[int], str | None],
+        functions: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._link = link
         self._why_not = why_not
+        self._functions = functions
         self._vmlinux = vmlinux
         self._symbols = symbols
         self._known: dict[str, int | None] = {}
@@ -200,7 +203,8 @@ class Locations:
 
     def _unknown(self, location: str, error: GdbError) -> NoSuchLocation:
         name = re.split(r"[:+*\s]", location.strip(), maxsplit=1)[0]
-        near = difflib.get_close_matches(name, set(self._names()), n=5, cutoff=0.7) if name else []
+        names = {*self._names(), *self._functions()} if name else ()
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.7)
         said = error.message.rstrip(".")
         return NoSuchLocation(
             f"no breakpoint at {location}: {said}",

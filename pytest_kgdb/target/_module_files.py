@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -118,6 +118,11 @@ class KnownFiles:
             if function is not None and function[1] in info.functions:
                 return True
         return False
+
+    def functions(self) -> Iterator[str]:
+        """Yield the functions of the modules that were named."""
+        for path in self._given.values():
+            yield from read_module(path).functions
 
     def resolve(self, path: str | os.PathLike[str]) -> Found:
         """Return the module that a path or a name stands for.

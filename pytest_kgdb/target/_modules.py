@@ -111,6 +111,10 @@ class Modules:
         """Whether a module that is known, and not loaded, has such a location (for the handle)."""
         return self._files.has(location)
 
+    def functions(self) -> Iterator[str]:
+        """Yield the names of the known modules' functions (for the handle)."""
+        return self._files.functions()
+
     def watch(self) -> None:
         """Have every module's symbols known before its init runs, from now on (for the handle)."""
         self._bound()[2].plant(_COMING, self._on_coming)
@@ -150,9 +154,13 @@ class Modules:
 
     def _on_coming(self) -> bool:
         symbols = self._bound()[1]
-        symbols.sync(None)
-        self.guard()
         name = symbols.name_at(self._argument())
+        symbols.sync(self._files.watched)
+        if name not in self._files.watched:
+            # One that nobody named: without its symbols, breakpoints wait on.
+            with contextlib.suppress(KgdbError):
+                symbols.sync({*self._files.watched, name})
+        self.guard()
         if self._awaited is not None and name == self._awaited:
             self._awaited = None
             return True

@@ -328,8 +328,41 @@ class TestPending:
         assert stop.return_value == 0
         assert kgdb.evaluate("demo_total") == 9
 
+    def test_a_name_that_it_does_not_have(self, kgdb) -> None:
+        kgdb.modules.known(DEMO)
+        with pytest.raises(KgdbError, match=r"did you mean demo_prepare"):
+            kgdb.breakpoint("demo_prepares")
+
+    def test_a_breakpoint_that_was_deleted_meanwhile(self, kgdb) -> None:
+        kgdb.modules.load(DEMO).unload()
+        with kgdb.breakpoint("demo_prepare"):
+            pass
+        assert kgdb.run("insmod /run/demo.ko").status == 0
+        assert kgdb.evaluate("demo_total") == 9
+
 
 class TestRestore:
+    def test_to_a_point_of_the_tests_own(self, kgdb) -> None:
+        kgdb.modules.begin(DEMO, answer=20)
+        prepare = kgdb.breakpoint("demo_prepare")
+        kgdb.snapshot("before-init")
+        for _ in range(2):
+            stop = kgdb.cont()
+            assert stop.breakpoint is prepare
+            assert stop.frame.args["amount"] == 20
+            assert kgdb.run("true").status == 0
+            assert kgdb.evaluate("demo_total") == 28
+            kgdb.restore("before-init")
+            assert kgdb.evaluate("demo_total") == 7
+        kgdb.snapshot("again")
+        kgdb.cont()
+        kgdb.run("rmmod demo")
+        with pytest.raises(KgdbError, match="No symbol"):
+            kgdb.evaluate("demo_total")
+        kgdb.restore("again")
+        assert kgdb.cont().breakpoint is prepare
+        assert kgdb.evaluate("demo_total") == 7
+
     def test_leaves_one_behind(self, kgdb) -> None:
         kgdb.modules.load(DEMO)
         kgdb.breakpoint("demo_add")
