@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
+from ..errors import ConfigError, GuestCommandError, KgdbError, MachineDied
 from ._hidden import Hidden
 from ._link import Link
 from ._module import Module
+from ._module_errors import refused, stopped_in_init
 from ._module_files import KnownFiles, arguments
 from ._module_symbols import Loaded, ModuleSymbols, Symbols
 
@@ -58,6 +58,7 @@ class Modules:
 
     def bind(self, link: Link, state: State, hidden: Hidden, directory: Path) -> None:
         """Take up a machine, whose directory is given (for the handle)."""
+        self._files.forget()
         self._link, self._state, self._hidden = link, state, hidden
         self._symbols = ModuleSymbols(link, state, self._files.find, directory)
         self._told = set()
@@ -126,13 +127,16 @@ class Modules:
             return None
         return (
             f"it is in .init.text of module {place[0].name}, whose memory the kernel has freed by "
-            "now; begin() stops before a module's init, and breakpoint(…, pending=True) waits for "
-            "it to be loaded"
+            "now; begin() stops before a module's init, and once it is unloaded a breakpoint waits "
+            "for it to be loaded again"
         )
 
     def _bound(self) -> tuple[Link, ModuleSymbols, Hidden]:
         if self._link is None or self._symbols is None or self._hidden is None:
-            raise KgdbError("there is no machine under this handle any more")
+            raise MachineDied(
+                "there is no machine under this handle any more",
+                hint="the next test gets a new one",
+            )
         if "MODULES" not in self._kernel.config:
             raise ConfigError(
                 f"the kernel {self._kernel.release} has no modules",
@@ -230,7 +234,7 @@ class Modules:
         return len(self._listing())
 
     def __contains__(self, name: object) -> bool:
-        return any(each.name == name for each in self._listing())
+        return any(each.name == str(name).replace("-", "_") for each in self._listing())
 
     def __repr__(self) -> str:
         return "<Modules>"
@@ -269,9 +273,9 @@ class Modules:
             try:
                 result = self._handle.run(command)
             except GuestCommandError as error:
-                raise self._stopped_in_init(name, error) from None
+                raise stopped_in_init(self._handle, name, error) from None
             if result.status != 0:
-                self._refused(f"loading {name}", command, result.output, before)
+                refused(self._handle, f"loading {name}", command, result.output, before)
             self._bound()[1].sync(self._files.watched)
         return Module(self, name)
 
@@ -290,7 +294,7 @@ class Modules:
             self._awaited = name
             try:
                 result = self._handle.run_until(command, self._check_arrived)
-                self._refused(f"loading {name}", command, result.output, before)
+                refused(self._handle, f"loading {name}", command, result.output, before)
             except _Arrived:
                 standing.append(True)  # stopped, as was asked for
             finally:
@@ -313,7 +317,7 @@ class Modules:
             command = f"rmmod {shlex.quote(name)}"
             result = self._handle.run(command)
             if result.status != 0:
-                self._refused(f"unloading {name}", command, result.output, before)
+                refused(self._handle, f"unloading {name}", command, result.output, before)
             self._bound()[1].sync(self._files.watched)
 
     @contextlib.contextmanager
@@ -354,7 +358,7 @@ class Modules:
 
     def _load_needed(self, name: str) -> None:
         """Load what another module needs, unless it is there."""
-        if name.replace("-", "_") not in self:
+        if name not in self:
             if self._files.is_known(name):
                 self.load(name)
             else:
@@ -362,46 +366,4 @@ class Modules:
                 command = f"modprobe {shlex.quote(name)}"
                 result = self._handle.run(command)
                 if result.status != 0:
-                    self._refused(f"loading {name}", command, result.output, before)
-
-    def _refused(self, what: str, command: str, output: str, before: str) -> NoReturn:
-        """Say why, in the kernel's own words."""
-        said = _news(before, self._handle.dmesg())
-        message = f"{what} failed: {output.strip() or command}"
-        if said:
-            message += "\nthe kernel said:\n" + "\n".join(f"    {line}" for line in said)
-        raise GuestCommandError(message, log=self._handle.console.log)
-
-    def _stopped_in_init(self, name: str, error: GuestCommandError) -> KgdbError:
-        """Return the error for a load that came upon a stop."""
-        stop = self._handle.stop
-        if stop is None:
-            return error
-        with contextlib.suppress(KgdbError):
-            where = next(
-                (f" at {each.file}:{each.line}" for each in stop.backtrace() if each.line), ""
-            )
-            if stop.reason in ("oops", "panic"):
-                did = "oopsed" if stop.reason == "oops" else "panicked"
-                return KernelPanic(
-                    f"loading {name}: the kernel {did}{where}: {stop.message or repr(stop)}",
-                    log=self._handle.console.log,
-                    hint="kgdb.stop is where; a test that wants it: begin(), then cont()",
-                )
-        return GuestCommandError(
-            f"loading {name} did not end: the kernel stopped meanwhile, {stop!r}",
-            log=self._handle.console.log,
-            hint="to stop in a module's init: begin(), then cont()",
-        )
-
-
-def _news(before: str, after: str) -> list[str]:
-    """Return the lines of a log that were not there before."""
-    old = before.splitlines()
-    lines = after.splitlines()
-    if old and old[-1] in lines:
-        lines = lines[len(lines) - lines[::-1].index(old[-1]) :]
-    said = (re.sub(r"^\[[^\]]*\] ", "", line) for line in lines)
-    # An interrupt() is told of in the log. And busybox, being refused, tries again by another
-    # system call: the kernel says everything twice.
-    return list(dict.fromkeys(line for line in said if line != "sysrq: DEBUG"))[-20:]
+                    refused(self._handle, f"loading {name}", command, result.output, before)

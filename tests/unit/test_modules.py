@@ -10,9 +10,9 @@ import pytest
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import read_module, without_addresses
 from pytest_kgdb.kernel._modules import _subdirectory
+from pytest_kgdb.target._module_errors import _news
 from pytest_kgdb.target._module_files import _FUNCTION, _LINE, arguments
 from pytest_kgdb.target._module_symbols import _overlap, _Planted, _within
-from pytest_kgdb.target._modules import _news
 
 MODINFO = (
     b"license=GPL\0parmtype=answer:int\0parm=answer:what it is\0parmtype=label:charp\0"
