@@ -112,7 +112,6 @@ class Kgdb:
         link = Link(gdb, moment=self._moments + 1, first_cause=self._first_cause)
         map_file = self.kernel.vmlinux.with_name("System.map")
         hidden = Hidden(link)
-        self.modules.bind(link, state, hidden, machine.directory)
         locations = Locations(
             link,
             self.kernel.vmlinux,
@@ -121,6 +120,7 @@ class Kgdb:
             functions=self.modules.functions,
         )
         instruments = Instruments(link, relay, locations)
+        self.modules.bind(link, state, hidden, instruments, machine.directory)
         self._bound = _Bound(
             gdb, machine, state, relay, keeper, link, locations, hidden, instruments
         )
@@ -685,7 +685,9 @@ class Kgdb:
             probed, or an expression cannot be read at its entry.
         """
         __tracebackhide__ = True
-        return self._require().instruments.spy(function, collect, returns=returns, keep=keep)
+        made = self._require().instruments.spy(function, collect, returns=returns, keep=keep)
+        self.modules.guard()
+        return made
 
     def override(
         self,
@@ -708,9 +710,11 @@ class Kgdb:
             probed, or its type cannot hold the value.
         """
         __tracebackhide__ = True
-        return self._require().instruments.override(
+        made = self._require().instruments.override(
             function, returns, times=times, when=when, skip=skip
         )
+        self.modules.guard()
+        return made
 
     # Data
 

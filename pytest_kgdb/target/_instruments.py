@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
@@ -93,6 +93,10 @@ class Instruments:
             f"an override cannot return {returns!r}",
             hint="a number, '-ENOMEM', a C expression, or None for a void function",
         )
+
+    def within(self, contains: Callable[[int], bool]) -> list[Instrument]:
+        """Return those that are at work at an address of those."""
+        return [each for each in self._made if each.active and each.within(contains)]
 
     def end(self) -> None:
         """End all that there are."""

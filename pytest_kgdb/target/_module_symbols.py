@@ -106,6 +106,12 @@ class Symbols:
     asleep: set[str] = field(default_factory=set)
     """Locations of breakpoints in init memory that is gone, as gdb numbers them."""
 
+    def holds(self, address: int, *, init: bool = False) -> bool:
+        """Whether an address is in its memory, or in what it has for its init only."""
+        return any(
+            start <= address < end and (kind or not init) for start, end, kind in self.ranges
+        )
+
 
 class ModuleSymbols:
     """Keeps gdb's symbols of modules equal to what the kernel has loaded.
@@ -276,7 +282,7 @@ class ModuleSymbols:
         waiting = [
             each
             for each in self.breakpoints()
-            if any(_within(symbols.ranges, address) for _, address, _ in each.locations)
+            if any(symbols.holds(address) for _, address, _ in each.locations)
         ]
         # gdb takes these for removed with the symbols, and does not tell kgdb.
         for each in waiting:
@@ -309,19 +315,15 @@ class ModuleSymbols:
         symbols.init_gone = True
         for each in self.breakpoints():
             for number, address, enabled in each.locations:
-                if (
-                    enabled
-                    and number not in symbols.asleep
-                    and _within(symbols.ranges, address, init=True)
-                ):
+                if enabled and number not in symbols.asleep and symbols.holds(address, init=True):
                     self._link.command(f"-break-disable {number}")
                     symbols.asleep.add(number)
 
     def at(self, address: int) -> tuple[Symbols, bool] | None:
         """Return the module that an address is in, and whether in memory that is gone by now."""
         for symbols in self.have.values():
-            if _within(symbols.ranges, address):
-                gone = symbols.init_gone and _within(symbols.ranges, address, init=True)
+            if symbols.holds(address):
+                gone = symbols.init_gone and symbols.holds(address, init=True)
                 return symbols, gone
         return None
 
@@ -369,10 +371,6 @@ def _section_sizes(file: Path) -> dict[str, int]:
 
     with file.open("rb") as stream:
         return {each.name: each["sh_size"] for each in ELFFile(stream).iter_sections()}
-
-
-def _within(ranges: list[tuple[int, int, bool]], address: int, *, init: bool = False) -> bool:
-    return any(start <= address < end and (kind or not init) for start, end, kind in ranges)
 
 
 def _overlap(ones: list[tuple[int, int, bool]], others: list[tuple[int, int, bool]]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ConfigError, GuestCommandError, KgdbError, MachineDied
 from ._hidden import Hidden
+from ._instruments import Instruments
 from ._link import Link
 from ._module import Module
 from ._module_errors import refused, stopped_in_init
@@ -47,6 +48,7 @@ class Modules:
         self._state: State | None = None
         self._symbols: ModuleSymbols | None = None
         self._hidden: Hidden | None = None
+        self._instruments: Instruments | None = None
         self._told: set[Path] = set()  # files that the state knows of
         self._awaited: str | None = None  # to be stopped at before its init
 
@@ -56,10 +58,13 @@ class Modules:
         """Name the modules that are in the guest, and how others are built (for the session)."""
         self._files.provide(given, build)
 
-    def bind(self, link: Link, state: State, hidden: Hidden, directory: Path) -> None:
+    def bind(
+        self, link: Link, state: State, hidden: Hidden, instruments: Instruments, directory: Path
+    ) -> None:
         """Take up a machine, whose directory is given (for the handle)."""
         self._files.forget()
         self._link, self._state, self._hidden = link, state, hidden
+        self._instruments = instruments
         self._symbols = ModuleSymbols(link, state, self._files.find, directory)
         self._told = set()
         self._awaited = None
@@ -67,7 +72,7 @@ class Modules:
 
     def unbind(self) -> None:
         """Let go of the machine (for the handle)."""
-        self._link = self._state = self._symbols = self._hidden = None
+        self._link = self._state = self._symbols = self._hidden = self._instruments = None
 
     def put_back(self, *, afresh: bool) -> None:
         """Forget what the kernel that was put back does not have (for the handle).
@@ -94,19 +99,20 @@ class Modules:
                 symbols.sync(None if trouble else self._files.watched)
 
     def guard(self) -> None:
-        """Watch for the end of memory in which there are breakpoints (for the handle)."""
-        symbols, hidden = self._symbols, self._hidden
-        if symbols is None or hidden is None or not symbols.have:
+        """Watch for the end of memory in which something is planted (for the handle)."""
+        symbols, hidden, instruments = self._symbols, self._hidden, self._instruments
+        if symbols is None or hidden is None or instruments is None:
             return
-        places = [
-            symbols.at(address)
-            for each in symbols.breakpoints()
-            for _, address, _ in each.locations
-        ]
-        if any(place is not None for place in places):
-            hidden.plant(_GOING, self._on_going)
-            if any(place is not None and not place[0].init_gone for place in places):
-                hidden.plant(_INIT_ENDED, self._on_init_ended)
+        planted = (
+            [address for each in symbols.breakpoints() for _, address, _ in each.locations]
+            if symbols.have
+            else []
+        )
+        for module in symbols.have.values():
+            if any(map(module.holds, planted)) or instruments.within(module.holds):
+                hidden.plant(_GOING, self._on_going)
+                if not module.init_gone:
+                    hidden.plant(_INIT_ENDED, self._on_init_ended)
 
     def expects(self, location: str) -> bool:
         """Whether a module that is known, and not loaded, has such a location (for the handle)."""
@@ -173,12 +179,20 @@ class Modules:
     def _on_init_ended(self) -> bool:
         if (module := self._found(self._argument())) is not None:
             self._bound()[1].init_ended(module)
+            self._end_instruments(lambda address: module.holds(address, init=True))
         return False
 
     def _on_going(self) -> bool:
         if (module := self._found(self._argument())) is not None:
+            self._end_instruments(module.holds)
             self._bound()[1].remove(module.name)
         return False
+
+    def _end_instruments(self, contains: Callable[[int], bool]) -> None:
+        """End what is planted in memory that is about to go."""
+        if self._instruments is not None:
+            for each in self._instruments.within(contains):
+                each.delete()
 
     def _found(self, address: int) -> Symbols | None:
         have = self._bound()[1].have.values()

@@ -150,8 +150,12 @@ class Instrument:
 
     @property
     def active(self) -> bool:
-        """Whether it is still at work: until `delete()`, or the test's end."""
+        """Whether it is still at work: until `delete()`, the test's end, or its module's."""
         return self._active
+
+    def within(self, contains: Callable[[int], bool]) -> bool:
+        """Whether it is at an address of those (for the modules)."""
+        return any(contains(place.address) for place in self._found.places)
 
     def delete(self) -> None:
         """End it, whether the kernel is stopped or runs; a second time does nothing.

@@ -260,6 +260,25 @@ class TestUnload:
         assert kgdb.program["demo_total"].value_() == kgdb.evaluate("demo_total") == 17
         assert add.hits == 2
 
+    @smp
+    def test_instruments_end_with_it(self, kgdb, smp) -> None:
+        demo = kgdb.modules.begin(DEMO, answer=3)
+        prepare = kgdb.spy("demo_prepare", returns=True)
+        add = kgdb.spy("demo_add")
+        forced = kgdb.override("demo_add", 1000, when="amount == 4")
+        assert kgdb.run("true").status == 0
+        assert kgdb.evaluate("demo_total") == 1000
+        assert not prepare.active
+        assert [call.return_value for call in prepare.calls] == [4]
+        assert add.active
+        demo.unload()
+        assert not add.active
+        assert not forced.active
+        assert [call.args["amount"] for call in add.calls] == [4, -1]
+        for _ in range(3):  # in the same memory
+            kgdb.modules.load(DEMO).unload()
+        assert add.count == 2
+
     def test_refused(self, kgdb) -> None:
         with pytest.raises(GuestCommandError, match=r"unloading demo.*No such file"):
             kgdb.modules.unload("demo")

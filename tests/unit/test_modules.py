@@ -12,7 +12,7 @@ from pytest_kgdb.kernel import read_module, without_addresses
 from pytest_kgdb.kernel._modules import _subdirectory
 from pytest_kgdb.target._module_errors import _news
 from pytest_kgdb.target._module_files import _FUNCTION, _LINE, arguments
-from pytest_kgdb.target._module_symbols import _overlap, _Planted, _within
+from pytest_kgdb.target._module_symbols import Symbols, _overlap, _Planted
 
 MODINFO = (
     b"license=GPL\0parmtype=answer:int\0parm=answer:what it is\0parmtype=label:charp\0"
@@ -138,10 +138,11 @@ def test_gdbs_breakpoints() -> None:
 
 def test_memory_that_two_modules_had() -> None:
     kept, init = (100, 200, False), (300, 400, True)
-    assert _within([kept, init], 150)
-    assert not _within([kept, init], 150, init=True)
-    assert _within([kept, init], 399, init=True)
-    assert not _within([kept, init], 400)
+    module = Symbols("demo", 0, Path("demo.ko"), {}, [kept, init])
+    assert module.holds(150)
+    assert not module.holds(150, init=True)
+    assert module.holds(399, init=True)
+    assert not module.holds(400)
     assert _overlap([kept, init], [(350, 360, False)])
     assert not _overlap([kept, init], [(150, 160, False), (400, 500, False)])
 
