@@ -15,6 +15,7 @@ VANDALS = {
     "file": lambda kgdb: kgdb.run("echo mess > /tmp/mess; rm -f /bin/ls; mkdir /mess"),
     "sysctl": lambda kgdb: kgdb.run("echo 1 > /proc/sys/kernel/panic_on_oops"),
     "memory": lambda kgdb: kgdb.run("dd if=/dev/zero of=/tmp/fill bs=1M count=60", timeout=60),
+    "module": lambda kgdb: kgdb.run("modprobe dummy && ip link set dummy0 up"),
     "panic": lambda kgdb: (kgdb.type("echo c > /proc/sysrq-trigger"), kgdb.cont()),
     "halted": lambda kgdb: (kgdb.type("echo c > /proc/sysrq-trigger"), kgdb.cont(), kgdb.resume()),
     "running": lambda kgdb: kgdb.resume(),
@@ -63,6 +64,7 @@ def look(kgdb) -> dict[str, object]:
         "tmp": kgdb.run("ls -a /tmp /").output,
         "sysctl": kgdb.run("cat /proc/sys/kernel/panic_on_oops").output,
         "memory": int(kgdb.run("free -m").output.split()[8]) // 32,
+        "modules": kgdb.run("cat /proc/modules; ls /sys/class/net").output,
         "programs": kgdb.run("ps | grep -c '[0-9] [^[]*$'").output,
     }
 
