@@ -147,6 +147,10 @@ class Gdb:
         """Have every asynchronous record shown to a function, in the reading thread."""
         self._listeners.append(listener)
 
+    def forget_conversation(self) -> None:
+        """Have :meth:`tail` return only what is said from now on."""
+        self._recent.clear()
+
     def tail(self, lines: int = 40) -> str:
         """Return the conversation's last lines."""
         return "\n".join(list(self._recent)[-lines:])

@@ -97,6 +97,7 @@ class Session:
         self._vm.machine.console.timeout = wanted.timeout
         self._mark = self._vm.machine.console.mark()
         self._vm.moved()
+        self._vm.gdb.forget_conversation()
         self._in_use = True
         self._kgdb.watch.begin()
         return self._kgdb
@@ -115,6 +116,7 @@ class Session:
     def begin_test(self) -> None:
         """A test begins on a machine that is as the last one left it."""
         self._mark = self._live.machine.console.mark()
+        self._live.gdb.forget_conversation()
         self._kgdb.watch.begin()
 
     def check_splats(self) -> None:
@@ -387,12 +389,13 @@ class Session:
                 vm.machine.console.since(self._mark).decode("utf-8", "replace"),
             )
         ]
+        conversation = vm.gdb.tail(40)  # before we ask gdb ourselves
         with contextlib.suppress(KgdbError):
             splats = self._kgdb.watch.unexpected()
             told.append(("kgdb: splats", "\n\n".join(each.symbolised for each in splats)))
         with contextlib.suppress(KgdbError):
             told.append(("kgdb: where the kernel is", self._where(vm)))
-        told.append(("kgdb: gdb's conversation, its end", vm.gdb.tail(40)))
+        told.append(("kgdb: gdb's conversation, its end", conversation))
         return told
 
     def _where(self, vm: Vm) -> str:
