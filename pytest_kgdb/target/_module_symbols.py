@@ -40,13 +40,13 @@ _NOT_KEPT: Final = (".symtab", ".strtab", ".modinfo", "__versions")
 _LIST: Final = (
     "(unsigned long)&modules",
     *(f"(unsigned long)&((struct module *)0)->{member}" for member in ("list", "name", "state")),
-    "(unsigned long)&((struct module *)0)->sect_attrs",
 )
 # kernel/module/sysfs.c: an array of a structure of the file's own, counted; since 6.14 an array
 # of bin_attribute behind a list that ends with NULL.
 _SECTIONS: Final = tuple(
     f"(unsigned long){expression}"
     for expression in (
+        "&((struct module *)0)->sect_attrs",
         "&((struct module_sect_attrs *)0)->attrs",
         "sizeof(struct module_sect_attr)",
         "&((struct module_sect_attr *)0)->battr.attr.name",
@@ -57,6 +57,7 @@ _SECTIONS: Final = tuple(
 _SECTIONS_6_14: Final = tuple(
     f"(unsigned long){expression}"
     for expression in (
+        "&((struct module *)0)->sect_attrs",
         "&((struct module_sect_attrs *)0)->attrs",
         "sizeof(struct bin_attribute)",
         "&((struct bin_attribute *)0)->attr.name",
@@ -73,12 +74,18 @@ class _Layout:
     list: int
     name: int
     state: int
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """Where it keeps its sections' addresses."""
+
     sect_attrs: int
     attrs: int
     stride: int
-    section_name: int
-    section_address: int
-    count: int | None
+    name: int
+    address: int
+    count: int | None = None
     """Offset of the number of sections; None where a NULL ends them."""
 
 
@@ -128,6 +135,7 @@ class ModuleSymbols:
         self._state = state
         self._find = find
         self._layout: _Layout | None = None
+        self._sections: _Sections | None = None
         self._graves = _GRAVES
         self._copies: dict[Path, Path] = {}
         self.have: dict[str, Symbols] = {}
@@ -153,7 +161,7 @@ class ModuleSymbols:
 
     def sections(self, address: int) -> dict[str, int]:
         """Return where the sections of a module are, by name."""
-        layout = self._where()
+        layout = self._where_sections()
         attributes = self._word(address + layout.sect_attrs)
         if attributes == 0:
             return {}
@@ -163,10 +171,10 @@ class ModuleSymbols:
         found: dict[str, int] = {}
         for index in range(most):
             each = attributes + layout.attrs + index * layout.stride
-            name = self._word(each + layout.section_name)
+            name = self._word(each + layout.name)
             if name == 0:
                 break
-            found[self._text(name, _SECTION_NAME)] = self._word(each + layout.section_address)
+            found[self._text(name, _SECTION_NAME)] = self._word(each + layout.address)
         return found
 
     def _word(self, address: int) -> int:
@@ -181,13 +189,23 @@ class ModuleSymbols:
 
     def _where(self) -> _Layout:
         if self._layout is None:
-            numbers = self._numbers(_LIST)
-            try:
-                sections: list[int | None] = [*self._numbers(_SECTIONS)]
-            except GdbError:
-                sections = [*self._numbers(_SECTIONS_6_14), None]
-            self._layout = _Layout(*numbers, *sections)
+            self._layout = _Layout(*self._numbers(_LIST))
         return self._layout
+
+    def _where_sections(self) -> _Sections:
+        if self._sections is None:
+            try:
+                self._sections = _Sections(*self._numbers(_SECTIONS))
+            except GdbError:
+                try:
+                    self._sections = _Sections(*self._numbers(_SECTIONS_6_14))
+                except GdbError as error:
+                    raise KgdbError(
+                        "this kernel does not tell where the sections of a module are, "
+                        f"so that its symbols cannot be known: {error.message}",
+                        hint="build it with CONFIG_KALLSYMS=y and CONFIG_SYSFS=y",
+                    ) from error
+        return self._sections
 
     def _numbers(self, expressions: Collection[str]) -> list[int]:
         answer = self._link.ask("numbers", expressions=list(expressions))
