@@ -161,6 +161,7 @@ class Vm:
             machine=self.spec.arch.machine,
             is_stopped=lambda: self.handle.stopped,
             generation=lambda: self.handle.moment,
+            modules=[kernel.modules_dir] if kernel.modules_dir is not None else [],
         )
         self._peek = Peek(
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine

@@ -16,6 +16,7 @@ from ..errors import (
     KernelPanic,
     KgdbError,
     MachineDied,
+    StaleError,
     TimeoutError,
 )
 from ..machine import Machine
@@ -749,7 +750,7 @@ class Kgdb:
         :raises KgdbError: not all of it is mapped.
         """
         __tracebackhide__ = True
-        self._link.require_stopped("read()")
+        self._link.require_stopped("read()", StaleError)
         return self._state.read(int(address), int(size))
 
     def write(self, address: int, data: bytes) -> None:
@@ -806,19 +807,39 @@ class Kgdb:
     @property
     def program(self) -> drgn.Program:
         """The stopped kernel as a drgn program."""
-        self._link.require_stopped("program")
+        self._link.require_stopped("program", StaleError)
         return self._state.program
 
     @property
     def physical(self) -> Any:
         """The guest's physical memory: `read`, `write`, `find`."""
-        self._link.require_stopped("physical")
+        self._link.require_stopped("physical", StaleError)
         return self._state.physical
+
+    def stack_trace(self, task: drgn.Object | int) -> drgn.StackTrace:
+        """Return the stack of any task, asleep or stopped on its CPU.
+
+        :param task: a pid, or a `struct task_struct *` of drgn's.
+        :raises KgdbError: there is no such task.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("stack_trace()", StaleError)
+        return self._state.stack_trace(task)
+
+    def read_user(self, task: drgn.Object | int, address: int, size: int) -> bytes:
+        """Read a process's memory.
+
+        :param task: a pid, or a `struct task_struct *` or `struct mm_struct *` of drgn's.
+        :raises KgdbError: not all of it is in memory.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("read_user()", StaleError)
+        return self._state.read_user(task, int(address), int(size))
 
     def dmesg(self) -> str:
         """Return the kernel's log buffer, as dmesg(1) shows it."""
         __tracebackhide__ = True
-        self._link.require_stopped("dmesg()")
+        self._link.require_stopped("dmesg()", StaleError)
         return self._state.dmesg()
 
     # What the kernel says of itself

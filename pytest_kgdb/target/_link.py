@@ -52,10 +52,10 @@ class Link:
                 hint="read it again at this stop, or keep int(), str() or .string() of it",
             )
 
-    def require_stopped(self, what: str) -> None:
-        """:raises KgdbError: the kernel runs."""
+    def require_stopped(self, what: str, error: type[KgdbError] = KgdbError) -> None:
+        """:raises KgdbError: the kernel runs; of the class that is given."""
         if not self.stopped:
-            raise KgdbError(
+            raise error(
                 f"{what} needs a stopped kernel, and this one runs",
                 hint="stop it first: interrupt(), or wait() for a breakpoint",
             )

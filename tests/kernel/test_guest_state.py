@@ -57,6 +57,22 @@ class TestHelpers:
         assert ("from-a-test", "/tmp/here", "tmpfs") in seen
         assert seen == listing
 
+    def test_modules(self, kgdb) -> None:
+        from drgn.helpers.linux.module import for_each_module
+
+        kgdb.run("modprobe dummy")
+        listing = {
+            line.split()[0]: int(line.split()[5], 16) for line in lines(kgdb, "cat /proc/modules")
+        }
+        program = kgdb.program
+        seen = {module.name.string_().decode(): module for module in for_each_module(program)}
+        assert "dummy" in seen
+        assert {name: program.module(name).address for name in seen} == listing
+        # The kernel's own modules are known with their types and lines, without a word.
+        setup = program["dummy_setup"]
+        assert program.source_location(setup.address_)[0].filename.endswith("drivers/net/dummy.c")
+        assert program["numdummies"].value_() == 1
+
     def test_memory_map_of_a_process(self, kgdb) -> None:
         from drgn.helpers.linux.mm import for_each_vma
         from drgn.helpers.linux.pid import find_task
@@ -117,7 +133,7 @@ class TestHelpers:
             assert names[-len(own) + 1 :] == own[1:] or set(own) <= set(names)
         assert "kthreadd" in names
         for task in for_each_task(program):
-            trace = kgdb._state.stack_trace(task)
+            trace = kgdb.stack_trace(task)
             assert len(trace) > 1, f"pid {task.pid.value_()}: {trace}"
 
     def test_memory_size(self, kgdb) -> None:
@@ -176,8 +192,15 @@ class TestReads:
         for use in (jiffies.value_, lambda: next(found)):
             with pytest.raises(StaleError, match="running"):
                 use()
-        for use in (lambda: kgdb.program, lambda: kgdb.physical, kgdb.dmesg):
-            with pytest.raises(KgdbError, match="stop it first"):
+        for use in (
+            lambda: kgdb.program,
+            lambda: kgdb.physical,
+            kgdb.dmesg,
+            lambda: kgdb.read(jiffies.address_, 8),
+            lambda: kgdb.stack_trace(2),
+            lambda: kgdb.read_user(1, 0x400000, 1),
+        ):
+            with pytest.raises(StaleError, match="stop it first"):
                 use()
         kgdb.interrupt()
         assert kgdb.program is program
@@ -214,7 +237,7 @@ class TestPhysical:
         (mine,) = [owner for owner in found if owner.pid == pid]
         assert mine.comm == "sleep"
         for task in (pid, mine.task, mine.task.mm):
-            assert kgdb._state.read_user(task, mine.address, len(needle)) == needle
+            assert kgdb.read_user(task, mine.address, len(needle)) == needle
 
     def test_translation(self, kgdb) -> None:
         from drgn.helpers.linux.mm import virt_to_phys
@@ -235,9 +258,9 @@ class TestPhysical:
 
     def test_kernel_threads_have_no_memory(self, kgdb) -> None:
         with pytest.raises(KgdbError, match="kernel thread"):
-            kgdb._state.read_user(2, 0x400000, 1)
+            kgdb.read_user(2, 0x400000, 1)
         with pytest.raises(KgdbError, match="no task with pid 4194000"):
-            kgdb._state.read_user(4194000, 0x400000, 1)
+            kgdb.read_user(4194000, 0x400000, 1)
 
     @pytest.mark.kgdb(memory=4608)
     def test_memory_above_the_pci_hole(self, kgdb) -> None:
@@ -273,5 +296,5 @@ class TestDmesg:
         stop = kgdb.cont()
         assert stop.reason == "panic"
         assert "sysrq triggered crash" in kgdb.dmesg()
-        names = [frame.name for frame in kgdb._state.stack_trace(stop.task.pid)]
+        names = [frame.name for frame in kgdb.stack_trace(stop.task.pid)]
         assert "sysrq_handle_crash" in names
