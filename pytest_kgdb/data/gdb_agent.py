@@ -46,6 +46,8 @@ def describe(value):
     if code == "array":
         low, high = kind.range()
         known["length"] = max(0, high - low + 1)
+    if code in ("ptr", "array"):
+        known["target"] = target_of(kind)
     if code in ("struct", "union"):
         known["members"] = [field.name for field in kind.fields() if field.name]
     if code in SCALARS:
@@ -58,6 +60,23 @@ def describe(value):
     if address is not None:
         known["address"] = int(address)
     return known
+
+
+def target_of(kind):
+    """What is pointed at, or what an array has: `char` for any type of one byte."""
+    target = kind.target().strip_typedefs()
+    if target.code == gdb.TYPE_CODE_INT and target.sizeof == 1 and "char" in str(target):
+        return "char"
+    return CODES.get(target.code, "other")
+
+
+def op_symbol_at(address):
+    """The symbol that stands exactly there."""
+    told = gdb.execute(f"info symbol {address:#x}", to_string=True)
+    name = told.split(" ")[0]
+    if told.startswith("No symbol") or " + " in told.partition(" in section")[0]:
+        return {"symbol": None}
+    return {"symbol": name}
 
 
 def text(value):

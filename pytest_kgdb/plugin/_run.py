@@ -167,6 +167,12 @@ class Run:
             for suite in mark.args:
                 handle.kunit(suite, **mark.kwargs).report(subtests)
 
+    def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> list[str] | None:
+        """Explain a failed comparison with a kernel's value."""
+        from ._compare import compare
+
+        return compare(op, left, right)
+
     def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
         """Lend a test the handle for the fixture `kgdb`."""
         item = request.node

@@ -29,13 +29,14 @@ from ._kunit import KunitSuite, run_suite
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
 from ._modules import Modules
+from ._objects import explained, expression_of, object_of, per_cpu
 from ._override import Override, When
 from ._points import Keeper, restore, snapshot
 from ._splats import ExpectedSplat, SplatWatch
 from ._spy import Spy
 from ._stops import Reason, Stop, classify, select_frame, trap_name
 from ._transfer import get, put
-from ._values import Value
+from ._values import Task, Value
 
 if TYPE_CHECKING:
     import drgn
@@ -428,6 +429,7 @@ class Kgdb:
             breakpoint=breakpoint,
             signal=signal,
             message=message,
+            watched=payload.get("value"),
             result=payload.get("gdb-result-var"),
             source=self.kernel.debug_source,
             level=select_frame(self._link, reason),
@@ -719,14 +721,42 @@ class Kgdb:
 
     # Data
 
-    def evaluate(self, expression: str) -> Value:
+    def evaluate(self, expression: str | drgn.Object) -> Value:
         """Evaluate a C expression in the selected frame.
 
+        :param expression: or an object of drgn's, to have it as gdb's value.
         :raises KgdbError: gdb cannot; the message is its own.
         """
         __tracebackhide__ = True
         self._link.require_stopped("evaluate()")
-        return Value(self._link, self._link.ask("evaluate", expression=expression), expression)
+        told = expression if isinstance(expression, str) else expression_of(expression)
+        try:
+            return Value(self._link, self._link.ask("evaluate", expression=told), told)
+        except GdbError as error:
+            raise explained(error) from None
+
+    def drgn_object(self, value: Value) -> drgn.Object:
+        """Return drgn's object for a value of gdb's.
+
+        :raises KgdbError: it is nowhere in memory and no number.
+        """
+        __tracebackhide__ = True
+        return object_of(self.program, value)
+
+    def per_cpu(self, variable: str, cpu: int | None = None) -> Value:
+        """Return a CPU's own copy of a per-CPU variable; of the CPU that stopped by default.
+
+        :raises KgdbError: there is no such variable or CPU.
+        """
+        __tracebackhide__ = True
+        self._link.require_stopped("per_cpu()")
+        return per_cpu(self._link, variable, self.wait().cpu if cpu is None else cpu)
+
+    @property
+    def current(self) -> Task:
+        """The task on the CPU that stopped, the kernel's `current`."""
+        self._link.require_stopped("current")
+        return self.wait().task
 
     def numbers(self, *expressions: str) -> list[int]:
         """Evaluate several expressions at once (for the session)."""

@@ -200,6 +200,7 @@ class Stop:
         signal: str | None = None,
         message: str | None = None,
         result: str | None = None,
+        watched: Mapping[str, str] | None = None,
         source: Path | None = None,
         level: int = 0,
     ) -> None:
@@ -210,6 +211,11 @@ class Stop:
         self.signal = signal
         self.message = message
         """What the kernel said of a panic or an oops."""
+        told = watched or {}
+        self.old = _number(told.get("old"))
+        """What a watchpoint's memory held before the access, as a number."""
+        self.new = _number(told.get("new", told.get("value")))
+        """What it holds since; of a read, what was read."""
         self._result = result
         self._source = source
         self._level = level
@@ -288,6 +294,12 @@ class Stop:
             return f"<Stop {self.reason} in {self.frame}{said}>"
         except KgdbError:
             return f"<Stop {self.reason}{said}>"
+
+
+def _number(text: str | None) -> int | None:
+    """Return the number in what gdb says of an integer: `65 'A'` for a char."""
+    found = re.match(r"-?\d+", text or "")
+    return int(found[0]) if found else None
 
 
 # arch/x86/include/asm/trapnr.h, with the words of arch/x86/kernel/traps.c

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import KgdbError, StaleError
@@ -53,6 +53,39 @@ class Value:
         known = self._readable()
         answer = self._link.ask("child", id=known["id"], how=how, argument=argument)
         return Value(self._link, answer, expression)
+
+    @property
+    def expression(self) -> str:
+        """What was evaluated."""
+        return self._expression
+
+    @property
+    def members(self) -> list[str]:
+        """The names of a structure's or union's members; none of anything else."""
+        return list(self._check().get("members", ()))
+
+    @property
+    def number(self) -> int | None:
+        """The value as a number; None for one that is none."""
+        known = self._check()
+        return int(known["int"]) if "int" in known else None
+
+    @property
+    def text_of_string(self) -> str | None:
+        """What a `char *` or `char []` says, in quotes; None for anything else."""
+        known = self._check()
+        if known.get("optimized_out") or not self._is_string(known):
+            return None
+        return repr(self.string()) if known["code"] == "array" or self.number else None
+
+    @property
+    def symbol(self) -> str | None:
+        """The function or variable that a pointer points at; None where there is none."""
+        known = self._readable()
+        if known["code"] != "ptr":
+            raise TypeError(f"{self._expression} is a {self.type}, not a pointer")
+        answer = self._link.ask("symbol_at", address=int(known["int"]))["symbol"]
+        return None if answer is None else str(answer)
 
     @property
     def type(self) -> str:
@@ -159,6 +192,8 @@ class Value:
             if "int" in mine and "int" in theirs:
                 return bool(mine["int"] == theirs["int"])
             return str(self) == str(other)
+        if isinstance(other, Mapping):
+            return bool(self.members) and all(self[name] == other[name] for name in other)
         if isinstance(other, bool | int):
             return "int" in self._readable() and self._int() == int(other)
         if isinstance(other, float):
@@ -169,10 +204,16 @@ class Value:
             return self._as_text().encode() == other
         return NotImplemented
 
+    @staticmethod
+    def _is_string(known: dict[str, Any]) -> bool:
+        return known["code"] in ("ptr", "array") and known.get("target") == "char"
+
     def _as_text(self) -> str:
         known = self._readable()
-        if known["code"] in ("ptr", "array") and "char" in known["type"]:
+        if self._is_string(known):
             return self.string()
+        if known["code"] == "ptr" and known.get("target") == "func":
+            return self.symbol or str(self)
         return str(self)
 
     def __lt__(self, other: Any) -> bool:

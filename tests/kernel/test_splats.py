@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_files import put_file
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.console import console_lines, find_splats
@@ -27,7 +25,7 @@ SOURCE = r"""
 
 static refcount_t count = REFCOUNT_INIT(0);
 static struct list_head *nowhere;
-static int after;
+static volatile int sick_after;
 
 static noinline void sick_warn(void)
 {
@@ -58,16 +56,16 @@ static noinline void sick_bug(void)
 
 static noinline void sick_int3(void)
 {
-	after = 1;
+	sick_after = 1;
 	asm volatile("int $3");
-	after = 2;
+	sick_after = 2;
 }
 
 static noinline void sick_break(void)
 {
-	after = 3;
+	sick_after = 3;
 	kgdb_breakpoint();
-	after = 4;
+	sick_after = 4;
 }
 
 static int sick_thread(void *number)
@@ -164,20 +162,10 @@ def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sick(kgdb, built: Path) -> Iterator[Any]:
+def sick(kgdb, built: Path) -> Any:
     """The handle on a kernel with the module in it."""
-    put_file(kgdb, built.read_bytes(), "/tmp/sick.ko")
-    kgdb._state.add_modules(built)
-    assert kgdb.run("insmod /tmp/sick.ko").status == 0
-    # gdb, too, is to know it: it finds the callers of the module's functions by it.
-    told = kgdb.run("cd /sys/module/sick/sections; grep . .text* /dev/null").output
-    sections = dict(line.split(":") for line in told.splitlines())
-    text = sections.pop(".text")
-    others = " ".join(f"-s {name} {address}" for name, address in sections.items())
-    kgdb.execute(f"add-symbol-file {built} {text} {others}")
-    yield kgdb
-    kgdb.interrupt()
-    kgdb.execute(f"remove-symbol-file -a {text}")
+    kgdb.modules.load(built)
+    return kgdb
 
 
 def trouble(kind: str) -> str:
@@ -334,6 +322,27 @@ def test_an_expected_oops_does_not_stop_a_command(sick) -> None:
     assert sick.stopped
     with pytest.raises(GuestCommandError, match="the kernel stopped meanwhile"):
         sick.run(trouble("bug"))
+
+
+def test_a_breakpoint_that_is_compiled_in(sick) -> None:
+    sick.type(trouble("int3"))
+    stop = sick.cont()
+    assert stop.reason == "int3"
+    assert (stop.frame.function, stop.frame.line) == ("sick_int3", line_of("asm volatile"))
+    assert sick.evaluate("sick_after") == 1
+    assert sick.run("true").status == 0
+    assert sick.evaluate("sick_after") == 2, "it went on behind"
+
+
+def test_a_call_of_the_debugger(sick) -> None:
+    sick.type(trouble("break"))
+    stop = sick.cont()
+    assert stop.reason == "int3"
+    assert stop.frame.function == "sick_break"
+    assert stop.frame.line == line_of("kgdb_breakpoint();")
+    assert sick.evaluate("sick_after") == 3
+    assert sick.run("true").status == 0
+    assert sick.evaluate("sick_after") == 4
 
 
 def test_a_panic(sick) -> None:

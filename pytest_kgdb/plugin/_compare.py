@@ -1,0 +1,72 @@
+"""Both sides of a comparison with a kernel's value, as its developer would look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import KgdbError
+from ..target import Value
+
+
+def compare(operator: str, left: object, right: object) -> list[str] | None:
+    """Return the lines that explain a failed comparison; None where no kernel's value is in it."""
+    if not isinstance(left, Value) and not isinstance(right, Value):
+        return None
+    try:
+        lines = [f"{_short(left)} {operator} {_short(right)}"]
+        lines += ["", *_sides(left, right)]
+    except KgdbError as error:
+        return [f"{left!r} {operator} {right!r}", "", f"(cannot be shown: {error.message})"]
+    return lines
+
+
+def _short(side: object) -> str:
+    if not isinstance(side, Value):
+        return repr(side)
+    return side.expression if side.members else f"{side.expression} ({_shown(side)})"
+
+
+def _shown(side: object) -> str:
+    """Return a side's own form: numbers in hexadecimal too."""
+    if isinstance(side, Value):
+        text = side.text_of_string or str(side)
+        number = side.number
+        # Pointers and enumerators are told in their own words.
+        if number is not None and text.lstrip("-").isdigit():
+            return f"{number} = {number & (1 << 64) - 1:#x}"
+        return text
+    if isinstance(side, int) and not isinstance(side, bool):
+        return f"{side} = {side & (1 << 64) - 1:#x}"
+    return repr(side)
+
+
+def _sides(left: object, right: object) -> list[str]:
+    mine, theirs = _members(left), _members(right)
+    if mine is None or theirs is None:
+        return [f"{_kind(side):>24}  {_shown(side)}" for side in (left, right)]
+    lines = []
+    names = list(mine) + [name for name in theirs if name not in mine]
+    if isinstance(right, Mapping):
+        names = list(theirs)
+    elif isinstance(left, Mapping):
+        names = list(mine)
+    same = 0
+    for name in names:
+        one, two = mine.get(name, "(no such member)"), theirs.get(name, "(no such member)")
+        if one == two:
+            same += 1
+            continue
+        lines += [f"  .{name}", f"-     {one}", f"+     {two}"]
+    return [f"- {_kind(left)}", f"+ {_kind(right)}", *lines, f"  ({same} members are the same)"]
+
+
+def _members(side: object) -> dict[str, str] | None:
+    if isinstance(side, Mapping):
+        return {str(name): _shown(each) for name, each in side.items()}
+    if isinstance(side, Value) and side.members:
+        return {name: _shown(side[name]) for name in side.members}
+    return None
+
+
+def _kind(side: object) -> str:
+    return f"({side.type})" if isinstance(side, Value) else f"({type(side).__name__})"

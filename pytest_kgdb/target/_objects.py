@@ -1,0 +1,85 @@
+"""From gdb's values to drgn's objects and back; per-CPU variables."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from ..errors import KgdbError
+from ..mi import GdbError
+from ._link import Link
+from ._values import Value
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["explained", "expression_of", "object_of", "per_cpu"]
+
+_NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
+
+
+def object_of(program: drgn.Program, value: Value) -> drgn.Object:
+    """Return drgn's object for a value of gdb's.
+
+    :raises KgdbError: it is nowhere in memory and no number, or drgn does not know its type.
+    """
+    import drgn
+
+    try:
+        kind = program.type(value.type)
+    except (LookupError, SyntaxError) as error:
+        raise KgdbError(f"drgn has no type '{value.type}': {error}") from error
+    address = value.address
+    if address is not None:
+        return drgn.Object(program, kind, address=address)
+    try:
+        return drgn.Object(program, kind, value=int(value))
+    except TypeError as error:
+        raise KgdbError(
+            f"{value!r} lies in no memory and is no number, so there is no object of it"
+        ) from error
+
+
+def expression_of(thing: drgn.Object) -> str:
+    """Return the expression by which gdb finds what a drgn object is.
+
+    :raises KgdbError: it is a copy of something that is no number.
+    """
+    if thing.address_ is not None:
+        pointer = thing.prog_.pointer_type(thing.type_).type_name()
+        return f"*({pointer}){thing.address_:#x}"
+    try:
+        number = int(thing.value_())
+    except TypeError as error:
+        raise KgdbError(
+            f"a drgn object of type {thing.type_.type_name()} that is a copy is in no memory",
+            hint="take the object itself, before read_()",
+        ) from error
+    return f"({thing.type_.type_name()}){number:#x}"
+
+
+def per_cpu(link: Link, variable: str, cpu: int) -> Value:
+    """Return a CPU's own copy of a variable (include/linux/percpu-defs.h, per_cpu_ptr).
+
+    :raises KgdbError: there is no such variable or CPU.
+    """
+    (count,) = link.ask("numbers", expressions=["nr_cpu_ids"])["numbers"]
+    if not 0 <= cpu < count:
+        raise KgdbError(f"there is no CPU {cpu}; the guest has {count}")
+    expression = (
+        f"*(__typeof__(&({variable})))((unsigned long)&({variable}) + __per_cpu_offset[{int(cpu)}])"
+    )
+    answer = link.ask("evaluate", expression=expression)
+    return Value(link, answer, f"per_cpu({variable}, {cpu})")
+
+
+def explained(error: GdbError) -> KgdbError:
+    """Return gdb's error with what a kernel developer wants to know about it."""
+    found = _NO_SYMBOL.search(error.message)
+    if found is None:
+        return error
+    return GdbError(
+        error.message,
+        hint=f"{found[1]} looks like a macro: the debug info has them only if the kernel was "
+        "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
+    )
