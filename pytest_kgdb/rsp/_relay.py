@@ -30,6 +30,8 @@ _ANSWER: Final = 20.0
 _PACKET: Final = 0x4000
 _KGDB_BYTES: Final = 0x180
 
+_RESENDS: Final = 5  # of one packet
+
 # A stopped kernel polls its serial port, one host core for as long as it stands. The machine is
 # paused when nobody has asked kgdb anything for so many seconds.
 _IDLE: Final = 0.0
@@ -123,6 +125,8 @@ class Relay:
         self._wanted_thread = b""  # gdb's Hg
         self._registers: Registers | None = None
         self._floor = 0
+        self._sent = b""  # the last packet to kgdb
+        self._resends = 0
 
     # From the outside
 
@@ -348,11 +352,21 @@ class Relay:
                 self._queue.append(payload)
             elif kind == "bad":
                 self._kgdb.sendall(b"-")
+            elif kind == "nak" and self._resends < _RESENDS:
+                # A kernel that was saved in wait for an acknowledgement takes what comes instead
+                # for a new debugger's, and asks for it again (kernel/debug/gdbstub.c, put_packet).
+                self._resends += 1
+                self._kgdb.sendall(self._sent)
+
+    def _send(self, payload: bytes) -> None:
+        self._sent = encode(payload)
+        self._resends = 0
+        self._kgdb.sendall(self._sent)
 
     def _ask(self, payload: bytes) -> bytes:
         """Send kgdb a request and return its answer."""
         self._wake_up()
-        self._kgdb.sendall(encode(payload))
+        self._send(payload)
         deadline = time.monotonic() + _ANSWER
         while not self._queue:
             left = deadline - time.monotonic()
@@ -615,7 +629,7 @@ class Relay:
         if self._stub is not None:
             self._stub.replant()
         self._moved.notify_all()
-        self._kgdb.sendall(encode(word))
+        self._send(word)
 
     def _pass_on(self) -> bytes:
         """Return the packet that lets the kernel handle an exception by itself.

@@ -249,3 +249,19 @@ def test_in_early_boot(kgdb):
     assert kgdb.stop.frame.function == "run_init_process"
     kgdb.resume()
     kgdb.console.wait_for(b"pytest-kgdb: ready", mark=0, timeout=60)
+
+
+def test_spies_and_overrides_hold_as_breakpoints_do(kgdb):
+    kgdb.snapshot("before")
+    with kgdb.spy("do_sys_openat2") as spy, kgdb.override("do_filp_open", -13):
+        kgdb.snapshot("with")
+        assert "ermission denied" in kgdb.run("cat /proc/version").output
+        seen = spy.count
+        assert seen
+        kgdb.restore("with")
+        assert "ermission denied" in kgdb.run("cat /proc/version").output
+        assert spy.count > seen
+        kgdb.restore("before")  # they are those of now
+        assert "ermission denied" in kgdb.run("cat /proc/version").output
+    kgdb.restore("with")
+    assert "Linux" in kgdb.run("cat /proc/version").output
