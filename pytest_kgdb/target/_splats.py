@@ -93,10 +93,11 @@ class SplatWatch:
             each.note()
         self._carried += self.unexpected()
         yield
-        self._told.clear()
         self._judged.clear()
         self._known.clear()
         end = self.place()
+        # What was told before that state was kept is in its log, and has been told.
+        self._told = [each for each in self._told if (each.seq or 0) <= (end.seq or 0)]
         for each in self._expected:
             each.go_back(end)
 

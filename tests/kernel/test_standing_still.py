@@ -35,6 +35,6 @@ def test_one_that_really_hangs_is_told_of(kgdb):
         stop = kgdb.cont()
     kgdb.write(stop.frame.address, b"\xeb\xfe")  # jmp to itself, interrupts being on
     mark = kgdb.console.mark()
-    kgdb.resume()
-    kgdb.console.wait_for(rb"BUG: soft lockup - CPU#0 stuck", mark=mark, timeout=60)
+    with kgdb.expect_splat("soft lockup - CPU#0 stuck"):
+        kgdb.resume()
     assert HUNG.search(kgdb.console.since(mark).decode())
