@@ -43,6 +43,21 @@ def test_init_undoes_what_it_has_done(kgdb, name):
     assert "misc_deregister(&keyhole_device)" in init.source(context=1)
 
 
+@both
+def test_each_failure_of_init(kgdb, name):
+    """The same without looking for it: whatever `misc_register()` is called for fails once."""
+    report = kgdb.fail_each(
+        "misc_register", lambda kgdb: kgdb.modules.load(KEYHOLE / f"{name}.ko"), "-EBUSY"
+    )
+    assert len(report) == 1
+    if name == "keyhole_fixed":
+        assert report.ok, report
+        return
+    (bad,) = report.bad
+    assert bad.verdict == "oops"
+    assert "keyhole_init" in bad.path[0]
+
+
 edu = pytest.mark.kgdb(qemu_arg="-device edu")
 DEVICE = "cd /sys/bus/pci/drivers/edu_example/0000:*"
 

@@ -66,6 +66,8 @@ class Return:
 
     value: int | None
     """What is left in the return register, 64 bits; None to leave it as it is."""
+    tell: bool = False
+    """Whether the kernel is stopped first; it returns when it goes on."""
 
 
 Action = Pass | Tell | Return

@@ -100,7 +100,7 @@ class HookServer:
             if isinstance(action, Return) and self._forced is None:
                 self._forced = action
                 event.decided = True
-            tell = tell or action == TELL
+            tell = tell or action == TELL or (isinstance(action, Return) and action.tell)
         return tell
 
     def resume(self, word: bytes, context: Context | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._breakpoints import Access, Breakpoint, Watchpoint
+from ._fail_each import FailEach, Outcome
 from ._handle import Kgdb
 from ._link import agent_path
 from ._module import Module
@@ -17,10 +18,12 @@ __all__ = [
     "Breakpoint",
     "Call",
     "Cost",
+    "FailEach",
     "Frame",
     "Kgdb",
     "Module",
     "Modules",
+    "Outcome",
     "Override",
     "Reason",
     "Spy",

@@ -23,8 +23,9 @@ from ..machine import Machine
 from ..mi import Gdb, GdbError, Record, c_string
 from . import _ssh as ssh
 from ._breakpoints import Access, Breakpoint, Watchpoint
+from ._fail_each import FailEach, Scenario
 from ._hidden import Hidden
-from ._instruments import Instruments
+from ._instruments import DEFAULT, Instruments
 from ._kunit import KunitSuite, run_suite
 from ._link import Link
 from ._locations import MAX_BREAKPOINTS, Locations, NoSuchLocation
@@ -34,7 +35,7 @@ from ._override import Override, When
 from ._points import Keeper, restore, snapshot
 from ._splats import ExpectedSplat, SplatWatch
 from ._spy import Spy
-from ._stops import Reason, Stop, classify, select_frame, trap_name
+from ._stops import Frame, Reason, Stop, classify, select_frame, trap_name
 from ._transfer import get, put
 from ._values import Task, Value
 
@@ -404,6 +405,9 @@ class Kgdb:
                 return False
             # At the same place as one of the test's, which gdb then does not name.
             payload["bkptno"] = next((each.number for each in self._hit_now), 0)
+        if self._require().instruments.serve_stop(self._frames) and "bkptno" not in payload:
+            self._go_on()
+            return False
         reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
         if reason == "interrupt" and not self._interrupting:
             # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
@@ -436,6 +440,9 @@ class Kgdb:
         )
         self._require().instruments.check()
         return True
+
+    def _frames(self) -> list[Frame]:
+        return Stop(self._link, "int3", source=self.kernel.debug_source).backtrace()
 
     def _go_on(self) -> None:
         """Resume after a stop that no test sees: what it waits for began before."""
@@ -718,6 +725,32 @@ class Kgdb:
         )
         self.modules.guard()
         return made
+
+    def fail_each(
+        self,
+        function: str,
+        scenario: Scenario,
+        returns: object = DEFAULT,
+        *,
+        when: str | When | None = None,
+        limit: int = 100,
+    ) -> FailEach:
+        """Run a scenario once for each call of a function that it makes, with that call failing.
+
+        Each run begins with the kernel as it is now, and it is so again at the end.
+
+        :param scenario: a command for the guest's shell, or a function that is called with this
+            handle. What it cannot do is an error handled; what it asserts must hold.
+        :param returns: how the function fails, as for :meth:`override`; -ENOMEM, or NULL, by its
+            type otherwise.
+        :param when: which calls are meant, as for :meth:`override`.
+        :param limit: calls that are tried at the most.
+        :raises KgdbError: the scenario does not pass by itself, or never calls the function.
+        """
+        __tracebackhide__ = True
+        return self._require().instruments.fail_each(
+            self, self._require().keeper.kept, function, scenario, returns, when=when, limit=limit
+        )
 
     # Data
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
+from ._fail_each import FailEach, Scenario, fail_each
 from ._functions import find_function
 from ._override import Override, When, errno_of
 from ._spy import Instrument, Spy
 
 if TYPE_CHECKING:
     from ..rsp import Relay
+    from ._handle import Kgdb
     from ._link import Link
     from ._locations import Locations
+    from ._stops import Frame
 
-__all__ = ["Instruments"]
+__all__ = ["DEFAULT", "Instruments"]
+
+DEFAULT: Final = object()
+"""Of `returns`: what the function's type has for a failure."""
 
 
 class Instruments:
@@ -54,6 +61,7 @@ class Instruments:
         times: int | None,
         when: str | When | None,
         skip: int,
+        trace: bool = False,
     ) -> Override:
         """Make an override; see :meth:`Kgdb.override`."""
         self._link.require_stopped("override()")
@@ -71,9 +79,50 @@ class Instruments:
             skip=skip,
             condition=bool(condition),
             when=None if isinstance(when, str) else when,
+            trace=trace,
         )
         self._made.append(made)
         return made
+
+    def serve_stop(self, frames: Callable[[], Sequence[Frame]]) -> bool:
+        """Note what a stop was for that no test is to see; False if it is not one of these."""
+        for each in self._made:
+            if isinstance(each, Override) and each.to_be_traced:
+                # The function itself is innermost.
+                each.path = tuple(str(frame) for frame in frames()[1:]) or ("(no caller)",)
+                return True
+        return False
+
+    def fail_each(
+        self,
+        kgdb: Kgdb,
+        kept: Sequence[str],
+        function: str,
+        scenario: Scenario,
+        returns: object,
+        *,
+        when: str | When | None,
+        limit: int,
+    ) -> FailEach:
+        """See :meth:`Kgdb.fail_each`."""
+        if returns is DEFAULT:
+            returns = self._failure(function)
+
+        def fail(skip: int, times: int | None) -> Override:
+            return self.override(function, returns, times=times, when=when, skip=skip, trace=True)
+
+        return fail_each(kgdb, kept, function, scenario, fail, limit=limit)
+
+    def _failure(self, function: str) -> object:
+        """Return what a function returns that fails for want of memory."""
+        found = find_function(self._link, self._locations, function, (), "override")
+        known = found.places[0].returns
+        if known is None or known.kind not in ("int", "ptr", "string"):
+            raise KgdbError(
+                f"how {function} fails is not known: it returns {known.type if known else '?'}",
+                hint="say so: returns=…",
+            )
+        return -errno.ENOMEM if known.kind == "int" else 0
 
     def _value(self, returns: object) -> int | None:
         if returns is None or isinstance(returns, int):

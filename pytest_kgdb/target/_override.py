@@ -75,6 +75,7 @@ class Override(Instrument):
     :param skip: calls that are let through first, of those for which `when` holds.
     :param condition: whether a compiled condition is the last of the place's expressions.
     :param when: a function of the test's that is asked, with the call.
+    :param trace: stop at each call that is forced, for `path` to be noted.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Override(Instrument):
         skip: int,
         condition: bool,
         when: When | None,
+        trace: bool = False,
     ) -> None:
         super().__init__(relay, function)
         if not relay.forces_returns:
@@ -104,6 +106,9 @@ class Override(Instrument):
         """Calls that returned at once."""
         self.last: Call | None = None
         """The last call that was forced."""
+        self.path: tuple[str, ...] = ()
+        """The callers of the last call that was forced, if they were asked for."""
+        self._trace = trace
         self._matched = 0
         values = {
             place.address: in_register(function.name, place.returns, value)
@@ -130,7 +135,12 @@ class Override(Instrument):
         self.forced += 1
         self.last = call or Call(self.function, self.calls, place, event)
         self.last.note_register(value)
-        return Return(value)
+        return Return(value, tell=self._trace)
+
+    @property
+    def to_be_traced(self) -> bool:
+        """Whether the kernel was stopped for `path`, which nobody has noted (for the handle)."""
+        return self._trace and self.forced > 0 and not self.path
 
     def __enter__(self) -> Override:
         return self

@@ -298,3 +298,60 @@ def test_what_cannot_be_overridden(kgdb):
         kgdb.override(OPEN, 0, when="nosuch == 1")
     with pytest.raises(KgdbError, match="cannot return b'x'"):
         kgdb.override(OPEN, b"x")
+
+
+def test_each_failure_of_a_function_in_turn(kgdb):
+    kgdb.run("echo kept > /tmp/kept")
+    report = kgdb.fail_each(
+        "getname_flags", "cat /proc/version && cat /tmp/kept", "-ENOMEM", when="current->pid > 1"
+    )
+    assert report.ok, report
+    assert report.complete
+    assert 2 <= len(report) == report.calls
+    assert [each.number for each in report] == list(range(1, len(report) + 1))
+    for each in report:
+        assert each.call.return_value == (1 << 64) - 12
+        assert " at fs/" in each.path[0]
+        assert "entry_SYSCALL_64" in each.path[-1]
+    assert any("Cannot allocate memory" in each.console for each in report)
+    assert kgdb.run("cat /tmp/kept").output == "kept\n", "as it was at the call"
+
+
+def test_what_a_failure_leads_to_is_told(kgdb):
+    """The scenario stops where the first failure is: it is still to come then."""
+
+    def scenario(kgdb):
+        kgdb.breakpoint(OPEN, temporary=True)
+        kgdb.type("cat /proc/version; echo over")
+        assert kgdb.cont().frame.function == OPEN
+        kgdb.resume()
+        kgdb.console.expect_exact("over", timeout=20)
+        assert "Linux version" in kgdb.console.before
+
+    report = kgdb.fail_each(OPEN, scenario, "-EMFILE")
+    assert not report.ok, report[0].console
+    bad = report.bad[-1]
+    assert bad.verdict == "failed"
+    assert "AssertionError" in bad.message
+    assert "Too many open files" in bad.console
+    assert " at fs/open.c" in bad.path[0]
+    assert f"{OPEN} failed in {len(report)} calls" in str(report)
+
+
+def test_a_failure_that_panics_and_one_that_hangs(kgdb):
+    with pytest.raises(KgdbError, match="the scenario never called sysrq_handle_crash"):
+        kgdb.fail_each("sysrq_handle_crash", "true", None)
+    with pytest.raises(KgdbError, match=r"does not even pass when no call.*panic"):
+        kgdb.fail_each("__handle_sysrq", "echo c > /proc/sysrq-trigger", None)
+
+    def wait(kgdb):
+        kgdb.run("sleep 0.1; echo done", timeout=20)
+
+    def slow(kgdb):
+        kgdb.run("cat /proc/version | grep -q Linux || sleep 60", timeout=3)
+
+    assert kgdb.fail_each("hrtimer_nanosleep", wait, 0, limit=1).ok
+    report = kgdb.fail_each("version_proc_show", slow, 0)
+    assert [each.verdict for each in report] == ["hang"]
+    assert "did not end in 3 s" in report[0].message
+    assert kgdb.run("echo fine").output == "fine\n"

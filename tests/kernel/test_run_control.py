@@ -225,3 +225,37 @@ def test_a_breakpoint_during_run_is_an_error_that_says_so(kgdb):
         kgdb.run("cat /proc/version")
     assert kgdb.stopped
     assert kgdb.stop.frame.function == OPEN
+
+
+UPTIME = "while :; do cat /proc/uptime; done >/dev/null"
+LOADAVG = "while :; do cat /proc/loadavg; done >/dev/null"
+
+
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize("how", ["finish", "until"])
+def test_going_on_stays_with_its_task_on_two_processors(kgdb, how):
+    """Two processors pass the same code; what ended on the other one would tell of it."""
+    kgdb.type(f"{UPTIME} & {LOADAVG}")
+    for _ in range(8):
+        with kgdb.breakpoint(OPEN, temporary=True):
+            task = kgdb.cont().task.pid
+        if how == "finish":
+            stop = kgdb.finish()
+            assert stop.reason == "finished"
+            assert -4096 < int(stop.return_value) < 1000
+        else:
+            stop = kgdb.until("do_filp_open")
+            assert stop.frame.function == "do_filp_open"
+        assert stop.task.pid == task
+
+
+@pytest.mark.parametrize("smp", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
+def test_finish_waits_for_its_own_task(kgdb, smp):
+    """Another task returns to the same place first."""
+    kgdb.breakpoint("hrtimer_nanosleep", temporary=True)
+    kgdb.type("sleep 1.5 & sleep 0.3; wait")
+    task = kgdb.cont().task.pid
+    stop = kgdb.finish()
+    assert stop.reason == "finished"
+    assert stop.task.pid == task
+    assert stop.return_value == 0
