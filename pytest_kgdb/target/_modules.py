@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import ConfigError, GuestCommandError, KgdbError, MachineDied
 from ._hidden import Hidden
 from ._instruments import Instruments
-from ._link import Link
+from ._link import GdbError, Link
 from ._module import Module
 from ._module_errors import refused, stopped_in_init
 from ._module_files import KnownFiles, arguments
@@ -110,9 +110,12 @@ class Modules:
         )
         for module in symbols.have.values():
             if any(map(module.holds, planted)) or instruments.within(module.holds):
-                hidden.plant(_GOING, self._on_going)
-                if not module.init_gone:
-                    hidden.plant(_INIT_ENDED, self._on_init_ended)
+                # A kernel that has neither, inlined or renamed, goes unguarded: most breakpoints
+                # are gone before their module is.
+                with contextlib.suppress(GdbError):
+                    hidden.plant(_GOING, self._on_going)
+                    if not module.init_gone:
+                        hidden.plant(_INIT_ENDED, self._on_init_ended)
 
     def expects(self, location: str) -> bool:
         """Whether a module that is known, and not loaded, has such a location (for the handle)."""
