@@ -20,11 +20,12 @@ def test_the_detectors_are_told_that_it_stood(kgdb):
     assert kgdb.run(" && ".join(IMPATIENT)).status == 0
     address = int(kgdb.evaluate("(unsigned long)&panic_on_oops"))
     before = float(kgdb.run("cat /proc/uptime").output.split()[0])
-    end = time.monotonic() + 4
+    end = time.monotonic() + 5
     while time.monotonic() < end:
         kgdb.write(address, bytes(4))
     kgdb.run("sleep 2")
-    assert float(kgdb.run("cat /proc/uptime").output.split()[0]) - before > 5
+    # More than the sleep and what a soft lockup takes; less than the host's, as it also paused.
+    assert float(kgdb.run("cat /proc/uptime").output.split()[0]) - before > 4
     assert not HUNG.search(kgdb.dmesg())
 
 
