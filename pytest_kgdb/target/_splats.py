@@ -34,6 +34,12 @@ class _Place:
     seq: int | None
     mark: int
 
+    def not_behind(self, end: _Place) -> _Place:
+        """Return the place in a log that has gone back."""
+        if self.seq is None or end.seq is None:
+            return self
+        return _Place(min(self.seq, end.seq), self.mark)
+
     def is_before(self, splat: Splat, by_log: bool) -> bool:
         if by_log:
             return self.seq is not None and splat.seq >= self.seq
@@ -93,11 +99,12 @@ class SplatWatch:
             each.note()
         self._carried += self.unexpected()
         yield
-        self._judged.clear()
-        self._known.clear()
         end = self.place()
-        # What was told before that state was kept is in its log, and has been told.
-        self._told = [each for each in self._told if (each.seq or 0) <= (end.seq or 0)]
+        # What was told or judged before that state was kept is in its log still.
+        kept = end.seq or 0
+        self._told = [each for each in self._told if (each.seq or 0) <= kept]
+        self._judged = {(seq, title) for seq, title in self._judged if seq < kept}
+        self._known = {key: each for key, each in self._known.items() if key[0] < kept}
         for each in self._expected:
             each.go_back(end)
 
@@ -317,9 +324,7 @@ class ExpectedSplat:
 
     def go_back(self, end: _Place) -> None:
         """The log ends earlier than it did (for the watch)."""
-        since = self._since.seq
-        if since is not None and end.seq is not None:
-            self._since = _Place(min(since, end.seq), self._since.mark)
+        self._since = self._since.not_behind(end)
 
     def _came(self) -> bool:
         if self._noted:
