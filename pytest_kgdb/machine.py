@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .monitor import Monitor, Power
 from .process import Child, run, which
 from .settings import Forward
 
-__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line"]
+__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line", "reserve"]
 
 # Of the directories with our sockets, and the file in each that tells them from anybody else's.
 _PREFIX: Final = "pytest-kgdb-"
@@ -625,8 +626,35 @@ def _status(status: int) -> str:
         return f"killed by signal {-status}"
 
 
+_reserved: Final[dict[int, BinaryIO]] = {}
+
+
+def reserve(mebibytes: int) -> None:
+    """Begin to allocate the next machine's memory, in a thread.
+
+    Otherwise QEMU does, a page fault at a time, when it loads a state; here the kernel does it at
+    once, while a core has nothing else to do.
+    """
+    if mebibytes in _reserved:
+        return
+    file = _reserved[mebibytes] = _ram(mebibytes)
+    own = os.dup(file.fileno())
+
+    def allocate() -> None:
+        with contextlib.suppress(OSError):  # too little memory is for QEMU's start to tell
+            os.posix_fallocate(own, 0, mebibytes << 20)
+        os.close(own)
+
+    threading.Thread(target=allocate, name="kgdb-ram", daemon=True).start()
+
+
 def _ram(mebibytes: int) -> BinaryIO:
     """Make the guest's memory: a file without a name, which dies with its last user."""
+    reserved = _reserved.pop(mebibytes, None)
+    while _reserved:  # of a size that nobody wanted
+        _reserved.popitem()[1].close()
+    if reserved is not None:
+        return reserved
     file = os.fdopen(os.memfd_create("kgdb-ram", os.MFD_CLOEXEC), "r+b", buffering=0)
     os.ftruncate(file.fileno(), mebibytes << 20)
     return file
