@@ -272,8 +272,11 @@ def test_lines_that_interleave(sick) -> None:
     assert {line.caller for line in lines} == {None}, "this kernel's console does not say who"
     seen = find_splats(lines)
     assert {each.title for each in seen} == {each.title for each in splats}
-    records = set(re.findall(r"\[ *\d+\.\d+\] WARNING: .*", text))
-    assert len(seen) == len(records)
+    heads = re.findall(r"\[ *\d+\.\d+\] WARNING: .*", text)
+    titles = [head.partition("] ")[2] for head in heads]
+    assert sorted(titles) == sorted(each.title for each in splats)
+    once = [head.partition("] ")[2] for head in set(heads)]
+    assert sorted(once) == sorted(each.title for each in seen)
 
 
 def test_an_oops(sick) -> None:
