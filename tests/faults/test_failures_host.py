@@ -190,6 +190,11 @@ class TestTheHost:
         assert "this cannot be" in text
         assert "log: " in text
 
+    def test_more_memory_than_there_is(self, tmp_path: Path, session_options: list[str]) -> None:
+        said = told(run(tmp_path, *session_options, "--kgdb-memory=1000000000"))
+        assert re.search(r"the guest wants 1000000000 MiB of memory; the host has \d+ MiB", said)
+        assert "lower --kgdb-memory" in said
+
     def test_two_at_once(self, tmp_path: Path, session_options: list[str]) -> None:
         path = programs(tmp_path / "bin", "gdb", "qemu-system-x86_64")
         text = told(run(tmp_path, *session_options, path=str(path)))

@@ -1,43 +1,34 @@
-"""The QEMU machine: its command line and its life."""
+"""One QEMU, from start to stop."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
 import signal
 import socket
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final
+from typing import Final
 
-from .arch import Arch
-from .console import Console
-from .errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
-from .monitor import Monitor, Power
-from .process import Child, run, which
-from .settings import Forward
+from ..console import Console
+from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..monitor import Monitor, Power
+from ..process import Child, run, which
+from ..settings import Forward
+from ._command import MachineSpec, arguments
+from ._directory import private_directory
+from ._memory import check_memory, make_ram
 
-__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line", "reserve"]
-
-# Of the directories with our sockets, and the file in each that tells them from anybody else's.
-_PREFIX: Final = "pytest-kgdb-"
-_MARK: Final = "machine"
-_ABANDONED_SECONDS: Final = 60.0
+__all__ = ["Machine"]
 
 _SCANT: Final = 1 << 20  # bytes; a disk with less is full for a machine's state
-
-QEMU_PACKAGE: Final = "qemu-system-x86"
 
 # kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
 # first, and the second shows that no debugger will ever be waited for.
@@ -62,58 +53,6 @@ _LAST_WORDS: Final = 2.0  # seconds
 
 # init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
 _INIT: Final = re.compile(rb"\] Run \S+ as init process")
-
-
-@dataclass(frozen=True)
-class MachineSpec:
-    """Everything that QEMU is told; equal specs make equal machines."""
-
-    arch: Arch
-    image: Path
-    initrd: Path | None
-    append: str = ""
-    smp: int = 1
-    memory: int = 256
-    """MiB."""
-    accel: str = "tcg"
-    disk: Path | None = None
-    """A qcow2 image; the machine writes to an overlay of its own."""
-    forwards: tuple[str, ...] = ()
-    """QEMU `hostfwd` values; a network device appears with the first."""
-    qemu_args: tuple[str, ...] = ()
-
-
-def kernel_command_line(spec: MachineSpec) -> str:
-    """Return the kernel's parameters (Documentation/admin-guide/kernel-parameters.txt).
-
-    - `nokaslr`: gdb's addresses are those of vmlinux.
-    - `rodata=off`: kgdb writes its breakpoints with plain stores, and on x86 removes them with
-      the same; read-only text would leave them in (arch/x86/kernel/kgdb.c,
-      kgdb_arch_set_breakpoint).
-    - no `panic=`: with a time-out set, kgdb lets panics pass (kernel/debug/debug_core.c,
-      kgdb_panic).
-    - `tsc=unstable clocksource=hpet` under TCG: QEMU does not let the time stamp counter go back
-      at a restore (softmmu/cpu-timers.c, cpu_get_ticks_locked, cpu_ticks_prev), so a kernel that
-      tells time by it would see the clock jump by all that went on since the snapshot. The HPET
-      goes back. It also keeps its pace while a stopped kernel does not look at it.
-    """
-    words = [
-        f"console={spec.arch.console},115200",
-        f"kgdboc={spec.arch.kgdb}",
-        "kgdbwait",
-        "nokaslr",
-        "rodata=off",
-        "printk.time=1",
-        "ignore_loglevel",
-        "sysrq_always_enabled",
-    ]
-    if spec.accel == "tcg":
-        words += ["tsc=unstable", "clocksource=hpet"]
-    if spec.disk is not None and "root=" not in spec.append:
-        words.append("root=/dev/vda rw")
-    if spec.append:
-        words.append(spec.append)
-    return " ".join(words)
 
 
 class Machine:
@@ -151,7 +90,8 @@ class Machine:
             stack.callback(os.close, lock)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
-            self.ram = stack.enter_context(_ram(spec.memory))
+            check_memory(spec)
+            self.ram = stack.enter_context(make_ram(spec.memory))
             self._listeners: dict[str, socket.socket] = {}
             for name in ("console", "kgdb", "qmp", "power", "stub"):
                 listener = socket.socket(socket.AF_UNIX)
@@ -203,7 +143,7 @@ class Machine:
 
     def _command_line(self, point: str | None) -> list[str]:
         fds = {name: listener.fileno() for name, listener in self._listeners.items()}
-        argv = _arguments(
+        argv = arguments(
             self.spec,
             ports={name: f"fd={fd}" for name, fd in fds.items()},
             ram=f"/proc/self/fd/{self.ram.fileno()}",
@@ -495,128 +435,6 @@ class Machine:
         self.close()
 
 
-def by_hand(spec: MachineSpec) -> list[str]:
-    """Return the command line that runs the same machine without us.
-
-    Its ports are sockets in the present directory: `console`, `kgdb`, `qmp` and `stub`.
-    """
-    return _arguments(
-        spec,
-        ports={name: f"path={name}" for name in ("console", "kgdb", "qmp", "stub")},
-        ram="/dev/shm/kgdb-ram",  # noqa: S108 # a suggestion to a person
-        storage="storage.qcow2",
-    )
-
-
-def _arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage: str) -> list[str]:
-    """Return QEMU's command line.
-
-    :param ports: where each socket listens, as QEMU's `-chardev socket` takes it.
-    """
-
-    def chardev(name: str) -> str:
-        return f"socket,id={name},{ports[name]},server=on,wait=off"
-
-    argv = [
-        which(spec.arch.qemu, package=QEMU_PACKAGE),
-        "-name",
-        "pytest-kgdb",
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-machine",
-        f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off",
-        "-cpu",
-        "host" if spec.accel == "kvm" else "max",
-        "-smp",
-        str(spec.smp),
-        "-m",
-        f"{spec.memory}M",
-        "-object",
-        f"memory-backend-file,id=ram,size={spec.memory}M,share=on,mem-path={ram}",
-        "-chardev",
-        chardev("console"),
-        "-serial",
-        "chardev:console",
-        "-chardev",
-        chardev("kgdb"),
-        "-serial",
-        "chardev:kgdb",
-        "-chardev",
-        chardev("qmp"),
-        "-mon",
-        "chardev=qmp,mode=control",
-        "-chardev",
-        chardev("stub"),
-        "-gdb",
-        "chardev:stub",
-        "-drive",
-        f"if=none,id=storage,format=qcow2,discard=unmap,file={storage}",
-        "-kernel",
-        str(spec.image),
-        "-append",
-        kernel_command_line(spec),
-        "-no-reboot",
-    ]
-    if spec.disk is not None:
-        argv += ["-device", "virtio-blk-pci,drive=storage"]
-    if spec.initrd is not None:
-        argv += ["-initrd", str(spec.initrd)]
-    if spec.forwards:
-        forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
-        # Restricted: nothing that a guest sends leaves the host, or reaches anything on it.
-        argv += ["-netdev", f"user,id=net,restrict=on{forwards}"]
-        argv += ["-device", "virtio-net-pci,netdev=net"]
-    if "power" in ports:
-        argv += ["-chardev", chardev("power"), "-mon", "chardev=power,mode=control"]
-    argv += spec.qemu_args
-    return argv
-
-
-def private_directory() -> tuple[Path, int]:
-    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108).
-
-    :returns: the directory, and a descriptor that has it locked for as long as it is in use.
-    """
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not base or len(base) > 60 or not os.access(base, os.W_OK):
-        base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
-    _remove_abandoned(base)
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    (made / _MARK).touch()
-    return made, _lock(made)
-
-
-def _remove_abandoned(base: str) -> None:
-    """Remove what sessions left that were killed: a snapshot's disk can be large."""
-    for entry in os.scandir(base):
-        if not entry.name.startswith(_PREFIX):
-            continue
-        with contextlib.suppress(OSError):  # another user's, in use, or just removed by another
-            status = entry.stat(follow_symlinks=False)
-            # A young one may be about to be locked.
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _ABANDONED_SECONDS:
-                continue
-            if not Path(entry.path, _MARK).is_file():
-                continue
-            lock = _lock(Path(entry.path))
-            try:
-                shutil.rmtree(entry.path, ignore_errors=True)
-            finally:
-                os.close(lock)
-
-
-def _lock(directory: Path) -> int:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def _status(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
@@ -624,49 +442,3 @@ def _status(status: int) -> str:
         return f"killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"killed by signal {-status}"
-
-
-_reserved: Final[dict[int, BinaryIO]] = {}
-
-
-def reserve(mebibytes: int) -> None:
-    """Begin to allocate the next machine's memory, in a thread.
-
-    Otherwise QEMU does, a page fault at a time, when it loads a state; here the kernel does it at
-    once, while a core has nothing else to do.
-    """
-    if mebibytes in _reserved:
-        return
-    file = _reserved[mebibytes] = _ram(mebibytes)
-    own = os.dup(file.fileno())
-
-    def allocate() -> None:
-        with contextlib.suppress(OSError):  # too little memory is for QEMU's start to tell
-            os.posix_fallocate(own, 0, mebibytes << 20)
-        os.close(own)
-
-    threading.Thread(target=allocate, name="kgdb-ram", daemon=True).start()
-
-
-def _ram(mebibytes: int) -> BinaryIO:
-    """Make the guest's memory: a file without a name, which dies with its last user."""
-    reserved = _reserved.pop(mebibytes, None)
-    while _reserved:  # of a size that nobody wanted
-        _reserved.popitem()[1].close()
-    if reserved is not None:
-        return reserved
-    file = os.fdopen(os.memfd_create("kgdb-ram", os.MFD_CLOEXEC), "r+b", buffering=0)
-    os.ftruncate(file.fileno(), mebibytes << 20)
-    return file
-
-
-def check_memory(spec: MachineSpec) -> None:
-    """:raises ConfigError: the host cannot give the guest that much memory."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) // 1024
-            if spec.memory > available:
-                raise ConfigError(
-                    f"the guest wants {spec.memory} MiB of memory; the host has {available} MiB",
-                    hint="lower --kgdb-memory",
-                )

@@ -1,0 +1,7 @@
+"""The QEMU machine: its command line and its life."""
+
+from ._command import MachineSpec, by_hand, kernel_command_line
+from ._machine import Machine
+from ._memory import reserve
+
+__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line", "reserve"]

@@ -1,0 +1,62 @@
+"""The directories with our sockets: private, short of name, and removed even after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+__all__ = ["private_directory"]
+
+# Of the directories with our sockets, and the file in each that tells them from anybody else's.
+_PREFIX: Final = "pytest-kgdb-"
+_MARK: Final = "machine"
+_ABANDONED_SECONDS: Final = 60.0
+
+
+def private_directory() -> tuple[Path, int]:
+    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108).
+
+    :returns: the directory, and a descriptor that has it locked for as long as it is in use.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not base or len(base) > 60 or not os.access(base, os.W_OK):
+        base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
+    _remove_abandoned(base)
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    (made / _MARK).touch()
+    return made, _lock(made)
+
+
+def _remove_abandoned(base: str) -> None:
+    """Remove what sessions left that were killed: a snapshot's disk can be large."""
+    for entry in os.scandir(base):
+        if not entry.name.startswith(_PREFIX):
+            continue
+        with contextlib.suppress(OSError):  # another user's, in use, or just removed by another
+            status = entry.stat(follow_symlinks=False)
+            # A young one may be about to be locked.
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _ABANDONED_SECONDS:
+                continue
+            if not Path(entry.path, _MARK).is_file():
+                continue
+            lock = _lock(Path(entry.path))
+            try:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
