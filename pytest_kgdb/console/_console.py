@@ -22,6 +22,7 @@ from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+from ._clean import clean
 from ._log import kernel_records, without_kernel_records
 
 __all__ = ["Console", "Result"]
@@ -214,9 +215,12 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 )
 
     def tail(self, lines: int = 10) -> str:
-        """Return the console's last lines, none from before the machine was put back."""
+        """Return the console's last lines, none from before the machine was put back.
+
+        They are for an error's message, and so without what a terminal would obey.
+        """
         start = max(self._began, self.mark() - 65536)
-        text = self.since(start).decode("utf-8", "replace").rstrip()
+        text = clean(self.since(start).decode("utf-8", "replace")).rstrip()
         return "\n".join("    " + line for line in text.splitlines()[-lines:]) or "    (none)"
 
     _began = 0
