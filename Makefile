@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a Debian needs to build a kernel, run it and debug it.
 PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio kmod rsync \
 	xz-utils zstd ccache qemu-system-x86 qemu-utils gdb busybox-static linux-source-6.1 \
-	mmdebstrap e2fsprogs openssh-client uidmap
+	mmdebstrap e2fsprogs openssh-client uidmap grub-pc-bin
 MATRIX_PACKAGES := linux-source-6.12
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)

@@ -85,6 +85,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("mmdebstrap", "mmdebstrap", "no --kgdb-disk=debian"),
         ("mke2fs", "e2fsprogs", "no --kgdb-disk=debian"),
         ("ssh-keygen", "openssh-client", "no --kgdb-disk=debian"),
+        ("grub-mkimage", "grub-pc-bin", "no --kgdb-boot=disk with a Debian that is built here"),
         ("ssh", "openssh-client", "no kgdb.ssh()"),
     ):
         yield _program(program, package, needed=False, use=use)

@@ -2,7 +2,7 @@
 # Makes an ext4 image of a Debian's tree, to be booted by QEMU. Run as root: the host's, or that of
 # a user namespace. It needs no loop device and mounts nothing.
 #
-#   debian-image.sh TREE OVERLAY EXTRA WORK IMAGE SIZE CONSOLE
+#   debian-image.sh TREE OVERLAY EXTRA WORK IMAGE SIZE CONSOLE START
 #
 # TREE     the tree, a tar archive
 # OVERLAY  a directory of files to be laid over it
@@ -11,9 +11,10 @@
 # IMAGE    the file to be made
 # SIZE     its size in MiB
 # CONSOLE  the terminal of the root shell
+# START    where the file system begins in it, in MiB
 set -eu
 umask 022
-tree=$1 overlay=$2 extra=$3 work=$4 image=$5 size=$6 console=$7
+tree=$1 overlay=$2 extra=$3 work=$4 image=$5 size=$6 console=$7 start=$8
 root=$work/root
 trap 'rm -rf "$root"' EXIT
 
@@ -77,5 +78,6 @@ chmod 700 "$root/root/.ssh"
 mke2fs -q -t ext4 -L debian -m 0 -I 256 -J size=16 \
 	-O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit \
 	-O flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum \
-	-E lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0 \
-	-d "$root" "$image" "${size}M"
+	-E "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,offset=$((start << 20))" \
+	-d "$root" "$image" "$((size - start))M"
+truncate -s "${size}M" "$image"

@@ -19,6 +19,7 @@ from ..process import CommandFailed, run, which
 from ..progress import Progress
 from ..settings import Settings
 from . import _qcow2
+from ._bootable import ROOT_MIB
 from ._image import Disk
 from ._root import Root, root
 from ._sources import configured, debian, os_release
@@ -39,6 +40,8 @@ _ARCHITECTURES: Final = {"x86": "amd64"}
 _OVERHEAD_MIB: Final = 48
 _OVERHEAD: Final = 1.06
 _FULL: Final = re.compile(r"Could not allocate|too big for filesystem|[Tt]oo small")
+
+_BOOT_MOUNT: Final = "LABEL=boot /boot ext4 noatime 0 0\n"
 
 # Without them there is no root file system to be had from a virtio disk, and no systemd
 # (README of systemd, "REQUIREMENTS").
@@ -72,6 +75,7 @@ def prepare_debian(
         _own_files(),
         str(size),
         kernel.arch.console,
+        settings.boot,
         # The modules, and not the kernel: one that differs in its image alone needs no other disk.
         *modules_key(kernel, modules, cache),
     )
@@ -196,6 +200,9 @@ class _Image:
         identity = hashlib.sha256((target / HOST_KEY).read_bytes()).hexdigest()[:32]
         (extra / "etc/machine-id").write_text(identity + "\n")
         guest_modules(self._kernel, self._modules, extra, self._home)
+        if self._settings.boot == "disk":
+            fstab = resources.files("pytest_kgdb") / "data/debian/etc/fstab"
+            (extra / "etc/fstab").write_text(fstab.read_text() + _BOOT_MOUNT)
 
     def _format(self, extra: Path, work: Path, raw: Path) -> None:
         data = resources.files("pytest_kgdb") / "data"
@@ -208,11 +215,12 @@ class _Image:
         argv = [*self._root.prefix, "sh", str(data / "debian-image.sh")]
         argv += [str(self._tree.path / TREE), str(data / "debian"), str(extra), str(work)]
         argv += [str(raw), str(self._settings.disk_size), self._kernel.arch.console]
+        argv += [str(_start(self._settings))]
         try:
             run(argv, name="debian-image.sh", timeout=_SECONDS, env=environment, log=log)
         except CommandFailed as error:
             if _FULL.search(error.output):
-                raise _too_small(self._settings, _needed(self._tree)) from error
+                raise _too_small(self._settings, _needed(self._settings, self._tree)) from error
             raise
 
 
@@ -221,6 +229,8 @@ def _check(settings: Settings, kernel: Kernel) -> None:
     needed = list(_FOR_SYSTEMD)
     if settings.initrd != "initramfs-tools" and "root=" not in settings.append:
         needed += _TO_MOUNT
+        if settings.boot == "disk":
+            needed.append("MSDOS_PARTITION")
     missing = [name for name in dict.fromkeys(needed) if kernel.config.get(name) != "y"]
     if not missing:
         return
@@ -236,13 +246,18 @@ def _check(settings: Settings, kernel: Kernel) -> None:
 
 
 def _check_size(settings: Settings, tree: Entry) -> None:
-    if settings.disk_size < _needed(tree):
-        raise _too_small(settings, _needed(tree))
+    if settings.disk_size < _needed(settings, tree):
+        raise _too_small(settings, _needed(settings, tree))
 
 
-def _needed(tree: Entry) -> int:
+def _needed(settings: Settings, tree: Entry) -> int:
     size = (tree.path / TREE).stat().st_size
-    return int(size / (1 << 20) * _OVERHEAD) + _OVERHEAD_MIB
+    return _start(settings) + int(size / (1 << 20) * _OVERHEAD) + _OVERHEAD_MIB
+
+
+def _start(settings: Settings) -> int:
+    """Return where the file system begins, in MiB: there is room for a boot partition or none."""
+    return ROOT_MIB if settings.boot == "disk" else 0
 
 
 def _too_small(settings: Settings, needed: int) -> ConfigError:

@@ -1,7 +1,14 @@
 """The QEMU machine: its command line and its life."""
 
-from ._command import MachineSpec, by_hand, kernel_command_line
+from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
 from ._machine import Machine
 from ._memory import reserve
 
-__all__ = ["Machine", "MachineSpec", "by_hand", "kernel_command_line", "reserve"]
+__all__ = [
+    "Machine",
+    "MachineSpec",
+    "by_hand",
+    "kernel_command_line",
+    "reserve",
+    "storage_by_hand",
+]

@@ -10,7 +10,15 @@ from typing import Final
 from ..arch import Arch
 from ..process import which
 
-__all__ = ["QEMU_PACKAGE", "MachineSpec", "arguments", "by_hand", "kernel_command_line"]
+__all__ = [
+    "QEMU_PACKAGE",
+    "MachineSpec",
+    "arguments",
+    "by_hand",
+    "kernel_command_line",
+    "storage_by_hand",
+    "write_area",
+]
 
 QEMU_PACKAGE: Final = "qemu-system-x86"
 
@@ -20,7 +28,8 @@ class MachineSpec:
     """Everything that QEMU is told; equal specs make equal machines."""
 
     arch: Arch
-    image: Path
+    image: Path | None
+    """The kernel; None for the one that the disk's own boot loader starts."""
     initrd: Path | None
     append: str = ""
     smp: int = 1
@@ -29,6 +38,12 @@ class MachineSpec:
     accel: str = "tcg"
     disk: Path | None = None
     """A qcow2 image; the machine writes to an overlay of its own."""
+    root: str = "/dev/vda"
+    """The root file system on the disk."""
+    boot_area: Path | None = None
+    """What the overlay begins with: a boot loader, and the kernel that it starts."""
+    boot_key: str = ""
+    """What tells it from others."""
     forwards: tuple[str, ...] = ()
     """QEMU `hostfwd` values; a network device appears with the first."""
     qemu_args: tuple[str, ...] = ()
@@ -61,7 +76,7 @@ def kernel_command_line(spec: MachineSpec) -> str:
     if spec.accel == "tcg":
         words += ["tsc=unstable", "clocksource=hpet"]
     if spec.disk is not None and "root=" not in spec.append:
-        words.append("root=/dev/vda rw")
+        words.append(f"root={spec.root} rw")
     if spec.append:
         words.append(spec.append)
     return " ".join(words)
@@ -80,6 +95,26 @@ def by_hand(spec: MachineSpec) -> list[str]:
     )
 
 
+def storage_by_hand(spec: MachineSpec) -> list[list[str]]:
+    """Return the commands that make the `storage.qcow2` of :func:`by_hand`."""
+    create = ["qemu-img", "create", "-f", "qcow2"]
+    if spec.disk is None:
+        return [[*create, "storage.qcow2", "1M"]]
+    commands = [[*create, "-F", "qcow2", "-b", str(spec.disk), "storage.qcow2"]]
+    if spec.boot_area is not None:
+        write = write_area(spec.boot_area, str(spec.boot_area))
+        commands.append(["qemu-io", *write, "storage.qcow2"])
+    return commands
+
+
+def write_area(area: Path, name: str) -> list[str]:
+    """Return qemu-io's arguments for writing a file over an image's beginning.
+
+    :param name: what qemu-io shall call the file; it takes no spaces.
+    """
+    return ["-f", "qcow2", "-c", f"write -q -s {name} 0 {area.stat().st_size}"]
+
+
 def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage: str) -> list[str]:
     """Return QEMU's command line.
 
@@ -89,6 +124,8 @@ def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage:
     def chardev(name: str) -> str:
         return f"socket,id={name},{ports[name]},server=on,wait=off"
 
+    # Without graphics, the BIOS and what it starts write on the first serial port.
+    screen = ",graphics=off" if spec.image is None else ""
     argv = [
         which(spec.arch.qemu, package=QEMU_PACKAGE),
         "-name",
@@ -98,7 +135,7 @@ def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage:
         "-display",
         "none",
         "-machine",
-        f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off",
+        f"{spec.arch.machine},accel={spec.accel},memory-backend=ram,vmport=off{screen}",
         "-cpu",
         "host" if spec.accel == "kvm" else "max",
         "-smp",
@@ -125,14 +162,13 @@ def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage:
         "chardev:stub",
         "-drive",
         f"if=none,id=storage,format=qcow2,discard=unmap,file={storage}",
-        "-kernel",
-        str(spec.image),
-        "-append",
-        kernel_command_line(spec),
         "-no-reboot",
     ]
+    if spec.image is not None:
+        argv += ["-kernel", str(spec.image), "-append", kernel_command_line(spec)]
     if spec.disk is not None:
-        argv += ["-device", "virtio-blk-pci,drive=storage"]
+        first = ",bootindex=0" if spec.image is None else ""
+        argv += ["-device", f"virtio-blk-pci,drive=storage{first}"]
     if spec.initrd is not None:
         argv += ["-initrd", str(spec.initrd)]
     if spec.forwards:

@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutErro
 from ..monitor import Monitor, Power
 from ..process import Child, run, which
 from ..settings import Forward
-from ._command import MachineSpec, arguments
+from ._command import MachineSpec, arguments, kernel_command_line, write_area
 from ._directory import private_directory
 from ._memory import check_memory, make_ram
 
@@ -50,6 +51,9 @@ _PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
 
 _PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
 _LAST_WORDS: Final = 2.0  # seconds
+
+# src/boot.c of SeaBIOS, do_boot
+_NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable device")
 
 # init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
 _INIT: Final = re.compile(rb"\] Run \S+ as init process")
@@ -139,6 +143,9 @@ class Machine:
         else:
             command += [str(path), "1M"]
         run(command, timeout=self.timeout)
+        if (area := self.spec.boot_area) is not None:
+            command = [which("qemu-io", package="qemu-utils"), *write_area(area, area.name)]
+            run([*command, str(path)], timeout=self.timeout, cwd=area.parent)
         return path
 
     def _command_line(self, point: str | None) -> list[str]:
@@ -278,19 +285,38 @@ class Machine:
                 f"the kernel did not reach kgdb in {timeout:g} s\n"
                 f"the console's last lines are:\n{self.console.tail(15)}",
                 log=self.console.log,
-                hint="does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
+                hint=self._loaders()
+                or "does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
                 "these parameters? A slow host wants a larger --kgdb-timeout",
             ) from error
         except MachineDied as error:
             raise self.death("QEMU ended before the kernel reached kgdb") from error
 
+    def _loaders(self) -> str | None:
+        """Return what must be in an image that boots a kernel of its own."""
+        if self.spec.image is not None or self.spec.boot_area is not None:
+            return None
+        return (
+            "with --kgdb-boot=disk, the image's own boot loader must start a kernel with "
+            f"{kernel_command_line(replace(self.spec, disk=None))!r} (docs/disk.md)"
+        )
+
     def _check_early_panic(self) -> None:
+        if self.spec.image is None and (found := _NO_BOOT.search(self.console.since())):
+            raise BootError(
+                f"the BIOS found nothing to start on the disk: {found[0].decode()}\n"
+                f"the console's last lines are:\n{self.console.tail(15)}",
+                log=self.console.log,
+                hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
+                "Without --kgdb-boot=disk QEMU loads the kernel",
+            )
         if _INIT.search(self.console.since()):
             raise BootError(
                 "the kernel started init without having waited for a debugger\n"
                 f"the console's last lines are:\n{self.console.tail(15)}",
                 log=self.console.log,
-                hint="something in its parameters (--kgdb-append) or its configuration keeps "
+                hint=self._loaders()
+                or "something in its parameters (--kgdb-append) or its configuration keeps "
                 f"kgdboc={self.spec.arch.kgdb} or kgdbwait from working",
             )
         if found := _PANIC.search(self.console.since()):

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
-from ..machine import MachineSpec, by_hand
+from ..machine import MachineSpec, by_hand, storage_by_hand
 from ..process import which
 from ..rsp import Layout
 from ..target import Kgdb
 from ._accel import choose, qemu_version
 from ._attach import attach
+from ._boot import Loader
 from ._debugger import version
 from ._snapshot import KIND, Known, Snapshot, key_of
 from ._vm import Vm
@@ -78,6 +79,10 @@ class Session:
         self._machines = itertools.count(1)
         self._mark = 0
         self._in_use = False
+        self._loader: Loader | None = None
+        if settings.boot == "disk":
+            assert disk is not None  # the settings have been looked at together
+            self._loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
 
     # Lending
 
@@ -304,7 +309,8 @@ class Session:
             ),
             qemu_args=wanted.qemu_arg,
         )
-        return replace(spec, accel=self._accelerator(spec)[0])
+        spec = replace(spec, accel=self._accelerator(spec)[0])
+        return spec if self._loader is None else self._loader.from_disk(spec)
 
     def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
         if self._chosen is None:
@@ -367,12 +373,9 @@ class Session:
 
     def _commands(self, vm: Vm) -> list[str]:
         """Return what a person would type to go on without us."""
-        storage = "qemu-img create -f qcow2 storage.qcow2 1M"
-        if vm.spec.disk is not None:
-            storage = f"qemu-img create -f qcow2 -F qcow2 -b {vm.spec.disk} storage.qcow2"
         return [
             "the same by hand:",
-            storage,
+            *(shlex.join(command) for command in storage_by_hand(vm.spec)),
             shlex.join(by_hand(vm.spec)),
             "socat - unix-connect:console    # in another terminal",
             f"gdb -ex 'target remote kgdb' {self.kernel.vmlinux}",
@@ -453,7 +456,7 @@ class Session:
 
 def _refuse_what_is_not_there(settings: Settings) -> None:
     """:raises ConfigError: the contract has it, and we do not yet."""
-    for name, value in (("stub", "qemu"), ("boot", "disk")):
+    for name, value in (("stub", "qemu"),):
         if getattr(settings, name) == value:
             raise ConfigError(
                 f"{settings.origin(name)}: '{value}' cannot be had yet",

@@ -88,7 +88,7 @@ def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str)
         disk,
         qemu,
         kernel_command_line(spec),
-        spec.arch.machine,
+        spec.arch.machine if spec.image is not None else [spec.arch.machine, spec.boot_key],
         spec.smp,
         spec.memory,
         spec.accel,

@@ -15,6 +15,7 @@ from ..machine import Machine, MachineSpec
 from ..rsp import Layout, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
+from ._boot import check_kernel
 from ._debugger import start_gdb
 from ._pci import PciSpaces, Spaces
 from ._snapshot import Known, Snapshot
@@ -142,6 +143,8 @@ class Vm:
         """
         self.machine.boot_to_kgdbwait(self.timeout)
         self._connect()
+        if self.spec.image is None and self.spec.boot_area is None:
+            check_kernel(self.handle, self.kernel, self.machine)
         self.at = "kgdbwait"
 
     def _connect(self, stop_reply: bytes = b"", *, paused: bool = False) -> None:

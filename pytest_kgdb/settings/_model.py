@@ -241,6 +241,14 @@ def _check_together(settings: Settings) -> None:
             f"{settings.origin('boot')}: there is no disk to boot from",
             hint="name one: --kgdb-disk=debian, or --kgdb-disk=FILE.qcow2",
         )
+    if settings.boot == "disk" and not settings.disk.startswith("debian"):
+        for name in ("append", "initrd"):
+            if name in settings.origins:
+                raise ConfigError(
+                    f"{settings.origin(name)}: what {settings.disk} boots is for its own boot "
+                    "loader to say",
+                    hint="leave it out; or leave --kgdb-boot=disk out, and QEMU loads the kernel",
+                )
     if settings.initrd == "initramfs-tools" and settings.disk == "none":
         raise ConfigError(
             f"{settings.origin('initrd')}: initramfs-tools runs in the disk's own tree, "

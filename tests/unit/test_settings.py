@@ -248,6 +248,8 @@ def test_remote_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("values", "problem"),
     [
         ({"boot": "disk"}, "boot: there is no disk to boot from"),
+        ({"boot": "disk", "disk": __file__, "append": ["x"]}, "append: what .*py boots is for"),
+        ({"boot": "disk", "disk": __file__, "initrd": "busybox"}, "initrd: what .* boots is for"),
         ({"initrd": "initramfs-tools"}, "initrd: initramfs-tools runs in the disk's own tree"),
         ({"disk_size": "8G"}, "disk_size: only a disk that is built here"),
         ({"colour": "red"}, "no such setting: colour"),

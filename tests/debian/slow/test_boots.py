@@ -20,6 +20,7 @@ from pytest_kgdb.session import Session
 from pytest_kgdb.settings import Settings, from_pytest
 from pytest_kgdb.target import Kgdb
 
+OpenSession = Callable[..., contextlib.AbstractContextManager[Session]]
 Boot = Callable[..., contextlib.AbstractContextManager[Kgdb]]
 
 
@@ -29,11 +30,11 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture
-def boot(settings: Settings, kgdb_kernel: Kernel) -> Boot:
-    """Boots with some settings changed, and lends the handle."""
+def open_session(settings: Settings, kgdb_kernel: Kernel) -> OpenSession:
+    """Opens a session with some settings changed."""
 
     @contextlib.contextmanager
-    def boot(**changed: object) -> Iterator[Kgdb]:
+    def opened(**changed: object) -> Iterator[Session]:
         origins = {**settings.origins, **dict.fromkeys(changed, "the test")}
         chosen = replace(settings, **changed, origins=origins)  # type: ignore[arg-type]
         progress = Silent()
@@ -41,7 +42,19 @@ def boot(settings: Settings, kgdb_kernel: Kernel) -> Boot:
         image = disk.prepare(chosen, kgdb_kernel, cache, progress)
         ram = initrd.prepare(chosen, kgdb_kernel, [], cache, progress)
         with Session(chosen, kgdb_kernel, ram, image, cache=cache, progress=progress) as session:
-            yield session.acquire(chosen.for_marker({}, "the test"))
+            yield session
+
+    return opened
+
+
+@pytest.fixture
+def boot(open_session: OpenSession) -> Boot:
+    """Boots with some settings changed, and lends the handle."""
+
+    @contextlib.contextmanager
+    def boot(**changed: object) -> Iterator[Kgdb]:
+        with open_session(**changed) as session:
+            yield session.acquire(session.settings.for_marker({}, "the test"))
 
     return boot
 
@@ -82,3 +95,36 @@ def test_an_image_without_a_serial_login(kgdb_disk: Disk, boot: Boot, tmp_path: 
     ):
         pass
     assert "target multi-user.target" in str(caught.value)  # the console's last lines
+
+
+def test_from_the_disks_own_boot_loader(open_session: OpenSession, settings: Settings) -> None:
+    with open_session(boot="disk", disk_package=()) as session:
+        wanted = session.settings.for_marker({}, "the test")
+        base = session._disk
+        assert base is not None
+        before = base.path.stat().st_mtime_ns, base.path.read_bytes()
+        kgdb = session.acquire(wanted)
+        assert kgdb.run("systemctl is-system-running").output == "running\n"
+        release = session.kernel.release
+        assert kgdb.run("cat /proc/cmdline").output.startswith(f"BOOT_IMAGE=/vmlinuz-{release} ")
+        mounted = kgdb.run("findmnt -no SOURCE /; findmnt -no SOURCE /boot").output
+        assert mounted == "/dev/vda2\n/dev/vda1\n"
+        listing = kgdb.run("ls -ln /boot").output
+        assert kgdb.run("rm -r /boot/* /etc/passwd; sync; ls /boot").output == ""
+        session.release(failed=False)
+        kgdb = session.acquire(wanted)
+        assert kgdb.run("ls -ln /boot; test -e /etc/passwd").output == listing
+        assert f" 0 0 {session.kernel.image.stat().st_size} " in " ".join(listing.split())
+        assert (base.path.stat().st_mtime_ns, base.path.read_bytes()) == before
+
+
+def test_from_the_disks_own_boot_loader_by_its_initramfs(boot: Boot) -> None:
+    with boot(boot="disk", initrd="initramfs-tools", append="root=LABEL=debian rw") as kgdb:
+        assert kgdb.run("systemctl is-system-running").output == "running\n"
+        assert "root=LABEL=debian" in kgdb.run("cat /proc/cmdline").output
+        assert kgdb.run("ls /boot").output.split()[2:3] == [f"initrd.img-{kgdb_release(kgdb)}"]
+        assert "Unpacking initramfs" in kgdb.dmesg()
+
+
+def kgdb_release(kgdb: Kgdb) -> str:
+    return kgdb.run("uname -r").output.strip()
