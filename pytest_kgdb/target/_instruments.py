@@ -133,7 +133,7 @@ class Instruments:
             number = errno_of(returns)
             if number is not None:
                 return number
-            return int(self._link.ask("numbers", expressions=[returns])["numbers"][0])
+            return self._link.numbers(returns)[0]
         if hasattr(returns, "__index__"):
             return operator.index(returns)
         if hasattr(returns, "value_"):  # a drgn.Object

@@ -70,6 +70,11 @@ class Link:
         answer: dict[str, Any] = json.loads(payload["json"])
         return answer
 
+    def numbers(self, *expressions: str) -> list[int]:
+        """Evaluate several expressions at once."""
+        answer = self.ask("numbers", expressions=expressions)
+        return [int(number) for number in answer["numbers"]]
+
     def command(self, command: str, *, timeout: float | None = None) -> Any:
         """Run an MI command; an error has its first cause."""
         try:

@@ -1,19 +1,21 @@
-"""Named states of the machine, to which a test goes back."""
+"""Other states of the machine: those with a name, to which a test goes back, and any."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ..errors import KgdbError
+from ..errors import KgdbError, TimeoutError
 
 if TYPE_CHECKING:
+    from ._bound import Bound
     from ._handle import Kgdb
-    from ._stops import Stop
+    from ._stops import Reason, Stop
 
-__all__ = ["Keeper", "restore", "snapshot", "standing"]
+__all__ = ["Keeper", "replaced", "restore", "snapshot", "standing"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 
@@ -65,3 +67,42 @@ def restore(keeper: Keeper, name: str) -> None:
             hint=f"there are {known}" if known else f"snapshot({name!r}) makes one",
         )
     keeper.put_back(name)
+
+
+@contextlib.contextmanager
+def replaced(
+    bound: Bound, reason: Reason, *, keep_breakpoints: bool, timeout: float
+) -> Iterator[None]:
+    """See :meth:`Kgdb.replaced`."""
+    gdb, relay, link = bound.gdb, bound.relay, bound.link
+    # gdb's breakpoints: disabled around it, and the hidden ones with them, or deleted.
+    enabled = [*bound.planting.enabled, *bound.hidden.numbers] if keep_breakpoints else []
+    out = f"-break-disable {' '.join(enabled)}" if enabled else ""
+    if not keep_breakpoints:
+        out = "-break-delete"
+    deadline = time.monotonic() + timeout
+    # What gdb says and what has come to the relay may differ for a moment: a resume, or a
+    # stop, is on its way.
+    while gdb.running and relay.stopped and time.monotonic() < deadline:
+        relay.wait_resumed(0.01)
+    if not gdb.running:
+        link.moved()
+        if out:
+            gdb.command(out)
+        gdb.command("-exec-continue")
+        relay.wait_resumed(timeout)
+    gdb.forget_stops()
+    yield
+    if gdb.next_stop(timeout) is None:
+        raise TimeoutError(
+            f"gdb did not notice within {timeout:g} s that the machine was put back",
+            log=gdb.transcript,
+        )
+    if out:
+        gdb.command(out)
+    if not keep_breakpoints:
+        bound.forget_breakpoints()
+    bound.motion.settle(reason)
+    bound.modules.put_back(afresh=not keep_breakpoints)
+    if enabled:
+        link.command(f"-break-enable {' '.join(enabled)}")

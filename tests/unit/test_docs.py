@@ -135,7 +135,9 @@ def public(kind: type) -> set[str]:
         document = inspect.getdoc(each) or ""
         if not name.startswith("_") and "(for " not in document.partition("\n\n")[0]:
             found.add(name)
-    attributes = re.findall(r"^\s+self\.([a-z]\w*)(?::[^=]+)? = ", inspect.getsource(kind), re.M)
+    ours = [each for each in kind.__mro__ if each.__module__.startswith("pytest_kgdb.")]
+    source = "".join(map(inspect.getsource, ours))
+    attributes = re.findall(r"^\s+self\.([a-z]\w*)(?::[^=]+)? = ", source, re.M)
     return found | set(attributes)
 
 
