@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ._bytecode import Bytecode, parse
+from ._halt import GuestMemory
 from ._hooks import PASS, TELL, Action, Event, Hook, Return
 from ._layout import Layout
-from ._relay import GuestMemory, Power, Relay
+from ._power import Power
+from ._relay import Relay
 from ._stub import Stub
 
 __all__ = [

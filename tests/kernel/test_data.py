@@ -146,7 +146,7 @@ def test_the_same_answers_from_gdb_and_from_guest_memory(kgdb):
     relay = kgdb._require().relay
     expressions = ["$rip", "$rsp", "$rbp", "$eflags", "init_task.comm", "jiffies_64", "$cs", "$r12"]
     ours = [kgdb.execute(f"output/x {each}") for each in expressions]
-    memory, layout = relay._memory, relay._layout
+    memory, layout = relay.memory_used
     relay.use_memory(None, None)
     try:
         kgdb.execute("maintenance flush register-cache")

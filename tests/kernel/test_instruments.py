@@ -170,7 +170,7 @@ def test_a_spy_outlasts_a_restore_to_a_named_point(kgdb):
 def not_ours(kgdb):
     """A machine whose memory is only kgdb's, as on a board."""
     relay = kgdb._require().relay
-    before = relay._memory, relay._layout
+    before = relay.memory_used
     relay.use_memory(None, None)
     yield
     relay.use_memory(*before)
