@@ -47,6 +47,8 @@ class MachineSpec:
     forwards: tuple[str, ...] = ()
     """QEMU `hostfwd` values; a network device appears with the first."""
     qemu_args: tuple[str, ...] = ()
+    stub: str = "kgdb"
+    """Which one gdb is attached to: the kernel's own, `kgdb`, or `qemu`."""
 
 
 def kernel_command_line(spec: MachineSpec) -> str:
@@ -63,12 +65,12 @@ def kernel_command_line(spec: MachineSpec) -> str:
       tells time by it would see the clock jump by all that went on since the snapshot. The HPET
       goes back. It also keeps its pace while a stopped kernel does not look at it.
     """
-    words = [
-        f"console={spec.arch.console},115200",
-        f"kgdboc={spec.arch.kgdb}",
-        "kgdbwait",
-        "nokaslr",
-        "rodata=off",
+    words = [f"console={spec.arch.console},115200"]
+    if spec.stub == "kgdb":
+        words += [f"kgdboc={spec.arch.kgdb}", "kgdbwait", "nokaslr", "rodata=off"]
+    else:
+        words.append("nokaslr")
+    words += [
         "printk.time=1",
         "ignore_loglevel",
         "sysrq_always_enabled",

@@ -84,6 +84,8 @@ class Machine:
         self.timeout = timeout
         self.breaks = 0
         """Breaks sent on the present connection of the console."""
+        self.interrupt: Callable[[], None] = self.send_break
+        """Asks a running kernel to stop; another way where it is not kgdb that gdb is on."""
         self.received: Callable[[], int] | None = None
         """Returns how many characters, breaks included, the kernel's console driver has read on
         the present connection; None where that cannot be known."""
@@ -277,9 +279,7 @@ class Machine:
         """
         self.resume()
         try:
-            self.console.wait_for(
-                KGDB_WAITS, mark=0, timeout=timeout, meanwhile=self._check_early_panic
-            )
+            self.console.wait_for(KGDB_WAITS, mark=0, timeout=timeout, meanwhile=self.check_boot)
         except TimeoutError as error:
             raise BootError(
                 f"the kernel did not reach kgdb in {timeout:g} s\n"
@@ -301,7 +301,8 @@ class Machine:
             f"{kernel_command_line(replace(self.spec, disk=None))!r} (docs/disk.md)"
         )
 
-    def _check_early_panic(self) -> None:
+    def check_boot(self) -> None:
+        """:raises BootError: what the console shows means that the kernel will not come up."""
         if self.spec.image is None and (found := _NO_BOOT.search(self.console.since())):
             raise BootError(
                 f"the BIOS found nothing to start on the disk: {found[0].decode()}\n"
@@ -310,7 +311,7 @@ class Machine:
                 hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
                 "Without --kgdb-boot=disk QEMU loads the kernel",
             )
-        if _INIT.search(self.console.since()):
+        if self.spec.stub == "kgdb" and _INIT.search(self.console.since()):
             raise BootError(
                 "the kernel started init without having waited for a debugger\n"
                 f"the console's last lines are:\n{self.console.tail(15)}",

@@ -7,6 +7,7 @@ from ._halt import GuestMemory
 from ._hooks import PASS, TELL, Action, Event, Hook, Return
 from ._layout import Layout
 from ._power import Power
+from ._qemu import QemuRelay
 from ._relay import Relay
 from ._stub import Stub
 
@@ -20,6 +21,7 @@ __all__ = [
     "Hook",
     "Layout",
     "Power",
+    "QemuRelay",
     "Relay",
     "Return",
     "Stub",

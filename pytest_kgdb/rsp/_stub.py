@@ -153,6 +153,27 @@ class Stub:
         finally:
             self._go()
 
+    def run_to(self, address: int, patience: Callable[[float], bool]) -> None:
+        """Let the machine go until it executes an instruction, and let go of it there, halted.
+
+        :param patience: called with the time that it has taken, in seconds, a few times in each
+            of them; the wait ends when it returns False.
+        """
+        key = b"1,%x,1" % address
+        self._halt()
+        self._ask(b"Z" + key)
+        self._go()
+        began = time.monotonic()
+        while not any(event[:1] == b"T" for event in self._queue):
+            if not patience(time.monotonic() - began):
+                self._halt()
+                break
+            self._receive(0.1)
+        self._running = False
+        self._queue.clear()
+        self._ask(b"z" + key)
+        self.close()
+
     def close(self) -> None:
         """Let go of the stub; QEMU takes its breakpoints out."""
         if self._socket is not None:

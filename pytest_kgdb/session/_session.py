@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
 from ..machine import MachineSpec, by_hand, storage_by_hand
 from ..process import which
@@ -64,7 +64,6 @@ class Session:
         progress: Progress,
         modules: Sequence[Path] = (),
     ) -> None:
-        _refuse_what_is_not_there(settings)
         self.settings = settings
         self.kernel = kernel
         self._initrd = initrd
@@ -308,6 +307,7 @@ class Session:
                 for each in self.settings.forward
             ),
             qemu_args=wanted.qemu_arg,
+            stub=self.settings.stub,
         )
         spec = replace(spec, accel=self._accelerator(spec)[0])
         return spec if self._loader is None else self._loader.from_disk(spec)
@@ -378,7 +378,7 @@ class Session:
             *(shlex.join(command) for command in storage_by_hand(vm.spec)),
             shlex.join(by_hand(vm.spec)),
             "socat - unix-connect:console    # in another terminal",
-            f"gdb -ex 'target remote kgdb' {self.kernel.vmlinux}",
+            f"gdb -ex 'target remote {vm.spec.stub}' {self.kernel.vmlinux}",
         ]
 
     def report_sections(self) -> list[tuple[str, str]]:
@@ -452,16 +452,6 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _refuse_what_is_not_there(settings: Settings) -> None:
-    """:raises ConfigError: the contract has it, and we do not yet."""
-    for name, value in (("stub", "qemu"),):
-        if getattr(settings, name) == value:
-            raise ConfigError(
-                f"{settings.origin(name)}: '{value}' cannot be had yet",
-                hint="leave it out; --kgdb-print-commands shows how to go on by hand",
-            )
 
 
 def _in_use(directory: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec
-from ..rsp import Layout, Relay, Stub
+from ..rsp import Layout, QemuRelay, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
-from ._boot import check_kernel
+from ._boot import start_kernel, the_images_kernel
 from ._debugger import start_gdb
 from ._pci import PciSpaces, Spaces
 from ._snapshot import Known, Snapshot
@@ -41,6 +42,9 @@ _LAYOUT: Final = (
 
 # Characters that the console's driver has read (include/linux/serial_core.h, uart_icount).
 _CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
+
+# Nothing that is kgdb's is looked at.
+_NOT_KGDBS: Final[Known] = (Layout(0, 0, 0, 0, 0), None)
 
 # Before the names that a test gives, which may be those of the points.
 _NAMED: Final = "test-"
@@ -121,7 +125,7 @@ class Vm:
                 self._spaces = dict(snapshot.pci)
                 self._put_back_pci(point)
                 self._connect(snapshot.points[point], paused=True)
-                self.handle.settle(_REASONS[point])
+                self.handle.settle(self._reason(point))
                 self.at = point
             self._stack = stack.pop_all()
 
@@ -136,27 +140,44 @@ class Vm:
         """Whether QEMU and gdb both run."""
         return self.machine.alive and self.gdb.alive
 
+    def _reason(self, point: Point) -> Reason:
+        if self.spec.stub == "qemu" and point == "kgdbwait":
+            return "breakpoint"  # that was on start_kernel
+        return _REASONS[point]
+
     def boot(self) -> None:
         """Boot to kgdbwait and connect gdb.
 
         :raises BootError: the kernel never came there.
         """
-        self.machine.boot_to_kgdbwait(self.timeout)
-        self._connect()
-        if self.spec.image is None and self.spec.boot_area is None:
-            check_kernel(self.handle, self.kernel, self.machine)
+        if self.spec.stub == "qemu":
+            start_kernel(self.machine, self.kernel, self.timeout)
+        else:
+            self.machine.boot_to_kgdbwait(self.timeout)
+        with (
+            the_images_kernel(self.handle, self.kernel, self.machine)
+            if self.spec.image is None and self.spec.boot_area is None
+            else contextlib.nullcontext()
+        ):
+            self._connect()
         self.at = "kgdbwait"
 
     def _connect(self, stop_reply: bytes = b"", *, paused: bool = False) -> None:
         machine, kernel = self.machine, self.kernel
-        self._relay = relay = Relay(
-            machine.directory / "gdb",
-            machine.connect_kgdb,
-            Stub(machine.connect_stub),
-            stop_reply,
-            power=machine.power,
-            paused=paused,
-        )
+        relay: Relay
+        if self.spec.stub == "qemu":
+            relay = by_qemu = QemuRelay(machine.directory / "gdb", machine.connect_stub)
+            machine.interrupt = lambda: self._halt(by_qemu)
+        else:
+            relay = Relay(
+                machine.directory / "gdb",
+                machine.connect_kgdb,
+                Stub(machine.connect_stub),
+                stop_reply,
+                power=machine.power,
+                paused=paused,
+            )
+        self._relay = relay
         self._state = State(
             vmlinux=kernel.vmlinux,
             ram=machine.ram,
@@ -174,11 +195,20 @@ class Vm:
             relay.use_memory(self._peek, known[0])
         self.gdb.command(f"-target-select remote {relay.path}")
         self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay, keeper=self)
+        if known is None and self.spec.stub == "qemu":
+            known = _NOT_KGDBS
         if known is None:
             known = self._layout(self._ask_layout)
             relay.use_memory(self._peek, known[0])
         self._known = known
         self._count_from_here()
+
+    def _halt(self, relay: QemuRelay) -> None:
+        """Have QEMU's stub stop the machine, once it has been let go of as gdb has said."""
+        deadline = time.monotonic() + self.timeout
+        while self.gdb.running and relay.stopped and time.monotonic() < deadline:
+            relay.wait_resumed(0.01)
+        relay.interrupt()
 
     def _ask_layout(self) -> tuple[Layout, int | None]:
         layout = Layout(*self.handle.numbers(*_LAYOUT))
@@ -307,7 +337,7 @@ class Vm:
 
         It does not matter what the kernel does, or whether it still does anything.
         """
-        self._load(point, self.points[point], _REASONS[point])
+        self._load(point, self.points[point], self._reason(point))
         self.at = point
 
     def _load(

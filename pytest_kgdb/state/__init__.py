@@ -1,5 +1,6 @@
 """Guest memory and the drgn program: what a stopped kernel is, read without its help."""
 
+from ._elf import Vmlinux
 from ._memory import Ram, Segment, ram_layout
 from ._modules import ModuleFiles, module_name
 from ._peek import Peek
@@ -14,6 +15,7 @@ __all__ = [
     "Ram",
     "Segment",
     "State",
+    "Vmlinux",
     "module_name",
     "ram_layout",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..rsp import QemuRelay
 from ._causes import Causes
 from ._hidden import Hidden
 from ._instruments import Instruments
@@ -49,6 +50,7 @@ class Bound:
         self.modules = modules
         self.causes = Causes(gdb, machine, state, watch, kernel.debug_source)
         self.link = Link(gdb, moment=moment, first_cause=self.causes.first)
+        self.link.by_qemu = isinstance(relay, QemuRelay)
         self.hidden = Hidden(self.link)
         self.locations = Locations(
             self.link,

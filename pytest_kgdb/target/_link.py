@@ -37,6 +37,7 @@ class Link:
         self.moment = moment
         self.writes = 0  # memory was written so often; values read before are read anew
         self.stopped = False
+        self.by_qemu = False  # gdb is on QEMU's stub: nothing is in kgdb's own variables
         self._first_cause = first_cause
 
     def moved(self) -> None:

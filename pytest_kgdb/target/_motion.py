@@ -93,7 +93,7 @@ class Motion:
         """Stop the running kernel where it is; see :meth:`Kgdb.interrupt`."""
         __tracebackhide__ = True
         self._interrupting = True
-        self._machine.send_break()
+        self._machine.interrupt()
         try:
             return self.wait(limit)
         except TimeoutError as error:

@@ -250,13 +250,18 @@ class Stop:
     def cpu(self) -> int:
         """The CPU that stopped (kernel/debug/debug_core.c, `kgdb_active`)."""
         self._check()
-        return int(self._link.ask("evaluate", expression="kgdb_active.counter")["int"])
+        expression = "kgdb_active.counter"
+        if self._link.by_qemu:
+            expression = _of_this_cpu(self._link, "cpu_number", "int")
+        return int(self._link.ask("evaluate", expression=expression)["int"])
 
     @property
     def task(self) -> Task:
         """The task that was on that CPU (kernel/debug/debug_core.c, `kgdb_info`)."""
         self._check()
         expression = "kgdb_info[kgdb_active.counter].task"
+        if self._link.by_qemu:
+            expression = _of_this_cpu(self._link, "current_task", "struct task_struct *")
         return Task(self._link, self._link.ask("evaluate", expression=expression), "current")
 
     @property
@@ -294,6 +299,17 @@ class Stop:
             return f"<Stop {self.reason} in {self.frame}{said}>"
         except KgdbError:
             return f"<Stop {self.reason}{said}>"
+
+
+def _of_this_cpu(link: Link, name: str, kind: str) -> str:
+    """Return an expression for a variable of the CPU that gdb has selected on QEMU's stub.
+
+    They are relative to the base of GS, which is the user's while a program runs
+    (arch/x86/include/asm/percpu.h, current.h).
+    """
+    hot = "pcpu_hot." if link.ask("symbol", name="pcpu_hot").get("address") is not None else ""
+    base = "((long)$gs_base < 0 ? (long)$gs_base : (long)$k_gs_base)"
+    return f"*({kind} *)({base} + (long)&{hot}{name})"
 
 
 def _number(text: str | None) -> int | None:
@@ -383,6 +399,8 @@ def classify(
     if why in ("end-stepping-range", "location-reached"):
         return "step", None
     signal = str(record.get("signal-name", "")) or None
+    if signal == "SIGINT":
+        return "interrupt", signal  # QEMU's stub, asked to
     if signal in _OOPS_SIGNALS:
         return "oops", signal
     stack = names()

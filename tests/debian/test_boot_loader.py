@@ -113,15 +113,34 @@ def test_an_image_whose_boot_loader_says_too_little(
     assert "kgdbwait nokaslr rodata=off" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("told_by", ["banner", "build id"])
 def test_an_image_with_another_kernel(
-    kgdb_kernel: Kernel, settings: Settings, make: Callable[[str], Path]
+    kgdb_kernel: Kernel,
+    settings: Settings,
+    make: Callable[[str], Path],
+    tmp_path: Path,
+    told_by: str,
 ) -> None:
     other = replace(kgdb_kernel, build_id="00" * 20)
+    if told_by == "banner":
+        banner = f"Linux version {kgdb_kernel.release}".encode()
+        other = replace(other, vmlinux=tmp_path / "vmlinux")
+        content = kgdb_kernel.vmlinux.read_bytes()
+        other.vmlinux.write_bytes(content.replace(banner, banner[:-1] + b"x"))
     with (
         pytest.raises(BootError, match=r"in the image is not .*: its build id is not 00"),
         at_kgdbwait(replace(settings, disk=str(make(PARAMETERS))), other),
     ):
         pass
+
+
+def test_by_qemus_stub_an_image_needs_no_more_than_symbols(
+    kgdb_kernel: Kernel, settings: Settings, make: Callable[[str], Path]
+) -> None:
+    image = make("console=ttyS0,115200 nokaslr")
+    with at_kgdbwait(replace(settings, disk=str(image), stub="qemu"), kgdb_kernel) as kgdb:
+        assert kgdb.stop is not None
+        assert kgdb.stop.frame.function == "start_kernel"
 
 
 def test_an_image_without_a_boot_loader(
