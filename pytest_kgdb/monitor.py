@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 import threading
+import time
 from collections.abc import Coroutine
 from concurrent import futures
 from types import TracebackType
@@ -133,16 +135,36 @@ class Power:
         """Stop the virtual CPUs."""
         self._say(b"stop")
 
+    def halt(self, timeout: float) -> None:
+        """Stop the virtual CPUs, and wait until neither they nor a device write any more.
+
+        :param timeout: seconds.
+        """
+        self._say(b"stop", b',"id":"halt"')
+        deadline = time.monotonic() + timeout
+        told = b""
+        while b'"id": "halt"' not in told:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
+                raise TimeoutError(f"QEMU did not pause the machine in {timeout:g} s")
+            try:
+                data = self._connection.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                raise MachineDied("QEMU closed its monitor")
+            told += data
+
     def resume(self) -> None:
         """Let the virtual CPUs run."""
         self._say(b"cont")
 
-    def _say(self, command: bytes) -> None:
+    def _say(self, command: bytes, more: bytes = b"") -> None:
         with contextlib.suppress(OSError):  # a QEMU that is gone is found out by whoever needs it
             with contextlib.suppress(BlockingIOError):  # answers and events to what came before
                 while self._connection.recv(65536, socket.MSG_DONTWAIT):
                     pass
-            self._connection.sendall(b'{"execute":"%b"}\n' % command)
+            self._connection.sendall(b'{"execute":"%b"%b}\n' % (command, more))
 
     def close(self) -> None:
         """Let go of the connection; the CPUs stay as they are."""

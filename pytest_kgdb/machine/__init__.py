@@ -2,13 +2,11 @@
 
 from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
 from ._machine import Machine
-from ._memory import reserve
 
 __all__ = [
     "Machine",
     "MachineSpec",
     "by_hand",
     "kernel_command_line",
-    "reserve",
     "storage_by_hand",
 ]

@@ -11,7 +11,8 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +20,19 @@ from types import TracebackType
 from typing import Final
 
 from ..console import Console
-from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..errors import BootError, CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..monitor import Monitor, Power
 from ..process import Child, run, which
 from ..settings import Forward
 from ._command import MachineSpec, arguments, kernel_command_line, write_area
 from ._directory import private_directory
-from ._memory import check_memory, make_ram
+from ._memory import Image, Memory, check_memory
 
 __all__ = ["Machine"]
 
 _SCANT: Final = 1 << 20  # bytes; a disk with less is full for a machine's state
+
+_MAKE_ROOM: Final = "make room there, or set TMPDIR to where there is"
 
 # kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
 # first, and the second shows that no debugger will ever be waited for.
@@ -64,8 +67,9 @@ class Machine:
 
     :param spec: what to run.
     :param timeout: seconds for each wait.
-    :param storage: an image with saved states, which is copied.
-    :param point: the state in it to start from, instead of from the power button.
+    :param storage: a disk image with saved states, which is copied.
+    :param memory: what the guest's memory held at each of them, by their names.
+    :param point: the one to start from, instead of from the power button.
     :param history: what the console had shown by then.
     :param log_dir: directory for the logs; the machine's own, which goes with it, otherwise.
     """
@@ -77,6 +81,7 @@ class Machine:
         timeout: float,
         log_dir: Path | None = None,
         storage: Path | None = None,
+        memory: Mapping[str, Path] | None = None,
         point: str | None = None,
         history: bytes = b"",
     ) -> None:
@@ -97,7 +102,11 @@ class Machine:
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
             check_memory(spec)
-            self.ram = stack.enter_context(make_ram(spec.memory))
+            self._memory = stack.enter_context(Memory(spec.memory))
+            self.ram = self._memory.file
+            self._saved = dict(memory or {})
+            self._images: dict[str, Image] = {}
+            stack.callback(self._close_images)
             self._listeners: dict[str, socket.socket] = {}
             for name in ("console", "kgdb", "qmp", "power", "stub"):
                 listener = socket.socket(socket.AF_UNIX)
@@ -106,7 +115,7 @@ class Machine:
                 listener.listen(1)
                 self._listeners[name] = listener
             self.storage = self._make_storage(storage)
-            self.argv = self._command_line(point)
+            self.argv = self._command_line()
             self.child = Child.spawn(
                 self.argv,
                 name="qemu",
@@ -114,6 +123,8 @@ class Machine:
                 pass_fds=[self.ram.fileno(), *(s.fileno() for s in self._listeners.values())],
             )
             stack.callback(self.child.kill)
+            self.monitor = self._start(point)
+            stack.callback(self.monitor.close)
             self.console = Console(
                 lambda: self._connect("console"),
                 self.log_dir / "console.log",
@@ -121,8 +132,6 @@ class Machine:
                 history=history,
             )
             stack.callback(self.console.close)
-            self.monitor = self._greet()
-            stack.callback(self.monitor.close)
             self.power = Power(self._connect("power"))
             """The virtual CPUs' switch, for whoever throws it often and does not wait."""
             stack.callback(self.power.close)
@@ -150,7 +159,7 @@ class Machine:
             run([*command, str(path)], timeout=self.timeout, cwd=area.parent)
         return path
 
-    def _command_line(self, point: str | None) -> list[str]:
+    def _command_line(self) -> list[str]:
         fds = {name: listener.fileno() for name, listener in self._listeners.items()}
         argv = arguments(
             self.spec,
@@ -158,7 +167,25 @@ class Machine:
             ram=f"/proc/self/fd/{self.ram.fileno()}",
             storage=str(self.storage),
         )
-        return [*argv, "-S", *(("-loadvm", point) if point is not None else ())]
+        return [*argv, "-S"]
+
+    def _start(self, point: str | None) -> Monitor:
+        """Wait for QEMU, and have it begin at a saved state."""
+        if point is None:
+            return self._greet()
+        # Most of it while QEMU starts, which may still write to it itself.
+        with ThreadPoolExecutor(1, "kgdb-ram") as thread:
+            filled = thread.submit(self._memory.put_back, self._image(point))
+            self.monitor = monitor = self._greet()
+            try:
+                filled.result()
+                self._return(point)
+            except BaseException as error:
+                monitor.close()
+                if isinstance(error, KgdbError) and not isinstance(error, MachineDied):
+                    raise CacheError(error.message, log=error.log, hint=error.hint) from error
+                raise
+        return monitor
 
     # Connections
 
@@ -195,7 +222,13 @@ class Machine:
                 )
         connection.settimeout(None)
         try:
-            return Monitor(connection, timeout=self.timeout)
+            monitor = Monitor(connection, timeout=self.timeout)
+            # The guest's memory is ours to save (Memory). Other memory that is shared would be
+            # left out with it (migration/ram.c, ramblock_is_ignored): then QEMU saves everything.
+            if not any("share=on" in each for each in self.spec.qemu_args):
+                wanted = [{"capability": "x-ignore-shared", "state": True}]
+                monitor.execute("migrate-set-capabilities", capabilities=wanted)
+            return monitor
         except MachineDied as error:
             raise self._refusal() or self.death("QEMU ended as it started") from error
 
@@ -368,24 +401,61 @@ class Machine:
         self.monitor.execute("stop")
 
     def save(self, name: str) -> None:
-        """Save the whole machine, memory and disk, under a name.
+        """Save the whole machine, memory and disk, under a name; it must be paused.
 
         :raises KgdbError: QEMU could not.
         """
         self._snapshot_command("savevm", name)
+        self._forget_image(name)
+        path = self.directory / f"{name}.ram"
+        try:
+            self._memory.save(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise KgdbError(
+                f"the guest's memory could not be saved: {error.strerror}: {path}", hint=_MAKE_ROOM
+            ) from error
+        self._saved[name] = path
+
+    @property
+    def saved(self) -> Mapping[str, Path]:
+        """The files with what the guest's memory held at each saved state, by their names."""
+        return self._saved
 
     def load(self, name: str) -> None:
-        """Make the machine what it was at :meth:`save`; it is left paused or running as it is.
+        """Make the machine what it was at :meth:`save`; it must be paused, and is left so.
 
         The console must be disconnected: QEMU would give the restored guest what was typed
         before.
         """
         self._await_disconnected("console", "kgdb")
+        self._return(name)
+
+    def _return(self, name: str) -> None:
+        # Memory first: devices look into it as they are loaded (hw/virtio/virtio.c, virtio_load).
+        # What was translated from it is forgotten then (hw/core/cpu-sysemu.c and others,
+        # cpu_common_post_load).
+        self._memory.put_back(self._image(name))
         self._snapshot_command("loadvm", name)
+
+    def _image(self, name: str) -> Image:
+        if name not in self._images:
+            self._images[name] = Image(self._saved[name])
+        return self._images[name]
+
+    def _forget_image(self, name: str) -> None:
+        if image := self._images.pop(name, None):
+            image.close()
+
+    def _close_images(self) -> None:
+        for name in list(self._images):
+            self._forget_image(name)
 
     def drop(self, name: str) -> None:
         """Forget what was saved under a name."""
         self._snapshot_command("delvm", name)
+        self._forget_image(name)
+        self._saved.pop(name).unlink(missing_ok=True)
 
     def _await_disconnected(self, *names: str) -> None:
         """Wait until QEMU has seen that nobody is connected to these any more."""
@@ -419,7 +489,7 @@ class Machine:
         # QEMU says no more of it than "Input/output error".
         if command == "savevm" and shutil.disk_usage(self.directory).free < _SCANT:
             answer += f"\n{os.strerror(errno.ENOSPC)}: {self.directory}"
-            hint = "make room there, or set TMPDIR to where there is"
+            hint = _MAKE_ROOM
         raise KgdbError(
             f"QEMU could not {command} '{name}': {answer}", log=self.child.log, hint=hint
         )
@@ -439,7 +509,7 @@ class Machine:
                 "QEMU has halted the machine: this host has no room for what the guest writes to "
                 f"its disk, {self.storage}",
                 log=self.child.log,
-                hint="make room there, or set TMPDIR to where there is",
+                hint=_MAKE_ROOM,
             )
 
     def registers(self) -> str:

@@ -107,14 +107,7 @@ class Run:
                 )
             spec = specs[0]
         self._parameter = getattr(request, "param", None)
-        self._reserve()
         return self.artifacts.kernel(spec)
-
-    def _reserve(self) -> None:
-        """Have the first machine's memory made while we import and look things up."""
-        from ..machine import reserve
-
-        reserve(self.settings.memory)
 
     def machines(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Iterator[Session]:
         """Open a kernel's session for as long as its tests run."""

@@ -13,13 +13,16 @@ __all__ = ["Power", "PowerSwitch"]
 
 
 class Power(Protocol):
-    """The machine's virtual CPUs. Both methods return at once, and take effect in their order."""
+    """The machine's virtual CPUs. The methods take effect in their order."""
 
     def pause(self) -> None:
-        """Stop them."""
+        """Stop them, without waiting for it."""
+
+    def halt(self, timeout: float) -> None:
+        """Stop them, and wait for it; in seconds."""
 
     def resume(self) -> None:
-        """Let them run."""
+        """Let them run, without waiting for it."""
 
 
 class PowerSwitch:
@@ -49,6 +52,15 @@ class PowerSwitch:
             self._stub.pause()
         else:
             self._power.pause()
+
+    def halt(self, timeout: float) -> None:
+        """Stop them and the devices, if they are not stopped, and wait for it; in seconds."""
+        assert self._power is not None
+        self.paused = True
+        if self._stub is not None and self._stub.socket is not None:
+            self._stub.pause()
+        else:
+            self._power.halt(timeout)
 
     def wake(self) -> None:
         """Let them run, if they do not."""

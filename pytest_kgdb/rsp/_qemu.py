@@ -70,15 +70,14 @@ class QemuRelay(Relay):
         self._nudge()
 
     @contextlib.contextmanager
-    def unplanted(self) -> Iterator[None]:
+    def still(self, timeout: float) -> Iterator[None]:  # noqa: ARG002 # it is halted already
         """Have none of gdb's breakpoints in the halted machine: it is about to be saved."""
         with self._lock:
             for each in self._planted:
                 self._ask(b"z" + each)
-        try:
-            yield
-        finally:
-            with self._lock:
+            try:
+                yield
+            finally:
                 for each in self._planted:
                     self._ask(b"Z" + each)
 

@@ -187,14 +187,17 @@ class Relay:
         self._nudge()
 
     @contextlib.contextmanager
-    def unplanted(self) -> Iterator[None]:
-        """Have none of gdb's breakpoints in the stopped kernel: it is about to be saved."""
-        with self._lock:
+    def still(self, timeout: float) -> Iterator[None]:
+        """Have the stopped kernel with none of gdb's breakpoints, and its machine halted.
+
+        :param timeout: seconds for QEMU to halt it.
+        """
+        with self._lock:  # nobody lets it go meanwhile
             self._hooks.plants.lift_all()
-        try:
-            yield
-        finally:
-            with self._lock:
+            self._switch.halt(timeout)
+            try:
+                yield
+            finally:
                 self._hooks.plants.settle(set())
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from ._pci import PciSpaces, Spaces
 __all__ = ["Known", "Snapshot", "key_of"]
 
 KIND: Final = "snapshot"
-_RECIPE: Final = 1  # part of every key: to be raised when the same inputs give another snapshot
+_RECIPE: Final = 2  # part of every key: to be raised when the same inputs give another snapshot
 
 Known = tuple[Layout, int | None]
 """Where the kernel keeps its debugger's variables, and its console's count of characters."""
@@ -32,6 +32,9 @@ class Snapshot:
 
     storage: Path
     """The qcow2 image that the states are saved in."""
+
+    memory: Mapping[str, Path]
+    """What the guest's memory held at each of them, by the points' names."""
 
     console: Path
     """What the console had shown by the last of them."""
@@ -46,6 +49,8 @@ class Snapshot:
     def put_into(self, directory: Path) -> None:
         """Copy it into a cache entry that is being made."""
         shutil.copyfile(self.storage, directory / "storage.qcow2")
+        for name, path in self.memory.items():
+            shutil.copyfile(path, directory / f"{name}.ram")
         shutil.copyfile(self.console, directory / "console.log")
         layout, rx = self.known
         told: dict[str, Any] = {
@@ -66,6 +71,7 @@ class Snapshot:
             told = json.loads((directory / "snapshot.json").read_text())
             return cls(
                 storage=directory / "storage.qcow2",
+                memory={name: directory / f"{name}.ram" for name in told["points"]},
                 console=directory / "console.log",
                 points={name: reply.encode() for name, reply in told["points"].items()},
                 known=(Layout(**told["layout"]), told["rx"]),

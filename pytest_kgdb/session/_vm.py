@@ -107,6 +107,7 @@ class Vm:
                     timeout=timeout,
                     log_dir=logs,
                     storage=snapshot.storage,
+                    memory=snapshot.memory,
                     point=point,
                     history=snapshot.console.read_bytes(),
                 )
@@ -308,8 +309,9 @@ class Vm:
     def save(self, point: Point) -> None:
         """Make the present state one to come back to."""
         assert self._relay is not None
-        self._note_pci(point)
-        self.machine.save(point)
+        with self._relay.still(self.timeout):
+            self._note_pci(point)
+            self.machine.save(point)
         self.points[point] = self._relay.stop_reply
 
     def freeze(self) -> Snapshot:
@@ -318,6 +320,7 @@ class Vm:
         self.machine.console.flush()
         return Snapshot(
             self.machine.storage,
+            self.machine.saved,
             self.machine.console.log,
             self.points,
             self._known,
@@ -348,7 +351,7 @@ class Vm:
         relay, handle = self._relay, self.handle
         relay.absorb()
         with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
-            self.machine.power.pause()
+            self.machine.power.halt(self.timeout)
             self.machine.disconnect_console()
             self.machine.load(point)
             self._put_back_pci(point)
@@ -366,7 +369,7 @@ class Vm:
     def keep(self, name: str, stop: Stop) -> None:
         """Save the stopped machine under a name, with nothing planted in it."""
         assert self._relay is not None
-        with self._relay.unplanted():
+        with self._relay.still(self.timeout):
             self._note_pci(_NAMED + name)
             self.machine.save(_NAMED + name)
         self._named[name] = self._relay.stop_reply, stop

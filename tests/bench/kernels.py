@@ -44,6 +44,7 @@ def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
         spec,
         timeout=60,
         storage=snapshot.storage,
+        memory=snapshot.memory,
         point="ready",
         history=snapshot.console.read_bytes(),
     ) as machine:

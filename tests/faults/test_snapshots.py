@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +61,19 @@ class Place:
     def acquire(self, session: Session) -> Kgdb:
         return session.acquire(self.settings.for_marker({}, "the test"))
 
+    def put(self, files: Mapping[str, bytes], key: str) -> None:
+        """Have the cache hold these as the entry of a key, instead of what it has."""
+
+        def build(directory: Path) -> None:
+            for name, data in files.items():
+                (directory / name).write_bytes(data)
+
+        cache = Cache(self.root, progress=self.said)
+        cache.discard("snapshot", key, "the test")
+        cache.make("snapshot", key, build, label="the test's")
+        cache.close()
+        self.said.lines.clear()
+
     @property
     def entries(self) -> list[Path]:
         return sorted((self.root / "v1/snapshot").glob("*"))
@@ -102,22 +115,36 @@ def flip(data: bytearray) -> None:
     data[len(data) // 2] ^= 1
 
 
-def test_an_altered_one(place: Place) -> None:
-    unnoticed(place.files / "storage.qcow2", flip)
+@pytest.mark.parametrize("name", ["storage.qcow2", "ready.ram"])
+def test_an_altered_one(place: Place, name: str) -> None:
+    unnoticed(place.files / name, flip)
     place.works()
     (line,) = [line for line in place.said.lines if "is broken" in line]
-    assert "storage.qcow2" in line
+    assert name in line
     assert len(place.entries) == len(place.quarantine) == 1
 
 
-def test_a_truncated_one(place: Place) -> None:
-    storage = place.files / "storage.qcow2"
-    storage.chmod(0o600)
-    os.truncate(storage, storage.stat().st_size // 2)
+@pytest.mark.parametrize("name", ["storage.qcow2", "ready.ram"])
+def test_a_truncated_one(place: Place, name: str) -> None:
+    path = place.files / name
+    path.chmod(0o600)
+    os.truncate(path, path.stat().st_size // 2)
     place.works()
     (line,) = [line for line in place.said.lines if "is broken" in line]
-    assert "storage.qcow2" in line
+    assert name in line
     assert len(place.entries) == len(place.quarantine) == 1
+
+
+def test_memory_that_is_no_memory(place: Place) -> None:
+    """Not even looked at before it was read in full: the table of its runs leads nowhere."""
+
+    def change(data: bytearray) -> None:
+        data[24:40] = b"\xff" * 16
+
+    unnoticed(place.files / "ready.ram", change)
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "ready.ram" in line
 
 
 def test_an_altered_note(place: Place) -> None:
@@ -136,48 +163,35 @@ def test_an_altered_note(place: Place) -> None:
 def test_one_that_this_qemu_does_not_load(place: Place) -> None:
     """As one of another version's would be that had the same number: QEMU has the last word."""
     key = place.files.parent.name
-    large = replace(place.settings, memory=place.settings.memory * 2)
     with place.session() as session:
-        session.acquire(large.for_marker({"memory": large.memory}, "the test"))
+        session.acquire(place.settings.for_marker({"smp": 2}, "the test"))
     other = next(each for each in place.entries if each.name != key) / "files"
-    cache = Cache(place.root, progress=place.said)
-    assert cache.get("snapshot", key)
-    cache.discard("snapshot", key, "the test")
-
-    def build(directory: Path) -> None:
-        for each in other.iterdir():
-            (directory / each.name).write_bytes(each.read_bytes())
-
-    cache.make("snapshot", key, build, label="the test's")
-    cache.close()
-    place.said.lines.clear()
+    place.put({each.name: each.read_bytes() for each in other.iterdir()}, key)
     place.works()
     (line,) = [line for line in place.said.lines if "is broken" in line]
-    assert "QEMU ended as it started" in line
+    assert "QEMU could not loadvm" in line
 
 
-def test_one_without_a_state(place: Place) -> None:
+def test_one_with_the_memory_of_another_machine(place: Place) -> None:
+    kept = {each.name: each.read_bytes() for each in place.files.iterdir()}
     key = place.files.parent.name
-    cache = Cache(place.root, progress=place.said)
-    entry = cache.get("snapshot", key)
-    assert entry is not None
-    kept = {each.name: each.read_bytes() for each in entry.path.iterdir()}
-    cache.discard("snapshot", key, "the test")
-
-    def build(directory: Path) -> None:
-        for name, data in kept.items():
-            (directory / name).write_bytes(data)
-        subprocess.run(
-            ["qemu-img", "create", "-q", "-f", "qcow2", directory / "storage.qcow2", "1M"],
-            check=True,
-        )
-
-    cache.make("snapshot", key, build, label="the test's")
-    cache.close()
-    place.said.lines.clear()
+    with place.session() as session:
+        session.acquire(place.settings.for_marker({"memory": 512}, "the test"))
+    other = next(each for each in place.entries if each.name != key) / "files"
+    place.put({**kept, "ready.ram": (other / "ready.ram").read_bytes()}, key)
     place.works()
     (line,) = [line for line in place.said.lines if "is broken" in line]
-    assert "QEMU" in line
+    assert "with 512 MiB, not 256" in line
+
+
+def test_one_without_a_state(place: Place, tmp_path: Path) -> None:
+    kept = {each.name: each.read_bytes() for each in place.files.iterdir()}
+    empty = tmp_path / "storage.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", empty, "1M"], check=True)
+    place.put({**kept, "storage.qcow2": empty.read_bytes()}, place.files.parent.name)
+    place.works()
+    (line,) = [line for line in place.said.lines if "is broken" in line]
+    assert "QEMU could not loadvm" in line
 
 
 def killed_soon(machine: Machine) -> None:
