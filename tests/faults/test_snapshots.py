@@ -69,6 +69,7 @@ class Place:
                 (directory / name).write_bytes(data)
 
         cache = Cache(self.root, progress=self.said)
+        assert cache.get("snapshot", key)
         cache.discard("snapshot", key, "the test")
         cache.make("snapshot", key, build, label="the test's")
         cache.close()
