@@ -13,30 +13,24 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from ..console import Console
-from ..errors import BootError, CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
+from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..monitor import Monitor, Power
 from ..process import Child, run, which
 from ..settings import Forward
-from ._command import MachineSpec, arguments, kernel_command_line, write_area
+from ._command import MachineSpec, arguments, write_area
 from ._directory import private_directory
-from ._memory import Image, Memory, check_memory
+from ._memory import Memory, check_memory
+from ._saved import MAKE_ROOM, SavedMemory
 
 __all__ = ["Machine"]
 
 _SCANT: Final = 1 << 20  # bytes; a disk with less is full for a machine's state
-
-_MAKE_ROOM: Final = "make room there, or set TMPDIR to where there is"
-
-# kernel/debug/gdbstub.c and drivers/tty/serial/kgdboc.c print these; gdb may connect after the
-# first, and the second shows that no debugger will ever be waited for.
-KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
 
 # net/slirp.c: what it cannot bind, and (libslirp, slirp_connection_info) what it has bound.
 _NO_FORWARD: Final = re.compile(r"forwarding rule '(tcp|udp):[\d.]+:(\d+)-:(\d+)'")
@@ -48,18 +42,6 @@ _STORAGE_SECONDS: Final = 1.0
 
 # How long an interrupt waits for the kernel to read what was typed before, in seconds.
 _TYPED: Final = 2.0
-
-# kernel/panic.c
-_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
-
-_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
-_LAST_WORDS: Final = 2.0  # seconds
-
-# src/boot.c of SeaBIOS, do_boot
-_NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable device")
-
-# init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
-_INIT: Final = re.compile(rb"\] Run \S+ as init process")
 
 
 class Machine:
@@ -102,11 +84,10 @@ class Machine:
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
             check_memory(spec)
-            self._memory = stack.enter_context(Memory(spec.memory))
-            self.ram = self._memory.file
-            self._saved = dict(memory or {})
-            self._images: dict[str, Image] = {}
-            stack.callback(self._close_images)
+            ram = stack.enter_context(Memory(spec.memory))
+            self.ram = ram.file
+            self.memory = stack.enter_context(SavedMemory(ram, self.directory, memory or {}))
+            """What the guest's memory held at each saved state."""
             self._listeners: dict[str, socket.socket] = {}
             for name in ("console", "kgdb", "qmp", "power", "stub"):
                 listener = socket.socket(socket.AF_UNIX)
@@ -175,7 +156,7 @@ class Machine:
             return self._greet()
         # Most of it while QEMU starts, which may still write to it itself.
         with ThreadPoolExecutor(1, "kgdb-ram") as thread:
-            filled = thread.submit(self._memory.put_back, self._image(point))
+            filled = thread.submit(self.memory.put_back, point)
             self.monitor = monitor = self._greet()
             try:
                 filled.result()
@@ -305,64 +286,6 @@ class Machine:
             message += f"\ncommand: {' '.join(self.argv)}"
         return MachineDied(message, log=self.child.log, hint=hint)
 
-    def boot_to_kgdbwait(self, timeout: float) -> None:
-        """Let the machine go until the kernel waits for its debugger.
-
-        :raises BootError: it never did; the message has the console's last lines.
-        """
-        self.resume()
-        try:
-            self.console.wait_for(KGDB_WAITS, mark=0, timeout=timeout, meanwhile=self.check_boot)
-        except TimeoutError as error:
-            raise BootError(
-                f"the kernel did not reach kgdb in {timeout:g} s\n"
-                f"the console's last lines are:\n{self.console.tail(15)}",
-                log=self.console.log,
-                hint=self._loaders()
-                or "does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
-                "these parameters? A slow host wants a larger --kgdb-timeout",
-            ) from error
-        except MachineDied as error:
-            raise self.death("QEMU ended before the kernel reached kgdb") from error
-
-    def _loaders(self) -> str | None:
-        """Return what must be in an image that boots a kernel of its own."""
-        if self.spec.image is not None or self.spec.boot_area is not None:
-            return None
-        return (
-            "with --kgdb-boot=disk, the image's own boot loader must start a kernel with "
-            f"{kernel_command_line(replace(self.spec, disk=None))!r} (docs/disk.md)"
-        )
-
-    def check_boot(self) -> None:
-        """:raises BootError: what the console shows means that the kernel will not come up."""
-        if self.spec.image is None and (found := _NO_BOOT.search(self.console.since())):
-            raise BootError(
-                f"the BIOS found nothing to start on the disk: {found[0].decode()}\n"
-                f"the console's last lines are:\n{self.console.tail(15)}",
-                log=self.console.log,
-                hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
-                "Without --kgdb-boot=disk QEMU loads the kernel",
-            )
-        if self.spec.stub == "kgdb" and _INIT.search(self.console.since()):
-            raise BootError(
-                "the kernel started init without having waited for a debugger\n"
-                f"the console's last lines are:\n{self.console.tail(15)}",
-                log=self.console.log,
-                hint=self._loaders()
-                or "something in its parameters (--kgdb-append) or its configuration keeps "
-                f"kgdboc={self.spec.arch.kgdb} or kgdbwait from working",
-            )
-        if found := _PANIC.search(self.console.since()):
-            said = found.group(1).decode("utf-8", "replace")
-            with contextlib.suppress(KgdbError):  # let it say the rest
-                self.console.wait_for(_PANIC_END, mark=0, timeout=_LAST_WORDS)
-            raise BootError(
-                f"the kernel panicked before kgdb was up: {said}\n"
-                f"the console's last lines are:\n{self.console.tail(15)}",
-                log=self.console.log,
-            )
-
     def send_break(self) -> None:
         """Ask the kernel to enter kgdb: break, then `g` (drivers/tty/sysrq.c).
 
@@ -406,21 +329,7 @@ class Machine:
         :raises KgdbError: QEMU could not.
         """
         self._snapshot_command("savevm", name)
-        self._forget_image(name)
-        path = self.directory / f"{name}.ram"
-        try:
-            self._memory.save(path)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise KgdbError(
-                f"the guest's memory could not be saved: {error.strerror}: {path}", hint=_MAKE_ROOM
-            ) from error
-        self._saved[name] = path
-
-    @property
-    def saved(self) -> Mapping[str, Path]:
-        """The files with what the guest's memory held at each saved state, by their names."""
-        return self._saved
+        self.memory.save(name)
 
     def load(self, name: str) -> None:
         """Make the machine what it was at :meth:`save`; it must be paused, and is left so.
@@ -435,27 +344,13 @@ class Machine:
         # Memory first: devices look into it as they are loaded (hw/virtio/virtio.c, virtio_load).
         # What was translated from it is forgotten then (hw/core/cpu-sysemu.c and others,
         # cpu_common_post_load).
-        self._memory.put_back(self._image(name))
+        self.memory.put_back(name)
         self._snapshot_command("loadvm", name)
-
-    def _image(self, name: str) -> Image:
-        if name not in self._images:
-            self._images[name] = Image(self._saved[name])
-        return self._images[name]
-
-    def _forget_image(self, name: str) -> None:
-        if image := self._images.pop(name, None):
-            image.close()
-
-    def _close_images(self) -> None:
-        for name in list(self._images):
-            self._forget_image(name)
 
     def drop(self, name: str) -> None:
         """Forget what was saved under a name."""
         self._snapshot_command("delvm", name)
-        self._forget_image(name)
-        self._saved.pop(name).unlink(missing_ok=True)
+        self.memory.drop(name)
 
     def _await_disconnected(self, *names: str) -> None:
         """Wait until QEMU has seen that nobody is connected to these any more."""
@@ -489,7 +384,7 @@ class Machine:
         # QEMU says no more of it than "Input/output error".
         if command == "savevm" and shutil.disk_usage(self.directory).free < _SCANT:
             answer += f"\n{os.strerror(errno.ENOSPC)}: {self.directory}"
-            hint = _MAKE_ROOM
+            hint = MAKE_ROOM
         raise KgdbError(
             f"QEMU could not {command} '{name}': {answer}", log=self.child.log, hint=hint
         )
@@ -509,7 +404,7 @@ class Machine:
                 "QEMU has halted the machine: this host has no room for what the guest writes to "
                 f"its disk, {self.storage}",
                 log=self.child.log,
-                hint=_MAKE_ROOM,
+                hint=MAKE_ROOM,
             )
 
     def registers(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import BootError, ConfigError, DebuggerDied, KgdbError, MachineDied
-from ..machine import kernel_command_line
+from ..machine import check_boot, kernel_command_line
 from ..rsp import Stub
 from ..state import Vmlinux
 
@@ -90,7 +90,7 @@ def start_kernel(machine: Machine, kernel: Kernel, timeout: float) -> None:
     """
 
     def patience(seconds: float) -> bool:
-        machine.check_boot()
+        check_boot(machine)
         if seconds < timeout:
             return True
         raise BootError(

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
-from ..machine import MachineSpec, by_hand, storage_by_hand
+from ..machine import MachineSpec
 from ..process import which
 from ..rsp import Layout
 from ..target import Kgdb
@@ -28,6 +27,7 @@ from ._accel import choose, qemu_version
 from ._attach import attach
 from ._boot import Loader
 from ._debugger import version
+from ._report import commands, sections
 from ._snapshot import KIND, Known, Snapshot, key_of
 from ._vm import Vm
 
@@ -368,56 +368,12 @@ class Session:
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
         if self.settings.print_commands and self._vm is not None:
-            lines += self._commands(self._vm)
+            lines += commands(self._vm, self.kernel)
         return lines
-
-    def _commands(self, vm: Vm) -> list[str]:
-        """Return what a person would type to go on without us."""
-        return [
-            "the same by hand:",
-            *(shlex.join(command) for command in storage_by_hand(vm.spec)),
-            shlex.join(by_hand(vm.spec)),
-            "socat - unix-connect:console    # in another terminal",
-            f"gdb -ex 'target remote {vm.spec.stub}' {self.kernel.vmlinux}",
-        ]
 
     def report_sections(self) -> list[tuple[str, str]]:
         """Return what a failed test's report shows of the kernel, gdb and the console."""
-        vm = self._vm
-        if vm is None:
-            return []
-        told = [
-            (
-                "kgdb: console since the test began",
-                vm.machine.console.since(self._mark).decode("utf-8", "replace"),
-            )
-        ]
-        conversation = vm.gdb.tail(40)  # before we ask gdb ourselves
-        with contextlib.suppress(KgdbError):
-            splats = self._kgdb.watch.unexpected()
-            told.append(("kgdb: splats", "\n\n".join(each.symbolised for each in splats)))
-        with contextlib.suppress(KgdbError):
-            told.append(("kgdb: where the kernel is", self._where(vm)))
-        told.append(("kgdb: gdb's conversation, its end", conversation))
-        return told
-
-    def _where(self, vm: Vm) -> str:
-        kgdb = self._kgdb
-        if not vm.machine.alive:
-            return "gone: QEMU has ended"
-        if not vm.gdb.alive:
-            return f"not to be asked: gdb has ended; what its CPUs do:\n{kgdb.on_cpus()}"
-        if not kgdb.stopped:
-            return f"running; what its CPUs do:\n{kgdb.on_cpus()}"
-        stop = kgdb.stop
-        assert stop is not None
-        lines = [repr(stop)]
-        for frame in stop.backtrace(limit=20):
-            lines.append(str(frame))
-            with contextlib.suppress(KgdbError):
-                if frame.level < 3:
-                    lines.append(frame.source(context=2))
-        return "\n".join(lines)
+        return [] if self._vm is None else sections(self._vm, self._kgdb, self._mark)
 
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
-from ..machine import Machine, MachineSpec
+from ..machine import Machine, MachineSpec, boot_to_kgdbwait
 from ..rsp import Layout, QemuRelay, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
@@ -154,7 +154,7 @@ class Vm:
         if self.spec.stub == "qemu":
             start_kernel(self.machine, self.kernel, self.timeout)
         else:
-            self.machine.boot_to_kgdbwait(self.timeout)
+            boot_to_kgdbwait(self.machine, self.timeout)
         with (
             the_images_kernel(self.handle, self.kernel, self.machine)
             if self.spec.image is None and self.spec.boot_area is None
@@ -320,7 +320,7 @@ class Vm:
         self.machine.console.flush()
         return Snapshot(
             self.machine.storage,
-            self.machine.saved,
+            self.machine.memory.files,
             self.machine.console.log,
             self.points,
             self._known,

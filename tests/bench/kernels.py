@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pytest_kgdb.machine import Machine
+from pytest_kgdb.machine import Machine, boot_to_kgdbwait
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Progress
 from pytest_kgdb.session import Session
@@ -90,7 +90,7 @@ def boot(bench: Bench) -> float:
     spec = session._spec(session.settings.for_marker({}, "bench"))
     began = time.monotonic()
     with Machine(spec, timeout=60) as machine:
-        machine.boot_to_kgdbwait(60)
+        boot_to_kgdbwait(machine, 60)
         with subprocess.Popen(
             [
                 "gdb",

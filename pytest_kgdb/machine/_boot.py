@@ -1,0 +1,92 @@
+"""A kernel's way to its debugger, and what shows on the console that it will not get there."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import replace
+from typing import Final
+
+from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ._command import kernel_command_line
+from ._machine import Machine
+
+__all__ = ["boot_to_kgdbwait", "check_boot"]
+
+# kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
+_KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
+
+# kernel/panic.c
+_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
+
+_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
+_LAST_WORDS: Final = 2.0  # seconds
+
+# src/boot.c of SeaBIOS, do_boot
+_NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable device")
+
+# init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
+_INIT: Final = re.compile(rb"\] Run \S+ as init process")
+
+
+def boot_to_kgdbwait(machine: Machine, timeout: float) -> None:
+    """Let the machine go until the kernel waits for its debugger.
+
+    :raises BootError: it never did; the message has the console's last lines.
+    """
+    machine.resume()
+    try:
+        machine.console.wait_for(
+            _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine)
+        )
+    except TimeoutError as error:
+        raise BootError(
+            f"the kernel did not reach kgdb in {timeout:g} s\n"
+            f"the console's last lines are:\n{machine.console.tail(15)}",
+            log=machine.console.log,
+            hint=_loaders(machine)
+            or "does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
+            "these parameters? A slow host wants a larger --kgdb-timeout",
+        ) from error
+    except MachineDied as error:
+        raise machine.death("QEMU ended before the kernel reached kgdb") from error
+
+
+def _loaders(machine: Machine) -> str | None:
+    """Return what must be in an image that boots a kernel of its own."""
+    if machine.spec.image is not None or machine.spec.boot_area is not None:
+        return None
+    return (
+        "with --kgdb-boot=disk, the image's own boot loader must start a kernel with "
+        f"{kernel_command_line(replace(machine.spec, disk=None))!r} (docs/disk.md)"
+    )
+
+
+def check_boot(machine: Machine) -> None:
+    """:raises BootError: what the console shows means that the kernel will not come up."""
+    if machine.spec.image is None and (found := _NO_BOOT.search(machine.console.since())):
+        raise BootError(
+            f"the BIOS found nothing to start on the disk: {found[0].decode()}\n"
+            f"the console's last lines are:\n{machine.console.tail(15)}",
+            log=machine.console.log,
+            hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
+            "Without --kgdb-boot=disk QEMU loads the kernel",
+        )
+    if machine.spec.stub == "kgdb" and _INIT.search(machine.console.since()):
+        raise BootError(
+            "the kernel started init without having waited for a debugger\n"
+            f"the console's last lines are:\n{machine.console.tail(15)}",
+            log=machine.console.log,
+            hint=_loaders(machine)
+            or "something in its parameters (--kgdb-append) or its configuration keeps "
+            f"kgdboc={machine.spec.arch.kgdb} or kgdbwait from working",
+        )
+    if found := _PANIC.search(machine.console.since()):
+        said = found.group(1).decode("utf-8", "replace")
+        with contextlib.suppress(KgdbError):  # let it say the rest
+            machine.console.wait_for(_PANIC_END, mark=0, timeout=_LAST_WORDS)
+        raise BootError(
+            f"the kernel panicked before kgdb was up: {said}\n"
+            f"the console's last lines are:\n{machine.console.tail(15)}",
+            log=machine.console.log,
+        )
