@@ -10,6 +10,10 @@ import re
 
 import gdb
 
+# kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
+# word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
+gdb.execute("macro define current kgdb_info[kgdb_active.counter].task")
+
 values = {}  # id -> gdb.Value, until the kernel moves on
 counter = 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,9 +16,6 @@ __all__ = ["Collected", "Function", "Place", "Reader", "Returns", "Text", "find_
 # Of a `char *` that much is read: it may point at a buffer that holds no string.
 _STRING: Final = 256
 _PAGE: Final = 4096
-_CURRENT: Final = re.compile(r"(?<![\w.>])current\b")
-# kernel/debug/debug_core.c: the task on the CPU whose stop this is.
-_CURRENT_TASK: Final = "kgdb_info[kgdb_active.counter].task"
 
 # What is kept of the moment of a call. The clock is that of the last tick
 # (kernel/time/timekeeping.c): a stopped machine cannot be asked for less.
@@ -55,7 +51,10 @@ class Text(int):
         :raises KgdbError: that was not the kernel's memory.
         """
         if self._text is None:
-            raise KgdbError(f"{int(self):#x} pointed at nothing that the kernel had mapped")
+            raise KgdbError(
+                f"{int(self):#x} pointed at nothing that the kernel had mapped at the call",
+                hint="a `char __user *` is read from the process: read_user() at a stop",
+            )
         return self._text
 
     def __eq__(self, other: object) -> bool:
@@ -226,7 +225,7 @@ def find_function(
         cannot be read there.
     """
     told = locations.behind(name)
-    asked = [_CURRENT.sub(_CURRENT_TASK, each) for each in (*expressions, *_CONTEXT.values())]
+    asked = [*expressions, *_CONTEXT.values()]
     found = link.ask("function", location=told, expressions=asked)["places"]
     copies = [each for each in found if not each["inlined"]]
     inlined = tuple(

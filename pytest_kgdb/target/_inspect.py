@@ -6,10 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import StaleError
-from ._link import GdbError
-from ._objects import explained, expression_of, object_of, per_cpu
+from ._objects import expression_of, object_of, per_cpu
 from ._run_control import RunControl
-from ._values import Task, Value
+from ._values import Task, Value, evaluate
 
 if TYPE_CHECKING:
     import drgn
@@ -24,7 +23,7 @@ class Inspect(RunControl):
     """Looks at the stopped kernel's data, and changes it."""
 
     def evaluate(self, expression: str | drgn.Object) -> Value:
-        """Evaluate a C expression in the selected frame.
+        """Evaluate a C expression in the selected frame; `current` is the stopped CPU's task.
 
         :param expression: or an object of drgn's, to have it as gdb's value.
         :raises KgdbError: gdb cannot; the message is its own.
@@ -32,10 +31,7 @@ class Inspect(RunControl):
         __tracebackhide__ = True
         self._link.require_stopped("evaluate()")
         told = expression if isinstance(expression, str) else expression_of(expression)
-        try:
-            return Value(self._link, self._link.ask("evaluate", expression=told), told)
-        except GdbError as error:
-            raise explained(error) from None
+        return evaluate(self._link, told)
 
     def drgn_object(self, value: Value) -> drgn.Object:
         """Return drgn's object for a value of gdb's.

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
-from ..mi import GdbError
 from ._link import Link
 from ._values import Value
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["explained", "expression_of", "object_of", "per_cpu"]
-
-_NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
+__all__ = ["expression_of", "object_of", "per_cpu"]
 
 
 def object_of(program: drgn.Program, value: Value) -> drgn.Object:
@@ -28,7 +24,10 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
     try:
         kind = program.type(value.type)
     except (LookupError, SyntaxError) as error:
-        raise KgdbError(f"drgn has no type '{value.type}': {error}") from error
+        raise KgdbError(
+            f"drgn has no type '{value.type}': {error}",
+            hint="cast the value to a type that the kernel declares: value.cast(…)",
+        ) from error
     address = value.address
     if address is not None:
         return drgn.Object(program, kind, address=address)
@@ -36,7 +35,8 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
         return drgn.Object(program, kind, value=int(value))
     except TypeError as error:
         raise KgdbError(
-            f"{value!r} lies in no memory and is no number, so there is no object of it"
+            f"{value!r} lies in no memory and is no number, so there is no object of it",
+            hint="a member of it may be a number; what is in a register has no address",
         ) from error
 
 
@@ -71,15 +71,3 @@ def per_cpu(link: Link, variable: str, cpu: int) -> Value:
     )
     answer = link.ask("evaluate", expression=expression)
     return Value(link, answer, f"per_cpu({variable}, {cpu})")
-
-
-def explained(error: GdbError) -> KgdbError:
-    """Return gdb's error with what a kernel developer wants to know about it."""
-    found = _NO_SYMBOL.search(error.message)
-    if found is None:
-        return error
-    return GdbError(
-        error.message,
-        hint=f"{found[1]} looks like a macro: the debug info has them only if the kernel was "
-        "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
-    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..errors import KgdbError
 from ._link import Link
-from ._values import Task, Value
+from ._values import Task, Value, evaluate
 
 if TYPE_CHECKING:
     from ._breakpoints import Breakpoint
@@ -130,8 +130,7 @@ class Frame:
     def evaluate(self, expression: str) -> Value:
         """Evaluate an expression in this frame."""
         self._link.check(self._moment, f"frame {self.level}")
-        answer = self._link.ask("evaluate", expression=expression, frame=self.level)
-        return Value(self._link, answer, expression)
+        return evaluate(self._link, expression, frame=self.level)
 
     def up(self) -> Frame:
         """Return the caller's frame.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..errors import KgdbError, StaleError
-from ._link import Link
+from ._link import GdbError, Link
 
-__all__ = ["Task", "Value"]
+__all__ = ["Task", "Value", "evaluate"]
+
+_NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
+_LEFT_OUT: Final = "optimized out"  # gdb/value.c, error_value_optimized_out
+_LEFT_OUT_HINT: Final = (
+    "stop at another line, or where the value is an argument of a function that was not inlined"
+)
 
 
 class Value:
@@ -44,8 +51,7 @@ class Value:
         if known.get("optimized_out"):
             raise KgdbError(
                 f"{self._expression} was optimised out here by the compiler",
-                hint="stop at another line, or where the value is an argument of a function "
-                "that was not inlined",
+                hint=_LEFT_OUT_HINT,
             )
         return known
 
@@ -267,3 +273,32 @@ class Task(Value):
     def comm(self) -> str:
         """The command's name, at most 15 bytes (`task_struct.comm`)."""
         return self["comm"].string()
+
+
+def evaluate(link: Link, expression: str, **where: int) -> Value:
+    """Evaluate a C expression.
+
+    :param where: `frame`, the number of one; the selected one otherwise.
+    :raises KgdbError: gdb cannot.
+    """
+    try:
+        return Value(link, link.ask("evaluate", expression=expression, **where), expression)
+    except GdbError as error:
+        raise _explained(error, expression) from None
+
+
+def _explained(error: GdbError, expression: str) -> GdbError:
+    """Return gdb's error with what a kernel developer wants to know about it."""
+    if _LEFT_OUT in error.message:
+        return GdbError(
+            f"{expression}: part of it was optimised out here by the compiler",
+            hint=_LEFT_OUT_HINT,
+        )
+    found = _NO_SYMBOL.search(error.message)
+    if found is None:
+        return error
+    return GdbError(
+        error.message,
+        hint=f"{found[1]} looks like a macro: the debug info has them only if the kernel was "
+        "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
+    )

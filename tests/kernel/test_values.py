@@ -6,6 +6,7 @@ import pytest
 
 from pytest_kgdb.errors import KgdbError, StaleError
 from pytest_kgdb.plugin._compare import compare
+from pytest_kgdb.target import Value
 
 
 def test_structures_unions_bitfields(kgdb) -> None:
@@ -64,6 +65,55 @@ def test_per_cpu_variables_and_current(kgdb) -> None:
     assert kgdb.per_cpu("runqueues", stop.cpu)["curr"] == kgdb.current
     with pytest.raises(KgdbError, match="no CPU 2; the guest has 2"):
         kgdb.per_cpu("runqueues", 2)
+
+
+@pytest.mark.kgdb(smp=2)
+def test_current_as_in_the_kernels_source(kgdb) -> None:
+    shell = int(kgdb.run("echo $$").output)
+    with kgdb.breakpoint("vfs_read", condition=f"current->pid != {shell}") as others:
+        kgdb.type("read x < /proc/version; dd if=/dev/zero of=/dev/null bs=17 count=1")
+        stop = kgdb.cont()
+        assert kgdb.evaluate("current") == stop.task == kgdb.current
+        assert kgdb.evaluate("current->pid") == stop.task.pid != shell
+        assert kgdb.evaluate("current->comm") == stop.task.comm
+        assert stop.frame.up().evaluate("current->pid + 1") == stop.task.pid + 1
+    assert others.hits == 1
+    with kgdb.breakpoint("vfs_read", condition=f"current->pid == {shell}"):
+        kgdb.type("read x < /proc/version")
+        assert kgdb.cont().task.pid == shell
+    kgdb.assign("current->exit_signal", 10)
+    assert kgdb.current["exit_signal"] == 10
+
+
+def test_what_the_compiler_left_out(kgdb) -> None:
+    """At some place in the way of an open, some variable is not there any more."""
+    left_out = []
+    for function in ("do_sys_openat2", "path_openat", "do_dentry_open", "vfs_read"):
+        with kgdb.breakpoint(function, temporary=True):
+            kgdb.type("cat /proc/version")
+            for frame in kgdb.cont().backtrace():
+                variables = {**frame.args, **frame.locals}
+                left_out += [
+                    (frame, name, value)
+                    for name, value in variables.items()
+                    if isinstance(value, Value) and value.is_optimized_out
+                ]
+        if left_out:
+            break
+        kgdb.run("true")
+    assert left_out, "gcc left everything in: this test needs other functions"
+    frame, name, value = left_out[0]
+    assert str(value) == "<optimized out>"
+    said = rf"{name} was optimised out here by the compiler"
+    for use in (lambda: int(value), lambda: value == 1, value.string, value.dereference):
+        with pytest.raises(KgdbError, match=said) as told:
+            use()
+        assert "another line" in str(told.value)
+    assert frame.evaluate(name).is_optimized_out
+    # gdb's own words would be `value has been optimized out`, of whichever part it is.
+    with pytest.raises(KgdbError, match=rf"{name} \+ 1.*was optimised out here") as told:
+        frame.evaluate(f"{name} + 1")
+    assert "another line" in str(told.value)
 
 
 def test_to_drgn_and_back(kgdb) -> None:
