@@ -18,6 +18,22 @@ def lines(kgdb: Any, command: str) -> list[str]:
     return kgdb.run(command).output.splitlines()
 
 
+def kgdb_itself(kgdb: Any, address: int, size: int) -> bytes | None:
+    """What kgdb reads there; None where it cannot."""
+    relay = kgdb._require().relay
+    memory, layout = relay.memory_used
+    relay.use_memory(None, None)
+    try:
+        kgdb.execute("maintenance flush dcache")
+        told = kgdb._link.command(f"-data-read-memory-bytes {address:#x} {size}")
+        return bytes.fromhex(told["memory"][0]["contents"])
+    except KgdbError:
+        return None
+    finally:
+        relay.use_memory(memory, layout)
+        kgdb.execute("maintenance flush dcache")
+
+
 class TestHelpers:
     """drgn's own helpers agree with the guest's /proc."""
 
@@ -164,6 +180,51 @@ class TestReads:
                 continue  # reserved, not mapped; or a device's registers
             checked += 1
         assert checked
+
+    @pytest.mark.parametrize(
+        "levels",
+        [
+            pytest.param(5, id="5-levels"),
+            pytest.param(4, id="4-levels", marks=pytest.mark.kgdb(append="no5lvl")),
+        ],
+    )
+    def test_by_page_tables_of(self, kgdb, levels: int) -> None:
+        """QEMU's CPU has five levels (`la57`), unless the kernel is told not to use them."""
+        from drgn.helpers.linux.mm import for_each_vmap_area
+
+        # arch/x86/include/asm/pgtable_64_types.h: PGDIR_SHIFT, __VMALLOC_BASE_L5 and _L4.
+        shift, vmalloc = {5: (48, 0xFFA0000000000000), 4: (39, 0xFFFFC90000000000)}[levels]
+        assert kgdb.evaluate("pgdir_shift") == shift
+        assert kgdb.evaluate("vmalloc_base") == vmalloc
+        kgdb.run("modprobe dummy")
+        program = kgdb.program
+        addresses = [each.va_start.value_() for each in for_each_vmap_area(program)]
+        addresses += [program.module("dummy").address, program["jiffies"].address_]
+        checked = 0
+        for address in addresses:
+            # kgdb reads by the CPU's own walk, not by ours.
+            theirs = kgdb_itself(kgdb, address, 32)
+            if theirs is None:
+                continue  # reserved, and nothing is there
+            try:
+                ours = kgdb.read(address, 32)
+            except KgdbError as error:
+                if "is not RAM" not in error.message:  # it is where a device's registers are
+                    raise
+                continue
+            assert ours == theirs, f"{address:#x}"
+            checked += address >> 48 == vmalloc >> 48
+        assert checked > 5
+        pid = int(kgdb.run("echo $$").output)
+        start = next(
+            int(line.split("-")[0], 16)
+            for line in lines(kgdb, f"cat /proc/{pid}/maps")
+            if "busybox" in line
+        )
+        assert kgdb.read_user(pid, start, 4) == b"\x7fELF"
+        # One with four levels has no such address, and one with five has nothing there.
+        with pytest.raises(KgdbError, match={5: "is not mapped", 4: "has 4 levels"}[levels]):
+            kgdb.read({5: 0xFFFFC90000000000, 4: 0xFFA0000000000000}[levels], 8)
 
     def test_what_gdb_writes_is_seen(self, kgdb) -> None:
         limit = kgdb.program["panic_on_oops"]
