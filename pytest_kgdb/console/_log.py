@@ -62,6 +62,8 @@ def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:
 def console_lines(text: bytes, seen: Iterable[bytes] = (), *, offset: int = 0) -> list[LogLine]:
     """Return the log's lines in a console's text, each once.
 
+    Two records that two CPUs printed in one microsecond, with the same words, count as one.
+
     :param seen: records that the console showed earlier: a program that shows them again
         (`dmesg`) is not the kernel.
     :param offset: of the text on the console.

@@ -66,7 +66,7 @@ class SplatWatch:
         self._bound: _Bound | None = None
         self._expected: list[ExpectedSplat] = []
         self._told: list[_Place] = []
-        self._judged: set[tuple[int, str]] = set()
+        self._judged: set[tuple[bool, int, str]] = set()
         self._carried: list[Splat] = []  # unexpected ones of a state that was given up
         self._known: dict[tuple[int, int], Splat] = {}
         self._start = _Place(0, 0)
@@ -98,12 +98,16 @@ class SplatWatch:
         for each in self._expected:
             each.note()
         self._carried += self.unexpected()
+        splats, by_log = self.look()
+        if not by_log:
+            # The console does not go back: what it has shown is settled now.
+            self._judged.update(_key(each, by_log) for each in splats)
         yield
         end = self.place()
         # What was told or judged before that state was kept is in its log still.
         kept = end.seq or 0
         self._told = [each for each in self._told if (each.seq or 0) <= kept]
-        self._judged = {(seq, title) for seq, title in self._judged if seq < kept}
+        self._judged = {each for each in self._judged if not each[0] or each[1] < kept}
         self._known = {key: each for key, each in self._known.items() if key[0] < kept}
         for each in self._expected:
             each.go_back(end)
@@ -250,9 +254,9 @@ class SplatWatch:
         found = [
             each
             for each in splats
-            if id(each) not in wanted and (each.seq, each.title) not in self._judged
+            if id(each) not in wanted and _key(each, by_log) not in self._judged
         ]
-        self._judged.update((each.seq, each.title) for each in found)
+        self._judged.update(_key(each, by_log) for each in found)
         return [self._symbolised(each) for each in found]
 
     def check(self) -> None:
@@ -375,6 +379,12 @@ class ExpectedSplat:
             if left <= 0:
                 return
             console.wait_beyond(console.mark(), min(left, _LOOK))
+
+
+def _key(splat: Splat, by_log: bool) -> tuple[bool, int, str]:
+    """Return what tells a splat from the others: its place means one thing in the log, and another
+    on the console."""
+    return by_log, splat.seq, splat.title
 
 
 def _kind(name: str) -> str:
