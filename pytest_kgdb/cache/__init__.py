@@ -1,6 +1,6 @@
 """The artifact cache: whole, verified entries by content key, each built once."""
 
-from ._care import EntryInfo, Problem, Removed
+from ._care import EntryInfo, Problem, Removed, shown_size
 from ._store import Cache, Entry
 
-__all__ = ["Cache", "Entry", "EntryInfo", "Problem", "Removed"]
+__all__ = ["Cache", "Entry", "EntryInfo", "Problem", "Removed", "shown_size"]

@@ -72,7 +72,7 @@ class Care:
         """Return everything in the cache, last used first."""
         found = list(self._survey())
         bound = self.bound(sum(info.size for info in found))
-        fits = f"the cache is within its bound of {gigabytes(bound)}"
+        fits = f"the cache is within its bound of {shown_size(bound)}"
         listed = []
         for info in found:
             user = self._user(info)
@@ -116,14 +116,14 @@ class Care:
         removed = self.prune(None, bound)
         if removed.entries:
             self._progress.say(
-                f"the cache was larger than its bound of {gigabytes(bound)}: removed the"
+                f"the cache was larger than its bound of {shown_size(bound)}: removed the"
                 f" {len(removed.entries)} least recently used of its parts"
-                f" ({gigabytes(removed.size_before - removed.size_after)})"
+                f" ({shown_size(removed.size_before - removed.size_after)})"
             )
         if removed.size_after > bound:
             self._progress.say(
-                f"the cache in {self._shelf.root} takes {gigabytes(removed.size_after)}, more"
-                f" than its bound of {gigabytes(bound)}: the rest is in use"
+                f"the cache in {self._shelf.root} takes {shown_size(removed.size_after)}, more"
+                f" than its bound of {shown_size(bound)}: the rest is in use"
             )
 
     def bound(self, size: int) -> int:
@@ -245,7 +245,7 @@ class Care:
                         path.unlink()
 
 
-def gigabytes(size: float) -> str:
+def shown_size(size: float) -> str:
     """Return a size as people say it: `230 MB`, `4.2 GB`."""
     for unit in ("kB", "MB"):
         size /= 1000

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from ..cache import Cache, EntryInfo
+from ..cache import Cache, EntryInfo, shown_size
 from ..errors import ConfigError
 from ..progress import Progress, duration
 from ..report import clean
@@ -86,15 +86,6 @@ def _size(text: str) -> int:
         raise ConfigError(f"--max-size: {text!r} is not a size", hint="write 500M or 20G")
     unit = 1024 if match[3] else 1000
     return int(float(match[1]) * unit ** _POWER[(match[2] or "").upper()])
-
-
-def shown_size(size: float) -> str:
-    """Return a size as people say it: `230 MB`, `4.2 GB`."""
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.0f} {unit}"
-    return f"{size / 1000:.1f} GB"
 
 
 def _record(entry: EntryInfo) -> dict[str, Any]:

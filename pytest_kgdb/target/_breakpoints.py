@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import KgdbError
+from ._ending import Deletable
 
 if TYPE_CHECKING:
     from ._handle import Kgdb
@@ -15,7 +15,7 @@ __all__ = ["Access", "Breakpoint", "Watchpoint"]
 Access = Literal["write", "read", "access"]
 
 
-class Breakpoint:
+class Breakpoint(Deletable):
     """A breakpoint in the kernel; a context manager that deletes it at the end."""
 
     def __init__(self, owner: Kgdb, number: int, location: str, address: int | None) -> None:
@@ -56,7 +56,10 @@ class Breakpoint:
 
     def _require(self) -> None:
         if self._deleted:
-            raise KgdbError(f"{self} was deleted")
+            raise KgdbError(
+                f"{self} was deleted, and cannot be changed",
+                hint="plant another; a temporary one ends with its hit, and all end with the test",
+            )
 
     def delete(self) -> None:
         """Delete it; a second time does nothing. The kernel is stopped for it if it runs."""
@@ -73,17 +76,6 @@ class Breakpoint:
         """gdb has deleted it: a temporary one that was hit, or all of them at a restore."""
         self._deleted = True
 
-    def __enter__(self) -> Breakpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.delete()
-
     def __repr__(self) -> str:
         state = "deleted" if self._deleted else f"{self.hits} hits"
         return f"<{type(self).__name__} {self.number} at {self.location}: {state}>"
@@ -98,6 +90,3 @@ class Watchpoint(Breakpoint):
         super().__init__(owner, number, expression, rest.get("address"))
         self.expression = expression
         self.access = access
-
-    def __enter__(self) -> Watchpoint:
-        return self

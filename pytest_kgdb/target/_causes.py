@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..console import clean
 from ..errors import KernelPanic, KgdbError, MachineDied
 
 if TYPE_CHECKING:
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
     from ..state import State
     from ._splats import SplatWatch
 
-__all__ = ["PANIC_HINT", "Causes"]
+__all__ = ["Causes"]
 
 # kernel/panic.c: before the debugger is asked, and after it was let go.
 _PANIC: Final = re.compile(rb"(?<!end )Kernel panic - not syncing: ([^\r\n]*)")
 _PANIC_END: Final = re.compile(rb"---\[ end Kernel panic - not syncing: ([^\r\n]*?) \]---")
 _PANIC_LINES: Final = 14
-PANIC_HINT: Final = (
+_PANIC_HINT: Final = (
     "a panic that a test wants is a stop: type() the command, and cont() returns with "
     "reason 'panic'"
 )
@@ -48,16 +49,10 @@ class Causes:
         self._machine.check_storage()
         if not self._gdb.alive:
             self._gdb.next_stop(0)
-        console = self._machine.console
-        said = console.since(self.since)
+        said = self._machine.console.since(self.since)
         if b"end Kernel panic" in said and (found := _PANIC_END.search(said)):
             self._watch.tell()
-            raise KernelPanic(
-                f"the kernel panicked and halted: {found.group(1).decode('utf-8', 'replace')}\n"
-                f"it said:\n{self.last_panic()}",
-                log=console.log,
-                hint=PANIC_HINT,
-            )
+            raise self.panicked(f"the kernel panicked and halted: {_words(found)}\nit said")
 
     def first(self, error: KgdbError) -> KgdbError:
         """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
@@ -68,22 +63,24 @@ class Causes:
                 self._machine.child.wait(0.5)
         if self._machine.alive:
             return error
-        console = self._machine.console
-        if found := _PANIC.search(console.since(self.since)):
+        if found := _PANIC.search(self._machine.console.since(self.since)):
             self._watch.tell()
-            return KernelPanic(
-                f"the kernel panicked ({found.group(1).decode('utf-8', 'replace')}) and QEMU "
-                f"ended; it said:\n{self.last_panic()}",
-                log=console.log,
-                hint=PANIC_HINT,
-            )
+            return self.panicked(f"the kernel panicked ({_words(found)}) and QEMU ended; it said")
         return self._machine.death("QEMU ended while a test was using it", started=True)
 
-    def last_panic(self) -> str:
-        """Return the last panic's lines, up to where registers and code are dumped."""
+    def panicked(self, what: str) -> KernelPanic:
+        """Return the error for a panic, with its lines up to where registers and code are dumped.
+
+        :param what: what happened; what the kernel said follows.
+        """
+        return KernelPanic(
+            f"{what}:\n{self._last_panic()}", log=self._machine.console.log, hint=_PANIC_HINT
+        )
+
+    def _last_panic(self) -> str:
         text = self._machine.console.since()
         begin = max((found.start() for found in _PANIC.finditer(text)), default=len(text))
-        lines = text[begin:].decode("utf-8", "replace").splitlines()[:_PANIC_LINES]
+        lines = clean(text[begin:].decode("utf-8", "replace")).splitlines()[:_PANIC_LINES]
         return "\n".join(f"    {line}" for line in lines) or "    (nothing)"
 
     def on_cpus(self) -> str:
@@ -97,3 +94,7 @@ class Causes:
                 machine.resume()
         except KgdbError as error:
             return f"(not to be had: {error.message})"
+
+
+def _words(found: re.Match[bytes]) -> str:
+    return clean(found.group(1).decode("utf-8", "replace"))

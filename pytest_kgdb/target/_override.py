@@ -55,7 +55,10 @@ def in_register(name: str, returns: Returns | None, value: int | None) -> int | 
             raise KgdbError(f"{name} returns nothing, not {value}", hint="override it with None")
         return None
     if returns is not None and returns.kind not in _INTEGERS:
-        raise KgdbError(f"{name} returns a {kind}, which cannot be forced")
+        raise KgdbError(
+            f"{name} returns a {kind}, which cannot be forced",
+            hint="what returns a number or a pointer can: a function that it calls, or a caller",
+        )
     if value is None:
         raise KgdbError(f"{name} returns a {kind}", hint="say which value")
     bits = 8 * returns.size if returns is not None else 64
@@ -95,6 +98,7 @@ class Override(Instrument):
             raise KgdbError(
                 f"no override on {function.name}: this machine's memory is reached through kgdb "
                 "only, which does not set the stack pointer",
+                hint="stop in a caller: finish() the call, and assign('$rax', …)",
             )
         self._times = times
         self._skip = skip
@@ -141,9 +145,6 @@ class Override(Instrument):
     def to_be_traced(self) -> bool:
         """Whether the kernel was stopped for `path`, which nobody has noted (for the handle)."""
         return self._trace and self.forced > 0 and not self.path
-
-    def __enter__(self) -> Override:
-        return self
 
     def __repr__(self) -> str:
         ended = "" if self.active else ", ended"

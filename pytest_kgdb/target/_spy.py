@@ -6,11 +6,11 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final
 
 from ..errors import KgdbError
 from ..rsp import PASS, Action, Event, Hook, Relay
+from ._ending import Deletable
 from ._functions import Collected, Function, Place
 
 __all__ = ["Call", "Cost", "Instrument", "Spy", "TaskAtCall"]
@@ -126,7 +126,7 @@ class Cost:
         )
 
 
-class Instrument:
+class Instrument(Deletable):
     """What is done at each call of a function; a context manager that ends it."""
 
     def __init__(self, relay: Relay, function: Function) -> None:
@@ -166,14 +166,6 @@ class Instrument:
             self._active = False
             for address, hook in self._hooks:
                 self._relay.unhook(address, hook)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.delete()
 
 
 class Spy(Instrument):
@@ -266,9 +258,6 @@ class Spy(Instrument):
         if found is not None:
             found.note_register(event.registers["ax"])
         return PASS
-
-    def __enter__(self) -> Spy:
-        return self
 
     def __repr__(self) -> str:
         dropped = f", {self.dropped} of them dropped" if self.dropped else ""

@@ -1,8 +1,25 @@
-"""Files for the guest, without anything in it that could receive them."""
+"""Files for the guest, without anything in it that could receive them; and modules for it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from pytest_kgdb.cache import Cache
+from pytest_kgdb.kernel import build_module
+from pytest_kgdb.progress import Silent
+
+
+def built_from(text: str, name: str, kernel: Any, factory: pytest.TempPathFactory) -> Path:
+    """A module of one source file, built against a kernel."""
+    source = factory.mktemp(name)
+    (source / f"{name}.c").write_text(text)
+    (source / "Makefile").write_text(f"obj-m += {name}.o\n")
+    cache = Cache(factory.mktemp("cache"), progress=Silent())
+    (module,) = build_module(kernel, source, cache, Silent())
+    return module
 
 
 def put_file(kgdb: Any, contents: bytes, path: str) -> None:

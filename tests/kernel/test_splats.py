@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guest_files import built_from
 
-from pytest_kgdb.cache import Cache
 from pytest_kgdb.console import console_lines, find_splats
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
-from pytest_kgdb.kernel import build_module
-from pytest_kgdb.progress import Silent
 
 SOURCE = r"""
 #include <linux/delay.h>
@@ -153,12 +151,7 @@ MODULE_LICENSE("GPL");
 
 @pytest.fixture(scope="module")
 def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = tmp_path_factory.mktemp("sick")
-    (source / "sick.c").write_text(SOURCE)
-    (source / "Makefile").write_text("obj-m += sick.o\n")
-    cache = Cache(tmp_path_factory.mktemp("cache"), progress=Silent())
-    (module,) = build_module(kgdb_kernel, source, cache, Silent())
-    return module
+    return built_from(SOURCE, "sick", kgdb_kernel, tmp_path_factory)
 
 
 @pytest.fixture

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_files import put_file
+from guest_files import built_from, put_file
 
-from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.kernel import build_module
-from pytest_kgdb.progress import Silent
 
 SOURCE = r"""
 #include <linux/kthread.h>
@@ -83,12 +80,7 @@ MODULE_LICENSE("GPL");
 @pytest.fixture(scope="module")
 def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The module, built against the kernel under test."""
-    source = tmp_path_factory.mktemp("sample")
-    (source / "sample.c").write_text(SOURCE)
-    (source / "Makefile").write_text("obj-m += sample.o\n")
-    cache = Cache(tmp_path_factory.mktemp("cache"), progress=Silent())
-    (module,) = build_module(kgdb_kernel, source, cache, Silent())
-    return module
+    return built_from(SOURCE, "sample", kgdb_kernel, tmp_path_factory)
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+"""What a test deletes, or has deleted at the end of a `with`: breakpoints and instruments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TypeVar
+
+__all__ = ["Deletable"]
+
+_Self = TypeVar("_Self", bound="Deletable")
+
+
+class Deletable(ABC):
+    """A context manager that deletes itself at the end."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """End it; a second time does nothing."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.delete()
