@@ -133,7 +133,11 @@ class Relay:
         with self._lock:
             answer = self._hooks.plants.hook(address, hook)
         if answer != b"OK":
-            raise KgdbError(f"kgdb plants no breakpoint at {address:#x} (it said {answer!r})")
+            raise KgdbError(
+                f"kgdb plants no breakpoint at {address:#x} (it said {answer!r})",
+                hint="it refuses what is no code, what is on the kprobe blocklist, and more than "
+                "1,000 (kernel/debug/debug_core.c, dbg_set_sw_break)",
+            )
 
     def hook_now(self, address: int, hook: Hook) -> bool:
         """Do the same from within a hook; False if kgdb refuses."""

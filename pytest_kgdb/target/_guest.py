@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, overload
 
-from ..errors import GuestCommandError, KernelPanic, KgdbError, MachineDied, TimeoutError
+from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from . import _ssh as ssh
-from ._causes import PANIC_HINT
 from ._run_control import RunControl
 
 if TYPE_CHECKING:
@@ -121,15 +120,18 @@ class Guest(RunControl):
                 self.resume()  # the kernel kills the task, and the command ends
                 return
             if stop.reason == "panic":
-                raise KernelPanic(
-                    f"the kernel panicked during {command!r}: {stop.message or repr(stop)}\n"
-                    f"it said:\n{self._require().causes.last_panic()}",
-                    log=self.console.log,
-                    hint=PANIC_HINT,
+                raise self._require().causes.panicked(
+                    f"the kernel panicked during {command!r}: {stop.message or stop!r}\nit said"
+                )
+            hint = "type() the command and cont() to the breakpoint, or disable the breakpoint"
+            if stop.reason == "oops":
+                hint = (
+                    "kgdb.stop is where: backtrace(), registers; an oops that a test wants: "
+                    "with kgdb.expect_splat(PATTERN): …"
                 )
             raise GuestCommandError(
                 f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
                 log=self.console.log,
-                hint="type() the command and cont() to the breakpoint, or disable the breakpoint",
+                hint=hint,
             )
         self._require().causes.check_alive()

@@ -263,7 +263,8 @@ class ModuleSymbols:
         except GdbError as error:
             del self.have[module.name]
             raise KgdbError(
-                f"gdb does not take the symbols of {module.name} from {file}: {error.message}"
+                f"gdb does not take the symbols of {module.name} from {file}: {error.message}",
+                hint="is that the file that the guest has loaded, whole and not stripped?",
             ) from error
 
     def _tell(self, symbols: Symbols) -> None:

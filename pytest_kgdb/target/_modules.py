@@ -216,8 +216,13 @@ class Modules:
         """Return it, or raise (for :class:`Module`)."""
         found = self.find(name)
         if found is None:
-            raise KgdbError(f"module {name} is not loaded")
+            raise KgdbError(
+                f"module {name} is not loaded{self._others()}", hint="modules.load() loads it"
+            )
         return found
+
+    def _others(self) -> str:
+        return f"; these are: {', '.join(each.name for each in self._listing()) or 'none'}"
 
     def sections(self, name: str) -> dict[str, int]:
         """Return its sections (for :class:`Module`)."""
@@ -235,10 +240,7 @@ class Modules:
         name = name.replace("-", "_")
         loaded = self._listing()
         if name not in (each.name for each in loaded):
-            raise KeyError(
-                f"module {name} is not loaded; these are: "
-                f"{', '.join(each.name for each in loaded) or 'none'}"
-            )
+            raise KeyError(f"module {name} is not loaded{self._others()}")
         self._files.watched.add(name)
         self._bound()[1].sync(self._files.watched)
         return Module(self, name)

@@ -101,6 +101,8 @@ class Motion:
                 f"{error.message}\nit did not answer a sysrq on the console: it may spin with "
                 f"interrupts off. What its CPUs do:\n{self._causes.on_cpus()}",
                 log=error.log,
+                hint="restore() brings it back, and the next test has a pristine kernel; a sysrq "
+                "needs CONFIG_MAGIC_SYSRQ_SERIAL and interrupts",
             ) from error
 
     def settle(

@@ -119,7 +119,11 @@ class Planting:
         told = self._link.console(f"{_WATCH[access]} *({_WATCHABLE[size]} *){address:#x}")
         found = re.match(r"Hardware (?:read |access \(read/write\) )?watchpoint (\d+):", told)
         if found is None:
-            raise KgdbError(f"gdb made no watchpoint of {expression}: {told.strip()}")
+            raise KgdbError(
+                f"gdb made no watchpoint of {expression}: {told.strip()}",
+                log=self._link.gdb.transcript,
+                hint="an lvalue of the kernel's memory can be watched: a variable, a member",
+            )
         number = int(found[1])
         made = Watchpoint(self._owner, number, expression, access)
         self._made[number] = made

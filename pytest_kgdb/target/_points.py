@@ -97,6 +97,7 @@ def replaced(
         raise TimeoutError(
             f"gdb did not notice within {timeout:g} s that the machine was put back",
             log=gdb.transcript,
+            hint="the next test gets a new machine",
         )
     if out:
         gdb.command(out)

@@ -62,7 +62,9 @@ class Window:
                 )
             before, found, rest = result.output.partition("kgdb-window ")
             if result.status != 0 or not found:
-                raise GuestCommandError(result.output.strip() or f"status {result.status}")
+                raise GuestCommandError(
+                    result.output.strip() or f"status {result.status}", log=kgdb.console.log
+                )
         except BaseException as error:
             self._give_up(error)
             raise
