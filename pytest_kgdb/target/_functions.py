@@ -182,6 +182,10 @@ class Place:
         """Return what is known of the moment: `task`, `pid`, `tgid`, `comm`, `cpu`, `time`."""
         return {name: _read(reader, event) for name, reader in self.context}
 
+    def read_task(self, event: Event) -> Any:
+        """Return only the task: what a return needs to be told from the others."""
+        return _read(dict(self.context)["task"], event)
+
     def read_arguments(self, event: Event) -> dict[str, Any]:
         """Return the arguments; those that cannot be read as the error why."""
         return {name: _read(reader, event) for name, reader in self.arguments}

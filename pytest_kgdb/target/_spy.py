@@ -103,7 +103,7 @@ def _number(value: object) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call cost that was spied on."""
+    """What a call cost that was spied on; its return, too, where that is recorded."""
 
     calls: int
     here: float
@@ -124,6 +124,29 @@ class Cost:
             f"{1000 * self.per_call:.2f} ms for each of {self.calls} calls: "
             f"{1000 * self.here:.2f} ms here, {1000 * self.trap:.2f} ms in the guest"
         )
+
+
+class _Times:
+    """What the traps at one sort of place took: the latest of them."""
+
+    def __init__(self) -> None:
+        self._gaps: deque[float] = deque(maxlen=_TIMES)
+        self.took: deque[float] = deque(maxlen=_TIMES)
+
+    def note(self, event: Event) -> None:
+        """One has come (in the relay's thread)."""
+        self._gaps.append(event.gap)
+        event.took = self.took.append
+
+    @property
+    def here(self) -> float:
+        took = self.took.copy()
+        return statistics.median(took) if took else 0.0
+
+    @property
+    def trap(self) -> float:
+        gaps = sorted(self._gaps.copy())
+        return gaps[len(gaps) // 4] if gaps else 0.0
 
 
 class Instrument(Deletable):
@@ -191,8 +214,8 @@ class Spy(Instrument):
         self._calls: deque[Call] = deque(maxlen=keep)
         self._pending: dict[tuple[int, int, int], Call] = {}
         self._watched: set[int] = set()
-        self._gaps: deque[float] = deque(maxlen=_TIMES)
-        self._took: deque[float] = deque(maxlen=_TIMES)
+        # At the calls, and at their returns.
+        self._times = _Times(), _Times()
         self.count = 0
         """Calls so far."""
         self._plant(lambda place: lambda event: self._on_call(place, event))
@@ -210,15 +233,18 @@ class Spy(Instrument):
     @property
     def cost(self) -> Cost:
         """What a call costs, measured on those so far; `str()` says it in words."""
-        if not self._took:
+        if not self._times[0].took:
             return Cost(0, 0.0, 0.0)
-        gaps = sorted(self._gaps.copy())
-        return Cost(self.count, statistics.median(self._took.copy()), gaps[len(gaps) // 4])
+        return Cost(
+            self.count,
+            sum(each.here for each in self._times),
+            sum(each.trap for each in self._times),
+        )
 
     # In the relay's thread
 
     def _on_call(self, place: Place, event: Event) -> Action:
-        self._gaps.append(event.gap)
+        self._times[0].note(event)
         call = Call(self.function, self.count + 1, place, event)
         if self._returns:
             self._await(call, event)
@@ -226,7 +252,6 @@ class Spy(Instrument):
             call.no_return("spy(…, returns=True) would have it")
         self._calls.append(call)
         self.count += 1
-        event.took = self._took.append
         return PASS
 
     def _await(self, call: Call, event: Event) -> None:
@@ -253,7 +278,8 @@ class Spy(Instrument):
             self._pending.pop(next(iter(self._pending)))
 
     def _on_return(self, event: Event) -> Action:
-        task = self._found.places[0].read_context(event)["task"]
+        self._times[1].note(event)
+        task = self._found.places[0].read_task(event)
         found = self._pending.pop((event.address, event.registers["sp"], _number(task)), None)
         if found is not None:
             found.note_register(event.registers["ax"])
