@@ -12,6 +12,7 @@ from ._link import Link
 from ._locations import Locations
 from ._motion import Motion
 from ._planting import Planting
+from ._stops import define_current
 
 if TYPE_CHECKING:
     from ..machine import Machine
@@ -51,6 +52,8 @@ class Bound:
         self.causes = Causes(gdb, machine, state, watch, kernel.debug_source)
         self.link = Link(gdb, moment=moment, first_cause=self.causes.first)
         self.link.by_qemu = isinstance(relay, QemuRelay)
+        if self.link.by_qemu:
+            define_current(self.link)
         self.hidden = Hidden(self.link)
         self.locations = Locations(
             self.link,

@@ -15,7 +15,16 @@ from ._values import Task, Value, evaluate
 if TYPE_CHECKING:
     from ._breakpoints import Breakpoint
 
-__all__ = ["Frame", "Reason", "Stop", "Variables", "classify", "select_frame", "trap_name"]
+__all__ = [
+    "Frame",
+    "Reason",
+    "Stop",
+    "Variables",
+    "classify",
+    "define_current",
+    "select_frame",
+    "trap_name",
+]
 
 Reason = Literal[
     "breakpoint", "watchpoint", "step", "interrupt", "int3", "panic", "oops", "finished"
@@ -256,12 +265,9 @@ class Stop:
 
     @property
     def task(self) -> Task:
-        """The task that was on that CPU (kernel/debug/debug_core.c, `kgdb_info`)."""
+        """The task that was on that CPU, the kernel's `current`."""
         self._check()
-        expression = "kgdb_info[kgdb_active.counter].task"
-        if self._link.by_qemu:
-            expression = _of_this_cpu(self._link, "current_task", "struct task_struct *")
-        return Task(self._link, self._link.ask("evaluate", expression=expression), "current")
+        return Task(self._link, self._link.ask("evaluate", expression="current"), "current")
 
     @property
     def registers(self) -> Mapping[str, int]:
@@ -298,6 +304,15 @@ class Stop:
             return f"<Stop {self.reason} in {self.frame}{said}>"
         except KgdbError:
             return f"<Stop {self.reason}{said}>"
+
+
+def define_current(link: Link) -> None:
+    """Have gdb take `current` for the task of the CPU that it has selected on QEMU's stub.
+
+    The agent has defined it for kgdb's stops.
+    """
+    expression = _of_this_cpu(link, "current_task", "struct task_struct *")
+    link.console(f"macro define current ({expression})")
 
 
 def _of_this_cpu(link: Link, name: str, kind: str) -> str:

@@ -72,12 +72,13 @@ def test_the_kernel_runs_as_it_would_without_a_debugger(stub):
 def test_a_breakpoint(stub):
     stub.run("echo here > /tmp/file")
     with stub.breakpoint(
-        "do_sys_openat2", condition='$_streq((char *)filename, "/tmp/file")'
+        "do_sys_openat2", condition='$_streq((char *)filename, "/tmp/file") && current->pid > 1'
     ) as at:
         stub.type("cat /tmp/file")
         stop = stub.cont()
         assert stop.breakpoint is at
         assert stop.task.comm == "cat"
+        assert stub.evaluate("current->pid") == stop.task.pid > 1
         assert stop.frame.args["filename"].string() == "/tmp/file"
         assert "do_syscall_64" in [frame.function for frame in stop.backtrace()]
         assert stub.program["init_task"].comm.string_() == b"swapper/0"
@@ -169,7 +170,7 @@ def test_it_is_put_back_whatever_was_left(session, left):
 def test_points_of_ones_own(stub):
     stub.run("echo one > /tmp/file")
     with stub.breakpoint(
-        "do_sys_openat2", condition='$_streq((char *)filename, "/tmp/file")'
+        "do_sys_openat2", condition='$_streq((char *)filename, "/tmp/file") && current->pid > 1'
     ) as at:
         stub.snapshot("one")
         stub.type("echo two > /tmp/file")
