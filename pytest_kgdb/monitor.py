@@ -45,6 +45,8 @@ class Monitor:
         self._thread = threading.Thread(target=self._serve, name="kgdb-monitor", daemon=True)
         self._thread.start()
         self._client = QMPClient("pytest-kgdb")
+        # Nobody reads events; the library would keep every one of them, its clear() or not.
+        self._client.events.event_filter = lambda _: False
         self._closed = False
         try:
             self._wait(self._client.connect(connection), timeout, "the greeting")
@@ -80,13 +82,7 @@ class Monitor:
             name.replace("_", "-"): value for name, value in arguments.items()
         }
         deadline = self._timeout if timeout is None else timeout
-        try:
-            return self._wait(
-                self._client.execute(command, names or None), deadline, f"'{command}'"
-            )
-        finally:
-            # Nobody reads events yet; the library would keep every one of them.
-            self._client.events.clear()
+        return self._wait(self._client.execute(command, names or None), deadline, f"'{command}'")
 
     def human(self, command: str, *, timeout: float | None = None) -> str:
         """Run a command of the human monitor (`savevm`, `info registers`) and return its text."""
