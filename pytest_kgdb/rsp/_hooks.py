@@ -136,7 +136,12 @@ class Plants:
     @property
     def stale(self) -> bool:
         """Whether kgdb has one that nobody wants any more."""
-        return not self.planted <= self.wanted | set(self.hooks)
+        return not self.planted <= self.due
+
+    @property
+    def due(self) -> set[int]:
+        """What gdb wants, and we."""
+        return self.wanted | set(self.hooks)
 
     def insert(self, address: int) -> bytes:
         """Plant for gdb, and return kgdb's answer."""
@@ -181,7 +186,7 @@ class Plants:
 
     def settle(self, without: set[int | None]) -> None:
         """Bring kgdb to have what is wanted, except addresses that are to be stepped off."""
-        due = (self.wanted | set(self.hooks)) - without
+        due = self.due - without
         for address in sorted(self.planted - due):
             self.lift(address)
         for address in sorted(due - self.planted):

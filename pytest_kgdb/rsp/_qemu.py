@@ -45,6 +45,9 @@ class QemuRelay(Relay):
         """:raises KgdbError: always."""
         raise _no_hooks()
 
+    def follow(self, stepping: bool) -> None:
+        """Do nothing: a thread of the stub's is a CPU, which is always there."""
+
     def interrupt(self) -> None:
         """Halt the machine where it is."""
         with self._lock:

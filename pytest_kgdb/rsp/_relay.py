@@ -148,6 +148,17 @@ class Relay:
         with self._lock:
             self._hooks.plants.unhook(address, hook)
 
+    def follow(self, stepping: bool) -> None:
+        """Say whether gdb is about to step the task that stopped, or to let the kernel run.
+
+        While it steps, what it plants for that stops no other task.
+        """
+        with self._lock:
+            if stepping:
+                self._hooks.followed.begin(self._halt.thread, self._hooks.plants.wanted)
+            else:
+                self._hooks.followed.end()
+
     def take_trouble(self) -> BaseException | None:
         """Return, once, what a hook raised; the kernel was stopped there."""
         with self._lock:

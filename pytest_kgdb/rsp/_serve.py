@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ._follow import Followed
 from ._hooks import TELL, Event, Plants, RegisterFile, Return
 
 __all__ = ["Context", "HookServer"]
@@ -44,6 +45,7 @@ class HookServer:
         self.plants = Plants(ask)
         self.trouble: BaseException | None = None
         """What a hook raised first."""
+        self.followed = Followed()
         self._send = send
         self._passed: int | None = None  # its hooks have run, and the CPU is still there
         self._forced: Return | None = None  # what they decided, to be done when gdb resumes
@@ -54,7 +56,7 @@ class HookServer:
     @property
     def busy(self) -> bool:
         """Whether a stop may be one for us."""
-        return bool(self.plants.hooks or self._inner) or self.plants.stale
+        return bool(self.plants.hooks or self._inner) or self.plants.stale or self.followed.watching
 
     @property
     def passed(self) -> int | None:
@@ -74,23 +76,28 @@ class HookServer:
         registers = context.registers
         address = self.at(registers)
         if address is None:
-            if registers["flags"] & _TRAP and self._inner.pop(context.thread, None) is not None:
+            if registers["flags"] & _TRAP and (
+                self._inner.pop(context.thread, None) is not None
+                or not self.followed.trapped(context.thread)
+            ):
                 self._go(b"c")
                 return True
+            self.followed.told(context.thread)
             return False
         registers["ip"] = address
         self._passed = address
         event = Event(address, registers, context.read, now - self._gone)
-        if self._run(event):
+        if self._run(event, context.thread):
+            self.followed.told(context.thread)
             return False
         self._leave(context)
         if event.took is not None:
             event.took(time.monotonic() - now)
         return True
 
-    def _run(self, event: Event) -> bool:
+    def _run(self, event: Event, thread: bytes) -> bool:
         """Call an address's hooks; True if gdb is to be told."""
-        tell = event.address in self.plants.wanted
+        tell = event.address in self.plants.wanted and self.followed.concerns(thread, event.address)
         for hook in list(self.plants.hooks.get(event.address, ())):
             try:
                 action = hook(event)
@@ -110,8 +117,10 @@ class HookServer:
         :param context: None where the registers cannot be had; then nothing is hooked.
         """
         if context is None or not self.plants.hooks:
-            if word == b"s" and context is not None and context.simulate():
-                return True
+            if word == b"s" and context is not None:
+                if context.simulate():
+                    return True
+                self.followed.stepped(context.thread)
             self._go(word)
             return False
         registers, stepping = context.registers, word == b"s"
@@ -122,7 +131,8 @@ class HookServer:
             if stepping and address in self.plants.hooks:
                 # gdb steps over the instruction, and would miss it.
                 self._passed = address
-                self._run(Event(address, registers, context.read, time.monotonic() - self._gone))
+                gap = time.monotonic() - self._gone
+                self._run(Event(address, registers, context.read, gap), context.thread)
         if self._forced is not None:
             self._return(context)
             if stepping:
@@ -131,6 +141,7 @@ class HookServer:
             if context.simulate():
                 return True
             self._go(word, without=address)
+            self.followed.stepped(context.thread)
             return False
         elif self._passed == address and address in self.plants.hooks and word == b"c":
             self._leave(context)
@@ -143,7 +154,7 @@ class HookServer:
         address = context.registers["ip"]
         if self._forced is not None:
             self._return(context)
-        elif address in self.plants.hooks and not context.simulate():
+        elif address in self.plants.due and not context.simulate():
             self._inner[context.thread] = address
             self._go(b"s")
             return

@@ -68,6 +68,7 @@ class Bound:
             gdb,
             machine,
             self.link,
+            relay,
             causes=self.causes,
             planting=self.planting,
             hidden=self.hidden,

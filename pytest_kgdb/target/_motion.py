@@ -13,6 +13,7 @@ from ._stops import Frame, Reason, Stop, classify, select_frame, trap_name
 if TYPE_CHECKING:
     from ..machine import Machine
     from ..mi import Gdb
+    from ..rsp import Relay
     from ._breakpoints import Breakpoint
     from ._causes import Causes
     from ._hidden import Hidden
@@ -26,6 +27,8 @@ __all__ = ["Motion"]
 # How often a wait looks whether QEMU still lives; stops themselves arrive at once.
 _LOOK: Final = 0.1
 
+_CONTINUE: Final = "-exec-continue"  # the others are steps, of one task
+
 
 class Motion:
     """Moves one machine's kernel.
@@ -38,6 +41,7 @@ class Motion:
         gdb: Gdb,
         machine: Machine,
         link: Link,
+        relay: Relay,
         *,
         causes: Causes,
         planting: Planting,
@@ -50,6 +54,7 @@ class Motion:
         self._gdb = gdb
         self._machine = machine
         self._link = link
+        self._relay = relay
         self._causes = causes
         self._planting = planting
         self._hidden = hidden
@@ -139,6 +144,7 @@ class Motion:
         self._planting.hit_now.clear()
         self._link.moved()
         self.stop = None
+        self._relay.follow(command != _CONTINUE)
         try:
             self._link.command(command)
         except GdbError:
@@ -151,7 +157,7 @@ class Motion:
     def _go_on(self) -> None:
         """Resume after a stop that no test sees: what it waits for began before."""
         since = self._causes.since
-        self.go("-exec-continue")
+        self.go(_CONTINUE)
         self._causes.since = since
 
     def follow(self, limit: float) -> bool:
@@ -200,7 +206,7 @@ class Motion:
         reason, signal = classify(payload, lambda: self._link.ask("stack_names")["names"])
         if reason == "interrupt" and not self._interrupting:
             # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
-            self.go("-exec-continue")
+            self.go(_CONTINUE)
             return False
         self._interrupting = False
         if hidden is None:

@@ -132,6 +132,63 @@ def test_step_goes_into_a_function(kgdb):
     assert OPEN in callers
 
 
+# Other tasks, on both CPUs, that come by wherever a step over a call is to end.
+CROWD = "(while true; do cat /proc/uptime /proc/version; sleep 0.01; done) >/dev/null 2>&1 &"
+smp = pytest.mark.kgdb(smp=2)
+
+
+@pytest.fixture
+def crowd(kgdb):
+    for _ in range(3):
+        kgdb.run(CROWD)
+    return kgdb
+
+
+@smp
+@pytest.mark.parametrize("function", [OPEN, "hrtimer_nanosleep"])
+def test_a_step_stays_on_its_task(crowd, function):
+    """Over calls that others make at the same time, and over one that sleeps."""
+    crowd.breakpoint(function, temporary=True)
+    stop = crowd.cont()
+    task, lines = stop.task.pid, {stop.frame.line}
+    for _ in range(40):
+        stop = crowd.next()
+        assert (stop.reason, stop.task.pid) == ("step", task)
+        if stop.frame.function != function:
+            break
+        lines.add(stop.frame.line)
+    assert stop.frame.function != function, "it came to the function's end"
+    assert len(lines) > 2
+
+
+@smp
+def test_finish_and_until_stay_on_their_task(crowd):
+    crowd.breakpoint(OPEN, temporary=True)
+    task = crowd.cont().task.pid
+    stop = crowd.until("do_filp_open")
+    assert (stop.frame.function, stop.task.pid) == ("do_filp_open", task)
+    stop = crowd.finish()
+    assert (stop.reason, stop.frame.function, stop.task.pid) == ("finished", OPEN, task)
+
+
+@smp
+def test_a_breakpoint_meanwhile_stops_any_task(crowd):
+    crowd.breakpoint("hrtimer_nanosleep", temporary=True)
+    task = crowd.cont().task.pid
+    opened = crowd.breakpoint(OPEN)
+    others = []
+    for _ in range(40):
+        stop = crowd.next()
+        if stop.breakpoint is opened:
+            others.append(stop.task.pid)
+            break
+    assert others
+    assert others[0] != task, "that one sleeps"
+    opened.delete()
+    for _ in range(3):
+        assert crowd.next().task.pid == others[0]
+
+
 def test_finish_has_the_return_value(kgdb):
     kgdb.breakpoint(OPEN, temporary=True)
     kgdb.type("cat /no/such/file")

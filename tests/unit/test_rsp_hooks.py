@@ -174,3 +174,50 @@ def test_a_refusal_of_kgdbs(kgdb: Kgdb) -> None:
     server = HookServer(lambda _payload: b"E22", kgdb.told.append)
     assert server.plants.hook(HERE, lambda _event: PASS) == b"E22"
     assert not server.plants.hooks
+
+
+def test_what_a_step_plants_is_for_the_task_that_is_stepped(kgdb: Kgdb) -> None:
+    """gdb steps over a call, and other tasks return to the same place first."""
+    server = kgdb.server
+    server.plants.insert(HERE)
+    server.followed.begin(b"1", server.plants.wanted)
+    server.plants.insert(HERE + 0x40)  # where the call returns to
+    context, served = kgdb.hit(HERE + 0x40, b"2")
+    assert served
+    assert context.registers["ip"] == HERE + 0x41, "it goes on behind its first instruction"
+    assert kgdb.told[-1] == b"c"
+    kgdb.simulates = False
+    assert kgdb.hit(HERE + 0x40, b"3")[1]
+    assert kgdb.told[-2:] == [b"z0,%x,1" % (HERE + 0x40), b"s"]
+    assert server.arrive(kgdb.stop(HERE + 0x44, thread=b"3", flags=TRAP_FLAG), 0.0)
+    assert kgdb.planted == {HERE, HERE + 0x40}
+    assert not kgdb.hit(HERE + 0x40, b"1")[1], "its own task has come"
+    assert not kgdb.hit(HERE, b"2")[1], "a breakpoint of the user's stops any task"
+    server.followed.end()
+    assert not kgdb.hit(HERE + 0x40, b"2")[1], "what is planted otherwise, too"
+
+
+def test_a_step_that_gdb_has_given_up_is_not_told(kgdb: Kgdb) -> None:
+    """Another task stops at a breakpoint of the user's before a single step has ended."""
+    server = kgdb.server
+    server.plants.insert(HERE)
+    server.followed.begin(b"1", server.plants.wanted)
+    kgdb.simulates = False
+    assert not server.resume(b"s", kgdb.stop(HERE + 0x10))
+    assert not kgdb.hit(HERE, b"2")[1]
+    server.followed.end()
+    assert not server.resume(b"c", kgdb.stop(HERE, thread=b"2"))
+    assert server.arrive(kgdb.stop(HERE + 0x13, flags=TRAP_FLAG), 0.0)
+    assert kgdb.told[-1] == b"c"
+    assert not server.resume(b"s", kgdb.stop(HERE + 0x20))
+    assert not server.arrive(kgdb.stop(HERE + 0x23, flags=TRAP_FLAG), 0.0), "this one it wants"
+
+
+def test_a_step_outlasts_what_others_do_meanwhile(kgdb: Kgdb) -> None:
+    server = kgdb.server
+    server.followed.begin(b"1", ())
+    server.plants.insert(HERE + 0x40)
+    kgdb.simulates = False
+    assert not server.resume(b"s", kgdb.stop(HERE + 0x10))
+    assert kgdb.hit(HERE + 0x40, b"2")[1]
+    assert not server.arrive(kgdb.stop(HERE + 0x13, flags=TRAP_FLAG), 0.0)
