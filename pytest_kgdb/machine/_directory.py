@@ -17,16 +17,21 @@ __all__ = ["private_directory"]
 _PREFIX: Final = "pytest-kgdb-"
 _MARK: Final = "machine"
 _ABANDONED_SECONDS: Final = 60.0
+_LONGEST: Final = 60  # characters
 
 
 def private_directory() -> tuple[Path, int]:
-    """Make a directory of our own with a path short enough for Unix sockets (unix(7): 108).
+    """Make a directory of our own, for sockets, the disk, and what is saved of the memory.
+
+    It is in the directory for temporary files (`TMPDIR`), or, where that one's path is too long
+    for Unix sockets (unix(7): 108), in /tmp.
 
     :returns: the directory, and a descriptor that has it locked for as long as it is in use.
     """
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if not base or len(base) > 60 or not os.access(base, os.W_OK):
-        base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 60 else "/tmp"  # noqa: S108 # made private by mkdtemp
+    # Not $XDG_RUNTIME_DIR: that is a small part of the host's memory, and the disk is here, too.
+    base = tempfile.gettempdir()
+    if len(base) > _LONGEST:
+        base = "/tmp"  # noqa: S108 # made private by mkdtemp
     _remove_abandoned(base)
     made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     (made / _MARK).touch()

@@ -109,8 +109,8 @@ class InnerRun:
         environment = {
             name: value
             for name, value in os.environ.items()
-            # That of the pytest around this one; and its own choice of where sockets are.
-            if name not in ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "XDG_RUNTIME_DIR")
+            # That of the pytest around this one.
+            if name not in ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST")
         }
         environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)}
         if path is not None:

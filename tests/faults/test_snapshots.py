@@ -288,7 +288,6 @@ def test_a_full_disk(
             *map(str, (from_pytest(pytestconfig).cache_dir, root, temporary)),
         ],
         cwd=ROOT,
-        env={**os.environ, "XDG_RUNTIME_DIR": ""},
         capture_output=True,
         text=True,
         timeout=300,
