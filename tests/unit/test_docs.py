@@ -36,7 +36,11 @@ from pytest_kgdb.target import (
 )
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in (ROOT / "docs").iterdir()))
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+)
 NAMES = {name for name, *_ in OPTIONS}
 _CODE = re.compile(r"^```.*?^```$|^(?: {4,}|\t).*?$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
