@@ -3,7 +3,8 @@
 from ._clean import clean
 from ._console import Console, Result
 from ._log import LogLine, console_lines, kernel_records, without_kernel_records
-from ._splats import KINDS, Splat, SplatFrame, find_splats
+from ._splat import Splat, SplatFrame
+from ._splats import KINDS, find_splats
 
 __all__ = [
     "KINDS",

@@ -29,7 +29,12 @@ _HEADLINES: Final[tuple[tuple[str, str], ...]] = (
     ("KMSAN", r"^BUG: KMSAN: "),
     ("KFENCE", r"^BUG: KFENCE: "),
     ("UBSAN", r"^UBSAN: |^Internal error: UBSAN"),  # lib/ubsan.c
-    ("memory leak", r"^kmemleak: \d+ new suspected memory leaks|^BUG: memory leak"),
+    # mm/kmemleak.c, kmemleak_scan; print_unreferenced, with kmemleak.verbose=1 or in debugfs
+    (
+        "memory leak",
+        r"^kmemleak: \d+ new suspected memory leaks|^(?:kmemleak: )?unreferenced object 0x|"
+        r"^BUG: memory leak",
+    ),
     # kernel/rcu/tree_stall.h, tasks.h; srcu
     ("RCU stall", r"^(?:rcu: )?INFO: rcu\w* (?:self-)?detected .*stall|^rcu_tasks detected stalls"),
     ("hung task", r"^INFO: task \S+:\d+ (?:<[^>]*> )?blocked (?:in I/O wait )?for more than "),
@@ -99,7 +104,12 @@ LOOSE: Final = frozenset(
 # __die and show_regs; mm/kasan/report.c and the others). The sorts with a name come once.
 _STAGES: Final[tuple[tuple[int, str | None, str], ...]] = (
     (6, None, r"^-+\[ end trace "),
-    (5, None, r"^\s*(?:\[<[0-9a-f]+>\]\s*)?(?:\? )?[A-Za-z_][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+"),
+    (
+        5,
+        None,
+        r"^(?:kmemleak: )?\s*(?:\[<[^>]+>\]\s*)?(?:\? )?"
+        r"(?:[A-Za-z_][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+|(?<=>\] )0x[0-9a-f]+$)",
+    ),
     (5, None, r"^ ?</?(?:TASK|IRQ|NMI|SOFTIRQ|#\w+|ENTRY|EXCEPTION)[^>]*>"),
     (4, "trace", r"^(?:Call Trace|Call trace|Backtrace|stack backtrace):"),
     (2, "modules", r"^Modules linked in:|^Unloaded tainted modules:"),
@@ -121,8 +131,12 @@ _STAGES: Final[tuple[tuple[int, str | None, str], ...]] = (
         r"^(?:read|write)(?: \(\w+\))? to 0x|^(?:Allocated|Freed) by task|^The buggy |"
         r"^Memory state around|^[ >]?[0-9a-f]{16}: |^Sending NMI|^NMI backtrace|^rcu: |"
         r"^value changed: |^Reported by|"
+        r'^(?:kmemleak: )?  (?:comm "|hex dump \(|backtrace\b|  [0-9a-f]{2} )|'
         r"^(?:Object|Redzone|Padding|Bytes b4) |^Slab 0x|^FIX |^\(t=|^page:|^page dumped|^flags: |"
-        r"^raw: ",
+        r"^raw: |"
+        # kernel/workqueue.c, show_all_workqueues
+        r"^Showing (?:busy workqueues|backtraces of running workers)|^workqueue \S+: flags=|"
+        r"^(?:  pwq|pool) \d+: cpus=|^    (?:in-flight|pending|inactive|delayed): ",
     ),
 )
 _STAGE: Final = re.compile(

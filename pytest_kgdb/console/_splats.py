@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Final
 
 from ._headlines import (
@@ -26,8 +24,9 @@ from ._headlines import (
     stage_of,
 )
 from ._log import LogLine
+from ._splat import Splat, frame_of, in_source
 
-__all__ = ["KINDS", "Splat", "SplatFrame", "find_splats"]
+__all__ = ["KINDS", "find_splats"]
 
 # Lines that fit no pattern and still are a splat's, if more of it follows: of a report that has
 # text of its own, and of the others.
@@ -40,11 +39,7 @@ _CUT: Final = 0
 _FRAMES: Final = 5
 _END: Final = 6
 
-_FRAME: Final = re.compile(
-    r"^(?:RIP: [0-9a-f]{4}:)?\s*(?:\[<[0-9a-f]+>\])?\s*(?P<doubt>\? )?"
-    r"(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
-    r"(?: \[(?P<module>[\w-]+)[^\]]*\])?"
-)
+_COUNT: Final = re.compile(r"^kmemleak: \d+ new suspected")
 _WHO: Final = (
     re.compile(
         r"\bCPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>\d+) Comm: (?P<comm>.+?) "
@@ -56,12 +51,14 @@ _WHO: Final = (
     re.compile(r"scheduling while atomic: (?P<comm>\S+)/(?P<pid>\d+)/"),
     re.compile(r"by task (?P<comm>\S+)/(?P<pid>\d+)"),
     re.compile(r"pid: (?P<pid>\d+), name: (?P<comm>\S+)"),
+    re.compile(r'^(?:kmemleak: )?  comm "(?P<comm>[^"]*)", pid (?P<pid>\d+), jiffies'),
     re.compile(r"(?P<comm>\S+)/(?P<pid>\d+) is trying to (?:acquire|release) lock"),
 )
 # lib/bug.c and kernel/panic.c; UBSAN; KASAN and its like.
 _WHERE: Final = (
     re.compile(r"\bat (?P<file>[\w./-]+\.[chS]):(?P<line>\d+)(?: (?P<function>[\w.$]+)\+0x)?"),
     re.compile(r"^UBSAN: .* in (?P<file>[\w./-]+\.[chS]):(?P<line>\d+)"),
+    re.compile(r"^(?P<file>[\w./-]+\.[chS]):(?P<line>\d+) suspicious rcu"),  # lockdep
     re.compile(r"^BUG: K\w+: .* in (?P<function>[\w.$]+)"),
 )
 # The way into a report; not where the trouble is.
@@ -72,98 +69,15 @@ _REPORTERS: Final = re.compile(
     r"|(?:asm_)?(?:exc|sysvec)_\w+|__warn|report_bug|handle_bug|__schedule|schedule\w*"
     r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*)(?:\.\w+)*$"
 )
+# What allocates for others (mm/slab_common.c, mm/util.c, mm/vmalloc.c, …).
+_ALLOCATORS: Final = re.compile(
+    r"^(?:_?_?k[vmz]*alloc\w*|k[mc]alloc\w*|_?_?krealloc\w*|kvrealloc\w*|_?_?kmem_cache_\w+|kmemdup\w*"
+    r"|kstrdup\w*|kstrndup\w*|k?vasprintf\w*|kasprintf|devm_k\w+|_?_?do_kmalloc\w*|_?_?v[mz]alloc\w*"
+    r"|slab_\w+|___slab_\w+|kmemleak_\w+|_?_?create_object\w*|_?_?alloc_pages\w*|pcpu_alloc\w*"
+    r"|__alloc_percpu\w*|mempool_\w+)(?:\.\w+)*$"
+)
 # kernel/panic.c, print_tainted; since 6.12 the flags' names follow on a line of their own.
 _TAINT: Final = re.compile(r"\bTainted: ([A-Z ]+?)(?= {1,}\S*\d|\s*$)")
-
-
-@dataclass(frozen=True)
-class SplatFrame:
-    """One line of a splat's call trace, or its RIP."""
-
-    function: str
-    offset: int
-    """Bytes from the function's beginning."""
-    size: int
-    """Of the function, as the kernel's own symbols have it."""
-    module: str | None = None
-    reliable: bool = True
-    """False where the kernel put a `?` before it: an address that was found on the stack."""
-    is_call: bool = True
-    """Whether the address is one to return to, behind a call; that in RIP is not."""
-    file: str | None = None
-    line: int | None = None
-    inlined_in: tuple[str, ...] = ()
-    """`file:line` of each place that this one was inlined at, inner first."""
-
-    @property
-    def where(self) -> str:
-        """`file:line`, and where it is inlined; "" where nothing is known."""
-        if self.file is None:
-            return ""
-        own = f"{self.file}:{self.line}"
-        return own + "".join(f", inlined at {each}" for each in self.inlined_in)
-
-    def __str__(self) -> str:
-        module = f" [{self.module}]" if self.module else ""
-        place = f" at {self.where}" if self.where else ""
-        return f"{self.function}+{self.offset:#x}{module}{place}"
-
-
-@dataclass(frozen=True)
-class Splat:
-    """A report of the kernel's about itself: a WARN, an oops, a lockup, a leak, …"""
-
-    kind: str
-    """What it is: one of `KINDS`."""
-    title: str
-    """Its headline, as the kernel printed it."""
-    message: str
-    """What a WARN says for itself; the headline otherwise."""
-    text: str
-    """All its lines, without time and caller."""
-    time: float | None = None
-    """Seconds since the boot, of its first line; None where lines have no time."""
-    cpu: int | None = None
-    pid: int | None = None
-    comm: str | None = None
-    taint: str = ""
-    """The letters of what the kernel was tainted by (Documentation, tainted-kernels)."""
-    function: str | None = None
-    """Where the kernel says that the trouble is."""
-    file: str | None = None
-    line: int | None = None
-    frames: tuple[SplatFrame, ...] = ()
-    """RIP and the call trace, the innermost first, as they stand in the text."""
-    seq: int = field(default=0, compare=False)
-    """The number of its first line in the log."""
-    is_fatal: bool = False
-    """Whether it killed a task or the kernel: an oops, a BUG, a panic."""
-
-    @cached_property
-    def symbolised(self) -> str:
-        """The text, with file and line behind each address."""
-        places = iter(self.frames)
-        lines = []
-        for each in self.text.splitlines():
-            where = next(places).where if _FRAME.match(each) else ""
-            lines.append(f"{each}  ({where})" if where else each)
-        return "\n".join(lines)
-
-    def with_frames(self, frames: Sequence[SplatFrame]) -> Splat:
-        """Return the splat with its frames' lines known."""
-        function, file, line = self.function, self.file, self.line
-        if file is None and function is not None:
-            first = next((each for each in frames if each.function == function), None)
-            if first is not None:
-                file, line = first.file, first.line
-        return replace(self, frames=tuple(frames), file=file, line=line)
-
-    def __str__(self) -> str:
-        return self.symbolised
-
-    def __repr__(self) -> str:
-        when = f" at {self.time:.6f}" if self.time is not None else ""
-        return f"<Splat {self.kind}{when}: {self.title}>"
 
 
 def find_splats(lines: Iterable[LogLine]) -> list[Splat]:
@@ -212,19 +126,24 @@ class _Report:
         if sort is not None:
             self.stages.add(sort)
 
+    def is_before_count(self, line: LogLine) -> bool:
+        """Whether it is a leak, told at length, and a line counts such (mm/kmemleak.c)."""
+        return self.kind == "memory leak" and not self.ended and _COUNT.match(line.text) is not None
+
     def splat(self) -> Splat | None:
         if self.kind is None:
             return None  # nothing came behind the scissors
         texts = [each.text for each in self.lines[: self.kept]]
         who = _first(_WHO, texts)
         where = _first(_WHERE, texts[: 6 if self.kind in LOOSE else None])
-        frames = tuple(frame for text in texts if (frame := _frame(text)) is not None)
+        frames = tuple(frame for text in texts if (frame := frame_of(text)) is not None)
         function = where.get("function")
+        passed_over = _ALLOCATORS if self.kind == "memory leak" else _REPORTERS
         if function is None or _REPORTERS.match(function):
             if function is not None:
                 where = {}  # that of the reporter
             function = next(
-                (f.function for f in frames if f.reliable and not _REPORTERS.match(f.function)),
+                (f.function for f in frames if f.reliable and not passed_over.match(f.function)),
                 None,
             )
         taint = next((found[1] for text in texts if (found := _TAINT.search(text))), "")
@@ -238,7 +157,7 @@ class _Report:
             pid=int(who["pid"]) if "pid" in who else None,
             comm=who.get("comm"),
             taint="".join(sorted(set(taint) - set(" G"))),
-            function=function,
+            function=in_source(function) if function is not None else None,
             file=where.get("file"),
             line=int(where["line"]) if "line" in where else None,
             frames=frames,
@@ -325,6 +244,10 @@ class _Printer:
             latest.add(line, latest.stage)
             latest.fatal = True
             return
+        if kind == "memory leak" and latest is not None and latest.is_before_count(line):
+            latest.add(line, _END)
+            latest.ended = True
+            return
         begun = self._begin(rule or line)
         if rule is not None:
             begun.add(line, _CUT)
@@ -374,17 +297,3 @@ def _first(patterns: Sequence[re.Pattern[str]], texts: Sequence[str]) -> dict[st
                 found = {**new, **found}
                 break
     return found
-
-
-def _frame(text: str) -> SplatFrame | None:
-    found = _FRAME.match(text)
-    if found is None:
-        return None
-    return SplatFrame(
-        function=found["function"],
-        offset=int(found["offset"], 16),
-        size=int(found["size"], 16),
-        module=found["module"],
-        reliable=not found["doubt"],
-        is_call=not text.startswith("RIP:"),
-    )
