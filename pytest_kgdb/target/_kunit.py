@@ -27,6 +27,7 @@ _PLAN: Final = re.compile(r"^(?P<indent> *)1\.\.(?P<count>\d+)$")
 _SUBTEST: Final = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.+)$")
 _NOISE: Final = re.compile(
     r"^ *(?:K?TAP version \d+|# module: .*|# [\w-]+: pass:\d+ fail:\d+ .*|# Totals: .*)$"
+    r"|^sysrq: DEBUG$"  # of an interrupt()
 )
 _STEP: Final = 4  # blanks for each level
 _DEBUGFS: Final = "/sys/kernel/debug/kunit"
@@ -170,7 +171,7 @@ def run_suite(kgdb: Kgdb, suite: str, module: str | None, timeout: float | None)
         lines = done.output.splitlines()
     else:
         module = module or _module_of(kgdb, suite)
-        lines = _load(kgdb, module, timeout) if module else _log(kgdb)
+        lines = _load(kgdb, module, timeout) if module else _of_the_boot(kgdb, place)
     found = [each for each in parse_ktap(lines) if each.name == suite]
     if found:
         return found[-1]
@@ -185,8 +186,12 @@ def run_suite(kgdb: Kgdb, suite: str, module: str | None, timeout: float | None)
     )
 
 
-def _log(kgdb: Kgdb) -> list[str]:
-    """Return the log since the boot: a suite that is built in ran there."""
+def _of_the_boot(kgdb: Kgdb, place: str) -> Sequence[str]:
+    """Return what a suite that is built in came to at the boot: it runs there, and only there."""
+    # Where debugfs has it, it is there even when the log has gone on.
+    told = kgdb.run(f"cat {shlex.quote(place)}/results 2>/dev/null")
+    if told.status == 0:
+        return told.output.splitlines()
     times = re.compile(r"^\[ *\d+\.\d+\] ")
     return [times.sub("", line) for line in kgdb.dmesg().splitlines()]
 

@@ -15,6 +15,7 @@ other message of the kernel's
     ok 2 - example_skip_test # SKIP this test should be skipped
     # example_bad: EXPECTATION FAILED at lib/x.c:12
     Expected 1 == 2, but
+sysrq: DEBUG
     not ok 3 - example_bad
 # example: pass:1 fail:1 skip:1 total:3
 not ok 1 - example
