@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, overload
 
+from ..console import Splat
 from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied, TimeoutError
+from ._leaks import LeakBaseline, find_leaks, why_not
 from ._override import Override
 from ._spy import Call
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FailEach", "Outcome", "Scenario", "Verdict", "fail_each"]
 
 Scenario = str | Callable[["Kgdb"], object]
-Verdict = Literal["handled", "failed", "oops", "panic", "splat", "hang"]
+Verdict = Literal["handled", "failed", "oops", "panic", "splat", "hang", "leak"]
 
 # More calls than any scenario makes: such an override only counts.
 _NEVER: Final = 1 << 62
@@ -42,6 +44,8 @@ class Outcome:
     """What it raised."""
     console: str = field(repr=False)
     """What the console showed meanwhile."""
+    leaks: tuple[Splat, ...] | None = None
+    """The memory that was lost by it, as splats; None where it was not looked for."""
 
     @property
     def ok(self) -> bool:
@@ -58,7 +62,13 @@ class FailEach(Sequence[Outcome]):
     """The outcomes, in the order of the calls; its text tells those that were not handled."""
 
     def __init__(
-        self, function: str, outcomes: Sequence[Outcome], *, calls: int, complete: bool
+        self,
+        function: str,
+        outcomes: Sequence[Outcome],
+        *,
+        calls: int,
+        complete: bool,
+        unsought: str | None = None,
     ) -> None:
         self.function = function
         self._outcomes = tuple(outcomes)
@@ -66,6 +76,8 @@ class FailEach(Sequence[Outcome]):
         """Calls that the scenario makes when none fails."""
         self.complete = complete
         """Whether there is no further call that could fail; there is where `limit` was reached."""
+        self.unsought = unsought
+        """Why leaks were not looked for; None where they were."""
 
     @property
     def bad(self) -> tuple[Outcome, ...]:
@@ -94,9 +106,12 @@ class FailEach(Sequence[Outcome]):
 
     def __str__(self) -> str:
         more = "" if self.complete else "; there are more calls, limit= was reached"
+        leaks = "leaks were looked for"
+        if self.unsought is not None:
+            leaks = f"leaks were not looked for: {self.unsought}"
         lines = [
             f"{self.function} failed in {len(self)} calls, one after the other: "
-            f"{len(self.bad)} not handled (leaks were not looked for){more}"
+            f"{len(self.bad)} not handled ({leaks}){more}"
         ]
         return "\n".join([*lines, *map(str, self.bad)])
 
@@ -123,21 +138,62 @@ def fail_each(
     name = next(each for each in names if each not in kept)
     kgdb.snapshot(name)
     outcomes: list[Outcome] = []
+    complete = False
+    unsought = why_not(kgdb)
     try:
         with fail(_NEVER, None) as counted:
-            baseline = _try(kgdb, scenario, 0, counted)
-        _refuse(function, baseline, counted)
+            usual = _try(kgdb, scenario, 0, counted)
+        _refuse(function, usual, counted)
+        calls = counted.calls
+        known = LeakBaseline(_usual_leaks(kgdb) if unsought is None else ())
         for number in range(1, limit + 1):
             kgdb.restore(name)
             with fail(number - 1, 1) as failing:
                 outcome = _try(kgdb, scenario, number, failing)
-            if failing.forced == 0:
-                return FailEach(function, outcomes, calls=counted.calls, complete=True)
-            outcomes.append(outcome)
+            if complete := failing.forced == 0:
+                break
+            outcomes.append(_look(kgdb, outcome, known) if unsought is None else outcome)
     finally:
         kgdb.restore(name)
-    complete = counted.calls <= limit
-    return FailEach(function, outcomes, calls=counted.calls, complete=complete)
+    complete = complete or calls <= limit
+    return FailEach(function, outcomes, calls=calls, complete=complete, unsought=unsought)
+
+
+def _usual_leaks(kgdb: Kgdb) -> list[Splat]:
+    """Return what is lost before the scenario, or whenever it runs: no failure leads to it.
+
+    :raises KgdbError: the kernel reported something else meanwhile.
+    """
+    leaks = find_leaks(kgdb)
+    # The log counts them, which is taken note of here.
+    verdict, message = _judge(kgdb, None, leaks_apart=True)
+    if verdict != "handled":
+        raise KgdbError(f"the kernel had trouble before any call failed: {verdict}: {message}")
+    return leaks
+
+
+def _look(kgdb: Kgdb, outcome: Outcome, known: LeakBaseline) -> Outcome:
+    """Return an outcome with the leaks that a kernel has which goes on."""
+    if outcome.verdict not in ("handled", "failed"):
+        return outcome
+    leaks: list[Splat] = []
+    error: KgdbError | None = None
+    try:
+        leaks = known.beyond(find_leaks(kgdb))
+    except (MachineDied, DebuggerDied):
+        raise
+    except KgdbError as caught:
+        error = caught
+    # The kernel has run on for it, and may have found more to say.
+    verdict, message = _judge(kgdb, error, leaks_apart=True)
+    if verdict != "handled":
+        return replace(outcome, verdict=verdict, message=message)
+    if error is not None:
+        raise error
+    if leaks and outcome.ok:
+        said = "; ".join(each.message for each in leaks)
+        outcome = replace(outcome, verdict="leak", message=said)
+    return replace(outcome, leaks=tuple(leaks))
 
 
 def _refuse(function: str, baseline: Outcome, counted: Override) -> None:
@@ -176,9 +232,15 @@ def _try(kgdb: Kgdb, scenario: Scenario, number: int, failing: Override) -> Outc
     )  # fmt: skip
 
 
-def _judge(kgdb: Kgdb, error: BaseException | None) -> tuple[Verdict, str]:
+def _judge(
+    kgdb: Kgdb, error: BaseException | None, *, leaks_apart: bool = False
+) -> tuple[Verdict, str]:
     # Taken note of here, so that they are not the test's own as well.
-    splats = [each.title for each in kgdb.watch.unexpected()]
+    splats = [
+        each.title
+        for each in kgdb.watch.unexpected()
+        if not (leaks_apart and each.kind == "memory leak")
+    ]
     stop = kgdb.stop
     if stop is not None and stop.reason in ("oops", "panic"):
         return ("oops" if stop.reason == "oops" else "panic"), stop.message or "".join(splats[:1])

@@ -165,6 +165,10 @@ class Kgdb(Inspect, Observe, Guest):
         bound.forget_breakpoints()
         bound.link.command("-break-delete")
 
+    def undisturbed(self) -> contextlib.AbstractContextManager[None]:
+        """Have no breakpoint of the test's stop the kernel meanwhile (for the leaks)."""
+        return self._require().planting.asleep()
+
     # Named points
 
     def snapshot(self, name: str) -> None:

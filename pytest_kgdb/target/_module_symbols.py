@@ -139,6 +139,8 @@ class ModuleSymbols:
         self._graves = _GRAVES
         self._copies: dict[Path, Path] = {}
         self.have: dict[str, Symbols] = {}
+        self.gone: list[Symbols] = []
+        """Modules that were unloaded, or never came to be, the latest last."""
 
     # What the kernel has
 
@@ -292,6 +294,7 @@ class ModuleSymbols:
         """Take a module's symbols out of gdb; breakpoints in it wait for it to come again."""
         symbols = self.have.pop(name, None)
         if symbols is not None:
+            self.gone.append(symbols)
             with self._removed(symbols):
                 pass
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..console import SplatFrame
 from ..errors import ConfigError, GuestCommandError, KgdbError, MachineDied
 from ._hidden import Hidden
 from ._instruments import Instruments
@@ -16,6 +17,7 @@ from ._link import GdbError, Link
 from ._module import Module
 from ._module_errors import refused, stopped_in_init
 from ._module_files import KnownFiles, arguments
+from ._module_gone import frame_in
 from ._module_symbols import Loaded, ModuleSymbols, Symbols
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class Modules:
             self._files.forget()
         if self._symbols is not None and (self._symbols.have or self._files.watched):
             self._symbols.sync(self._files.watched)
+        if self._symbols is not None:
+            self._symbols.gone.clear()
 
     def stopped(self, *, trouble: bool) -> None:
         """Make gdb's symbols equal to what is loaded (for the handle).
@@ -120,6 +124,15 @@ class Modules:
     def expects(self, location: str) -> bool:
         """Whether a module that is known, and not loaded, has such a location (for the handle)."""
         return self._files.has(location)
+
+    def was_at(self, address: int) -> SplatFrame | None:
+        """Return what an address was in a module, or an init, that is gone (for the leaks)."""
+        if self._symbols is None:
+            return None
+        # busybox, being refused, loads a module by another system call, to the same addresses.
+        its_init = [each for each in self._symbols.have.values() if each.holds(address, init=True)]
+        gone = [each for each in reversed(self._symbols.gone) if each.holds(address)]
+        return next((frame_in(each, address) for each in (*its_init, *gone)), None)
 
     def functions(self) -> Iterator[str]:
         """Yield the names of the known modules' functions (for the handle)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import KgdbError
@@ -156,6 +157,16 @@ class Planting:
     def enabled(self) -> list[str]:
         """gdb's numbers of those that stop the kernel."""
         return [str(each.number) for each in self._made.values() if each.enabled]
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Have none of them stop the kernel; it is stopped at the beginning and at the end."""
+        numbers = " ".join(self.enabled)
+        if numbers:
+            self._link.command(f"-break-disable {numbers}")
+        yield  # where it raises, the machine is put back, which enables them, too
+        if numbers:
+            self._link.command(f"-break-enable {numbers}")
 
     def expected(self) -> str:
         """Return, for an error, where the kernel was to stop."""

@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ..console import KINDS, Console, LogLine, Splat, console_lines, find_splats, kernel_records
+from ..console import (
+    KINDS,
+    Console,
+    LogLine,
+    Splat,
+    SplatFrame,
+    console_lines,
+    find_splats,
+    kernel_records,
+)
 from ..errors import KernelPanic, KgdbError, SplatError
 
 if TYPE_CHECKING:
@@ -186,10 +195,16 @@ class SplatWatch:
         key = (splat.seq, len(splat.text))
         if key not in self._known and self._bound is not None and splat.frames:
             # Whatever is broken in the kernel's memory, the splat itself must be told.
-            with contextlib.suppress(Exception), self._still(self._bound):
-                frames = self._bound.state.symbolise(splat.frames, self._bound.source)
-                self._known[key] = splat.with_frames(frames)
+            with contextlib.suppress(Exception):
+                self._known[key] = splat.with_frames(self.symbolise(splat.frames))
         return self._known.get(key, splat)
+
+    def symbolise(self, frames: Sequence[SplatFrame]) -> list[SplatFrame]:
+        """Return frames with lines of the source, where they are known."""
+        if self._bound is None:
+            return list(frames)
+        with self._still(self._bound):
+            return self._bound.state.symbolise(frames, self._bound.source)
 
     def cause(self, reason: str) -> str | None:
         """Return what the kernel said of the oops or the panic at which it has stopped, if it did.
