@@ -31,6 +31,7 @@ help:
 	@echo 'make example      build a kernel and run example_suite/ on it'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
+	@echo 'make test-sanitized  KASAN, lockdep, kmemleak and the like, on a kernel that has them'
 	@echo 'make test-debian  all that is about a Debian on the disk, a browser included'
 	@echo 'make stress       boots, stops and restores by the hundred'
 	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
@@ -77,6 +78,12 @@ test-matrix: ready
 	$(call install,$(MATRIX_PACKAGES))
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-kernel=distro:6.12 --kgdb-require \
 	  tests/kernel example_suite
+
+# A kernel with its own detectors of bugs: ten minutes to build, once; it needs more memory.
+.PHONY: test-sanitized
+test-sanitized: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-fragment=tests/sanitized/sanitizers.config \
+	  --kgdb-memory=512 --kgdb-require tests/sanitized
 
 # Everything about Debian, a browser included: a quarter of an hour.
 .PHONY: test-debian
