@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from knocking import knocks
 
 from pytest_kgdb import disk, initrd
 from pytest_kgdb.cache import Cache
@@ -71,6 +72,14 @@ def test_another_suite(boot: Boot) -> None:
         assert kgdb.run("systemctl is-system-running").output == "running\n"
         assert kgdb.run(". /etc/os-release; echo $VERSION_CODENAME").output == "trixie\n"
         assert "\x1b" not in kgdb.run("ip address; ls --color=auto /").output
+
+
+def test_a_network_that_was_asked_for(boot: Boot) -> None:
+    """It goes out by the very ways that are shut otherwise (test_nothing_goes_out)."""
+    card = ("-netdev", "user,id=out", "-device", "virtio-net-pci,netdev=out")
+    with boot(qemu_arg=card, forward=()) as kgdb:
+        for address, proto, reached in knocks(kgdb):
+            assert reached, f"{proto} to {address} did not go out"
 
 
 def test_an_image_of_the_users_own(kgdb_disk: Disk, boot: Boot, tmp_path: Path) -> None:
