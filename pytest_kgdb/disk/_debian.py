@@ -72,7 +72,7 @@ def prepare_debian(
     key = digest(
         _IMAGE_RECIPE,
         tree.key,
-        _own_files(),
+        own_files(),
         str(size),
         kernel.arch.console,
         settings.boot,
@@ -274,7 +274,7 @@ def _ssh_keygen(path: Path, comment: str) -> None:
     run(argv, name="ssh-keygen", timeout=60.0)
 
 
-def _own_files() -> str:
+def own_files() -> str:
     """Return a hash of the files of ours that go into every image."""
     data = Path(str(resources.files("pytest_kgdb") / "data"))
     return digest(_content(data / "debian"), (data / "debian-image.sh").read_text())

@@ -15,7 +15,7 @@ from ..kernel import Kernel
 from ..process import CommandFailed, run
 from ..progress import Progress
 from ..settings import Settings
-from ._debian import digest, guest_modules, modules_key, tree_of
+from ._debian import digest, guest_modules, modules_key, own_files, tree_of
 from ._root import Root, root
 from ._tree import TREE, scratch
 
@@ -55,7 +55,7 @@ def initramfs_tools(
         )
     tree = tree_of(settings, kernel.arch, cache, progress)
     script = resources.files("pytest_kgdb") / "data" / _SCRIPT
-    own = digest(_RECIPE, script.read_text())
+    own = digest(_RECIPE, script.read_text(), own_files())
     key = digest(own, tree.key, kernel.release, *modules_key(kernel, modules, cache))
     label = f"the initramfs of {kernel.release}"
 
@@ -86,8 +86,8 @@ def _make(
         environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
         data = resources.files("pytest_kgdb") / "data"
         with scratch(home, root) as work:
-            argv = [*root.prefix, "sh", str(data / _SCRIPT), str(tree.path / TREE), str(extra)]
-            argv += [str(work), kernel.release, str(image)]
+            argv = [*root.prefix, "sh", str(data / _SCRIPT), str(tree.path / TREE)]
+            argv += [str(data / "debian"), str(extra), str(work), kernel.release, str(image)]
             run(argv, name="mkinitramfs", timeout=_SECONDS, env=environment, log=log)
     except CommandFailed as error:
         raise BuildError(
