@@ -10,6 +10,8 @@ PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio k
 	xz-utils zstd ccache qemu-system-x86 qemu-utils gdb busybox-static linux-source-6.1 \
 	mmdebstrap e2fsprogs openssh-client uidmap grub-pc-bin
 MATRIX_PACKAGES := linux-source-6.12
+# Debian's own configuration of its kernels.
+DEBIAN_PACKAGES := linux-config-6.1
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -78,6 +80,8 @@ test-matrix: ready
 	$(call install,$(MATRIX_PACKAGES))
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-kernel=distro:6.12 --kgdb-require \
 	  tests/kernel example_suite
+	$(PYTEST) --kgdb-kernel=distro:6.12 $(DEBIAN) --kgdb-require \
+	  tests/debian example_suite/debian --ignore=tests/debian/slow
 
 # A kernel with its own detectors of bugs: ten minutes to build, once; it needs more memory.
 .PHONY: test-sanitized
@@ -88,8 +92,11 @@ test-sanitized: ready
 # Everything about Debian, a browser included: a quarter of an hour.
 .PHONY: test-debian
 test-debian: ready
+	$(call install,$(DEBIAN_PACKAGES))
 	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-disk-package=firefox-esr --kgdb-require \
 	  --durations=10 tests/debian example_suite/debian
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-config=distro --kgdb-initrd=initramfs-tools \
+	  --kgdb-append='root=LABEL=debian rw' $(DEBIAN) --kgdb-require --durations=10 tests/debian/distro
 
 .PHONY: stress
 stress: ready

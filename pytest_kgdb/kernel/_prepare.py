@@ -31,7 +31,7 @@ from ._toolchain import Toolchain, check_tools, toolchain
 _RECIPE: Final = "1"
 
 # About how many jobs `make` has on a 6.x kernel, for the first progress line of all.
-_JOBS: Final = {"minimal": 2000, "defconfig": 4600, "distro": 9000, "distro-full": 29000}
+_JOBS: Final = {"minimal": 2000, "defconfig": 4600, "distro": 4300, "distro-full": 29000}
 
 
 def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> Kernel:
