@@ -33,7 +33,8 @@ help:
 	@echo 'make example      build a kernel and run example_suite/ on it'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
-	@echo 'make test-sanitized  KASAN, lockdep, kmemleak and the like, on a kernel that has them'
+	@echo 'make test-sanitized  KASAN, lockdep, kmemleak and the like, on a kernel that has them;'
+	@echo '                  10 minutes to build it, once, and a quarter of an hour'
 	@echo 'make test-debian  all that is about a Debian on the disk, a browser included'
 	@echo 'make stress       boots, stops and restores by the hundred'
 	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
@@ -83,7 +84,8 @@ test-matrix: ready
 	$(PYTEST) --kgdb-kernel=distro:6.12 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 
-# A kernel with its own detectors of bugs: ten minutes to build, once; it needs more memory.
+# A kernel with its own detectors of bugs, and more memory for it: ten minutes to build, once, and
+# a quarter of an hour for the tests, half of it for kmemleak's scans.
 .PHONY: test-sanitized
 test-sanitized: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-fragment=tests/sanitized/sanitizers.config \
