@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from knocking import knocks
+from machines import Boot, OpenSession
 
-from pytest_kgdb import disk, initrd
-from pytest_kgdb.cache import Cache
 from pytest_kgdb.disk import Disk
 from pytest_kgdb.errors import BootError
-from pytest_kgdb.kernel import Kernel
-from pytest_kgdb.progress import Silent
-from pytest_kgdb.session import Session
-from pytest_kgdb.settings import Settings, from_pytest
+from pytest_kgdb.settings import Settings
 from pytest_kgdb.target import Kgdb
-
-OpenSession = Callable[..., contextlib.AbstractContextManager[Session]]
-Boot = Callable[..., contextlib.AbstractContextManager[Kgdb]]
-
-
-@pytest.fixture
-def settings(pytestconfig: pytest.Config) -> Settings:
-    return replace(from_pytest(pytestconfig), memory=512, timeout=600)
-
-
-@pytest.fixture
-def open_session(settings: Settings, kgdb_kernel: Kernel) -> OpenSession:
-    """Opens a session with some settings changed."""
-
-    @contextlib.contextmanager
-    def opened(**changed: object) -> Iterator[Session]:
-        origins = {**settings.origins, **dict.fromkeys(changed, "the test")}
-        chosen = replace(settings, **changed, origins=origins)  # type: ignore[arg-type]
-        progress = Silent()
-        cache = Cache(chosen.cache_dir, progress=progress)
-        image = disk.prepare(chosen, kgdb_kernel, cache, progress)
-        ram = initrd.prepare(chosen, kgdb_kernel, [], cache, progress)
-        with Session(chosen, kgdb_kernel, ram, image, cache=cache, progress=progress) as session:
-            yield session
-
-    return opened
-
-
-@pytest.fixture
-def boot(open_session: OpenSession) -> Boot:
-    """Boots with some settings changed, and lends the handle."""
-
-    @contextlib.contextmanager
-    def boot(**changed: object) -> Iterator[Kgdb]:
-        with open_session(**changed) as session:
-            yield session.acquire(session.settings.for_marker({}, "the test"))
-
-    return boot
 
 
 def test_by_debians_own_initramfs(boot: Boot) -> None:
@@ -68,7 +23,7 @@ def test_by_debians_own_initramfs(boot: Boot) -> None:
 
 
 def test_another_suite(boot: Boot) -> None:
-    with boot(disk="debian:trixie") as kgdb:
+    with boot(disk="debian:trixie", disk_package=()) as kgdb:
         assert kgdb.run("systemctl is-system-running").output == "running\n"
         assert kgdb.run(". /etc/os-release; echo $VERSION_CODENAME").output == "trixie\n"
         assert "\x1b" not in kgdb.run("ip address; ls --color=auto /").output
