@@ -35,7 +35,7 @@ help:
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
 	@echo 'make test-sanitized  KASAN, lockdep, kmemleak and the like, on a kernel that has them;'
 	@echo '                  10 minutes to build it, once, and a quarter of an hour'
-	@echo 'make test-debian  all that is about a Debian on the disk, a browser included'
+	@echo 'make test-debian  all about a Debian on the disk: a browser, Debian'\''s own kernel configuration'
 	@echo 'make stress       boots, stops and restores by the hundred'
 	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
 	@echo 'make lint         ruff and mypy'
@@ -91,7 +91,8 @@ test-sanitized: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-fragment=tests/sanitized/sanitizers.config \
 	  --kgdb-memory=512 --kgdb-require tests/sanitized
 
-# Everything about Debian, a browser included: a quarter of an hour.
+# Everything about Debian, a browser included: a quarter of an hour, and once an hour and a half to
+# build a kernel of Debian's own configuration.
 .PHONY: test-debian
 test-debian: ready
 	$(call install,$(DEBIAN_PACKAGES))
