@@ -125,7 +125,7 @@ static ssize_t sick_set(struct file *file, const char __user *from, size_t size,
 	else if (sysfs_streq(value, "atomic")) {
 		local_bh_disable();
 		schedule_timeout_uninterruptible(1);
-		local_bh_enable();
+		/* No local_bh_enable(): the kernel has reset the count (schedule_debug). */
 	} else if (sysfs_streq(value, "hung")) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		schedule_timeout(5 * HZ);
@@ -211,10 +211,9 @@ def test_kinds(sick) -> None:
         sick.run(trouble("refcount"))
     with sick.expect_splat("scheduling while atomic", "atomic"):
         sick.run(trouble("atomic"))
-    first, second, *others = sick.splats
+    first, second = sick.splats
     assert (first.kind, first.function) == ("refcount", "sick_set")
     assert (second.kind, second.function) == ("atomic", "sick_set")
-    assert {each.kind for each in others} <= {"atomic"}, "the kernel counts wrong from there on"
 
 
 def test_a_hung_task(sick) -> None:
