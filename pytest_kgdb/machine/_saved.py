@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import KgdbError
 from ._memory import Image, Memory
@@ -70,11 +69,6 @@ class SavedMemory:
     def __enter__(self) -> SavedMemory:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in list(self._images):
             self._forget(name)
