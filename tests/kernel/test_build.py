@@ -298,10 +298,16 @@ class TestPatched:
     ) -> None:
         mark = f"kgdb{os.getpid()}_{time.time_ns()}"
         line = f'const char {mark}[] = "changed";'
-        built = slots(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+        ours = parse(Path(kgdb_kernel.config).read_text())
+        built = [
+            path
+            for path in slots(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+            if parse(path.with_name(".config").read_text()) == ours
+        ]
         made = patched(line)
         assert made.source is not None
-        if made.source / "kgdb-x86-minimal/vmlinux" not in built:  # all the others were in use
+        # All those were in use; or the last kernel built there was with another fragment.
+        if made.source / "kgdb-x86-minimal/vmlinux" not in built:
             made = patched(f"{line} /* again */")
         assert made.source is not None
         log = (made.source.parent / LOG).read_text()
