@@ -14,6 +14,7 @@ ROOT = Path(pytest_kgdb.__file__).parent
 # The layers, lowest first; names in one tuple do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("deadline",),
     ("arch",),
     ("process",),
     ("progress",),
