@@ -1,9 +1,9 @@
-"""Children: in groups of their own, tied to our death, always drained, stopped in time.
+"""Child processes: each in its own process group, always drained, stopped within a bound.
 
-Two things see to it that nothing outlives us, whatever ends us. The kernel kills each child when
-the thread that started it dies (`PR_SET_PDEATHSIG`, prctl(2)); and a guardian, one small `sh` in
-a session of its own, holds the reading end of a pipe: when that ends it kills the groups that were
-registered with it, and then whatever still carries our tag in its environment.
+No child outlives this process, whatever ends it. The kernel kills each child when the thread that
+started it ends (`PR_SET_PDEATHSIG`, prctl(2)). And the reaper, one small `sh` in a session of its
+own, reads a pipe whose other end is ours: when the pipe closes, it kills the process groups that
+were registered with it, and then every process that has our tag in its environment.
 """
 
 from ._child import DEVNULL, PIPE, Child

@@ -1,4 +1,4 @@
-"""A child, from its start to its end."""
+"""A child process, from its start to its end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
 from ..errors import ConfigError, KgdbError, TimeoutError
-from ._keeper import KEEPER, TAG
+from ._reaper import REAPER, TAG
 
 DEVNULL: Final = subprocess.DEVNULL
 PIPE: Final = subprocess.PIPE
 
-_TAIL_BYTES: Final = 64 * 1024  # as much of the output as `tail` looks at
-_LINE_BYTES: Final = 64 * 1024  # a longer line is handed on in pieces
+_TAIL_BYTES: Final = 64 * 1024  # how much of the output's end `tail` reads
+_LINE_BYTES: Final = 64 * 1024  # a longer line is passed on in pieces
 _DEATH_SECONDS: Final = 10.0  # from SIGKILL to the exit: longer means stuck in the kernel
 _DRAIN_SECONDS: Final = 2.0  # from the exit to the end of the output
-_LONG_SECONDS: Final = 1e6  # poll(2) takes no more milliseconds than an int holds
+_LONG_SECONDS: Final = 1e6  # poll(2) takes its milliseconds as an int
 
 
 class Child:
@@ -45,17 +45,17 @@ class Child:
         on_line: Callable[[str], None] | None,
     ) -> None:
         self.argv = argv
-        """As asked for."""
+        """The command line, as given."""
         self.name = name
-        """What the messages call it."""
+        """Its name in messages."""
         self.pid = popen.pid
         self.pgid = popen.pid
         self.log = log
-        """The file that its output goes to."""
+        """The file that its output is appended to; None if it is kept in memory."""
         self.stdin = cast("BinaryIO | None", popen.stdin)
-        """Unbuffered; left to its one writer, who closes it to say that there is no more."""
+        """Unbuffered; the caller writes to it, and closes it at the end of the input."""
         self.stdout = cast("BinaryIO | None", popen.stdout if source is not popen.stdout else None)
-        """Unbuffered; left to its one reader, also when the child is stopped."""
+        """Unbuffered; the caller reads it. Stopping the child does not close it."""
         self._popen = popen
         self._status: int | None = None
         self._sink = sink
@@ -64,7 +64,7 @@ class Child:
         self._pidfd = pidfd
         self._drainer: threading.Thread | None = None
         try:
-            KEEPER.adopt(self)
+            REAPER.register(self)
             if source is not None:
                 self._drainer = threading.Thread(
                     target=self._drain, args=(source, on_line), name=f"drain {name}", daemon=True
@@ -90,22 +90,23 @@ class Child:
     ) -> Child:
         """Start a program in a session and process group of its own.
 
-        Without `stdout` both outputs go to the log; with `PIPE` the caller reads the standard
-        output from `stdout`, and the log holds the standard error.
+        By default, standard output and standard error both go to the log. With `stdout=PIPE` the
+        caller reads the standard output from `stdout`, and only the standard error is logged.
 
-        :param name: what the messages call it.
-        :param log: appended to; without one the output is kept in memory, for `tail`.
-        :param env: its whole environment, where it is not to be ours.
-        :param on_line: called with each line of the output, in a thread of ours.
-        :param pass_fds: descriptors that it inherits, under their numbers.
+        :param name: its name in messages.
+        :param log: the file to append to; by default the output is kept in memory, for `tail`.
+        :param env: its whole environment; ours by default.
+        :param on_line: called with each line of the output, in another thread.
+        :param pass_fds: descriptors that it inherits, with their numbers.
         :raises ConfigError: there is no such program.
+        :raises KgdbError: it could not be started.
         """
         words = tuple(os.fspath(word) for word in argv)
         environment = dict(os.environ if env is None else env)
         program = _find(words[0], cwd, environment)
         if program is None:
             raise ConfigError(f"cannot start {name}: there is no program {words[0]!r}")
-        environment[TAG] = KEEPER.tag
+        environment[TAG] = REAPER.tag
         drained = on_line is not None
 
         def start() -> Child:
@@ -138,7 +139,7 @@ class Child:
             )
 
         try:
-            return KEEPER.start(start)
+            return REAPER.start(start)
         except KgdbError:  # our own TimeoutError is an OSError, too
             raise
         except OSError as error:
@@ -155,14 +156,14 @@ class Child:
         return f"<Child {self.name!r} pid={self.pid} {state}>"
 
     def poll(self) -> int | None:
-        """Return the exit status (a signal as a negative number), None while it runs."""
+        """Return the exit status (minus the signal that ended it), or None while it runs."""
         return self._status if self._ended(0) else None
 
     def wait(self, timeout: float) -> int:
-        """Wait for the end and return the exit status.
+        """Wait until it ends and return the exit status.
 
         :param timeout: seconds.
-        :raises TimeoutError: it was still running; it is left so.
+        :raises TimeoutError: it still runs; it is not stopped.
         """
         if not self._ended(timeout):
             raise TimeoutError(
@@ -177,24 +178,24 @@ class Child:
         return self._status
 
     def stop(self, grace: float = 2.0) -> int:
-        """End the whole group, by SIGTERM and, `grace` seconds later, by SIGKILL.
+        """Send the process group SIGTERM and, `grace` seconds later, SIGKILL.
 
-        :raises TimeoutError: it outlived even that, stuck in the kernel.
+        :raises TimeoutError: it survived SIGKILL for 10 seconds, stuck in the kernel.
         """
         try:
             if not self._ended(0):
-                # A child that is stopped (SIGSTOP, SIGTTOU) sees no SIGTERM before SIGCONT.
+                # A stopped child (SIGSTOP, SIGTTOU) handles SIGTERM only after SIGCONT.
                 self._signal(signal.SIGTERM)
                 self._signal(signal.SIGCONT)
                 self._ended(grace)
-        finally:  # also for a second Ctrl-C: no more patience
+        finally:  # a second Ctrl-C ends the grace period
             status = self.kill()
         return status
 
     def kill(self) -> int:
-        """End the whole group by SIGKILL.
+        """Send the process group SIGKILL.
 
-        :raises TimeoutError: it outlived that, stuck in the kernel.
+        :raises TimeoutError: it survived for 10 seconds, stuck in the kernel.
         """
         self._signal(signal.SIGKILL)
         if not self._ended(_DEATH_SECONDS):
@@ -205,13 +206,13 @@ class Child:
         return self._status
 
     def tail(self, lines: int = 20) -> str:
-        """Return the last lines of its output (of its standard error, where `stdout` is read)."""
+        """Return the last lines of the log, which lacks standard output if `stdout` is PIPE."""
         size = os.fstat(self._sink).st_size
         text = os.pread(self._sink, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
         return "\n".join(text.decode(errors="replace").splitlines()[-lines:])
 
     def output(self, start: int = 0) -> str:
-        """Return all of the log from an offset on."""
+        """Return the log from a byte offset to its end."""
         parts = []
         while part := os.pread(self._sink, 1 << 20, start):
             parts.append(part)
@@ -219,8 +220,8 @@ class Child:
         return b"".join(parts).decode(errors="replace")
 
     def __del__(self) -> None:
-        # Not before: another thread may be using them, and a closed number is soon somebody
-        # else's file. Never while it runs: until its end the keeper holds us.
+        # Not earlier: another thread may be using them, and a closed descriptor's number is reused.
+        # While the child runs, the reaper has a reference to this object.
         for stream in (self.stdin, self.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -229,14 +230,14 @@ class Child:
         os.close(self._sink)
 
     def _signal(self, number: int) -> None:
-        """Signal the group, which is sure to be ours for as long as its leader is not reaped."""
+        """Signal the group; its number cannot be reused while its leader is not reaped."""
         with self._lock:
             if self._status is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pgid, number)
 
     def _ended(self, timeout: float) -> bool:
-        """Whether it ended within so many seconds; if so, reap it."""
+        """Wait for its end and reap it; return whether it ended."""
         if self._status is not None:
             return True
         poller = select.poll()
@@ -250,10 +251,10 @@ class Child:
         with self._lock:
             if self._status is not None:
                 return
-            # In this order: the leader, dead but not yet reaped, keeps the number of the group
-            # from being given to a stranger while its last members are killed.
+            # In this order: until its leader is reaped, the group's number cannot be reused, so
+            # SIGKILL reaches only what is left of this group.
             self._signal(signal.SIGKILL)
-            KEEPER.release(self)
+            REAPER.unregister(self)
             self._status = self._popen.wait()
         if self._drainer is not None and self._drainer is not threading.current_thread():
             self._drainer.join(_DRAIN_SECONDS)
@@ -266,7 +267,7 @@ class Child:
                     data = os.read(source.fileno(), 1 << 16)
                 except OSError:
                     data = b""
-                # A full disk must not stop the child: what counts is that somebody reads.
+                # Keep reading when the disk is full, or the child would block on its output.
                 with contextlib.suppress(OSError):
                     os.write(self._sink, data)
                 *lines, rest = (rest + data).split(b"\n")
@@ -279,30 +280,31 @@ class Child:
                     try:
                         on_line(line.decode(errors="replace").rstrip("\r"))
                     except BaseException as error:
-                        self._failure = error  # `wait` raises it, where somebody can see it
+                        self._failure = error  # raised by `wait`
                         on_line = None
                 if not data:
                     return
 
 
 def quoted(tail: str) -> str:
-    """Return output as the end of a message: indented, on lines of its own."""
+    """Return output for the end of a message: indented, on lines of its own."""
     return "\n" + "\n".join(f"  {line}" for line in tail.splitlines()) if tail else ""
 
 
 def _find(program: str, cwd: Path | str | None, environment: Mapping[str, str]) -> str | None:
-    if "/" in program:  # relative to where it is to run, as execve(2) would have it
+    if "/" in program:  # relative to the child's working directory, as in execve(2)
         return shutil.which(str(Path(cwd or ".", program).absolute()))
-    found = shutil.which(program, path=environment.get("PATH", os.defpath))
-    return found and str(Path(found).absolute())
+    path = shutil.which(program, path=environment.get("PATH", os.defpath))
+    return path and str(Path(path).absolute())
 
 
 @functools.cache
 def _setpriv() -> list[str]:
-    # setpriv(1), of util-linux, asks for the signal between fork and exec, which Python can only
-    # do by a `preexec_fn`: unsafe with threads, and a slow fork. Without it there is the guardian.
-    found = shutil.which("setpriv")
-    return [found, "--pdeathsig", "KILL", "--"] if found else []
+    # setpriv(1), of util-linux, sets PDEATHSIG between fork and exec. Python can do that only in a
+    # `preexec_fn`, which is unsafe with threads and makes the fork slow. Without setpriv the reaper
+    # alone sees to it.
+    path = shutil.which("setpriv")
+    return [path, "--pdeathsig", "KILL", "--"] if path else []
 
 
 def _popen(

@@ -1,4 +1,4 @@
-"""Commands that run to their end."""
+"""Commands that are run to completion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ._child import DEVNULL, Child, quoted
 
 
 class CommandFailed(KgdbError):
-    """A command ended with a status other than 0."""
+    """A command ended with an exit status other than 0."""
 
     def __init__(
         self, message: str, *, argv: tuple[str, ...], status: int, output: str, log: Path | None
@@ -29,28 +29,28 @@ class CommandFailed(KgdbError):
 
 @dataclass(frozen=True)
 class Completed:
-    """A command that ran to its end."""
+    """The result of a command."""
 
     argv: tuple[str, ...]
     status: int
     """The exit status; a negative number is the signal that ended it."""
     output: str
-    """Its standard output and standard error, as they came."""
+    """Standard output and standard error, in the order in which they were written."""
 
 
 def which(program: str, *, package: str) -> str:
-    """Return the absolute path of a program.
+    """Return the absolute path of a program on PATH.
 
-    :param package: the Debian package that brings it, for the error.
+    :param package: the Debian package that has it, for the error's hint.
     :raises ConfigError: it is not installed.
     """
-    found = shutil.which(program)
-    if found is None:
+    path = shutil.which(program)
+    if path is None:
         raise ConfigError(
             f"{program} is needed, and is not installed (or not on PATH)",
             hint=f"apt install {package}",
         )
-    return str(Path(found).absolute())
+    return str(Path(path).absolute())
 
 
 def run(
@@ -65,11 +65,11 @@ def run(
     check: bool = True,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run a program to its end and return its status and output.
+    """Run a program to completion and return its status and output.
 
-    :param timeout: seconds; after them it is stopped.
-    :param log: the output is appended to this file, too.
-    :param check: whether a status other than 0 is an error.
+    :param timeout: seconds; the program is stopped after them.
+    :param log: a file to append the output to.
+    :param check: whether a status other than 0 raises CommandFailed.
     :raises CommandFailed: the status was not 0.
     :raises TimeoutError: it was still running after `timeout`.
     """
@@ -96,7 +96,7 @@ def run(
 
 @contextlib.contextmanager
 def _as_stdin(data: bytes | None) -> Iterator[int]:
-    """A file with the input: a pipe would have to be fed while the output is read."""
+    """Yield a file with the input; a pipe would have to be written while the output is read."""
     if data is None:
         yield DEVNULL
         return

@@ -187,7 +187,7 @@ class InnerRun:
                 continue
             try:
                 command = (entry / "cmdline").read_bytes()
-                # The guardian has it among its arguments, the others in their environment.
+                # The reaper has it among its arguments, the others in their environment.
                 ours = sign in command or sign in (entry / "environ").read_bytes()
             except OSError:
                 continue  # ended meanwhile, or another user's

@@ -49,7 +49,7 @@ class TestInATest:
     def test_ctrl_c(self, tmp_path: Path, session_options: list[str], tests: str) -> None:
         run = InnerRun(tmp_path, tests, session_options)
         run.wait_for("running")
-        assert len(run.children()) >= 3  # QEMU, gdb and the guardian, at least
+        assert len(run.children()) >= 3  # QEMU, gdb and the reaper, at least
         run.interrupt()
         ended = run.end()
         assert ended.status == pytest.ExitCode.INTERRUPTED

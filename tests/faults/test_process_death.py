@@ -35,7 +35,7 @@ wait
 PARENT = """
 import os, signal, sys, threading, time
 from pytest_kgdb.process import Child, run
-from pytest_kgdb.process._keeper import KEEPER
+from pytest_kgdb.process._reaper import REAPER
 
 def family():
     child = Child.spawn(["sh", "-c", FAMILY], name="family")
@@ -44,11 +44,11 @@ def family():
     print(child.tail(), flush=True)
     return child
 
-def guardian():
-    return KEEPER._guardian
+def reaper():
+    return REAPER._process
 
 def ready():
-    print("guardian", guardian().pid, flush=True)
+    print("reaper", reaper().pid, flush=True)
     print("ready", flush=True)
     sys.stdin.readline()
 
@@ -72,18 +72,18 @@ class Parent:
         )
         stack.callback(self.popen.kill)
         self.pidfds: dict[str, int] = {}
-        said = ""
+        output = ""
         assert self.popen.stdout is not None
         for line in self.popen.stdout:
             if line == "ready\n":
                 return
-            said += line
+            output += line
             if match := re.fullmatch(r"(\w+) (\d+)\n", line):
                 # Taken while it lives, so that it can be no other process later on.
                 pidfd = os.pidfd_open(int(match[2]))
                 stack.callback(os.close, pidfd)
                 self.pidfds[f"{match[1]} {match[2]}"] = pidfd
-        raise AssertionError(f"it never came to be ready:\n{said}")
+        raise AssertionError(f"it never came to be ready:\n{output}")
 
     def go(self) -> str:
         """Let it go on behind `ready()`, and return what it says until its end."""
@@ -113,7 +113,7 @@ def parent() -> Iterator[Callable[[str], Parent]]:
 
 def test_the_family_lives_as_long_as_its_parent(parent: Callable[[str], Parent]) -> None:
     it = parent("child = family(); ready()")
-    assert it.left(within=0.1) == {"group", "deaf", "away", "bare", "child", "guardian"}
+    assert it.left(within=0.1) == {"group", "deaf", "away", "bare", "child", "reaper"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGSEGV])
@@ -133,7 +133,7 @@ def test_a_parent_that_just_ends(parent: Callable[[str], Parent]) -> None:
     it = parent("child = family(); ready()")
     it.go()
     assert it.popen.wait(SOON) == 0
-    assert not it.left(within=0)  # all of it, the guardian too, before the parent was gone
+    assert not it.left(within=0)  # all of it, the reaper too, before the parent was gone
 
 
 def test_a_parent_that_fails_in_a_context(parent: Callable[[str], Parent]) -> None:
@@ -154,7 +154,7 @@ def test_a_parent_that_leaves_by_the_back_door(parent: Callable[[str], Parent]) 
 
 
 def test_a_parent_whose_fork_lives_on(parent: Callable[[str], Parent]) -> None:
-    # The fork has a copy of the pipe that the guardian reads: it must let go of it.
+    # The fork has a copy of the pipe that the reaper reads: it must let go of it.
     it = parent("""
         child = family()
         pid = os.fork()
@@ -190,13 +190,13 @@ def test_a_fork_has_children_of_its_own(parent: Callable[[str], Parent]) -> None
     assert not it.left()
 
 
-def test_without_its_guardian_the_child_still_goes(parent: Callable[[str], Parent]) -> None:
+def test_without_its_reaper_the_child_still_goes(parent: Callable[[str], Parent]) -> None:
     it = parent("""
         child = Child.spawn(["sleep", "600"], name="sleep")
-        # Only the guardian covers the moment until setpriv has made way for the program.
+        # Only the reaper kills it until setpriv has made way for the program.
         while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
             time.sleep(0.001)
-        guardian().kill()
+        reaper().kill()
         print("child", child.pid, flush=True)
         ready()
     """)
@@ -204,11 +204,11 @@ def test_without_its_guardian_the_child_still_goes(parent: Callable[[str], Paren
     assert not it.left()
 
 
-def test_a_new_guardian_knows_of_all(parent: Callable[[str], Parent]) -> None:
+def test_a_new_reaper_has_all_groups(parent: Callable[[str], Parent]) -> None:
     it = parent("""
         first = family()
-        guardian().kill()
-        guardian().wait()
+        reaper().kill()
+        reaper().wait()
         second = family()
         ready()
     """)
@@ -217,16 +217,16 @@ def test_a_new_guardian_knows_of_all(parent: Callable[[str], Parent]) -> None:
     assert not it.left()
 
 
-def test_a_parent_that_is_killed_before_the_guardian_hears_of_the_child(
+def test_a_parent_that_is_killed_before_the_reaper_registers_the_child(
     parent: Callable[[str], Parent],
 ) -> None:
     it = parent("""
-        def adopt(child):
+        def register(child):
             while len(child.tail().splitlines()) < 2:
                 time.sleep(0.01)
             print(child.tail(), flush=True)
             ready()
-        KEEPER.adopt = adopt
+        REAPER.register = register
         Child.spawn(["sh", "-c", 'sleep 600 & echo "group $!"; echo "child $$"; wait'], name="it")
     """)
     it.popen.kill()
@@ -245,7 +245,7 @@ def test_what_was_stopped_is_not_killed_again(parent: Callable[[str], Parent]) -
     assert not it.left()
 
 
-def test_interrupts_at_any_moment_leave_nobody(parent: Callable[[str], Parent]) -> None:
+def test_interrupts_at_any_time_leave_nobody(parent: Callable[[str], Parent]) -> None:
     # Alarms that raise KeyboardInterrupt, anywhere between asking for a child and its end.
     it = parent("""
         import random
@@ -267,7 +267,7 @@ def test_interrupts_at_any_moment_leave_nobody(parent: Callable[[str], Parent]) 
                 pass
         assert run(["echo", "still working"], timeout=10).output == "still working\\n"
         ready()
-        print(KEEPER.tag)
+        print(REAPER.tag)
     """)
     out = it.go()
     assert it.popen.wait(SOON) == 0, out
