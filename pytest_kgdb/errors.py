@@ -1,4 +1,4 @@
-"""The errors: one tree, each message complete in itself."""
+"""The error classes, all below KgdbError."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
 
 
 class KgdbError(Exception):
-    """Something that we tried did not work.
+    """The base of all errors that this package raises.
 
-    :param message: what was tried and what happened.
-    :param log: the file in which the whole story is.
+    :param message: what was attempted and what happened.
+    :param log: the file with the details.
     :param hint: what the user can do about it.
     """
 
@@ -47,7 +47,7 @@ class KgdbError(Exception):
 
 
 class ConfigError(KgdbError):
-    """What the user asked for cannot be: an option, a path, a missing program, a symbol."""
+    """A request cannot be fulfilled: a bad option or path, a missing program or symbol."""
 
 
 class BuildError(KgdbError):
@@ -55,38 +55,38 @@ class BuildError(KgdbError):
 
 
 class CacheError(KgdbError):
-    """The artifact cache cannot be read or written, or holds something broken."""
+    """The artifact cache cannot be read or written."""
 
 
 class BootError(KgdbError):
-    """The machine started, but the kernel never came to where we can use it."""
+    """The machine started, but the kernel did not reach the point at which tests begin."""
 
 
 class MachineDied(KgdbError):
-    """QEMU went away."""
+    """QEMU ended, or its connection broke."""
 
 
 class DebuggerDied(KgdbError):
-    """gdb went away."""
+    """gdb ended, or its connection broke."""
 
 
 class KernelPanic(KgdbError):
-    """The kernel panicked or oopsed while something else was wanted of it."""
+    """The kernel panicked or oopsed during an operation."""
 
 
-# Named as the contract names it; it is also the built-in one, so that either `except` works.
+# Also the built-in TimeoutError, so that `except` works with either name.
 class TimeoutError(KgdbError, builtins.TimeoutError):
-    """A wait came to its deadline."""
+    """A wait reached its deadline."""
 
 
-# It says of the kernel what a failed assertion says of a value.
+# An AssertionError: pytest then reports the test as failed, not as broken.
 class SplatError(KgdbError, AssertionError):
-    """The kernel reported trouble that the test did not expect; or did not report what it did."""
+    """The kernel reported a problem that the test did not expect, or not the one it expected."""
 
 
 class StaleError(KgdbError):
-    """A value, a frame or a stop was used after the kernel had moved on."""
+    """A value, a frame or a stop was used after the kernel had been resumed."""
 
 
 class GuestCommandError(KgdbError):
-    """A command in the guest could not be run to its end, or failed where it must not."""
+    """A command in the guest did not complete, or failed although it had to succeed."""

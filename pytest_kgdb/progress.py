@@ -1,4 +1,4 @@
-"""What long work says: a live line on a terminal, a line now and then elsewhere."""
+"""Progress of long operations: a live line on a terminal, a line every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "Silent", "Stage", "duration"]
 
 _PREFIX: Final = "pytest-kgdb: "
-_WORTH_SECONDS: Final = 5.0  # the end of shorter work is not worth a line
+_MINIMUM_SECONDS: Final = 5.0  # the end of a shorter stage is not reported
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: `0.4 s`, `12 s`, `6 min 10 s`, `1 h 02 min`."""
+    """Return a duration for messages: `0.4 s`, `12 s`, `6 min 10 s`, `1 h 02 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 class Stage:
-    """One piece of long work, under way."""
+    """One long operation in progress."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -44,10 +44,10 @@ class Stage:
         self._text = ""
 
     def update(self, done: int | None = None, total: int | None = None, text: str = "") -> None:
-        """Say how far the work is; what is not given stays as it was.
+        """Set how far the operation is; arguments that are not given leave their value unchanged.
 
         :param done: how much is done, of `total`.
-        :param text: what is being done just now.
+        :param text: what is being done at present.
         """
         with self._lock:
             self._done = self._done if done is None else done
@@ -56,17 +56,17 @@ class Stage:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the work began."""
+        """Seconds since the operation began."""
         return time.monotonic() - self._begun
 
     def line(self) -> str:
-        """Return where the work stands, in one line."""
+        """Return the state of the operation, in one line."""
         return ", ".join(
             part for part in (self.title, self.count(), duration(self.elapsed), self._text) if part
         )
 
     def count(self) -> str:
-        """Return how much is done of how much, as far as it is known."""
+        """Return `DONE of TOTAL`, as far as they are known."""
         if self._done is None:
             return ""
         # Totals are estimates (a kernel build's number of files): never "812 of 700".
@@ -76,16 +76,16 @@ class Stage:
 
     @property
     def text(self) -> str:
-        """What is being done just now."""
+        """What is being done at present."""
         return self._text
 
 
 class Progress:
-    """Where long work reports to.
+    """Reports the progress of long operations.
 
-    :param stream: where the lines go; standard error by default.
-    :param live: whether one line may be drawn again and again; by default, if it is a terminal.
-    :param interval: seconds between two lines where it may not.
+    :param stream: where the lines are written; standard error by default.
+    :param live: whether to redraw one line; by default, if the stream is a terminal.
+    :param interval: seconds between two lines if not `live`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Progress:
         self._open = 0
 
     def say(self, text: str) -> None:
-        """Write one line, once."""
+        """Write one line."""
         text = _PREFIX + _clean(text)
         with self._lock:
             if self._bars is not None:
@@ -109,7 +109,7 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        """Report on one piece of work until the context is left."""
+        """Report the progress of one operation until the context ends."""
         stage = Stage(_clean(title))
         with self._drawn(stage) if self._live else self._written(stage):
             try:
@@ -117,7 +117,7 @@ class Progress:
             except BaseException:
                 self.say(f"{stage.title}: stopped after {duration(stage.elapsed)}")
                 raise
-        if stage.elapsed >= _WORTH_SECONDS:
+        if stage.elapsed >= _MINIMUM_SECONDS:
             self.say(f"{stage.title}: done in {duration(stage.elapsed)}")
 
     @contextlib.contextmanager
@@ -165,7 +165,7 @@ class Progress:
 
 
 class _Unfailing:
-    """A stream whose reader may go away (`pytest | head`): that must not end a build."""
+    """A stream whose reader may close it (`pytest | head`); a build must not fail for that."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -184,24 +184,24 @@ class _Unfailing:
 
 
 class Silent(Progress):
-    """Says nothing; keeps what was said in `lines`."""
+    """Writes nothing; collects the lines in `lines`."""
 
     def __init__(self) -> None:
         super().__init__(live=False)
         self.lines: list[str] = []
 
     def say(self, text: str) -> None:
-        """Keep the line."""
+        """Append a line to `lines`."""
         self.lines.append(_clean(text))
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        """Report to nobody."""
+        """Run a stage without reporting it."""
         yield Stage(_clean(title))
 
 
 def _bars(stream: _Unfailing) -> Bars:
-    # Imported when there is work to show: a warm start shows none, and has no time to spare.
+    # Imported lazily: a warm start reports no progress, and the import takes 50 ms.
     from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import ProgressColumn, SpinnerColumn, Task
@@ -218,7 +218,7 @@ def _bars(stream: _Unfailing) -> Bars:
         console=Console(file=cast(TextIO, stream), force_terminal=True),
         refresh_per_second=4,
         transient=True,
-        # pytest captures these: they are not ours to take.
+        # pytest captures these itself.
         redirect_stdout=False,
         redirect_stderr=False,
     )
@@ -229,5 +229,5 @@ def _is_terminal(stream: _Unfailing) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Without control characters: names and compiler output can hold terminal escapes."""
+    """Replace control characters: names and compiler output may contain terminal escapes."""
     return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))

@@ -76,7 +76,7 @@ def test_work_that_fails_says_so_and_leaves_no_thread() -> None:
 
 
 def test_the_end_of_long_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_kgdb.progress._WORTH_SECONDS", 0.0)
+    monkeypatch.setattr("pytest_kgdb.progress._MINIMUM_SECONDS", 0.0)
     stream = io.StringIO()
     with Progress(stream).stage("building"):
         pass
