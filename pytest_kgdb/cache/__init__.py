@@ -1,6 +1,15 @@
-"""The artifact cache: whole, verified entries by content key, each built once."""
+"""The artifact cache: complete, verified entries by content key, each built once."""
 
-from ._care import EntryInfo, Problem, Removed, shown_size
+from ._files import write_atomically
+from ._garbage import EntryInfo, Problem, Removed, shown_size
 from ._store import Cache, Entry
 
-__all__ = ["Cache", "Entry", "EntryInfo", "Problem", "Removed", "shown_size"]
+__all__ = [
+    "Cache",
+    "Entry",
+    "EntryInfo",
+    "Problem",
+    "Removed",
+    "shown_size",
+    "write_atomically",
+]

@@ -1,4 +1,4 @@
-"""What a directory holds: its manifest, and how to bring it to the disk for good."""
+"""Manifests of directories, and writing files that survive a crash."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MANIFEST: Final = "manifest.json"
 FILES: Final = "files"
 _FORMAT: Final = 1
 _PARALLEL_BYTES: Final = 16 << 20  # less is hashed faster than threads are started
-_HASHERS: Final = 4
+_HASH_THREADS: Final = 4
 _CHUNK_BYTES: Final = 1 << 20
 _BLOCK_BYTES: Final = 512  # st_blocks counts these, whatever the file system (inode(7))
 
 
-# Named tuples here and in the other modules: a frozen dataclass takes half a millisecond to
-# define, and a warm start pays for each.
+# Named tuples here and in the other modules: defining a frozen dataclass takes half a millisecond,
+# which every start of a session would pay.
 
 
 class FileRecord(NamedTuple):
@@ -32,7 +32,7 @@ class FileRecord(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What an entry is and what it holds."""
+    """The description of an entry: what it is, and every file in it with its hash."""
 
     kind: str
     key: str
@@ -40,12 +40,12 @@ class Manifest(NamedTuple):
     created: float
     files: Mapping[str, FileRecord]
     links: Mapping[str, str]
-    """Symbolic links and where they point."""
+    """Symbolic links and their targets."""
     room: int
-    """Bytes that it takes on the disk: fewer than its files have, where they are sparse."""
+    """Bytes that it uses on the disk; sparse files use less than their size."""
 
     def dump(self) -> bytes:
-        """Return it as a file's content, which carries a hash of itself."""
+        """Return it as the content of a file, with a hash of that content."""
         body = {
             "format": _FORMAT,
             "kind": self.kind,
@@ -63,9 +63,9 @@ class Manifest(NamedTuple):
 
     @classmethod
     def load(cls, data: bytes) -> Manifest:
-        """Return the manifest that `dump` made.
+        """Return the manifest in the output of `dump`.
 
-        :raises ValueError: it is not whole.
+        :raises ValueError: it was altered or truncated, or has another format.
         """
         try:
             body = json.loads(data)
@@ -90,7 +90,7 @@ class Manifest(NamedTuple):
 def scan(root: Path) -> tuple[dict[str, os.stat_result], dict[str, str]]:
     """Return the regular files and the symbolic links below a directory, by relative name.
 
-    :raises ValueError: there is something else (a socket, a device), which nobody can keep.
+    :raises ValueError: there is something else, such as a socket or a device.
     """
     files: dict[str, os.stat_result] = {}
     links: dict[str, str] = {}
@@ -105,8 +105,8 @@ def scan(root: Path) -> tuple[dict[str, os.stat_result], dict[str, str]]:
     return files, links
 
 
-def measure(root: Path) -> int:
-    """Return how much room a directory takes, in bytes, sparse files at what they take."""
+def disk_usage(root: Path) -> int:
+    """Return the bytes that a directory uses on the disk."""
     size = 0
     for entry, _ in _walk(root, ""):
         try:
@@ -116,7 +116,7 @@ def measure(root: Path) -> int:
     return size
 
 
-def take_stock(
+def make_manifest(
     root: Path,
     *,
     kind: str,
@@ -125,9 +125,9 @@ def take_stock(
     created: float,
     sync: bool,
 ) -> Manifest:
-    """Return the manifest of a directory, every file read.
+    """Return the manifest of a directory. It reads every file.
 
-    :param sync: also bring every file to the disk.
+    :param sync: whether to fsync every file and directory, too.
     """
     files, links = scan(root)
 
@@ -140,7 +140,7 @@ def take_stock(
                 os.fsync(file.fileno())
         return result.hexdigest()
 
-    digests = _each(digest, {name: status.st_size for name, status in files.items()})
+    digests = _hash_all(digest, {name: status.st_size for name, status in files.items()})
     if sync:
         for directory, _, _ in os.walk(root):
             sync_directory(Path(directory))
@@ -154,73 +154,89 @@ def take_stock(
             for name, status in files.items()
         },
         links=links,
-        room=measure(root),
+        room=disk_usage(root),
     )
 
 
-class Glance(NamedTuple):
-    """What a look at the files' names, sizes and times came to."""
+class QuickCheck(NamedTuple):
+    """The result of checking an entry's names, sizes and times."""
 
     wrong: str = ""
-    """What is wrong, "" if nothing is."""
+    """What is wrong; "" if nothing is."""
     touched: str = ""
-    """A file with another time than it had: only its content can tell."""
+    """A file with another time, whose content may or may not have changed; "" if there is none."""
 
 
-def look_over(root: Path, manifest: Manifest) -> Glance:
-    """Look at an entry's files without reading them."""
+def quick_check(root: Path, manifest: Manifest) -> QuickCheck:
+    """Check an entry's files without reading them."""
     touched = ""
     for name, record in manifest.files.items():
         try:
             status = (root / name).stat(follow_symlinks=False)
         except OSError:
-            return Glance(f"{name} is missing")
+            return QuickCheck(f"{name} is missing")
         if status.st_size != record.size:
-            return Glance(f"{name} has {status.st_size} bytes instead of {record.size}")
+            return QuickCheck(f"{name} has {status.st_size} bytes instead of {record.size}")
         if status.st_mtime_ns != record.mtime_ns:
             touched = name
-    return Glance(touched=touched)
+    return QuickCheck(touched=touched)
 
 
 def difference(root: Path, manifest: Manifest) -> str:
-    """Read a directory in full; return what is not as its manifest has it, or nothing."""
+    """Read a directory in full; return how it differs from its manifest, "" if it does not."""
     try:
-        found = take_stock(
+        actual = make_manifest(
             root, kind=manifest.kind, key=manifest.key, about={}, created=0, sync=False
         )
-        return compare(found, manifest)
+        return compare(actual, manifest)
     except (OSError, ValueError) as error:
         return f"it cannot be read: {error}"
 
 
-def compare(found: Manifest, wanted: Manifest) -> str:
-    """Return in what an entry, every file read, differs from its manifest, "" if in nothing."""
-    for name in sorted({*found.files, *wanted.files}):
-        have, want = found.files.get(name), wanted.files.get(name)
-        if have is None:
+def compare(actual: Manifest, expected: Manifest) -> str:
+    """Return how a directory's manifest differs from that of the entry, "" if it does not."""
+    for name in sorted({*actual.files, *expected.files}):
+        file, record = actual.files.get(name), expected.files.get(name)
+        if file is None:
             return f"{name} is missing"
-        if want is None:
+        if record is None:
             return f"{name} does not belong to it"
-        if have.size != want.size:
-            return f"{name} has {have.size} bytes instead of {want.size}"
-        if have.sha256 != want.sha256:
+        if file.size != record.size:
+            return f"{name} has {file.size} bytes instead of {record.size}"
+        if file.sha256 != record.sha256:
             return f"{name} has another content"
-    for name in sorted({*found.links, *wanted.links}):
-        if found.links.get(name) != wanted.links.get(name):
-            return f"the link {name} points to {found.links.get(name, 'nothing')}"
+    for name in sorted({*actual.links, *expected.links}):
+        if actual.links.get(name) != expected.links.get(name):
+            return f"the link {name} points to {actual.links.get(name, 'nothing')}"
     return ""
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and bring it to the disk."""
+    """Write a file and fsync it."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
+def write_atomically(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a temporary file beside a path and rename it: readers see the old content or the new.
+
+    :param sync: whether to fsync the file before the rename.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.new")
+    try:
+        if sync:
+            write_synced(temporary, data)
+        else:
+            temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk."""
+    """Fsync a directory, and with it the names in it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -232,15 +248,15 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def _each(work: Callable[[str], str], sizes: Mapping[str, int]) -> dict[str, str]:
+def _hash_all(digest: Callable[[str], str], sizes: Mapping[str, int]) -> dict[str, str]:
     if len(sizes) < 2 or sum(sizes.values()) < _PARALLEL_BYTES:
-        return {name: work(name) for name in sizes}
-    # Imported here: a warm start hashes nothing. hashlib and fsync both let other threads run.
+        return {name: digest(name) for name in sizes}
+    # Imported lazily: a warm start hashes nothing. hashlib and fsync both release the GIL.
     from concurrent.futures import ThreadPoolExecutor
 
     largest_first = sorted(sizes, key=lambda name: -sizes[name])
-    with ThreadPoolExecutor(_HASHERS) as pool:
-        return dict(zip(largest_first, pool.map(work, largest_first), strict=True))
+    with ThreadPoolExecutor(_HASH_THREADS) as pool:
+        return dict(zip(largest_first, pool.map(digest, largest_first), strict=True))
 
 
 def _walk(root: Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:

@@ -1,9 +1,8 @@
-"""Who holds what: locks that die with their holder, and a note of who that is."""
+"""Named locks among the processes that use one cache, and a note on who holds each."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -13,30 +12,29 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..errors import CacheError, TimeoutError
+from ..process import FileLock
 from ..progress import Progress, duration
+from ._files import write_atomically
 
-if TYPE_CHECKING:
-    from filelock import FileLock
-
-_POLL_SECONDS: Final = 0.05  # as often as filelock asks for a lock that is taken
-_SIGN_SECONDS: Final = 0.2
+_POLL_SECONDS: Final = 0.05
+_NOTE_SECONDS: Final = 0.2  # from taking a lock to writing the note, at the most
 _COMMAND_CHARS: Final = 80
 
 
 class Holder(NamedTuple):
-    """Who holds a lock."""
+    """Who holds a lock: the content of the note beside it."""
 
     pid: int
     command: str
     since: float
     """Seconds since the epoch."""
     host: str
-    """Of a cache on a shared file system."""
+    """The host's name: a cache may be on a shared file system."""
     label: str
-    """What it is doing under the lock."""
+    """What it does under the lock."""
 
     @classmethod
     def me(cls, label: str) -> Holder:
@@ -45,7 +43,7 @@ class Holder(NamedTuple):
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """Return the note in a file, None where there is none to be trusted."""
+        """Return the note in a file; None if there is none, or its process is gone."""
         try:
             holder = cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -54,7 +52,7 @@ class Holder(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether there still is such a process (a killed holder leaves its note behind)."""
+        """Whether the process exists; a killed holder leaves its note behind."""
         if self.host != socket.gethostname():
             return True
         try:
@@ -71,177 +69,116 @@ class Holder(NamedTuple):
         return f"process {self.pid}{where} ({self.command}), at it since {since}"
 
 
-class Locks:
-    """The named locks of one cache."""
+class _OfThread(threading.local):
+    """The names of the locks that the present thread holds."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+
+class NamedLocks:
+    """The named locks of one cache. A thread that holds one may take it again.
+
+    :param root: the directory with the lock files and the notes.
+    """
 
     def __init__(self, root: Path, progress: Progress) -> None:
         self._root = root
         self._progress = progress
-        self._guard = threading.Lock()
-        self._locks: dict[str, FileLock] = {}
+        self._mine = _OfThread()
 
     @contextlib.contextmanager
-    def held(self, name: str, label: str, timeout: float | None) -> Iterator[None]:
-        """Hold a lock, however often this thread already does; say for whom we wait.
+    def lock(self, name: str, label: str, timeout: float) -> Iterator[None]:
+        """Hold a lock; report whom we wait for.
 
-        :raises TimeoutError: somebody else held it for `timeout` seconds.
+        :param timeout: seconds to wait for it.
+        :raises TimeoutError: another holder kept it for longer.
+        :raises CacheError: the lock file cannot be opened.
         """
-        lock = self._lock(name)
-        outermost = not lock.is_locked
-        if not self._try(lock):
-            self._wait(lock, name, label, timeout)
+        if name in self._mine.names:
+            yield
+            return
+        lock = self._try(name) or self._wait(name, label, timeout)
+        self._mine.names.add(name)
         try:
-            if outermost:
-                self._sign(name, label)
+            self._write_note(name, label)
             yield
         finally:
-            if outermost:
-                self._note(name).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    os.utime(self._root / f"{name}.lock")
+            self._mine.names.discard(name)
+            self._note(name).unlink(missing_ok=True)
+            lock.touch()
             lock.release()
 
     @contextlib.contextmanager
-    def held_if_free(self, name: str) -> Iterator[bool]:
-        """Hold a lock if nobody else does, this very thread included; say whether."""
-        lock = self._lock(name)
-        taken = not lock.is_locked and self._try(lock)
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Hold a lock if nobody does, this thread included; yield whether it was free."""
+        lock = self._try(name)
         try:
-            yield taken
+            yield lock is not None
         finally:
-            if taken:
+            if lock is not None:
                 lock.release()
 
     def holder(self, name: str) -> Holder | None:
-        """Return who holds a lock, as far as it is known."""
+        """Return who holds a lock, if it is known."""
         return Holder.read(self._note(name))
 
     def released(self, name: str) -> float:
-        """Return when a lock was last let go of, in seconds since the epoch; 0 if never."""
+        """Return when a lock was last released, in seconds since the epoch; 0 if never."""
         try:
-            return (self._root / f"{name}.lock").stat().st_mtime
+            return self._file(name).stat().st_mtime
         except OSError:
             return 0.0
 
-    def _lock(self, name: str) -> FileLock:
-        # Imported here: it takes longer than a warm start, which holds no lock, can spare.
-        from filelock import FileLock
-
-        with self._guard:
-            if name not in self._locks:
-                self._root.mkdir(parents=True, exist_ok=True)
-                self._locks[name] = FileLock(self._root / f"{name}.lock")
-            return self._locks[name]
-
-    def _try(self, lock: FileLock) -> bool:
-        from filelock import Timeout
-
+    def _try(self, name: str) -> FileLock | None:
+        path = self._file(name)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return FileLock.exclusive(path, create=True)
+        except BlockingIOError:
+            return None
         except OSError as error:
-            raise CacheError(f"cannot lock {lock.lock_file}: {error.strerror or error}") from error
-        return True
+            raise CacheError(f"cannot lock {path}: {error.strerror or error}") from error
 
-    def _wait(self, lock: FileLock, name: str, label: str, timeout: float | None) -> None:
-        begun = time.monotonic()
-        said: Holder | None = None
-        # A holder that only just came has not signed yet.
-        while time.monotonic() - begun < _SIGN_SECONDS:
-            if self._try(lock):
-                return
-            said = self.holder(name)
-            if said is not None:
-                break
-            time.sleep(_POLL_SECONDS)
-        whom = str(said) if said else "another process"
+    def _wait(self, name: str, label: str, timeout: float) -> FileLock:
+        begin = time.monotonic()
+        holder: Holder | None = None
+        # A process that has just taken the lock may not have written its note yet.
+        while holder is None and time.monotonic() - begin < _NOTE_SECONDS:
+            if lock := self._try(name):
+                return lock
+            holder = self.holder(name)
+            if holder is None:
+                time.sleep(_POLL_SECONDS)
+        whom = str(holder) if holder else "another process"
         with self._progress.stage(f"{label}: waiting for {whom}"):
-            while not self._try(lock):
-                if timeout is not None and time.monotonic() - begun >= timeout:
+            while (lock := self._try(name)) is None:
+                if time.monotonic() - begin >= timeout:
                     raise TimeoutError(
                         f"{label}: waited {duration(timeout)} for {whom}",
                         hint="if it hangs, end it: its lock goes with it",
                     )
                 time.sleep(_POLL_SECONDS)
-                holder = self.holder(name)
-                if holder is not None and holder != said:
-                    said, whom = holder, str(holder)
+                present = self.holder(name)
+                if present is not None and present != holder:
+                    holder, whom = present, str(present)
                     self._progress.say(f"{label}: now waiting for {whom}")
+            return lock
 
-    def _sign(self, name: str, label: str) -> None:
-        # Only what others are told hangs on it: a full disk must not fail a lock that is held.
+    def _write_note(self, name: str, label: str) -> None:
+        # Only messages depend on it: with a full disk the lock must still work.
         with contextlib.suppress(OSError):
-            beside = self._root / f"{name}.{os.getpid()}.new"
-            try:
-                beside.write_text(json.dumps(Holder.me(label)._asdict()))
-                beside.replace(self._note(name))
-            finally:
-                beside.unlink(missing_ok=True)
+            write_atomically(self._note(name), json.dumps(Holder.me(label)._asdict()).encode())
+
+    def _file(self, name: str) -> Path:
+        return self._root / f"{name}.lock"
 
     def _note(self, name: str) -> Path:
         return self._root / f"{name}.holder"
 
 
-class Hold:
-    """A shared hold on a file, for as long as the process lives or until it is let go.
-
-    It is a plain flock(2), as filelock has none that many can share and a killed process drops.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def shared(cls, path: Path) -> Hold:
-        """Take a shared hold; it waits a moment for somebody's exclusive one.
-
-        :raises OSError: there is no such file, or no hold is to be had.
-        """
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _flock(descriptor, fcntl.LOCK_SH, 10.0)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
-
-    @classmethod
-    def exclusive(cls, path: Path, patience: float = 0.0, *, create: bool = False) -> Hold | None:
-        """Take an exclusive hold, None if somebody else has a hold for longer than that."""
-        flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
-        try:
-            _flock(descriptor, fcntl.LOCK_EX, patience)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(descriptor)
-
-    def is_on(self, path: Path) -> bool:
-        """Whether the file is still the one under that name."""
-        try:
-            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
-        except OSError:
-            return False
-
-    def touch(self) -> None:
-        """Note the time, where we may write."""
-        with contextlib.suppress(OSError):
-            os.utime(self._descriptor)
-
-    def release(self) -> None:
-        """Let go."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 def users_of(path: Path) -> list[int]:
-    """Return the processes that hold a file (proc_locks(5)); only those of our pid namespace."""
+    """Return the processes of our pid namespace that have a file locked (proc_locks(5))."""
     try:
         inode = path.stat().st_ino
         table = Path("/proc/locks").read_text()
@@ -258,7 +195,7 @@ def users_of(path: Path) -> list[int]:
 
 
 def command_of(pid: int) -> str:
-    """Return a process's command line, shortened, "" if there is none."""
+    """Return a process's command line, shortened; "" if there is no such process."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -274,14 +211,3 @@ def _my_command() -> str:
 def _shorten(words: list[str]) -> str:
     command = shlex.join(words)
     return command if len(command) <= _COMMAND_CHARS else command[: _COMMAND_CHARS - 1] + "…"
-
-
-def _flock(descriptor: int, how: int, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.005)

@@ -1,8 +1,8 @@
-"""A cache that many machines read: a directory, an HTTP server or a bucket, through fsspec.
+"""A cache that machines share: a directory, an HTTP server or a bucket, through fsspec.
 
-Each entry is one object, `URL/v1/KIND/KEY.tar.gz`, so that it is there whole or not at all: its
-first member is the manifest, the rest are the files, in any order. gzip is what every Python and
-every tar can read.
+Each entry is one object, `URL/v1/KIND/KEY.tar.gz`, so that readers see all of it or nothing. The
+archive's first member is the manifest; the files follow in any order. It is packed with gzip,
+which every Python and every tar can read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._files import FILES, MANIFEST, Manifest, scan
 
 _VERSION: Final = "v1"
 _CHUNK_BYTES: Final = 1 << 20
-_LEVEL: Final = 1  # a vmlinux: 2.6 times smaller in a second; higher levels win little for much
+_LEVEL: Final = 1  # makes a vmlinux 2.6 times smaller in a second; higher levels gain little
 _MANIFEST_BYTES: Final = 64 << 20
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 30.0
@@ -36,7 +36,7 @@ _BAD_ARCHIVE: Final = (
     zlib.error,
     EOFError,
     ValueError,
-    # Members that are in each other's way.
+    # Members whose names conflict.
     FileExistsError,
     IsADirectoryError,
     NotADirectoryError,
@@ -55,12 +55,14 @@ class Remote:
         self._base = ""
 
     def fetch(self, kind: str, key: str, draft: Path, *, label: str) -> Manifest | None:
-        """Bring an entry's files into a draft and return its manifest, None if there is none.
+        """Download an entry's files into a draft and return its manifest; None if there is none.
 
-        What arrives is held against the hashes in its manifest. A remote that is down or that
-        sends something broken is said to do so, and not asked again in this session.
+        The files are verified against the hashes in the manifest. A broken entry is reported. A
+        remote that cannot be read is reported, and not used again by this object.
 
-        :raises ConfigError: nothing here can read such a URL.
+        :param draft: the directory of the draft.
+        :param label: the entry's name in messages.
+        :raises ConfigError: no installed file system can read such a URL.
         """
         if self._down:
             return None
@@ -78,7 +80,7 @@ class Remote:
             raise
         except _Broken as broken:
             self._progress.say(f"{self.url} has a broken {name} ({broken}); built here instead")
-        # Each file system and each of its libraries has its own errors.
+        # Each of fsspec's file systems raises errors of its own.
         except Exception as error:
             self._down = True
             self._progress.say(
@@ -89,34 +91,35 @@ class Remote:
         return None
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether the entry is there."""
+        """Whether the remote has the entry."""
         self._connect()
         return bool(self._system.exists(self._place(kind, key)))
 
     def push(self, entry: Path, manifest: Manifest, scratch: Path) -> None:
-        """Put an entry there; whoever looks sees all of it or nothing.
+        """Upload an entry; readers see all of it or nothing.
 
-        :param scratch: a file to pack it into.
+        :param entry: the entry's directory.
+        :param scratch: a path for the packed archive.
         """
         self._connect()
         pack(entry, manifest, scratch)
         place = self._place(manifest.kind, manifest.key)
         self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
         if not self._is_local():
-            self._system.put_file(str(scratch), place)  # an object store shows whole objects only
+            self._system.put_file(str(scratch), place)  # object stores replace objects atomically
             return
-        beside = f"{place}.{os.getpid()}.{os.urandom(4).hex()}.new"
+        temporary = f"{place}.{os.getpid()}.{os.urandom(4).hex()}.new"
         try:
-            self._system.put_file(str(scratch), beside)
-            Path(beside).replace(place)
+            self._system.put_file(str(scratch), temporary)
+            Path(temporary).replace(place)
         finally:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
 
     def _connect(self) -> None:
         if self._system is not None:
             return
         try:
-            # Imported when there is something to fetch: a warm start fetches nothing.
+            # Imported lazily: a warm start fetches nothing.
             from fsspec.core import url_to_fs
 
             self._system, base = url_to_fs(self._url, **_options(self._url))
@@ -145,7 +148,7 @@ class Remote:
                 stage: Stage | None = None
 
                 def call(self, *_: object, **__: object) -> None:
-                    if self.value and self.stage is None:  # it is there: worth a line
+                    if self.value and self.stage is None:  # the entry exists: report the download
                         self.stage = stack.enter_context(progress.stage(title))
                     if self.stage is not None:
                         size = self.size and self.size // 10**6
@@ -162,11 +165,11 @@ class Remote:
 
 
 class _Broken(Exception):
-    """What came is not an entry."""
+    """A downloaded archive is not an entry."""
 
 
 def pack(entry: Path, manifest: Manifest, archive: Path) -> None:
-    """Write an entry into an archive, the same bytes for the same entry."""
+    """Pack an entry into an archive; the same entry gives the same bytes."""
     with tarfile.open(archive, "w:gz", compresslevel=_LEVEL) as tar:
         tar.add(entry / MANIFEST, MANIFEST, filter=_anonymous)
         for name in sorted({*manifest.files, *manifest.links, *_directories(entry / FILES)}):
@@ -174,11 +177,11 @@ def pack(entry: Path, manifest: Manifest, archive: Path) -> None:
 
 
 def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
-    """Unpack an archive, every file held against the manifest, and return that.
+    """Unpack an archive, verify every file against the manifest, and return the manifest.
 
-    Nothing is written outside of `files`, whatever the archive says.
+    Nothing is written outside `files`, whatever the archive contains.
 
-    :raises ValueError: it is not this entry, or not whole.
+    :raises ValueError: it is another entry, or incomplete.
     """
     with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         first = tar.next()
@@ -204,12 +207,12 @@ def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
                 target.chmod(stat.S_IMODE(member.mode) & 0o777)
             elif not member.issym():
                 raise ValueError(f"{name} is neither a file nor a link")
-        # gzip's own sum stands at the very end, which tar does not read.
+        # tar does not read to the end of the stream, where gzip has its checksum.
         while stream.read(_CHUNK_BYTES):
             pass
     if missing:
         raise ValueError(f"{min(missing)} is missing")
-    # From the manifest, and last: no file above was written through one of them.
+    # Links come last, and from the manifest, so that no file above is written through one.
     for name, where in manifest.links.items():
         target = files / _inner_name(f"{FILES}/{name}")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -256,9 +259,9 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """A host that does not answer is a reason to build, not to wait for five minutes."""
+    """Bound the waits for a host that does not answer; the defaults are minutes."""
     if url.startswith(("http://", "https://")):
-        with contextlib.suppress(ImportError):  # fsspec says it better
+        with contextlib.suppress(ImportError):  # fsspec itself reports it, with a hint
             from aiohttp import ClientTimeout
 
             timeout = ClientTimeout(

@@ -1,51 +1,76 @@
-"""The cache as its users see it."""
+"""The cache's interface."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import CacheError, ConfigError, KgdbError
+from ..process import FileLock
 from ..progress import Progress
-from ._care import Care, EntryInfo, Problem, Removed
-from ._files import FILES, Glance, Manifest, difference, look_over, take_stock
-from ._locks import Hold, Locks
-from ._shelf import USE, BrokenEntry, Draft, Shelf, checked, explained, is_no_room, remove_tree
+from ._files import (
+    FILES,
+    Manifest,
+    QuickCheck,
+    difference,
+    make_manifest,
+    quick_check,
+    write_atomically,
+)
+from ._garbage import EntryInfo, GarbageCollector, Problem, Removed
+from ._locks import NamedLocks
+from ._store_layout import (
+    USE,
+    BrokenEntry,
+    Draft,
+    StoreLayout,
+    checked,
+    explained,
+    is_no_room,
+    remove_tree,
+)
 
 if TYPE_CHECKING:
     from ._remote import Remote
 
-_PATIENCE_SECONDS: Final = 6 * 3600.0  # Debian's whole kernel on two cores takes hours
+_WAIT_SECONDS: Final = 6 * 3600.0  # Debian's whole kernel on two cores takes hours
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in the cache, whole, and held: nobody removes it while this process lives."""
+    """A complete entry of the cache. It is locked: nobody removes it while this process lives."""
 
     kind: str
     key: str
     path: Path
-    """The directory with its files; not to be written to."""
+    """The directory with its files, which must not be changed."""
     about: Mapping[str, Any]
-    """What its maker noted."""
+    """The `about` that was given to `make`."""
+
+
+class _InUse(NamedTuple):
+    """An entry that this process has locked."""
+
+    lock: FileLock
+    manifest: Manifest
+    entry: Entry
 
 
 class Cache:
-    """A store of what takes long to make, by a key of all that it was made from.
+    """A store of what takes long to build, by a key of all that it is built from.
 
-    :param root: its directory; made when something is put in.
-    :param remote: the URL of a cache that others share, asked before something is built.
-    :param limit: bytes that it may take on the disk; by default 50 GB, or half of the disk space
-        that is free or its own, whichever is less.
+    :param root: its directory, which is created when the first entry is made.
+    :param remote: the URL of a shared cache to look in before building.
+    :param limit: bytes that it may use on the disk; by default 50 GB, or half of the free disk
+        space and its own, whichever is less.
     """
 
     def __init__(
@@ -58,60 +83,65 @@ class Cache:
     ) -> None:
         self.root = root.absolute()
         self._progress = progress
-        self._shelf = Shelf(self.root)
-        self._locks = Locks(self._shelf.locks, progress)
-        self._care = Care(self._shelf, self._locks, progress, limit)
+        self._layout = StoreLayout(self.root)
+        self._locks = NamedLocks(self._layout.locks, progress)
+        self._garbage = GarbageCollector(self._layout, self._locks, progress, limit)
         self._remote = _remote(remote, progress) if remote else None
         self._guard = threading.RLock()
-        self._held: dict[tuple[str, str], tuple[Hold, Manifest, Entry]] = {}
-        self._held_works: dict[Path, Hold] = {}
+        self._in_use: dict[tuple[str, str], _InUse] = {}
+        self._workdir_locks: dict[Path, FileLock] = {}
 
     def close(self) -> None:
-        """Let go of everything; only for who goes on living without it."""
+        """Release all entries and work directories; needed only if the process goes on."""
         with self._guard:
-            for hold in (*(held[0] for held in self._held.values()), *self._held_works.values()):
-                hold.release()
-            self._held.clear()
-            self._held_works.clear()
+            for lock in (
+                *(use.lock for use in self._in_use.values()),
+                *self._workdir_locks.values(),
+            ):
+                lock.release()
+            self._in_use.clear()
+            self._workdir_locks.clear()
 
     def get(self, kind: str, key: str) -> Entry | None:
-        """Return an entry, held and looked over, None if there is none.
+        """Return an entry, locked and checked by names, sizes and times; None if there is none.
 
-        A broken one is moved to the quarantine, and said to be so.
+        A broken entry is reported, and moved to the quarantine.
         """
         with self._guard:
-            directory = self._shelf.entry(kind, key)
-            known = self._held.get((kind, key))
-            if known is not None:
-                hold, manifest, entry = known
-                whole = look_over(directory / FILES, manifest) == Glance()
-                if whole and hold.is_on(directory / USE):
-                    hold.touch()
-                    return entry
-                del self._held[kind, key]
-                hold.release()
+            directory = self._layout.entry(kind, key)
+            use = self._in_use.get((kind, key))
+            if use is not None:
+                whole = quick_check(directory / FILES, use.manifest) == QuickCheck()
+                if whole and use.lock.is_on(directory / USE):
+                    use.lock.touch()
+                    return use.entry
+                del self._in_use[kind, key]
+                use.lock.release()
             try:
                 with explained(f"cannot read {directory}"):
-                    opened = self._shelf.open(kind, key)
+                    opened = self._layout.open(kind, key)
             except BrokenEntry as broken:
                 self._quarantine(kind, key, broken)
                 return None
-            return None if opened is None else self._keep(*opened)
+            return None if opened is None else self._use(*opened)
 
     def examine(self, entry: Entry) -> str:
-        """Read an entry in full; return what is wrong with it, or nothing.
+        """Read an entry in full; return what is wrong with it, "" if nothing is.
 
         :meth:`get` compares sizes and times only.
         """
         with self._guard:
-            _, manifest, _ = self._held[entry.kind, entry.key]
+            manifest = self._in_use[entry.kind, entry.key].manifest
         return difference(entry.path, manifest)
 
     def discard(self, kind: str, key: str, why: str) -> None:
-        """Set aside an entry that is whole and yet of no use, as its user found out."""
+        """Move an entry to the quarantine that its user found to be of no use.
+
+        :param why: the reason, for the report.
+        """
         with self._guard:
-            known = self._held.pop((kind, key), None)
-            self._quarantine(kind, key, BrokenEntry(why, known[0] if known else None))
+            use = self._in_use.pop((kind, key), None)
+            self._quarantine(kind, key, BrokenEntry(why, use.lock if use else None))
 
     def make(
         self,
@@ -124,106 +154,103 @@ class Cache:
         timeout: float | None = None,
         shared: bool = True,
     ) -> Entry:
-        """Return an entry, and make it first if there is none.
+        """Return an entry, and build it first if there is none.
 
-        Of all processes that want it at once one makes it; the others say that they wait.
+        If several processes need it at once, one builds it; the others report that they wait.
 
         :param build: called with an empty directory to put the files in.
-        :param label: what the messages call it.
-        :param about: kept with it, for listings and for who gets it; JSON values.
-        :param timeout: seconds to wait for another process that makes it.
-        :param shared: whether it is worth asking the remote cache for.
+        :param label: its name in messages.
+        :param about: JSON values that are stored with it.
+        :param timeout: seconds to wait for another process that builds it; by default 6 hours.
+        :param shared: whether to look in the remote cache.
         :raises CacheError: it could not be stored.
-        :raises TimeoutError: the other process did not come to an end.
+        :raises TimeoutError: the other process did not finish in time.
         """
         entry = self.get(kind, key)
         if entry is not None:
             return entry
-        with self._hold_lock(f"{kind}-{key}", label, timeout):
+        with self.lock(f"{kind}-{key}", label=label, timeout=timeout):
             entry = self.get(kind, key)
             if entry is not None:
                 return entry
             entry = self._make(kind, key, build, label, about, shared=shared)
-        # It was made, whatever becomes of this; the next one tries again.
+        # An error here must not fail what was built; the next `make` prunes again.
         with contextlib.suppress(OSError, KgdbError):
-            self._care.keep_bound()
+            self._garbage.enforce_bound()
         return entry
 
     def lock(
         self, name: str, *, label: str, timeout: float | None = None
     ) -> AbstractContextManager[None]:
-        """Hold a lock of that name among all processes that use this cache.
+        """Hold the lock of a name, among all processes that use this cache.
 
-        :param label: what those who wait are told that they wait for.
-        :param timeout: seconds to wait for it.
+        :param label: what it is for, in the messages of those who wait.
+        :param timeout: seconds to wait for it; by default 6 hours.
         """
-        return self._hold_lock(name, label, timeout)
+        self._layout.prepare()
+        return self._locks.lock(checked(name), label, _WAIT_SECONDS if timeout is None else timeout)
 
     def workdir(self, kind: str, name: str) -> Path:
-        """Return a directory for changing things, a build tree for one; made if missing.
+        """Return a directory that may be changed, such as a build tree; it is created if need be.
 
-        Change it only under `lock(name)`. It is not removed to make room while that is held, nor
-        while a process lives that asked for it.
+        Change it only under `lock(name)`. Pruning leaves it alone while that lock is held, and
+        while a process lives that called this.
         """
-        path = self._shelf.work / checked(kind) / checked(name)
-        self._shelf.prepare()
+        path = self._layout.workdir(kind, name)
+        self._layout.prepare()
         with explained(f"cannot make {path}"):
-            hold = self._shelf.open_work(kind, name)
+            lock = self._layout.open_workdir(path)
         with self._guard:
-            if path in self._held_works:
-                hold.release()
+            if path in self._workdir_locks:
+                lock.release()
             else:
-                self._held_works[path] = hold
+                self._workdir_locks[path] = lock
         return path
 
     def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:
-        """Return what `compute` returned when it was last asked with this key."""
-        path = self._shelf.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]
+        """Return the result of `compute`, from the disk if it was computed with this key before."""
+        path = self._layout.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(path.read_bytes())
             if note["key"] == key and isinstance(note["value"], str):
                 return str(note["value"])
         value = compute()
-        beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
-        with contextlib.suppress(OSError):  # a cache that cannot be written to only costs time
+        with contextlib.suppress(OSError):  # in a read-only cache it is computed each time
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                beside.write_text(json.dumps({"key": key, "value": value}))
-                beside.replace(path)
-            finally:
-                beside.unlink(missing_ok=True)
+            write_atomically(path, json.dumps({"key": key, "value": value}).encode())
         return value
 
     def entries(self) -> list[EntryInfo]:
-        """Return everything in the cache, last used first."""
+        """Return all items of the cache, the last used first."""
         with explained(f"cannot list {self.root}"):
-            return self._care.entries()
+            return self._garbage.entries()
 
     def prune(self, *, older_than: float | None = None, max_size: int | None = None) -> Removed:
-        """Remove what is old, and the least recently used until the rest fits.
+        """Remove items that are old, then the least recently used until the rest fits.
 
-        What is in use stays.
+        Items in use stay. Without arguments, the cache is pruned to its default bound.
 
         :param older_than: seconds since the last use.
-        :param max_size: bytes; by default the cache's own bound.
+        :param max_size: bytes.
         """
-        if not self._shelf.base.is_dir():
+        if not self._layout.base.is_dir():
             return Removed([], 0, 0)
-        self._shelf.prepare()
+        self._layout.prepare()
         with explained(f"cannot prune {self.root}"):
             if older_than is None and max_size is None:
-                max_size = self._care.bound(sum(info.size for info in self._care.entries()))
-            return self._care.prune(older_than, max_size)
+                max_size = self._garbage.bound(sum(info.size for info in self._garbage.entries()))
+            return self._garbage.prune(older_than, max_size)
 
     def verify(self) -> list[Problem]:
-        """Read every entry in full, move the broken to the quarantine, and return what was."""
+        """Read every entry in full, move broken ones to the quarantine, and return them."""
         with explained(f"cannot verify {self.root}"):
-            return self._care.verify()
+            return self._garbage.verify()
 
     def push(self) -> list[EntryInfo]:
-        """Copy what the remote cache does not have there, and return what that was.
+        """Copy the entries that the remote cache lacks to it, and return them.
 
-        :raises CacheError: it takes nothing.
+        :raises ConfigError: there is no remote cache.
+        :raises CacheError: it cannot be written to.
         """
         if self._remote is None:
             raise ConfigError("there is no remote cache to push to", hint="--kgdb-remote-cache=URL")
@@ -237,29 +264,18 @@ class Cache:
         try:
             if remote.has(kind, key) or self.get(kind, key) is None:
                 return False
-            _, manifest, entry = self._held[kind, key]
-            scratch = self._shelf.draft(kind, key)
-            try:
-                remote.push(entry.path.parent, manifest, scratch.path / "upload")
-            finally:
-                remove_tree(scratch.path)
-                scratch.hold.release()
+            use = self._in_use[kind, key]
+            with self._drafted(kind, key, f"{kind} {key[:12]}") as scratch:
+                remote.push(use.entry.path.parent, use.manifest, scratch.path / "upload")
         except KgdbError:
             raise
-        # Each file system and each of its libraries has its own errors.
+        # Each of fsspec's file systems raises errors of its own.
         except Exception as error:
             raise CacheError(
                 f"cannot push {kind} {key[:12]} to {remote.url}: {error}",
                 hint="it must be a place that can be written to: a directory or a bucket, not HTTP",
             ) from error
         return True
-
-    def _hold_lock(
-        self, name: str, label: str, timeout: float | None
-    ) -> AbstractContextManager[None]:
-        self._shelf.prepare()
-        patience = _PATIENCE_SECONDS if timeout is None else timeout
-        return self._locks.held(checked(name), label, patience)
 
     def _make(
         self,
@@ -271,9 +287,9 @@ class Cache:
         *,
         shared: bool,
     ) -> Entry:
-        json.dumps(dict(about))  # what is no JSON is better found before an hour's work
+        json.dumps(dict(about))  # fail before an hour's build, not after it
         with explained(f"cannot clear up in {self.root}"):
-            self._shelf.clear_up()
+            self._layout.remove_dead_drafts()
         if self._remote is not None and shared:
             remote = self._remote
             with self._drafted(kind, key, label) as draft:
@@ -292,52 +308,52 @@ class Cache:
 
     @contextlib.contextmanager
     def _drafted(self, kind: str, key: str, label: str) -> Iterator[Draft]:
-        """A new draft, removed at the end if no entry came of it."""
+        """Yield a new draft, and remove it at the end unless it became an entry."""
         with explained(f"cannot make room for {label}"):
-            draft = self._shelf.draft(kind, key)
+            draft = self._layout.draft(kind, key)
         try:
             yield draft
-        finally:  # also for a Ctrl-C, which should not leave gigabytes to `clear_up`
+        finally:  # also on Ctrl-C, which should leave no gigabytes behind
             if draft.path.exists():
                 remove_tree(draft.path)
-                draft.hold.release()
+                draft.lock.release()
 
     def _store(
         self, draft: Draft, kind: str, key: str, label: str, about: Mapping[str, object]
     ) -> Entry:
         with explained(f"{label} was made but could not be stored in {self.root}"):
             try:
-                manifest = take_stock(
+                manifest = make_manifest(
                     draft.files, kind=kind, key=key, about=about, created=time.time(), sync=True
                 )
             except ValueError as error:
                 raise CacheError(f"{label} cannot be stored: {error}") from error
-            return self._keep(self._shelf.publish(draft, manifest), manifest)
+            return self._use(self._layout.publish(draft, manifest), manifest)
 
-    def _keep(self, hold: Hold, manifest: Manifest) -> Entry:
-        hold.touch()
+    def _use(self, lock: FileLock, manifest: Manifest) -> Entry:
+        lock.touch()
         kind, key = manifest.kind, manifest.key
-        entry = Entry(kind, key, self._shelf.entry(kind, key) / FILES, dict(manifest.about))
+        entry = Entry(kind, key, self._layout.entry(kind, key) / FILES, dict(manifest.about))
         with self._guard:
-            self._held[kind, key] = hold, manifest, entry
+            self._in_use[kind, key] = _InUse(lock, manifest, entry)
         return entry
 
     def _quarantine(self, kind: str, key: str, broken: BrokenEntry) -> None:
         what = f"the cached {kind} {key[:12]} is broken ({broken})"
         try:
             with explained(f"cannot set {kind}/{key} aside"):
-                place = self._shelf.put_aside(kind, key, broken.hold)
-            if place is not None:
-                self._progress.say(f"{what}; it was moved to {place}")
+                moved_to = self._layout.move_to_quarantine(kind, key, broken.lock)
+            if moved_to is not None:
+                self._progress.say(f"{what}; it was moved to {moved_to}")
         except CacheError as error:
             self._progress.say(f"{what}, and is not used; {error.message}")
         finally:
-            if broken.hold is not None:
-                broken.hold.release()
+            if broken.lock is not None:
+                broken.lock.release()
 
 
 def _remote(url: str, progress: Progress) -> Remote:
-    # Imported where there is one: few have one, and all pay for an import.
+    # Imported lazily: few users have one, and the import takes time.
     from ._remote import Remote
 
     return Remote(url, progress)

@@ -1,4 +1,4 @@
-"""Child processes: each in its own process group, always drained, stopped within a bound.
+"""Child processes, each in its own process group, always drained, stopped within a bound; locks.
 
 No child outlives this process, whatever ends it. The kernel kills each child when the thread that
 started it ends (`PR_SET_PDEATHSIG`, prctl(2)). And the reaper, one small `sh` in a session of its
@@ -7,6 +7,7 @@ were registered with it, and then every process that has our tag in its environm
 """
 
 from ._child import DEVNULL, PIPE, Child
+from ._lock import FileLock
 from ._run import CommandFailed, Completed, run, which
 
-__all__ = ["DEVNULL", "PIPE", "Child", "CommandFailed", "Completed", "run", "which"]
+__all__ = ["DEVNULL", "PIPE", "Child", "CommandFailed", "Completed", "FileLock", "run", "which"]

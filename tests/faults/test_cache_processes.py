@@ -63,12 +63,12 @@ class Other:
     def until(self, word: str) -> str:
         """What it says up to the line that contains a word."""
         assert self.popen.stdout is not None
-        said = ""
+        output = ""
         while line := self.popen.stdout.readline():
-            said += line
+            output += line
             if word in line:
-                return said
-        raise AssertionError(f"it never said {word!r}, but:\n{said}")
+                return output
+        raise AssertionError(f"it never said {word!r}, but:\n{output}")
 
     def go(self) -> None:
         """Let it go on behind `pause()`."""
@@ -79,9 +79,9 @@ class Other:
     def end(self) -> str:
         """What else it says until it ends well."""
         assert self.popen.stdout is not None
-        said = self.popen.stdout.read()
-        assert self.popen.wait(SOON) == 0, said
-        return said
+        output = self.popen.stdout.read()
+        assert self.popen.wait(SOON) == 0, output
+        return output
 
     def kill(self) -> None:
         self.popen.kill()
@@ -175,10 +175,10 @@ def test_the_second_waits_and_says_for_whom(start: Start) -> None:
     first = start(BUILD + "make()")
     first.until("building")
     second = start(BUILD + "make()")
-    said = second.until("waiting for")
+    output = second.until("waiting for")
     assert re.search(
         rf"Linux 6.1: waiting for process {first.pid} \(-c /.*\), at it since \d\d:\d\d:\d\d …$",
-        said.strip(),
+        output.strip(),
     )
     first.go()
     assert second.end() == f"made: all of it {first.pid}\n"
@@ -279,13 +279,18 @@ def test_a_suspended_builder_is_not_waited_for_for_ever(start: Start) -> None:
     assert f"Linux 6.1: waited 0.5 s for process {first.pid} (" in second.end()
 
 
-def test_a_killed_builder_in_the_last_moment(start: Start, root: Path) -> None:
+def test_a_builder_that_is_killed_while_it_publishes(start: Start, root: Path) -> None:
     # At every step between the end of the build and the entry.
-    steps = ["_store.take_stock", "_shelf.write_synced", "_shelf.sync_directory", "Path.rename"]
+    steps = [
+        "_store.make_manifest",
+        "_store_layout.write_synced",
+        "_store_layout.sync_directory",
+        "Path.rename",
+    ]
     for step in steps:
         target, name = step.split(".")
         other = start(f"""
-            import pytest_kgdb.cache._store as _store, pytest_kgdb.cache._shelf as _shelf
+            from pytest_kgdb.cache import _store, _store_layout
             def build(path):
                 (path / "a").write_text("x")
             def strike(*_, **__):
@@ -390,10 +395,10 @@ def test_pruners_and_users_at_once(start: Start, root: Path) -> None:
     others = [start(user_script) for _ in range(3)] + [start(pruner_script) for _ in range(2)]
     for other in others:
         other.go()
-    said = [other.end() for other in others]
-    assert all("rounds" in line for line in said[:3])
-    assert sum(int(line.split()[-1]) for line in said[3:]) > 0
-    assert "broken" not in "".join(said)
+    outputs = [other.end() for other in others]
+    assert all("rounds" in line for line in outputs[:3])
+    assert sum(int(line.split()[-1]) for line in outputs[3:]) > 0
+    assert "broken" not in "".join(outputs)
     cache = Cache(root, progress=Silent())
     cache.prune(older_than=0)
     assert cache.entries() == []
@@ -405,11 +410,11 @@ def test_a_killed_pruner(start: Start, root: Path) -> None:
     cache.make("kernel", "k", lambda path: (path / "a").write_text("x"), label="it")
     cache.close()
     pruner = start("""
-        import pytest_kgdb.cache._shelf as _shelf
+        import pytest_kgdb.cache._store_layout as _store_layout
         def strike(path):
             os.unlink(path / "files/a")
             os.kill(os.getpid(), signal.SIGKILL)
-        _shelf.remove_tree = strike
+        _store_layout.remove_tree = strike
         cache.prune(older_than=0)
     """)
     assert pruner.popen.wait(SOON) == -signal.SIGKILL
@@ -438,12 +443,12 @@ cache.make("kernel", "another", lambda path: (path / "a").write_text("x"), label
 
 
 def test_a_limit_on_file_sizes(start: Start) -> None:
-    said = start(
+    output = start(
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n" + FULL
     ).end()
-    assert "the disk image could not be made in " in said
-    assert "File too large\nhint: make room (pytest-kgdb cache prune), or choose" in said
-    assert said.endswith("left []\n")
+    assert "the disk image could not be made in " in output
+    assert "File too large\nhint: make room (pytest-kgdb cache prune), or choose" in output
+    assert output.endswith("left []\n")
 
 
 def test_a_full_disk(start: Start, root: Path) -> None:
@@ -452,10 +457,10 @@ def test_a_full_disk(start: Start, root: Path) -> None:
     wrapper = ("unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh")
     if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs needs user namespaces")
-    said = start(FULL, *wrapper).end()
-    assert "the disk image could not be made in " in said
-    assert "No space left on device\nhint: make room (pytest-kgdb cache prune)" in said
-    assert said.endswith("left []\n")
+    output = start(FULL, *wrapper).end()
+    assert "the disk image could not be made in " in output
+    assert "No space left on device\nhint: make room (pytest-kgdb cache prune)" in output
+    assert output.endswith("left []\n")
 
 
 # Without its capabilities root, too, is bound to permissions.
@@ -471,7 +476,7 @@ def test_a_cache_that_cannot_be_written_to_can_be_read(start: Start, root: Path)
         directory.chmod(0o555)
     wrapper = POWERLESS if os.getuid() == 0 else ()
     try:
-        said = start(
+        output = start(
             """
             say((cache.get("kernel", "k").path / "a").read_text())
             say(cache.memo("hash", "key", lambda: "not known"))
@@ -490,7 +495,7 @@ def test_a_cache_that_cannot_be_written_to_can_be_read(start: Start, root: Path)
     finally:
         for directory in directories:
             directory.chmod(0o755)
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert lines[:3] == ["x", "known", "new"]
     refusal = [
         f"cannot use the cache directory {root}: it is not writable",

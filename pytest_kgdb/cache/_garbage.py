@@ -1,4 +1,4 @@
-"""What the cache holds, what it costs, and what goes when it is too much."""
+"""Listing, pruning and verifying what the cache holds."""
 
 from __future__ import annotations
 
@@ -11,92 +11,101 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from ..process import FileLock
 from ..progress import Progress
-from ._files import FILES, MANIFEST, Manifest, difference, measure
-from ._locks import Hold, Locks, command_of, users_of
-from ._shelf import USE, BrokenEntry, Shelf, remove_tree
+from ._files import FILES, MANIFEST, Manifest, difference, disk_usage
+from ._locks import NamedLocks, command_of, users_of
+from ._store_layout import USE, BrokenEntry, StoreLayout, remove_tree
 
 _DAY: Final = 86400.0
-_QUARANTINE_SECONDS: Final = 7 * _DAY  # long enough to look at what broke
+_QUARANTINE_SECONDS: Final = 7 * _DAY  # time to examine what broke
 _MEMO_SECONDS: Final = 90 * _DAY
 _BOUND_BYTES: Final = 50 * 10**9
 _BOUND_SHARE: Final = 0.5  # of the disk space that is free or ours
 
 
 class EntryInfo(NamedTuple):
-    """One thing in the cache, for a listing."""
+    """One item of the cache, for listings."""
 
     state: Literal["entry", "work", "broken"]
-    """A whole entry, a directory being worked in, or something in the quarantine."""
+    """An entry, a work directory, or a broken entry in the quarantine."""
     kind: str
     key: str
     about: Mapping[str, Any]
     size: int
-    """Bytes on the disk."""
+    """Bytes that it uses on the disk."""
     last_used: float
     """Seconds since the epoch."""
     path: Path
     in_use: bool = False
     kept: str = ""
-    """Why it is still there."""
+    """Why it has not been removed."""
 
 
 class Problem(NamedTuple):
-    """An entry that is not what it was."""
+    """A broken entry that `verify` found."""
 
     kind: str
     key: str
     reason: str
     moved_to: Path | None
-    """Where it is in the quarantine; None if it could not be moved."""
+    """Its path in the quarantine; None if it could not be moved."""
 
 
 class Removed(NamedTuple):
-    """What a pruning came to."""
+    """The result of pruning."""
 
     entries: list[EntryInfo]
     size_before: int
     size_after: int
 
 
-class Care:
-    """The housekeeping of one cache."""
+class GarbageCollector:
+    """Lists, prunes and verifies one cache.
 
-    def __init__(self, shelf: Shelf, locks: Locks, progress: Progress, limit: int | None) -> None:
-        self._shelf = shelf
+    :param limit: the size in bytes to keep it to; by default as `bound` says.
+    """
+
+    def __init__(
+        self, layout: StoreLayout, locks: NamedLocks, progress: Progress, limit: int | None
+    ) -> None:
+        self._layout = layout
         self._locks = locks
         self._progress = progress
         self._limit = limit
 
     def entries(self) -> list[EntryInfo]:
-        """Return everything in the cache, last used first."""
-        found = list(self._survey())
-        bound = self.bound(sum(info.size for info in found))
+        """Return all items of the cache, the last used first."""
+        items = list(self._survey())
+        bound = self.bound(sum(info.size for info in items))
         fits = f"the cache is within its bound of {shown_size(bound)}"
         listed = []
-        for info in found:
+        for info in items:
             user = self._user(info)
             if user:
                 kept = f"in use by {user}"
             elif info.state == "broken":
-                kept = f"to be looked at for {_QUARANTINE_SECONDS / _DAY:g} days"
+                kept = f"in the quarantine for {_QUARANTINE_SECONDS / _DAY:g} days"
             else:
                 kept = fits
             listed.append(info._replace(in_use=bool(user), kept=kept))
         return sorted(listed, key=lambda info: -info.last_used)
 
     def prune(self, older_than: float | None, max_size: int | None) -> Removed:
-        """Remove what is old, and the least recently used until the rest fits.
+        """Remove items that are old, then the least recently used until the rest fits.
 
-        What is in use stays, whatever that means for the size.
+        Items in use stay, even if they exceed the size.
+
+        :param older_than: seconds since the last use.
+        :param max_size: bytes.
         """
-        self._shelf.clear_up()
+        self._layout.remove_dead_drafts()
         self._prune_memos()
         now = time.time()
-        found = sorted(self._survey(), key=lambda info: info.last_used)
+        items = sorted(self._survey(), key=lambda info: info.last_used)
         removed = []
-        left = before = sum(info.size for info in found)
-        for info in sorted(found, key=lambda info: info.state != "broken"):  # those first
+        left = before = sum(info.size for info in items)
+        for info in sorted(items, key=lambda info: info.state != "broken"):  # the broken first
             age = now - info.last_used
             old = older_than is not None and age >= older_than
             if info.state == "broken":
@@ -107,8 +116,8 @@ class Care:
                 left -= info.size
         return Removed(removed, before, left)
 
-    def keep_bound(self) -> None:
-        """Prune to the default bound, and say so if something went."""
+    def enforce_bound(self) -> None:
+        """Prune to the default bound, and report what was removed."""
         size = sum(info.size for info in self._survey())
         bound = self.bound(size)
         if size <= bound:
@@ -122,104 +131,106 @@ class Care:
             )
         if removed.size_after > bound:
             self._progress.say(
-                f"the cache in {self._shelf.root} takes {shown_size(removed.size_after)}, more"
+                f"the cache in {self._layout.root} takes {shown_size(removed.size_after)}, more"
                 f" than its bound of {shown_size(bound)}: the rest is in use"
             )
 
     def bound(self, size: int) -> int:
-        """Return the size that a cache which is now so large is kept to.
+        """Return the size in bytes to which a cache is kept.
 
-        50 GB, or half of the disk space that is free or its own, whichever is less.
+        It is 50 GB, or half of the free disk space and the cache's own, whichever is less.
+
+        :param size: the cache's present size in bytes.
         """
         if self._limit is not None:
             return self._limit
         try:
-            free = shutil.disk_usage(self._shelf.base).free
+            free = shutil.disk_usage(self._layout.base).free
         except OSError:
             return _BOUND_BYTES
         return min(_BOUND_BYTES, int((free + size) * _BOUND_SHARE))
 
     def verify(self) -> list[Problem]:
-        """Read every entry in full; move those that are broken to the quarantine."""
+        """Read every entry in full, and move broken ones to the quarantine."""
         problems = []
-        names = list(self._shelf.entries())
+        names = list(self._layout.entries())
         with self._progress.stage("verifying the cache") as stage:
             for number, (kind, key) in enumerate(names):
                 stage.update(number, len(names), f"{kind} {key[:12]}")
                 try:
                     self._verify(kind, key)
                 except BrokenEntry as broken:
-                    place = None
+                    moved_to = None
                     with contextlib.suppress(OSError):
-                        place = self._shelf.put_aside(kind, key, broken.hold)
-                    problems.append(Problem(kind, key, str(broken), place))
-                    if broken.hold is not None:
-                        broken.hold.release()
+                        moved_to = self._layout.move_to_quarantine(kind, key, broken.lock)
+                    problems.append(Problem(kind, key, str(broken), moved_to))
+                    if broken.lock is not None:
+                        broken.lock.release()
         return problems
 
     def _verify(self, kind: str, key: str) -> None:
-        opened = self._shelf.open(kind, key)
-        if opened is None:  # pruned just now
+        opened = self._layout.open(kind, key)
+        if opened is None:  # pruned meanwhile
             return
-        hold, manifest = opened
-        if wrong := difference(self._shelf.entry(kind, key) / FILES, manifest):
-            raise BrokenEntry(wrong, hold)
-        hold.release()
+        lock, manifest = opened
+        if wrong := difference(self._layout.entry(kind, key) / FILES, manifest):
+            raise BrokenEntry(wrong, lock)
+        lock.release()
 
     def _survey(self) -> Iterator[EntryInfo]:
-        for kind, key in self._shelf.entries():
-            path = self._shelf.entry(kind, key)
-            with contextlib.suppress(OSError):  # removed just now
+        for kind, key in self._layout.entries():
+            path = self._layout.entry(kind, key)
+            with contextlib.suppress(OSError):  # removed meanwhile
                 used = (path / USE).stat().st_mtime
                 try:
                     manifest = Manifest.load((path / MANIFEST).read_bytes())
                     about, size = manifest.about, manifest.room
-                except ValueError:  # for `verify` to find
-                    about, size = {}, measure(path)
+                except ValueError:  # `verify` reports it
+                    about, size = {}, disk_usage(path)
                 yield EntryInfo("entry", kind, key, about, size, used, path)
-        for kind, name in self._shelf.works():
-            path = self._shelf.work / kind / name
+        for kind, name in self._layout.workdirs():
+            path = self._layout.workdir(kind, name)
             with contextlib.suppress(OSError):
                 used = path.stat().st_mtime
-                yield EntryInfo("work", kind, name, {}, self._measure(path), used, path)
-        for path in _children(self._shelf.quarantine):
+                yield EntryInfo("work", kind, name, {}, self._workdir_size(path), used, path)
+        for path in _children(self._layout.quarantine):
             with contextlib.suppress(OSError):
                 moved = path.stat().st_ctime  # a rename changes it
-                yield EntryInfo("broken", "quarantine", path.name, {}, measure(path), moved, path)
+                yield EntryInfo(
+                    "broken", "quarantine", path.name, {}, disk_usage(path), moved, path
+                )
 
-    def _measure(self, path: Path) -> int:
-        """Return the size of a work directory.
+    def _workdir_size(self, path: Path) -> int:
+        """Return the bytes that a work directory uses on the disk.
 
-        Reading a kernel tree takes a second: once for each time that it was worked in.
+        Walking a kernel tree takes a second; the result is kept until the directory is used again.
         """
-        note = path.with_name(f".{path.name}.size")
+        note = self._layout.workdir_size(path)
         now = time.time()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(note.read_bytes())
-            if known["at"] > self._locks.released(path.name):
-                return int(known["size"])
-        size = measure(path)
+            record = json.loads(note.read_bytes())
+            if record["at"] > self._locks.released(path.name):
+                return int(record["size"])
+        size = disk_usage(path)
         with contextlib.suppress(OSError):
             note.write_text(json.dumps({"size": size, "at": now}))
         return size
 
     def _user(self, info: EntryInfo) -> str:
-        """Who uses it, "" if nobody does."""
+        """Return who uses an item, "" if nobody does."""
         if info.state == "work":
-            with self._locks.held_if_free(info.key) as free:
+            with self._locks.try_lock(info.key) as free:
                 if not free:
                     return str(self._locks.holder(info.key) or "another process")
         if info.state == "broken":
             return ""
-        use = info.path / USE
-        if info.state == "work":
-            use = info.path.with_name(f".{info.key}.{USE}")
+        use = self._layout.workdir_use(info.path) if info.state == "work" else info.path / USE
         try:
-            hold = Hold.exclusive(use)
-        except OSError:
+            FileLock.exclusive(use).release()
             return ""
-        if hold is not None:
-            hold.release()
+        except BlockingIOError:
+            pass
+        except OSError:
             return ""
         users = users_of(use)
         if os.getpid() in users:
@@ -229,16 +240,16 @@ class Care:
 
     def _remove(self, info: EntryInfo) -> bool:
         if info.state == "entry":
-            return self._shelf.take_away(info.path)
+            return self._layout.remove_entry(info.path)
         if info.state == "broken":
             remove_tree(info.path)
             return not info.path.exists()
-        with self._locks.held_if_free(info.key) as free:
-            return free and self._shelf.take_away_work(info.path)
+        with self._locks.try_lock(info.key) as free:
+            return free and self._layout.remove_workdir(info.path)
 
     def _prune_memos(self) -> None:
         oldest = time.time() - _MEMO_SECONDS
-        for directory in _children(self._shelf.memo):
+        for directory in _children(self._layout.memo):
             for path in _children(directory):
                 with contextlib.suppress(OSError):
                     if path.stat().st_mtime < oldest:
@@ -246,7 +257,7 @@ class Care:
 
 
 def shown_size(size: float) -> str:
-    """Return a size as people say it: `230 MB`, `4.2 GB`."""
+    """Return a size for messages: `230 MB`, `4.2 GB`."""
     for unit in ("kB", "MB"):
         size /= 1000
         if size < 999.5:

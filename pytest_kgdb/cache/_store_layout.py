@@ -1,4 +1,4 @@
-"""Where things lie in the cache, and how they get there and away: only ever by one rename."""
+"""Where things are in the cache's directory, and how they get in and out: by one rename each."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import CacheError, ConfigError, KgdbError
+from ..process import FileLock
 from ._files import (
     FILES,
     MANIFEST,
-    Glance,
     Manifest,
+    QuickCheck,
     compare,
-    look_over,
+    make_manifest,
+    quick_check,
     sync_directory,
-    take_stock,
+    write_atomically,
     write_synced,
 )
-from ._locks import Hold
 
 USE: Final = "use"
-"""In each entry: held by who uses it, and its time is that of the last use."""
+"""The file of an entry that its users have locked; its time is that of the last use."""
 
 _VERSION: Final = "v1"
 _RESERVED: Final = frozenset({"work", "locks", "quarantine", "tmp", "memo"})
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@=,-]{0,127}")
-_GATE_SECONDS: Final = 30.0  # whoever holds the gate renames a directory or two
+_USE_SECONDS: Final = 10.0  # a pruner locks an entry for as long as a rename takes
+_GATE_SECONDS: Final = 30.0  # the gate is locked for a rename or two
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 # https://bford.info/cachedir/: backup programs leave such a directory out.
@@ -43,27 +45,27 @@ Signature: 8a477f597d28d172789f06886806bc55
 
 
 class BrokenEntry(Exception):
-    """An entry is not what its manifest says."""
+    """An entry differs from its manifest."""
 
-    def __init__(self, reason: str, hold: Hold | None) -> None:
+    def __init__(self, reason: str, lock: FileLock | None) -> None:
         super().__init__(reason)
-        self.hold = hold
+        self.lock = lock
 
 
 class Draft(NamedTuple):
     """A directory that is to become an entry."""
 
     path: Path
-    hold: Hold
+    lock: FileLock
 
     @property
     def files(self) -> Path:
-        """Where the entry's files are built."""
+        """The directory in which the entry's files are built."""
         return self.path / FILES
 
 
-class Shelf:
-    """The directories of one cache."""
+class StoreLayout:
+    """The directories and files of one cache."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,22 +83,34 @@ class Shelf:
         return self.base / checked(kind) / checked(key)
 
     def entries(self) -> Iterator[tuple[str, str]]:
-        """All kinds and keys that there are."""
+        """Yield the kind and key of every entry."""
         for kind in _subdirectories(self.base):
             if kind not in _RESERVED:
                 for key in _subdirectories(self.base / kind):
                     yield kind, key
 
-    def works(self) -> Iterator[tuple[str, str]]:
-        """All kinds and names of work directories that there are."""
+    def workdir(self, kind: str, name: str) -> Path:
+        """Return a work directory, which need not exist."""
+        return self.work / checked(kind) / checked(name)
+
+    def workdirs(self) -> Iterator[tuple[str, str]]:
+        """Yield the kind and name of every work directory."""
         for kind in _subdirectories(self.work):
             for name in _subdirectories(self.work / kind):
                 yield kind, name
 
-    def prepare(self) -> None:
-        """Make the directories that are missing.
+    def workdir_use(self, directory: Path) -> Path:
+        """Return the file that the users of a work directory have locked."""
+        return directory.with_name(f".{directory.name}.{USE}")
 
-        :raises CacheError: they cannot be made, or not be written to.
+    def workdir_size(self, directory: Path) -> Path:
+        """Return the file with the size of a work directory."""
+        return directory.with_name(f".{directory.name}.size")
+
+    def prepare(self) -> None:
+        """Create the directories that do not exist.
+
+        :raises CacheError: they cannot be created or written to.
         """
         with explained(f"cannot use the cache directory {self.root}"):
             for directory in (self.tmp, self.locks, self.quarantine):
@@ -109,78 +123,80 @@ class Shelf:
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[None]:
-        """Be the only one who moves directories: what was looked at is what is moved."""
-        hold = Hold.exclusive(self.base / "gate", _GATE_SECONDS, create=True)
-        if hold is None:
+        """Exclude all others that move directories, from the check to the rename."""
+        path = self.base / "gate"
+        try:
+            lock = FileLock.exclusive(path, _GATE_SECONDS, create=True)
+        except BlockingIOError:
             raise CacheError(
                 f"the cache in {self.root} was locked for {_GATE_SECONDS:g} s",
-                hint=f"see who holds {self.base / 'gate'} (fuser), and whether it is stopped",
-            )
+                hint=f"see who holds {path} (fuser), and whether it is stopped",
+            ) from None
         try:
             yield
         finally:
-            hold.release()
+            lock.release()
 
     def draft(self, kind: str, key: str) -> Draft:
-        """Make a new directory beside the entries, ours for as long as we live."""
+        """Create a draft, which stays for as long as this process lives."""
         path = self.tmp / f"{kind}-{key[:24]}-{os.getpid()}-{os.urandom(4).hex()}"
-        with self.gate():  # so that no one finds it before its hold is taken
+        with self.gate():  # `remove_dead_drafts` must not find it before it is locked
             path.mkdir()
             (path / USE).touch()
-            hold = Hold.shared(path / USE)
+            lock = FileLock.shared(path / USE, _USE_SECONDS)
         (path / FILES).mkdir()
-        return Draft(path, hold)
+        return Draft(path, lock)
 
-    def publish(self, draft: Draft, manifest: Manifest) -> Hold:
-        """Make an entry of a draft; its hold becomes that of the entry."""
+    def publish(self, draft: Draft, manifest: Manifest) -> FileLock:
+        """Turn a draft into an entry; return its lock, which is now that of the entry."""
         write_synced(draft.path / MANIFEST, manifest.dump())
         sync_directory(draft.path)
         final = self.entry(manifest.kind, manifest.key)
         final.parent.mkdir(exist_ok=True)
         with self.gate():
-            if final.exists():  # put there by something that is not us
-                self._set_aside(final)
+            if final.exists():  # only a program that ignores our locks puts it there
+                self._quarantine(final)
             draft.path.rename(final)
         sync_directory(final.parent)
-        return draft.hold
+        return draft.lock
 
-    def open(self, kind: str, key: str) -> tuple[Hold, Manifest] | None:
-        """Take hold of an entry, None if there is none.
+    def open(self, kind: str, key: str) -> tuple[FileLock, Manifest] | None:
+        """Lock an entry and check it by names, sizes and times; None if there is none.
 
-        :raises BrokenEntry: it is not what its manifest says.
+        :raises BrokenEntry: it differs from its manifest.
         """
         directory = self.entry(kind, key)
         while True:
             try:
-                hold = Hold.shared(directory / USE)
+                lock = FileLock.shared(directory / USE, _USE_SECONDS)
             except (FileNotFoundError, NotADirectoryError):
                 if directory.is_dir():
                     raise BrokenEntry(f"{USE} is missing", None) from None
                 return None
-            if hold.is_on(directory / USE):
+            if lock.is_on(directory / USE):
                 break
-            hold.release()  # it was moved away just now; perhaps there is another one
+            lock.release()  # the entry was moved meanwhile, and there may be another one
         try:
             manifest = Manifest.load((directory / MANIFEST).read_bytes())
             if (manifest.kind, manifest.key) != (kind, key):
                 raise ValueError(f"it is {manifest.kind}/{manifest.key}")
         except FileNotFoundError:
-            raise BrokenEntry("its manifest is missing", hold) from None
+            raise BrokenEntry("its manifest is missing", lock) from None
         except ValueError as error:
-            raise BrokenEntry(str(error), hold) from None
-        glance = look_over(directory / FILES, manifest)
-        if glance.touched and not glance.wrong:
+            raise BrokenEntry(str(error), lock) from None
+        check = quick_check(directory / FILES, manifest)
+        if check.touched and not check.wrong:
             manifest, wrong = self._read_again(directory, manifest)
-            glance = Glance(wrong)
-        if glance.wrong:
-            raise BrokenEntry(glance.wrong, hold)
-        return hold, manifest
+            check = QuickCheck(wrong)
+        if check.wrong:
+            raise BrokenEntry(check.wrong, lock)
+        return lock, manifest
 
     @staticmethod
     def _read_again(directory: Path, manifest: Manifest) -> tuple[Manifest, str]:
-        """Compare contents, as the times differ: CI systems bring caches back with other times."""
+        """Compare the contents where times differ: CI systems restore caches with other times."""
         try:
-            found = take_stock(
+            actual = make_manifest(
                 directory / FILES,
                 kind=manifest.kind,
                 key=manifest.key,
@@ -190,104 +206,98 @@ class Shelf:
             )
         except ValueError as error:
             return manifest, str(error)
-        if wrong := compare(found, manifest):
+        if wrong := compare(actual, manifest):
             return manifest, wrong
-        beside = directory / f"{MANIFEST}.{os.getpid()}.{os.urandom(4).hex()}.new"
-        with contextlib.suppress(OSError):  # a cache that cannot be written to only costs time
-            try:
-                write_synced(beside, found.dump())
-                beside.replace(directory / MANIFEST)
-            finally:
-                beside.unlink(missing_ok=True)
-        return found, ""
+        with contextlib.suppress(OSError):  # in a read-only cache it is read again each time
+            write_atomically(directory / MANIFEST, actual.dump(), sync=True)
+        return actual, ""
 
-    def put_aside(self, kind: str, key: str, hold: Hold | None) -> Path | None:
-        """Move a broken entry to the quarantine, None if it is no longer there."""
+    def move_to_quarantine(self, kind: str, key: str, lock: FileLock | None) -> Path | None:
+        """Move a broken entry to the quarantine; None if it is no longer there."""
         directory = self.entry(kind, key)
         with self.gate():
-            # Somebody else may have done the same, and built a good one since.
-            same = hold.is_on(directory / USE) if hold else not (directory / USE).exists()
-            return self._set_aside(directory) if same and directory.is_dir() else None
+            # Another process may have moved it already, and built a good one since.
+            same = lock.is_on(directory / USE) if lock else not (directory / USE).exists()
+            return self._quarantine(directory) if same and directory.is_dir() else None
 
-    def take_away(self, directory: Path) -> bool:
-        """Remove an entry unless somebody uses it; say whether."""
+    def remove_entry(self, directory: Path) -> bool:
+        """Remove an entry unless it is in use; return whether it was removed."""
         with self.gate():
             try:
-                hold = Hold.exclusive(directory / USE)
+                lock = FileLock.exclusive(directory / USE)
             except OSError:
-                return False
-            if hold is None:
                 return False
             doomed = self.tmp / f"{directory.parent.name}-{directory.name[:24]}-{_stamp()}"
             directory.rename(doomed)
-        # Still held: whoever clears up after dead builders must not meet us in there.
+        # Still locked, so that `remove_dead_drafts` of another process leaves it to us.
         try:
             remove_tree(doomed)
         finally:
-            hold.release()
+            lock.release()
         return True
 
-    def open_work(self, kind: str, name: str) -> Hold:
-        """Make a work directory if it is missing, and take hold of it."""
-        directory = self.work / checked(kind) / checked(name)
+    def open_workdir(self, directory: Path) -> FileLock:
+        """Create a work directory if it does not exist, and lock it as one that is in use."""
         directory.parent.mkdir(parents=True, exist_ok=True)
-        use = directory.with_name(f".{name}.{USE}")
+        use = self.workdir_use(directory)
         while True:
             use.touch()
-            hold = Hold.shared(use)
-            if hold.is_on(use):
+            lock = FileLock.shared(use, _USE_SECONDS)
+            if lock.is_on(use):
                 break
-            hold.release()  # it was removed just now
+            lock.release()  # it was removed meanwhile
         directory.mkdir(exist_ok=True)
         os.utime(directory)
-        return hold
+        return lock
 
-    def take_away_work(self, directory: Path) -> bool:
-        """Remove a work directory, whose lock the caller holds, unless somebody uses it."""
-        use = directory.with_name(f".{directory.name}.{USE}")
-        hold = Hold.exclusive(use, create=True)
-        if hold is None:
+    def remove_workdir(self, directory: Path) -> bool:
+        """Remove a work directory, whose named lock the caller holds, unless it is in use."""
+        use = self.workdir_use(directory)
+        try:
+            lock = FileLock.exclusive(use, create=True)
+        except BlockingIOError:
             return False
         doomed = self.tmp / f"work-{directory.name[:24]}-{_stamp()}"
         try:
             directory.rename(doomed)
-            directory.with_name(f".{directory.name}.size").unlink(missing_ok=True)
+            self.workdir_size(directory).unlink(missing_ok=True)
             use.unlink()
         except FileNotFoundError:
             return False
         finally:
-            hold.release()
+            lock.release()
         remove_tree(doomed)
         return True
 
-    def clear_up(self) -> list[Path]:
-        """Remove what builders left that were killed, and return it."""
-        dead: list[tuple[Path, Hold | None]] = []
+    def remove_dead_drafts(self) -> None:
+        """Remove what killed processes left in `tmp`."""
+        dead: list[tuple[Path, FileLock | None]] = []
         with self.gate():
             for path in self.tmp.iterdir():
                 try:
-                    hold = Hold.exclusive(path / USE)
+                    dead.append((path, FileLock.exclusive(path / USE)))
+                except BlockingIOError:
+                    continue
                 except (FileNotFoundError, NotADirectoryError):
                     dead.append((path, None))
-                    continue
-                if hold is not None:
-                    dead.append((path, hold))
-        for path, hold in dead:
+        for path, lock in dead:
             try:
                 remove_tree(path)
             finally:
-                if hold is not None:
-                    hold.release()
-        return [path for path, _ in dead]
+                if lock is not None:
+                    lock.release()
 
-    def _set_aside(self, directory: Path) -> Path:
+    def _quarantine(self, directory: Path) -> Path:
         target = self.quarantine / f"{directory.parent.name}-{directory.name}-{_stamp()}"
         directory.rename(target)
         return target
 
 
 def checked(name: str) -> str:
-    """Return a name that can be a file's name, or refuse it."""
+    """Return a name.
+
+    :raises ConfigError: it cannot be used as a file's name.
+    """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be the name of something in the cache")
     return name
@@ -295,10 +305,10 @@ def checked(name: str) -> str:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Say of an operating system's error what we were doing and what helps."""
+    """Turn an OSError into a CacheError that begins with `what` and has a hint."""
     try:
         yield
-    except KgdbError:  # our own TimeoutError is an OSError, too
+    except KgdbError:  # our TimeoutError is an OSError, too
         raise
     except OSError as error:
         reason = error.strerror or str(error)
@@ -309,18 +319,18 @@ def explained(what: str) -> Iterator[None]:
 
 
 def is_no_room(error: OSError) -> bool:
-    """Whether a disk, a quota or a limit on file sizes was full."""
+    """Whether an error means a full disk, or a limit on disk usage or file sizes."""
     return error.errno in _NO_ROOM
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory as far as it can be; what remains is found again by `clear_up`."""
+    """Remove a directory as far as possible; `remove_dead_drafts` tries again with the rest."""
     if not path.is_dir() or path.is_symlink():
         with contextlib.suppress(OSError):
             path.unlink()
         return
     shutil.rmtree(path, ignore_errors=True)
-    if path.exists():  # directories without the right to write, as a file system image has them
+    if path.exists():  # read-only directories, as a file system image has them
         for directory, _, _ in os.walk(path):
             with contextlib.suppress(OSError):
                 Path(directory).chmod(0o700)
