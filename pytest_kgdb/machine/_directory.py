@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
+
+from ..process import FileLock
 
 __all__ = ["private_directory"]
 
@@ -20,22 +21,22 @@ _ABANDONED_SECONDS: Final = 60.0
 _LONGEST: Final = 60  # characters
 
 
-def private_directory() -> tuple[Path, int]:
+def private_directory() -> tuple[Path, FileLock]:
     """Make a directory of our own, for sockets, the disk, and what is saved of the memory.
 
     It is in the directory for temporary files (`TMPDIR`), or, where that one's path is too long
     for Unix sockets (unix(7): 108), in /tmp.
 
-    :returns: the directory, and a descriptor that has it locked for as long as it is in use.
+    :returns: the directory, and its lock, to be held for as long as it is in use.
     """
     # Not $XDG_RUNTIME_DIR: that is a small part of the host's memory, and the disk is here, too.
     base = tempfile.gettempdir()
     if len(base) > _LONGEST:
         base = "/tmp"  # noqa: S108 # made private by mkdtemp
     _remove_abandoned(base)
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    (made / _MARK).touch()
-    return made, _lock(made)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    (directory / _MARK).touch()
+    return directory, FileLock.exclusive(directory)
 
 
 def _remove_abandoned(base: str) -> None:
@@ -50,18 +51,9 @@ def _remove_abandoned(base: str) -> None:
                 continue
             if not Path(entry.path, _MARK).is_file():
                 continue
-            lock = _lock(Path(entry.path))
+            lock = FileLock.exclusive(Path(entry.path))
             try:
                 shutil.rmtree(entry.path, ignore_errors=True)
             finally:
-                os.close(lock)
+                lock.release()
 
-
-def _lock(directory: Path) -> int:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -79,7 +79,7 @@ class Machine:
         self._storage_seen = 0.0
         with contextlib.ExitStack() as stack:
             self.directory, lock = private_directory()
-            stack.callback(os.close, lock)
+            stack.callback(lock.release)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
             check_memory(spec)
