@@ -56,4 +56,3 @@ def _remove_abandoned(base: str) -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
             finally:
                 lock.release()
-

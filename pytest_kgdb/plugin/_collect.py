@@ -10,11 +10,11 @@ from typing import Final
 import pytest
 
 from ..errors import ConfigError
-from ..settings import Settings, Wanted
+from ..settings import Settings, TestRequest
 from . import FIXTURES
 from ._configure import settings_of
 
-WANTED: Final = pytest.StashKey[Wanted]()
+WANTED: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
 
 _TARBALL: Final = re.compile(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$")
@@ -68,7 +68,7 @@ def kernel_of(item: pytest.Item) -> object:
     return callspec.params.get("kgdb_kernel") if callspec is not None else None
 
 
-def wanted_of(item: pytest.Item, settings: Settings) -> Wanted:
+def wanted_of(item: pytest.Item, settings: Settings) -> TestRequest:
     """Return what a test asks for: the settings, its class's and module's markers, its own.
 
     :raises ConfigError: a marker's argument is unknown or its value cannot be.
@@ -173,7 +173,7 @@ def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
     return f"kgdb: {'; '.join(parts)}" if parts else None
 
 
-def _machine(item: pytest.Item, wanted: Wanted) -> str:
+def _machine(item: pytest.Item, wanted: TestRequest) -> str:
     parts = [f"{wanted.smp} CPU{'s' if wanted.smp > 1 else ''}", f"{wanted.memory}M"]
     if kernel := kernel_of(item):
         parts.insert(0, kernel_ids([str(kernel)])[0])

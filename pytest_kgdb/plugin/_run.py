@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..session import Session
-    from ..settings import Wanted
+    from ..settings import TestRequest
     from ..target import Kgdb
 
 _KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
@@ -188,7 +188,7 @@ class Run:
         finally:
             session.release(failed=item.stash.get(FAILED, False))
 
-    def _come_up(self, session: Session, wanted: Wanted, boot: Callable[[], Kgdb]) -> Kgdb:
+    def _come_up(self, session: Session, wanted: TestRequest, boot: Callable[[], Kgdb]) -> Kgdb:
         """Return what `boot` returns; after failures that will come again, fail at once."""
         key = (wanted.machine, wanted.at)
         if self._boots.get(key, 0) is None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..progress import Progress
-    from ..settings import Settings, Wanted
+    from ..settings import Settings, TestRequest
 
 __all__ = ["Session"]
 
@@ -84,7 +84,7 @@ class Session:
 
     # Lending
 
-    def acquire(self, wanted: Wanted) -> Kgdb:
+    def acquire(self, wanted: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for.
 
         :raises KgdbError: the machine does not come up; the message says why.
@@ -137,10 +137,10 @@ class Session:
             self.acquire(self.settings.for_marker({}, "kgdb_session"))
         return self._kgdb
 
-    def _usable(self, wanted: Wanted) -> bool:
+    def _usable(self, wanted: TestRequest) -> bool:
         return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(wanted)
 
-    def _put_back(self, wanted: Wanted) -> None:
+    def _put_back(self, wanted: TestRequest) -> None:
         if not self._usable(wanted) or wanted.at not in self._live.points:
             self._boot(wanted, snapshots=True)
         vm = self._live
@@ -156,7 +156,7 @@ class Session:
                 if self._live.at != wanted.at:
                     self._live.restore(wanted.at)
 
-    def _go_on(self, wanted: Wanted) -> None:
+    def _go_on(self, wanted: TestRequest) -> None:
         """Give a test what the last one left, as long as it can be used."""
         if self._usable(wanted) and wanted.at == "ready":
             with contextlib.suppress(KgdbError):
@@ -178,7 +178,7 @@ class Session:
 
     # Booting
 
-    def _boot(self, wanted: Wanted, *, snapshots: bool) -> None:
+    def _boot(self, wanted: TestRequest, *, snapshots: bool) -> None:
         """Get a machine: from its snapshot, which is made first if need be, or by a boot."""
         self._close_vm()
         spec = self._spec(wanted)
@@ -203,7 +203,7 @@ class Session:
                     refused = error
             self._cache.discard(KIND, entry.key, refused.message.splitlines()[0])
 
-    def _snapshot(self, spec: MachineSpec, wanted: Wanted) -> Entry:
+    def _snapshot(self, spec: MachineSpec, wanted: TestRequest) -> Entry:
         """Return the machine's snapshot from the cache; boot, and make it, if there is none.
 
         For a test of early boot the kernel boots only so far: it may die on its way.
@@ -224,7 +224,9 @@ class Session:
             about={"release": self.kernel.release, "smp": spec.smp, "memory": spec.memory},
         )
 
-    def _make_vm(self, spec: MachineSpec, wanted: Wanted, snapshot: Snapshot | None = None) -> Vm:
+    def _make_vm(
+        self, spec: MachineSpec, wanted: TestRequest, snapshot: Snapshot | None = None
+    ) -> Vm:
         _ = self._gdb  # before anything is started
         logs = self.logs / f"machine-{next(self._machines)}"
         logs.mkdir(parents=True)
@@ -245,7 +247,7 @@ class Session:
         if at == "ready":
             vm.advance_to_ready()
 
-    def _make_snapshot(self, spec: MachineSpec, wanted: Wanted, directory: Path) -> None:
+    def _make_snapshot(self, spec: MachineSpec, wanted: TestRequest, directory: Path) -> None:
         """Boot a machine, save both points, and keep what is needed to start from them."""
         with self._make_vm(spec, wanted) as vm:
             vm.boot()
@@ -287,7 +289,7 @@ class Session:
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
         return self._cache.memo("gdb", key, version)
 
-    def _spec(self, wanted: Wanted) -> MachineSpec:
+    def _spec(self, wanted: TestRequest) -> MachineSpec:
         from dataclasses import replace
 
         spec = MachineSpec(

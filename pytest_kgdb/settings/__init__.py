@@ -1,7 +1,7 @@
-"""Options, configuration file and marker, layered into one frozen `Settings`.
+"""Options, configuration file and marker, merged into one frozen `Settings`.
 
-The names of the model are resolved when first used: every pytest run imports this package for its
-options, and only runs with kernel tests need the rest.
+The model is imported when one of its names is first used: every pytest run imports this package
+for its options, and only runs with kernel tests need the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         MARKER_KEYS,
         Point,
         Settings,
-        Wanted,
+        TestRequest,
         from_arguments,
         from_pytest,
         make_settings,
@@ -28,7 +28,7 @@ __all__ = [
     "Forward",
     "Point",
     "Settings",
-    "Wanted",
+    "TestRequest",
     "add_arguments",
     "add_options",
     "from_arguments",

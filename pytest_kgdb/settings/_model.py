@@ -1,4 +1,4 @@
-"""The settings of a run, and of one test: frozen, and each value with its origin."""
+"""The settings of a run, and what one test requests: frozen, each value with its origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 from ..errors import ConfigError
 from ._options import OPTIONS, ini_key
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import pytest
 
 Point = Literal["ready", "kgdbwait"]
-"""Where a test finds the kernel: booted with a shell, or stopped in early boot."""
+"""Where the kernel is stopped when a test begins: at the guest's shell, or in early boot."""
 
 MARKER_KEYS: Final = ("at", "smp", "memory", "append", "qemu_arg", "isolation", "timeout")
-"""What the marker `kgdb` takes."""
+"""The keyword arguments of the marker `kgdb`."""
 
 _LISTS: Final = frozenset(field_of(name) for name, kind, *_ in OPTIONS if kind == "list")
 _FIELDS: Final = tuple(field_of(name) for name, *_ in OPTIONS)
 
 
 class _Given(NamedTuple):
-    """A value as somebody wrote it."""
+    """A value as the user wrote it."""
 
     value: object
     origin: str
@@ -37,8 +37,10 @@ class _Given(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What one test asks for: the settings merged with its marker."""
+class TestRequest:
+    """What one test requests: the settings merged with its marker."""
+
+    __test__: ClassVar[bool] = False  # pytest must not take it for a test class
 
     at: Point
     smp: int
@@ -52,25 +54,25 @@ class Wanted:
 
     qemu_arg: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
-    """The test, for messages."""
+    """The test's node id, for messages."""
 
     @property
     def machine(self) -> tuple[int, int, str, tuple[str, ...]]:
-        """What tests that can share a machine have in common."""
+        """The fields that are equal for tests which can share a machine."""
         return (self.smp, self.memory, self.append, self.qemu_arg)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that the user can choose, checked; one field per option."""
+    """All options, validated; one field per option."""
 
     kernel: tuple[str, ...] = ()
-    """SPECs; those that are paths are absolute."""
+    """SPECs; paths are absolute."""
 
     config: str = "minimal"
     fragment: tuple[Path, ...] = ()
     set: tuple[str, ...] = ()
-    """`CONFIG_X=value` lines, as in a `.config`; the last one about a symbol counts."""
+    """`CONFIG_X=value` lines, as in a `.config`; the last line for a symbol counts."""
 
     patch: tuple[Path, ...] = ()
     module: tuple[Path, ...] = ()
@@ -102,21 +104,21 @@ class Settings:
     require: bool = False
     print_commands: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
-    """Where each field's value comes from; a field that is not here has its default."""
+    """Where each value comes from, by field; fields with their default are not in it."""
 
     def origin(self, name: str) -> str:
         """Return where a field's value comes from: an option, a file and key, or `default`."""
         return self.origins.get(name, "default")
 
-    def for_marker(self, kwargs: Mapping[str, object], where: str) -> Wanted:
-        """Return these settings as one test's marker changes them.
+    def for_marker(self, kwargs: Mapping[str, object], where: str) -> TestRequest:
+        """Merge these settings with the marker of one test.
 
-        The marker's `append` is added behind the session's words: the kernel takes the last. So
-        is its `qemu_arg` behind the session's arguments.
+        The marker's `append` and `qemu_arg` are added after those of the session: of two values
+        for one parameter, the kernel and QEMU use the last.
 
         :param kwargs: the marker's keyword arguments.
-        :param where: the test, as pytest names it.
-        :raises ConfigError: an argument is unknown or its value cannot be.
+        :param where: the test's node id.
+        :raises ConfigError: an argument is unknown, or its value is invalid.
         """
         if unknown := [name for name in kwargs if name not in MARKER_KEYS]:
             raise ConfigError(
@@ -136,7 +138,7 @@ class Settings:
         if "append" in parsed and self.append:
             parsed["append"] = f"{self.append} {parsed['append']}"
         parsed["qemu_arg"] = (*self.qemu_arg, *parsed.get("qemu_arg", ()))
-        plain = Wanted(
+        plain = TestRequest(
             at="ready",
             smp=self.smp,
             memory=self.memory,
@@ -149,11 +151,11 @@ class Settings:
 
 
 def make_settings(**values: object) -> Settings:
-    """Return settings with the given fields, the others at their defaults.
+    """Return settings with these fields, and defaults for the others.
 
     Values may be as on the command line (`memory="1G"`) or already parsed.
 
-    :raises ConfigError: a field is unknown or its value cannot be.
+    :raises ConfigError: a field is unknown, or its value is invalid.
     """
     if unknown := [name for name in values if name not in _FIELDS]:
         raise ConfigError(f"no such setting: {unknown[0]}", hint=f"known: {', '.join(_FIELDS)}")
@@ -162,9 +164,9 @@ def make_settings(**values: object) -> Settings:
 
 
 def from_arguments(options: argparse.Namespace) -> Settings:
-    """Return the settings that a command's own line asks for (see `add_arguments`).
+    """Return the settings of a command line that was parsed by `add_arguments`.
 
-    :raises ConfigError: an option's value cannot be.
+    :raises ConfigError: an option's value is invalid.
     """
     base = Path.cwd()
     return _settings(
@@ -177,17 +179,17 @@ def from_arguments(options: argparse.Namespace) -> Settings:
 
 
 def from_pytest(config: pytest.Config) -> Settings:
-    """Return the settings of a pytest run: its command line over its configuration file.
+    """Return the settings of a pytest run; its command line overrides its configuration file.
 
-    :raises ConfigError: a value cannot be; the message names the origin.
+    :raises ConfigError: a value is invalid; the message has its origin.
     """
     given: dict[str, _Given] = {}
     for name, *_ in OPTIONS:
         value = config.getoption(ini_key(name), default=None)
         if value is not None:
             given[field_of(name)] = _Given(value, f"--kgdb-{name}", config.invocation_params.dir)
-        elif (found := _from_file(config, ini_key(name))) is not None:
-            given[field_of(name)] = found
+        elif (item := _from_file(config, ini_key(name))) is not None:
+            given[field_of(name)] = item
     return _settings(given)
 
 
@@ -205,9 +207,9 @@ def _from_file(config: pytest.Config, key: str) -> _Given | None:
     try:
         value = config.getini(key)
     except (TypeError, ValueError) as error:
-        # pytest before 9.2 lets these through where the file's value has another type.
+        # pytest before 9.2 raises these if the value in the file has another type.
         raise ConfigError(f"{origin}: {error}") from None
-    # Older versions answer "" or [] for what the file does not have.
+    # Older versions return "" or [] for keys that are not in the file.
     return None if value is None or value == "" or value == [] else _Given(value, origin, base)
 
 
@@ -223,10 +225,10 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
             raise ConfigError(f"{origin}: {error}") from None
     values["append"] = " ".join(values.get("append", ()))
     if "cache_dir" not in values:
-        import platformdirs  # a run without kernel tests has no need of it
+        import platformdirs  # a run without kernel tests does not need it
 
         values["cache_dir"] = platformdirs.user_cache_path("pytest-kgdb")
-    # The CPUs that we may use: in a container they are fewer than the host has.
+    # The CPUs that this process may use: a container may have fewer than the host.
     values.setdefault("jobs", len(os.sched_getaffinity(0)))
     origins = {name: item.origin for name, item in given.items() if item.value is not None}
     settings = Settings(**values, origins=origins)
@@ -235,7 +237,7 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
-    """Refuse what cannot be had at once."""
+    """Refuse options that contradict each other."""
     if settings.boot == "disk" and settings.disk == "none":
         raise ConfigError(
             f"{settings.origin('boot')}: there is no disk to boot from",
@@ -245,8 +247,7 @@ def _check_together(settings: Settings) -> None:
         for name in ("append", "initrd"):
             if name in settings.origins:
                 raise ConfigError(
-                    f"{settings.origin(name)}: what {settings.disk} boots is for its own boot "
-                    "loader to say",
+                    f"{settings.origin(name)}: the boot loader of {settings.disk} decides that",
                     hint="leave it out; or leave --kgdb-boot=disk out, and QEMU loads the kernel",
                 )
     if settings.initrd == "initramfs-tools" and settings.disk == "none":

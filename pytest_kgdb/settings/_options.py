@@ -1,7 +1,7 @@
-"""The options by name, and how pytest and the command are told of them.
+"""The table of options, and their registration with pytest and argparse.
 
-Every pytest run pays for this module, one that has no kernel test included: it imports nothing
-that pytest does not, and makes no classes.
+Every pytest run imports this module, also one without kernel tests: it imports nothing that pytest
+does not import, and defines no classes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 # name, kind, metavar, help. `value`: the last one given counts; `number`: the same, and may be a
-# number where a TOML file has types; `list`: repeatable; `flag`: given or not.
+# number in a typed TOML file; `list`: repeatable; `flag`: given or not.
 OPTIONS: Final = (
     (
         "kernel",
@@ -89,12 +89,12 @@ def add_options(parser: pytest.Parser) -> None:
     import pytest
 
     group = parser.getgroup("kgdb", "the Linux kernel under kgdb")
-    # The number types are for pytest's typed TOML files; older ones know strings only.
+    # The number types are for pytest's typed TOML files; older versions have strings only.
     number: Any = int | float | str if pytest.version_tuple >= (9, 2) else "string"
     ini_types = {"value": "string", "number": number, "list": "linelist", "flag": "bool"}
     for name, kind, metavar, text in OPTIONS:
         key = ini_key(name)
-        # `dest` is given because pytest searches all options for a clash where it is not.
+        # Without `dest`, pytest searches all options for a conflict, which takes time.
         if kind == "flag":
             group.addoption(
                 "--kgdb-" + name, dest=key, action="store_true", default=None, help=text
@@ -112,10 +112,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add some of the options to the parser of a command, under the names they have in pytest."""
-    wanted = set(names)
+    """Add some of the options to the parser of a command, with their names in pytest."""
+    selected = set(names)
     for name, kind, metavar, text in OPTIONS:
-        if name not in wanted:
+        if name not in selected:
             continue
         if kind == "flag":
             parser.add_argument(
@@ -132,15 +132,15 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
 
 
 def given(config: pytest.Config) -> bool:
-    """Whether any option of ours stands on the command line or in the configuration file."""
-    return any(_stands(config, ini_key(name)) for name, *_ in OPTIONS)
+    """Whether any of the options is on the command line or in the configuration file."""
+    return any(_is_set(config, ini_key(name)) for name, *_ in OPTIONS)
 
 
-def _stands(config: pytest.Config, key: str) -> bool:
+def _is_set(config: pytest.Config, key: str) -> bool:
     if getattr(config.option, key, None) is not None:
         return True
     try:
-        # Older versions answer "" or [] for what the file does not have.
+        # Older versions return "" or [] for keys that are not in the file.
         return config.getini(key) not in (None, "", [])
     except Exception:
-        return True  # a value of the wrong type is there, and told of when it is read
+        return True  # the value has the wrong type, which is reported when it is read

@@ -1,6 +1,6 @@
-"""What each option takes: from what the user wrote to what the program uses.
+"""The parsers of the options' values.
 
-A parser raises `ValueError` with what is wrong with the value; who calls it knows the origin.
+A parser raises `ValueError` with what is wrong with the value; the caller adds the origin.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 MIN_MEMORY: Final = 32
-"""MiB below which no kernel with kgdb and a console comes up."""
+"""MiB; with less, no kernel with kgdb and a console boots."""
 
 MAX_SMP: Final = 255
-"""CPUs that QEMU's `pc` machine takes (`qemu-system-x86_64 -machine pc -smp 256`)."""
+"""The most CPUs that QEMU's `pc` machine can have (it refuses `-machine pc -smp 256`)."""
 
 _SIZE = re.compile(r"(\d+)\s*(?:([MG])(?:i?B)?)?", re.IGNORECASE)
 _SYMBOL = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.+)", re.DOTALL)
@@ -30,13 +30,13 @@ _FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
 
 @dataclass(frozen=True)
 class Forward:
-    """A loopback port of the host that leads to a port of the guest."""
+    """A loopback port of the host that is forwarded to a port of the guest."""
 
     proto: str
     """`tcp` or `udp`."""
 
     host: int
-    """The host's port; 0 for any free one."""
+    """The host's port; 0 for any free port."""
 
     guest: int
 
@@ -45,7 +45,7 @@ class Forward:
 
 
 def text(value: object) -> str:
-    """Return a string that is one line, without the space around it."""
+    """Return a string of one line, without surrounding white space."""
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"{value!r} is not a text")
     line = os.fspath(value)
@@ -60,7 +60,7 @@ def text(value: object) -> str:
 
 
 def whole(value: object) -> int:
-    """Return a whole number from 1 on."""
+    """Return a whole number of at least 1."""
     if isinstance(value, str):
         try:
             value = int(value.strip())
@@ -86,7 +86,7 @@ def size(value: object) -> int:
 
 
 def choice(*words: str) -> Callable[[object, Path], str]:
-    """Return a parser that takes one of some words."""
+    """Return a parser that accepts these words only."""
 
     def parse(value: object, _base: Path) -> str:
         if value not in words:
@@ -113,7 +113,7 @@ def memory(value: object, _base: Path) -> int:
 
 
 def disk_size(value: object, _base: Path) -> int:
-    """Return the disk's virtual size in MiB; whether a system fits is known when it is built."""
+    """Return the disk's virtual size in MiB. Whether a system fits is checked when it is built."""
     mib = size(value)
     if mib < 1:
         raise ValueError("the disk has no room")
@@ -121,7 +121,7 @@ def disk_size(value: object, _base: Path) -> int:
 
 
 def timeout(value: object, _base: Path) -> float:
-    """Return a number of seconds that a wait may take."""
+    """Return a timeout in seconds."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not a number of seconds")
     try:
@@ -146,22 +146,22 @@ def flag(value: object, _base: Path) -> bool:
 
 
 def path(value: object, base: Path) -> Path:
-    """Return an absolute path; a relative one is meant from `base`."""
+    """Return an absolute path; a relative one is relative to `base`."""
     return base / Path(text(value)).expanduser()
 
 
 def existing(value: object, base: Path, kind: str = "file") -> Path:
-    """Return the absolute path of something that is there."""
-    found = path(value, base)
-    if not found.exists():
-        raise ValueError(f"no such {kind}: {found}")
-    if kind == "file" and not found.is_file():
-        raise ValueError(f"not a file: {found}")
-    return found
+    """Return the absolute path of something that exists."""
+    target = path(value, base)
+    if not target.exists():
+        raise ValueError(f"no such {kind}: {target}")
+    if kind == "file" and not target.is_file():
+        raise ValueError(f"not a file: {target}")
+    return target
 
 
 def kernel(value: object, base: Path) -> str:
-    """Return a kernel's SPEC; what it names is looked at when the kernel is prepared."""
+    """Return a kernel's SPEC. It is resolved when the kernel is prepared."""
     spec = text(value)
     if spec == "distro" or spec.startswith("distro:"):
         return spec
@@ -206,20 +206,20 @@ def disk(value: object, base: Path) -> str:
 
 
 def symbol(value: object, _base: Path) -> str:
-    """Return `CONFIG_X=value` as it stands in a `.config`; strings get their quotes."""
+    """Return `CONFIG_X=value` as in a `.config`; strings are quoted."""
     line = text(value)
     match = _SYMBOL.fullmatch(line)
     if match is None:
         raise ValueError(f"{line!r} does not set a symbol: write CONFIG_X=y, =m, =n, or =value")
     name, setting = match[1], match[2]
     if not _BARE_VALUE.fullmatch(setting):
-        # A shell takes the quotes off CONFIG_CMDLINE="quiet"; kconfig needs them.
+        # A shell removes the quotes of CONFIG_CMDLINE="quiet"; kconfig needs them.
         setting = '"' + setting.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"CONFIG_{name}={setting}"
 
 
 def packages(value: object, _base: Path) -> list[str]:
-    """Return names of Debian packages, written with commas or spaces between them."""
+    """Return names of Debian packages that are separated by commas or spaces."""
     names = text(value).replace(",", " ").split()
     for name in names:
         if not _PACKAGE.fullmatch(name):
@@ -228,7 +228,7 @@ def packages(value: object, _base: Path) -> list[str]:
 
 
 def arguments(value: object, _base: Path) -> list[str]:
-    """Return the arguments that a shell would make of a line."""
+    """Return the arguments into which a shell would split a line."""
     line = text(value)
     try:
         return shlex.split(line)
@@ -237,17 +237,17 @@ def arguments(value: object, _base: Path) -> list[str]:
 
 
 def forward(value: object, _base: Path) -> Forward:
-    """Return the forwarding that `tcp:2222:22` stands for."""
+    """Return the forwarding that `tcp:2222:22` means."""
     if isinstance(value, Forward):
         return value
     word = text(value)
     match = _FORWARD.fullmatch(word)
     if match is None:
         raise ValueError(f"{word!r} is not a forwarding: write tcp:HOSTPORT:GUESTPORT")
-    made = Forward(match[1], int(match[2]), int(match[3]))
-    if made.host > 65535 or not 1 <= made.guest <= 65535:
+    forwarding = Forward(match[1], int(match[2]), int(match[3]))
+    if forwarding.host > 65535 or not 1 <= forwarding.guest <= 65535:
         raise ValueError(f"{word!r} names a port outside 1..65535 (the host's may be 0, for any)")
-    return made
+    return forwarding
 
 
 def words(value: object, _base: Path) -> str:
@@ -256,12 +256,12 @@ def words(value: object, _base: Path) -> str:
 
 
 def existing_file(value: object, base: Path) -> Path:
-    """Return the absolute path of a file that is there."""
+    """Return the absolute path of a file that exists."""
     return existing(value, base)
 
 
 def existing_path(value: object, base: Path) -> Path:
-    """Return the absolute path of a file or a directory that is there."""
+    """Return the absolute path of a file or directory that exists."""
     return existing(value, base, "file or directory")
 
 
@@ -271,7 +271,7 @@ def remote(value: object, base: Path) -> str:
     return url if "://" in url else str(path(url, base))
 
 
-# One item of each option: a `list` option's parser is applied to every item, and may return
+# The parser of each option. That of a `list` option is applied to each item, and may return
 # several.
 PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "kernel": kernel,
@@ -301,7 +301,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "attach": flag,
     "require": flag,
     "print_commands": flag,
-    # The marker's own.
+    # For the marker only.
     "at": choice("ready", "kgdbwait"),
 }
 
@@ -315,8 +315,8 @@ def parse_list(name: str, value: object, base: Path) -> tuple[Any, ...]:
         items = value
     else:
         raise ValueError(f"{value!r} is not a list")
-    found: list[Any] = []
+    values: list[Any] = []
     for item in items:
         parsed = PARSERS[name](item, base)
-        found.extend(parsed if isinstance(parsed, list) else [parsed])
-    return tuple(found)
+        values.extend(parsed if isinstance(parsed, list) else [parsed])
+    return tuple(values)

@@ -17,7 +17,7 @@ from pytest_kgdb.cli import _cache, _doctor, main
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Silent
-from pytest_kgdb.settings import Settings, Wanted
+from pytest_kgdb.settings import Settings, TestRequest
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,7 +124,7 @@ class Session:
         self.calls: list[str] = []
         self.attached: BaseException | None = None
 
-    def acquire(self, wanted: Wanted) -> None:
+    def acquire(self, wanted: TestRequest) -> None:
         self.calls.append(f"acquire {wanted.at} {wanted.smp}")
 
     def describe(self) -> list[str]:

@@ -167,7 +167,7 @@ BAD: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "problem"), BAD)
-def test_a_bad_value_is_told_with_its_option(
+def test_a_bad_value_is_reported_with_its_option(
     options: pytest.Pytester, name: str, value: str, problem: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -180,7 +180,7 @@ def test_a_bad_value_is_told_with_its_option(
     ("name", "value", "problem"),
     [row for row in BAD if row[1] and "\x1b" not in row[1]],
 )
-def test_a_bad_value_is_told_with_its_file(
+def test_a_bad_value_is_reported_with_its_file(
     options: pytest.Pytester, name: str, value: str, problem: str
 ) -> None:
     key = "kgdb_" + name.replace("-", "_")
@@ -248,8 +248,14 @@ def test_remote_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("values", "problem"),
     [
         ({"boot": "disk"}, "boot: there is no disk to boot from"),
-        ({"boot": "disk", "disk": __file__, "append": ["x"]}, "append: what .*py boots is for"),
-        ({"boot": "disk", "disk": __file__, "initrd": "busybox"}, "initrd: what .* boots is for"),
+        (
+            {"boot": "disk", "disk": __file__, "append": ["x"]},
+            "append: the boot loader of .*py decides",
+        ),
+        (
+            {"boot": "disk", "disk": __file__, "initrd": "busybox"},
+            "initrd: the boot loader of .* decides",
+        ),
         ({"initrd": "initramfs-tools"}, "initrd: initramfs-tools runs in the disk's own tree"),
         ({"disk_size": "8G"}, "disk_size: only a disk that is built here"),
         ({"colour": "red"}, "no such setting: colour"),
@@ -262,10 +268,10 @@ def test_what_cannot_be_had_together(values: dict[str, Any], problem: str) -> No
 
 def test_marker() -> None:
     settings = make_settings(append="quiet", smp=2)
-    wanted = settings.for_marker({}, "test_x.py::test_y")
-    assert (wanted.at, wanted.smp, wanted.memory, wanted.append) == ("ready", 2, 256, "quiet")
-    assert (wanted.isolation, wanted.timeout) == ("snapshot", 60.0)
-    assert wanted.machine == (2, 256, "quiet", ())
+    request = settings.for_marker({}, "test_x.py::test_y")
+    assert (request.at, request.smp, request.memory, request.append) == ("ready", 2, 256, "quiet")
+    assert (request.isolation, request.timeout) == ("snapshot", 60.0)
+    assert request.machine == (2, 256, "quiet", ())
     other = settings.for_marker(
         {
             "at": "kgdbwait",
@@ -279,7 +285,7 @@ def test_marker() -> None:
     assert (other.at, other.isolation, other.timeout) == ("kgdbwait", "reboot", 2.0)
     assert other.machine == (2, 1024, "quiet debug", ())
     # The test's name is for messages: it does not make two tests want different things.
-    assert settings.for_marker({}, "test_x.py::test_z") == wanted
+    assert settings.for_marker({}, "test_x.py::test_z") == request
 
 
 def test_a_markers_devices() -> None:
