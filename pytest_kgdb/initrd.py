@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 import stat
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from .cache import Cache
+from .elf import ElfFile
 from .errors import ConfigError
 from .kernel import Kernel, collect_modules, file_hash
 from .process import run
@@ -182,17 +182,12 @@ def _applets(busybox: Path, cache: Cache) -> list[str]:
 
 
 def is_static(path: Path) -> bool:
-    """Whether an ELF program needs no loader (elf(5), PT_INTERP)."""
-    with path.open("rb") as file:
-        header = file.read(64)
-        if header[:6] != b"\x7fELF\x02\x01":
-            return False
-        (offset,) = struct.unpack_from("<Q", header, 32)
-        size, count = struct.unpack_from("<HH", header, 54)
-        file.seek(offset)
-        table = file.read(size * count)
-    kinds = [struct.unpack_from("<I", table, index * size)[0] for index in range(count)]
-    return 3 not in kinds  # PT_INTERP
+    """Whether a file is a 64-bit ELF program that needs no dynamic loader."""
+    try:
+        with ElfFile(path) as elf:
+            return not elf.is_dynamic
+    except ConfigError:
+        return False
 
 
 def _data(name: str) -> str:

@@ -7,11 +7,13 @@ from ._model import Kernel
 from ._modules import build_module
 from ._prepare import prepare
 from ._source import file_hash
+from ._vmlinux import Vmlinux
 
 __all__ = [
     "Config",
     "Kernel",
     "ModuleFile",
+    "Vmlinux",
     "build_module",
     "collect_modules",
     "file_hash",

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..arch import Arch, from_elf_machine
 from ..cache import Cache
+from ..elf import ElfFile
 from ..errors import BuildError, ConfigError
-from . import _elf
 from ._config import Config, missing
 from ._fingerprint import state_of
+from ._image import image_build_id, image_release
 from ._model import Kernel, numbers
 from ._publish import has_modules, install_modules, read_release
 from ._spec import is_source
@@ -77,13 +78,17 @@ def _look(path: Path, arch: Arch) -> dict[str, str]:
     try:
         release = read_release(path)
     except BuildError:
-        release = _elf.image_release(image)
+        release = image_release(image)
     link = path / "source"
+    with ElfFile(vmlinux) as elf:
+        machine = elf.machine
+        from_elf_machine(machine)  # the others are not read further
+        build_id = elf.build_id
     return {
-        "machine": _elf.machine(vmlinux),
-        "build_id": _elf.build_id(vmlinux),
-        "image_build_id": _elf.image_build_id(image),
-        "image_release": _elf.image_release(image),
+        "machine": machine,
+        "build_id": build_id,
+        "image_build_id": image_build_id(image),
+        "image_release": image_release(image),
         "release": release,
         "source": str(link.resolve() if link.is_symlink() else path),
         "key": digest.hexdigest(),

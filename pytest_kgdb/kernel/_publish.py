@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..arch import Arch
+from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
-from ._elf import build_id
 
 FACTS: Final = "kernel.json"
 """What a warm start needs to know, so that it opens no vmlinux of a hundred megabytes."""
@@ -48,10 +48,8 @@ def publish(
     if has_modules(objects):
         install_modules(objects, target, release)
     _copy(_kit(objects, tree, home, arch), target / KIT)
-    written = facts | {
-        "release": release,
-        "build_id": build_id(objects / "vmlinux"),
-    }
+    with ElfFile(target / "vmlinux") as elf:
+        written = facts | {"release": release, "build_id": elf.build_id}
     (target / FACTS).write_text(json.dumps(written, indent=1))
 
 

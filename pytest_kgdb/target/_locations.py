@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ..elf import ElfFile
 from ..errors import KgdbError
 from ._link import GdbError, Link
 
@@ -200,7 +201,8 @@ class Locations:
             return []
         low, high = low & _MASK, high & _MASK
         # From the file: in memory the section goes with the rest of init data.
-        data = _file_bytes(self._vmlinux, low, high - low)
+        with ElfFile(self._vmlinux) as elf:
+            data = elf.contents(low, high - low) if high > low else b""
         return sorted(entry for (entry,) in struct.iter_unpack("<Q", data) if entry)
 
     def _unknown(self, location: str, error: GdbError) -> NoSuchLocation:
@@ -225,32 +227,8 @@ class Locations:
                     if kind in "tTwW":
                         yield name.strip()
             return
-        from elftools.elf.elffile import ELFFile
-        from elftools.elf.sections import SymbolTableSection
-
-        with self._vmlinux.open("rb") as file:
-            table = ELFFile(file).get_section_by_name(".symtab")
-            if not isinstance(table, SymbolTableSection):
-                return
-            for symbol in table.iter_symbols():
-                if symbol["st_info"]["type"] == "STT_FUNC":
-                    yield symbol.name
+        with ElfFile(self._vmlinux) as elf:
+            yield from elf.functions()
 
 
 _MASK: Final = (1 << 64) - 1
-
-
-def _file_bytes(vmlinux: Path, address: int, size: int) -> bytes:
-    """Return what the ELF file loads at an address."""
-    from elftools.elf.elffile import ELFFile
-
-    with vmlinux.open("rb") as file:
-        for section in ELFFile(file).iter_sections():
-            start = section["sh_addr"]
-            if (
-                section["sh_type"] == "SHT_PROGBITS"
-                and start <= address < start + section["sh_size"]
-            ):
-                file.seek(section["sh_offset"] + address - start)
-                return file.read(size)
-    return b""

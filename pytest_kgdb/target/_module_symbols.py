@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..elf import ElfFile
 from ..errors import KgdbError
 from ..kernel import without_addresses
 from ._link import GdbError, Link
@@ -389,10 +390,8 @@ def _ranges(file: Path, sections: dict[str, int]) -> list[tuple[int, int, bool]]
 
 @lru_cache(maxsize=64)
 def _section_sizes(file: Path) -> dict[str, int]:
-    from elftools.elf.elffile import ELFFile
-
-    with file.open("rb") as stream:
-        return {each.name: each["sh_size"] for each in ELFFile(stream).iter_sections()}
+    with ElfFile(file) as elf:
+        return elf.section_sizes()
 
 
 def _overlap(ones: list[tuple[int, int, bool]], others: list[tuple[int, int, bool]]) -> bool:

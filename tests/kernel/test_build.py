@@ -18,8 +18,9 @@ import pytest
 
 from pytest_kgdb import initrd
 from pytest_kgdb.cache import Cache
+from pytest_kgdb.elf import ElfFile
 from pytest_kgdb.errors import BuildError, ConfigError
-from pytest_kgdb.kernel import Kernel, _elf, build_module, prepare
+from pytest_kgdb.kernel import Kernel, _image, build_module, prepare
 from pytest_kgdb.kernel._config import parse
 from pytest_kgdb.kernel._fingerprint import _records, _walk
 from pytest_kgdb.kernel._modules import vermagic
@@ -62,9 +63,9 @@ def slots(kernel: Kernel, name: str) -> list[Path]:
 
 class TestKernel:
     def test_its_parts_belong_together(self, kgdb_kernel: Kernel) -> None:
-        assert kgdb_kernel.build_id == _elf.build_id(kgdb_kernel.vmlinux)
-        assert kgdb_kernel.build_id == _elf.image_build_id(kgdb_kernel.image)
-        assert kgdb_kernel.release == _elf.image_release(kgdb_kernel.image)
+        assert kgdb_kernel.build_id == ElfFile(kgdb_kernel.vmlinux).build_id
+        assert kgdb_kernel.build_id == _image.image_build_id(kgdb_kernel.image)
+        assert kgdb_kernel.release == _image.image_release(kgdb_kernel.image)
         assert kgdb_kernel.release.startswith("{}.{}.{}".format(*kgdb_kernel.version))
 
     def test_every_symbol_of_minimal_survived(
@@ -356,7 +357,7 @@ class TestPatched:
         assert not processes_with(str(linking[0].parents[1] / "src"))
         assert not linking[0].with_name("running").exists()
         made = patched(line)
-        assert made.build_id == _elf.build_id(made.vmlinux) == _elf.image_build_id(made.image)
+        assert made.build_id == ElfFile(made.vmlinux).build_id == _image.image_build_id(made.image)
 
 
 def is_linking(log: Path, begun: float) -> bool:
@@ -374,7 +375,7 @@ class TestBuildDirectory:
         before = {path: path.lstat().st_mtime_ns for path in objects.rglob("*")}
         made = prepare(settings, str(objects), cache, Silent())
         assert (made.vmlinux, made.build_dir) == (objects / "vmlinux", objects)
-        assert made.build_id == _elf.build_id(objects / "vmlinux")
+        assert made.build_id == ElfFile(objects / "vmlinux").build_id
         assert made.modules_dir is not None
         assert list(made.modules_dir.rglob("dummy.ko"))
         (built,) = build_module(made, module, cache, Silent())

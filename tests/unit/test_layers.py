@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("deadline",),
     ("arch",),
+    ("elf",),
     ("process",),
     ("progress",),
     ("settings",),

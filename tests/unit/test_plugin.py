@@ -185,7 +185,7 @@ def test_a_plain_run_imports_the_options_and_nothing_else(tmp_path: Path) -> Non
 import sys, pytest
 status = pytest.main(sys.argv[1:])
 print("\\nLOADED", *sorted(name for name in sys.modules if name.startswith("pytest_kgdb")))
-for name in ("rich", "drgn", "qemu", "pexpect", "elftools", "platformdirs", "fsspec"):
+for name in ("rich", "drgn", "qemu", "pexpect", "platformdirs", "fsspec"):
     if name in sys.modules:
         print("HEAVY", name)
 sys.exit(status)

@@ -1,23 +1,23 @@
-"""Build ids and releases, from an ELF file and from inside a compressed boot image."""
+"""The release and the build id of a bzImage, from its header and its compressed kernel."""
 
 from __future__ import annotations
 
 import bz2
-import io
 import lzma
 import shutil
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from ..elf import ElfFile
 from ..errors import ConfigError
 from ..process import PIPE, Child
 
 _DECOMPRESS_SECONDS: Final = 120.0
 
-# How kbuild packs the kernel (scripts/extract-vmlinux has the same list).
+# How kbuild compresses the kernel (scripts/extract-vmlinux has the same list).
 _PACKED: Final[tuple[tuple[bytes, str, Callable[[], object] | None], ...]] = (
     (b"\x1f\x8b\x08", "gzip", lambda: zlib.decompressobj(wbits=31)),
     (b"\xfd7zXZ\x00", "xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
@@ -29,40 +29,10 @@ _PACKED: Final[tuple[tuple[bytes, str, Callable[[], object] | None], ...]] = (
 )
 
 
-def build_id(path: Path) -> str:
-    """Return an ELF file's build id in hexadecimal digits, "" if it has none.
-
-    :raises ConfigError: it is not an ELF file.
-    """
-    try:
-        with path.open("rb") as file:
-            return _build_id(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except _elf_error() as error:
-        raise ConfigError(f"{path} is not an ELF file: {error}") from error
-
-
-def machine(path: Path) -> str:
-    """Return an ELF file's `e_machine`, as pyelftools names it.
-
-    :raises ConfigError: it is not an ELF file.
-    """
-    from elftools.elf.elffile import ELFFile  # slow to import: a warm start has no need of it
-
-    try:
-        with path.open("rb") as file:
-            return str(ELFFile(file)["e_machine"])
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except _elf_error() as error:
-        raise ConfigError(f"{path} is not an ELF file: {error}") from error
-
-
 def image_release(image: Path) -> str:
-    """Return the release that a bzImage states, "" if it states none.
+    """Return the release in a bzImage's header, "" if there is none.
 
-    The place is `kernel_version` of the setup header (Documentation/arch/x86/boot.rst).
+    It is at `kernel_version` of the setup header (Documentation/arch/x86/boot.rst).
     """
     with image.open("rb") as file:
         head = file.read(0x10000)
@@ -74,10 +44,10 @@ def image_release(image: Path) -> str:
 
 
 def image_build_id(image: Path) -> str:
-    """Return the build id of the kernel inside a bzImage, "" if it cannot be got at.
+    """Return the build id of the kernel inside a bzImage, "" if it cannot be read.
 
-    The compressed kernel's place is in the setup header: `payload_offset` from the end of the
-    setup sectors, `payload_length`.
+    The setup header says where the compressed kernel is: `payload_offset`, counted from the end of
+    the setup sectors, and `payload_length`.
     """
     data = image.read_bytes()
     if data[0x202:0x206] != b"HdrS":
@@ -91,8 +61,8 @@ def image_build_id(image: Path) -> str:
     if kernel is None:
         return ""
     try:
-        return _build_id(io.BytesIO(kernel))
-    except _elf_error():
+        return ElfFile(image, kernel).build_id
+    except ConfigError:
         return ""
 
 
@@ -102,7 +72,7 @@ def _unpacked(payload: bytes) -> bytes | None:
             continue
         if factory is not None:
             try:
-                # Behind the stream stands its unpacked size, which a decompressor object ignores.
+                # After the stream comes its unpacked size, which a decompressor object ignores.
                 return bytes(factory().decompress(payload))  # type: ignore[attr-defined]
             except (zlib.error, lzma.LZMAError, OSError):
                 return None
@@ -111,7 +81,7 @@ def _unpacked(payload: bytes) -> bytes | None:
 
 
 def _piped(program: str, payload: bytes) -> bytes | None:
-    """Unpack by a program, None if it is not installed."""
+    """Decompress with a program; None if it is not installed."""
     if shutil.which(program) is None:
         return None
     import tempfile
@@ -125,24 +95,5 @@ def _piped(program: str, payload: bytes) -> bytes | None:
             parts = []
             while part := child.stdout.read(1 << 20):
                 parts.append(part)
-            child.wait(_DECOMPRESS_SECONDS)  # it may complain of the size behind the stream
+            child.wait(_DECOMPRESS_SECONDS)  # it may complain about the size after the stream
     return b"".join(parts) or None
-
-
-def _build_id(file: IO[bytes]) -> str:
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.segments import NoteSegment
-
-    for segment in ELFFile(file).iter_segments():
-        if isinstance(segment, NoteSegment):
-            for note in segment.iter_notes():
-                if note["n_type"] == "NT_GNU_BUILD_ID":
-                    return str(note["n_desc"])
-    return ""
-
-
-def _elf_error() -> type[Exception]:
-    from elftools.common.exceptions import ELFError
-
-    error: type[Exception] = ELFError
-    return error
