@@ -1,6 +1,6 @@
 """Guest memory and the drgn program: what a stopped kernel is, read without its help."""
 
-from ._elf import Vmlinux
+from ..kernel import Vmlinux
 from ._memory import Ram, Segment, ram_layout
 from ._modules import ModuleFiles, module_name
 from ._peek import Peek

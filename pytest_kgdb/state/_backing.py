@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from ..errors import KgdbError
-from ._elf import Vmlinux
+from ..kernel import Vmlinux
 from ._kernel import Placement, ReadFunction, place, place_remote
 from ._memory import Physical, Ram
 from ._pagetable import PageTable

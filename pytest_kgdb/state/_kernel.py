@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import KgdbError
-from ._elf import Vmlinux
+from ..kernel import Vmlinux
 from ._memory import Ram
 
 ReadFunction = Callable[[int, int], bytes]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+from ..kernel import Vmlinux
 from ._backing import GuestMemory
-from ._elf import Vmlinux
 from ._memory import Ram, ram_layout
 
 __all__ = ["Peek"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..console import LogLine, SplatFrame
 from ..errors import KgdbError, StaleError
+from ..kernel import Vmlinux
 from ._backing import Backing, DebuggerMemory, GuestMemory
 from ._dmesg import Layout, Ring, render
-from ._elf import Vmlinux
 from ._kernel import Placement, ReadFunction
 from ._memory import Ram, ram_layout
 from ._modules import ModuleFiles

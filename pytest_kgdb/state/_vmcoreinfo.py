@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..errors import KgdbError
-from ._elf import Vmlinux
+from ..kernel import Vmlinux
 from ._kernel import Placement, ReadFunction
 
 _LONGEST: Final = 1 << 16

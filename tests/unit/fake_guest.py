@@ -129,7 +129,7 @@ class FakeGuest:
     def _write_vmlinux(self, path: Path) -> Path:
         image = Image()
         image.section(".rodata", BANNER + b"more", self.address("linux_banner", linked=True))
-        image.section(".notes", note(7, b"Xen\0", b"x") + note(3, b"GNU\0", BUILD_ID))
+        image.section(".notes", note(7, b"Xen\0", b"x") + note(3, b"GNU\0", BUILD_ID), kind=7)
         for name in self.SYMBOLS:
             image.symbol(name, self.address(name, linked=True))
         return image.write(path)

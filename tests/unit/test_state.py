@@ -12,9 +12,9 @@ from fake_guest import BUILD_ID, START_KERNEL_MAP, FakeGuest, Image
 from test_state_dmesg import VMCOREINFO, Ring
 
 from pytest_kgdb.errors import ConfigError, DebuggerDied, KgdbError, StaleError
+from pytest_kgdb.kernel import Vmlinux
 from pytest_kgdb.state import Ram, State, ram_layout
 from pytest_kgdb.state._backing import DebuggerMemory, GuestMemory
-from pytest_kgdb.state._elf import Vmlinux
 from pytest_kgdb.state._kernel import place
 from pytest_kgdb.state._modules import ModuleFiles
 from pytest_kgdb.state._vmcoreinfo import parse, vmcoreinfo

@@ -10,8 +10,8 @@ import pytest
 from fake_guest import BANNER, BUILD_ID, GIB, FakeGuest, Image
 
 from pytest_kgdb.errors import ConfigError, KgdbError
+from pytest_kgdb.kernel import Vmlinux
 from pytest_kgdb.state import Ram, Segment, ram_layout
-from pytest_kgdb.state._elf import Vmlinux
 from pytest_kgdb.state._pagetable import PageTable
 
 MIB = 1 << 20
@@ -258,9 +258,9 @@ class TestVmlinux:
     @pytest.mark.parametrize(
         ("contents", "why"),
         [
-            (b"", "cannot mmap an empty file"),
+            (b"", "it is empty"),
             (b"\x7fELF\x01\x01" + bytes(100), "not a 64-bit little-endian ELF"),
-            (b"MZ" + bytes(100), "not a 64-bit little-endian ELF"),
+            (b"MZ" + bytes(100), "it is not an ELF file"),
             (b"\x7fELF\x02\x01" + bytes(20), "not a 64-bit little-endian ELF"),
         ],
     )
