@@ -2,6 +2,7 @@
 
 from ._collect import collect_modules
 from ._config import Config
+from ._kgdb_layout import KgdbLayout
 from ._ko import ModuleFile, read_module, without_addresses
 from ._model import Kernel
 from ._modules import build_module
@@ -12,6 +13,7 @@ from ._vmlinux import Vmlinux
 __all__ = [
     "Config",
     "Kernel",
+    "KgdbLayout",
     "ModuleFile",
     "Vmlinux",
     "build_module",

@@ -9,6 +9,7 @@ from typing import Final
 
 from ..arch import Arch
 from ._config import Config
+from ._kgdb_layout import KgdbLayout
 
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
@@ -46,6 +47,8 @@ class Kernel:
     """What compiled it."""
     key: str
     """Hash of all that it is made of."""
+    kgdb_layout: KgdbLayout | None = None
+    """Where the variables of its debugger are; None if it was built without kgdb."""
     held: object = field(default=None, repr=False, compare=False)
     """Keeps `source` from being changed, for as long as somebody refers to the kernel."""
 

@@ -14,6 +14,7 @@ from ..errors import BuildError, ConfigError
 from ._config import Config, missing
 from ._fingerprint import state_of
 from ._image import image_build_id, image_release
+from ._kgdb_layout import kgdb_layout
 from ._model import Kernel, numbers
 from ._publish import has_modules, install_modules, read_release
 from ._spec import is_source
@@ -51,6 +52,9 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
         kit=None,
         compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
         key=facts["key"],
+        kgdb_layout=kgdb_layout(path / "vmlinux", facts["key"], cache)
+        if config.get("KGDB") == "y"
+        else None,
     )
 
 

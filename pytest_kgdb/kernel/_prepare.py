@@ -17,6 +17,7 @@ from ..settings import Settings
 from . import _patch, _prebuilt
 from ._config import Config, Lost, Request, lost, missing, parse, render
 from ._kconfig import explain
+from ._kgdb_layout import KgdbLayout, kgdb_layout
 from ._make import Make
 from ._model import Kernel, numbers
 from ._owned import CheckedOut, Unpacked
@@ -109,13 +110,18 @@ class _Builder:
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
         release = facts["release"]
         modules = entry.path / "lib/modules" / release
+        vmlinux = entry.path / "vmlinux"
+        if "kgdb_layout" in facts:
+            layout = KgdbLayout.load(facts["kgdb_layout"])
+        else:  # published by an older version
+            layout = kgdb_layout(vmlinux, key, self._cache)
         place = self._source.find()
         return Kernel(
             spec=self._spec,
             arch=self._arch,
             release=release,
             version=numbers(release),
-            vmlinux=entry.path / "vmlinux",
+            vmlinux=vmlinux,
             image=entry.path / Path(self._arch.image).name,
             config=Config(entry.path / ".config"),
             build_id=facts["build_id"],
@@ -126,6 +132,7 @@ class _Builder:
             kit=entry.path / KIT,
             compiler=facts["compiler"],
             key=key,
+            kgdb_layout=layout,
             held=place,
         )
 

@@ -15,6 +15,7 @@ from ..arch import Arch
 from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
+from ._kgdb_layout import KgdbLayout
 
 FACTS: Final = "kernel.json"
 """What a warm start needs to know, so that it opens no vmlinux of a hundred megabytes."""
@@ -36,7 +37,8 @@ def publish(
     :param tree: the source.
     :param home: where the kit is kept between builds.
     :param target: an empty directory.
-    :param facts: what the caller knows of the kernel; the release and the build id are added.
+    :param facts: what the caller knows of the kernel; the release, the build id and the
+        layout of kgdb's variables are added.
     """
     for name in ("vmlinux", "System.map", ".config"):
         _copy(objects / name, target / name)
@@ -50,6 +52,8 @@ def publish(
     _copy(_kit(objects, tree, home, arch), target / KIT)
     with ElfFile(target / "vmlinux") as elf:
         written = facts | {"release": release, "build_id": elf.build_id}
+    layout = KgdbLayout.read(target / "vmlinux")
+    written["kgdb_layout"] = None if layout is None else layout.dump()
     (target / FACTS).write_text(json.dumps(written, indent=1))
 
 

@@ -1,0 +1,115 @@
+"""Where a kernel has the variables of its debugger, from its symbols and debug information."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cache import Cache
+from ..errors import ConfigError
+from ._vmlinux import Vmlinux
+
+if TYPE_CHECKING:
+    import drgn
+
+
+@dataclass(frozen=True)
+class KgdbLayout:
+    """Addresses, offsets and sizes of kgdb's variables (kernel/debug/debug_core.c and .h).
+
+    Addresses are as linked.
+    """
+
+    kgdb_active: int
+    """`kgdb_active`: the number of the CPU whose registers gdb sees, or -1."""
+
+    kgdb_info: int
+    """`kgdb_info`: an array of `struct debuggerinfo_struct`, one for each CPU."""
+
+    info_size: int
+    """`sizeof(struct debuggerinfo_struct)`."""
+
+    debuggerinfo: int
+    """Offset of its member `debuggerinfo`, the `struct pt_regs *` of the CPU's exception."""
+
+    task: int
+    """Offset of its member `task`."""
+
+    console_rx: int | None = None
+    """`serial8250_ports[0].port.icount.rx`: how many characters the driver of the console has read
+    (include/linux/serial_core.h, struct uart_icount); None if the kernel has another driver."""
+
+    @classmethod
+    def read(cls, path: Path) -> KgdbLayout | None:
+        """Return the layout of a vmlinux; None if the kernel was built without kgdb.
+
+        It takes a second: the debug information is indexed.
+
+        :raises ConfigError: the file has no symbol table or no debug information.
+        """
+        vmlinux = Vmlinux(path)
+        try:
+            active, info = vmlinux.symbol("kgdb_active"), vmlinux.symbol("kgdb_info")
+            ports = vmlinux.symbol("serial8250_ports")
+        finally:
+            vmlinux.close()
+        if active is None or info is None:
+            return None
+        import drgn  # slow to import, and needed once for each kernel
+
+        program = _types_of(path)
+        try:
+            element = program.type("struct debuggerinfo_struct")
+            console_rx = None
+            if ports is not None:
+                port = program.type("struct uart_8250_port")
+                console_rx = ports + drgn.offsetof(port, "port.icount.rx")
+            return cls(
+                kgdb_active=active,
+                kgdb_info=info,
+                info_size=drgn.sizeof(element),
+                debuggerinfo=drgn.offsetof(element, "debuggerinfo"),
+                task=drgn.offsetof(element, "task"),
+                console_rx=console_rx,
+            )
+        except LookupError as error:
+            raise ConfigError(
+                f"{path} has no usable debug information: {error}",
+                hint="build it with CONFIG_DEBUG_INFO_DWARF5=y",
+            ) from error
+
+    def dump(self) -> dict[str, int | None]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, values: dict[str, Any] | None) -> KgdbLayout | None:
+        """Return what `dump` was called on; None for None."""
+        return None if values is None else cls(**values)
+
+
+def kgdb_layout(path: Path, key: str, cache: Cache) -> KgdbLayout | None:
+    """Return the layout of a vmlinux, from the cache if it was read before.
+
+    :param key: the kernel's key.
+    :raises ConfigError: the file has no symbol table or no debug information.
+    """
+
+    def read() -> str:
+        layout = KgdbLayout.read(path)
+        return json.dumps(None if layout is None else layout.dump())
+
+    return KgdbLayout.load(json.loads(cache.memo("kgdb-layout", key, read)))
+
+
+def _types_of(path: Path) -> drgn.Program:
+    """Return a program that has the types of a file, and no memory."""
+    import drgn
+
+    program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
+    program.set_enabled_debug_info_finders([])
+    # Not a main module: in a program without memory, drgn does not take a kernel's file as one.
+    program.extra_module("kernel", create=True).try_file(path, force=True)
+    return program
