@@ -1,4 +1,4 @@
-"""Patches: a diff, a mailbox, or a quilt series, applied to copies of the files they touch."""
+"""Patches: a diff, a mailbox, or a quilt series, applied to copies of the files they change."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from ..process import run, which
 _NUMBER: Final = re.compile(r"\[[^\]]*?\bPATCH[^\]]*?\b(\d+)/(\d+)\]", re.IGNORECASE)
 _REPLY: Final = re.compile(r"\s*(re|aw|fwd?)\s*:", re.IGNORECASE)
 _STRIP: Final = re.compile(r"-p\s*(\d+)|--strip=(\d+)")
-_FILE: Final = re.compile(rb"^(?:---|\+\+\+) ([^\t\n\r]+)", re.MULTILINE)
 _HEADER: Final = re.compile(rb"^--- [^\n]+\n\+\+\+ [^\n]+\n@@ ", re.MULTILINE)
-_MOVE: Final = re.compile(rb"^(?:rename|copy) (?:from|to) ([^\n\r]+)", re.MULTILINE)
 _GIT: Final = re.compile(rb"^diff --git ", re.MULTILINE)
 _PATCH_SECONDS: Final = 60.0
 
@@ -32,36 +30,43 @@ class Patch:
     """One diff to apply."""
 
     name: str
-    """For messages: its file, and its place in there."""
+    """For messages: its file and, in a mailbox, its subject."""
     data: bytes
     strip: int = 1
-    """Leading directories to take off names (`patch -p`)."""
+    """Leading directories to remove from names (`patch -p`)."""
     reverse: bool = False
 
     def touched(self) -> set[str]:
-        """Return the names of all files that it changes, makes or removes."""
-        names = set()
-        for match in _FILE.finditer(self.data):
-            text = os.fsdecode(match[1]).strip()
-            if text != "/dev/null":
-                names.add("/".join(text.split("/")[self.strip :]))
-        # git's own lines have no prefix directory to take off.
-        names |= {os.fsdecode(match[1]).strip() for match in _MOVE.finditer(self.data)}
-        return {name for name in names if name}
+        """Return the names of all files that it changes, creates, renames or removes.
+
+        :raises BuildError: it is malformed.
+        """
+        # Imported lazily: most runs have no patch.
+        from unidiff.errors import UnidiffParseError
+        from unidiff.patch import PatchSet
+
+        try:
+            # Names are bytes, and so is the text around them: this encoding takes any.
+            files = PatchSet(self.data.decode("latin-1"), metadata_only=True)
+        except UnidiffParseError as error:
+            raise BuildError(f"the patch {self.name} is malformed: {error}") from error
+        sides = {side.strip() for file in files for side in (file.source_file, file.target_file)}
+        names = {"/".join(side.split("/")[self.strip :]) for side in sides - {"/dev/null"}}
+        return {os.fsdecode(name.encode("latin-1")) for name in names if name}
 
 
 def read(path: Path) -> list[Patch]:
-    """Return the patches in a file or a directory, in the order in which they apply.
+    """Return the patches in a file or a directory, in the order in which they are applied.
 
     :raises ConfigError: there are none, or they cannot be read.
     """
     try:
-        found = _series(path) if path.is_dir() else _file(path, path.name)
+        patches = _series(path) if path.is_dir() else _file(path, path.name)
     except OSError as error:
         raise ConfigError(f"cannot read the patch {path}: {error.strerror}") from error
-    if not found:
+    if not patches:
         raise ConfigError(f"there is no patch in {path}")
-    return found
+    return patches
 
 
 def key(patches: Sequence[Patch]) -> str:
@@ -75,13 +80,13 @@ def key(patches: Sequence[Patch]) -> str:
 def apply(
     patches: Sequence[Patch], find: Callable[[str], Path | None], scratch: Path, label: str
 ) -> dict[str, Path | None]:
-    """Apply patches to copies of the files that they touch.
+    """Apply patches to copies of the files that they change.
 
-    :param find: where a file of the tree is to be had, None if it has no such file.
+    :param find: returns the path of a file of the tree, None if it has no such file.
     :param scratch: an empty directory for the copies.
-    :param label: what the messages call the tree.
-    :returns: every touched file by name: its patched copy, None if it is gone.
-    :raises BuildError: one does not apply.
+    :param label: the tree's name in messages.
+    :returns: the patched copy of every file that is changed, by name; None if it was removed.
+    :raises BuildError: a patch does not apply.
     """
     program = which("patch", package="patch")
     names: set[str] = set()
@@ -93,13 +98,13 @@ def apply(
         options = ["--batch", f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
         options += ["--remove-empty-files", "--directory", str(scratch)]
         options += ["--reverse"] if patch.reverse else ["--forward"]
-        done = run(
+        result = run(
             [program, *options], name="patch", timeout=_PATCH_SECONDS, input=patch.data, check=False
         )
-        if done.status != 0:
-            said = "\n".join(f"  {line}" for line in done.output.splitlines()[:20])
+        if result.status != 0:
+            output = "\n".join(f"  {line}" for line in result.output.splitlines()[:20])
             raise BuildError(
-                f"the patch {patch.name} does not apply to {label}:\n{said}",
+                f"the patch {patch.name} does not apply to {label}:\n{output}",
                 hint="rebase it on this kernel; patches before it in the list are applied first",
             )
     return {name: path if (path := scratch / name).is_file() else None for name in names}
@@ -122,13 +127,13 @@ def _fetch(name: str, find: Callable[[str], Path | None], scratch: Path, patch: 
 def _file(path: Path, name: str, strip: int = 1, *, reverse: bool = False) -> list[Patch]:
     data = path.read_bytes()
     if data.startswith(b"From ") and b"\nSubject:" in data:
-        found = list(_mails(path, name))
+        patches = list(_mails(path, name))
     else:
-        found = [Patch(name, data, strip, reverse)] if _is_patch(data) else []
-    for patch in found:
+        patches = [Patch(name, data, strip, reverse)] if _is_patch(data) else []
+    for patch in patches:
         if b"\nGIT binary patch\n" in patch.data:
             raise ConfigError(f"{patch.name} holds a binary patch, which patch(1) cannot apply")
-    return found
+    return patches
 
 
 def _is_patch(data: bytes) -> bool:
@@ -136,7 +141,7 @@ def _is_patch(data: bytes) -> bool:
 
 
 def _mails(path: Path, name: str) -> Iterator[Patch]:
-    """The patches of a mailbox in their order: that of `[PATCH 2/5]`, else that of the file."""
+    """Yield the patches of a mailbox, ordered by `[PATCH 2/5]`, or else as in the file."""
     import mailbox  # slow to import, and rarely needed
 
     numbered: list[tuple[int, int, Patch]] = []
@@ -152,19 +157,19 @@ def _mails(path: Path, name: str) -> Iterator[Patch]:
                 data = payload.replace(b"\r\n", b"\n") if isinstance(payload, bytes) else b""
                 if _is_patch(data):
                     numbered.append((order, place, Patch(f"{name}: {subject}", data)))
-    yield from (patch for _, _, patch in sorted(numbered, key=lambda each: each[:2]))
+    yield from (patch for _, _, patch in sorted(numbered, key=lambda item: item[:2]))
 
 
 def _series(path: Path) -> list[Patch]:
-    """The patches of a quilt series (quilt(1), "series"): a name, -pN, -R and comments a line."""
+    """Return the patches of a quilt series (quilt(1)): in a line, a name, -pN, -R and comments."""
     series = next(
-        (each for each in (path / "series", path / "patches/series") if each.is_file()), None
+        (file for file in (path / "series", path / "patches/series") if file.is_file()), None
     )
     if series is None:
         raise ConfigError(
             f"{path} has no quilt series", hint="name a patch, or put a file `series` in there"
         )
-    found: list[Patch] = []
+    series_patches: list[Patch] = []
     for number, line in enumerate(series.read_text().splitlines(), 1):
         words = shlex.split(line, comments=True)
         if not words:
@@ -177,5 +182,5 @@ def _series(path: Path) -> list[Patch]:
         patches = _file(file, words[0], strip, reverse="-R" in words[1:])
         if not patches:
             raise ConfigError(f"{series}:{number}: there is no patch in {file}")
-        found += patches
-    return found
+        series_patches += patches
+    return series_patches

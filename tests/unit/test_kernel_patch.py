@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import ConfigError
+from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel._patch import Patch, key, read
 
 DIFF = """\
@@ -45,14 +46,57 @@ class TestTouched:
 
     def test_dates_behind_names(self) -> None:
         diff = "--- linux.orig/a.c\t2024-01-01 00:00:00\n+++ linux/a.c\t2024-01-02\n@@ -1 +1 @@\n"
-        assert Patch("p", diff.encode()).touched() == {"a.c"}
+        assert Patch("p", (diff + "-a\n+b\n").encode()).touched() == {"a.c"}
 
     def test_strip(self) -> None:
-        assert Patch("p", b"--- x.c\n+++ x.c\n@@ -1 +1 @@\n", strip=0).touched() == {"x.c"}
+        diff = b"--- x.c\n+++ x.c\n@@ -1 +1 @@\n-a\n+b\n"
+        assert Patch("p", diff, strip=0).touched() == {"x.c"}
+        assert Patch("p", diff.replace(b"x.c", b"a/b/x.c"), strip=2).touched() == {"x.c"}
 
     def test_renames_without_hunks(self) -> None:
         diff = b"diff --git a/a.c b/b.c\nsimilarity index 100%\nrename from a.c\nrename to b.c\n"
         assert Patch("p", diff).touched() == {"a.c", "b.c"}
+
+    def test_lines_that_look_like_headers(self) -> None:
+        # A removed line "-- a/old.h" and an added one "++ b/new.h".
+        diff = DIFF.replace("@@ -1 +1 @@", "@@ -1,2 +1,2 @@")
+        diff += "--- a/old.h\n+++ b/new.h\n"
+        assert Patch("p", diff.encode()).touched() == {"fs/open.c"}
+        assert Patch("p", mail("[PATCH] x", diff).encode()).touched() == {"fs/open.c"}
+
+    def test_git_headers(self) -> None:
+        diff = b"""\
+diff --git a/new name.c b/new name.c
+new file mode 100644
+index 000000000000..0123456789ab
+--- /dev/null
++++ b/new name.c\t
+@@ -0,0 +1 @@
++x
+\\ No newline at end of file
+diff --git a/gone.c b/gone.c
+deleted file mode 100644
+index 0123456789ab..000000000000
+--- a/gone.c
++++ /dev/null
+@@ -1 +0,0 @@
+-x
+diff --git a/run.sh b/run.sh
+old mode 100644
+new mode 100755
+"""
+        assert Patch("p", diff).touched() == {"new name.c", "gone.c", "run.sh"}
+
+    def test_lines_end_as_on_windows(self) -> None:
+        assert Patch("p", DIFF.replace("\n", "\r\n").encode()).touched() == {"fs/open.c"}
+
+    def test_names_in_any_encoding(self) -> None:
+        diff = DIFF.encode().replace(b"open", b"\xffopen\x85")
+        assert Patch("p", diff).touched() == {os.fsdecode(b"fs/\xffopen\x85.c")}
+
+    def test_malformed(self) -> None:
+        with pytest.raises(BuildError, match=r"the patch p is malformed: .*shorter"):
+            Patch("p", DIFF.replace("-1 +1", "-1,9 +1").encode()).touched()
 
 
 class TestFile:
@@ -86,21 +130,21 @@ class TestMailbox:
         return read(path)
 
     def test_numbers_give_the_order(self, tmp_path: Path) -> None:
-        found = self.read(
+        patches = self.read(
             tmp_path,
             mail("[PATCH v2 2/2] second"),
             mail("[PATCH v2 0/2] cover", body=""),
             mail("[PATCH v2 1/2] first"),
         )
-        assert [each.name.split("] ")[1] for each in found] == ["first", "second"]
+        assert [patch.name.split("] ")[1] for patch in patches] == ["first", "second"]
 
     def test_without_numbers_the_file_does(self, tmp_path: Path) -> None:
-        found = self.read(tmp_path, mail("[PATCH] one"), mail("[PATCH] two"))
-        assert [each.name.split("] ")[1] for each in found] == ["one", "two"]
+        patches = self.read(tmp_path, mail("[PATCH] one"), mail("[PATCH] two"))
+        assert [patch.name.split("] ")[1] for patch in patches] == ["one", "two"]
 
     def test_replies_are_left_out(self, tmp_path: Path) -> None:
-        found = self.read(tmp_path, mail("[PATCH] one"), mail("Re: [PATCH] one"))
-        assert len(found) == 1
+        patches = self.read(tmp_path, mail("[PATCH] one"), mail("Re: [PATCH] one"))
+        assert len(patches) == 1
 
     def test_encoded_bodies(self, tmp_path: Path) -> None:
         body = base64.encodebytes(DIFF.encode()).decode()
@@ -121,8 +165,8 @@ class TestSeries:
             (tmp_path / name).write_text(DIFF)
         series = "# first\nb.patch\n\nsub/a.patch -p0 # why\nc.patch -p2 -R\n"
         (tmp_path / "series").write_text(series)
-        found = [(each.name, each.strip, each.reverse) for each in read(tmp_path)]
-        assert found == [("b.patch", 1, False), ("sub/a.patch", 0, False), ("c.patch", 2, True)]
+        patches = [(patch.name, patch.strip, patch.reverse) for patch in read(tmp_path)]
+        assert patches == [("b.patch", 1, False), ("sub/a.patch", 0, False), ("c.patch", 2, True)]
 
     def test_the_one_below_patches(self, tmp_path: Path) -> None:
         (tmp_path / "patches").mkdir()
