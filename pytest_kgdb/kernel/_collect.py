@@ -1,4 +1,4 @@
-"""A kernel's modules as a guest has them."""
+"""The modules that a guest gets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SECONDS: Final = 600.0  # Debian's whole kernel has four thousand modules
 
 
 def collect_modules(kernel: Kernel, modules: Sequence[Path], root: Path) -> None:
-    """Put a kernel's modules and the external ones below `lib/modules`, without debug information.
+    """Copy a kernel's modules and external ones to `lib/modules`, without debug information.
 
-    gdb reads that from the files on the host; in the guest it would only take memory.
+    gdb reads the debug information from the files on the host.
 
-    :param modules: the external ones.
-    :param root: the directory that has, or gets, `lib/modules`.
+    :param modules: the external modules.
+    :param root: the directory above `lib/modules`.
     :raises ConfigError: two modules have the same name.
     """
     if kernel.modules_dir is None and not modules:

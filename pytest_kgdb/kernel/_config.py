@@ -1,4 +1,4 @@
-"""Kernel configurations: what was asked for, what came of it, and why not all of it did."""
+"""Kernel configurations: parsing, merging, and which requests were not fulfilled."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SET: Final = re.compile(r"CONFIG_(\w+)=(.*)")
 _UNSET: Final = re.compile(r"# CONFIG_(\w+) is not set")
 _QUOTED: Final = re.compile(r'"(.*)"', re.DOTALL)
 
-# How the debug information is asked for changed in 5.18: a choice of versions, of which these
-# are the members that gdb and drgn can use.
+# Since 5.18, debug information is a choice of DWARF versions (lib/Kconfig.debug); gdb and drgn can
+# use these.
 DWARF_CHOICES: Final = (
     "DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
     "DEBUG_INFO_DWARF4",
     "DEBUG_INFO_DWARF5",
 )
 
-# Asked of every kernel that we build. Those that an older or newer kernel does not know are
-# told apart from those that it lost by `needed`, which has the last word.
+# Set in every kernel that we build. An older or newer kernel need not have all of them; `missing`
+# has the symbols that are required.
 OURS: Final = """\
 CONFIG_DEBUG_KERNEL=y
 CONFIG_DEBUG_INFO=y
@@ -94,8 +94,7 @@ class Config(PosixPath, Mapping[str, str]):
     def __len__(self) -> int:
         return len(self.symbols)
 
-    # As a path, which two of them are by their first base, they are equal if they name the same
-    # file, and never false.
+    # It compares and hashes as a path, and is true even without symbols.
     def __bool__(self) -> bool:
         return True
 
@@ -108,11 +107,11 @@ class Config(PosixPath, Mapping[str, str]):
 
 @dataclass(frozen=True)
 class Request:
-    """One symbol that somebody asked for."""
+    """A request for one symbol."""
 
     name: str
     value: str
-    """As in a `.config`; `n` for "is not set"."""
+    """As in a `.config`; `n` means "is not set"."""
     origin: str
 
     def __str__(self) -> str:
@@ -121,17 +120,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Lost:
-    """A request that did not survive `olddefconfig`."""
+    """A request that `olddefconfig` did not fulfil."""
 
     request: Request
-    found: str
-    """What became of it; `n` if nothing did."""
+    result: str
+    """The symbol's value in the result; `n` if it is not set."""
     reason: str = ""
 
     def __str__(self) -> str:
-        became = f"became {self.found}" if self.found != "n" else "was dropped"
+        became = f"became {self.result}" if self.result != "n" else "was dropped"
         if self.request.value == "n":
-            became = f"came back as {self.found}"
+            became = f"came back as {self.result}"
         reason = f": {self.reason}" if self.reason else ""
         return f"{self.request} ({self.request.origin}) {became}{reason}"
 
@@ -142,7 +141,7 @@ def bare(name: str) -> str:
 
 
 def line(name: str, value: str) -> str:
-    """Return the line that a `.config` has for it."""
+    """Return a symbol's line in a `.config`."""
     return f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
 
 
@@ -155,8 +154,8 @@ def unquote(value: str) -> str:
 def parse(text: str) -> dict[str, str]:
     """Return the symbols of a `.config`, by names without `CONFIG_`, "is not set" as `n`.
 
-    The last line about a symbol counts, and gives its place: of a choice's members, kconfig
-    takes the one that comes last.
+    The last line for a symbol counts, and determines its position: of a choice's members, kconfig
+    takes the last one.
     """
     symbols: dict[str, str] = {}
     for text_line in text.splitlines():
@@ -173,12 +172,12 @@ def parse(text: str) -> dict[str, str]:
 
 
 def render(symbols: Mapping[str, str]) -> str:
-    """Return a `.config` of these symbols."""
+    """Return the text of a `.config` with these symbols."""
     return "".join(f"{line(name, value)}\n" for name, value in symbols.items())
 
 
 def merge(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Lay configurations one over the other, the last one on top."""
+    """Merge configurations; the later ones override the earlier ones."""
     merged: dict[str, str] = {}
     for layer in layers:
         for name, value in layer.items():
@@ -190,7 +189,7 @@ def merge(layers: Iterable[Mapping[str, str]]) -> dict[str, str]:
 def read_fragment(path: Path) -> dict[str, str]:
     """Return a fragment's symbols.
 
-    :raises ConfigError: it cannot be read, or a line of it sets nothing.
+    :raises ConfigError: it cannot be read, or has a line that sets no symbol.
     """
     try:
         text = path.read_text()
@@ -207,27 +206,27 @@ def read_fragment(path: Path) -> dict[str, str]:
 
 
 def with_ours(symbols: Mapping[str, str]) -> dict[str, str]:
-    """Return a base's symbols with what every kernel of ours needs laid over them."""
+    """Return a base's symbols, overridden by those that every kernel of ours has."""
     ours = parse(OURS)
     if not any(symbols.get(name) == "y" for name in DWARF_CHOICES):
         ours[DWARF_CHOICES[-1]] = "y"
     return merge((symbols, ours))
 
 
-def _same(found: str | None, wanted: str) -> bool:
-    if found is None:
-        # A symbol whose dependencies are unmet is not even mentioned.
-        return wanted in ("n", '""')
-    if found == wanted:
+def _same(result: str | None, request: str) -> bool:
+    if result is None:
+        # A symbol with unmet dependencies does not appear in a `.config`.
+        return request in ("n", '""')
+    if result == request:
         return True
     try:
-        return int(found, 0) == int(wanted, 0)  # 0x1b6 and 0x01b6
+        return int(result, 0) == int(request, 0)  # 0x1b6 and 0x01b6
     except ValueError:
         return False
 
 
 def lost(requests: Iterable[Request], result: Mapping[str, str]) -> list[Lost]:
-    """Return the requests that a finished configuration does not fulfil."""
+    """Return the requests that the resulting configuration does not fulfil."""
     return [
         Lost(request, result.get(request.name, "n"))
         for request in requests
@@ -236,7 +235,7 @@ def lost(requests: Iterable[Request], result: Mapping[str, str]) -> list[Lost]:
 
 
 def missing(config: Mapping[str, str], *, kgdb: bool) -> dict[str, str]:
-    """Return the symbols without which we cannot use a kernel, and what each is for.
+    """Return the required symbols that a configuration lacks, and what each is needed for.
 
     :param config: by names without `CONFIG_`.
     :param kgdb: whether gdb is to talk to kgdb (and not to QEMU's stub).

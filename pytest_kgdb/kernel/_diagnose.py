@@ -1,4 +1,4 @@
-"""A failed build's log, reduced to what went wrong first and what mends it."""
+"""The first error in the log of a failed build, and how to fix it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OTHERS: Final = (
 _MAX_LINES: Final = 12
 _MAX_WIDTH: Final = 300
 
-# What the packages that kbuild needs are missed by.
-_MENDS: Final = (
+# The messages of a build that lacks a package, disk space or memory, and the fix.
+_FIXES: Final = (
     (re.compile(r"(?:gelf|libelf|elf)\.h: No such file"), "apt install libelf-dev"),
     (re.compile(r"openssl/\w+\.h: No such file"), "apt install libssl-dev"),
     (re.compile(r"\b(flex|bison|bc|perl|cpio|rsync|lz4|zstd|gzip): (?:command )?not found"), ""),
@@ -39,7 +39,7 @@ _MENDS: Final = (
 
 
 def first_error(log: str) -> str:
-    """Return the first error in a build's log with the lines that belong to it."""
+    """Return the first error in a build's log, with the lines that belong to it."""
     lines = log.splitlines()
     for number, line in enumerate(lines):
         if _COMPILER.match(line):
@@ -54,23 +54,23 @@ def first_error(log: str) -> str:
     return _shown(lines, max(0, len(lines) - 6), len(lines))
 
 
-def mend(log: str) -> str | None:
-    """Return what helps against the error, where we know."""
-    for pattern, text in _MENDS:
+def fix(log: str) -> str | None:
+    """Return how to fix the error in a build's log; None if it is not known."""
+    for pattern, text in _FIXES:
         if match := pattern.search(log):
             return text or f"apt install {match[1]}"
     return None
 
 
 def _begin(lines: list[str], number: int) -> int:
-    """Where the compiler began to speak of it: "In file included from", "In function"."""
+    """Return the first line of an error, which may be "In file included from" or "In function"."""
     while number > 0 and _LEAD.match(lines[number - 1]):
         number -= 1
     return number
 
 
 def _end(lines: list[str], number: int) -> int:
-    """Where the quoted source and the notes end: the next job's line, or the next complaint."""
+    """Return the line after an error and its notes: that of the next job, or the next error."""
     last = number + 1
     while last < len(lines) and not _KBUILD.match(lines[last]) and not _COMPILER.match(lines[last]):
         if _LEAD.match(lines[last]):

@@ -1,9 +1,9 @@
-"""What a source tree contains, told by content, and looked up by stat(2) when nothing changed.
+"""The content key of a source tree.
 
-One walk gives every file's inode, size and times. While these are as they were, so is the content,
-whose hash was remembered; otherwise only the files that differ are read again. So the key of a
-tree depends on nothing but content: a copy of it elsewhere has the same key, and a file that was
-touched, or a build product that came and went, changes nothing.
+A walk gives the inode, size and times of every file. Files whose inode, size and times are those
+of the last walk are not read again: their hashes are stored. The key depends on content only: a
+copy of a tree has the same key, and it does not change when a file is touched, or when build
+products appear.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from pathlib import Path
 from typing import Final
 
 from ..arch import Arch
-from ..cache import Cache
+from ..cache import Cache, write_atomically
 from ..errors import ConfigError
 from ..process import PIPE, Child, run, which
 from ..progress import Progress
 
-# None of these can change a kernel; the first two are left out of a walk, of 78,000 files a third.
+# None of these can change a kernel. Documentation and tools/testing are a third of all files.
 _UNUSED_TOP: Final = frozenset({"Documentation", "LICENSES", "debian"})
 _TAKEN_APART: Final = frozenset({"arch", "drivers", "tools"})
 _UNUSED_TOOLS: Final = frozenset({"testing", "perf"})
 _ALWAYS: Final = ("Documentation/Kconfig", "Documentation/Makefile", "arch/Kconfig")
 
-# Left behind by builds, editors, patch(1) and indexers. Names with a leading dot (`.foo.o.cmd`,
-# `.git`) are not even looked at: nothing that is built has one.
+# Products of builds, editors, patch(1) and indexers. Names with a leading dot (`.foo.o.cmd`,
+# `.git`) are left out of the walk: no build reads such a file.
 _PRODUCTS: Final = (".o", ".a", ".ko", ".mod", ".order", ".symvers", ".orig", ".rej", "~")
 _INDEXES: Final = ("tags", "TAGS", "GTAGS", "GRTAGS", "GPATH", "cscope.", "compile_commands.json")
 
 _WALK_SECONDS: Final = 600.0
 _READERS: Final = 4
-_WORTH_SAYING: Final = 5000  # so many files to read take more than a moment
+_MANY_FILES: Final = 5000  # reading so many takes seconds, and is reported
 _FORMAT: Final = r"%p\0%y%m %s %T@ %C@ %i %l\0"
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What a file of a source tree is, wherever and whenever it was written."""
+    """The content and the mode of a file, without its place and times."""
 
     digest: str
-    """Of its bytes; of its target, if it is a symbolic link."""
+    """SHA-256 of its bytes, or of the target of a symbolic link."""
     executable: bool = False
     link: bool = False
 
     @property
     def token(self) -> str:
-        """Return all of it in one word."""
+        """The state as one word."""
         return ("l" if self.link else "x" if self.executable else "f") + self.digest
 
     @classmethod
     def of(cls, token: str) -> FileState:
-        """Return the state that a token stands for."""
+        """Return the state of a token."""
         return cls(token[1:], executable=token[0] == "x", link=token[0] == "l")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a source tree was at one time."""
+    """The state of a source tree."""
 
     stat: str
     """Hash of all files' inodes, sizes and times."""
@@ -74,9 +74,9 @@ class Fingerprint:
 def fingerprint(
     tree: Path, arch: Arch, cache: Cache, progress: Progress, *, dirty: bool = False
 ) -> Fingerprint:
-    """Return what a tree is now.
+    """Return the present state of a tree.
 
-    :param dirty: whether it was built in place: then git tells products from sources.
+    :param dirty: whether it was built in place; git then tells products from sources.
     """
     raw = _walk(tree, arch)
     digest = hashlib.sha256(b"\0\0".join(raw)).hexdigest()
@@ -91,12 +91,12 @@ def fingerprint(
 def contents(
     tree: Path, arch: Arch, cache: Cache, progress: Progress, *, dirty: bool = False
 ) -> dict[str, FileState]:
-    """Return the state of each of a tree's files that a build can read."""
+    """Return the states of all files of a tree that a build can read, by name."""
     return _contents(tree, _walk(tree, arch), cache, progress, dirty=dirty)
 
 
 def content_key(files: Mapping[str, FileState]) -> str:
-    """Return one hash for the contents of many files."""
+    """Return one hash for the states of many files."""
     result = hashlib.sha256()
     for name in sorted(files):
         result.update(f"{name}\0{files[name].token}\n".encode(errors="surrogateescape"))
@@ -116,7 +116,7 @@ def state_of(path: Path) -> FileState:
 
 
 def is_product(name: str) -> bool:
-    """Whether a file's name says that no build reads it as a source."""
+    """Whether a file is a build product, by its name."""
     base = name.rpartition("/")[2]
     return base.endswith(_PRODUCTS) or base.startswith(_INDEXES)
 
@@ -124,28 +124,28 @@ def is_product(name: str) -> bool:
 def _contents(
     tree: Path, raw: Iterable[bytes], cache: Cache, progress: Progress, *, dirty: bool
 ) -> dict[str, FileState]:
-    """Return every file's state, reading only those that changed since they were last read."""
+    """Return every file's state; only files that changed are read."""
     name = f"index-{hashlib.sha256(os.fsencode(tree.resolve())).hexdigest()[:24]}"
-    wanted = _sources_of(tree, cache) if dirty else None
-    found = {
+    sources = _sources_of(tree, cache) if dirty else None
+    signs = {
         path: sign
         for path, sign in _records(raw)
-        if (path in wanted if wanted is not None else not is_product(path))
+        if (path in sources if sources is not None else not is_product(path))
     }
     with cache.lock(name, label=f"the list of files in {tree}"):
         index = cache.workdir("index", name) / "files.json"
-        known = _load(index)
+        index_entries = _load(index)
         tokens = {
-            path: known[path][1]
-            for path, sign in found.items()
-            if path in known and known[path][0] == sign
+            path: index_entries[path][1]
+            for path, sign in signs.items()
+            if path in index_entries and index_entries[path][0] == sign
         }
-        changed = [path for path in found if path not in tokens]
+        changed = [path for path in signs if path not in tokens]
         if changed:
             tokens |= _read(tree, changed, progress)
-            # A file that changes while it is read has another time afterwards: its sign, taken
-            # before, will not be met again.
-            _save(index, {path: (found[path], tokens[path]) for path in tokens})
+            # A file that changes while it is read gets another time than the walk found, and is
+            # read again next time.
+            _save(index, {path: (signs[path], tokens[path]) for path in tokens})
     return {path: FileState.of(token) for path, token in tokens.items()}
 
 
@@ -161,7 +161,7 @@ def _read(tree: Path, names: Sequence[str], progress: Progress) -> dict[str, str
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely needed
 
     with ThreadPoolExecutor(_READERS) as pool:
-        if len(names) < _WORTH_SAYING:
+        if len(names) < _MANY_FILES:
             tokens = list(pool.map(token, names))
         else:
             tokens = []
@@ -169,14 +169,14 @@ def _read(tree: Path, names: Sequence[str], progress: Progress) -> dict[str, str
                 for result in pool.map(token, names):
                     tokens.append(result)
                     stage.update(done=len(tokens), total=len(names))
-    return {name: each for name, each in zip(names, tokens, strict=True) if each is not None}
+    return {name: token for name, token in zip(names, tokens, strict=True) if token is not None}
 
 
 def _walk(tree: Path, arch: Arch) -> list[bytes]:
     """Return all files with type, mode, size, times, inode and target, as find(1) prints them.
 
-    Two processes, with half of the files each, as what takes the time is the kernel's path
-    lookup; Python needs twice as long.
+    Two processes list half of the files each: most of the time is path lookup in the kernel. A walk
+    in Python takes twice as long.
     """
     try:
         tops = sorted(_tops(tree, arch))
@@ -222,7 +222,7 @@ def _tops(tree: Path, arch: Arch) -> Iterator[str]:
     yield from (f"drivers/{entry.name}" for entry in _entries(tree / "drivers"))
     yield f"arch/{arch.name}"
     yield from (name for name in _ALWAYS if (tree / name).exists())
-    # crypto/Kconfig reads those of all architectures since 6.1, if only to pass them over.
+    # Since 6.1, crypto/Kconfig reads those of all architectures.
     for kconfig in tree.glob("arch/*/crypto/Kconfig"):
         if kconfig.parts[-3] != arch.name:
             yield str(kconfig.relative_to(tree))
@@ -237,7 +237,7 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_output(directory: Path) -> bool:
-    """Whether a directory in the tree is what somebody builds into (`make O=build`)."""
+    """Whether a directory in the tree is a build directory (`make O=build`)."""
     return (directory / ".config").exists() or (directory / "source").is_symlink()
 
 
@@ -250,7 +250,7 @@ def _records(raw: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _sources_of(tree: Path, cache: Cache) -> set[str]:
-    """Return what git would not ignore in a tree, which need not be a repository.
+    """Return the files in a tree, which need not be a repository, that git would not ignore.
 
     :raises ConfigError: git is not installed, or refuses.
     """
@@ -259,10 +259,10 @@ def _sources_of(tree: Path, cache: Cache) -> set[str]:
     argv += ["--others", "--exclude-standard"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     if (tree / ".git").exists():
-        environment["GIT_OPTIONAL_LOCKS"] = "0"  # nothing of the user's is written to
+        environment["GIT_OPTIONAL_LOCKS"] = "0"  # write nothing to the user's repository
         argv.append("--cached")
     else:
-        # The tree's .gitignore files count in any repository, an empty one of ours too.
+        # Its .gitignore files work with any repository, also with an empty one.
         with cache.lock("empty-repository", label="an empty git repository"):
             empty = cache.workdir("index", "empty-repository")
             if not (empty / ".git/HEAD").exists():
@@ -275,14 +275,14 @@ def _sources_of(tree: Path, cache: Cache) -> set[str]:
 def _output(
     argv: Sequence[str], cwd: Path, name: str, env: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return what a program writes, as bytes: names of files need not be text."""
+    """Return a program's output as bytes: names of files need not be text."""
     with Child.spawn(argv, name=name, cwd=cwd, stdout=PIPE, env=env) as child:
         assert child.stdout is not None
         parts = []
         while part := child.stdout.read(1 << 20):
             parts.append(part)
         status = child.wait(_WALK_SECONDS)
-        # Files that vanish while it walks make find fail; what it saw is what there was.
+        # find fails if a file disappears during the walk; its output is complete all the same.
         if status != 0 and not parts:
             raise ConfigError(f"cannot list the files of {cwd}: {name}: {child.tail(3)}")
     return b"".join(parts)
@@ -297,9 +297,7 @@ def _load(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _save(path: Path, entries: Mapping[str, tuple[str, str]]) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_bytes(json.dumps(entries).encode())
-    beside.replace(path)
+    write_atomically(path, json.dumps(entries).encode())
 
 
 def _hash(path: Path) -> str:

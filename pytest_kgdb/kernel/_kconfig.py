@@ -1,4 +1,4 @@
-"""Why a symbol did not survive: what the tree's Kconfig files say about it."""
+"""Why a symbol was dropped, by the Kconfig files of the source tree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROMPT: Final = re.compile(
     r"\s*(?:(?:bool|tristate|string|int|hex|prompt|def_bool|def_tristate)\b.*?)(\".*?\"|'.*?')"
 )
 _DEPENDS: Final = re.compile(r"\s*depends\s+on\s+(.*)")
-_WANTED: Final = re.compile(r"(?<![!\w])[A-Z0-9_]*[A-Z_][A-Z0-9_]*\b")  # not under a "!"
+_SYMBOLS: Final = re.compile(r"(?<![!\w])[A-Z0-9_]*[A-Z_][A-Z0-9_]*\b")  # not under a "!"
 _SKIPPED: Final = frozenset({"Documentation", ".git", "LICENSES"})
 
 
@@ -29,9 +29,9 @@ class Definition:
 
     name: str
     where: str
-    """File and line."""
+    """Its file and line."""
     depends: tuple[str, ...] = ()
-    """Its `depends on` expressions, and those of the blocks around it."""
+    """Its `depends on` expressions, and those of the enclosing blocks."""
     prompt: bool = False
     """Whether a user can set it."""
     around: tuple[str, ...] = field(default=(), repr=False)
@@ -44,22 +44,26 @@ def explain(lost: Iterable[Lost], tree: Path, arch: str, config: Mapping[str, st
     :param config: the finished configuration.
     """
     lost = list(lost)
-    wanted = {item.request.name for item in lost}
-    found: dict[str, list[Definition]] = {name: [] for name in wanted}
+    names = {item.request.name for item in lost}
+    entries: dict[str, list[Definition]] = {name: [] for name in names}
     for path in _files(tree, arch):
         text = path.read_text(errors="replace")
-        if any(name in text for name in wanted):
+        if any(name in text for name in names):
             for definition in definitions(text, str(path.relative_to(tree))):
-                if definition.name in wanted:
-                    found[definition.name].append(definition)
-    return [replace(item, reason=_reason(item, found[item.request.name], config)) for item in lost]
+                if definition.name in names:
+                    entries[definition.name].append(definition)
+    return [
+        replace(item, reason=_reason(item, entries[item.request.name], config)) for item in lost
+    ]
 
 
 def definitions(text: str, name: str) -> Iterator[Definition]:
-    """All `config` entries of a Kconfig file.
+    """Yield all `config` entries of a Kconfig file.
 
-    Blocks that enclose the `source` line in another file are not seen: what is said is true,
-    but need not be all.
+    Blocks in another file that enclose the `source` line of this one are not seen: there may be
+    further dependencies.
+
+    :param name: the file's name, for `where`.
     """
     blocks: list[tuple[str, list[str]]] = []
     entry: Definition | None = None
@@ -102,7 +106,7 @@ def _enter(blocks: list[tuple[str, list[str]]], word: str, rest: str) -> None:
 
 
 def _joined(text: str) -> Iterator[str]:
-    """The lines, continued ones in one piece, with empty ones to keep the count."""
+    """Yield the lines; continued ones are joined, and followed by empty ones to keep the count."""
     pending, count = "", 0
     for line in text.splitlines():
         if line.endswith("\\"):
@@ -116,14 +120,14 @@ def _joined(text: str) -> Iterator[str]:
         yield pending
 
 
-def _reason(item: Lost, found: list[Definition], config: Mapping[str, str]) -> str:
-    if not found:
+def _reason(item: Lost, entries: list[Definition], config: Mapping[str, str]) -> str:
+    if not entries:
         return "this kernel knows no such symbol"
     if item.request.value == "n":
         return "another symbol selects it"
-    if not any(definition.prompt for definition in found):
-        return f"it cannot be set, only selected by others ({found[0].where})"
-    definition = next((each for each in found if each.prompt), found[0])
+    if not any(definition.prompt for definition in entries):
+        return f"it cannot be set, only selected by others ({entries[0].where})"
+    definition = next((definition for definition in entries if definition.prompt), entries[0])
     if not definition.depends:
         if item.request.value == "m":
             return f"it cannot be a module ({definition.where})"
@@ -132,7 +136,7 @@ def _reason(item: Lost, found: list[Definition], config: Mapping[str, str]) -> s
         f"({text})" if "||" in text and len(definition.depends) > 1 else text
         for text in definition.depends
     )
-    words = dict.fromkeys(_WANTED.findall(expression))
+    words = dict.fromkeys(_SYMBOLS.findall(expression))
     off = [f"{word}={config.get(word, 'n')}" for word in words if config.get(word, "n") != "y"]
     state = f"; here {', '.join(off)}" if off else ""
     return f"depends on {expression} ({definition.where}){state}"

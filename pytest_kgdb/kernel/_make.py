@@ -1,4 +1,4 @@
-"""Runs `make` in a kernel's tree, into a directory of ours, and follows what it does."""
+"""Runs `make` in a kernel's source tree, with another build directory, and reports progress."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from ..arch import Arch
 from ..errors import BuildError
 from ..process import Child, which
 from ..progress import Progress, Stage
-from ._diagnose import first_error, mend
+from ._diagnose import first_error, fix
 from ._toolchain import environment
 
 _BUILD_SECONDS: Final = 12 * 3600.0  # Debian's whole kernel on two cores takes hours
 _CONFIG_SECONDS: Final = 900.0
-_STOP_SECONDS: Final = 10.0  # `make` removes what it was about to write, and its children end
+_STOP_SECONDS: Final = 10.0  # for `make` to remove unfinished targets, and for its children to end
 _JOB: Final = re.compile(r"^  ([A-Z][A-Z0-9_]*)(?: +\[M\])? +(\S.*)$")
 _UNCOUNTED: Final = frozenset({"SYNC", "CHK", "UPD", "GEN", "CALL", "DESCEND", "WRAP", "HOSTCC"})
 
-# Whatever was written this long before a build was killed may be half of a file.
+# A file that was written so shortly before a build was killed may be incomplete.
 _DOUBT_SECONDS: Final = 120.0
 
 
 class Make:
-    """One kernel's build directory, kept from build to build.
+    """The build directory of a kernel, which is kept from build to build.
 
     :param tree: the source.
     :param objects: the build directory.
-    :param home: where the last log and notes are kept. Nobody else may use it meanwhile.
-    :param variables: for make's command line.
+    :param state_dir: for the log and the notes; nobody else may use it meanwhile.
+    :param variables: variables for make's command line.
     """
 
     def __init__(
         self,
         tree: Path,
         objects: Path,
-        home: Path,
+        state_dir: Path,
         *,
         arch: Arch,
         variables: Sequence[str],
@@ -48,22 +48,22 @@ class Make:
         progress: Progress,
     ) -> None:
         self.tree, self.objects = tree, objects
-        self.log = home / "make.log"
+        self.log = state_dir / "make.log"
         self._arch, self._variables, self._jobs, self._progress = arch, variables, jobs, progress
-        self._running = home / "running"
-        self._total = home / "jobs"
+        self._running = state_dir / "running"
+        self._total = state_dir / "jobs"
         self._done = 0
         self.objects.mkdir(parents=True, exist_ok=True)
 
     def begin(self) -> None:
-        """Make a work directory usable whose last build was killed."""
+        """Prepare a build directory; make it usable again if the last build was killed."""
         self.log.unlink(missing_ok=True)
         if self._running.exists():
             _remove_doubtful(self.objects)
             self._running.unlink()
 
     def configure(self, *targets: str, variables: Sequence[str] = ()) -> str:
-        """Run a configuration target and return what it says.
+        """Run configuration targets and return their output.
 
         :raises BuildError: it failed.
         """
@@ -74,16 +74,16 @@ class Make:
         return output
 
     def build(self, targets: Sequence[str], label: str, total: int | None) -> None:
-        """Compile.
+        """Build targets.
 
-        :param label: what the messages call the kernel.
-        :param total: about how many jobs it takes from nothing.
+        :param label: the kernel's name in messages.
+        :param total: an estimate of the number of jobs of a full build.
         :raises BuildError: it failed; the message has the first error.
         """
         fresh = not (self.objects / "init").exists()
         finished = (self.objects / "vmlinux").exists()
         with self._progress.stage(f"building {label}") as stage:
-            # How much of a finished build is to be done again, only make will know.
+            # How much of a finished build must be built again is not known.
             stage.update(done=0, total=None if finished else self._estimate(total))
             with self._job(targets, (), stage) as child:
                 status = child.wait(_BUILD_SECONDS)
@@ -112,19 +112,19 @@ class Make:
         ]
         self._done = 0
 
-        def follow(line: str) -> None:
+        def count(line: str) -> None:
             if stage is not None and (match := _JOB.match(line)) and match[1] not in _UNCOUNTED:
                 self._done += 1
                 stage.update(done=self._done, text=f"{match[1]} {match[2]}")
 
         self._running.touch()
         child = Child.spawn(
-            argv, name="make", log=self.log, cwd=self.tree, env=environment(), on_line=follow
+            argv, name="make", log=self.log, cwd=self.tree, env=environment(), on_line=count
         )
         try:
             yield child
         finally:
-            # SIGTERM first: make then removes the files that were being written.
+            # SIGTERM first: make then removes the targets that it was writing.
             if child.stop(_STOP_SECONDS) != -signal.SIGKILL:
                 self._running.unlink(missing_ok=True)
 
@@ -132,14 +132,14 @@ class Make:
         if status == 0:
             return
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        raise BuildError(f"{what}:\n{first_error(text)}", log=self.log, hint=mend(text))
+        raise BuildError(f"{what}:\n{first_error(text)}", log=self.log, hint=fix(text))
 
 
 def _remove_doubtful(objects: Path) -> None:
-    """Remove what was written last before a kill: it may be incomplete, with a good date.
+    """Remove what was written in the last two minutes before a build was killed.
 
-    `make` would take a half-written object for a whole one. Everything in there can be made
-    again, most of it by ccache.
+    `make` goes by times, and would take an incomplete object for a good one. Everything can be
+    built again, most of it by ccache.
     """
     newest = 0.0
     times: list[tuple[float, str]] = []

@@ -1,4 +1,4 @@
-"""A copy of a source tree in the cache, kept in step with it file by file."""
+"""A copy of a source tree in the cache, updated file by file."""
 
 from __future__ import annotations
 
@@ -9,82 +9,84 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ..cache import write_atomically
 from ..errors import CacheError, ConfigError
 from ..progress import Progress
 from ._fingerprint import FileState, state_of
 from ._spec import OBJECTS
 
-_WORTH_SAYING: Final = 5000
-_UNFINISHED: Final = ""  # no file's name: in the list while the copy is being changed
+_MANY_FILES: Final = 5000  # copying so many takes seconds, and is reported
+_UNFINISHED: Final = ""  # not the name of any file; in the list while the copy is being changed
 
 
 class Mirror:
-    """A directory whose files are made to be those of another, changing as few as possible.
+    """A directory that is made equal to another, by writing as few files as possible.
 
-    A file that changes here gets the present time, whatever it has there: `make` must see every
-    change as newer than what was built before, also one back to an older file. To be used under
-    the lock of the directory that holds it.
+    A file that is written gets the present time, not that of the original: `make` must see every
+    change as newer than its objects, also one back to an older file. The caller must hold the lock
+    of the state directory.
 
-    :param home: holds the copy and the list of what is in it.
+    :param state_dir: the directory with the copy and the list of its files.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.root = home / "src"
-        self._list = home / "files.json"
+    def __init__(self, state_dir: Path) -> None:
+        self.root = state_dir / "src"
+        self._list = state_dir / "files.json"
 
     def sync(
-        self, wanted: Mapping[str, FileState], places: Mapping[str, Path], progress: Progress
+        self, files: Mapping[str, FileState], paths: Mapping[str, Path], progress: Progress
     ) -> int:
         """Make the copy have exactly these files; return how many were written or removed.
 
-        :param wanted: every file's name and state.
-        :param places: where each is to be had from.
-        :raises ConfigError: a file is not what it was when it was listed.
+        :param files: the state of every file, by name.
+        :param paths: the path of every file's original, by name.
+        :raises ConfigError: an original is not in that state any more.
+        :raises CacheError: a file cannot be written.
         """
         have = self._load()
         whole = have.pop(_UNFINISHED, None) is None and bool(have)
         present = have if whole else self._names()
-        gone = [name for name in present if name not in wanted]
-        new = [name for name, state in wanted.items() if have.get(name) != state.token]
+        gone = [name for name in present if name not in files]
+        new = [name for name, state in files.items() if have.get(name) != state.token]
         if whole and not gone and not new:
             return 0
-        # While it is being changed the list names only what is certain, so that whatever ends
-        # us half-way, the next run makes good what is in doubt.
+        # During the update the list has only files that do not change. If we are killed, the next
+        # run checks all others.
         doubt = {*gone, *new}
         certain = {name: token for name, token in have.items() if name not in doubt}
         self._save({_UNFINISHED: "", **certain})
         for name in gone:
             self._remove(name)
-        if len(new) < _WORTH_SAYING:
+        if len(new) < _MANY_FILES:
             for name in new:
-                self._write(name, wanted[name], places[name])
+                self._write(name, files[name], paths[name])
         else:
             with progress.stage(f"copying the source to {self.root}") as stage:
                 for done, name in enumerate(new):
-                    self._write(name, wanted[name], places[name])
+                    self._write(name, files[name], paths[name])
                     stage.update(done=done, total=len(new))
-        self._save({name: state.token for name, state in wanted.items()})
+        self._save({name: state.token for name, state in files.items()})
         return len(doubt)
 
     def _write(self, name: str, state: FileState, source: Path) -> None:
         target = self.root / name
-        beside = target.with_name(f"{target.name}.kgdb-new")
+        temporary = target.with_name(f"{target.name}.kgdb-new")
         try:
             if target.is_file() and not target.is_symlink() and state_of(target) == state:
-                return  # after an interruption: what was built from it need not be built again
+                return  # after an interruption; with a new time, it would be compiled again
             target.parent.mkdir(parents=True, exist_ok=True)
             if state.link:
-                beside.unlink(missing_ok=True)
-                beside.symlink_to(source.readlink())
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(source.readlink())
             else:
-                shutil.copyfile(source, beside)
-                beside.chmod(0o755 if state.executable else 0o644)
-            if state_of(beside) != state:
-                beside.unlink()
+                shutil.copyfile(source, temporary)
+                temporary.chmod(0o755 if state.executable else 0o644)
+            if state_of(temporary) != state:
+                temporary.unlink()
                 raise ConfigError(
                     f"{source} was changed while it was being copied", hint="run it again"
                 )
-            beside.replace(target)
+            temporary.replace(target)
         except OSError as error:
             raise CacheError(
                 f"cannot copy {source} to {target}: {error.strerror}",
@@ -97,17 +99,19 @@ class Mirror:
         for parent in target.parents:
             if parent == self.root or any(parent.iterdir()):
                 break
-            parent.rmdir()  # git tracks no empty directories, and kbuild's wildcards see them
+            parent.rmdir()  # kbuild's wildcards see empty directories, which git does not track
 
     def _names(self) -> list[str]:
-        """The files that are really there, for where the list is lost or unfinished."""
-        found = []
-        for directory, names, files in os.walk(self.root):
+        """Return the files in the directory, if the list is lost or unfinished."""
+        names = []
+        for directory, subdirectories, files in os.walk(self.root):
             if directory == str(self.root):
-                names[:] = [name for name in names if not name.startswith(OBJECTS)]
+                subdirectories[:] = [
+                    name for name in subdirectories if not name.startswith(OBJECTS)
+                ]
             here = os.path.relpath(directory, self.root)
-            found += [os.path.normpath(f"{here}/{name}") for name in files]
-        return found
+            names += [os.path.normpath(f"{here}/{name}") for name in files]
+        return names
 
     def _load(self) -> dict[str, str]:
         try:
@@ -117,6 +121,4 @@ class Mirror:
         return loaded if isinstance(loaded, dict) else {}
 
     def _save(self, tokens: Mapping[str, str]) -> None:
-        beside = self._list.with_name("files.json.new")
-        beside.write_bytes(json.dumps(tokens).encode())
-        beside.replace(self._list)
+        write_atomically(self._list, json.dumps(tokens).encode())

@@ -1,4 +1,4 @@
-"""A kernel that is ready to be booted."""
+"""The record of a kernel that is ready to boot."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ _VERSION: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel: what is booted, what gdb reads, and what it was made from."""
+    """A kernel: what boots, what gdb reads, and what it was built from."""
 
     spec: str
-    """What the user called it."""
+    """The SPEC that names it."""
     arch: Arch
     release: str
-    """What `uname -r` says."""
+    """What `uname -r` prints."""
     version: tuple[int, int, int]
-    """Its numbers, to compare with."""
+    """The release as three numbers, for comparisons."""
     vmlinux: Path
     """The ELF file with symbols and debug information."""
     image: Path
-    """What QEMU boots."""
+    """The image that QEMU boots."""
     config: Config
     """The `.config`: a path, and a mapping of its symbols."""
     build_id: str
-    """Of vmlinux, in hexadecimal digits; "" if it has none."""
+    """The build id of vmlinux in hexadecimal digits; "" if it has none."""
     source: Path | None
-    """The source that it was built from, as far as it still is there."""
+    """The source that it was built from; None if that is not there any more."""
     debug_source: Path | None
-    """The directory by which its debug information calls the source, which may be another one."""
+    """The source's path in the debug information, which may differ from `source`."""
     build_dir: Path | None
-    """A built directory of the user's, to build modules against; None where we built."""
+    """The user's build directory, to build modules against; None for a kernel that we built."""
     modules_dir: Path | None
     """`…/lib/modules/RELEASE`, None if it has no modules."""
-    kit: Path | None
-    """What external modules are built against, packed; None where there is a `build_dir`."""
+    headers: Path | None
+    """The packed headers to build external modules against; None if there is a `build_dir`."""
     compiler: str
-    """What compiled it."""
+    """The compiler's version."""
     key: str
-    """Hash of all that it is made of."""
+    """Hash of all that it is built from."""
     kgdb_layout: KgdbLayout | None = None
     """Where the variables of its debugger are; None if it was built without kgdb."""
-    held: object = field(default=None, repr=False, compare=False)
-    """Keeps `source` from being changed, for as long as somebody refers to the kernel."""
+    source_lock: object = field(default=None, repr=False, compare=False)
+    """`source` does not change for as long as something refers to this."""
 
 
 def numbers(release: str) -> tuple[int, int, int]:
-    """Return a release's three numbers, 0 for those that it does not have."""
+    """Return the three numbers of a release; those that are missing are 0."""
     match = _VERSION.match(release)
     if match is None:
         return (0, 0, 0)

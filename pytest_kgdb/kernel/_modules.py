@@ -1,4 +1,4 @@
-"""External modules, built against a session's kernel (Documentation/kbuild/modules.rst)."""
+"""External modules, built against a kernel (Documentation/kbuild/modules.rst)."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from ..cache import Cache
 from ..errors import BuildError, ConfigError
 from ..process import run, which
 from ..progress import Progress
-from ._diagnose import first_error, mend
+from ._diagnose import first_error, fix
 from ._fingerprint import FileState, content_key, is_product, state_of
 from ._mirror import Mirror
 from ._model import Kernel
 from ._source import slug
 from ._toolchain import environment, toolchain
 
-_RECIPE: Final = "2"  # part of every key: to be raised when the same inputs give another module
+_RECIPE: Final = "2"  # part of every key: to be increased when the same inputs give another module
 _BUILD_SECONDS: Final = 3600.0
 _UNPACK_SECONDS: Final = 300.0
 _VERMAGIC: Final = re.compile(rb"\0vermagic=([^\0]+)")
 _MAKEFILES: Final = ("Kbuild", "Makefile", "makefile")
-# Documentation/kbuild/modules.rst: what a Makefile says that builds a module.
+# Documentation/kbuild/modules.rst: the assignment in a Makefile that builds a module.
 _BUILDS_MODULES: Final = re.compile(r"^\s*obj-(?:m|\$[({]\w+[)}])\s*[:+]?=", re.MULTILINE)
-_SUBDIRECTORIES: Final = 3  # so deep below the one that was named is looked for a module
+_SUBDIRECTORIES: Final = 3  # how deep below the named directory a module is searched for
 
 
 def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -> list[Path]:
-    """Return the modules that a directory builds against a kernel, built if they are not cached.
+    """Return the modules of a directory, built for a kernel or taken from the cache.
 
     :param path: a directory with a Makefile or Kbuild for external modules; or a `.ko`, which is
-        taken as it is.
-    :raises ConfigError: there is no module, or it is for another kernel.
+        used as it is.
+    :raises ConfigError: there is no module, or it was built for another kernel.
     :raises BuildError: it does not compile.
     """
     if "MODULES" not in kernel.config:
@@ -54,7 +54,7 @@ def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -
         )
     files = _files(path)
     tools = toolchain(cache)
-    where = str(path.resolve())  # the debug information names it
+    where = str(path.resolve())  # it is in the debug information
     parts = [_RECIPE, kernel.key, tools.version, content_key(files), where]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     label = f"module {path.name} for {kernel.release}"
@@ -67,7 +67,7 @@ def build_module(kernel: Kernel, path: Path, cache: Cache, progress: Progress) -
 
 
 def vermagic(path: Path) -> str:
-    """Return the release that a module was built for, "" if it does not tell."""
+    """Return the release that a module was built for; "" if the file has none."""
     return _whole_vermagic(path).partition(" ")[0]
 
 
@@ -86,48 +86,48 @@ def _given(kernel: Kernel, path: Path) -> Path:
             f"{kernel.release}",
             hint=f"name its source directory instead: {path.parent}",
         )
-    # What the kernel itself compares (kernel/module/main.c, check_modinfo), in its own modules.
+    # The kernel compares the same string (kernel/module/main.c, check_modinfo).
     own = kernel.modules_dir and next(kernel.modules_dir.rglob("*.ko"), None)
-    if own and (wanted := _whole_vermagic(own)) != (whole := _whole_vermagic(path)):
+    if own and (expected := _whole_vermagic(own)) != (actual := _whole_vermagic(path)):
         raise ConfigError(
-            f"{path} was built for a kernel of another configuration: '{whole}', and this one's "
-            f"is '{wanted}'",
+            f"{path} was built for a kernel of another configuration: '{actual}', and this one's "
+            f"is '{expected}'",
             hint=f"name its source directory instead: {path.parent}",
         )
     return path
 
 
 def _subdirectory(path: Path) -> str | None:
-    """Return where, seen from a directory, the Makefile is that builds a module there.
+    """Return the directory, relative to `path`, whose Makefile builds a module; None if none does.
 
-    It is "." but for a project whose own Makefile calls kbuild on a directory below.
+    It is "." unless the Makefile of a project calls kbuild on a directory below.
     """
     here = [path / name for name in _MAKEFILES if (path / name).is_file()]
-    if any(_BUILDS_MODULES.search(each.read_text(errors="replace")) for each in here):
+    if any(_BUILDS_MODULES.search(file.read_text(errors="replace")) for file in here):
         return "."
     for depth in range(1, _SUBDIRECTORIES + 1):
         below = sorted(
-            each.parent
+            file.parent
             for name in _MAKEFILES
-            for each in path.glob("*/" * depth + name)
-            if not any(part.startswith(".") for part in each.relative_to(path).parts)
-            and _BUILDS_MODULES.search(each.read_text(errors="replace"))
+            for file in path.glob("*/" * depth + name)
+            if not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and _BUILDS_MODULES.search(file.read_text(errors="replace"))
         )
         if below:
             return str(below[0].relative_to(path)) if len(set(below)) == 1 else None
-    return "." if here else None  # it may include what says so
+    return "." if here else None  # it may include one that does
 
 
 def _files(path: Path) -> dict[str, FileState]:
-    """Return a module's source files and their states."""
-    found: dict[str, FileState] = {}
+    """Return the states of a module's source files by name."""
+    states: dict[str, FileState] = {}
     for directory, names, files in os.walk(path):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in files:
             if not name.startswith(".") and not is_product(name) and not name.endswith(".mod.c"):
                 file = Path(directory) / name
-                found[str(file.relative_to(path))] = state_of(file)
-    return found
+                states[str(file.relative_to(path))] = state_of(file)
+    return states
 
 
 def _build(
@@ -142,10 +142,10 @@ def _build(
     where = hashlib.sha256(f"{path.resolve()}\n{kernel.key}".encode()).hexdigest()[:16]
     name = f"module-{slug(path.name)}-{where}"
     with _headers(kernel, cache) as headers, cache.lock(name, label=label):
-        home = cache.workdir("module", name)
-        mirror = Mirror(home)
-        mirror.sync(files, {each: path / each for each in files}, progress)
-        log = home / "make.log"
+        state_dir = cache.workdir("module", name)
+        mirror = Mirror(state_dir)
+        mirror.sync(files, {name: path / name for name in files}, progress)
+        log = state_dir / "make.log"
         log.unlink(missing_ok=True)
         tools = toolchain(cache)
         top = mirror.root / (_subdirectory(path) or ".")
@@ -156,24 +156,26 @@ def _build(
             f"ARCH={kernel.arch.name}",
             f"--jobs={len(os.sched_getaffinity(0))}",
             *tools.variables(),
-            # What gdb shows, and the kernel in a WARN, is the user's file, not our copy of it.
+            # gdb and a WARN in the kernel are to name the user's file, not the copy.
             f"KCFLAGS=-ffile-prefix-map={mirror.root}={path.resolve()}",
             "modules",
         ]
         with progress.stage(f"building {label}"):
-            done = run(
+            result = run(
                 argv,
                 name="make",
                 timeout=_BUILD_SECONDS,
-                # Makefiles say -I$(PWD)/include, which is the directory they are run from.
+                # Makefiles have -I$(PWD)/include, and expect to be run in their directory.
                 cwd=top,
                 env={**environment(), "PWD": str(top)},
                 log=log,
                 check=False,
             )
-        if done.status != 0:
-            said = first_error(done.output).replace(str(mirror.root), str(path))
-            raise BuildError(f"{label} does not compile:\n{said}", log=log, hint=mend(done.output))
+        if result.status != 0:
+            error = first_error(result.output).replace(str(mirror.root), str(path))
+            raise BuildError(
+                f"{label} does not compile:\n{error}", log=log, hint=fix(result.output)
+            )
         built = sorted(mirror.root.rglob("*.ko"))
         if not built:
             raise BuildError(
@@ -187,20 +189,20 @@ def _build(
 
 @contextlib.contextmanager
 def _headers(kernel: Kernel, cache: Cache) -> Iterator[Path]:
-    """Hold the directory to build against: the user's own build, or our kit, unpacked."""
+    """Hold the directory to build against: the user's build, or the unpacked headers package."""
     if kernel.build_dir is not None:
         yield kernel.build_dir
         return
-    assert kernel.kit is not None
-    name = f"kit-{kernel.key[:40]}"
+    assert kernel.headers is not None
+    name = f"kit-{kernel.key[:40]}"  # names in the cache stay as earlier versions wrote them
     with cache.lock(name, label=f"the headers of {kernel.release}"):
-        home = cache.workdir("kit", name)
-        headers = home / "headers"
+        state_dir = cache.workdir("kit", name)
+        headers = state_dir / "headers"
         if not headers.is_dir():
-            beside = home / "unpacking"
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            argv = [which("tar", package="tar"), "-C", str(beside), "-xzf", str(kernel.kit)]
+            temporary = state_dir / "unpacking"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            argv = [which("tar", package="tar"), "-C", str(temporary), "-xzf", str(kernel.headers)]
             run(argv, timeout=_UNPACK_SECONDS)
-            beside.rename(headers)
+            temporary.rename(headers)
         yield headers

@@ -1,4 +1,4 @@
-"""Patches laid over a tree of ours, and taken off again."""
+"""Patches applied to a tree in the cache, and reverted."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..cache import write_atomically
 from . import _patch
 from ._fingerprint import FileState, state_of
 
 
 class Overlay:
-    """What patches changed in a tree, with the originals kept beside it.
+    """The files of a tree that patches changed, and their originals.
 
-    :param tree: the tree, nobody else's to change meanwhile.
-    :param home: keeps the originals, and the list of what was touched.
-    :param label: what the messages call the tree.
+    :param tree: the tree; nobody else may change it meanwhile.
+    :param state_dir: the directory with the originals, and the list of changed files.
+    :param label: the tree's name in messages.
     """
 
-    def __init__(self, tree: Path, home: Path, label: str) -> None:
+    def __init__(self, tree: Path, state_dir: Path, label: str) -> None:
         self._tree, self._label = tree, label
-        self._originals = home / "originals"
-        self._list = home / "patched.json"
+        self._originals = state_dir / "originals"
+        self._list = state_dir / "patched.json"
 
     def lay(self, patches: Sequence[_patch.Patch]) -> None:
-        """Make the tree what it was at first, with these patches on top and no others.
+        """Change the tree to its original content with these patches, and no others.
 
-        A file whose content stays keeps its time. When a patch does not apply, nothing is done.
+        Files whose content stays the same keep their times. If a patch does not apply, the tree
+        stays as it is.
 
-        :raises BuildError: one does not apply.
+        :raises BuildError: a patch does not apply.
         """
         touched = self._touched()
         with _patch.scratch_directory() as name:
             scratch = Path(name)
-            wanted = _patch.apply(patches, self._base, scratch, self._label)
-            for file in sorted({*wanted, *touched}):
-                # Before a file is changed its original is safe, whatever ends us then.
+            patched = _patch.apply(patches, self._base, scratch, self._label)
+            for file in sorted({*patched, *touched}):
+                # The original is saved before the file is changed, in case we are killed.
                 if file not in touched:
                     self._keep(file, touched)
             for file in touched:
-                self._write(file, wanted[file] if file in wanted else self._original(file))
-        self._note({file: had for file, had in touched.items() if file in wanted})
+                self._write(file, patched[file] if file in patched else self._original(file))
+        self._note({file: had for file, had in touched.items() if file in patched})
 
     def _base(self, file: str) -> Path | None:
-        """Where a file's original is, None if it has none."""
+        """Return the path of a file's original content, None if there is none."""
         return self._original(file) if file in self._touched() else _present(self._tree / file)
 
     def _original(self, file: str) -> Path | None:
@@ -55,9 +57,9 @@ class Overlay:
         kept.unlink(missing_ok=True)
         if source.is_file():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            beside = kept.with_name(f"{kept.name}.kgdb-new")
-            shutil.copy2(source, beside)
-            beside.replace(kept)
+            temporary = kept.with_name(f"{kept.name}.kgdb-new")
+            shutil.copy2(source, temporary)
+            temporary.replace(kept)
         touched[file] = source.is_file()
         self._note(touched)
 
@@ -69,10 +71,10 @@ class Overlay:
         if _state(target) == state_of(source):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f"{target.name}.kgdb-new")
-        shutil.copyfile(source, beside)  # with the present time: make must see it as new
-        shutil.copymode(source, beside)
-        beside.replace(target)
+        temporary = target.with_name(f"{target.name}.kgdb-new")
+        shutil.copyfile(source, temporary)  # with the present time: make must see it as changed
+        shutil.copymode(source, temporary)
+        temporary.replace(target)
 
     def _touched(self) -> dict[str, bool]:
         try:
@@ -82,9 +84,7 @@ class Overlay:
         return {str(name): bool(had) for name, had in loaded.items()}
 
     def _note(self, touched: dict[str, bool]) -> None:
-        beside = self._list.with_name("patched.json.new")
-        beside.write_text(json.dumps(touched))
-        beside.replace(self._list)
+        write_atomically(self._list, json.dumps(touched).encode())
 
 
 def _present(path: Path) -> Path | None:

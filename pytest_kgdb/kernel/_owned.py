@@ -1,4 +1,4 @@
-"""Sources that the user has packed or in git: brought into the cache, and patched there."""
+"""Tarballs and git revisions: unpacked or checked out into the cache, and patched there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from ..process import CommandFailed, run, which
 from ..progress import Progress
 from . import _patch
 from ._overlay import Overlay
-from ._slots import Slot, Slots
 from ._source import (
-    Place,
+    BuildTree,
     Source,
     configuring,
     file_hash,
@@ -30,6 +29,7 @@ from ._source import (
     with_patches,
 )
 from ._spec import OBJECTS, is_source, version
+from ._worktree_pool import Worktree, WorktreePool
 
 _GIT_SECONDS: Final = 900.0
 _UNPACK_SECONDS: Final = 1800.0
@@ -37,10 +37,10 @@ _NAME_VERSION: Final = re.compile(r"(\d+\.\d+(?:\.\d+)?)")
 
 
 class OwnedTree(Source):
-    """A source that lies in directories of ours.
+    """A source whose trees are in the cache.
 
-    :param name: what these are called by.
-    :param base: its content without the patches.
+    :param name: the name of these trees.
+    :param base: the key of its content without patches.
     """
 
     def __init__(
@@ -54,50 +54,50 @@ class OwnedTree(Source):
     ) -> None:
         self._patches, self._progress = patches, progress
         self._base = base
-        self._slots = Slots(cache, f"tree-{name}")
+        self._pool = WorktreePool(cache, f"tree-{name}")
         self.label = with_patches(label, patches)
         self.content = patched_key(base, patches)
 
-    def find(self) -> Place | None:
-        slot = self._slots.find(self.content)
-        if slot is None:
-            slot = self._slots.find_free(self._base)
-            if slot is None:
+    def find(self) -> BuildTree | None:
+        worktree = self._pool.find(self.content)
+        if worktree is None:
+            worktree = self._pool.find_free(self._base)
+            if worktree is None:
                 return None
             try:
-                self._patch(slot)  # no more than a few files
+                self._patch(worktree)  # a few files at the most
             except BuildError:
                 return None
-        return self._place(slot)
+        return self._build_tree(worktree)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Place]:
-        with self._slots.claim(self.content, f"the source {self.label}") as slot:
-            if not slot.holds(self.content):
-                if not slot.has_base(self._base):
-                    slot.clear()
-                    self._overlay(slot).lay([])
-                    self._bring(slot)
-                self._patch(slot)
-            yield self._place(slot)
+    def open(self) -> Iterator[BuildTree]:
+        with self._pool.claim(self.content, f"the source {self.label}") as worktree:
+            if not worktree.has(self.content):
+                if not worktree.has_base(self._base):
+                    worktree.begin_replacing()
+                    self._overlay(worktree).lay([])
+                    self._bring(worktree)
+                self._patch(worktree)
+            yield self._build_tree(worktree)
 
-    def _patch(self, slot: Slot) -> None:
-        slot.unsettle()
-        self._overlay(slot).lay(self._patches)
-        slot.settle(self.content, self._base)
+    def _patch(self, worktree: Worktree) -> None:
+        worktree.begin_patching()
+        self._overlay(worktree).lay(self._patches)
+        worktree.commit(self.content, self._base)
 
-    def _overlay(self, slot: Slot) -> Overlay:
-        return Overlay(slot.tree, slot.home, self.label)
+    def _overlay(self, worktree: Worktree) -> Overlay:
+        return Overlay(worktree.tree, worktree.state_dir, self.label)
 
     def kconfig(self) -> str:
         return patched_key(self._base, configuring(self._patches))
 
     @abstractmethod
-    def _bring(self, slot: Slot) -> None:
-        """Bring the source there, without patches."""
+    def _bring(self, worktree: Worktree) -> None:
+        """Put the source, without patches, into a tree."""
 
-    def _place(self, slot: Slot) -> Place:
-        return Place(slot.tree, slot.first_tree, slot.home, slot)
+    def _build_tree(self, worktree: Worktree) -> BuildTree:
+        return BuildTree(worktree.tree, worktree.first_tree, worktree.state_dir, worktree)
 
 
 class Unpacked(OwnedTree):
@@ -113,45 +113,45 @@ class Unpacked(OwnedTree):
 
     @property
     def version(self) -> str:
-        if (place := self.find()) is not None:
-            return version(place.tree)
+        if (tree := self.find()) is not None:
+            return version(tree.tree)
         match = _NAME_VERSION.search(self._path.name)
         return match[1] if match else ""
 
-    def _bring(self, slot: Slot) -> None:
-        shutil.rmtree(slot.tree, ignore_errors=True)
-        beside = slot.home / "unpacking"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+    def _bring(self, worktree: Worktree) -> None:
+        shutil.rmtree(worktree.tree, ignore_errors=True)
+        unpacking = worktree.state_dir / "unpacking"
+        shutil.rmtree(unpacking, ignore_errors=True)
+        unpacking.mkdir(parents=True)
         try:
             with self._progress.stage(f"unpacking {self._path.name}"):
-                self._unpack(beside).rename(slot.tree)
+                self._unpack(unpacking).rename(worktree.tree)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(unpacking, ignore_errors=True)
 
     def _unpack(self, target: Path) -> Path:
-        """Unpack and return the source's top directory."""
-        # Times are kept: unpacked again after a prune, it does not look newer.
+        """Unpack the tarball and return the source's top directory."""
+        # Times are kept: unpacked again after a prune, files do not look newer than their objects.
         argv = [which("tar", package="tar"), "-C", str(target), "-xf", str(self._path)]
         try:
             run([*argv, "--no-same-owner"], timeout=_UNPACK_SECONDS)
         except CommandFailed as error:
-            said = error.output.strip()[-500:]
-            raise ConfigError(f"cannot unpack {self._path}: {said}") from error
-        found = sorted(target.iterdir())
-        for each in (target, *found):
-            if is_source(each):
-                return each
-        names = ", ".join(each.name for each in found[:5])
+            output = error.output.strip()[-500:]
+            raise ConfigError(f"cannot unpack {self._path}: {output}") from error
+        entries = sorted(target.iterdir())
+        for entry in (target, *entries):
+            if is_source(entry):
+                return entry
+        names = ", ".join(entry.name for entry in entries[:5])
         raise ConfigError(f"{self._path} is no kernel's source: it contains {names or 'nothing'}")
 
 
 class CheckedOut(OwnedTree):
     """A revision of a git tree.
 
-    Our own repository borrows the user's objects (gitrepository-layout(5), alternates), so that
-    theirs gets no worktree, no index and no lock of ours. From one revision to the next only
-    files that differ are written.
+    It is checked out by a repository in the cache that uses the objects of the user's
+    (gitrepository-layout(5), alternates): nothing is written to the user's repository. From one
+    revision to the next, only files that differ are written.
     """
 
     def __init__(
@@ -174,19 +174,19 @@ class CheckedOut(OwnedTree):
     @property
     def version(self) -> str:
         argv = [self._git, "-C", str(self._repository), "show", f"{self._commit}:Makefile"]
-        done = run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False)
+        result = run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False)
         with _patch.scratch_directory() as scratch:
-            (Path(scratch) / "Makefile").write_text(done.output)
+            (Path(scratch) / "Makefile").write_text(result.output)
             return version(Path(scratch))
 
     def scm(self) -> str:
         return self._commit
 
-    def _bring(self, slot: Slot) -> None:
-        git_dir, top = slot.home / "git", slot.tree
+    def _bring(self, worktree: Worktree) -> None:
+        git_dir, top = worktree.state_dir / "git", worktree.tree
         top.mkdir(parents=True, exist_ok=True)
-        # Neither the user's configuration nor the system's: a filter, a hook or autocrlf must
-        # not change what is built.
+        # Without the user's and the system's configuration: a filter, a hook or autocrlf must not
+        # change what is built.
         clean = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
         def git(*words: str) -> None:
@@ -198,7 +198,7 @@ class CheckedOut(OwnedTree):
                 if not (git_dir / "HEAD").exists():
                     git("init", "-q", "--bare")
                 (git_dir / "objects/info/alternates").write_text(f"{self._objects}\n")
-                (git_dir / "index.lock").unlink(missing_ok=True)  # of a killed one: it is ours
+                (git_dir / "index.lock").unlink(missing_ok=True)  # left by a git that was killed
                 git(f"--work-tree={top}", "read-tree", "--reset", "-u", self._commit)
                 git(
                     f"--work-tree={top}",
@@ -220,15 +220,15 @@ class CheckedOut(OwnedTree):
             raise ConfigError(f"{self.label} is not a kernel's source tree")
 
     def _resolve(self, label: str, revision: str) -> tuple[Path, str, str]:
-        """Return where the objects are, the commit, and its tree."""
+        """Return the directory of the objects, the commit, and its tree."""
         argv = [self._git, "-C", str(self._repository), "rev-parse", "--path-format=absolute"]
         argv += ["--git-path", "objects", f"{revision}^{{commit}}", f"{revision}^{{tree}}"]
-        done = run(argv, name="git", timeout=_GIT_SECONDS, env=git_environment(), check=False)
-        if done.status == 0:
-            objects, commit, tree = done.output.split("\n")[:3]
+        result = run(argv, name="git", timeout=_GIT_SECONDS, env=git_environment(), check=False)
+        if result.status == 0:
+            objects, commit, tree = result.output.split("\n")[:3]
             return Path(objects), commit, tree
-        if "not a git repository" in done.output:
+        if "not a git repository" in result.output:
             raise ConfigError(f"{self._repository} is not a git tree, so there is no {label}")
-        fatal = (line for line in done.output.splitlines() if line.startswith("fatal: "))
-        reason = next(fatal, done.output.strip()).removeprefix("fatal: ")
+        fatal = (line for line in result.output.splitlines() if line.startswith("fatal: "))
+        reason = next(fatal, result.output.strip()).removeprefix("fatal: ")
         raise ConfigError(f"there is no {label}: {reason}")

@@ -1,4 +1,4 @@
-"""A kernel that somebody else built: looked at, and used as it is."""
+"""A kernel that the user built, which is checked and used as it is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
     """Return the kernel in a build directory, or in a tree that was built in place.
 
     :param kgdb: whether it must have kgdb.
-    :raises ConfigError: it lacks what we need, or its parts do not belong together.
+    :raises ConfigError: its configuration lacks something, or its files are of different builds.
     """
     config = Config(path / ".config")
     if lacking := missing(config.symbols, kgdb=kgdb):
@@ -49,7 +49,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
         debug_source=Path(facts["source"]),
         build_dir=path,
         modules_dir=_modules_dir(path, facts, cache),
-        kit=None,
+        headers=None,
         compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
         key=facts["key"],
         kgdb_layout=kgdb_layout(path / "vmlinux", facts["key"], cache)
@@ -59,7 +59,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
 
 
 def _facts(path: Path, arch: Arch, cache: Cache) -> dict[str, str]:
-    """Return what takes long to find out, remembered while the files stay as they are."""
+    """Return the facts about a kernel, which are cached until its files change."""
     files = [path / "vmlinux", path / arch.image, path / ".config", path / "modules.order"]
     signs = [str(path.resolve())]
     for file in files:
@@ -100,7 +100,7 @@ def _look(path: Path, arch: Arch) -> dict[str, str]:
 
 
 def _check_parts(path: Path, arch: Arch, facts: dict[str, str]) -> None:
-    """Refuse a vmlinux and an image of different builds: every address would be wrong."""
+    """Refuse a vmlinux and an image of different builds: all addresses would be wrong."""
     image = path / arch.image
     for what, ours, theirs in (
         ("build id", facts["build_id"], facts["image_build_id"]),
@@ -133,7 +133,7 @@ def _install(path: Path, target: Path, release: str) -> None:
 
 
 def _modules_sign(path: Path) -> str:
-    """Return a hash of what the modules in a build directory are now."""
+    """Return a hash of the sizes and times of the modules in a build directory."""
     result = hashlib.sha256()
     for line in (path / "modules.order").read_text().splitlines():
         module = path / line.strip().removeprefix("kernel/").removesuffix(".o")

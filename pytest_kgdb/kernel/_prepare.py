@@ -1,4 +1,4 @@
-"""From a SPEC to a kernel: out of the cache, or built."""
+"""From a SPEC to a kernel, which is taken from the cache or built."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ from ._kgdb_layout import KgdbLayout, kgdb_layout
 from ._make import Make
 from ._model import Kernel, numbers
 from ._owned import CheckedOut, Unpacked
-from ._publish import FACTS, KIT, publish
+from ._publish import FACTS, HEADERS, publish
 from ._recipe import Recipe, lsmod, recipe
-from ._source import Place, Source, UserTree, identity
+from ._source import BuildTree, Source, UserTree, identity
 from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
 
-# Part of every key: to be raised when the same inputs are to give another kernel.
+# Part of every key: to be increased when the same inputs are to give another kernel.
 _RECIPE: Final = "1"
 
-# About how many jobs `make` has on a 6.x kernel, for the first progress line of all.
+# About how many jobs `make` has on a 6.x kernel: the total that the first build reports.
 _JOBS: Final = {"minimal": 2000, "defconfig": 4600, "distro": 4300, "distro-full": 29000}
 
 
 def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> Kernel:
-    """Return the kernel that a SPEC names, built first if it is not in the cache.
+    """Return the kernel that a SPEC names, and build it first if it is not in the cache.
 
-    :raises ConfigError: it cannot be: no kernel there, a symbol lost, a program missing.
+    :raises ConfigError: there is no such kernel, a configuration symbol was dropped, or a program
+        is missing.
     :raises BuildError: it does not compile, or a patch does not apply.
     """
     arch = X86_64
     named = parse_spec(spec, arch)
-    wishes = _wishes(settings)
+    options = _build_options(settings)
     if isinstance(named, BuildDir) or (
-        isinstance(named, SourceTree) and named.built and not wishes
+        isinstance(named, SourceTree) and named.built and not options
     ):
-        if wishes:
+        if options:
             raise ConfigError(
-                f"{named.path} is a build directory, used as it is: {', '.join(wishes)} cannot "
+                f"{named.path} is a build directory, used as it is: {', '.join(options)} cannot "
                 "apply to it",
                 hint="name the source tree instead",
             )
@@ -65,8 +66,8 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
     return _Builder(settings, spec, source, arch, cache, progress).kernel()
 
 
-def _wishes(settings: Settings) -> list[str]:
-    """Return the options that ask for another kernel than the one that lies there."""
+def _build_options(settings: Settings) -> list[str]:
+    """Return the options that require a kernel to be built."""
     names = [
         f"--kgdb-{name}"
         for name, given in (
@@ -82,7 +83,7 @@ def _wishes(settings: Settings) -> list[str]:
 
 
 class _Builder:
-    """One kernel that is wanted."""
+    """Builds one kernel, or takes it from the cache."""
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class _Builder:
             layout = KgdbLayout.load(facts["kgdb_layout"])
         else:  # published by an older version
             layout = kgdb_layout(vmlinux, key, self._cache)
-        place = self._source.find()
+        build_tree = self._source.find()
         return Kernel(
             spec=self._spec,
             arch=self._arch,
@@ -125,15 +126,15 @@ class _Builder:
             image=entry.path / Path(self._arch.image).name,
             config=Config(entry.path / ".config"),
             build_id=facts["build_id"],
-            source=None if place is None else place.tree,
+            source=None if build_tree is None else build_tree.tree,
             debug_source=Path(facts["debug_source"]),
             build_dir=None,
             modules_dir=modules if modules.is_dir() else None,
-            kit=entry.path / KIT,
+            headers=entry.path / HEADERS,
             compiler=facts["compiler"],
             key=key,
             kgdb_layout=layout,
-            held=place,
+            source_lock=build_tree,
         )
 
     @property
@@ -143,8 +144,8 @@ class _Builder:
     def _source_version(self) -> str:
         if not self._settings.config.startswith("distro"):
             return ""
-        if known := self._source.version:
-            return known
+        if version := self._source.version:
+            return version
         with self._source.open():
             return self._source.version
 
@@ -162,19 +163,19 @@ class _Builder:
     def _build(self, target: Path) -> None:
         check_tools()
         with contextlib.ExitStack() as stack:
-            place = stack.enter_context(self._source.open())
-            home, objects, flags = self._directories(place, stack)
+            build_tree = stack.enter_context(self._source.open())
+            state_dir, objects, flags = self._directories(build_tree, stack)
             make = Make(
-                place.tree,
+                build_tree.tree,
                 objects,
-                home,
+                state_dir,
                 arch=self._arch,
                 variables=[*self._tools.variables(), *flags],
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )
             make.begin()
-            self._configure_if_needed(make, place.tree, home / "configured")
+            self._configure_if_needed(make, build_tree.tree, state_dir / "configured")
             targets = [self._arch.image_target]
             if parse((objects / ".config").read_text()).get("MODULES") == "y":
                 targets.append("modules")
@@ -183,32 +184,38 @@ class _Builder:
             facts = {
                 "compiler": self._tools.version,
                 "config": self._recipe.base,
-                "debug_source": str(place.debug_tree),
+                "debug_source": str(build_tree.debug_tree),
             }
-            publish(objects, place.tree, home, target, self._arch, facts)
+            publish(objects, build_tree.tree, state_dir, target, self._arch, facts)
 
     def _directories(
-        self, place: Place, stack: contextlib.ExitStack
+        self, build_tree: BuildTree, stack: contextlib.ExitStack
     ) -> tuple[Path, Path, list[str]]:
-        """Return where notes are kept, where is built, and what makes that independent of it.
+        """Return the state directory, the build directory, and variables for make.
 
-        There is one directory for all configurations on a base: from one to the other only what
-        they differ in is compiled.
+        The variables make the objects independent of the build directory. All configurations on
+        one base share a build directory: only what they differ in is compiled.
         """
         base = f"{self._arch.name}-{self._recipe.base}"
-        if place.home is None:
-            name = f"build-{identity(place.tree.name, place.tree.resolve())}-{base}"
+        if build_tree.state_dir is None:
+            name = f"build-{identity(build_tree.tree.name, build_tree.tree.resolve())}-{base}"
             stack.enter_context(self._cache.lock(name, label=self._label))
-            home = self._cache.workdir("build", name)
-            return home, home / "objects", []
-        home, objects = place.home / f"build-{base}", place.tree / f"{OBJECTS}{base}"
-        home.mkdir(exist_ok=True)
-        maps = (("../", f"{place.debug_tree}/"), (objects, place.debug_tree / objects.name))
+            state_dir = self._cache.workdir("build", name)
+            return state_dir, state_dir / "objects", []
+        state_dir, objects = (
+            build_tree.state_dir / f"build-{base}",
+            build_tree.tree / f"{OBJECTS}{base}",
+        )
+        state_dir.mkdir(exist_ok=True)
+        maps = (
+            ("../", f"{build_tree.debug_tree}/"),
+            (objects, build_tree.debug_tree / objects.name),
+        )
         options = " ".join(f"-fdebug-prefix-map={old}={new}" for old, new in maps)
-        return home, objects, [f"KCFLAGS={options}", f"KAFLAGS={options}"]
+        return state_dir, objects, [f"KCFLAGS={options}", f"KAFLAGS={options}"]
 
     def _configure_if_needed(self, make: Make, tree: Path, stamp: Path) -> None:
-        """Configure, unless nothing that a configuration is made of changed since."""
+        """Configure, unless nothing has changed that the configuration depends on."""
         sign = f"{_RECIPE} {self._recipe.key} {self._tools.version} {self._source.kconfig()}"
         config = make.objects / ".config"
         if config.exists() and stamp.exists() and stamp.read_text() == sign:
@@ -218,7 +225,7 @@ class _Builder:
         stamp.write_text(sign)
 
     def _configure(self, make: Make, tree: Path, listing: Path) -> None:
-        """Write the `.config`, and make sure that nothing of what was asked for got lost."""
+        """Write the `.config`, and check that all requested symbols are in it."""
         config = make.objects / ".config"
         before = (config.read_bytes(), config.stat()) if config.exists() else None
         base: dict[str, str] = {}
@@ -230,37 +237,37 @@ class _Builder:
         if self._recipe.trimmed:
             listing.write_text(lsmod())
             make.configure("localmodconfig", variables=[f"LSMOD={listing}"])
-            # It drops modules that were asked for by name, too.
-            config.write_text(render(self._recipe.wishes_over(parse(config.read_text()))))
+            # It also drops modules that were requested by name.
+            config.write_text(render(self._recipe.with_requests(parse(config.read_text()))))
             make.configure("olddefconfig")
         self._check(parse(config.read_text()), tree)
         if before is not None and before[0] == config.read_bytes():
-            # A new time on the same text would have kbuild go through all its symbols.
+            # With a new time on the same content, kbuild would check all symbols.
             os.utime(config, ns=(before[1].st_atime_ns, before[1].st_mtime_ns))
 
     def _check(self, result: dict[str, str], tree: Path) -> None:
-        gone = lost(self._recipe.wanted.values(), result)
-        needed = [
+        gone = lost(self._recipe.requests.values(), result)
+        unset = [
             Lost(Request(name, "y", f"needed for {purpose}"), result.get(name, "n"))
             for name, purpose in missing(result, kgdb=True).items()
         ]
-        known = {each.request.name for each in gone}
-        gone += [each for each in needed if each.request.name not in known]
+        reported = {item.request.name for item in gone}
+        gone += [item for item in unset if item.request.name not in reported]
         if gone:
             explained = explain(gone, tree, self._arch.name, result)
             count = "a symbol" if len(gone) == 1 else f"{len(gone)} symbols"
-            lines = "\n".join(f"  {each}" for each in explained)
+            lines = "\n".join(f"  {item}" for item in explained)
             raise ConfigError(
                 f"{self._label}: {count} did not survive olddefconfig:\n{lines}",
-                hint="ask for what they depend on, too, by --kgdb-set or --kgdb-fragment",
+                hint="request what they depend on, too, by --kgdb-set or --kgdb-fragment",
             )
         if self._recipe.base == "minimal":
-            overridden = self._recipe.wanted
+            overridden = self._recipe.requests
             asked = [
                 Request(name, value, "minimal")
                 for name, value in self._recipe.symbols.items()
                 if name not in overridden
             ]
             if dropped := lost(asked, result):
-                names = ", ".join(str(each.request) for each in dropped)
+                names = ", ".join(str(item.request) for item in dropped)
                 self._progress.say(f"{self._label}: this kernel does not have {names}")

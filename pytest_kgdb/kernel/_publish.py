@@ -1,4 +1,4 @@
-"""From a finished build directory to the files that are kept of it."""
+"""From a finished build directory to the files of a cache entry."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ..process import run, which
 from ._kgdb_layout import KgdbLayout
 
 FACTS: Final = "kernel.json"
-"""What a warm start needs to know, so that it opens no vmlinux of a hundred megabytes."""
+"""The facts about a kernel, so that a warm start need not open its large vmlinux."""
 
-KIT: Final = "kit.tar.gz"
-"""What a distribution calls its linux-headers package."""
+HEADERS: Final = "kit.tar.gz"
+"""The headers package: what a distribution calls linux-headers."""
 
 _TAR_SECONDS: Final = 300.0
 _DEPMOD_SECONDS: Final = 300.0
-_KIT_PRODUCTS: Final = (".o", ".a", ".cmd", ".d", ".ko", ".mod", ".order")
+_NOT_PACKED: Final = (".o", ".a", ".cmd", ".d", ".ko", ".mod", ".order")
 
 
 def publish(
-    objects: Path, tree: Path, home: Path, target: Path, arch: Arch, facts: dict[str, Any]
+    objects: Path, tree: Path, state_dir: Path, target: Path, arch: Arch, facts: dict[str, Any]
 ) -> None:
-    """Copy what is kept of a build.
+    """Copy the files of a build that a cache entry has.
 
     :param objects: the build directory.
     :param tree: the source.
-    :param home: where the kit is kept between builds.
+    :param state_dir: the directory that has the headers package of the last build.
     :param target: an empty directory.
-    :param facts: what the caller knows of the kernel; the release, the build id and the
+    :param facts: the caller's facts about the kernel; the release, the build id and the
         layout of kgdb's variables are added.
     """
     for name in ("vmlinux", "System.map", ".config"):
@@ -49,7 +49,7 @@ def publish(
     release = read_release(objects)
     if has_modules(objects):
         install_modules(objects, target, release)
-    _copy(_kit(objects, tree, home, arch), target / KIT)
+    _copy(_pack_headers(objects, tree, state_dir, arch), target / HEADERS)
     with ElfFile(target / "vmlinux") as elf:
         written = facts | {"release": release, "build_id": elf.build_id}
     layout = KgdbLayout.read(target / "vmlinux")
@@ -60,7 +60,7 @@ def publish(
 def read_release(objects: Path) -> str:
     """Return the release of a build (`make kernelrelease`).
 
-    :raises BuildError: it states none, so it is not finished.
+    :raises BuildError: it has none, so it is not finished.
     """
     for name in ("include/config/kernel.release", "include/generated/utsrelease.h"):
         try:
@@ -70,18 +70,18 @@ def read_release(objects: Path) -> str:
         match = re.search(r'"([^"]+)"', text)
         if release := (match[1] if match else text.strip()):
             return release
-    raise BuildError(f"{objects} does not tell the kernel's release: its build is not finished")
+    raise BuildError(f"{objects} has no kernel release: its build is not finished")
 
 
 def has_modules(objects: Path) -> bool:
-    """Whether a build made modules."""
+    """Whether a build has modules."""
     return any(path.exists() for path, _ in _modules(objects))
 
 
 def install_modules(objects: Path, root: Path, release: str) -> Path:
     """Copy a build's modules to `lib/modules/RELEASE` below a directory, and index them.
 
-    It is what `make modules_install` does, which would write to the build directory.
+    Unlike `make modules_install`, it writes nothing to the build directory.
     """
     top = root / "lib/modules" / release
     for path, name in _modules(objects):
@@ -95,14 +95,14 @@ def install_modules(objects: Path, root: Path, release: str) -> Path:
 
 
 def depmod(root: Path, release: str) -> None:
-    """Write the indexes that modprobe(8) reads."""
+    """Write the indexes that modprobe(8) reads, by depmod(8)."""
     path = os.environ.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
     program = shutil.which("depmod", path=path) or which("depmod", package="kmod")
     run([program, "-b", str(root), release], name="depmod", timeout=_DEPMOD_SECONDS)
 
 
 def _modules(objects: Path) -> Iterator[tuple[Path, str]]:
-    """Each module that was to be built, and its name in `kernel/`."""
+    """Yield the path of each module of a build, and its name in `kernel/`."""
     try:
         lines = (objects / "modules.order").read_text().splitlines()
     except OSError:
@@ -114,9 +114,9 @@ def _modules(objects: Path) -> Iterator[tuple[Path, str]]:
             yield objects / name, name
 
 
-def _kit(objects: Path, tree: Path, home: Path, arch: Arch) -> Path:
-    """Return the packed kit; the last one, if none of its files changed."""
-    packed, sign_file = home / KIT, home / "kit.sign"
+def _pack_headers(objects: Path, tree: Path, state_dir: Path, arch: Arch) -> Path:
+    """Pack the headers package, unless none of its files has changed; return its path."""
+    packed, sign_file = state_dir / HEADERS, state_dir / "kit.sign"
     parts = {tree: sorted(_from_source(tree, arch)), objects: sorted(_from_build(objects, arch))}
     sign = _sign(parts)
     if packed.exists() and sign_file.exists() and sign_file.read_text() == sign:
@@ -125,7 +125,7 @@ def _kit(objects: Path, tree: Path, home: Path, arch: Arch) -> Path:
     argv = [which("tar", package="tar"), "--create", f"--file={packed}"]
     argv += ["--use-compress-program=gzip -1", "--owner=0", "--group=0", "--numeric-owner"]
     for number, (root, names) in enumerate(parts.items()):
-        listing = home / f"kit.{number}"
+        listing = state_dir / f"kit.{number}"
         listing.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
         argv += ["-C", str(root), "--null", "--verbatim-files-from", f"--files-from={listing}"]
     run(argv, name="tar", timeout=_TAR_SECONDS)
@@ -139,7 +139,7 @@ def _sign(parts: dict[Path, list[str]]) -> str:
         for name in names:
             status = (root / name).lstat()
             sign: object = status.st_mtime_ns
-            if name == "Module.symvers":  # written anew by every make
+            if name == "Module.symvers":  # rewritten by every make
                 sign = hashlib.sha256((root / name).read_bytes()).hexdigest()
             result.update(f"{root / name} {status.st_size} {sign}\n".encode())
     return result.hexdigest()
@@ -169,9 +169,9 @@ def _below(root: Path, tops: Iterable[str]) -> Iterator[str]:
     for top in tops:
         for directory, names, files in os.walk(root / top):
             here = os.path.relpath(directory, root)
-            # Links to directories (scripts/dtc/include-prefixes) are no use elsewhere.
+            # Without links to directories (scripts/dtc/include-prefixes), which would dangle.
             for name in files:
-                if not name.endswith(_KIT_PRODUCTS) and name != ".gitignore":
+                if not name.endswith(_NOT_PACKED) and name != ".gitignore":
                     yield f"{here}/{name}"
             names.sort()
 

@@ -1,4 +1,4 @@
-"""What kernel is wanted: a base configuration and what is laid over it, as asked for and by us."""
+"""The configuration of a kernel: a base, our symbols, and those that the user requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..settings import Settings
 from ._config import Request, merge, parse, read_fragment, with_ours
 
 DISTRO_CONFIGS: Final = Path("/usr/src")
-"""Where Debian's `linux-config-*` packages put their configurations."""
+"""The directory of the configurations in Debian's `linux-config-*` packages."""
 
 BOOT: Final = Path("/boot")
-"""Where an installed kernel's package puts its own."""
+"""The directory of the configurations of installed kernels."""
 
 _PACKAGED: Final = re.compile(r"linux-config-(\d+)\.(\d+)")
 _INSTALLED: Final = re.compile(r"config-(\d+)\.(\d+)\.\d+.*-amd64")
@@ -27,27 +27,27 @@ _RELEASE: Final = re.compile(r"(\d+)\.(\d+)")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A configuration to be made."""
+    """How a configuration is composed."""
 
     base: str
     """`minimal`, `defconfig`, `distro`, `distro-full` or `file`."""
     target: str | None
-    """The make target that writes the base, if a tree has it."""
+    """The make target that writes the base; None if `symbols` is the base."""
     symbols: Mapping[str, str]
-    """What is laid over the target's result, or the whole base where there is none."""
-    wanted: Mapping[str, Request]
-    """What the user asked for, symbol by symbol."""
+    """The symbols that override those of the target, or the whole base."""
+    requests: Mapping[str, Request]
+    """The user's requests, by symbol."""
     trimmed: bool = False
-    """Whether modules that no virtual machine can load are left out."""
+    """Whether modules that a virtual machine cannot use are left out."""
 
     def over(self, base: Mapping[str, str]) -> dict[str, str]:
-        """Return everything laid over a base, the user's wishes on top."""
-        return self.wishes_over(merge((base, self.symbols)))
+        """Return a base with everything that overrides it."""
+        return self.with_requests(merge((base, self.symbols)))
 
-    def wishes_over(self, symbols: Mapping[str, str]) -> dict[str, str]:
-        """Return a configuration with what we need and what the user wishes laid over it."""
-        wishes = {name: request.value for name, request in self.wanted.items()}
-        return merge((with_ours(symbols), wishes))
+    def with_requests(self, symbols: Mapping[str, str]) -> dict[str, str]:
+        """Return a configuration with the symbols that we need, and the user's requests."""
+        values = {name: request.value for name, request in self.requests.items()}
+        return merge((with_ours(symbols), values))
 
     @property
     def key(self) -> str:
@@ -65,34 +65,34 @@ class Recipe:
 
     @property
     def names_its_commit(self) -> bool:
-        """Whether the release tells the git commit (CONFIG_LOCALVERSION_AUTO, a default)."""
+        """Whether the git commit is part of the release (CONFIG_LOCALVERSION_AUTO, a default)."""
         chosen = self.over({}).get("LOCALVERSION_AUTO")
         return chosen == "y" or (chosen is None and self.base == "file")
 
 
 def recipe(settings: Settings, version: str) -> Recipe:
-    """Return what the settings ask for.
+    """Return the recipe that the settings describe.
 
-    :param version: of the source, for Debian's configuration of it.
+    :param version: the source's version, which selects Debian's configuration.
     :raises ConfigError: a file cannot be read, or Debian's configuration is not installed.
     """
-    wanted: dict[str, Request] = {}
+    requests: dict[str, Request] = {}
     for path in settings.fragment:
         for name, value in read_fragment(path).items():
-            wanted.pop(name, None)
-            wanted[name] = Request(name, value, str(path))
+            requests.pop(name, None)
+            requests[name] = Request(name, value, str(path))
     for text in settings.set:
         for name, value in parse(text).items():
-            wanted.pop(name, None)
-            wanted[name] = Request(name, value, "--kgdb-set")
+            requests.pop(name, None)
+            requests[name] = Request(name, value, "--kgdb-set")
     base = settings.config
     if base == "minimal":
-        return Recipe(base, "tinyconfig", parse(data("minimal.config")), wanted)
+        return Recipe(base, "tinyconfig", parse(data("minimal.config")), requests)
     if base == "defconfig":
-        return Recipe(base, "defconfig", {}, wanted)
+        return Recipe(base, "defconfig", {}, requests)
     if base in ("distro", "distro-full"):
         symbols = merge((parse(distro_config(version)), parse(data("distro.config"))))
-        return Recipe(base, None, symbols, wanted, trimmed=base == "distro")
+        return Recipe(base, None, symbols, requests, trimmed=base == "distro")
     path = Path(base)
     try:
         text = path.read_text(errors="replace")
@@ -104,44 +104,44 @@ def recipe(settings: Settings, version: str) -> Recipe:
             f"{path} is not a kernel configuration: it has no CONFIG_ line",
             hint="a .config, or what make savedefconfig writes",
         )
-    return Recipe("file", None, symbols, wanted)
+    return Recipe("file", None, symbols, requests)
 
 
 def data(name: str) -> str:
-    """Return a file of ours."""
+    """Return the text of one of our data files."""
     return (resources.files("pytest_kgdb") / "data" / name).read_text()
 
 
 def lsmod() -> str:
-    """Return the modules that QEMU's devices and a Debian need, as lsmod(8) would list them."""
+    """Return the modules that QEMU's devices and Debian need, in the format of lsmod(8)."""
     names = [line.split("#")[0].strip() for line in data("distro.modules").splitlines()]
     return "Module Size Used by\n" + "".join(f"{name} 1 0\n" for name in names if name)
 
 
 def distro_config(version: str) -> str:
-    """Return Debian's configuration for a kernel version, the nearest there is.
+    """Return Debian's configuration for a kernel version, or for the nearest one.
 
     :raises ConfigError: none is installed.
     """
     match = _RELEASE.match(version)
-    wanted = (int(match[1]), int(match[2])) if match else (0, 0)
-    found: dict[tuple[int, int], Path] = {}
+    release = (int(match[1]), int(match[2])) if match else (0, 0)
+    configs: dict[tuple[int, int], Path] = {}
     for directory, pattern in ((BOOT, _INSTALLED), (DISTRO_CONFIGS, _PACKAGED)):
         for path in sorted(directory.glob("*config-*")):
-            if known := pattern.fullmatch(path.name):
+            if match := pattern.fullmatch(path.name):
                 file = path / "config.amd64_none_amd64.xz" if path.is_dir() else path
                 if file.is_file():
-                    found[int(known[1]), int(known[2])] = file
-    if not found:
+                    configs[int(match[1]), int(match[2])] = file
+    if not configs:
         package = f"linux-config-{match[1]}.{match[2]}" if match else "linux-config-6.1"
         raise ConfigError(
             f"there is no Debian kernel configuration in {DISTRO_CONFIGS} or {BOOT}",
             hint=f"apt install {package}",
         )
-    # olddefconfig carries a configuration to another version; from an older one, it adds
-    # defaults, from a newer one it drops what it does not know.
-    older = [each for each in found if each <= wanted]
-    path = found[max(older) if older else min(found)]
+    # olddefconfig adapts a configuration of another version: it adds defaults to an older one, and
+    # drops unknown symbols of a newer one.
+    older = [version for version in configs if version <= release]
+    path = configs[max(older) if older else min(configs)]
     import lzma
 
     try:

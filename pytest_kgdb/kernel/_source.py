@@ -1,4 +1,4 @@
-"""Where a kernel's source is, by what it is known, and how it gets to where it can be built."""
+"""Kernel sources: their content keys, and the directories they are built from."""
 
 from __future__ import annotations
 
@@ -26,61 +26,59 @@ _GIT_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """A directory to build from."""
+class BuildTree:
+    """A source directory to build from."""
 
     tree: Path
     debug_tree: Path
-    """What the debug information calls it: the same for all trees of one source."""
-    home: Path | None = None
-    """Where notes about it are kept, if it is ours; then it is also built in there."""
-    hold: object = field(default=None, repr=False)
-    """Keeps the tree as it is, for as long as somebody refers to it."""
+    """Its path in the debug information, which is the same for all trees of one source."""
+    state_dir: Path | None = None
+    """The directory with the notes on it, if it is in the cache; it is then built in there, too."""
+    worktree: object = field(default=None, repr=False)
+    """The tree does not change for as long as something refers to this."""
 
 
 class Source(ABC):
     """A kernel's source."""
 
     label: str
-    """What the messages call it."""
+    """Its name in messages."""
     content: str
-    """Hash of all that a build reads of it."""
+    """Hash of all files that a build reads."""
 
     @abstractmethod
-    def find(self) -> Place | None:
-        """Return where the user can read it, None if it is nowhere just now."""
+    def find(self) -> BuildTree | None:
+        """Return the directory in which the user can read it, None if there is none at present."""
 
     @property
     @abstractmethod
     def version(self) -> str:
-        """Its version, "" where finding out takes long."""
+        """Its version; "" if it would have to be unpacked first."""
 
     @abstractmethod
-    def open(self) -> contextlib.AbstractContextManager[Place]:
-        """Hold a directory to build from, brought there first where needed."""
+    def open(self) -> contextlib.AbstractContextManager[BuildTree]:
+        """Hold a directory to build from. The source is copied or unpacked first if need be."""
 
     def check(self) -> None:  # noqa: B027  (most sources cannot change)
-        """Make sure that it still is what its content key says.
+        """Check that it still has the content of its key.
 
-        :raises BuildError: it was changed while we built.
+        :raises BuildError: it was changed during the build.
         """
 
     def kconfig(self) -> str:
-        """Return a hash of what a configuration is made of; of more, where that is cheaper."""
+        """Return a hash of the files that configuring reads; of more files, if that is cheaper."""
         return self.content
 
     def scm(self) -> str:
-        """Return what CONFIG_LOCALVERSION_AUTO would add to the release, as far as it matters."""
+        """Return the commit, which CONFIG_LOCALVERSION_AUTO adds to the release; "" without git."""
         return ""
 
 
 class UserTree(Source):
-    """A source tree of the user's, which is only ever read.
+    """A source tree of the user's, which is never written to.
 
-    It is built from as it lies there; or from a copy in the cache, if there are patches for it or
-    kbuild would refuse it.
-
-    :param dirty: whether it was built in place.
+    It is built where it is. If there are patches, or kbuild would refuse it, a copy in the cache is
+    built instead.
     """
 
     def __init__(
@@ -94,7 +92,7 @@ class UserTree(Source):
         self._path, self._dirty, self._patches = spec.path, spec.dirty, patches
         self._arch, self._cache, self._progress = arch, cache, progress
         self._print = fingerprint(self._path, arch, cache, progress, dirty=self._dirty)
-        # kbuild takes no such path either (top Makefile, "cannot contain spaces or colons").
+        # kbuild refuses such paths (top Makefile, "cannot contain spaces or colons").
         self._copied = self._dirty or bool(patches) or bool(re.search(r"[\s:]", str(self._path)))
         self.label = with_patches(str(self._path), patches)
         self.content = patched_key(self._print.content, patches)
@@ -103,25 +101,25 @@ class UserTree(Source):
     def version(self) -> str:
         return version(self._path)
 
-    def find(self) -> Place | None:
+    def find(self) -> BuildTree | None:
         if not self._patches:
-            return Place(self._path, self._path)
-        home = self._cache.workdir("tree", self._name)
-        return self._copy(home) if _read(home / "content") == self.content else None
+            return BuildTree(self._path, self._path)
+        state_dir = self._cache.workdir("tree", self._name)
+        return self._copy(state_dir) if _read(state_dir / "content") == self.content else None
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Place]:
+    def open(self) -> Iterator[BuildTree]:
         if not self._copied:
-            yield Place(self._path, self._path)
+            yield BuildTree(self._path, self._path)
             return
         with self._cache.lock(self._name, label=f"the copy of {self.label}"):
-            home = self._cache.workdir("tree", self._name)
-            (home / "content").unlink(missing_ok=True)
-            mirror = Mirror(home)
+            state_dir = self._cache.workdir("tree", self._name)
+            (state_dir / "content").unlink(missing_ok=True)
+            mirror = Mirror(state_dir)
             with _patch.scratch_directory() as scratch:
                 self._bring(mirror, Path(scratch))
-            (home / "content").write_text(self.content)
-            yield self._copy(home)
+            (state_dir / "content").write_text(self.content)
+            yield self._copy(state_dir)
 
     def check(self) -> None:
         now = fingerprint(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
@@ -137,15 +135,15 @@ class UserTree(Source):
         return patched_key(content_key(ours), configuring(self._patches))
 
     def scm(self) -> str:
-        # Commits that leave no trace in the content still name the release.
+        # A commit that changes no file still changes the release.
         if not (self._path / ".git").exists():
             return ""
         git = which("git", package="git")
         argv = [git, "-C", str(self._path), "rev-parse", "HEAD"]
         return run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False).output.strip()
 
-    def _copy(self, home: Path) -> Place:
-        return Place(home / "src", home / "src", home)
+    def _copy(self, state_dir: Path) -> BuildTree:
+        return BuildTree(state_dir / "src", state_dir / "src", state_dir)
 
     @property
     def _name(self) -> str:
@@ -153,7 +151,7 @@ class UserTree(Source):
 
     def _bring(self, mirror: Mirror, scratch: Path) -> None:
         files = contents(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
-        places = {name: self._path / name for name in files}
+        paths = {name: self._path / name for name in files}
 
         def find(name: str) -> Path | None:
             return path if (path := self._path / name).is_file() else None
@@ -163,18 +161,18 @@ class UserTree(Source):
             if path is None:
                 files.pop(name, None)
             else:
-                files[name], places[name] = state_of(path), path
-        mirror.sync(files, places, self._progress)
+                files[name], paths[name] = state_of(path), path
+        mirror.sync(files, paths, self._progress)
 
 
 def git_environment() -> dict[str, str]:
-    """Return our environment without what makes git work on another repository than we say."""
+    """Return our environment without the variables that redirect git to another repository."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def file_hash(path: Path, cache: Cache) -> str:
-    """Return the hash of a file's content, remembered for as long as its times stay.
+    """Return the hash of a file's content, which is cached until its size or times change.
 
     :raises ConfigError: it cannot be read.
     """
@@ -187,36 +185,36 @@ def file_hash(path: Path, cache: Cache) -> str:
 
 
 def patched_key(content: str, patches: Sequence[_patch.Patch]) -> str:
-    """Return the key of a content with patches on top."""
+    """Return the key of a content with patches applied."""
     if not patches:
         return content
     return hashlib.sha256(f"{content} {_patch.key(patches)}".encode()).hexdigest()
 
 
 def with_patches(label: str, patches: Sequence[_patch.Patch]) -> str:
-    """Return a source's name that tells of its patches."""
+    """Return a source's name, with the number of its patches."""
     if not patches:
         return label
     return f"{label} with {'a patch' if len(patches) == 1 else f'{len(patches)} patches'}"
 
 
 def identity(name: str, path: Path) -> str:
-    """Return a short name for a directory, its own for each path."""
+    """Return a short name for a directory, which is unique to its path."""
     return f"{slug(name)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
 
 
 def slug(text: str) -> str:
-    """Return a text as it can stand in a file's name."""
+    """Return a text with only characters that file names may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:40] or "kernel"
 
 
 def configuring(patches: Sequence[_patch.Patch]) -> list[_patch.Patch]:
-    """Return those patches that can change what `make olddefconfig` does."""
+    """Return the patches that can change the result of `make olddefconfig`."""
     return [patch for patch in patches if any(configures(name) for name in patch.touched())]
 
 
 def configures(name: str) -> bool:
-    """Whether a file has a part in `make olddefconfig`."""
+    """Whether `make olddefconfig` may read a file."""
     base = name.rpartition("/")[2]
     return (
         base.startswith("Kconfig")

@@ -1,4 +1,4 @@
-"""What a SPEC names: a source tree, a build directory, a tarball, a revision, Debian's source."""
+"""Resolves SPECs: a source tree, a build directory, a tarball, a revision, Debian's source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..arch import Arch
 from ..errors import ConfigError
 
 DISTRO_SOURCES: Final = Path("/usr/src")
-"""Where Debian's `linux-source-*` packages put their tarballs."""
+"""The directory of the tarballs in Debian's `linux-source-*` packages."""
 
 OBJECTS: Final = "kgdb-"
-"""How the directories begin that trees of ours are built in, right below their top.
+"""The prefix of the names of our build directories, which are at the top of a source tree.
 
-There kbuild calls the source `..` (top Makefile, srctree), so that the compiler is told the same
-in each of them, and ccache knows in one what was compiled in another.
+There kbuild calls the source `..` (top Makefile, srctree). So the compiler's command line is the
+same in all of them, and ccache finds in one what was compiled in another.
 """
 
 _TARBALL: Final = re.compile(r".+\.(tar(\.(gz|xz|bz2|zst|lzma|lz))?|tgz|txz|tbz2?)")
@@ -34,21 +34,21 @@ class SourceTree:
 
     path: Path
     dirty: bool
-    """Whether it was built in place, so that kbuild refuses to build it elsewhere."""
+    """Whether it was built in place; kbuild then refuses another build directory."""
     built: bool
-    """Whether it has a kernel, ready to be used."""
+    """Whether it has a built kernel."""
 
 
 @dataclass(frozen=True)
 class BuildDir:
-    """A directory with a built kernel, and no source of its own."""
+    """A build directory without a source of its own."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class Tarball:
-    """A kernel's source, packed."""
+    """A tarball with a kernel's source."""
 
     path: Path
 
@@ -67,7 +67,7 @@ Spec = SourceTree | BuildDir | Tarball | Revision
 def parse(spec: str, arch: Arch) -> Spec:
     """Return what a SPEC names.
 
-    :raises ConfigError: there is nothing of that name, or it is no kernel.
+    :raises ConfigError: there is nothing of that name, or it is not a kernel.
     """
     if spec == "distro" or spec.startswith("distro:"):
         return Tarball(_distro(spec.partition(":")[2]))
@@ -76,7 +76,7 @@ def parse(spec: str, arch: Arch) -> Spec:
         return _directory(path, arch)
     if path.is_file():
         return _file(path)
-    # A path may contain an "@", a revision too (HEAD@{1}): the longest tree that exists.
+    # Both the path and the revision (HEAD@{1}) may contain "@": take the longest path that exists.
     for index in sorted((i for i, char in enumerate(spec) if char == "@"), reverse=True):
         tree = Path(spec[:index]).expanduser().absolute()
         if tree.is_dir() and spec[index + 1 :]:
@@ -85,21 +85,21 @@ def parse(spec: str, arch: Arch) -> Spec:
 
 
 def is_source(path: Path) -> bool:
-    """Whether a directory is the top of a kernel's source."""
+    """Whether a directory is the top of a kernel source tree."""
     return (path / "Kconfig").is_file() and (path / "Kbuild").is_file() and bool(version(path))
 
 
 def version(tree: Path) -> str:
-    """Return the version that a source tree's Makefile states, "" if it states none."""
+    """Return the version in a source tree's Makefile, "" if there is none."""
     try:
         text = (tree / "Makefile").read_text(errors="replace")
     except OSError:
         return ""
-    found = {match[1]: match[2] for match in _MAKEFILE.finditer(text[:4096])}
-    if "VERSION" not in found or "PATCHLEVEL" not in found:
+    values = {match[1]: match[2] for match in _MAKEFILE.finditer(text[:4096])}
+    if "VERSION" not in values or "PATCHLEVEL" not in values:
         return ""
-    numbers = [found[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL") if found.get(name)]
-    return ".".join(numbers) + found.get("EXTRAVERSION", "")
+    numbers = [values[name] for name in ("VERSION", "PATCHLEVEL", "SUBLEVEL") if values.get(name)]
+    return ".".join(numbers) + values.get("EXTRAVERSION", "")
 
 
 def is_dirty(tree: Path, arch: Arch) -> bool:
@@ -112,7 +112,7 @@ def is_dirty(tree: Path, arch: Arch) -> bool:
 
 
 def is_built(path: Path, arch: Arch) -> bool:
-    """Whether a directory holds a kernel that can be booted and debugged."""
+    """Whether a directory has the files of a built kernel."""
     return all((path / name).is_file() for name in ("vmlinux", ".config", arch.image))
 
 
@@ -128,7 +128,7 @@ def _directory(path: Path, arch: Arch) -> Spec:
             f"{path} looks like a kernel's build directory, but has no {' and no '.join(lacking)}",
             hint=f"finish the build: make -C {path} {arch.image_target}",
         )
-    inner = [each.name for each in _subdirectories(path) if is_source(each)]
+    inner = [child.name for child in _subdirectories(path) if is_source(child)]
     raise ConfigError(
         f"{path} is not a kernel: neither a source tree (Makefile, Kconfig, Kbuild) nor a build "
         f"directory ({', '.join(parts)})",
@@ -145,47 +145,48 @@ def _file(path: Path) -> Spec:
     raise ConfigError(f"{path} is not a kernel's source or build directory", hint=hint)
 
 
-def _distro(wanted: str) -> Path:
-    found = {
+def _distro(release: str) -> Path:
+    tarballs = {
         tuple(int(part) for part in match[1].split(".")): path
         for path in sorted(DISTRO_SOURCES.glob("linux-source-*.tar*"))
         if (match := _DISTRO.fullmatch(path.name))
     }
-    if not wanted:
-        if found:
-            return found[max(found)]
+    if not release:
+        if tarballs:
+            return tarballs[max(tarballs)]
         raise ConfigError(
             f"distro: there is no linux-source-*.tar.* in {DISTRO_SOURCES}",
             hint="apt install linux-source",
         )
-    if not _VERSION.fullmatch(wanted):
+    if not _VERSION.fullmatch(release):
         raise ConfigError(
-            f"distro:{wanted}: {wanted!r} is not a version", hint="write distro:6.1, for one"
+            f"distro:{release}: {release!r} is not a version", hint="write distro:6.1, for one"
         )
-    key = tuple(int(part) for part in wanted.split("."))
-    if key in found:
-        return found[key]
-    have = ", ".join(".".join(map(str, each)) for each in sorted(found))
+    key = tuple(int(part) for part in release.split("."))
+    if key in tarballs:
+        return tarballs[key]
+    have = ", ".join(".".join(map(str, key)) for key in sorted(tarballs))
     raise ConfigError(
-        f"distro:{wanted}: there is no {DISTRO_SOURCES}/linux-source-{wanted}.tar.*"
+        f"distro:{release}: there is no {DISTRO_SOURCES}/linux-source-{release}.tar.*"
         + (f" (there is {have})" if have else ""),
-        hint=f"apt install linux-source-{wanted}",
+        hint=f"apt install linux-source-{release}",
     )
 
 
 def _near(path: Path) -> str | None:
-    """Return a hint at what may have been meant, or at how far the path exists."""
+    """Return a hint: a similar path, or the part of the path that exists."""
     parent = path.parent
     if not parent.is_dir():
         while not parent.is_dir():
             path, parent = parent, parent.parent
         return f"there is no {path.name} in {parent}"
-    close = difflib.get_close_matches(path.name, [each.name for each in _subdirectories(parent)], 1)
+    names = [entry.name for entry in _subdirectories(parent)]
+    close = difflib.get_close_matches(path.name, names, 1)
     return f"did you mean {parent / close[0]}?" if close else None
 
 
 def _subdirectories(path: Path) -> Iterator[Path]:
     try:
-        yield from (each for each in sorted(path.iterdir()) if each.is_dir())
+        yield from (entry for entry in sorted(path.iterdir()) if entry.is_dir())
     except OSError:
         return

@@ -1,4 +1,4 @@
-"""What compiles: which compiler, by what it is known, and in which environment."""
+"""The compiler, its version, and the environment of a build."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Final
 from ..cache import Cache
 from ..process import run, which
 
-# What kbuild runs besides the compiler (Documentation/process/changes.rst), by Debian's packages.
+# The programs that kbuild needs besides the compiler, and their Debian packages
+# (Documentation/process/changes.rst).
 _TOOLS: Final = {"make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "perl": "perl"}
 _KEPT: Final = ("HOME", "LOGNAME", "PATH", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
-# What Kbuild would ask the clock, the user and git for: with constants in its place the same
-# source gives the same kernel (Documentation/kbuild/reproducible-builds.rst). LOCALVERSION, set
-# and empty, takes the "+" off a release that is not at a tag (scripts/setlocalversion).
+# With constants for what kbuild would take from the clock, the user and git, the same source gives
+# the same kernel (Documentation/kbuild/reproducible-builds.rst). An empty LOCALVERSION removes the
+# "+" from the release of a commit without a tag (scripts/setlocalversion).
 _CONSTANT: Final = {
     "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
     "KBUILD_BUILD_USER": "pytest",
@@ -27,28 +28,28 @@ _CONSTANT: Final = {
     "LC_ALL": "C",
 }
 
-# ccache goes by the list of files that the compiler read, which kbuild has it write anyway. By
-# preprocessing first, as it does otherwise, a first build takes half as long again. The list has
-# no system headers, which nothing in a kernel includes; what runs on the host is built without it.
+# In depend mode, ccache uses the dependency files that kbuild makes the compiler write. Without it,
+# ccache preprocesses each file first, and a first build takes 1.5 times as long. Dependency files
+# lack system headers, which no file of the kernel includes; host programs are built without ccache.
 _CCACHE: Final = {"CCACHE_DEPEND": "1"}
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The compiler and its friends."""
+    """The compiler, the linker and ccache."""
 
     version: str
-    """What they say of themselves: part of every key."""
+    """The versions that they print: part of every key."""
     ccache: str | None
     """The compiler cache's path, if it is installed."""
 
     def variables(self) -> list[str]:
-        """Return what `make` is told on its command line."""
+        """Return variables for make's command line."""
         return [] if self.ccache is None else ["CC=ccache gcc"]
 
 
 def toolchain(cache: Cache) -> Toolchain:
-    """Return the compiler that is installed.
+    """Return the toolchain that is installed.
 
     :raises ConfigError: a program is missing; it names the Debian package.
     """
@@ -66,7 +67,7 @@ def toolchain(cache: Cache) -> Toolchain:
 
 
 def check_tools() -> None:
-    """Make sure that a kernel can be built here.
+    """Check that the programs of a kernel build are installed.
 
     :raises ConfigError: a program is missing; it names the Debian package.
     """
@@ -75,9 +76,9 @@ def check_tools() -> None:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a build: nothing in it that would change what comes out.
+    """Return the environment of a build, without variables that would change its result.
 
-    ARCH, LLVM, KCFLAGS, CROSS_COMPILE, MAKEFLAGS and the like stay out, as no key knows of them.
+    ARCH, LLVM, KCFLAGS, CROSS_COMPILE, MAKEFLAGS and the like are left out: no key has them.
     """
     kept = {
         name: value

@@ -54,8 +54,8 @@ def kernel(
 
 
 def objects(root: Path) -> Path:
-    (found,) = [*root.glob("v1/work/build/*/objects"), *root.glob("v1/work/tree/*/src/kgdb-*")]
-    return found
+    (directory,) = [*root.glob("v1/work/build/*/objects"), *root.glob("v1/work/tree/*/src/kgdb-*")]
+    return directory
 
 
 def compiled(root: Path) -> list[str]:
@@ -84,21 +84,21 @@ class Heard(Progress):
 class TestBuild:
     def test_has_all_its_parts(self, tmp_path: Path, root: Path) -> None:
         tree = fake_tree(tmp_path / "linux", modules=True)
-        made = kernel(tree, root)
-        assert made.release == "6.1.99"
-        assert made.version == (6, 1, 99)
-        assert made.image.name == "bzImage"
-        assert re.fullmatch(r"[0-9a-f]{40}", made.build_id)
-        assert made.config["CONFIG_KGDB"] == "y"
-        assert made.source == tree
-        assert made.debug_source == tree
-        assert made.modules_dir is not None
-        assert (made.modules_dir / "kernel/drivers/dummy.ko").exists()
-        assert (made.modules_dir / "modules.dep").exists()
-        assert "gcc" in made.compiler
-        assert made.vmlinux.is_file()
-        assert made.kit is not None
-        assert made.kit.is_file()
+        built = kernel(tree, root)
+        assert built.release == "6.1.99"
+        assert built.version == (6, 1, 99)
+        assert built.image.name == "bzImage"
+        assert re.fullmatch(r"[0-9a-f]{40}", built.build_id)
+        assert built.config["CONFIG_KGDB"] == "y"
+        assert built.source == tree
+        assert built.debug_source == tree
+        assert built.modules_dir is not None
+        assert (built.modules_dir / "kernel/drivers/dummy.ko").exists()
+        assert (built.modules_dir / "modules.dep").exists()
+        assert "gcc" in built.compiler
+        assert built.vmlinux.is_file()
+        assert built.headers is not None
+        assert built.headers.is_file()
 
     def test_nothing_changed_is_nothing_done(self, tree: Path, root: Path) -> None:
         first = kernel(tree, root)
@@ -148,9 +148,9 @@ class TestBuild:
 
     def test_a_path_with_spaces(self, tmp_path: Path, root: Path) -> None:
         tree = fake_tree(tmp_path / "my own kernel")
-        made = kernel(tree, root)
-        assert made.source == tree
-        assert made.debug_source != tree
+        built = kernel(tree, root)
+        assert built.source == tree
+        assert built.debug_source != tree
 
     def test_a_copy_has_what_the_configuration_reads_of_other_architectures(
         self, tmp_path: Path, root: Path
@@ -158,10 +158,10 @@ class TestBuild:
         tree = fake_tree(tmp_path / "my own kernel")
         (tree / "arch/arm/crypto").mkdir()
         (tree / "arch/arm/crypto/Kconfig").write_text("")
-        made = kernel(tree, root)
-        assert made.debug_source is not None
-        assert (made.debug_source / "arch/arm/crypto/Kconfig").exists()
-        assert not (made.debug_source / "arch/arm/Kconfig").exists()
+        built = kernel(tree, root)
+        assert built.debug_source is not None
+        assert (built.debug_source / "arch/arm/crypto/Kconfig").exists()
+        assert not (built.debug_source / "arch/arm/Kconfig").exists()
 
     def test_patches(self, tree: Path, root: Path, tmp_path: Path) -> None:
         plain = kernel(tree, root)
@@ -191,9 +191,9 @@ class TestRevisions:
 
     def test_uncommitted_changes_stay_out(self, repository: Path, root: Path) -> None:
         (repository / "fs/open.c").write_text("broken\n")
-        made = kernel(f"{repository}@one", root)
-        assert made.source is not None
-        assert (made.source / "fs/open.c").read_text() == OPEN
+        built = kernel(f"{repository}@one", root)
+        assert built.source is not None
+        assert (built.source / "fs/open.c").read_text() == OPEN
         with pytest.raises(BuildError):
             kernel(repository, root)
 
@@ -219,9 +219,9 @@ class TestRevisions:
 
 class TestSymbols:
     def test_lost_ones_are_named_with_the_reason(self, tree: Path, root: Path) -> None:
-        wishes = ["CONFIG_KNOWN=y", "CONFIG_NEEDS_NET=y", "CONFIG_NOWHERE=y"]
+        symbols = ["CONFIG_KNOWN=y", "CONFIG_NEEDS_NET=y", "CONFIG_NOWHERE=y"]
         with pytest.raises(ConfigError) as caught:
-            kernel(tree, root, set=wishes)
+            kernel(tree, root, set=symbols)
         text = str(caught.value)
         assert "2 symbols did not survive" in text
         assert "CONFIG_NEEDS_NET=y (--kgdb-set) was dropped: depends on NET (Kconfig:4)" in text
@@ -233,19 +233,19 @@ class TestSymbols:
         with pytest.raises(ConfigError, match=r"CONFIG_KGDB=y \(needed for the debugger\)"):
             kernel(tree, root, set=["CONFIG_KGDB=n"])
 
-    def test_base_and_wishes_arrive(self, tree: Path, root: Path, tmp_path: Path) -> None:
+    def test_base_and_requests_arrive(self, tree: Path, root: Path, tmp_path: Path) -> None:
         (tmp_path / "my.config").write_text("CONFIG_MINE=y\n# CONFIG_OTHER is not set\n")
-        made = kernel(tree, root, config=str(tmp_path / "my.config"), set=["CONFIG_KNOWN=y"])
-        assert (made.config["MINE"], made.config["KNOWN"]) == ("y", "y")
-        assert "OTHER" not in made.config
+        built = kernel(tree, root, config=str(tmp_path / "my.config"), set=["CONFIG_KNOWN=y"])
+        assert (built.config["MINE"], built.config["KNOWN"]) == ("y", "y")
+        assert "OTHER" not in built.config
 
     def test_what_minimal_lost_is_said_once(self, tree: Path, root: Path) -> None:
         script = tree / "scripts/oldconfig.sh"
         script.write_text(script.read_text() + 'sed -i /CONFIG_PSI=/d "$2"\n')
         heard = Heard()
         kernel(tree, root, heard)
-        (said,) = [line for line in heard.lines if "does not have" in line]
-        assert said.endswith("this kernel does not have CONFIG_MODULES=y, CONFIG_PSI=y")
+        (errors,) = [line for line in heard.lines if "does not have" in line]
+        assert errors.endswith("this kernel does not have CONFIG_MODULES=y, CONFIG_PSI=y")
 
 
 class TestFailures:
@@ -352,15 +352,15 @@ def begun(go: Path) -> None:
 
 def alive(text: str) -> list[int]:
     """Processes with this in their command line."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
         if text in command and int(path.parent.name) != os.getpid():
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def none_alive(text: str) -> None:
@@ -430,9 +430,9 @@ class TestBuiltInPlace:
     def test_is_used_as_it_is(self, tree: Path, root: Path) -> None:
         built_in_place(tree, config=USABLE)
         before = {path: path.lstat().st_mtime_ns for path in tree.rglob("*")}
-        made = kernel(tree, root)
-        assert (made.vmlinux, made.build_dir, made.source) == (tree / "vmlinux", tree, tree)
-        assert made.release == "6.1.99"
+        built = kernel(tree, root)
+        assert (built.vmlinux, built.build_dir, built.source) == (tree / "vmlinux", tree, tree)
+        assert built.release == "6.1.99"
         assert {path: path.lstat().st_mtime_ns for path in tree.rglob("*")} == before
 
     @pytest.mark.parametrize("wish", [{"config": "minimal"}, {"set": ["CONFIG_KNOWN=y"]}])
@@ -440,16 +440,16 @@ class TestBuiltInPlace:
         self, tree: Path, root: Path, wish: dict[str, object]
     ) -> None:
         built_in_place(tree, config=USABLE)
-        made = kernel(tree, root, **wish)
-        assert made.build_dir is None
-        assert made.source == tree
-        assert made.debug_source not in (None, tree)
+        built = kernel(tree, root, **wish)
+        assert built.build_dir is None
+        assert built.source == tree
+        assert built.debug_source not in (None, tree)
 
     def test_only_configured_is_built_from_a_copy(self, tree: Path, root: Path) -> None:
         (tree / ".config").write_text("CONFIG_X=y\n")
-        made = kernel(tree, root)
-        assert made.build_dir is None
-        assert "X" not in made.config
+        built = kernel(tree, root)
+        assert built.build_dir is None
+        assert "X" not in built.config
 
 
 class TestPrebuilt:
@@ -471,7 +471,7 @@ class TestPrebuilt:
             kernel(build, root)
         assert kernel(build, root, stub="qemu").vmlinux == build / "vmlinux"
 
-    def test_wishes_cannot_apply_to_it(self, build: Path, root: Path) -> None:
+    def test_build_options_cannot_apply_to_it(self, build: Path, root: Path) -> None:
         with pytest.raises(ConfigError, match=r"used as it is: .*--kgdb-set cannot apply"):
             kernel(build, root, set=["CONFIG_A=y"])
 
@@ -494,9 +494,9 @@ class TestPrebuilt:
         (build / "modules.builtin").touch()
         (build / "drivers").mkdir()
         (build / "drivers/a.ko").write_bytes((build / "vmlinux").read_bytes())
-        made = kernel(build, root)
-        assert made.modules_dir is not None
-        assert (made.modules_dir / "kernel/drivers/a.ko").exists()
+        built = kernel(build, root)
+        assert built.modules_dir is not None
+        assert (built.modules_dir / "kernel/drivers/a.ko").exists()
         assert not (build / "modules.dep").exists()
 
 

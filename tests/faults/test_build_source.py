@@ -74,21 +74,21 @@ def shown(source: Source) -> Path | None:
 
 
 def bring(source: Source) -> Path:
-    """Have a source brought to where it can be built, and let go of it."""
-    with source.open() as place:
-        return place.tree
+    """Unpack or copy a source, release it, and return its directory."""
+    with source.open() as build_tree:
+        return build_tree.tree
 
 
 def everything(path: Path) -> dict[str, tuple[int, int, bytes]]:
     """All there is in a directory, with times."""
-    found = {}
+    states = {}
     for directory, names, files in os.walk(path):
         for name in (*names, *files):
-            each = Path(directory, name)
-            status = each.lstat()
-            data = each.read_bytes() if each.is_file() else b""
-            found[str(each.relative_to(path))] = (status.st_mode, status.st_mtime_ns, data)
-    return found
+            entry = Path(directory, name)
+            status = entry.lstat()
+            data = entry.read_bytes() if entry.is_file() else b""
+            states[str(entry.relative_to(path))] = (status.st_mode, status.st_mtime_ns, data)
+    return states
 
 
 class TestFingerprint:
@@ -416,12 +416,12 @@ class TestPatched:
         self, repository: Path, source: Callable[..., Source]
     ) -> None:
         before = everything(repository)
-        made = source(PATCH, SECOND, NEW)
-        top = bring(made)
+        patched_source = source(PATCH, SECOND, NEW)
+        top = bring(patched_source)
         assert "COUNT + 2" in (top / "fs/open.c").read_text()
         assert (top / "fs/new.c").read_text() == "int added;\n"
         assert (top / "Makefile").exists()
-        assert shown(made) == top
+        assert shown(patched_source) == top
         assert everything(repository) == before
 
     def test_key_is_of_both(self, source: Callable[..., Source]) -> None:

@@ -79,7 +79,7 @@ def kernel_with(config: str, tmp_path: Path, modules: Path | None = None, key: s
         debug_source=None,
         build_dir=None,
         modules_dir=modules,
-        kit=None,
+        headers=None,
         compiler="",
         key=key,
     )

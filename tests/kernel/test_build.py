@@ -34,7 +34,7 @@ SOON = 300.0  # seconds; relinking the kernel takes a tenth of that on an idle m
 @pytest.fixture
 def settings(pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> Settings:
     """The run's settings; the kernel is there already, so that little is left to build."""
-    if kgdb_kernel.kit is None:
+    if kgdb_kernel.headers is None:
         pytest.skip("this kernel was not built by pytest-kgdb: name a source, --kgdb-kernel=distro")
     return from_pytest(pytestconfig)
 
@@ -49,16 +49,18 @@ def cache(settings: Settings) -> Iterator[Cache]:
 @pytest.fixture
 def objects(kgdb_kernel: Kernel) -> Path:
     """A directory that a kernel like ours was built in."""
-    found = [path.parent for path in slots(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")]
-    assert found, "the kernel was built elsewhere; TestPatched builds one here"
-    return found[0]
+    directories = [
+        path.parent for path in worktree_files(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+    ]
+    assert directories, "the kernel was built elsewhere; TestPatched builds one here"
+    return directories[0]
 
 
-def slots(kernel: Kernel, name: str) -> list[Path]:
-    """Return what of that name is in the directories that the kernel's source has in the cache."""
+def worktree_files(kernel: Kernel, name: str) -> list[Path]:
+    """Return the files of a name in all worktrees of the kernel's source."""
     assert kernel.debug_source is not None
-    home = kernel.debug_source.parent
-    return sorted([*home.glob(name), *home.glob(f"[0-9]*/{name}")])
+    state_dir = kernel.debug_source.parent
+    return sorted([*state_dir.glob(name), *state_dir.glob(f"[0-9]*/{name}")])
 
 
 class TestKernel:
@@ -95,16 +97,16 @@ class TestKernel:
             # kconfig's own tests have Kconfig files with a top of their own.
             if "/Kconfig" in f"/{name}" and not name.startswith("scripts/kconfig/tests/"):
                 text = (kgdb_kernel.source / name).read_text(errors="replace")
-                for wanted in re.findall(r'^\s*source\s+"([^"$]+)"', text, re.M):
-                    assert wanted in names, f"{name} reads {wanted}"
+                for source in re.findall(r'^\s*source\s+"([^"$]+)"', text, re.M):
+                    assert source in names, f"{name} reads {source}"
 
     def test_lost_symbols_are_explained_by_the_trees_own_kconfig(
         self, settings: Settings, kgdb_kernel: Kernel, cache: Cache
     ) -> None:
-        wishes = ("CONFIG_BTRFS_FS_POSIX_ACL=y", "CONFIG_NO_SUCH_THING=y", "CONFIG_SMP=y")
-        wanted = dataclasses.replace(settings, set=wishes)
+        symbols = ("CONFIG_BTRFS_FS_POSIX_ACL=y", "CONFIG_NO_SUCH_THING=y", "CONFIG_SMP=y")
+        requested = dataclasses.replace(settings, set=symbols)
         with pytest.raises(ConfigError) as caught:
-            prepare(wanted, kgdb_kernel.spec, cache, Silent())
+            prepare(requested, kgdb_kernel.spec, cache, Silent())
         text = str(caught.value)
         assert "2 symbols did not survive olddefconfig" in text
         assert re.search(r"BTRFS_FS_POSIX_ACL=y .*depends on BTRFS_FS \(fs/btrfs/Kconfig:\d+", text)
@@ -202,19 +204,19 @@ class TestInitrd:
         self, settings: Settings, kgdb_kernel: Kernel, module: Path, cache: Cache, tmp_path: Path
     ) -> None:
         modules = build_module(kgdb_kernel, module, cache, Silent())
-        made = []
+        initrds = []
         for name in ("one", "two"):
             elsewhere = Cache(tmp_path / name, progress=Silent())
-            made.append(initrd.prepare(settings, kgdb_kernel, modules, elsewhere, Silent()))
-        assert made[0].key == made[1].key
-        assert made[0].path.read_bytes() == made[1].path.read_bytes()
+            initrds.append(initrd.prepare(settings, kgdb_kernel, modules, elsewhere, Silent()))
+        assert initrds[0].key == initrds[1].key
+        assert initrds[0].path.read_bytes() == initrds[1].path.read_bytes()
 
     def test_cpio_finds_in_it_what_belongs_there(
         self, settings: Settings, kgdb_kernel: Kernel, module: Path, cache: Cache
     ) -> None:
         modules = build_module(kgdb_kernel, module, cache, Silent())
-        made = initrd.prepare(settings, kgdb_kernel, modules, cache, Silent())
-        with made.path.open("rb") as file:
+        prepared = initrd.prepare(settings, kgdb_kernel, modules, cache, Silent())
+        with prepared.path.open("rb") as file:
             listing = subprocess.run(
                 ["cpio", "-tv"], stdin=file, check=True, capture_output=True, text=True
             ).stdout
@@ -274,24 +276,24 @@ class TestPatched:
         self, settings: Settings, kgdb_kernel: Kernel, tmp_path: Path
     ) -> Iterator[Callable[[str], Kernel]]:
         """Return the kernel with one line more; it is taken out of the cache afterwards."""
-        # Let go of the source for a while, so that it is patched where it lies.
-        slot = getattr(kgdb_kernel.held, "hold", None)
-        if slot is not None:
-            slot.hold.release()
+        # Release the source, so that it is patched in the same worktree.
+        worktree = getattr(kgdb_kernel.source_lock, "worktree", None)
+        if worktree is not None:
+            worktree.lock.release()
         cache = Cache(settings.cache_dir, progress=Silent())
-        made: set[Path] = set()
+        entries: set[Path] = set()
 
         def build(line: str) -> Kernel:
             path = tmp_path / "one.patch"
             path.write_text(PATCH.format(line=line))
-            wanted = dataclasses.replace(settings, patch=(path,))
-            kernel = prepare(wanted, kgdb_kernel.spec, cache, Silent())
-            made.add(kernel.vmlinux.parents[1])
-            return dataclasses.replace(kernel, held=None)
+            patched_settings = dataclasses.replace(settings, patch=(path,))
+            kernel = prepare(patched_settings, kgdb_kernel.spec, cache, Silent())
+            entries.add(kernel.vmlinux.parents[1])
+            return dataclasses.replace(kernel, source_lock=None)
 
         yield build
         cache.close()
-        for path in made:
+        for path in entries:
             shutil.rmtree(path)
 
     def test_only_that_file_is_compiled(
@@ -302,24 +304,24 @@ class TestPatched:
         ours = parse(Path(kgdb_kernel.config).read_text())
         built = [
             path
-            for path in slots(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+            for path in worktree_files(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
             if parse(path.with_name(".config").read_text()) == ours
         ]
-        made = patched(line)
-        assert made.source is not None
+        kernel = patched(line)
+        assert kernel.source is not None
         # All those were in use; or the last kernel built there was with another fragment.
-        if made.source / "kgdb-x86-minimal/vmlinux" not in built:
-            made = patched(f"{line} /* again */")
-        assert made.source is not None
-        log = (made.source.parent / LOG).read_text()
+        if kernel.source / "kgdb-x86-minimal/vmlinux" not in built:
+            kernel = patched(f"{line} /* again */")
+        assert kernel.source is not None
+        log = (kernel.source.parent / LOG).read_text()
         compiled = re.findall(r"^  CC +(\S+)$", log, re.M)
         assert "fs/open.o" in compiled
         # The version's stamp and the boot code's own copy of the symbols follow every link.
         assert len(compiled) < 10, compiled
-        assert mark.encode() in (made.vmlinux.parent / "System.map").read_bytes()
-        assert made.build_id not in ("", kgdb_kernel.build_id)
-        assert made.source is not None
-        assert mark in (made.source / "fs/open.c").read_text()
+        assert mark.encode() in (kernel.vmlinux.parent / "System.map").read_bytes()
+        assert kernel.build_id not in ("", kgdb_kernel.build_id)
+        assert kernel.source is not None
+        assert mark in (kernel.source / "fs/open.c").read_text()
 
     def test_compiler_error_is_shown_alone(self, patched: Callable[[str], Kernel]) -> None:
         with pytest.raises(BuildError) as caught:
@@ -347,7 +349,9 @@ class TestPatched:
             text=True,
         )
         deadline = time.monotonic() + SOON
-        while not (linking := [log for log in slots(kgdb_kernel, LOG) if is_linking(log, begun)]):
+        while not (
+            linking := [log for log in worktree_files(kgdb_kernel, LOG) if is_linking(log, begun)]
+        ):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -356,8 +360,12 @@ class TestPatched:
         assert "KeyboardInterrupt" in output
         assert not processes_with(str(linking[0].parents[1] / "src"))
         assert not linking[0].with_name("running").exists()
-        made = patched(line)
-        assert made.build_id == ElfFile(made.vmlinux).build_id == _image.image_build_id(made.image)
+        kernel = patched(line)
+        assert (
+            kernel.build_id
+            == ElfFile(kernel.vmlinux).build_id
+            == _image.image_build_id(kernel.image)
+        )
 
 
 def is_linking(log: Path, begun: float) -> bool:
@@ -373,21 +381,21 @@ class TestBuildDirectory:
         self, settings: Settings, objects: Path, cache: Cache, module: Path
     ) -> None:
         before = {path: path.lstat().st_mtime_ns for path in objects.rglob("*")}
-        made = prepare(settings, str(objects), cache, Silent())
-        assert (made.vmlinux, made.build_dir) == (objects / "vmlinux", objects)
-        assert made.build_id == ElfFile(objects / "vmlinux").build_id
-        assert made.modules_dir is not None
-        assert list(made.modules_dir.rglob("dummy.ko"))
-        (built,) = build_module(made, module, cache, Silent())
-        assert vermagic(built) == made.release
+        kernel = prepare(settings, str(objects), cache, Silent())
+        assert (kernel.vmlinux, kernel.build_dir) == (objects / "vmlinux", objects)
+        assert kernel.build_id == ElfFile(objects / "vmlinux").build_id
+        assert kernel.modules_dir is not None
+        assert list(kernel.modules_dir.rglob("dummy.ko"))
+        (built,) = build_module(kernel, module, cache, Silent())
+        assert vermagic(built) == kernel.release
         assert {path: path.lstat().st_mtime_ns for path in objects.rglob("*")} == before
 
 
 def processes_with(text: str) -> list[int]:
     """Processes with this in their command line."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if text.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids

@@ -109,7 +109,7 @@ def kernel(tmp_path: Path) -> Kernel:
         debug_source=None,
         build_dir=None,
         modules_dir=None,
-        kit=None,
+        headers=None,
         compiler="",
         key="k",
     )

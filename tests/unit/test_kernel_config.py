@@ -109,15 +109,15 @@ class TestFragment:
 
 class TestLost:
     @pytest.mark.parametrize(
-        ("wanted", "found"),
+        ("value", "result"),
         [("y", "y"), ("n", "n"), ("n", None), ("0x1b6", "0x01b6"), ('""', None), ('"a"', '"a"')],
     )
-    def test_kept(self, wanted: str, found: str | None) -> None:
-        result = {} if found is None else {"A": found}
-        assert lost([Request("A", wanted, "--kgdb-set")], result) == []
+    def test_kept(self, value: str, result: str | None) -> None:
+        symbols = {} if result is None else {"A": result}
+        assert lost([Request("A", value, "--kgdb-set")], symbols) == []
 
     @pytest.mark.parametrize(
-        ("wanted", "found", "said"),
+        ("value", "result", "message"),
         [
             ("y", None, "CONFIG_A=y (--kgdb-set) was dropped"),
             ("y", "n", "CONFIG_A=y (--kgdb-set) was dropped"),
@@ -128,10 +128,10 @@ class TestLost:
             ('"a"', '"b"', 'CONFIG_A="a" (--kgdb-set) became "b"'),
         ],
     )
-    def test_lost(self, wanted: str, found: str | None, said: str) -> None:
-        result = {} if found is None else {"A": found}
-        (only,) = lost([Request("A", wanted, "--kgdb-set")], result)
-        assert str(only) == said
+    def test_lost(self, value: str, result: str | None, message: str) -> None:
+        symbols = {} if result is None else {"A": result}
+        (only,) = lost([Request("A", value, "--kgdb-set")], symbols)
+        assert str(only) == message
 
 
 class TestOurs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kgdb.kernel._diagnose import first_error, mend
+from pytest_kgdb.kernel._diagnose import first_error, fix
 
 NOISE = "".join(f"  CC      drivers/net/file{number}.o\n" for number in range(200))
 
@@ -76,13 +76,13 @@ def test_nothing_known_shows_the_end() -> None:
         ("/src/a.c:1:1: error: bad", None),
     ],
 )
-def test_mends(line: str, hint: str | None) -> None:
-    found = mend(line)
-    assert (hint is None and found is None) or (hint is not None and hint in str(found))
+def test_fixes(line: str, hint: str | None) -> None:
+    text = fix(line)
+    assert text is None if hint is None else hint in str(text)
 
 
 def test_a_kconfig_file_that_cannot_be_read() -> None:
-    said = 'crypto/Kconfig:1396: can\'t open file "arch/arm/crypto/Kconfig"'
+    text = 'crypto/Kconfig:1396: can\'t open file "arch/arm/crypto/Kconfig"'
     warning = "drivers/Kconfig:3:warning: multi-line strings not supported"
     makes = "make[4]: *** [/src/scripts/kconfig/Makefile:77: allnoconfig] Error 1\n"
-    assert first_error(f"  HOSTLD  scripts/kconfig/conf\n{warning}\n{said}\n{makes}") == said
+    assert first_error(f"  HOSTLD  scripts/kconfig/conf\n{warning}\n{text}\n{makes}") == text

@@ -41,34 +41,34 @@ endmenu
 """
 
 
-def found(name: str) -> tuple[str, ...]:
-    (definition,) = (each for each in definitions(KCONFIG, "Kconfig") if each.name == name)
+def depends(name: str) -> tuple[str, ...]:
+    (definition,) = (entry for entry in definitions(KCONFIG, "Kconfig") if entry.name == name)
     return definition.depends
 
 
 def test_depends_over_continued_lines() -> None:
-    assert found("DEEP") == ("NET && (INET || IPV6)", "!UML")
+    assert depends("DEEP") == ("NET && (INET || IPV6)", "!UML")
 
 
 def test_help_texts_define_nothing() -> None:
-    names = [each.name for each in definitions(KCONFIG, "Kconfig")]
+    names = [entry.name for entry in definitions(KCONFIG, "Kconfig")]
     assert names == ["DEEP", "SHALLOW", "INSIDE", "HIDDEN", "ONLY_BUILT_IN"]
 
 
 def test_enclosing_blocks_count() -> None:
-    assert found("INSIDE") == ("PCI",)
-    assert found("ONLY_BUILT_IN") == ()
+    assert depends("INSIDE") == ("PCI",)
+    assert depends("ONLY_BUILT_IN") == ()
 
 
 def test_lines_are_counted_as_an_editor_does() -> None:
-    places = {each.name: each.where for each in definitions(KCONFIG, "lib/Kconfig")}
+    places = {entry.name: entry.where for entry in definitions(KCONFIG, "lib/Kconfig")}
     for name, where in places.items():
         line = int(where.partition(":")[2])
         assert KCONFIG.splitlines()[line - 1] == f"config {name}"
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted", "reason"),
+    ("name", "value", "reason"),
     [
         ("NOWHERE", "y", "this kernel knows no such symbol"),
         ("DEEP", "y", r"on \(NET && \(INET \|\| IPV6\)\) && !UML .*; here INET=n, IPV6=m$"),
@@ -77,11 +77,11 @@ def test_lines_are_counted_as_an_editor_does() -> None:
         ("SHALLOW", "n", "another symbol selects it"),
     ],
 )
-def test_reasons(tmp_path: Path, name: str, wanted: str, reason: str) -> None:
+def test_reasons(tmp_path: Path, name: str, value: str, reason: str) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/Kconfig.debug").write_text(KCONFIG)
     (tmp_path / "arch/arm").mkdir(parents=True)
     (tmp_path / "arch/arm/Kconfig").write_text("config NOWHERE\n\tbool 'Of another machine'\n")
     config = {"NET": "y", "IPV6": "m"}
-    (only,) = explain([Lost(Request(name, wanted, "x"), "n")], tmp_path, "x86", config)
+    (only,) = explain([Lost(Request(name, value, "x"), "n")], tmp_path, "x86", config)
     assert re.search(reason, only.reason), only.reason

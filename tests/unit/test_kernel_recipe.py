@@ -34,19 +34,19 @@ def packaged(root: Path, version: str, text: str) -> None:
 
 
 def test_minimal_has_all_that_we_need() -> None:
-    made = recipe(settings(), "6.1")
-    assert made.target == "tinyconfig"
-    assert missing(made.over({}), kgdb=True) == {}
+    result = recipe(settings(), "6.1")
+    assert result.target == "tinyconfig"
+    assert missing(result.over({}), kgdb=True) == {}
 
 
-def test_wishes_are_on_top_and_the_last_counts(tmp_path: Path) -> None:
+def test_requests_override_and_the_last_counts(tmp_path: Path) -> None:
     fragment = tmp_path / "f"
     fragment.write_text("CONFIG_KASAN=y\nCONFIG_NET=n\n")
-    made = recipe(settings(fragment=[str(fragment)], set=["CONFIG_KASAN=m", "CONFIG_X=1"]), "6.1")
-    laid = made.over({"NET": "y", "X": "2", "OTHER": "y"})
+    result = recipe(settings(fragment=[str(fragment)], set=["CONFIG_KASAN=m", "CONFIG_X=1"]), "6.1")
+    laid = result.over({"NET": "y", "X": "2", "OTHER": "y"})
     assert (laid["KASAN"], laid["NET"], laid["X"], laid["OTHER"]) == ("m", "n", "1", "y")
-    assert made.wanted["KASAN"].origin == "--kgdb-set"
-    assert made.wanted["NET"].origin == str(fragment)
+    assert result.requests["KASAN"].origin == "--kgdb-set"
+    assert result.requests["NET"].origin == str(fragment)
 
 
 def test_key_changes_with_every_wish() -> None:
@@ -71,9 +71,9 @@ def test_key_does_not_tell_how_a_wish_was_written(tmp_path: Path) -> None:
 class TestFile:
     def test_is_the_base(self, tmp_path: Path) -> None:
         (tmp_path / "my.config").write_text("CONFIG_SMP=y\nCONFIG_DEBUG_INFO_DWARF4=y\n")
-        made = recipe(settings(config=str(tmp_path / "my.config")), "6.1")
-        laid = made.over({})
-        assert (made.base, made.target, laid["SMP"], laid["KGDB"]) == ("file", None, "y", "y")
+        result = recipe(settings(config=str(tmp_path / "my.config")), "6.1")
+        laid = result.over({})
+        assert (result.base, result.target, laid["SMP"], laid["KGDB"]) == ("file", None, "y", "y")
         assert "DEBUG_INFO_DWARF5" not in laid
 
     def test_with_no_symbol_in_it(self, tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ class TestDistro:
 
     def test_what_was_trimmed_stays_away_unless_it_is_wished_for(self, distro: Path) -> None:
         packaged(distro, "6.1", "CONFIG_BTRFS_FS=m\nCONFIG_XFS_FS=m\n")
-        made = recipe(settings(config="distro", set=["CONFIG_XFS_FS=m"]), "6.1")
+        result = recipe(settings(config="distro", set=["CONFIG_XFS_FS=m"]), "6.1")
         trimmed = {"BTRFS_FS": "n", "XFS_FS": "n"}
-        assert made.wishes_over(trimmed)["BTRFS_FS"] == "n"
-        assert made.wishes_over(trimmed)["XFS_FS"] == "m"
-        assert made.wishes_over(trimmed)["KGDB"] == "y"
+        assert result.with_requests(trimmed)["BTRFS_FS"] == "n"
+        assert result.with_requests(trimmed)["XFS_FS"] == "m"
+        assert result.with_requests(trimmed)["KGDB"] == "y"
 
     def test_list_of_modules_is_as_lsmod_writes_it(self) -> None:
         head, *lines = lsmod().splitlines()

@@ -95,8 +95,8 @@ class TestDistro:
     def test_takes_the_version(self, sources: Path) -> None:
         for name in ("linux-source-6.1.tar.xz", "linux-source-6.12.tar.xz"):
             (sources / name).touch()
-        found = parse("distro:6.1", X86_64)
-        assert found == Tarball(sources / "linux-source-6.1.tar.xz")
+        spec = parse("distro:6.1", X86_64)
+        assert spec == Tarball(sources / "linux-source-6.1.tar.xz")
 
     def test_takes_the_newest_by_number(self, sources: Path) -> None:
         for name in ("linux-source-6.9.tar.xz", "linux-source-6.12.tar.xz", "linux-source-x.tar"):

@@ -156,7 +156,7 @@ def write(directory: Path, **files: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "subdirectory"),
     [
         ({"Makefile": "obj-m += a.o\n"}, "."),
         ({"Kbuild": "obj-$(CONFIG_A) := a.o\n", "Makefile": "all:\n"}, "."),
@@ -170,6 +170,6 @@ def write(directory: Path, **files: str) -> Path:
     ],
 )
 def test_where_a_project_builds_its_module(
-    tmp_path: Path, files: dict[str, str], found: str | None
+    tmp_path: Path, files: dict[str, str], subdirectory: str | None
 ) -> None:
-    assert _subdirectory(write(tmp_path, **files)) == found
+    assert _subdirectory(write(tmp_path, **files)) == subdirectory
