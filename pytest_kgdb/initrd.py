@@ -1,4 +1,4 @@
-"""The initrd: busybox and the kernel's modules in a cpio archive, the same bytes each time."""
+"""The initrd: busybox and the kernel's modules in a cpio archive, reproducible byte by byte."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .settings import Settings
 __all__ = ["READY", "Initrd", "prepare"]
 
 READY: Final = "pytest-kgdb: ready"
-"""The line by which the guest says that its shell is there (data/initrd/ready)."""
+"""The line that the guest prints when its shell starts (data/initrd/ready)."""
 
-_RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another initrd
+_RECIPE: Final = "1"  # part of every key: to be increased when the same inputs give another initrd
 _SECONDS: Final = 120.0
 _BUSYBOXES: Final = ("/usr/bin/busybox", "/bin/busybox")
 _DIRECTORIES: Final = (
@@ -37,17 +37,17 @@ _DIRECTORIES: Final = (
 )
 _SCRIPTS: Final = {"inittab": 0o644, "setup": 0o755, "shell": 0o755, "ready": 0o644}
 
-# Unpacked by the guest's kernel at every boot: packing saves time only where it saves memory.
-_PACKED_FROM: Final = 16 << 20
+# The guest's kernel decompresses the initrd at every boot: a small one is faster uncompressed.
+_COMPRESS_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True)
 class Initrd:
-    """An initial file system, ready to be booted."""
+    """An initrd that is ready to boot."""
 
     path: Path
     key: str
-    """Hash of all that it is made of."""
+    """Hash of all that it is built from."""
     kind: str
     """`busybox`, `initramfs-tools`, or `file` for the user's own."""
 
@@ -59,10 +59,10 @@ def prepare(
     cache: Cache,
     progress: Progress,
 ) -> Initrd:
-    """Return the initrd that the settings ask for, made first if it is not in the cache.
+    """Return the initrd that the settings name, built first if it is not in the cache.
 
-    :param modules: external modules to put into it.
-    :raises ConfigError: it cannot be: no such file, no static busybox, no depmod.
+    :param modules: external modules to include.
+    :raises ConfigError: there is no such file, no static busybox, or no depmod.
     """
     if settings.initrd == "busybox":
         return _busybox(kernel, modules, cache)
@@ -95,7 +95,7 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
         with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
             collect_modules(kernel, modules, Path(scratch))
             data = archive(_members(program, Path(scratch)))
-        if len(data) >= _PACKED_FROM and kernel.config.get("RD_GZIP") == "y":
+        if len(data) >= _COMPRESS_BYTES and kernel.config.get("RD_GZIP") == "y":
             data = gzip.compress(data, compresslevel=1, mtime=0)
         (target / "initrd").write_bytes(data)
 
@@ -106,7 +106,7 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
 
 @dataclass(frozen=True)
 class Member:
-    """One thing in an archive."""
+    """One member of an archive."""
 
     name: str
     mode: int
@@ -115,10 +115,10 @@ class Member:
 
 
 def archive(members: Iterable[Member]) -> bytes:
-    """Return a cpio archive of the kind that the kernel unpacks.
+    """Return a cpio archive in the format that the kernel unpacks.
 
-    The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst). Everything
-    is root's and of 1970, in the order of the names: directories come before what is in them.
+    The format is "newc" (Documentation/driver-api/early-userspace/buffer-format.rst). All members
+    are owned by root, have the time 0, and are sorted by name, directories before their content.
     """
     out = io.BytesIO()
     numbered = enumerate(sorted(members, key=lambda member: member.name), 1)
@@ -136,7 +136,7 @@ def archive(members: Iterable[Member]) -> bytes:
 def _members(busybox: Path, modules: Path) -> Iterator[Member]:
     for name in _DIRECTORIES:
         yield Member(name, stat.S_IFDIR | (0o1777 if name == "tmp" else 0o755))
-    # Without it the kernel starts init with no standard output (init/main.c, console_on_rootfs).
+    # Without it, init has no standard output (init/main.c, console_on_rootfs).
     yield Member("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     yield Member("dev/null", stat.S_IFCHR | 0o666, device=(1, 3))
     yield Member("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
@@ -160,10 +160,10 @@ def _members(busybox: Path, modules: Path) -> Iterator[Member]:
 
 
 def _find_busybox(cache: Cache) -> Path:
-    """Return a busybox that needs no libraries: Debian's own, or the one on PATH."""
+    """Return a static busybox: Debian's, or the one on PATH."""
     candidates = [*_BUSYBOXES]
-    if found := shutil.which("busybox"):
-        candidates.append(found)
+    if on_path := shutil.which("busybox"):
+        candidates.append(on_path)
     present = [path for name in candidates if (path := Path(name)).is_file()]
     for path in present:
         if is_static(path) and "cttyhack" in _applets(path, cache):

@@ -1,4 +1,4 @@
-"""The command `pytest-kgdb`: what can be done without a test."""
+"""The command `pytest-kgdb`."""
 
 from ._main import main
 

@@ -1,4 +1,4 @@
-"""`python -m pytest_kgdb.cli`: the command, where it is not on the path."""
+"""`python -m pytest_kgdb.cli`: the command, if it is not on PATH."""
 
 import sys
 

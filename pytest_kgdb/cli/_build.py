@@ -1,4 +1,4 @@
-"""`build` and `attach`: the artifacts, and a kernel to look at."""
+"""`build` and `attach`: building the artifacts, and gdb on a booted kernel."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def build(options: argparse.Namespace) -> int:
-    """Build what a test run would, and print where it is."""
+    """Build what a test run would build, and print the paths."""
     settings = from_arguments(options)
     artifacts = Artifacts(settings, Progress())
-    made = []
+    built = []
     for spec in _specs(settings):
         kernel = artifacts.kernel(spec)
         disk = artifacts.disk(kernel)
-        made.append(_described(kernel, artifacts.initrd(kernel), disk))
+        built.append(_described(kernel, artifacts.initrd(kernel), disk))
         if not options.json:
-            _print(made[-1])
+            _print(built[-1])
     if options.json:
-        print(json.dumps(made, indent=2))
+        print(json.dumps(built, indent=2))
     return 0
 
 
 def attach(options: argparse.Namespace) -> int:
-    """Boot one kernel, and give the terminal to gdb on it."""
+    """Boot one kernel, and run gdb on it in the terminal."""
     settings = from_arguments(options)
     specs = _specs(settings)
     if len(specs) > 1:
@@ -77,8 +77,8 @@ def _described(kernel: Kernel, initrd: Initrd, disk: Disk | None) -> dict[str, s
     }
 
 
-def _print(made: dict[str, str | None]) -> None:
-    print(f"{made['spec']}: Linux {made['release']}")
+def _print(paths: dict[str, str | None]) -> None:
+    print(f"{paths['spec']}: Linux {paths['release']}")
     for name in ("image", "vmlinux", "config", "modules", "initrd", "disk"):
-        if made[name] is not None:
-            print(f"  {name:<8} {made[name]}")
+        if paths[name] is not None:
+            print(f"  {name:<8} {paths[name]}")

@@ -1,4 +1,4 @@
-"""`cache`: what is kept, why, and how to have less of it."""
+"""`cache`: listing, pruning, verifying and sharing the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POWER: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def ls(options: argparse.Namespace) -> int:
-    """List what the cache holds, the last used first."""
+    """List the items in the cache, the last used first."""
     entries = _cache(options).entries()
     if options.json:
         print(json.dumps([_record(entry) for entry in entries], indent=2))
@@ -34,7 +34,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def prune(options: argparse.Namespace) -> int:
-    """Take away what is old, and what is too much; by default, what is beyond the cache's bound."""
+    """Remove old items, and items beyond a size; by default, beyond the cache's bound."""
     older_than = None if options.older_than is None else _age(options.older_than)
     max_size = None if options.max_size is None else _size(options.max_size)
     removed = _cache(options).prune(older_than=older_than, max_size=max_size)
@@ -50,17 +50,17 @@ def prune(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Read everything again; return 1 if something is not what it was."""
+    """Verify all entries; return 1 if one is broken."""
     problems = _cache(options).verify()
     for problem in problems:
-        where = "" if problem.moved_to is None else f"; it is in {problem.moved_to}"
+        where = "" if problem.moved_to is None else f"; it was moved to {problem.moved_to}"
         print(f"broken: {problem.kind} {problem.key[:12]}: {clean(problem.reason)}{where}")
     print(f"{len(problems)} broken" if problems else "everything is as it was made")
     return int(bool(problems))
 
 
 def push(options: argparse.Namespace) -> int:
-    """Copy what is here to the cache that is shared."""
+    """Copy entries to the shared cache."""
     pushed = _cache(options).push()
     for entry in pushed:
         print(f"pushed {_name(entry)} ({shown_size(entry.size)})")
@@ -107,8 +107,8 @@ def _name(entry: EntryInfo) -> str:
 
 
 def _about(about: Mapping[str, Any]) -> str:
-    said = " ".join(str(value) for value in about.values() if isinstance(value, (str, int)))
-    return f" {said[:60]}" if said else ""
+    text = " ".join(str(value) for value in about.values() if isinstance(value, (str, int)))
+    return f" {text[:60]}" if text else ""
 
 
 def _print(entries: Iterable[EntryInfo]) -> None:

@@ -1,4 +1,4 @@
-"""`doctor`: what this host has and lacks, and the command that mends it."""
+"""`doctor`: what this host has and lacks, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -15,56 +15,57 @@ from typing import Final, Literal
 
 from ..disk import root
 from ..errors import KgdbError, TimeoutError
+from ..initrd import is_static
 from ..process import run as run_command
 from ..report import clean
 from ..settings import Settings, from_arguments
 
-State = Literal["ok", "lacks", "without"]
-"""There; missing and needed; missing and not needed by everybody."""
+State = Literal["ok", "missing", "without"]
+"""Present; absent although all tests need it; absent, and needed by some tests only."""
 
 _KVM: Final = Path("/dev/kvm")
 _MIB: Final = 1 << 20
 _SECONDS: Final = 30.0
-"""For a program to say its version; only a broken one takes that long."""
+"""For a program to print its version; only a broken one takes so long."""
 
 GDB_MINIMUM: Final = (12,)
 """gdb 12 brought MI commands written in Python (gdb manual, "GDB/MI Commands In Python")."""
 
 BUILD_MIB: Final = 4096
-"""Room for one kernel built with debug information, its entry in the cache included."""
+"""The disk space of a kernel built with debug information, and of its cache entry."""
 
 MEMORY_MIB: Final = 1024
-"""A guest of the default size, gdb with a kernel's symbols, and the linker of that kernel."""
+"""The memory of a guest of default size, gdb with a kernel's symbols, and the linker."""
 
 USR_SRC: Final = Path("/usr/src")
 
 MORE_PATH: Final = ":/usr/sbin:/sbin"
-"""Where depmod and mke2fs are: on root's PATH only, though they run for everybody."""
+"""The directories of depmod and mke2fs, which are on the PATH of root only."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: State
-    found: str
-    """What is there, or what its absence means."""
+    detail: str
+    """What was found, or what does not work without it."""
 
-    mend: str = ""
-    """The command, or the words, that help."""
+    fix: str = ""
+    """The command that fixes it, or what to do."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at this host; return 1 if something is missing that every test needs."""
+    """Check this host; return 1 if something is missing that all tests need."""
     settings = from_arguments(options)
     findings = list(examine(settings))
     show(findings)
-    return int(any(finding.state == "lacks" for finding in findings))
+    return int(any(finding.state == "missing" for finding in findings))
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything, in the order in which a run would come to need it."""
+    """Run all checks, in the order in which a test run needs the results."""
     yield from _compilers()
     yield _header("libelf", "libelf.h", "libelf-dev", needed=True)
     yield _header("openssl", "openssl/opensslv.h", "libssl-dev", needed=False)
@@ -77,7 +78,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _memory()
     yield _disk_space(settings.cache_dir)
     for program, package, use in (
-        ("ccache", "ccache", "a kernel that was built before is built anew at full cost"),
+        ("ccache", "ccache", "building a kernel again takes as long as the first time"),
         ("git", "git", "no --kgdb-kernel=TREE@REV"),
         ("patch", "patch", "no --kgdb-patch"),
         ("depmod", "kmod", "no kernels with modules"),
@@ -126,12 +127,12 @@ def _program(program: str, package: str, *, needed: bool, use: str = "") -> Find
     if path is not None:
         return Finding(program, "ok", path)
     return Finding(
-        program, "lacks" if needed else "without", use or "not installed", install(package)
+        program, "missing" if needed else "without", use or "not installed", install(package)
     )
 
 
 def _output(*argv: str) -> str:
-    """Return what a program says, an empty string if it cannot."""
+    """Return a program's output; an empty string if it fails."""
     try:
         return run_command(list(argv), timeout=_SECONDS).output
     except (KgdbError, OSError):
@@ -141,11 +142,11 @@ def _output(*argv: str) -> str:
 def _qemu() -> Finding:
     path = _where("qemu-system-x86_64")
     if path is None:
-        return Finding("QEMU", "lacks", "not installed", install("qemu-system-x86"))
+        return Finding("QEMU", "missing", "not installed", install("qemu-system-x86"))
     version = re.search(r"version (\S+)", _output(path, "--version"))
     if version is None:
         return Finding(
-            "QEMU", "lacks", f"{path} does not start", install("--reinstall", "qemu-system-x86")
+            "QEMU", "missing", f"{path} does not start", install("--reinstall", "qemu-system-x86")
         )
     return Finding("QEMU", "ok", f"{version[1]} ({path})")
 
@@ -153,36 +154,38 @@ def _qemu() -> Finding:
 def _gdb() -> Finding:
     path = _where("gdb")
     if path is None:
-        return Finding("gdb", "lacks", "not installed", install("gdb"))
-    said = _output(
+        return Finding("gdb", "missing", "not installed", install("gdb"))
+    output = _output(
         path, "--nx", "--batch", "-ex", "show version", "-ex", "python print('py' + 'ok')"
     )
-    version = re.search(r"GNU gdb .*?(\d+)\.(\d+)", said)
+    version = re.search(r"GNU gdb .*?(\d+)\.(\d+)", output)
     if version is None:
-        return Finding("gdb", "lacks", f"{path} does not start", install("--reinstall", "gdb"))
-    found = f"{version[1]}.{version[2]} ({path})"
+        return Finding("gdb", "missing", f"{path} does not start", install("--reinstall", "gdb"))
+    program = f"{version[1]}.{version[2]} ({path})"
     if (int(version[1]),) < GDB_MINIMUM:
         return Finding(
-            "gdb", "lacks", f"{found} is older than {GDB_MINIMUM[0]}", "Debian 12 and later have it"
+            "gdb",
+            "missing",
+            f"{program} is older than {GDB_MINIMUM[0]}",
+            "Debian 12 and later have it",
         )
-    if "pyok" not in said:
-        return Finding("gdb", "lacks", f"{found} was built without Python", install("gdb"))
-    return Finding("gdb", "ok", found)
+    if "pyok" not in output:
+        return Finding("gdb", "missing", f"{program} was built without Python", install("gdb"))
+    return Finding("gdb", "ok", program)
 
 
 def _busybox() -> Finding:
     path = _where("busybox")
     package = install("busybox-static")
     if path is None:
-        return Finding("busybox", "lacks", "no shell for the initrd", package)
-    # A dynamic one has an interpreter (ELF program header PT_INTERP), which no initrd of ours has.
-    if b"/lib64/ld-linux" in Path(path).read_bytes()[:4096]:
-        return Finding("busybox", "lacks", f"{path} is linked to libraries", package)
+        return Finding("busybox", "missing", "no shell for the initrd", package)
+    if not is_static(Path(path)):
+        return Finding("busybox", "missing", f"{path} is linked to libraries", package)
     return Finding("busybox", "ok", path)
 
 
 def _namespaces() -> Finding:
-    """Look whether a Debian's files can be given their owners (disk/_root.py tries the same)."""
+    """Check whether files can be given the owners that a Debian image needs (disk/_root.py)."""
     name = "user namespaces"
     if os.geteuid() == 0:
         return Finding(name, "ok", "not needed by root")
@@ -205,18 +208,18 @@ def _header(name: str, header: str, package: str, *, needed: bool) -> Finding:
     with tempfile.NamedTemporaryFile("w", suffix=".c") as source:
         source.write(f"#include <{header}>\n")
         source.flush()
-        said = _output(compiler, "-E", "-o", os.devnull, "-H", source.name)
-    for line in said.splitlines():
+        output = _output(compiler, "-E", "-o", os.devnull, "-H", source.name)
+    for line in output.splitlines():
         if line.endswith(header) and line.startswith("."):
             return Finding(name, "ok", line.split()[-1])
     why = "no kernel can be built" if needed else "no kernels with signed modules or keys"
-    return Finding(name, "lacks" if needed else "without", why, install(package))
+    return Finding(name, "missing" if needed else "without", why, install(package))
 
 
 def _sources() -> Finding:
-    found = sorted(path.name.split(".tar")[0] for path in USR_SRC.glob("linux-source-*.tar.*"))
-    if found:
-        return Finding("kernel sources", "ok", f"{', '.join(found)} (--kgdb-kernel=distro)")
+    names = sorted(path.name.split(".tar")[0] for path in USR_SRC.glob("linux-source-*.tar.*"))
+    if names:
+        return Finding("kernel sources", "ok", f"{', '.join(names)} (--kgdb-kernel=distro)")
     return Finding("kernel sources", "without", "no --kgdb-kernel=distro", install("linux-source"))
 
 
@@ -233,7 +236,7 @@ def _kvm() -> Finding:
         return Finding(
             "KVM",
             "without",
-            f"{_KVM} is not ours to open: {slow}",
+            f"{_KVM} cannot be opened by this user: {slow}",
             f"sudo adduser {os.environ.get('USER', '$USER')} kvm, and log in again",
         )
     qemu = _where("qemu-system-x86_64")
@@ -250,9 +253,9 @@ def _kvm() -> Finding:
 
 
 def _try_kvm(qemu: str) -> str:
-    """Run a guest of three instructions on KVM; return what was wrong, or nothing."""
-    # mov al, 16; out 0xf4, al; hlt: QEMU's isa-debug-exit ends with 2 * 16 + 1
-    # (hw/misc/debugexit.c). The last two bytes make it a boot sector.
+    """Run a guest of three instructions on KVM; return what is wrong, "" if nothing is."""
+    # mov al, 16; out 0xf4, al; hlt: QEMU's isa-debug-exit exits with status 2 * 16 + 1
+    # (hw/misc/debugexit.c). The last two bytes mark a boot sector.
     sector = b"\xb0\x10\xe6\xf4\xf4".ljust(510, b"\0") + b"\x55\xaa"
     with tempfile.NamedTemporaryFile(suffix=".img") as image:
         image.write(sector)
@@ -262,15 +265,15 @@ def _try_kvm(qemu: str) -> str:
         argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
         argv += ["-drive", f"file={image.name},format=raw,if=ide,snapshot=on"]
         try:
-            done = run_command(argv, timeout=_SECONDS / 3, check=False)
+            result = run_command(argv, timeout=_SECONDS / 3, check=False)
         except TimeoutError:
             return f"it hung for {_SECONDS / 3:.0f} s"
         except KgdbError as error:
             return error.message.partition("\n")[0]
-    if done.status == 33:
+    if result.status == 33:
         return ""
-    said = [line for line in done.output.splitlines() if line.strip()]
-    return clean(said[0]) if said else f"QEMU ended with status {done.status}"
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    return clean(lines[0]) if lines else f"QEMU ended with status {result.status}"
 
 
 def _memory() -> Finding:
@@ -281,7 +284,7 @@ def _memory() -> Finding:
                 return Finding("memory", "ok", f"{mib} MiB available")
             return Finding(
                 "memory",
-                "lacks",
+                "missing",
                 f"{mib} MiB available, {MEMORY_MIB} MiB needed",
                 "end other programs, or lower --kgdb-memory",
             )
@@ -291,27 +294,27 @@ def _memory() -> Finding:
 def _disk_space(directory: Path) -> Finding:
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     mib = shutil.disk_usage(existing).free // _MIB
-    mend = "pytest-kgdb cache prune, or --kgdb-cache-dir=DIR elsewhere"
+    fix = "pytest-kgdb cache prune, or --kgdb-cache-dir=DIR elsewhere"
     if not os.access(existing, os.W_OK):
-        return Finding("cache", "lacks", f"{existing} is not ours to write", mend)
+        return Finding("cache", "missing", f"{existing} cannot be written by this user", fix)
     if mib < BUILD_MIB:
         return Finding(
-            "cache", "lacks", f"{mib} MiB free in {directory}, a build takes {BUILD_MIB}", mend
+            "cache", "missing", f"{mib} MiB free in {directory}, a build takes {BUILD_MIB}", fix
         )
     return Finding("cache", "ok", f"{mib} MiB free in {directory}")
 
 
 # -- the table ------------------------------------------------------------------------------------
 
-_SIGNS: Final = {"ok": "ok", "lacks": "MISSING", "without": "without"}
+_SIGNS: Final = {"ok": "ok", "missing": "MISSING", "without": "without"}
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print a table on a terminal, plain lines elsewhere; then what to do."""
+    """Print a table on a terminal, plain lines elsewhere; then a summary."""
     (_show_table if sys.stdout.isatty() else _show_lines)(findings)
-    lacking = [finding for finding in findings if finding.state == "lacks"]
-    if lacking:
-        print(f"\n{len(lacking)} of these are needed and missing: {_names(lacking)}")
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        print(f"\n{len(missing)} of these are needed and missing: {_names(missing)}")
     else:
         print("\nThis host can run kernel tests.")
 
@@ -323,9 +326,9 @@ def _names(findings: Sequence[Finding]) -> str:
 def _show_lines(findings: Sequence[Finding]) -> None:
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        print(f"{_SIGNS[finding.state]:<8} {finding.name:<{width}}  {finding.found}")
-        if finding.mend:
-            print(f"{'':<8} {'':<{width}}  mend: {finding.mend}")
+        print(f"{_SIGNS[finding.state]:<8} {finding.name:<{width}}  {finding.detail}")
+        if finding.fix:
+            print(f"{'':<8} {'':<{width}}  fix: {finding.fix}")
 
 
 def _show_table(findings: Sequence[Finding]) -> None:
@@ -333,15 +336,15 @@ def _show_table(findings: Sequence[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    colours = {"ok": "green", "lacks": "bold red", "without": "yellow"}
+    colours = {"ok": "green", "missing": "bold red", "without": "yellow"}
     table = Table(box=None, pad_edge=False)
-    for title in ("", "what", "found", "mend"):
+    for title in ("", "what", "found", "fix"):
         table.add_column(title, overflow="fold")
     for finding in findings:
         table.add_row(
             Text(_SIGNS[finding.state], colours[finding.state]),
             Text(finding.name),
-            Text(finding.found),
-            Text(finding.mend),
+            Text(finding.detail),
+            Text(finding.fix),
         )
     Console().print(table)

@@ -1,4 +1,4 @@
-"""The command's own line, and how it ends."""
+"""The command line of `pytest-kgdb`, and its exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KERNEL: Final = (
     "remote-cache",
     "jobs",
 )
-"""The options that say what is built."""
+"""The options for what is built."""
 
 MACHINE: Final = (
     "boot",
@@ -41,16 +41,16 @@ MACHINE: Final = (
     "timeout",
     "print-commands",
 )
-"""The options that say what is booted."""
+"""The options for what is booted."""
 
-INTERRUPTED: Final = 130  # as a shell reports a command that SIGINT ended
+INTERRUPTED: Final = 130  # the status that a shell has for a command that SIGINT ended
 WRONG: Final = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    0: done; 1: what was looked at is not as it should be; 2: it could not be done.
+    0: success; 1: `doctor` or `cache verify` found a problem; 2: the command failed.
     """
     options = _parser().parse_args(argv)
     try:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Who reads went away (`| head`); the flush at the end of Python must not complain again.
+        # The reader closed the pipe (`| head`); the flush at Python's exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WRONG
     return status
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "doctor",
-        help="say what this host has and lacks, and the command that mends it",
+        help="check what this host has and lacks, and print the command that fixes it",
         allow_abbrev=False,
     )
     add_arguments(parser, ["cache-dir"])
@@ -102,10 +102,10 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "build", help="build kernel, initrd and disk, and say where they are", allow_abbrev=False
+        "build", help="build kernel, initrd and disk, and print their paths", allow_abbrev=False
     )
     add_arguments(parser, KERNEL)
-    parser.add_argument("--json", action="store_true", help="say it in JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(options: argparse.Namespace) -> int:
         from ._build import build
@@ -117,7 +117,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "attach", help="boot a kernel and give gdb on it", allow_abbrev=False
+        "attach", help="boot a kernel and run gdb on it", allow_abbrev=False
     )
     add_arguments(parser, (*KERNEL, *MACHINE))
     parser.add_argument(
@@ -136,31 +136,37 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("cache", help="look after what was built", allow_abbrev=False)
+    parser = commands.add_parser(
+        "cache", help="manage the cache of built artifacts", allow_abbrev=False
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(shared, ["cache-dir"])
     listing = actions.add_parser(
-        "ls", parents=[shared], help="list what is kept, how big, last used, and why"
+        "ls",
+        parents=[shared],
+        help="list what is in the cache, its size, last use, and why it is kept",
     )
-    listing.add_argument("--json", action="store_true", help="say it in JSON")
+    listing.add_argument("--json", action="store_true", help="print JSON")
     pruning = actions.add_parser(
         "prune",
         parents=[shared],
-        help="take away what is old, or too much; by default, what is beyond the cache's bound",
+        help="remove what is old, or too much; by default, what is beyond the cache's bound",
     )
     pruning.add_argument(
-        "--older-than", metavar="AGE", help="what was not used for so long: 12h, 30d, 4w"
+        "--older-than", metavar="AGE", help="remove what was not used for so long: 12h, 30d, 4w"
     )
     pruning.add_argument(
-        "--max-size", metavar="SIZE", help="the least recently used, until so much is left: 20G"
+        "--max-size",
+        metavar="SIZE",
+        help="remove the least recently used until so much is left: 20G",
     )
     checking = actions.add_parser(
-        "verify", parents=[shared], help="read everything again, and put aside what is broken"
+        "verify", parents=[shared], help="read all entries, and move broken ones to the quarantine"
     )
 
     pushing = actions.add_parser(
-        "push", parents=[shared], help="copy what is here to the cache of --kgdb-remote-cache"
+        "push", parents=[shared], help="copy entries to the cache of --kgdb-remote-cache"
     )
     add_arguments(pushing, ["remote-cache"])
 

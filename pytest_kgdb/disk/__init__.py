@@ -1,4 +1,4 @@
-"""The guest's disk: a Debian built here, or an image of the user's; never written to."""
+"""The guest's disk: a Debian image that is built, or the user's image; never written to."""
 
 from ._bootable import ROOT, BootArea, boot_area
 from ._image import Disk

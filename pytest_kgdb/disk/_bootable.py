@@ -1,4 +1,4 @@
-"""A boot loader, a kernel and its initramfs at the beginning of a disk, for a BIOS to start."""
+"""A boot loader, a kernel and its initramfs at the beginning of a disk, for a BIOS."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ._root import root
 
 AREA: Final = "boot.raw"
 START_MIB: Final = 1
-"""Where the boot partition begins; GRUB itself is before it."""
+"""Where the boot partition begins; GRUB is before it."""
 ROOT_MIB: Final = 256
 """Where the root partition begins."""
 ROOT: Final = "/dev/vda2"
 
-_RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another area
+_RECIPE: Final = "1"  # part of every key: to be increased when the same inputs give another area
 _SECONDS: Final = 120.0
 _SECTOR: Final = 512
 _MIB: Final = 1 << 20
@@ -34,14 +34,14 @@ _GRUB: Final = Path("/usr/lib/grub/i386-pc")
 _PACKAGE: Final = "grub-pc-bin"
 _MODULES: Final = ("biosdisk", "part_msdos", "ext2", "normal", "linux")
 
-# What this GRUB can read, whatever its version, and this host's mke2fs can make.
+# ext4 features that all versions of GRUB can read.
 _FEATURES: Final = "none,ext_attr,filetype,extent,sparse_super,large_file"
 
 # grub-core/boot/i386/pc/boot.S: the code ends before the partition table and Windows' signature.
 _CODE: Final = 440
 _TABLE: Final = 446
 
-# lib/cmdline.c, next_arg: a space divides where it is not between quotes.
+# lib/cmdline.c, next_arg: spaces separate parameters, except between quotes.
 _WORD: Final = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
 
 _CONFIG: Final = """\
@@ -57,7 +57,7 @@ class BootArea:
     """The beginning of a disk, up to its root partition."""
 
     path: Path
-    """To be written over a disk's overlay, from its first byte on."""
+    """The file, to be written to the start of a disk's overlay."""
     key: str
 
 
@@ -69,13 +69,13 @@ def boot_area(
     cache: Cache,
     progress: Progress,
 ) -> BootArea:
-    """Return what makes a disk boot a kernel by itself: GRUB, and a partition for `/boot`.
+    """Return the start of a disk that boots a kernel: GRUB, and a partition for `/boot`.
 
-    :param initrd: a file and its key.
-    :param parameters: the kernel's.
-    :param disk_mib: the size of the disk.
-    :raises ConfigError: GRUB is not installed here.
-    :raises BuildError: it could not be made.
+    :param initrd: the initrd's file and key.
+    :param parameters: the kernel's command line.
+    :param disk_mib: the size of the disk in MiB.
+    :raises ConfigError: GRUB is not installed.
+    :raises BuildError: a program failed, or the kernel is too large.
     """
     program = which("grub-mkimage", package=_PACKAGE)
     stages = [_GRUB / "boot.img", _GRUB / "kernel.img"]
@@ -139,7 +139,7 @@ def _make(
     mke2fs = shutil.which("mke2fs", path=path) or which("mke2fs", package="e2fsprogs")
     run(
         [
-            # Where others than root build, the files are to be root's all the same.
+            # The files are to be owned by root, also if another user builds them.
             *root().prefix,
             *(mke2fs, "-q", "-t", "ext4", "-L", "boot", "-m", "0", "-O", _FEATURES),
             *("-E", "root_owner=0:0", "-d", str(files), str(partition), f"{mebibytes}M"),
@@ -155,19 +155,21 @@ def _make(
     )
     with area.open("wb") as file:
         file.write(_first_sector((_GRUB / "boot.img").read_bytes(), disk_mib))
-        # Where boot.img looks for it, and, in one piece, diskboot.img for the rest of it.
+        # boot.img expects it in the next sectors, contiguous.
         file.write(core.read_bytes())
         if file.tell() > START_MIB * _MIB:
-            raise BuildError(f"GRUB has {file.tell()} bytes: too many for the gap it lives in")
+            raise BuildError(
+                f"GRUB has {file.tell()} bytes: too many for the gap before the partition"
+            )
         file.seek(START_MIB * _MIB)
         with partition.open("rb") as source:
             shutil.copyfileobj(source, file)
 
 
 def _first_sector(code: bytes, disk_mib: int) -> bytes:
-    """Return a master boot record: GRUB's code, and a table of two partitions."""
+    """Return a master boot record: GRUB's code, and a table with two partitions."""
     spans = (START_MIB, ROOT_MIB - START_MIB, 0x80), (ROOT_MIB, disk_mib - ROOT_MIB, 0)
-    # Cylinders and heads say "see the sectors"; 0x83 is Linux.
+    # These cylinders and heads mean that the sector numbers count; 0x83 is Linux.
     chs = b"\xfe\xff\xff"
     table = b"".join(
         struct.pack(
@@ -182,10 +184,10 @@ def _first_sector(code: bytes, disk_mib: int) -> bytes:
 
 
 def _quoted(parameters: str) -> str:
-    """Return the kernel's parameters as GRUB's shell takes them.
+    """Return the kernel's parameters, quoted for GRUB's shell.
 
-    GRUB quotes those with spaces again when it hands them on (grub-core/lib/cmdline.c), as a
-    whole, which the kernel takes for the same (lib/cmdline.c, next_arg).
+    GRUB passes a parameter with spaces on with quotes around all of it (grub-core/lib/cmdline.c),
+    which means the same to the kernel (lib/cmdline.c, next_arg).
     """
     words = (word.replace('"', "") for word in _WORD.findall(parameters))
     return " ".join("'" + word.replace("'", "'\\''") + "'" for word in words)

@@ -1,4 +1,4 @@
-"""A Debian that QEMU boots: an ext4 image of a tree, with a shell on the serial console."""
+"""A Debian disk: an ext4 image of a tree, with a shell on the serial console."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ IMAGE: Final = "disk.qcow2"
 KEY: Final = "ssh_key"
 HOST_KEY: Final = "ssh_host_key.pub"
 
-# Part of the keys: to be raised when the same inputs give another tree, or another image.
+# Part of the keys: to be increased when the same inputs give another tree, or another image.
 _TREE_RECIPE: Final = "1"
 _IMAGE_RECIPE: Final = "1"
 
 _SECONDS: Final = 900.0
 _ARCHITECTURES: Final = {"x86": "amd64"}
 
-# mke2fs: the journal, the inodes (256 of every 16384 bytes), the tables; and room to boot.
+# Of ext4: the journal, the inodes (256 of every 16384 bytes), the tables; and free space to boot.
 _OVERHEAD_MIB: Final = 48
 _OVERHEAD: Final = 1.06
 _FULL: Final = re.compile(r"Could not allocate|too big for filesystem|[Tt]oo small")
 
 _BOOT_MOUNT: Final = "LABEL=boot /boot ext4 noatime 0 0\n"
 
-# Without them there is no root file system to be had from a virtio disk, and no systemd
-# (README of systemd, "REQUIREMENTS").
+# What mounting the root file system on a virtio disk needs, and what systemd needs (README of
+# systemd, "REQUIREMENTS").
 _TO_MOUNT: Final = ("VIRTIO_PCI", "VIRTIO_BLK", "EXT4_FS", "DEVTMPFS", "DEVTMPFS_MOUNT")
 _FOR_SYSTEMD: Final = (
     *("CGROUPS", "INOTIFY_USER", "SIGNALFD", "TIMERFD", "EPOLL", "UNIX", "SYSFS", "PROC_FS"),
@@ -59,11 +59,11 @@ def prepare_debian(
     cache: Cache,
     progress: Progress,
 ) -> Disk:
-    """Return a Debian, built if need be, with a kernel's modules in it.
+    """Return a Debian disk with a kernel's modules, built if need be.
 
-    :param modules: external modules, to be there as well.
-    :raises ConfigError: the kernel could not boot it, or the host cannot build it.
-    :raises BuildError: it could not be built.
+    :param modules: external modules to include.
+    :raises ConfigError: the kernel cannot boot it, or the host cannot build it.
+    :raises BuildError: the build failed.
     """
     _check(settings, kernel)
     tree = tree_of(settings, kernel.arch, cache, progress)
@@ -76,7 +76,7 @@ def prepare_debian(
         str(size),
         kernel.arch.console,
         settings.boot,
-        # The modules, and not the kernel: one that differs in its image alone needs no other disk.
+        # The modules, not the kernel: one that differs in its image only can use the same disk.
         *modules_key(kernel, modules, cache),
     )
     label = f"the disk image of Debian {tree.about['suite']}"
@@ -84,21 +84,21 @@ def prepare_debian(
     def build(target: Path) -> None:
         name = f"disk-{key[:24]}"
         with cache.lock(name, label=label), progress.stage(f"making {label}"):
-            home = cache.workdir("disk", name)
-            _Image(settings, kernel, modules, tree, home, root()).make(target)
+            state_dir = cache.workdir("disk", name)
+            _Image(settings, kernel, modules, tree, state_dir, root()).make(target)
 
     about = {"suite": tree.about["suite"], "packages": tree.about["packages"], "size_mib": size}
     if kernel.modules_dir is not None or modules:
         about["modules"] = kernel.release
     entry = cache.make("disk", key, build, label=label, about=about)
     ssh_key = entry.path / KEY
-    if ssh_key.stat().st_mode & 0o077:  # as after a copy from a shared cache; ssh refuses it
+    if ssh_key.stat().st_mode & 0o077:  # as after a download from a shared cache; ssh refuses it
         ssh_key.chmod(0o600)
     host_key = (entry.path / HOST_KEY).read_text().strip()
     return Disk(
         entry.path / IMAGE,
-        # Of the image, not only of its recipe: the same recipe gives another one when it is used
-        # again, and a machine that was saved on the first must not be woken up on the second.
+        # The host key differs between two builds of the same recipe: a machine that was saved with
+        # one image must not be restored with the other.
         key=digest(key, host_key),
         kind="debian",
         packages=settings.disk_package,
@@ -108,14 +108,14 @@ def prepare_debian(
 
 
 def tree_of(settings: Settings, arch: Arch, cache: Cache, progress: Progress) -> Entry:
-    """Return the files of the Debian that the settings ask for, installed if need be."""
+    """Return the files of the Debian system that the settings name, installed if need be."""
     architecture = _ARCHITECTURES.get(arch.name)
     if architecture is None:
         raise ConfigError(f"{settings.origin('disk')}: there is no Debian here for {arch.name}")
     asked = settings.disk.partition(":")[2] or None
     suite, sources = debian(asked, configured(), os_release())
     packages = tuple(sorted(set(settings.disk_package)))
-    # Not where they come from: a mirror's name does not change what is in a package.
+    # Without the URIs: mirrors have the same packages.
     suites = [f"{source.suites} {source.components}" for source in sources]
     key = digest(
         _TREE_RECIPE, suite, architecture, *PACKAGES, *DPKG_OPTIONS, *suites, "with", *packages
@@ -141,7 +141,7 @@ def tree_of(settings: Settings, arch: Arch, cache: Cache, progress: Progress) ->
 
 
 class _Image:
-    """The making of one image."""
+    """Builds one image."""
 
     def __init__(
         self,
@@ -149,24 +149,24 @@ class _Image:
         kernel: Kernel,
         modules: Sequence[Path],
         tree: Entry,
-        home: Path,
+        state_dir: Path,
         root: Root,
     ) -> None:
         self._settings = settings
         self._kernel = kernel
         self._modules = modules
         self._tree = tree
-        self._home = home
+        self._state_dir = state_dir
         self._root = root
 
     def make(self, target: Path) -> None:
-        """Fill an empty directory with the image and its keys."""
-        extra, raw = self._home / "extra", self._home / "disk.raw"
+        """Write the image and its keys into an empty directory."""
+        extra, raw = self._state_dir / "extra", self._state_dir / "disk.raw"
         shutil.rmtree(extra, ignore_errors=True)
         raw.unlink(missing_ok=True)
         try:
             self._put_extra(extra, target)
-            with scratch(self._home, self._root) as work:
+            with scratch(self._state_dir, self._root) as work:
                 self._format(extra, work, raw)
             _qcow2.qemu_img(
                 *("convert", "-f", "raw", "-O", "qcow2", raw, target / IMAGE), timeout=_SECONDS
@@ -185,7 +185,7 @@ class _Image:
             shutil.rmtree(extra, ignore_errors=True)
 
     def _put_extra(self, extra: Path, target: Path) -> None:
-        """Make what is this image's own: keys, and the kernel's modules."""
+        """Create the files that differ between images: keys, and the kernel's modules."""
         ssh = extra / "etc/ssh"
         ssh.mkdir(parents=True)
         _ssh_keygen(ssh / "ssh_host_ed25519_key", "debian")
@@ -196,17 +196,17 @@ class _Image:
         authorized.mkdir(parents=True)
         shutil.copyfile(key, authorized / "authorized_keys")
         key.unlink()
-        # Not empty: that would make every boot the first one, with all that systemd does then.
+        # Not empty: systemd would take every boot for the first one.
         identity = hashlib.sha256((target / HOST_KEY).read_bytes()).hexdigest()[:32]
         (extra / "etc/machine-id").write_text(identity + "\n")
-        guest_modules(self._kernel, self._modules, extra, self._home)
+        guest_modules(self._kernel, self._modules, extra, self._state_dir)
         if self._settings.boot == "disk":
             fstab = resources.files("pytest_kgdb") / "data/debian/etc/fstab"
             (extra / "etc/fstab").write_text(fstab.read_text() + _BOOT_MOUNT)
 
     def _format(self, extra: Path, work: Path, raw: Path) -> None:
         data = resources.files("pytest_kgdb") / "data"
-        log = self._home / "image.log"
+        log = self._state_dir / "image.log"
         log.unlink(missing_ok=True)
         environment = dict(os.environ)
         environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
@@ -225,7 +225,7 @@ class _Image:
 
 
 def _check(settings: Settings, kernel: Kernel) -> None:
-    """Refuse a kernel that could not boot it."""
+    """Refuse a kernel that cannot boot the disk."""
     needed = list(_FOR_SYSTEMD)
     if settings.initrd != "initramfs-tools" and "root=" not in settings.append:
         needed += _TO_MOUNT
@@ -237,7 +237,7 @@ def _check(settings: Settings, kernel: Kernel) -> None:
     names = " ".join(f"CONFIG_{name}" for name in missing)
     hint = "add them: " + " ".join(f"--kgdb-set=CONFIG_{name}=y" for name in missing)
     if all(kernel.config.get(name) in ("m", "y") for name in missing):
-        hint += "; or --kgdb-initrd=initramfs-tools, which loads modules before there is a disk"
+        hint += "; or --kgdb-initrd=initramfs-tools, which loads modules before the disk is mounted"
     raise ConfigError(
         f"{settings.origin('disk')}: Linux {kernel.release} cannot boot a Debian, it is built "
         f"without {names}",
@@ -256,7 +256,7 @@ def _needed(settings: Settings, tree: Entry) -> int:
 
 
 def _start(settings: Settings) -> int:
-    """Return where the file system begins, in MiB: there is room for a boot partition or none."""
+    """Return where the root file system begins, in MiB; a boot partition comes before it."""
     return ROOT_MIB if settings.boot == "disk" else 0
 
 
@@ -275,13 +275,13 @@ def _ssh_keygen(path: Path, comment: str) -> None:
 
 
 def own_files() -> str:
-    """Return a hash of the files of ours that go into every image."""
+    """Return a hash of our data files that are in every image."""
     data = Path(str(resources.files("pytest_kgdb") / "data"))
     return digest(_content(data / "debian"), (data / "debian-image.sh").read_text())
 
 
 def modules_key(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> tuple[str, ...]:
-    """Return what tells a kernel's modules, and external ones, from others."""
+    """Return what identifies a kernel's modules and external ones."""
     directory = kernel.modules_dir
     if directory is None and not modules:
         return ()
@@ -291,14 +291,14 @@ def modules_key(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> tuple[
     return *key, *(f"{path.name} {file_hash(path, cache)}" for path in modules)
 
 
-def guest_modules(kernel: Kernel, modules: Sequence[Path], extra: Path, home: Path) -> None:
-    """Put modules where a Debian looks for them, below a directory that is laid over its tree."""
+def guest_modules(kernel: Kernel, modules: Sequence[Path], extra: Path, state_dir: Path) -> None:
+    """Put modules into a directory that is copied over the tree of a Debian system."""
     if kernel.modules_dir is None and not modules:
         return
-    collected = home / "modules"
+    collected = state_dir / "modules"
     shutil.rmtree(collected, ignore_errors=True)
     collect_modules(kernel, modules, collected)
-    # depmod knows lib/modules only; in a tree it may be a link.
+    # depmod uses lib/modules only, which may be a link in a Debian tree.
     top = extra / "usr/lib/modules"
     top.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(top / kernel.release, ignore_errors=True)
@@ -307,7 +307,7 @@ def guest_modules(kernel: Kernel, modules: Sequence[Path], extra: Path, home: Pa
 
 
 def _content(directory: Path) -> str:
-    """Return a hash of the files in a directory and of their names."""
+    """Return a hash of the files in a directory and their names."""
     parts: list[str] = []
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.is_symlink():
@@ -317,6 +317,6 @@ def _content(directory: Path) -> str:
 
 
 def digest(*parts: str) -> str:
-    """Return a hash of some texts, which tells them apart however they are divided."""
+    """Return a hash of a list of texts."""
     text = "".join(f"{len(str(part))}:{part}" for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""An initramfs by Debian's own tool, run in the tree of the disk."""
+"""An initramfs by mkinitramfs(8), which is run in the tree of the Debian disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._tree import TREE, scratch
 
 IMAGE: Final = "initramfs"
 
-_RECIPE: Final = "1"  # part of every key: to be raised when the same inputs give another one
+_RECIPE: Final = "1"  # part of every key: to be increased when the same inputs give another one
 _SECONDS: Final = 900.0
 _SCRIPT: Final = "debian-initramfs.sh"
 
@@ -33,11 +33,11 @@ def initramfs_tools(
     cache: Cache,
     progress: Progress,
 ) -> tuple[Path, str]:
-    """Return the initramfs that mkinitramfs(8) makes for a kernel, and its key; made if need be.
+    """Return the initramfs that mkinitramfs(8) makes for a kernel, built if need be, and its key.
 
-    :param modules: external modules, to be there as well.
-    :raises ConfigError: the disk is not a Debian of ours, or the kernel cannot unpack it.
-    :raises BuildError: it could not be made.
+    :param modules: external modules to include.
+    :raises ConfigError: the disk is not a Debian that we build, or the kernel cannot unpack it.
+    :raises BuildError: mkinitramfs failed.
     """
     if settings.disk.partition(":")[0] != "debian":
         raise ConfigError(
@@ -62,8 +62,8 @@ def initramfs_tools(
     def build(target: Path) -> None:
         name = f"initramfs-{key[:24]}"
         with cache.lock(name, label=label), progress.stage(f"making {label}"):
-            home = cache.workdir("disk", name)
-            _make(target / IMAGE, kernel, modules, tree, home, root())
+            state_dir = cache.workdir("disk", name)
+            _make(target / IMAGE, kernel, modules, tree, state_dir, root())
 
     about = {"kind": "initramfs-tools", "release": kernel.release}
     entry = cache.make("initramfs", key, build, label=label, about=about)
@@ -71,21 +71,21 @@ def initramfs_tools(
 
 
 def _make(
-    image: Path, kernel: Kernel, modules: Sequence[Path], tree: Entry, home: Path, root: Root
+    image: Path, kernel: Kernel, modules: Sequence[Path], tree: Entry, state_dir: Path, root: Root
 ) -> None:
-    extra, log = home / "extra", home / "initramfs.log"
+    extra, log = state_dir / "extra", state_dir / "initramfs.log"
     shutil.rmtree(extra, ignore_errors=True)
     log.unlink(missing_ok=True)
     try:
-        # Even where there is none: mkinitramfs wants the directory, and its indexes.
+        # Also without modules: mkinitramfs needs the directory, and its indexes.
         (extra / "usr/lib/modules" / kernel.release).mkdir(parents=True)
-        guest_modules(kernel, modules, extra, home)
+        guest_modules(kernel, modules, extra, state_dir)
         (extra / "boot").mkdir()
         shutil.copyfile(kernel.config, extra / "boot" / f"config-{kernel.release}")
         environment = dict(os.environ)
         environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
         data = resources.files("pytest_kgdb") / "data"
-        with scratch(home, root) as work:
+        with scratch(state_dir, root) as work:
             argv = [*root.prefix, "sh", str(data / _SCRIPT), str(tree.path / TREE)]
             argv += [str(data / "debian"), str(extra), str(work), kernel.release, str(image)]
             run(argv, name="mkinitramfs", timeout=_SECONDS, env=environment, log=log)

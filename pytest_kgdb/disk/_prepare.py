@@ -1,4 +1,4 @@
-"""From the option to a disk."""
+"""From the settings to a disk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def prepare(
     *,
     modules: Sequence[Path] = (),
 ) -> Disk | None:
-    """Return the disk that the settings ask for, built if need be; None where they ask for none.
+    """Return the disk that the settings name, built if need be; None if they name none.
 
-    :param modules: external modules, to be put into one that is built.
+    :param modules: external modules to include in a disk that is built.
     :raises ConfigError: the image cannot be used, or the host cannot build one.
-    :raises BuildError: it could not be built.
+    :raises BuildError: the build failed.
     """
     if settings.disk == "none":
         return None
@@ -38,9 +38,9 @@ def prepare(
 
 
 def _given(settings: Settings, path: Path, cache: Cache) -> Disk:
-    """Return the user's own image, looked over."""
+    """Return the user's image, after a check."""
     try:
-        info = _qcow2.look_at(path)
+        info = _qcow2.read_info(path)
         marks = []
         for file in info.chain:
             status = file.stat()

@@ -1,4 +1,4 @@
-"""qcow2 images, as qemu-img sees them."""
+"""qcow2 images, by qemu-img(1)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _CHECK_SECONDS: Final = 600.0
 _LOCKED: Final = re.compile(r'Failed to get (?:shared )?"(?:write|consistent read)" lock')
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 
-# qemu-img(1), "check": 2 is corruption; 3 is leaked clusters, which cost room and nothing else.
+# qemu-img(1), "check": 2 is corruption; 3 is leaked clusters, which only waste space.
 _CORRUPT: Final = 2
 _LEAKS: Final = 3
 
 
 @dataclass(frozen=True)
 class Info:
-    """What an image says of itself."""
+    """The properties of an image."""
 
     size: int
-    """Bytes that the guest sees."""
+    """The size in bytes that the guest sees."""
     chain: tuple[Path, ...]
-    """The image's file, its backing file, the backing file's, and so on."""
+    """The image's file, its backing file, the backing file of that, and so on."""
     snapshots: tuple[str, ...]
     """The names of the snapshots in it, oldest first."""
 
@@ -37,7 +37,7 @@ def qemu_img(*words: str | Path, timeout: float = _SECONDS, cwd: Path | None = N
     """Run qemu-img and return its output.
 
     :raises ConfigError: an image is in use by another process.
-    :raises CommandFailed: anything else.
+    :raises CommandFailed: it failed for another reason.
     """
     program = which("qemu-img", package="qemu-utils")
     try:
@@ -51,19 +51,19 @@ def qemu_img(*words: str | Path, timeout: float = _SECONDS, cwd: Path | None = N
         raise
 
 
-def look_at(path: Path) -> Info:
-    """Return what a qcow2 image says of itself.
+def read_info(path: Path) -> Info:
+    """Return the properties of a qcow2 image (`qemu-img info`).
 
-    :raises ConfigError: it is none, cannot be read, or is in use.
+    :raises ConfigError: it is not a qcow2 image, cannot be read, or is in use.
     """
     try:
-        told = qemu_img("info", "--output=json", "--backing-chain", path)
-        layers: list[dict[str, Any]] = json.loads(told)
+        output = qemu_img("info", "--output=json", "--backing-chain", path)
+        layers: list[dict[str, Any]] = json.loads(output)
     except (CommandFailed, ValueError) as error:
-        said = error.output.strip() if isinstance(error, CommandFailed) else str(error)
+        reason = error.output.strip() if isinstance(error, CommandFailed) else str(error)
         raise ConfigError(
-            f"the disk image {path} cannot be read:\n{said}",
-            hint="is it a qcow2 image, and are its backing files where it says?",
+            f"the disk image {path} cannot be read:\n{reason}",
+            hint="is it a qcow2 image, and do its backing files exist?",
         ) from error
     top = layers[0]
     if top["format"] != "qcow2":
@@ -76,37 +76,38 @@ def look_at(path: Path) -> Info:
     return Info(
         size=top["virtual-size"],
         chain=tuple(Path(layer["filename"]).absolute() for layer in layers),
-        snapshots=tuple(each["name"] for each in top.get("snapshots", ())),
+        snapshots=tuple(snapshot_["name"] for snapshot_ in top.get("snapshots", ())),
     )
 
 
 def check(path: Path) -> None:
-    """Have qemu-img go through an image's tables.
+    """Check an image's tables (`qemu-img check`).
 
-    :raises ConfigError: they contradict each other.
+    :raises ConfigError: the image is corrupt, or cannot be checked.
     """
     try:
         qemu_img("check", "--output=human", path, timeout=_CHECK_SECONDS)
     except CommandFailed as error:
         if error.status == _LEAKS:
             return
-        said = "\n".join(error.output.strip().splitlines()[:8])
+        report = "\n".join(error.output.strip().splitlines()[:8])
         if error.status == _CORRUPT:
-            raise _corrupt(path, said) from error
-        raise ConfigError(f"the disk image {path} cannot be checked:\n{said}") from error
+            raise _corrupt(path, report) from error
+        raise ConfigError(f"the disk image {path} cannot be checked:\n{report}") from error
 
 
-def _corrupt(path: Path, said: str) -> ConfigError:
+def _corrupt(path: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"the disk image {path} is corrupt: {said}",
-        hint=f"`qemu-img check -r all` mends what can be mended, on a copy: cp {path} …",
+        f"the disk image {path} is corrupt: {reason}",
+        hint=f"`qemu-img check -r all` repairs what it can, on a copy: cp {path} …",
     )
 
 
 def create_overlay(path: Path, base: Path, size: int | None = None) -> None:
-    """Make an image that holds what is written to it, and for the rest shows another one.
+    """Create an image over another one, which is its backing file.
 
-    :param size: bytes that the guest sees; the base's if None.
+    :param size: the size in bytes that the guest sees; by default that of the base.
+    :raises ConfigError: the file exists.
     """
     if path.exists() or path.is_symlink():
         raise ConfigError(f"{path} exists already", hint="remove it, or name another file")
@@ -120,15 +121,15 @@ def create_overlay(path: Path, base: Path, size: int | None = None) -> None:
 
 
 def snapshot(verb: str, name: str, path: Path) -> None:
-    """Make, apply or delete a snapshot in an image.
+    """Create, apply or delete a snapshot in an image.
 
     :param verb: `-c`, `-a` or `-d`, as for `qemu-img snapshot`.
-    :raises ConfigError: the image is in use, or the name cannot be.
-    :raises KgdbError: it could not be done.
+    :raises ConfigError: the image is in use, or the name is invalid.
+    :raises KgdbError: qemu-img failed.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} cannot name a snapshot", hint="letters, digits and _ . + - it may have"
+            f"{name!r} cannot name a snapshot", hint="use letters, digits and _ . + -"
         )
     try:
         qemu_img("snapshot", verb, name, path)

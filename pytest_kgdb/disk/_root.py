@@ -1,4 +1,4 @@
-"""How to be root for a build: as we are, or in a user namespace."""
+"""Running build commands as root: directly, or in a user namespace."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _SECONDS: Final = 20.0
 
 @dataclass(frozen=True)
 class Root:
-    """A way to run programs for which the owners of files are what they set them to."""
+    """How to run programs that set the owners of files."""
 
     mode: str
-    """As mmdebstrap(1) calls it: `root` or `unshare`."""
+    """The mode of mmdebstrap(1): `root` or `unshare`."""
 
     prefix: tuple[str, ...]
-    """To be put in front of a command."""
+    """The words before a command."""
 
 
 @cache
 def root() -> Root:
-    """Return a way to be root, tried.
+    """Return how to run commands as root. It has been tried.
 
-    :raises ConfigError: there is none; the hint says how to get one.
+    :raises ConfigError: there is no way; the hint says how to enable one.
     """
     if os.geteuid() == 0:
         return Root("root", ())
     user = _user()
-    # Both mmdebstrap and unshare map the many owners of a system's files through these.
+    # mmdebstrap and unshare map the owners of files by these.
     which("newuidmap", package="uidmap")
     for name in ("/etc/subuid", "/etc/subgid"):
         if not _has_range(Path(name), user):
@@ -56,7 +56,7 @@ def root() -> Root:
 
 
 def _user() -> str:
-    # Not by the environment, which su(1) may leave as it was: mmdebstrap asks the same way.
+    # Not from the environment, which su(1) may not change; mmdebstrap does the same.
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -68,5 +68,5 @@ def _has_range(path: Path, user: str) -> bool:
         lines = path.read_text().splitlines()
     except OSError:
         return False
-    # mmdebstrap reads names only, though the file may hold numbers as well.
+    # mmdebstrap reads names only, though the file may have numbers, too.
     return any(line.split(":")[0] == user for line in lines)

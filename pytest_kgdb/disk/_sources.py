@@ -1,4 +1,4 @@
-"""Where this host gets its Debian packages: sources.list(5), in both its forms."""
+"""The apt sources of this host: sources.list(5), in both formats."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Final
 
 from ..process import CommandFailed, run
 
-# The archive's own names for what is, at a time, the release of that kind.
+# The archive's names for releases by their state.
 _ALIASES: Final = ("stable", "oldstable", "testing", "unstable", "sid")
 _ROLLING: Final = ("unstable", "sid")
-# What belongs to a release and does not change what it is (not backports, not proposed-updates).
+# The suites that belong to a release (not backports, not proposed-updates).
 _POCKETS: Final = ("", "-updates", "-security", "/updates")
 
 _ONE_LINE: Final = re.compile(r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)")
-# sources.list(5): the options whose names differ between the forms.
+# sources.list(5): the options whose names differ between the formats.
 _DEB822_NAMES: Final = {"arch": "Architectures", "lang": "Languages", "target": "Targets"}
-# What concerns the way to the archive, and the host's clock; the rest of its settings do not.
+# The settings for the way to the archive, and for a wrong clock.
 _ACQUIRE: Final = re.compile(
     r"Acquire::(?:https?::|ForceIPv|Retries|Check-|Max-ValidTime|Min-ValidTime)", re.IGNORECASE
 )
@@ -27,16 +27,16 @@ _ACQUIRE: Final = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """One archive, and one or more suites of it."""
+    """One archive, with one or more of its suites."""
 
     uris: tuple[str, ...]
     suites: tuple[str, ...]
     components: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()
-    """Further fields, as a deb822 file has them."""
+    """Further fields of a deb822 file."""
 
     def text(self) -> str:
-        """Return it as a stanza of a `.sources` file."""
+        """Return the stanza of a `.sources` file."""
         fields = [
             ("Types", "deb"),
             ("URIs", " ".join(self.uris)),
@@ -48,18 +48,18 @@ class Source:
 
 
 def configured(etc: Path = Path("/etc/apt")) -> list[Source]:
-    """Return the binary archives that apt is configured to use."""
-    found: list[Source] = []
+    """Return the archives of binary packages that apt is configured to use."""
+    sources: list[Source] = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         try:
             text = path.read_text(errors="replace")
         except OSError:
             continue
         if path.suffix == ".list":
-            found += _one_line(text)
+            sources += _one_line(text)
         elif path.suffix == ".sources":
-            found += _deb822(text)
-    return found
+            sources += _deb822(text)
+    return sources
 
 
 def _one_line(text: str) -> Iterator[Source]:
@@ -96,7 +96,7 @@ def _deb822(text: str) -> Iterator[Source]:
 
 
 def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
-    """Return what the host says that it is (os-release(5))."""
+    """Return the host's operating system (os-release(5))."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
@@ -108,16 +108,16 @@ def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
 def debian(
     suite: str | None, sources: Iterable[Source], release: dict[str, str]
 ) -> tuple[str, list[Source]]:
-    """Return a suite, and where this host would get it from.
+    """Return a suite, and the sources from which this host would install it.
 
-    A host that is not a Debian, or has no Debian among its sources, gives none: mmdebstrap then
-    takes the archive that it knows itself.
+    There are none if the host is not Debian, or has no Debian among its sources: mmdebstrap then
+    uses its default archive.
 
-    :param suite: None for the one that the host has, or else stable.
+    :param suite: by default that of the host, or else stable.
     """
     mine = release.get("VERSION_CODENAME", "") if release.get("ID") == "debian" else ""
     bases = [name for name in (mine, *_ALIASES) if name]
-    found: list[Source] = []
+    matching: list[Source] = []
     base = ""
     for source in sources:
         if "main" not in source.components:
@@ -127,17 +127,17 @@ def debian(
             if its_base is None or (base and its_base != base):
                 continue
             base = base or its_base
-            found.append(replace(source, suites=(name,)))
-    wanted = suite or base or mine or "stable"
-    if not base or not any(source.suites == (base,) for source in found):
-        return wanted, []
+            matching.append(replace(source, suites=(name,)))
+    chosen = suite or base or mine or "stable"
+    if not base or not any(source.suites == (base,) for source in matching):
+        return chosen, []
     moved = []
-    for source in found:
+    for source in matching:
         pocket = source.suites[0].removeprefix(base)
-        if pocket and wanted in _ROLLING:
+        if pocket and chosen in _ROLLING:
             continue
-        moved.append(replace(source, suites=(wanted + pocket,), components=("main",)))
-    return wanted, moved
+        moved.append(replace(source, suites=(chosen + pocket,), components=("main",)))
+    return chosen, moved
 
 
 def _base(name: str, bases: Iterable[str]) -> str | None:
@@ -148,13 +148,13 @@ def _base(name: str, bases: Iterable[str]) -> str | None:
 
 
 def acquire_options() -> list[str]:
-    """Return the host's apt settings about the way to the archive: proxies, for one."""
+    """Return the host's apt settings for the way to the archive, such as proxies."""
     try:
-        told = run(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"], timeout=20.0)
+        result = run(["apt-config", "dump", "--format", '%F "%v";%n', "Acquire"], timeout=20.0)
     except CommandFailed:
         return []
     return [
         line
-        for line in told.output.splitlines()
+        for line in result.output.splitlines()
         if _ACQUIRE.match(line) and not line.endswith(' "";')
     ]

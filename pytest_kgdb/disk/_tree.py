@@ -1,4 +1,4 @@
-"""A Debian's files, by mmdebstrap."""
+"""The files of a Debian system, by mmdebstrap(1)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ TREE: Final = "tree.tar"
 SOURCES: Final = "debian.sources"
 
 _SECONDS: Final = 3600.0
-_GRACE: Final = 10.0  # in which mmdebstrap removes what it has unpacked
+_STOP_SECONDS: Final = 10.0  # for mmdebstrap to remove what it has unpacked
 _REMOVE_SECONDS: Final = 120.0
-_QUOTED: Final = 6  # as many of its error lines as are shown
+_QUOTED: Final = 6  # how many error lines are shown
 
-# Beyond what is essential: an init, a way in, and what the plugin or mkinitramfs(8) runs.
+# In addition to the essential packages: an init, a way to log in, and the programs that the plugin
+# or mkinitramfs(8) runs.
 PACKAGES: Final = (
     "systemd-sysv",
     "udev",
@@ -38,7 +39,7 @@ PACKAGES: Final = (
     "busybox",
 )
 
-# What nobody reads in a guest; the licences stay.
+# Documentation is left out; the licences stay.
 DPKG_OPTIONS: Final = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/info/*",
@@ -48,7 +49,7 @@ DPKG_OPTIONS: Final = (
     "force-unsafe-io",
 )
 
-# Without it, the package that merges /bin into /usr brings all of perl.
+# Without this hook, the package that merges /bin into /usr installs all of perl.
 _HOOKS: Final = Path("/usr/share/mmdebstrap/hooks/maybe-merged-usr")
 
 _ERROR: Final = re.compile(r"(?:E: |Err:\d+ )(?!setup failed|apt-get |mmdebstrap failed)(.+)")
@@ -78,7 +79,7 @@ _HINTS: Final = (
 
 def bootstrap(
     target: Path,
-    home: Path,
+    state_dir: Path,
     *,
     suite: str,
     architecture: str,
@@ -87,12 +88,12 @@ def bootstrap(
     root: Root,
     progress: Progress,
 ) -> None:
-    """Fill an empty directory with a Debian, packed, and with where it came from.
+    """Install Debian, and write its packed files and its apt sources into an empty directory.
 
-    :param home: for the log, and for what is in the way afterwards.
-    :param sources: none for what mmdebstrap knows itself.
-    :param packages: beyond the usual ones.
-    :raises BuildError: it could not be made; the message has apt's own errors.
+    :param state_dir: the directory for the log and for temporary files.
+    :param sources: apt sources; without any, mmdebstrap uses its own.
+    :param packages: packages in addition to `PACKAGES`.
+    :raises BuildError: it failed; the message has apt's errors.
     """
     program = which("mmdebstrap", package="mmdebstrap")
     listing = target / SOURCES
@@ -104,11 +105,11 @@ def bootstrap(
     if _HOOKS.is_dir():
         argv.append(f"--hook-dir={_HOOKS}")
     argv += [suite, str(target / TREE), *([str(listing)] if sources else [])]
-    log = home / "mmdebstrap.log"
+    log = state_dir / "mmdebstrap.log"
     log.write_text(f"{shlex.join(argv)}\n")
     errors: list[str] = []
     with (
-        scratch(home, root) as directory,
+        scratch(state_dir, root) as directory,
         progress.stage(f"installing Debian {suite}") as stage,
     ):
         environment = os.environ | {"TMPDIR": str(directory), "LC_ALL": "C.UTF-8"}
@@ -118,46 +119,46 @@ def bootstrap(
         try:
             status = child.wait(_SECONDS)
         finally:
-            child.stop(_GRACE)
+            child.stop(_STOP_SECONDS)
         if status != 0:
-            if status < 0:  # its own last words are of no use then
+            if status < 0:  # its output does not have the reason
                 errors = [f"mmdebstrap was killed by {signal.Signals(-status).name}"]
             raise _failure(suite, sources, errors or child.tail(_QUOTED).splitlines(), log)
 
 
 def _listener(stage: Stage, errors: list[str]) -> Callable[[str], None]:
-    def hear(line: str) -> None:
+    def read(line: str) -> None:
         if match := _STEP.fullmatch(line):
             stage.update(text=match[1])
         elif match := _ERROR.fullmatch(line):
             errors.append(match[1])
         elif errors and line.startswith("  "):
-            errors.append(line.strip())  # apt says on the next line why
+            errors.append(line.strip())  # apt has the reason on the next line
 
-    return hear
+    return read
 
 
 def _failure(suite: str, sources: Sequence[Source], errors: list[str], log: Path) -> BuildError:
-    said = list(dict.fromkeys(errors))[:_QUOTED]
+    shown = list(dict.fromkeys(errors))[:_QUOTED]
     uris = " ".join(dict.fromkeys(uri for source in sources for uri in source.uris))
     hint = None
     for pattern, text in _HINTS:
         if re.search(pattern, "\n".join(errors)):
             hint = text.format(suite=suite, uris=uris or "mmdebstrap's own")
             break
-    lines = "\n".join(f"  {line}" for line in said)
+    lines = "\n".join(f"  {line}" for line in shown)
     return BuildError(f"Debian {suite} could not be installed:\n{lines}", hint=hint, log=log)
 
 
 @contextlib.contextmanager
-def scratch(home: Path, root: Root) -> Iterator[Path]:
-    """Make a directory for a tree whose files have other owners, and remove it, come what may."""
+def scratch(state_dir: Path, root: Root) -> Iterator[Path]:
+    """Create a directory for files with other owners, and remove it at the end in any case."""
     if root.mode == "root":
-        path = home / "scratch"
-        _remove(path, root)  # of one who was killed
+        path = state_dir / "scratch"
+        _remove(path, root)  # left by a process that was killed
         path.mkdir()
     else:
-        # The root of a namespace is another user, who may not pass through our home directory.
+        # The root user of a namespace is another user, who may not enter our home directory.
         path = Path(tempfile.mkdtemp(prefix="pytest-kgdb-"))
         path.chmod(0o755)
     try:

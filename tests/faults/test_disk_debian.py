@@ -90,17 +90,17 @@ def build(
 ) -> Disk:
     settings = make_settings(disk=more.pop("disk", "debian"), cache_dir=tmp_path / "cache", **more)
     cache = Cache(settings.cache_dir, progress=Silent())
-    made = prepare(settings, kernel or kernel_with(config, tmp_path), cache, Silent())
-    assert made is not None
-    return made
+    disk = prepare(settings, kernel or kernel_with(config, tmp_path), cache, Silent())
+    assert disk is not None
+    return disk
 
 
 def entries(tmp_path: Path) -> list[str]:
     """What the cache holds and where something might be left, without its own records."""
     base = tmp_path / "cache/v1"
-    found = [*base.glob("disk/*"), *base.glob("debian/*"), *base.glob("tmp/*")]
-    found += [*base.glob("work/disk/*/scratch"), *base.glob("work/disk/*/*.raw")]
-    return [str(path.relative_to(base)) for path in found]
+    paths = [*base.glob("disk/*"), *base.glob("debian/*"), *base.glob("tmp/*")]
+    paths += [*base.glob("work/disk/*/scratch"), *base.glob("work/disk/*/*.raw")]
+    return [str(path.relative_to(base)) for path in paths]
 
 
 def inside(disk: Disk, command: str, tmp_path: Path) -> str:
@@ -211,8 +211,8 @@ def test_no_network_for_the_packages(
 @pytest.mark.parametrize("program", ["mke2fs", "qemu-img"])
 def test_no_room_on_the_host(programs: Path, tmp_path: Path, program: str) -> None:
     fake(programs)
-    said = f"{program}: cannot write: No space left on device"
-    (programs / program).write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    text = f"{program}: cannot write: No space left on device"
+    (programs / program).write_text(f"#!/bin/sh\necho '{text}' >&2; exit 1\n")
     (programs / program).chmod(0o755)
     with pytest.raises(BuildError, match="No space left on device") as caught:
         build(tmp_path)

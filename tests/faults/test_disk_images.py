@@ -65,9 +65,9 @@ def busy(image: Path) -> Iterator[Path]:
 def disk_of(path: Path, tmp_path: Path) -> Disk:
     settings = make_settings(disk=str(path), cache_dir=tmp_path / "cache")
     cache = Cache(tmp_path / "cache", progress=Silent())
-    made = prepare(settings, None, cache, Silent())  # type: ignore[arg-type] # not looked at
-    assert made is not None
-    return made
+    disk = prepare(settings, None, cache, Silent())  # type: ignore[arg-type] # not looked at
+    assert disk is not None
+    return disk
 
 
 def test_it_is_taken_as_it_is(image: Path, tmp_path: Path) -> None:

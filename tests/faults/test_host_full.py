@@ -51,17 +51,17 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, session_options: list[str]
 def test_what_the_guest_cannot_write(outcome: Outcome) -> None:
     report = outcome.failure("test_the_guest_writes")
     assert report.lost
-    said = message(report.text)
-    assert "MachineDied: QEMU has halted the machine: this host has no room" in said
-    assert "make room there" in said
+    text = message(report.text)
+    assert "MachineDied: QEMU has halted the machine: this host has no room" in text
+    assert "make room there" in text
     no_traceback_of_ours(report.text)
     assert outcome.passed("test_fine")
 
 
 def test_what_cannot_be_saved(outcome: Outcome) -> None:
     report = outcome.failure("test_the_test_keeps")
-    said = message(report.text)
-    assert "the guest's memory could not be saved: No space left on device" in said
-    assert "make room there" in said
+    text = message(report.text)
+    assert "the guest's memory could not be saved: No space left on device" in text
+    assert "make room there" in text
     no_traceback_of_ours(report.text)
     assert outcome.passed("test_fine_again")

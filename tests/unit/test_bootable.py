@@ -16,7 +16,7 @@ def test_the_first_sector() -> None:
     assert sector[:440] == code[:440]  # GRUB's, and no more of it
     assert sector[440:446] == bytes(6)
     assert sector[510:] == b"\x55\xaa"
-    entries = [struct.unpack_from("<B3xB3xII", sector, 446 + 16 * each) for each in range(4)]
+    entries = [struct.unpack_from("<B3xB3xII", sector, 446 + 16 * index) for index in range(4)]
     assert entries[0] == (0x80, 0x83, 2048, 255 * 2048)  # active; from 1 MiB to 256 MiB
     assert entries[1] == (0x00, 0x83, 256 * 2048, 3840 * 2048)  # from there to the end
     assert entries[2:] == [(0, 0, 0, 0)] * 2

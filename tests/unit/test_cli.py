@@ -71,7 +71,7 @@ print("HEAVY", *{"rich", "drgn", "qemu", "pexpect", "pytest"} & set(sys.modules)
         ["doctor", "--kgdb-smp=2"],
     ],
 )
-def test_a_wrong_line_is_told_with_the_usage(
+def test_a_wrong_line_is_an_error_with_the_usage(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -108,7 +108,7 @@ def test_a_mistake_is_an_error_and_no_traceback(
 
 
 @dataclass
-class Made:
+class Artifact:
     spec: str = "distro:6.1"
     release: str = "6.1.192"
     build_id: str = "c0ffee"
@@ -124,8 +124,8 @@ class Session:
         self.calls: list[str] = []
         self.attached: BaseException | None = None
 
-    def acquire(self, wanted: TestRequest) -> None:
-        self.calls.append(f"acquire {wanted.at} {wanted.smp}")
+    def acquire(self, request: TestRequest) -> None:
+        self.calls.append(f"acquire {request.at} {request.smp}")
 
     def describe(self) -> list[str]:
         return ["kernel 6.1.192 with TCG"]
@@ -141,13 +141,13 @@ class Session:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
-    """What `attach` boots; artifacts are made of nothing."""
-    made = Session()
-    monkeypatch.setattr(Artifacts, "kernel", lambda self, spec: Made(spec=spec))
-    monkeypatch.setattr(Artifacts, "initrd", lambda self, kernel: Made())
+    """A session that `attach` boots, with artifacts that do not exist."""
+    session_ = Session()
+    monkeypatch.setattr(Artifacts, "kernel", lambda self, spec: Artifact(spec=spec))
+    monkeypatch.setattr(Artifacts, "initrd", lambda self, kernel: Artifact())
     monkeypatch.setattr(Artifacts, "disk", lambda self, kernel: None)
-    monkeypatch.setattr(Artifacts, "session", lambda self, *parts: made)
-    return made
+    monkeypatch.setattr(Artifacts, "session", lambda self, *parts: session_)
+    return session_
 
 
 def test_build_says_where_things_are(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,16 +169,16 @@ def test_build_says_where_things_are(session: Session, capsys: pytest.CaptureFix
 
 def test_build_says_it_in_json(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "--kgdb-kernel=distro:6.1", "--json"]) == 0
-    (told,) = json.loads(capsys.readouterr().out)
-    assert told["spec"] == "distro:6.1"
-    assert told["image"] == "/cache/bzImage"
-    assert told["disk"] is None
+    (artifact,) = json.loads(capsys.readouterr().out)
+    assert artifact["spec"] == "distro:6.1"
+    assert artifact["image"] == "/cache/bzImage"
+    assert artifact["disk"] is None
 
 
 def test_a_build_that_fails(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def kernel(self: Artifacts, spec: str) -> Made:
+    def kernel(self: Artifacts, spec: str) -> Artifact:
         raise BuildError("the compiler found an error", log="/tmp/build.log")
 
     monkeypatch.setattr(Artifacts, "kernel", kernel)
@@ -227,14 +227,14 @@ def examine(
     return {finding.name: finding for finding in _doctor.examine(settings)}
 
 
-def test_a_bare_host_lacks_everything_and_is_told_what_to_install(
+def test_a_bare_host_lacks_everything_and_the_fix_is_to_install_it(
     monkeypatch: pytest.MonkeyPatch, programs: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(_doctor, "USR_SRC", programs)
-    found = examine(monkeypatch, programs)
-    mends = {name: finding.mend for name, finding in found.items() if finding.state == "lacks"}
-    assert mends == {
+    findings = examine(monkeypatch, programs)
+    fixes = {name: finding.fix for name, finding in findings.items() if finding.state == "missing"}
+    assert fixes == {
         "make": "sudo apt-get install make",
         "gcc": "sudo apt-get install gcc",
         "ld": "sudo apt-get install binutils",
@@ -249,10 +249,10 @@ def test_a_bare_host_lacks_everything_and_is_told_what_to_install(
         "qemu-img": "sudo apt-get install qemu-utils",
         "gdb": "sudo apt-get install gdb",
     }
-    assert found["kernel sources"].state == "without"
-    assert found["mmdebstrap"].found == "no --kgdb-disk=debian"
-    assert found["ssh-keygen"].mend == "sudo apt-get install openssh-client"
-    assert found["user namespaces"].mend == "sudo apt-get install uidmap"
+    assert findings["kernel sources"].state == "without"
+    assert findings["mmdebstrap"].detail == "no --kgdb-disk=debian"
+    assert findings["ssh-keygen"].fix == "sudo apt-get install openssh-client"
+    assert findings["user namespaces"].fix == "sudo apt-get install uidmap"
 
 
 def test_a_disk_without_root(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
@@ -268,9 +268,9 @@ def test_a_disk_without_root(monkeypatch: pytest.MonkeyPatch, programs: Path) ->
         raise ConfigError("a Debian cannot be built without root: no ids", hint="usermod …")
 
     monkeypatch.setattr(_doctor, "root", refuse)
-    found = examine(monkeypatch, programs)["user namespaces"]
-    assert (found.state, found.mend) == ("without", "usermod …")
-    assert "no ids" in found.found
+    finding = examine(monkeypatch, programs)["user namespaces"]
+    assert (finding.state, finding.fix) == ("without", "usermod …")
+    assert "no ids" in finding.detail
 
 
 @pytest.mark.parametrize(
@@ -286,9 +286,9 @@ def test_a_gdb_that_will_not_do(
 ) -> None:
     put(programs, "gdb", script)
     finding = examine(monkeypatch, programs)["gdb"]
-    assert finding.state == "lacks"
-    assert finding.found.replace(str(programs / "gdb"), "*") == problem
-    assert finding.mend
+    assert finding.state == "missing"
+    assert finding.detail.replace(str(programs / "gdb"), "*") == problem
+    assert finding.fix
 
 
 def test_a_gdb_that_will_do(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
@@ -299,18 +299,18 @@ def test_a_gdb_that_will_do(monkeypatch: pytest.MonkeyPatch, programs: Path) -> 
 def test_a_qemu_that_does_not_start(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     put(programs, "qemu-system-x86_64", "echo 'error while loading shared libraries' >&2; exit 127")
     finding = examine(monkeypatch, programs)["QEMU"]
-    assert (finding.state, "does not start" in finding.found) == ("lacks", True)
+    assert (finding.state, "does not start" in finding.detail) == ("missing", True)
 
 
 def test_a_busybox_with_libraries(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     (programs / "busybox").write_bytes(b"\x7fELF....\0/lib64/ld-linux-x86-64.so.2\0")
     (programs / "busybox").chmod(0o755)
     finding = examine(monkeypatch, programs)["busybox"]
-    assert (finding.state, "linked to libraries" in finding.found) == ("lacks", True)
+    assert (finding.state, "linked to libraries" in finding.detail) == ("missing", True)
 
 
 @pytest.mark.parametrize(
-    ("script", "state", "found"),
+    ("script", "state", "detail"),
     [
         ("exit 33", "ok", "runs a guest"),
         ("echo 'error: failed to set MSR 0x10a' >&2; exit 134", "without", "failed to set MSR"),
@@ -319,7 +319,7 @@ def test_a_busybox_with_libraries(monkeypatch: pytest.MonkeyPatch, programs: Pat
     ],
 )
 def test_kvm_is_proved_by_a_guest(
-    monkeypatch: pytest.MonkeyPatch, programs: Path, script: str, state: str, found: str
+    monkeypatch: pytest.MonkeyPatch, programs: Path, script: str, state: str, detail: str
 ) -> None:
     device = programs / "kvm"
     device.touch()
@@ -332,21 +332,21 @@ def test_kvm_is_proved_by_a_guest(
     )
     finding = examine(monkeypatch, programs)["KVM"]
     assert finding.state == state
-    assert found in finding.found
+    assert detail in finding.detail
 
 
 def test_a_host_without_kvm(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     monkeypatch.setattr(_doctor, "_KVM", programs / "absent")
     finding = examine(monkeypatch, programs)["KVM"]
-    assert (finding.state, "TCG" in finding.found) == ("without", True)
+    assert (finding.state, "TCG" in finding.detail) == ("without", True)
 
 
 def test_little_memory_and_room(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
     monkeypatch.setattr(_doctor, "MEMORY_MIB", 1 << 30)
     monkeypatch.setattr(_doctor, "BUILD_MIB", 1 << 40)
-    found = examine(monkeypatch, programs)
-    assert found["memory"].state == found["cache"].state == "lacks"
-    assert "pytest-kgdb cache prune" in found["cache"].mend
+    findings = examine(monkeypatch, programs)
+    assert findings["memory"].state == findings["cache"].state == "missing"
+    assert "pytest-kgdb cache prune" in findings["cache"].fix
 
 
 def test_a_cache_that_does_not_exist_yet(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_table_on_a_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     _doctor.show(
         [
-            _doctor.Finding("gdb", "lacks", "not installed", "apt-get install gdb"),
+            _doctor.Finding("gdb", "missing", "not installed", "apt-get install gdb"),
             _doctor.Finding("[bold]odd", "ok", "[red]/path[/red]"),
         ]
     )
@@ -438,8 +438,8 @@ def test_cache_ls(filled: Path) -> None:
     assert lines[1].startswith("kernel bbbbbbbbbbbb distro:b ")
     assert lines[2].startswith("kernel aaaaaaaaaaaa distro:a ")
     assert lines[3].startswith("2 in all, ")
-    told = json.loads(cache_command(filled, "ls", "--json").stdout)
-    assert [entry["about"] for entry in told] == [{"spec": "distro:b"}, {"spec": "distro:a"}]
+    entries = json.loads(cache_command(filled, "ls", "--json").stdout)
+    assert [entry["about"] for entry in entries] == [{"spec": "distro:b"}, {"spec": "distro:a"}]
 
 
 def test_cache_prune_by_age(filled: Path) -> None:
@@ -499,9 +499,9 @@ def test_cache_verify(filled: Path) -> None:
 
 
 def test_cache_prune_says_what_is_in_use(filled: Path) -> None:
-    held = Cache(filled, progress=Silent()).get("kernel", "b" * 40)
+    entry = Cache(filled, progress=Silent()).get("kernel", "b" * 40)
     lines = cache_command(filled, "prune", "--max-size=0").stdout.splitlines()
-    assert held is not None
+    assert entry is not None
     assert lines[1].startswith("1 removed; ")
     assert lines[2] == "the rest is in use: `pytest-kgdb cache ls` says by whom"
 

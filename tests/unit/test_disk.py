@@ -158,15 +158,15 @@ def test_os_release(tmp_path: Path) -> None:
 
 def failure(output: str, tmp_path: Path) -> str:
     stage, errors = Stage("installing"), list[str]()
-    hear = _listener(stage, errors)
+    read = _listener(stage, errors)
     for line in output.splitlines():
-        hear(line)
+        read(line)
     source = Source(("http://mirror.test/debian",), ("bookworm",), ("main",))
     return str(_failure("bookworm", [source], errors or ["?"], tmp_path / "log"))
 
 
 def test_no_network_names_the_source(tmp_path: Path) -> None:
-    told = failure(
+    message = failure(
         """\
 I: running apt-get update...
 Err:1 http://mirror.test/debian bookworm InRelease
@@ -180,14 +180,14 @@ E: mmdebstrap failed to run
 """,
         tmp_path,
     )
-    assert "http://mirror.test/debian bookworm InRelease" in told
-    assert "Could not resolve 'mirror.test'" in told
-    assert "the network is needed to build a disk, not to use one that was built" in told
-    assert "mmdebstrap failed to run" not in told
+    assert "http://mirror.test/debian bookworm InRelease" in message
+    assert "Could not resolve 'mirror.test'" in message
+    assert "the network is needed to build a disk, not to use one that was built" in message
+    assert "mmdebstrap failed to run" not in message
 
 
 def test_no_such_suite(tmp_path: Path) -> None:
-    told = failure(
+    message = failure(
         """\
 Err:2 http://mirror.test/debian bookwurm Release
   404  Not Found [IP: 192.0.2.1 80]
@@ -195,21 +195,21 @@ E: The repository 'http://mirror.test/debian bookwurm Release' does not have a R
 """,
         tmp_path,
     )
-    assert "hint: is there a suite bookworm at http://mirror.test/debian?" in told
+    assert "hint: is there a suite bookworm at http://mirror.test/debian?" in message
 
 
 def test_no_such_package(tmp_path: Path) -> None:
-    told = failure(
+    message = failure(
         "E: Unable to locate package nosuchpkg\nE: setup failed: E: apt-get … failed\n", tmp_path
     )
-    assert "Unable to locate package nosuchpkg" in told
-    assert "--kgdb-disk-package" in told
-    assert "setup failed" not in told
+    assert "Unable to locate package nosuchpkg" in message
+    assert "--kgdb-disk-package" in message
+    assert "setup failed" not in message
 
 
-def test_the_present_step_is_told() -> None:
+def test_the_present_step_is_reported() -> None:
     stage = Stage("installing")
-    hear = _listener(stage, [])
-    hear("I: installing essential packages...")
-    hear("I: using /tmp/mmdebstrap.x as tempdir")
+    read = _listener(stage, [])
+    read("I: installing essential packages...")
+    read("I: using /tmp/mmdebstrap.x as tempdir")
     assert stage.text == "installing essential packages"

@@ -19,7 +19,7 @@ from pytest_kgdb.settings import make_settings
 
 def unpack(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
     """What a kernel would make of an archive (init/initramfs.c), in its order."""
-    found: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
+    members: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
     place = 0
     while True:
         assert data[place : place + 6] == b"070701"
@@ -32,9 +32,9 @@ def unpack(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
         place = (begin + size + 3) & ~3
         if name == "TRAILER!!!":
             assert place == len(data)
-            return found
-        assert name not in found
-        found[name] = mode, data[begin : begin + size], (major, minor)
+            return members
+        assert name not in members
+        members[name] = mode, data[begin : begin + size], (major, minor)
 
 
 MEMBERS = (
@@ -48,11 +48,11 @@ MEMBERS = (
 
 
 def test_everything_is_in_it() -> None:
-    found = unpack(archive(MEMBERS))
-    assert found["etc/a"] == (stat.S_IFREG | 0o644, b"abc", (0, 0))
-    assert found["dev/console"] == (stat.S_IFCHR | 0o600, b"", (5, 1))
-    assert found["init"] == (stat.S_IFLNK | 0o777, b"/bin/busybox", (0, 0))
-    assert found["empty"][1] == b""
+    members = unpack(archive(MEMBERS))
+    assert members["etc/a"] == (stat.S_IFREG | 0o644, b"abc", (0, 0))
+    assert members["dev/console"] == (stat.S_IFCHR | 0o600, b"", (5, 1))
+    assert members["init"] == (stat.S_IFLNK | 0o777, b"/bin/busybox", (0, 0))
+    assert members["empty"][1] == b""
 
 
 def test_directories_come_before_what_is_in_them() -> None:
@@ -68,8 +68,8 @@ def test_the_order_of_the_members_does_not_matter() -> None:
 @pytest.mark.parametrize("length", range(8))
 def test_names_and_contents_of_every_length(length: int) -> None:
     data = b"x" * length
-    found = unpack(archive([Member("n" * (length + 1), stat.S_IFREG | 0o600, data)]))
-    assert found == {"n" * (length + 1): (stat.S_IFREG | 0o600, data, (0, 0))}
+    members = unpack(archive([Member("n" * (length + 1), stat.S_IFREG | 0o600, data)]))
+    assert members == {"n" * (length + 1): (stat.S_IFREG | 0o600, data, (0, 0))}
 
 
 def elf(*kinds: int) -> bytes:
@@ -119,11 +119,11 @@ class TestFile:
     def test_is_used_as_it_is(self, kernel: Kernel, cache: Cache, tmp_path: Path) -> None:
         path = tmp_path / "mine.img"
         path.write_bytes(b"any")
-        made = prepare(make_settings(initrd=str(path)), kernel, [], cache, Silent())
-        assert (made.path, made.kind) == (path, "file")
+        initrd = prepare(make_settings(initrd=str(path)), kernel, [], cache, Silent())
+        assert (initrd.path, initrd.kind) == (path, "file")
         path.write_bytes(b"other")
         again = prepare(make_settings(initrd=str(path)), kernel, [], cache, Silent())
-        assert again.key != made.key
+        assert again.key != initrd.key
 
     def test_that_is_gone(self, kernel: Kernel, cache: Cache, tmp_path: Path) -> None:
         path = tmp_path / "mine.img"
