@@ -17,6 +17,7 @@ from ..disk import root
 from ..errors import KgdbError, TimeoutError
 from ..initrd import is_static
 from ..process import run as run_command
+from ..process import system_path
 from ..report import clean
 from ..settings import Settings, from_arguments
 
@@ -38,9 +39,6 @@ MEMORY_MIB: Final = 1024
 """The memory of a guest of default size, gdb with a kernel's symbols, and the linker."""
 
 USR_SRC: Final = Path("/usr/src")
-
-MORE_PATH: Final = ":/usr/sbin:/sbin"
-"""The directories of depmod and mke2fs, which are on the PATH of root only."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,7 @@ def _compilers() -> Iterator[Finding]:
 
 
 def _where(program: str) -> str | None:
-    path = os.environ.get("PATH", os.defpath) + MORE_PATH
-    return shutil.which(program, path=path)
+    return shutil.which(program, path=system_path())
 
 
 def _program(program: str, package: str, *, needed: bool, use: str = "") -> Finding:

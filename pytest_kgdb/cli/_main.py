@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Final
 
 from .. import __version__
@@ -69,6 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def _command(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that imports its module when it is run."""
+
+    def run(options: argparse.Namespace) -> int:
+        status: int = getattr(import_module(f".{module}", __package__), function)(options)
+        return status
+
+    return run
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pytest-kgdb",
@@ -91,13 +102,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         allow_abbrev=False,
     )
     add_arguments(parser, ["cache-dir"])
-
-    def run(options: argparse.Namespace) -> int:
-        from ._doctor import run
-
-        return run(options)
-
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_command("_doctor", "run"))
 
 
 def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -106,13 +111,7 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_arguments(parser, KERNEL)
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-    def run(options: argparse.Namespace) -> int:
-        from ._build import build
-
-        return build(options)
-
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_command("_build", "build"))
 
 
 def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -126,13 +125,7 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default="ready",
         help="where the kernel is stopped: booted with a shell (default), or in early boot",
     )
-
-    def run(options: argparse.Namespace) -> int:
-        from ._build import attach
-
-        return attach(options)
-
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_command("_build", "attach"))
 
 
 def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -169,28 +162,10 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "push", parents=[shared], help="copy entries to the cache of --kgdb-remote-cache"
     )
     add_arguments(pushing, ["remote-cache"])
-
-    def ls(options: argparse.Namespace) -> int:
-        from ._cache import ls
-
-        return ls(options)
-
-    def prune(options: argparse.Namespace) -> int:
-        from ._cache import prune
-
-        return prune(options)
-
-    def verify(options: argparse.Namespace) -> int:
-        from ._cache import verify
-
-        return verify(options)
-
-    def push(options: argparse.Namespace) -> int:
-        from ._cache import push
-
-        return push(options)
-
-    listing.set_defaults(run=ls)
-    pruning.set_defaults(run=prune)
-    checking.set_defaults(run=verify)
-    pushing.set_defaults(run=push)
+    for name, action in (
+        ("ls", listing),
+        ("prune", pruning),
+        ("verify", checking),
+        ("push", pushing),
+    ):
+        action.set_defaults(run=_command("_cache", name))

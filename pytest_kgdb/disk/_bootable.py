@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import struct
@@ -135,8 +134,7 @@ def _make(
             hint="--kgdb-config=distro has fewer modules than distro-full",
         )
     partition, core = scratch / "partition", scratch / "core.img"
-    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
-    mke2fs = shutil.which("mke2fs", path=path) or which("mke2fs", package="e2fsprogs")
+    mke2fs = which("mke2fs", package="e2fsprogs", system=True)
     run(
         [
             # The files are to be owned by root, also if another user builds them.

@@ -15,7 +15,7 @@ from ..arch import Arch
 from ..cache import Cache, Entry
 from ..errors import BuildError, ConfigError
 from ..kernel import Kernel, collect_modules, file_hash
-from ..process import CommandFailed, run, which
+from ..process import CommandFailed, run, system_path, which
 from ..progress import Progress
 from ..settings import Settings
 from . import _qcow2
@@ -208,10 +208,8 @@ class _Image:
         data = resources.files("pytest_kgdb") / "data"
         log = self._state_dir / "image.log"
         log.unlink(missing_ok=True)
-        environment = dict(os.environ)
-        environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
-        if shutil.which("mke2fs", path=environment["PATH"]) is None:
-            which("mke2fs", package="e2fsprogs")
+        which("mke2fs", package="e2fsprogs", system=True)
+        environment = os.environ | {"PATH": system_path()}
         argv = [*self._root.prefix, "sh", str(data / "debian-image.sh")]
         argv += [str(self._tree.path / TREE), str(data / "debian"), str(extra), str(work)]
         argv += [str(raw), str(self._settings.disk_size), self._kernel.arch.console]

@@ -12,7 +12,7 @@ from typing import Final
 from ..cache import Cache, Entry
 from ..errors import BuildError, ConfigError
 from ..kernel import Kernel
-from ..process import CommandFailed, run
+from ..process import CommandFailed, run, system_path
 from ..progress import Progress
 from ..settings import Settings
 from ._debian import digest, guest_modules, modules_key, own_files, tree_of
@@ -82,8 +82,7 @@ def _make(
         guest_modules(kernel, modules, extra, state_dir)
         (extra / "boot").mkdir()
         shutil.copyfile(kernel.config, extra / "boot" / f"config-{kernel.release}")
-        environment = dict(os.environ)
-        environment["PATH"] = environment.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
+        environment = os.environ | {"PATH": system_path()}
         data = resources.files("pytest_kgdb") / "data"
         with scratch(state_dir, root) as work:
             argv = [*root.prefix, "sh", str(data / _SCRIPT), str(tree.path / TREE)]

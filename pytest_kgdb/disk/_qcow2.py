@@ -25,8 +25,6 @@ _LEAKS: Final = 3
 class Info:
     """The properties of an image."""
 
-    size: int
-    """The size in bytes that the guest sees."""
     chain: tuple[Path, ...]
     """The image's file, its backing file, the backing file of that, and so on."""
     snapshots: tuple[str, ...]
@@ -74,7 +72,6 @@ def read_info(path: Path) -> Info:
     if top.get("format-specific", {}).get("data", {}).get("corrupt"):
         raise _corrupt(path, "it is marked as corrupt")
     return Info(
-        size=top["virtual-size"],
         chain=tuple(Path(layer["filename"]).absolute() for layer in layers),
         snapshots=tuple(snapshot_["name"] for snapshot_ in top.get("snapshots", ())),
     )

@@ -14,9 +14,8 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..arch import Arch
 from ..cache import Cache, write_atomically
@@ -41,8 +40,7 @@ _MANY_FILES: Final = 5000  # reading so many takes seconds, and is reported
 _FORMAT: Final = r"%p\0%y%m %s %T@ %C@ %i %l\0"
 
 
-@dataclass(frozen=True)
-class FileState:
+class FileState(NamedTuple):
     """The content and the mode of a file, without its place and times."""
 
     digest: str
@@ -61,20 +59,10 @@ class FileState:
         return cls(token[1:], executable=token[0] == "x", link=token[0] == "l")
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """The state of a source tree."""
-
-    stat: str
-    """Hash of all files' inodes, sizes and times."""
-    content: str
-    """Hash of all files' names and contents."""
-
-
-def fingerprint(
+def tree_key(
     tree: Path, arch: Arch, cache: Cache, progress: Progress, *, dirty: bool = False
-) -> Fingerprint:
-    """Return the present state of a tree.
+) -> str:
+    """Return one hash for the names and contents of all files of a tree that a build can read.
 
     :param dirty: whether it was built in place; git then tells products from sources.
     """
@@ -85,7 +73,7 @@ def fingerprint(
         return content_key(_contents(tree, raw, cache, progress, dirty=dirty))
 
     key = f"{tree.resolve()}\n{arch.name}\n{dirty}\n{digest}"
-    return Fingerprint(digest, cache.memo("sources", key, read))
+    return cache.memo("sources", key, read)
 
 
 def contents(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +34,6 @@ class Definition:
     """Its `depends on` expressions, and those of the enclosing blocks."""
     prompt: bool = False
     """Whether a user can set it."""
-    around: tuple[str, ...] = field(default=(), repr=False)
 
 
 def explain(lost: Iterable[Lost], tree: Path, arch: str, config: Mapping[str, str]) -> list[Lost]:

@@ -62,16 +62,14 @@ class Make:
             _remove_doubtful(self.objects)
             self._running.unlink()
 
-    def configure(self, *targets: str, variables: Sequence[str] = ()) -> str:
-        """Run configuration targets and return their output.
+    def configure(self, *targets: str, variables: Sequence[str] = ()) -> None:
+        """Run configuration targets.
 
-        :raises BuildError: it failed.
+        :raises BuildError: one failed.
         """
         with self._job(targets, variables, None) as child:
             status = child.wait(_CONFIG_SECONDS)
-            output = child.tail(200)
         self._check(status, f"make {' '.join(targets)} failed in {self.tree}")
-        return output
 
     def build(self, targets: Sequence[str], label: str, total: int | None) -> None:
         """Build targets.

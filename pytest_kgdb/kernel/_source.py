@@ -18,7 +18,7 @@ from ..errors import BuildError, ConfigError
 from ..process import run, which
 from ..progress import Progress
 from . import _patch
-from ._fingerprint import content_key, contents, fingerprint, state_of
+from ._fingerprint import content_key, contents, state_of, tree_key
 from ._mirror import Mirror
 from ._spec import SourceTree, version
 
@@ -91,11 +91,11 @@ class UserTree(Source):
     ) -> None:
         self._path, self._dirty, self._patches = spec.path, spec.dirty, patches
         self._arch, self._cache, self._progress = arch, cache, progress
-        self._print = fingerprint(self._path, arch, cache, progress, dirty=self._dirty)
+        self._tree_key = tree_key(self._path, arch, cache, progress, dirty=self._dirty)
         # kbuild refuses such paths (top Makefile, "cannot contain spaces or colons").
         self._copied = self._dirty or bool(patches) or bool(re.search(r"[\s:]", str(self._path)))
         self.label = with_patches(str(self._path), patches)
-        self.content = patched_key(self._print.content, patches)
+        self.content = patched_key(self._tree_key, patches)
 
     @property
     def version(self) -> str:
@@ -122,8 +122,8 @@ class UserTree(Source):
             yield self._copy(state_dir)
 
     def check(self) -> None:
-        now = fingerprint(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
-        if now.content != self._print.content:
+        now = tree_key(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
+        if now != self._tree_key:
             raise BuildError(
                 f"{self._path} was changed while a kernel was being built from it",
                 hint="run it again; only what changed is compiled",

@@ -8,6 +8,16 @@ were registered with it, and then every process that has our tag in its environm
 
 from ._child import DEVNULL, PIPE, Child
 from ._lock import FileLock
-from ._run import CommandFailed, Completed, run, which
+from ._run import CommandFailed, Completed, run, system_path, which
 
-__all__ = ["DEVNULL", "PIPE", "Child", "CommandFailed", "Completed", "FileLock", "run", "which"]
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "Child",
+    "CommandFailed",
+    "Completed",
+    "FileLock",
+    "run",
+    "system_path",
+    "which",
+]

@@ -18,11 +18,8 @@ from ._child import DEVNULL, Child, quoted
 class CommandFailed(KgdbError):
     """A command ended with an exit status other than 0."""
 
-    def __init__(
-        self, message: str, *, argv: tuple[str, ...], status: int, output: str, log: Path | None
-    ) -> None:
+    def __init__(self, message: str, *, status: int, output: str, log: Path | None) -> None:
         super().__init__(message, log=log)
-        self.argv = argv
         self.status = status
         self.output = output
 
@@ -31,20 +28,25 @@ class CommandFailed(KgdbError):
 class Completed:
     """The result of a command."""
 
-    argv: tuple[str, ...]
     status: int
     """The exit status; a negative number is the signal that ended it."""
     output: str
     """Standard output and standard error, in the order in which they were written."""
 
 
-def which(program: str, *, package: str) -> str:
+def system_path() -> str:
+    """Return PATH with the directories of depmod and mke2fs, which may be on that of root only."""
+    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+def which(program: str, *, package: str, system: bool = False) -> str:
     """Return the absolute path of a program on PATH.
 
     :param package: the Debian package that has it, for the error's hint.
+    :param system: whether to search `system_path()` instead.
     :raises ConfigError: it is not installed.
     """
-    path = shutil.which(program)
+    path = shutil.which(program, path=system_path() if system else None)
     if path is None:
         raise ConfigError(
             f"{program} is needed, and is not installed (or not on PATH)",
@@ -82,11 +84,10 @@ def run(
         )
     with child:
         status = child.wait(timeout)
-        completed = Completed(words, status, child.output(start))
+        completed = Completed(status, child.output(start))
         if check and status != 0:
             raise CommandFailed(
                 f"{name} {_ending(status)}: {shlex.join(words)}" + quoted(child.tail()),
-                argv=words,
                 status=status,
                 output=completed.output,
                 log=log,

@@ -94,20 +94,7 @@ def add_options(parser: pytest.Parser) -> None:
     ini_types = {"value": "string", "number": number, "list": "linelist", "flag": "bool"}
     for name, kind, metavar, text in OPTIONS:
         key = ini_key(name)
-        # Without `dest`, pytest searches all options for a conflict, which takes time.
-        if kind == "flag":
-            group.addoption(
-                "--kgdb-" + name, dest=key, action="store_true", default=None, help=text
-            )
-        else:
-            group.addoption(
-                "--kgdb-" + name,
-                dest=key,
-                action="append" if kind == "list" else "store",
-                default=None,
-                metavar=metavar,
-                help=text,
-            )
+        group.addoption("--kgdb-" + name, **_keywords(name, kind, metavar, text))
         parser.addini(key, text, type=ini_types[kind], default=None)
 
 
@@ -115,20 +102,17 @@ def add_arguments(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
     """Add some of the options to the parser of a command, with their names in pytest."""
     selected = set(names)
     for name, kind, metavar, text in OPTIONS:
-        if name not in selected:
-            continue
-        if kind == "flag":
-            parser.add_argument(
-                "--kgdb-" + name, dest=ini_key(name), action="store_true", default=None, help=text
-            )
-        else:
-            parser.add_argument(
-                "--kgdb-" + name,
-                dest=ini_key(name),
-                action="append" if kind == "list" else "store",
-                metavar=metavar,
-                help=text,
-            )
+        if name in selected:
+            parser.add_argument("--kgdb-" + name, **_keywords(name, kind, metavar, text))
+
+
+def _keywords(name: str, kind: str, metavar: str, text: str) -> dict[str, Any]:
+    """Return the keyword arguments that argparse and pytest both take for an option."""
+    # Without `dest`, pytest searches all options for a conflict, which takes time.
+    keywords = {"dest": ini_key(name), "default": None, "help": text}
+    if kind == "flag":
+        return {**keywords, "action": "store_true"}
+    return {**keywords, "action": "append" if kind == "list" else "store", "metavar": metavar}
 
 
 def given(config: pytest.Config) -> bool:

@@ -16,7 +16,7 @@ from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel import _fingerprint, _patch
-from pytest_kgdb.kernel._fingerprint import fingerprint
+from pytest_kgdb.kernel._fingerprint import tree_key
 from pytest_kgdb.kernel._mirror import Mirror
 from pytest_kgdb.kernel._overlay import Overlay
 from pytest_kgdb.kernel._owned import CheckedOut, Unpacked
@@ -94,7 +94,7 @@ def everything(path: Path) -> dict[str, tuple[int, int, bytes]]:
 class TestFingerprint:
     @pytest.fixture
     def content(self, cache: Cache) -> Callable[[Path], str]:
-        return lambda path: fingerprint(path, X86_64, cache, Silent()).content
+        return lambda path: tree_key(path, X86_64, cache, Silent())
 
     def test_a_copy_elsewhere_is_the_same(
         self, tree: Path, tmp_path: Path, content: Callable[[Path], str]

@@ -221,7 +221,7 @@ def examine(
 ) -> dict[str, _doctor.Finding]:
     from pytest_kgdb.settings import make_settings
 
-    monkeypatch.setattr(_doctor, "MORE_PATH", "")
+    monkeypatch.setattr(_doctor, "system_path", lambda: str(programs))
     monkeypatch.setenv("PATH", str(programs))
     settings = settings or make_settings(cache_dir=programs.parent)
     return {finding.name: finding for finding in _doctor.examine(settings)}
