@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import os
@@ -18,7 +17,7 @@ from typing import Final
 from .cache import Cache
 from .elf import ElfFile
 from .errors import ConfigError
-from .kernel import Kernel, collect_modules, file_hash
+from .kernel import Kernel, file_hash
 from .process import run
 from .progress import Progress
 from .settings import Settings
@@ -92,10 +91,14 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def build(target: Path) -> None:
+        from .kernel import collect_modules  # a warm start builds nothing
+
         with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
             collect_modules(kernel, modules, Path(scratch))
             data = archive(_members(program, Path(scratch)))
         if len(data) >= _COMPRESS_BYTES and kernel.config.get("RD_GZIP") == "y":
+            import gzip  # rarely needed
+
             data = gzip.compress(data, compresslevel=1, mtime=0)
         (target / "initrd").write_bytes(data)
 

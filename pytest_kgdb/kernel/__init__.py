@@ -1,14 +1,24 @@
-"""The kernel: found or built, by content, each once."""
+"""The kernel: found or built, by content, each once.
 
-from ._collect import collect_modules
+What only builds, or modules, need is imported when one of its names is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from ._config import Config
 from ._kgdb_layout import KgdbLayout
-from ._ko import ModuleFile, read_module, without_addresses
 from ._model import Kernel
-from ._modules import build_module
 from ._prepare import prepare
 from ._source import file_hash
 from ._vmlinux import Vmlinux
+
+if TYPE_CHECKING:
+    from ._collect import collect_modules
+    from ._ko import ModuleFile, read_module, without_addresses
+    from ._modules import build_module
 
 __all__ = [
     "Config",
@@ -23,3 +33,17 @@ __all__ = [
     "read_module",
     "without_addresses",
 ]
+
+_LAZY: Final = {
+    "ModuleFile": "_ko",
+    "build_module": "_modules",
+    "collect_modules": "_collect",
+    "read_module": "_ko",
+    "without_addresses": "_ko",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

@@ -11,6 +11,12 @@ from ..arch import Arch
 from ._config import Config
 from ._kgdb_layout import KgdbLayout
 
+FACTS: Final = "kernel.json"
+"""The file of a cache entry with facts about the kernel, so that no start opens the vmlinux."""
+
+HEADERS: Final = "kit.tar.gz"
+"""The file of a cache entry with the headers package: what a distribution calls linux-headers."""
+
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 

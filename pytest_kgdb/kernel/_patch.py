@@ -10,9 +10,8 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..errors import BuildError, ConfigError
 from ..process import run, which
@@ -25,8 +24,7 @@ _GIT: Final = re.compile(rb"^diff --git ", re.MULTILINE)
 _PATCH_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True)
-class Patch:
+class Patch(NamedTuple):
     """One diff to apply."""
 
     name: str

@@ -7,26 +7,26 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..arch import X86_64, Arch
 from ..cache import Cache
 from ..errors import ConfigError
 from ..progress import Progress
 from ..settings import Settings
-from . import _patch, _prebuilt
+from . import _patch
 from ._config import Config, Lost, Request, lost, missing, parse, render
-from ._kconfig import explain
 from ._kgdb_layout import KgdbLayout, kgdb_layout
-from ._make import Make
-from ._model import Kernel, numbers
+from ._model import FACTS, HEADERS, Kernel, numbers
 from ._owned import CheckedOut, Unpacked
-from ._publish import FACTS, HEADERS, publish
 from ._recipe import Recipe, lsmod, recipe
 from ._source import BuildTree, Source, UserTree, identity
 from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
+
+if TYPE_CHECKING:
+    from ._make import Make
 
 # Part of every key: to be increased when the same inputs are to give another kernel.
 _RECIPE: Final = "1"
@@ -54,6 +54,8 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
                 "apply to it",
                 hint="name the source tree instead",
             )
+        from . import _prebuilt
+
         return _prebuilt.use(spec, named.path, arch, cache, kgdb=settings.stub == "kgdb")
     patches = [patch for path in settings.patch for patch in _patch.read(path)]
     source: Source
@@ -161,6 +163,10 @@ class _Builder:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _build(self, target: Path) -> None:
+        # Imported lazily, as in `_check`: a warm start builds nothing.
+        from ._make import Make
+        from ._publish import publish
+
         check_tools()
         with contextlib.ExitStack() as stack:
             build_tree = stack.enter_context(self._source.open())
@@ -254,6 +260,8 @@ class _Builder:
         reported = {item.request.name for item in gone}
         gone += [item for item in unset if item.request.name not in reported]
         if gone:
+            from ._kconfig import explain
+
             explained = explain(gone, tree, self._arch.name, result)
             count = "a symbol" if len(gone) == 1 else f"{len(gone)} symbols"
             lines = "\n".join(f"  {item}" for item in explained)

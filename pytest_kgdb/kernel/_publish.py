@@ -16,12 +16,7 @@ from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
 from ._kgdb_layout import KgdbLayout
-
-FACTS: Final = "kernel.json"
-"""The facts about a kernel, so that a warm start need not open its large vmlinux."""
-
-HEADERS: Final = "kit.tar.gz"
-"""The headers package: what a distribution calls linux-headers."""
+from ._model import FACTS, HEADERS
 
 _TAR_SECONDS: Final = 300.0
 _DEPMOD_SECONDS: Final = 300.0
@@ -96,8 +91,7 @@ def install_modules(objects: Path, root: Path, release: str) -> Path:
 
 def depmod(root: Path, release: str) -> None:
     """Write the indexes that modprobe(8) reads, by depmod(8)."""
-    path = os.environ.get("PATH", os.defpath) + os.pathsep + "/sbin:/usr/sbin"
-    program = shutil.which("depmod", path=path) or which("depmod", package="kmod")
+    program = which("depmod", package="kmod", system=True)
     run([program, "-b", str(root), release], name="depmod", timeout=_DEPMOD_SECONDS)
 
 

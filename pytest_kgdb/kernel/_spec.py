@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..arch import Arch
 from ..errors import ConfigError
@@ -28,8 +26,7 @@ _VERSION: Final = re.compile(r"\d+(\.\d+)*")
 _MAKEFILE: Final = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *= *(.*?) *$", re.M)
 
 
-@dataclass(frozen=True)
-class SourceTree:
+class SourceTree(NamedTuple):
     """A kernel's source, to be built."""
 
     path: Path
@@ -39,22 +36,19 @@ class SourceTree:
     """Whether it has a built kernel."""
 
 
-@dataclass(frozen=True)
-class BuildDir:
+class BuildDir(NamedTuple):
     """A build directory without a source of its own."""
 
     path: Path
 
 
-@dataclass(frozen=True)
-class Tarball:
+class Tarball(NamedTuple):
     """A tarball with a kernel's source."""
 
     path: Path
 
 
-@dataclass(frozen=True)
-class Revision:
+class Revision(NamedTuple):
     """A revision of a git tree."""
 
     tree: Path
@@ -180,6 +174,8 @@ def _near(path: Path) -> str | None:
         while not parent.is_dir():
             path, parent = parent, parent.parent
         return f"there is no {path.name} in {parent}"
+    import difflib  # needed for this message only
+
     names = [entry.name for entry in _subdirectories(parent)]
     close = difflib.get_close_matches(path.name, names, 1)
     return f"did you mean {parent / close[0]}?" if close else None

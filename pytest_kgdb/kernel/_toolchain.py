@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..cache import Cache
 from ..process import run, which
@@ -34,8 +33,7 @@ _CONSTANT: Final = {
 _CCACHE: Final = {"CCACHE_DEPEND": "1"}
 
 
-@dataclass(frozen=True)
-class Toolchain:
+class Toolchain(NamedTuple):
     """The compiler, the linker and ccache."""
 
     version: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.initrd import Member, archive, is_static, prepare
 from pytest_kgdb.kernel import Config, Kernel
+from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import make_settings
 
@@ -139,3 +141,14 @@ class TestFile:
         settings = make_settings(initrd=str(path), module=[str(path)])
         with pytest.raises(ConfigError, match="no room for modules"):
             prepare(settings, kernel, [path], cache, Silent())
+
+
+def test_the_import_is_light() -> None:
+    code = (
+        "import sys, pytest_kgdb.initrd, pytest_kgdb.kernel as kernel\n"
+        "heavy = ['drgn', 'unidiff', 'rich', 'fsspec', 'concurrent.futures', 'platformdirs',"
+        " 'pytest_kgdb.disk', 'pytest_kgdb.kernel._make']\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+        "assert all(getattr(kernel, name) for name in kernel.__all__)"
+    )
+    assert run([sys.executable, "-c", code], timeout=30).output == "[]\n"
