@@ -70,6 +70,20 @@ class TestKernel:
         assert kgdb_kernel.release == _image.image_release(kgdb_kernel.image)
         assert kgdb_kernel.release.startswith("{}.{}.{}".format(*kgdb_kernel.version))
 
+    def test_kgdbs_layout_is_what_gdb_says(self, kgdb, kgdb_kernel: Kernel) -> None:
+        layout = kgdb_kernel.kgdb_layout
+        assert layout is not None
+        structure = "((struct debuggerinfo_struct *)0)"
+        for value, expression in (
+            (layout.kgdb_active, "(unsigned long)&kgdb_active"),
+            (layout.kgdb_info, "(unsigned long)&kgdb_info"),
+            (layout.info_size, "sizeof(kgdb_info[0])"),
+            (layout.debuggerinfo, f"(unsigned long)&{structure}->debuggerinfo"),
+            (layout.task, f"(unsigned long)&{structure}->task"),
+            (layout.console_rx, "(unsigned long)&serial8250_ports[0].port.icount.rx"),
+        ):
+            assert int(kgdb.evaluate(expression)) == value
+
     def test_every_symbol_of_minimal_survived(
         self, settings: Settings, kgdb_kernel: Kernel
     ) -> None:
