@@ -73,7 +73,7 @@ class Manifest(NamedTuple):
             if digest != _digest(body):
                 raise ValueError("it was altered")
             if body["format"] != _FORMAT:
-                raise ValueError(f"format {body['format']} is not ours")
+                raise ValueError(f"format {body['format']} is unknown")
             return cls(
                 kind=body["kind"],
                 key=body["key"],

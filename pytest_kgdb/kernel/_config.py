@@ -24,7 +24,7 @@ DWARF_CHOICES: Final = (
 
 # Set in every kernel that we build. An older or newer kernel need not have all of them; `missing`
 # has the symbols that are required.
-OURS: Final = """\
+REQUIRED: Final = """\
 CONFIG_DEBUG_KERNEL=y
 CONFIG_DEBUG_INFO=y
 # CONFIG_DEBUG_INFO_NONE is not set
@@ -205,12 +205,12 @@ def read_fragment(path: Path) -> dict[str, str]:
     return parse(text)
 
 
-def with_ours(symbols: Mapping[str, str]) -> dict[str, str]:
-    """Return a base's symbols, overridden by those that every kernel of ours has."""
-    ours = parse(OURS)
+def with_required(symbols: Mapping[str, str]) -> dict[str, str]:
+    """Return a base's symbols, overridden by those that every kernel needs."""
+    required = parse(REQUIRED)
     if not any(symbols.get(name) == "y" for name in DWARF_CHOICES):
-        ours[DWARF_CHOICES[-1]] = "y"
-    return merge((symbols, ours))
+        required[DWARF_CHOICES[-1]] = "y"
+    return merge((symbols, required))
 
 
 def _same(result: str | None, request: str) -> bool:

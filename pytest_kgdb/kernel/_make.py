@@ -136,8 +136,8 @@ class Make:
 def _remove_doubtful(objects: Path) -> None:
     """Remove what was written in the last two minutes before a build was killed.
 
-    `make` goes by times, and would take an incomplete object for a good one. Everything can be
-    built again, most of it by ccache.
+    `make` compares times only, and would take an incomplete object for a good one. Everything can
+    be built again, most of it by ccache.
     """
     newest = 0.0
     times: list[tuple[float, str]] = []

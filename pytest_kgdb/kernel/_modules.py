@@ -179,7 +179,7 @@ def _build(
         built = sorted(mirror.root.rglob("*.ko"))
         if not built:
             raise BuildError(
-                f"{label}: make went well, but there is no .ko",
+                f"{label}: make succeeded, but there is no .ko",
                 log=log,
                 hint="its Makefile must say obj-m += NAME.o",
             )

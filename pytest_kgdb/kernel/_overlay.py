@@ -25,7 +25,7 @@ class Overlay:
         self._originals = state_dir / "originals"
         self._list = state_dir / "patched.json"
 
-    def lay(self, patches: Sequence[_patch.Patch]) -> None:
+    def set_patches(self, patches: Sequence[_patch.Patch]) -> None:
         """Change the tree to its original content with these patches, and no others.
 
         Files whose content stays the same keep their times. If a patch does not apply, the tree

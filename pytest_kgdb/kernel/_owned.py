@@ -76,14 +76,14 @@ class OwnedTree(Source):
             if not worktree.has(self.content):
                 if not worktree.has_base(self._base):
                     worktree.begin_replacing()
-                    self._overlay(worktree).lay([])
+                    self._overlay(worktree).set_patches([])
                     self._bring(worktree)
                 self._patch(worktree)
             yield self._build_tree(worktree)
 
     def _patch(self, worktree: Worktree) -> None:
         worktree.begin_patching()
-        self._overlay(worktree).lay(self._patches)
+        self._overlay(worktree).set_patches(self._patches)
         worktree.commit(self.content, self._base)
 
     def _overlay(self, worktree: Worktree) -> Overlay:

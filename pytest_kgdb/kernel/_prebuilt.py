@@ -102,14 +102,15 @@ def _look(path: Path, arch: Arch) -> dict[str, str]:
 def _check_parts(path: Path, arch: Arch, facts: dict[str, str]) -> None:
     """Refuse a vmlinux and an image of different builds: all addresses would be wrong."""
     image = path / arch.image
-    for what, ours, theirs in (
+    for what, of_vmlinux, of_image in (
         ("build id", facts["build_id"], facts["image_build_id"]),
         ("release", facts["release"], facts["image_release"]),
     ):
-        if ours and theirs and ours != theirs:
+        if of_vmlinux and of_image and of_vmlinux != of_image:
             raise ConfigError(
                 f"vmlinux and {image.name} in {path} are of different builds: "
-                f"the {what} of vmlinux is {ours}, that of {image.relative_to(path)} {theirs}",
+                f"the {what} of vmlinux is {of_vmlinux}, "
+                f"that of {image.relative_to(path)} {of_image}",
                 hint=f"build both: make -C {path} vmlinux {arch.image_target}",
             )
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..errors import ConfigError
 from ..settings import Settings
-from ._config import Request, merge, parse, read_fragment, with_ours
+from ._config import Request, merge, parse, read_fragment, with_required
 
 DISTRO_CONFIGS: Final = Path("/usr/src")
 """The directory of the configurations in Debian's `linux-config-*` packages."""
@@ -47,7 +47,7 @@ class Recipe:
     def with_requests(self, symbols: Mapping[str, str]) -> dict[str, str]:
         """Return a configuration with the symbols that we need, and the user's requests."""
         values = {name: request.value for name, request in self.requests.items()}
-        return merge((with_ours(symbols), values))
+        return merge((with_required(symbols), values))
 
     @property
     def key(self) -> str:

@@ -131,8 +131,8 @@ class UserTree(Source):
 
     def kconfig(self) -> str:
         files = contents(self._path, self._arch, self._cache, self._progress, dirty=self._dirty)
-        ours = {name: state for name, state in files.items() if configures(name)}
-        return patched_key(content_key(ours), configuring(self._patches))
+        relevant = {name: state for name, state in files.items() if configures(name)}
+        return patched_key(content_key(relevant), configuring(self._patches))
 
     def scm(self) -> str:
         # A commit that changes no file still changes the release.

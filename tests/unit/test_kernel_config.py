@@ -16,7 +16,7 @@ from pytest_kgdb.kernel._config import (
     parse,
     read_fragment,
     render,
-    with_ours,
+    with_required,
 )
 
 TEXT = """\
@@ -143,12 +143,12 @@ class TestOurs:
             "DEBUG_INFO",
             "SERIAL_8250_CONSOLE",
         }
-        assert missing(with_ours({}), kgdb=True) == {}
+        assert missing(with_required({}), kgdb=True) == {}
 
     def test_needs_no_kgdb_on_the_other_stub(self) -> None:
         assert "KGDB" not in missing({}, kgdb=False)
         assert "DEBUG_INFO" in missing({}, kgdb=False)
 
     def test_leaves_the_choice_of_debug_information(self) -> None:
-        assert with_ours({})["DEBUG_INFO_DWARF5"] == "y"
-        assert "DEBUG_INFO_DWARF5" not in with_ours({"DEBUG_INFO_DWARF4": "y"})
+        assert with_required({})["DEBUG_INFO_DWARF5"] == "y"
+        assert "DEBUG_INFO_DWARF5" not in with_required({"DEBUG_INFO_DWARF4": "y"})
