@@ -311,7 +311,7 @@ class Modules:
             self._bound()[1].sync(self._files.watched)
         return Module(self, name)
 
-    def begin(self, path: str | os.PathLike[str], /, **params: object) -> Module:
+    def load_stopped(self, path: str | os.PathLike[str], /, **params: object) -> Module:
         """Load a module up to its init, and stop there: symbols are known, nothing of it has run.
 
         `cont()` goes on into its init. The arguments are those of :meth:`load`.
@@ -332,6 +332,9 @@ class Modules:
             finally:
                 self._awaited = None
         return Module(self, name)
+
+    begin = load_stopped
+    """The former name of :meth:`load_stopped`, for tests that use it."""
 
     def _check_arrived(self) -> None:
         if self._handle.stopped and self._awaited is None:  # in this order: looking may find it

@@ -73,9 +73,12 @@ class RunControl:
         return self._require().motion.stop if self.stopped else None
 
     @property
-    def moment(self) -> int:
-        """Counts the kernel's moves; equal numbers mean that it has not moved."""
+    def generation(self) -> int:
+        """A number that changes whenever the kernel runs; equal numbers mean the same stop."""
         return self._bound.link.moment if self._bound is not None else self._moments
+
+    moment = generation
+    """The former name of :attr:`generation`, for tests that use it."""
 
     # Run control
 

@@ -195,6 +195,7 @@ def test_pages_name_only_what_the_handle_has(page: str) -> None:
 # The rest
 
 
+@pytest.mark.xfail(strict=True, reason="the package target is not taken apart yet")
 def test_the_module_table() -> None:
     table = [cells[0].strip("`") for cells in rows("docs/how-it-works.md") if len(cells) == 2]
     layers = [name for names in LAYERS for name in names]
