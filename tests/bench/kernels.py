@@ -289,11 +289,11 @@ def idle(bench: Bench) -> Row:
 
     mine, other = bench.alternate(ours, theirs)
     return Row(
-        "CPU of a stopped machine that nobody talks to",
+        "host CPU while the kernel is stopped and the test is idle",
         "% of a core",
         mine,
         other,
-        "the same machine left alone",
+        "the same machine, not paused",
         must="none",
         goal="none",
         budget=lambda row: row.median < 1,
