@@ -1,6 +1,5 @@
 """The serial console: always drained, spoken to by pexpect; and what the kernel's log says."""
 
-from ._clean import clean
 from ._console import Console, Result
 from ._log import LogLine, console_lines, kernel_records, without_kernel_records
 from ._splat import Splat, SplatFrame
@@ -13,7 +12,6 @@ __all__ = [
     "Result",
     "Splat",
     "SplatFrame",
-    "clean",
     "console_lines",
     "find_splats",
     "kernel_records",

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..console import clean
 from ..errors import KernelPanic, KgdbError, MachineDied
+from ..report import clean
 
 if TYPE_CHECKING:
     from ..machine import Machine

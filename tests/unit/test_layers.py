@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("deadline",),
     ("arch",),
+    ("report",),
     ("process",),
     ("progress",),
     ("settings",),
@@ -31,7 +32,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("state",),
     ("target",),
     ("session",),
-    ("report",),
     ("plugin",),
     ("cli",),
 )
