@@ -1,19 +1,5 @@
-"""The serial console: always drained, spoken to by pexpect; and what the kernel's log says."""
+"""The serial console: always drained, spoken to by pexpect, synchronised by tags."""
 
 from ._console import Console, Result
-from ._log import LogLine, console_lines, kernel_records, without_kernel_records
-from ._splat import Splat, SplatFrame
-from ._splats import KINDS, find_splats
 
-__all__ = [
-    "KINDS",
-    "Console",
-    "LogLine",
-    "Result",
-    "Splat",
-    "SplatFrame",
-    "console_lines",
-    "find_splats",
-    "kernel_records",
-    "without_kernel_records",
-]
+__all__ = ["Console", "Result"]

@@ -22,8 +22,8 @@ from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+from ..klog import kernel_records, without_kernel_records
 from ..report import clean
-from ._log import kernel_records, without_kernel_records
 
 __all__ = ["Console", "Result"]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ..klog import PANIC_END, console_panic
 from ._command import kernel_command_line
 from ._machine import Machine
 
@@ -16,10 +17,6 @@ __all__ = ["boot_to_kgdbwait", "check_boot"]
 # kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
 _KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
 
-# kernel/panic.c
-_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
-
-_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
 _LAST_WORDS: Final = 2.0  # seconds
 
 # src/boot.c of SeaBIOS, do_boot
@@ -81,12 +78,12 @@ def check_boot(machine: Machine) -> None:
             or "something in its parameters (--kgdb-append) or its configuration keeps "
             f"kgdboc={machine.spec.arch.kgdb} or kgdbwait from working",
         )
-    if found := _PANIC.search(machine.console.since()):
-        said = found.group(1).decode("utf-8", "replace")
+    reason = console_panic(machine.console.since(), whole=True)
+    if reason is not None:
         with contextlib.suppress(KgdbError):  # let it say the rest
-            machine.console.wait_for(_PANIC_END, mark=0, timeout=_LAST_WORDS)
+            machine.console.wait_for(PANIC_END, mark=0, timeout=_LAST_WORDS)
         raise BootError(
-            f"the kernel panicked before kgdb was up: {said}\n"
+            f"the kernel panicked before kgdb was up: {reason}\n"
             f"the console's last lines are:\n{machine.console.tail(15)}",
             log=machine.console.log,
         )

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..console import LogLine
 from ..errors import KgdbError
+from ..klog import LogLine
 from ._kernel import ReadFunction
 
 if TYPE_CHECKING:

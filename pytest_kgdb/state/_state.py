@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..console import LogLine, SplatFrame
 from ..errors import KgdbError, StaleError
+from ..klog import LogLine, SplatFrame
 from ._backing import Backing, DebuggerMemory, GuestMemory
 from ._dmesg import Layout, Ring, render
 from ._elf import Vmlinux

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..console import SplatFrame
+from ..klog import SplatFrame
 
 if TYPE_CHECKING:
     import drgn

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KernelPanic, KgdbError, MachineDied
+from ..klog import PANIC, console_panic, console_panic_end
 from ..report import clean
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Causes"]
 
-# kernel/panic.c: before the debugger is asked, and after it was let go.
-_PANIC: Final = re.compile(rb"(?<!end )Kernel panic - not syncing: ([^\r\n]*)")
-_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic - not syncing: ([^\r\n]*?) \]---")
 _PANIC_LINES: Final = 14
 _PANIC_HINT: Final = (
     "a panic that a test wants is a stop: type() the command, and cont() returns with "
@@ -50,9 +47,9 @@ class Causes:
         if not self._gdb.alive:
             self._gdb.next_stop(0)
         said = self._machine.console.since(self.since)
-        if b"end Kernel panic" in said and (found := _PANIC_END.search(said)):
+        if b"end Kernel panic" in said and (words := console_panic_end(said)) is not None:
             self._watch.tell()
-            raise self.panicked(f"the kernel panicked and halted: {_words(found)}\nit said")
+            raise self.panicked(f"the kernel panicked and halted: {clean(words)}\nit said")
 
     def first(self, error: KgdbError) -> KgdbError:
         """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
@@ -63,9 +60,10 @@ class Causes:
                 self._machine.child.wait(0.5)
         if self._machine.alive:
             return error
-        if found := _PANIC.search(self._machine.console.since(self.since)):
+        words = console_panic(self._machine.console.since(self.since))
+        if words is not None:
             self._watch.tell()
-            return self.panicked(f"the kernel panicked ({_words(found)}) and QEMU ended; it said")
+            return self.panicked(f"the kernel panicked ({clean(words)}) and QEMU ended; it said")
         return self._machine.death("QEMU ended while a test was using it", started=True)
 
     def panicked(self, what: str) -> KernelPanic:
@@ -79,7 +77,7 @@ class Causes:
 
     def _last_panic(self) -> str:
         text = self._machine.console.since()
-        begin = max((found.start() for found in _PANIC.finditer(text)), default=len(text))
+        begin = max((found.start() for found in PANIC.finditer(text)), default=len(text))
         lines = clean(text[begin:].decode("utf-8", "replace")).splitlines()[:_PANIC_LINES]
         return "\n".join(f"    {line}" for line in lines) or "    (nothing)"
 
@@ -94,7 +92,3 @@ class Causes:
                 machine.resume()
         except KgdbError as error:
             return f"(not to be had: {error.message})"
-
-
-def _words(found: re.Match[bytes]) -> str:
-    return clean(found.group(1).decode("utf-8", "replace"))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, overload
 
-from ..console import Splat
 from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied, TimeoutError
+from ..klog import Splat
 from ._leaks import LeakBaseline, find_leaks, why_not
 from ._override import Override
 from ._spy import Call

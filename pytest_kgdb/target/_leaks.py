@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ..console import LogLine, Splat, find_splats
 from ..errors import GuestCommandError
+from ..klog import LogLine, Splat, find_splats
 
 if TYPE_CHECKING:
     from ._handle import Kgdb

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..console import SplatFrame
+from ..klog import SplatFrame
 from ._module_symbols import Symbols
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..console import SplatFrame
 from ..errors import ConfigError, GuestCommandError, KgdbError, MachineDied
+from ..klog import SplatFrame
 from ._hidden import Hidden
 from ._instruments import Instruments
 from ._link import GdbError, Link

@@ -10,7 +10,7 @@ from ._run_control import RunControl
 from ._splats import ExpectedSplat, SplatWatch
 
 if TYPE_CHECKING:
-    from ..console import Splat
+    from ..klog import Splat
     from ._override import Override, When
     from ._spy import Spy
 

@@ -11,19 +11,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from ..console import (
+from ..errors import KernelPanic, KgdbError, SplatError
+from ..klog import (
     KINDS,
-    Console,
     LogLine,
     Splat,
     SplatFrame,
     console_lines,
     find_splats,
     kernel_records,
+    log_panic,
 )
-from ..errors import KernelPanic, KgdbError, SplatError
 
 if TYPE_CHECKING:
+    from ..console import Console
     from ..machine import Machine
     from ..state import State
     from ._link import Link
@@ -32,7 +33,6 @@ __all__ = ["ExpectedSplat", "SplatWatch"]
 
 # How often a running kernel is halted for a look at its log, while its console says nothing.
 _LOOK: Final = 1.0
-_PANIC: Final = re.compile(r"Kernel panic - not syncing: (.*)")  # kernel/panic.c
 _SHOWN: Final = 3  # splats that an error shows whole
 
 
@@ -215,8 +215,8 @@ class SplatWatch:
             return None
         lines, by_log = self._lines(self._bound)
         if reason == "panic":
-            said = (match[1] for line in lines[::-1] if (match := _PANIC.match(line.text)))
-            return next(said, None)
+            reasons = (log_panic(line.text) for line in lines[::-1])
+            return next((reason for reason in reasons if reason is not None), None)
         new = [
             each
             for each in find_splats(lines)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from guest_files import built_from
 
-from pytest_kgdb.console import console_lines, find_splats
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
+from pytest_kgdb.klog import console_lines, find_splats
 
 SOURCE = r"""
 #include <linux/delay.h>

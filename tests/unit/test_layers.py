@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("kernel",),
     ("disk",),
     ("initrd",),
+    ("klog",),
     ("monitor",),
     ("console",),
     ("machine",),

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from pytest_kgdb.console import LogLine
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.klog import LogLine
 from pytest_kgdb.state._dmesg import Layout, render
 from pytest_kgdb.state._dmesg import Ring as Log
 from pytest_kgdb.state._vmcoreinfo import parse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_kgdb.console import LogLine, Splat, find_splats
+from pytest_kgdb.klog import LogLine, Splat, find_splats
 from pytest_kgdb.target._fail_each import FailEach, Outcome, Verdict
 from pytest_kgdb.target._leaks import LeakBaseline
 

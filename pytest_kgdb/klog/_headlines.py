@@ -1,9 +1,11 @@
-"""The words by which splats are known, each with the file of the kernel that prints them."""
+"""The lines by which splats are recognised, each with the file of the kernel that prints it."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from ._panic import PANIC_WORDS
 
 __all__ = [
     "CONTINUED",
@@ -21,7 +23,7 @@ __all__ = [
 CUT_HERE: Final = re.compile(r"^-+\[ cut here \]-+$")
 RULE: Final = re.compile(r"^(?:={20,}|-{20,})$")
 
-# The first that matches is it.
+# The first that matches counts.
 _HEADLINES: Final[tuple[tuple[str, str], ...]] = (
     # mm/kasan/report.c, kernel/kcsan/report.c, mm/kmsan/report.c, mm/kfence/report.c
     ("KASAN", r"^BUG: KASAN: |^KASAN: \S+ in range"),
@@ -70,7 +72,7 @@ _HEADLINES: Final[tuple[tuple[str, str], ...]] = (
     # mm/slub.c, slab_bug; mm/page_alloc.c, bad_page; mm/memory.c
     ("slab", r"^BUG [\w-]+ \([^)]*\): "),
     ("bad page", r"^BUG: (?:Bad page|Bad rss-counter|non-zero pgtables_bytes)"),
-    ("panic", r"^Kernel panic - not syncing"),  # kernel/panic.c
+    ("panic", rf"^{PANIC_WORDS}"),
     ("WARN", r"^WARNING: "),
     ("BUG", r"^BUG: |^BUG at "),
     ("oops", r"^Kernel stack overflow|^Bad mode in "),
@@ -80,28 +82,28 @@ _HEADLINE: Final = re.compile(
     "|".join(f"(?P<k{number}>{pattern})" for number, (_, pattern) in enumerate(_HEADLINES))
 )
 WORDS: Final = re.compile(r"^(?:refcount_t: |list_(?:add|del) corruption)")
-"""What a WARN or a BUG of lib/refcount.c, lib/list_debug.c says before its headline."""
+"""What lib/refcount.c and lib/list_debug.c print before the headline of a WARN or a BUG."""
 
 KINDS: Final = (
     *dict.fromkeys(kind for kind, _ in _HEADLINES),
     "refcount",
     "list corruption",
 )
-"""What a splat may be."""
+"""The kinds of splats."""
 
 FATAL: Final = frozenset({"oops", "BUG", "general protection", "panic"})
-"""The kernel kills the task, or itself; before that it enters the debugger."""
+"""Kinds at which the kernel enters the debugger, and then kills the task or panics."""
 
 CONTINUED: Final = frozenset({"oops", "general protection", "BUG"})
-"""These follow another headline of the same event: `invalid opcode: 0000 [#1]`."""
+"""Kinds that may follow another headline of the same event: `invalid opcode: 0000 [#1]`."""
 
 LOOSE: Final = frozenset(
     {"KASAN", "KCSAN", "KMSAN", "KFENCE", "UBSAN", "lockdep", "slab", "RCU stall", "bad page"}
 )
-"""Their text is free: sections, tables, explanations."""
+"""Kinds with free text: sections, tables, explanations."""
 
-# In the order in which a splat has them (kernel/panic.c, __warn; arch/x86/kernel/dumpstack.c,
-# __die and show_regs; mm/kasan/report.c and the others). The sorts with a name come once.
+# The stages of a splat, in its order (kernel/panic.c, __warn; arch/x86/kernel/dumpstack.c,
+# __die and show_regs; mm/kasan/report.c and the others). Lines with a name come once in a splat.
 _STAGES: Final[tuple[tuple[int, str | None, str], ...]] = (
     (6, None, r"^-+\[ end trace "),
     (
@@ -145,17 +147,20 @@ _STAGE: Final = re.compile(
 
 
 def headline(text: str) -> str | None:
-    """Return the kind of splat that a line is the headline of, if it is one."""
-    found = _HEADLINE.search(text)
-    if found is None or found.lastgroup is None:
+    """Return the kind of splat that a line is the headline of; None for other lines."""
+    match = _HEADLINE.search(text)
+    if match is None or match.lastgroup is None:
         return None
-    return _HEADLINES[int(found.lastgroup[1:])][0]
+    return _HEADLINES[int(match.lastgroup[1:])][0]
 
 
 def stage_of(text: str) -> tuple[int, str | None] | None:
-    """Return how far a splat is that has such a line, and the line's sort if it comes once."""
-    found = _STAGE.search(text)
-    if found is None or found.lastgroup is None:
+    """Return the stage of a splat that a line belongs to, and its name if it comes only once.
+
+    None for lines that match no stage.
+    """
+    match = _STAGE.search(text)
+    if match is None or match.lastgroup is None:
         return None
-    stage, sort, _ = _STAGES[int(found.lastgroup[1:])]
-    return stage, sort
+    stage, name, _ = _STAGES[int(match.lastgroup[1:])]
+    return stage, name

@@ -1,10 +1,10 @@
-"""Splats in texts as kernels of several versions and configurations print them."""
+"""Splats and log lines, as kernels of several versions and configurations print them."""
 
 from __future__ import annotations
 
 import pytest
 
-from pytest_kgdb.console import KINDS, LogLine, Splat, console_lines, find_splats
+from pytest_kgdb.klog import KINDS, LogLine, Splat, console_lines, find_splats
 
 RULE = "=" * 66
 CUT = "------------[ cut here ]------------"
@@ -344,7 +344,7 @@ def test_a_healthy_kernel_has_none() -> None:
     assert find_splats(lines(HEALTHY, None)) == []
 
 
-@pytest.mark.parametrize("caller", ["T77", None], ids=["told", "untold"])
+@pytest.mark.parametrize("caller", ["T77", None], ids=["with-caller", "without-caller"])
 @pytest.mark.parametrize(("kind", "function", "texts"), SPLATS, ids=IDS)
 def test_each_kind(kind: str, function: str, texts: list[str], caller: str | None) -> None:
     splat = one([*HEALTHY, *texts, *HEALTHY], caller)
@@ -363,12 +363,12 @@ def test_cut_off_at_any_line_it_still_is_one(kind: str, function: str, texts: li
     """The kernel may stop in the midst of it."""
     first = next(n for n in range(len(texts)) if find_splats(lines(texts[: n + 1])))
     for end in range(first + 1, len(texts)):
-        assert [each.kind for each in find_splats(lines(texts[:end]))] == [kind]
+        assert [splat.kind for splat in find_splats(lines(texts[:end]))] == [kind]
 
 
 @pytest.mark.parametrize(("kind", "function", "texts"), SPLATS, ids=IDS)
 def test_two_at_once(kind: str, function: str, texts: list[str]) -> None:
-    """Of two printers, line by line in turn, each has its own lines."""
+    """Two callers that print line by line in turn."""
     other = [
         "BUG: scheduling while atomic: dd/9/0x00000002",
         "CPU: 0 PID: 9 Comm: dd Not tainted 6.1",
@@ -377,13 +377,13 @@ def test_two_at_once(kind: str, function: str, texts: list[str]) -> None:
     turns = []
     for seq in range(max(len(texts), len(other))):
         turns += [
-            LogLine(each[seq], 1.0, who, 2 * seq)
-            for each, who in ((texts, "T77"), (other, "C0"))
-            if seq < len(each)
+            LogLine(report[seq], 1.0, caller, 2 * seq)
+            for report, caller in ((texts, "T77"), (other, "C0"))
+            if seq < len(report)
         ]
-    found = find_splats(turns)
-    assert [splat.kind for splat in found] == [kind, "atomic"]
-    assert {splat.text for splat in found} == {"\n".join(texts), "\n".join(other)}
+    splats = find_splats(turns)
+    assert [splat.kind for splat in splats] == [kind, "atomic"]
+    assert {splat.text for splat in splats} == {"\n".join(texts), "\n".join(other)}
 
 
 def test_what_a_warning_says() -> None:
@@ -404,8 +404,8 @@ def test_a_panic_is_part_of_what_led_to_it() -> None:
 
 def test_one_behind_the_other() -> None:
     warn = SPLATS[0][2]
-    found = find_splats(lines([*warn, "a line between", *warn, *warn]))
-    assert [each.text for each in found] == ["\n".join(warn)] * 3
+    splats = find_splats(lines([*warn, "a line between", *warn, *warn]))
+    assert [splat.text for splat in splats] == ["\n".join(warn)] * 3
 
 
 def test_frames() -> None:
@@ -419,8 +419,8 @@ def test_frames() -> None:
             "FS:  0000000015cf83c0(0000) GS:ff1100000f600000(0000)",
         ]
     )
-    told = [(f.function, f.offset, f.size, f.module, f.reliable, f.is_call) for f in splat.frames]
-    assert told == [
+    fields = [(f.function, f.offset, f.size, f.module, f.reliable, f.is_call) for f in splat.frames]
+    assert fields == [
         ("inner.cold", 0x1F, 0x40, None, True, False),
         ("doubtful", 2, 3, None, False, True),
         ("caller", 10, 11, "mod", True, True),
@@ -434,8 +434,8 @@ def test_console_lines() -> None:
         b"[    1.500001][   T77] two\r\n[    1.500000] WARNING: one\r\n[    1.6"
     )
     assert console_lines(text, offset=100) == [
-        LogLine("WARNING: one", 1.5, None, 113),
-        LogLine("two", 1.500001, "T77", 150),
+        LogLine("WARNING: one", 1.5, None, 113, "console"),
+        LogLine("two", 1.500001, "T77", 150, "console"),
     ]
     assert console_lines(text, [b"[    1.500001][   T77] two\r\n"])[-1].text == "WARNING: one"
     assert console_lines(b"[    1.500000] BUG: half a li")[0].text == "BUG: half a li"

@@ -1,4 +1,4 @@
-"""One splat: what it tells, and the lines of its call traces."""
+"""A splat and the frames of its call traces."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
+from ._log import LogSource
+
 __all__ = ["Splat", "SplatFrame", "frame_of", "in_source"]
 
 _FRAME: Final = re.compile(
@@ -16,9 +18,9 @@ _FRAME: Final = re.compile(
     r"(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x(?P<size>[0-9a-f]+)"
     r"(?: \[(?P<module>[\w-]+)[^\]]*\])?"
 )
-# lib/vsprintf.c, symbol_string: an address that has no name any more, in a module that is gone.
+# lib/vsprintf.c, symbol_string: an address without a name, in a module that was unloaded.
 _NAMELESS: Final = re.compile(r"^(?:kmemleak: )?\s*\[<[^>]+>\] (?P<function>0x[0-9a-f]+)$")
-# gcc's names for the parts that it makes of a function, and for copies.
+# The suffixes that gcc gives to parts and copies of a function.
 _PART: Final = re.compile(r"(?:\.(?:cold|part|isra|constprop|llvm)(?:\.\d+)*)+$")
 
 
@@ -28,22 +30,22 @@ class SplatFrame:
 
     function: str
     offset: int
-    """Bytes from the function's beginning."""
+    """Bytes from the start of the function."""
     size: int
-    """Of the function, as the kernel's own symbols have it."""
+    """Bytes of the function, by the kernel's own symbols."""
     module: str | None = None
     reliable: bool = True
-    """False where the kernel put a `?` before it: an address that was found on the stack."""
+    """False for an address with a `?` before it: one that was merely found on the stack."""
     is_call: bool = True
-    """Whether the address is one to return to, behind a call; that in RIP is not."""
+    """Whether it is a return address, which is behind the call; RIP is not."""
     file: str | None = None
     line: int | None = None
     inlined_in: tuple[str, ...] = ()
-    """`file:line` of each place that this one was inlined at, inner first."""
+    """`file:line` of each call that was inlined there, inner first."""
 
     @property
     def own_place(self) -> tuple[str | None, int | None]:
-        """File and line in the function itself, not in what is inlined there."""
+        """File and line in the function itself, not in a function inlined into it."""
         if not self.inlined_in:
             return self.file, self.line
         file, _, line = self.inlined_in[-1].rpartition(":")
@@ -51,11 +53,11 @@ class SplatFrame:
 
     @property
     def where(self) -> str:
-        """`file:line`, and where it is inlined; "" where nothing is known."""
+        """`file:line`, and where it was inlined; "" where the line is not known."""
         if self.file is None:
             return ""
         own = f"{self.file}:{self.line}"
-        return own + "".join(f", inlined at {each}" for each in self.inlined_in)
+        return own + "".join(f", inlined at {place}" for place in self.inlined_in)
 
     def __str__(self) -> str:
         module = f" [{self.module}]" if self.module else ""
@@ -65,14 +67,14 @@ class SplatFrame:
 
 @dataclass(frozen=True)
 class Splat:
-    """A report of the kernel's about itself: a WARN, an oops, a lockup, a leak, …"""
+    """A report of the kernel about a fault of its own: a WARN, an oops, a lockup, a leak, …"""
 
     kind: str
-    """What it is: one of `KINDS`."""
+    """One of `KINDS`."""
     title: str
     """Its headline, as the kernel printed it."""
     message: str
-    """What a WARN says for itself; the headline otherwise."""
+    """The message of a WARN; the headline of all others."""
     text: str
     """All its lines, without time and caller."""
     time: float | None = None
@@ -81,43 +83,44 @@ class Splat:
     pid: int | None = None
     comm: str | None = None
     taint: str = ""
-    """The letters of what the kernel was tainted by (Documentation, tainted-kernels)."""
+    """The kernel's taint flags (Documentation/admin-guide/tainted-kernels.rst)."""
     function: str | None = None
-    """Where the kernel says that the trouble is."""
+    """The function at fault, by the report."""
     file: str | None = None
     line: int | None = None
     frames: tuple[SplatFrame, ...] = ()
-    """RIP and the call trace, the innermost first, as they stand in the text."""
+    """RIP and the call trace in the order of the text, the innermost first."""
     seq: int = field(default=0, compare=False)
-    """The number of its first line in the log."""
+    """The place of its first line in its source (:attr:`LogLine.seq`)."""
+    source: LogSource = field(default="ring", compare=False)
     is_fatal: bool = False
     """Whether it killed a task or the kernel: an oops, a BUG, a panic."""
 
     @cached_property
     def symbolised(self) -> str:
-        """The text, with file and line behind each address."""
+        """The text, with file and line after each address."""
         places = iter(self.frames)
         lines = []
-        for each in self.text.splitlines():
-            where = next(places).where if frame_of(each) else ""
-            lines.append(f"{each}  ({where})" if where else each)
+        for line in self.text.splitlines():
+            where = next(places).where if frame_of(line) else ""
+            lines.append(f"{line}  ({where})" if where else line)
         return "\n".join(lines)
 
     def with_frames(self, frames: Sequence[SplatFrame]) -> Splat:
-        """Return the splat with its frames' lines known."""
+        """Return the splat with these frames, and with file and line of the function at fault."""
         function, file, line = self.function, self.file, self.line
         if file is None and function is not None:
-            its = [each for each in frames if in_source(each.function) == function]
-            if its:
-                file, line = min(its, key=lambda each: not each.reliable).own_place
+            own = [frame for frame in frames if in_source(frame.function) == function]
+            if own:
+                file, line = min(own, key=lambda frame: not frame.reliable).own_place
         elif file is not None:
-            # UBSAN names what the compiler was given, which for a module is a copy of the source.
-            told = (file.rpartition("/")[2], line)
+            # UBSAN names the file that was compiled, which for a module is a copy of the source.
+            place = (file.rpartition("/")[2], line)
             file = next(
                 (
-                    each.file
-                    for each in frames
-                    if each.file and (each.file.rpartition("/")[2], each.line) == told
+                    frame.file
+                    for frame in frames
+                    if frame.file and (frame.file.rpartition("/")[2], frame.line) == place
                 ),
                 file,
             )
@@ -132,21 +135,21 @@ class Splat:
 
 
 def frame_of(text: str) -> SplatFrame | None:
-    """Return the frame that a line of a call trace is, or RIP; None for other lines."""
-    found = _FRAME.match(text)
-    if found is None:
+    """Return the frame in a line of a call trace, or in RIP's; None for other lines."""
+    match = _FRAME.match(text)
+    if match is None:
         nameless = _NAMELESS.match(text)
         return SplatFrame(nameless["function"], 0, 0) if nameless else None
     return SplatFrame(
-        function=found["function"],
-        offset=int(found["offset"], 16),
-        size=int(found["size"], 16),
-        module=found["module"],
-        reliable=not found["doubt"],
+        function=match["function"],
+        offset=int(match["offset"], 16),
+        size=int(match["size"], 16),
+        module=match["module"],
+        reliable=not match["doubt"],
         is_call=not text.startswith("RIP:"),
     )
 
 
 def in_source(function: str) -> str:
-    """Return the name in the source of what may be a part of a function."""
+    """Return the name of a function in the source, without gcc's suffixes."""
     return _PART.sub("", function)

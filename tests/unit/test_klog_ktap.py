@@ -1,8 +1,8 @@
-"""KTAP as kernels of several versions print it."""
+"""KTAP as several kernel versions print it."""
 
 from __future__ import annotations
 
-from pytest_kgdb.target._kunit import parse_ktap
+from pytest_kgdb.klog import parse_ktap
 
 # Linux 5.15, lib/kunit: a suite in a module.
 OLD = """\
@@ -48,8 +48,7 @@ not ok 1 example
 def test_old() -> None:
     (suite,) = parse_ktap(OLD.splitlines())
     assert (suite.name, suite.status) == ("example", "failed")
-    told = [(case.name, case.status, case.reason) for case in suite.cases]
-    assert told == [
+    assert [(case.name, case.status, case.reason) for case in suite.cases] == [
         ("example_simple_test", "passed", ""),
         ("example_skip_test", "skipped", "this test should be skipped"),
         ("example_bad", "failed", ""),
@@ -65,7 +64,7 @@ def test_new_with_parameters() -> None:
     (suite,) = parse_ktap(NEW.splitlines())
     assert suite.status == "failed"
     first, second = suite.cases
-    assert [(each.name, each.status) for each in first.cases] == [
+    assert [(case.name, case.status) for case in first.cases] == [
         ("example value 3", "passed"),
         ("example value 2", "skipped"),
         ("example value 1", "failed"),
@@ -75,10 +74,10 @@ def test_new_with_parameters() -> None:
 
 
 def test_two_suites() -> None:
-    assert [each.name for each in parse_ktap((OLD + NEW).splitlines())] == ["example", "example"]
+    assert [suite.name for suite in parse_ktap((OLD + NEW).splitlines())] == ["example", "example"]
 
 
-def test_one_that_does_not_come_to_its_end() -> None:
+def test_incomplete() -> None:
     (suite,) = parse_ktap(NEW.splitlines()[:-5])
     assert (suite.status, len(suite.cases)) == ("incomplete", 1)
     (suite,) = parse_ktap([line for line in OLD.splitlines() if "ok 2 - ex" not in line])
