@@ -1,4 +1,4 @@
-"""The serial console: always drained, spoken to by pexpect, synchronised by tags."""
+"""The serial console."""
 
 from ._console import Console, Result
 

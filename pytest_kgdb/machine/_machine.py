@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ..console import Console
+from ..deadline import WaitLimit
 from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..monitor import Monitor, Power
 from ..process import Child, run, which
@@ -47,7 +48,8 @@ class Machine:
     """One QEMU, from start to stop.
 
     :param spec: what to run.
-    :param timeout: seconds for each wait.
+    :param waits: the limit of each wait.
+    :param attend: called while an expect on the console waits (:class:`Console`).
     :param storage: a disk image with saved states, which is copied.
     :param memory: what the guest's memory held at each of them, by their names.
     :param point: the one to start from, instead of from the power button.
@@ -59,7 +61,8 @@ class Machine:
         self,
         spec: MachineSpec,
         *,
-        timeout: float,
+        waits: WaitLimit,
+        attend: Callable[[], object] = lambda: None,
         log_dir: Path | None = None,
         storage: Path | None = None,
         memory: Mapping[str, Path] | None = None,
@@ -67,7 +70,7 @@ class Machine:
         history: bytes = b"",
     ) -> None:
         self.spec = spec
-        self.timeout = timeout
+        self._waits = waits
         self.breaks = 0
         """Breaks sent on the present connection of the console."""
         self.interrupt: Callable[[], None] = self.send_break
@@ -108,7 +111,8 @@ class Machine:
             self.console = Console(
                 lambda: self._connect("console"),
                 self.log_dir / "console.log",
-                timeout=timeout,
+                waits=waits,
+                attend=attend,
                 history=history,
             )
             stack.callback(self.console.close)
@@ -133,10 +137,10 @@ class Machine:
             command += ["-F", "qcow2", "-b", str(self.spec.disk), str(path)]
         else:
             command += [str(path), "1M"]
-        run(command, timeout=self.timeout)
+        run(command, timeout=self._waits.seconds)
         if (area := self.spec.boot_area) is not None:
             command = [which("qemu-io", package="qemu-utils"), *write_area(area, area.name)]
-            run([*command, str(path)], timeout=self.timeout, cwd=area.parent)
+            run([*command, str(path)], timeout=self._waits.seconds, cwd=area.parent)
         return path
 
     def _command_line(self) -> list[str]:
@@ -171,7 +175,7 @@ class Machine:
 
     def _connect(self, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(self.timeout)
+        connection.settimeout(self._waits.seconds)
         try:
             connection.connect(str(self.directory / name))
         except OSError as error:
@@ -183,7 +187,7 @@ class Machine:
     def _greet(self) -> Monitor:
         """Wait for QEMU's monitor; a QEMU that ends instead says why."""
         connection = self._connect("qmp")
-        deadline = time.monotonic() + self.timeout
+        deadline = self._waits.deadline()
         connection.settimeout(0.05)
         while True:
             try:
@@ -196,13 +200,14 @@ class Machine:
             if self.child.poll() is not None:
                 connection.close()
                 raise self._refusal() or self.death("QEMU ended as it started")
-            if time.monotonic() >= deadline:
+            if deadline.expired:
                 raise TimeoutError(
-                    f"QEMU did not open its monitor in {self.timeout:g} s", log=self.child.log
+                    f"QEMU did not open its monitor in {deadline.seconds:g} s",
+                    log=self.child.log,
                 )
         connection.settimeout(None)
         try:
-            monitor = Monitor(connection, timeout=self.timeout)
+            monitor = Monitor(connection, timeout=self._waits.seconds)
             # The guest's memory is ours to save (Memory). Other memory that is shared would be
             # left out with it (migration/ram.c, ramblock_is_ignored): then QEMU saves everything.
             if not any("share=on" in each for each in self.spec.qemu_args):
@@ -353,7 +358,7 @@ class Machine:
 
     def _await_disconnected(self, *names: str) -> None:
         """Wait until QEMU has seen that nobody is connected to these any more."""
-        deadline = time.monotonic() + self.timeout
+        deadline = self._waits.deadline()
         while True:
             chardevs = self.monitor.execute("query-chardev")
             connected = [
@@ -363,14 +368,14 @@ class Machine:
             ]
             if not connected:
                 return
-            if time.monotonic() >= deadline:
+            if deadline.expired:
                 raise KgdbError(
-                    f"QEMU did not notice within {self.timeout:g} s that {connected} were closed"
+                    f"QEMU did not notice in {deadline.seconds:g} s that {connected} were closed"
                 )
 
     def _snapshot_command(self, command: str, name: str) -> None:
         try:
-            patience = max(60.0, self.timeout)
+            patience = max(60.0, self._waits.seconds)
             answer = self.monitor.human(f"{command} {name}", timeout=patience).strip()
         except MachineDied as error:
             raise self.death(f"QEMU ended at {command}", started=True) from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
 from ..errors import ConfigError, KgdbError
 from ..machine import Machine, MachineSpec
 from ..process import run, which
@@ -60,7 +61,8 @@ def choose(wanted: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
 def _prove(spec: MachineSpec) -> str:
     """Run the kernel on KVM until its first line; return `works`, or what happened instead."""
     try:
-        with Machine(replace(spec, accel="kvm", disk=None), timeout=_PATIENCE) as machine:
+        probe = replace(spec, accel="kvm", disk=None)
+        with Machine(probe, waits=WaitLimit(_PATIENCE)) as machine:
             machine.resume()
             machine.console.wait_for(_FIRST_LINE, mark=0, timeout=_PATIENCE)
     except KgdbError as error:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
 from ..machine import MachineSpec
@@ -69,6 +70,7 @@ class Session:
         self._disk = disk
         self._cache = cache
         self._progress = progress
+        self._waits = WaitLimit(settings.timeout)
         self._kgdb = Kgdb(kernel, timeout=settings.timeout, disk=disk)
         self._kgdb.modules.provide(
             modules, lambda path: build_module(kernel, path, cache, progress)
@@ -90,6 +92,7 @@ class Session:
         :raises KgdbError: the machine does not come up; the message says why.
         """
         self._kgdb.timeout = wanted.timeout
+        self._waits.set(wanted.timeout)
         if wanted.isolation == "snapshot":
             self._put_back(wanted)
         elif wanted.isolation == "reboot":
@@ -97,7 +100,7 @@ class Session:
         else:
             self._go_on(wanted)
         assert self._vm is not None
-        self._vm.machine.console.timeout = wanted.timeout
+        self._vm.machine.console.timeout = -1  # whatever a test has set
         self._mark = self._vm.machine.console.mark()
         self._vm.moved()
         self._vm.gdb.forget_conversation()
@@ -235,7 +238,7 @@ class Session:
             logs=logs,
             index_cache=self._cache.root / "gdb-index",
             layout=self._layout,
-            timeout=wanted.timeout,
+            waits=self._waits,
             snapshot=snapshot,
             point=wanted.at,
         )

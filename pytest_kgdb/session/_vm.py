@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec, boot_to_kgdbwait
 from ..rsp import Layout, QemuRelay, Relay, Stub
@@ -71,7 +72,7 @@ class Vm:
         logs: Path,
         index_cache: Path,
         layout: Callable[[Callable[[], Known]], Known],
-        timeout: float,
+        waits: WaitLimit,
         snapshot: Snapshot | None = None,
         point: Point = "ready",
     ) -> None:
@@ -80,7 +81,7 @@ class Vm:
         self._snapshot = snapshot
         self.kernel = kernel
         self.handle = handle
-        self.timeout = timeout
+        self._waits = waits
         self.points: dict[str, bytes] = {}
         """Saved points, and the stop that kgdb told at each."""
         self.at: str | None = None
@@ -94,16 +95,17 @@ class Vm:
                     kernel,
                     index_cache=index_cache,
                     transcript=logs / "gdb.log",
-                    timeout=timeout,
+                    timeout=waits.seconds,
                     on_event=wake.set,
                 )
             )
             self.machine = stack.enter_context(
-                Machine(spec, timeout=timeout, log_dir=logs)
+                Machine(spec, waits=waits, attend=self._attend, log_dir=logs)
                 if snapshot is None
                 else Machine(
                     spec,
-                    timeout=timeout,
+                    waits=waits,
+                    attend=self._attend,
                     log_dir=logs,
                     storage=snapshot.storage,
                     memory=snapshot.memory,
@@ -129,6 +131,10 @@ class Vm:
                 self.at = point
             self._stack = stack.pop_all()
 
+    def _attend(self) -> object:
+        # A stop that no test is to see may come while it waits for the console.
+        return self.handle.stopped
+
     def _let_go(self) -> None:
         self.handle.unbind(self.machine)
         for each in (self._relay, self._state, self._peek):
@@ -151,9 +157,9 @@ class Vm:
         :raises BootError: the kernel never came there.
         """
         if self.spec.stub == "qemu":
-            start_kernel(self.machine, self.kernel, self.timeout)
+            start_kernel(self.machine, self.kernel, self._waits.seconds)
         else:
-            boot_to_kgdbwait(self.machine, self.timeout)
+            boot_to_kgdbwait(self.machine, self._waits.seconds)
         with (
             the_images_kernel(self.handle, self.kernel, self.machine)
             if self.spec.image is None and self.spec.boot_area is None
@@ -205,7 +211,7 @@ class Vm:
 
     def _halt(self, relay: QemuRelay) -> None:
         """Have QEMU's stub stop the machine, once it has been let go of as gdb has said."""
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + self._waits.seconds
         while self.gdb.running and relay.stopped and time.monotonic() < deadline:
             relay.wait_resumed(0.01)
         relay.interrupt()
@@ -240,11 +246,11 @@ class Vm:
         handle.resume()
         try:
             self.machine.console.wait_for(
-                READY, mark=mark, timeout=self.timeout, meanwhile=self._check_boot
+                READY, mark=mark, timeout=self._waits.seconds, meanwhile=self._check_boot
             )
         except TimeoutError as error:
             raise BootError(
-                f"the guest's init did not say that it is ready within {self.timeout:g} s\n"
+                f"the guest's init did not say that it is ready within {self._waits.seconds:g} s\n"
                 f"the console's last lines are:\n{self.machine.console.tail(15)}",
                 log=self.machine.console.log,
                 hint=self._why_not_ready(),
@@ -253,7 +259,7 @@ class Vm:
             raise self.machine.death(
                 "QEMU ended on the kernel's way to the shell", started=True
             ) from error
-        self.machine.console.synchronise(timeout=self.timeout)
+        self.machine.console.synchronise(timeout=self._waits.seconds)
         handle.interrupt()
         self.at = "ready"
 
@@ -308,7 +314,7 @@ class Vm:
     def save(self, point: Point) -> None:
         """Make the present state one to come back to."""
         assert self._relay is not None
-        with self._relay.still(self.timeout):
+        with self._relay.still(self._waits.seconds):
             self._note_pci(point)
             self.machine.save(point)
         self.points[point] = self._relay.stop_reply
@@ -350,7 +356,7 @@ class Vm:
         relay, handle = self._relay, self.handle
         relay.absorb()
         with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
-            self.machine.power.halt(self.timeout)
+            self.machine.power.halt(self._waits.seconds)
             self.machine.disconnect_console()
             self.machine.load(point)
             self._put_back_pci(point)
@@ -368,7 +374,7 @@ class Vm:
     def keep(self, name: str, stop: Stop) -> None:
         """Save the stopped machine under a name, with nothing planted in it."""
         assert self._relay is not None
-        with self._relay.still(self.timeout):
+        with self._relay.still(self._waits.seconds):
             self._note_pci(_NAMED + name)
             self.machine.save(_NAMED + name)
         self._named[name] = self._relay.stop_reply, stop

@@ -60,8 +60,6 @@ class Kgdb(Inspect, Observe, Guest):
         )
         self.modules.bind(bound.link, state, bound.hidden, bound.instruments, machine.directory)
         gdb.listen(bound.planting.on_record)
-        # A stop that no test is to see may come while it waits for the console.
-        machine.console.attend = lambda: self._bound is not None and self.stopped
         gdb.next_stop(self.timeout)
         self.settle("int3")
         self._watch.bind(machine, state, bound.link, self.kernel.debug_source)

@@ -133,7 +133,7 @@ class SplatWatch:
         if self._bound is None:
             return _Place(0, 0)
         console = self._bound.machine.console
-        console.settle()
+        console.drain()
         seq = None
         with contextlib.suppress(KgdbError), self._still(self._bound):
             seq = self._bound.state.log_end()
@@ -158,7 +158,7 @@ class SplatWatch:
 
     def _lines(self, bound: _Bound) -> tuple[list[LogLine], bool]:
         """Return the log's lines since the test began, and whether the log itself gave them."""
-        bound.machine.console.settle()
+        bound.machine.console.drain()
         if self._start.seq is not None:
             with contextlib.suppress(KgdbError), self._still(bound):
                 lines = bound.state.log_since(self._start.seq)

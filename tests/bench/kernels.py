@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.machine import Machine, boot_to_kgdbwait
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Progress
@@ -42,7 +43,7 @@ def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
     snapshot = Snapshot.from_entry(entry.path)
     with Machine(
         spec,
-        timeout=60,
+        waits=WaitLimit(60),
         storage=snapshot.storage,
         memory=snapshot.memory,
         point="ready",

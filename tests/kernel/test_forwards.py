@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.machine import Machine, MachineSpec
@@ -14,7 +15,7 @@ from pytest_kgdb.settings import Forward
 
 def machine(kernel: Kernel, *forwards: str) -> Machine:
     spec = MachineSpec(kernel.arch, kernel.image, None, memory=32, forwards=forwards)
-    return Machine(spec, timeout=30)
+    return Machine(spec, waits=WaitLimit(30))
 
 
 def test_free_ports_are_taken_and_told(kgdb_kernel: Kernel) -> None:

@@ -49,7 +49,7 @@ class Console:
     def earlier(self, mark: int) -> bytes:
         return b""
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         pass
 
 
