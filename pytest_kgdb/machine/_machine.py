@@ -20,7 +20,7 @@ from typing import Final
 from ..console import Console
 from ..deadline import WaitLimit
 from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
-from ..monitor import Monitor, Power
+from ..monitor import Monitor, VcpuMonitor
 from ..process import Child, run, which
 from ..settings import Forward
 from ._command import MachineSpec, arguments, write_area
@@ -116,9 +116,9 @@ class Machine:
                 history=history,
             )
             stack.callback(self.console.close)
-            self.power = Power(self._connect("power"))
-            """The virtual CPUs' switch, for whoever throws it often and does not wait."""
-            stack.callback(self.power.close)
+            self.vcpus = VcpuMonitor(self._connect("power"))
+            """Stops the virtual CPUs and lets them run, for those who do it often."""
+            stack.callback(self.vcpus.close)
             for listener in self._listeners.values():
                 listener.close()  # QEMU has its own; with ours closed, its death closes the port
             self._stack = stack.pop_all()
@@ -207,7 +207,7 @@ class Machine:
                 )
         connection.settimeout(None)
         try:
-            monitor = Monitor(connection, timeout=self._waits.seconds)
+            monitor = Monitor(connection, waits=self._waits)
             # The guest's memory is ours to save (Memory). Other memory that is shared would be
             # left out with it (migration/ram.c, ramblock_is_ignored): then QEMU saves everything.
             if not any("share=on" in each for each in self.spec.qemu_args):

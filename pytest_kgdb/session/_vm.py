@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ..deadline import WaitLimit
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec, boot_to_kgdbwait
+from ..monitor import VcpuMonitor
 from ..rsp import Layout, QemuRelay, Relay, Stub
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
@@ -50,6 +51,11 @@ _NOT_KGDBS: Final[Known] = (Layout(0, 0, 0, 0, 0), None)
 _NAMED: Final = "test-"
 
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
+
+
+class _Power:
+    def __init__(self, vcpus: VcpuMonitor) -> None:
+        self.pause, self.halt, self.resume = vcpus.stop_nowait, vcpus.stop, vcpus.cont
 
 
 class Vm:
@@ -180,7 +186,7 @@ class Vm:
                 machine.connect_kgdb,
                 Stub(machine.connect_stub),
                 stop_reply,
-                power=machine.power,
+                power=_Power(machine.vcpus),
                 paused=paused,
             )
         self._relay = relay
@@ -356,7 +362,7 @@ class Vm:
         relay, handle = self._relay, self.handle
         relay.absorb()
         with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
-            self.machine.power.halt(self._waits.seconds)
+            self.machine.vcpus.stop(self._waits.seconds)
             self.machine.disconnect_console()
             self.machine.load(point)
             self._put_back_pci(point)
