@@ -63,7 +63,7 @@ def _prove(spec: MachineSpec) -> str:
     try:
         probe = replace(spec, accel="kvm", disk=None)
         with Machine(probe, waits=WaitLimit(_PATIENCE)) as machine:
-            machine.resume()
+            machine.cont()
             machine.console.wait_for(_FIRST_LINE, mark=0, timeout=_PATIENCE)
     except KgdbError as error:
         lines = error.message.splitlines()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import CacheError
-from ..machine import MachineSpec, kernel_command_line
+from ..machine import MachineSpec
 from ..rsp import Layout
 from ._accel import cpu_model
 from ._pci import PciSpaces, Spaces
@@ -93,15 +93,8 @@ def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str)
         initrd,
         disk,
         qemu,
-        kernel_command_line(spec),
-        spec.arch.machine if spec.image is not None else [spec.arch.machine, spec.boot_key],
-        spec.smp,
-        spec.memory,
-        spec.accel,
-        # That there is a card; not to which ports of the host it leads.
-        ["user,restrict=on"] if spec.forwards else [],
         # With the devices' places on the bus, which are kept for devices that were asked for.
-        [*spec.qemu_args, "pci"] if PciSpaces.needed(spec.qemu_args) else list(spec.qemu_args),
+        *spec.identity(snapshot_extras=["pci"] if PciSpaces.needed(spec.qemu_args) else []),
         # Under KVM the guest sees the host's own processor.
         cpu_model() if spec.accel == "kvm" else platform.machine(),
     ]

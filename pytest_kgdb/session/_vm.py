@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import WaitLimit
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
-from ..machine import Machine, MachineSpec, boot_to_kgdbwait
+from ..machine import Machine, MachineSpec, SysrqBreak, boot_to_kgdbwait
 from ..monitor import VcpuMonitor
 from ..rsp import Layout, QemuRelay, Relay, Stub
 from ..state import Peek, State
@@ -115,12 +115,13 @@ class Vm:
                     log_dir=logs,
                     storage=snapshot.storage,
                     memory=snapshot.memory,
-                    point=point,
+                    snapshot=point,
                     history=snapshot.console.read_bytes(),
                 )
             )
             self.gdb.on_event = self.machine.console.poke
             self._relay: Relay | None = None
+            self._interrupt: Callable[[], None] = lambda: None
             self._peek: Peek | None = None
             self._state: State | None = None
             stack.callback(self._let_go)
@@ -179,7 +180,7 @@ class Vm:
         relay: Relay
         if self.spec.stub == "qemu":
             relay = by_qemu = QemuRelay(machine.directory / "gdb", machine.connect_stub)
-            machine.interrupt = lambda: self._halt(by_qemu)
+            self._interrupt = lambda: self._halt(by_qemu)
         else:
             relay = Relay(
                 machine.directory / "gdb",
@@ -206,7 +207,14 @@ class Vm:
         if known is not None:
             relay.use_memory(self._peek, known[0])
         self.gdb.command(f"-target-select remote {relay.path}")
-        self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay, keeper=self)
+        self.handle.bind(
+            gdb=self.gdb,
+            machine=machine,
+            state=self._state,
+            relay=relay,
+            keeper=self,
+            interrupt=lambda: self._interrupt(),
+        )
         if known is None and self.spec.stub == "qemu":
             known = _NOT_KGDBS
         if known is None:
@@ -232,15 +240,21 @@ class Vm:
     def _count_from_here(self) -> None:
         """Have the machine know which of the typed bytes the kernel has read."""
         peek, address = self._peek, self._known[1]
-        if peek is None or address is None:
+        if self.spec.stub == "qemu":
             return
 
         def count() -> int:
+            assert peek is not None
+            assert address is not None
             return int.from_bytes(peek.read(address, 4), "little")
 
-        # Interrupted at a sysrq the kernel has read everything; before its console is up, nothing.
-        start = count()
-        self.machine.received = lambda: (count() - start) & 0xFFFFFFFF
+        machine = self.machine
+        self._interrupt = SysrqBreak(
+            machine.monitor,
+            machine.console,
+            alive=lambda: machine.alive,
+            characters_read=None if address is None else count,
+        ).send
 
     def advance_to_ready(self) -> None:
         """Let the kernel boot on until its shell is there, and stop it.
@@ -327,7 +341,7 @@ class Vm:
 
     def freeze(self) -> Snapshot:
         """Pause the machine, so that all that was saved is in the file, and return it."""
-        self.machine.pause()
+        self.machine.stop()
         self.machine.console.flush()
         return Snapshot(
             self.machine.storage,
@@ -363,7 +377,7 @@ class Vm:
         relay.absorb()
         with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
             self.machine.vcpus.stop(self._waits.seconds)
-            self.machine.disconnect_console()
+            self.machine.console.disconnect()
             self.machine.load(point)
             self._put_back_pci(point)
             self.machine.console.reconnect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..rsp import QemuRelay
@@ -40,6 +41,7 @@ class Bound:
         state: State,
         relay: Relay,
         keeper: Keeper,
+        interrupt: Callable[[], None],
         moment: int,
     ) -> None:
         kernel, modules, watch = handle.kernel, handle.modules, handle.watch
@@ -69,6 +71,7 @@ class Bound:
             machine,
             self.link,
             relay,
+            interrupt=interrupt,
             causes=self.causes,
             planting=self.planting,
             hidden=self.hidden,

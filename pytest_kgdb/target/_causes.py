@@ -85,10 +85,10 @@ class Causes:
         """Return what each CPU does, as QEMU sees it."""
         machine = self._machine
         try:
-            machine.pause()
+            machine.stop()
             try:
                 return self._state.on_cpus(machine.registers(), self._source)
             finally:
-                machine.resume()
+                machine.cont()
         except KgdbError as error:
             return f"(not to be had: {error.message})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,14 @@ class Kgdb(Inspect, Observe, Guest):
     # Being bound to a machine
 
     def bind(
-        self, *, gdb: Gdb, machine: Machine, state: State, relay: Relay, keeper: Keeper
+        self,
+        *,
+        gdb: Gdb,
+        machine: Machine,
+        state: State,
+        relay: Relay,
+        keeper: Keeper,
+        interrupt: Callable[[], None],
     ) -> None:
         """Take up a machine that is stopped and connected (for the session)."""
         self._bound = bound = Bound(
@@ -56,6 +63,7 @@ class Kgdb(Inspect, Observe, Guest):
             state=state,
             relay=relay,
             keeper=keeper,
+            interrupt=interrupt,
             moment=self._moments + 1,
         )
         self.modules.bind(bound.link, state, bound.hidden, bound.instruments, machine.directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,7 @@ class Motion:
         link: Link,
         relay: Relay,
         *,
+        interrupt: Callable[[], None],
         causes: Causes,
         planting: Planting,
         hidden: Hidden,
@@ -55,6 +57,7 @@ class Motion:
         self._machine = machine
         self._link = link
         self._relay = relay
+        self._interrupt = interrupt
         self._causes = causes
         self._planting = planting
         self._hidden = hidden
@@ -98,7 +101,7 @@ class Motion:
         """Stop the running kernel where it is; see :meth:`Kgdb.interrupt`."""
         __tracebackhide__ = True
         self._interrupting = True
-        self._machine.interrupt()
+        self._interrupt()
         try:
             return self.wait(limit)
         except TimeoutError as error:

@@ -148,13 +148,13 @@ class SplatWatch:
             return
         alive = bound.machine.alive
         if alive:
-            bound.machine.pause()
+            bound.machine.stop()
         try:
             with bound.state.halted():
                 yield
         finally:
             if alive:
-                bound.machine.resume()
+                bound.machine.cont()
 
     def _lines(self, bound: _Bound) -> tuple[list[LogLine], bool]:
         """Return the log's lines since the test began, and whether the log itself gave them."""

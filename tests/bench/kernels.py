@@ -46,10 +46,10 @@ def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
         waits=WaitLimit(60),
         storage=snapshot.storage,
         memory=snapshot.memory,
-        point="ready",
+        snapshot="ready",
         history=snapshot.console.read_bytes(),
     ) as machine:
-        machine.resume()
+        machine.cont()
         yield machine, session
 
 

@@ -52,7 +52,7 @@ def test_what_the_guest_cannot_write(outcome: Outcome) -> None:
     report = outcome.failure("test_the_guest_writes")
     assert report.lost
     said = message(report.text)
-    assert "MachineDied: QEMU has halted the machine: this host has no room" in said
+    assert "MachineDied: QEMU has stopped the machine: this host has no room" in said
     assert "make room there" in said
     no_traceback_of_ours(report.text)
     assert outcome.passed("test_fine")

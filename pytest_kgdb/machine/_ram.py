@@ -1,9 +1,8 @@
-"""The guest's memory: a file without a name that QEMU and we map; what of it is kept, and put back.
+"""The guest's RAM: an anonymous file that QEMU maps, saved and restored here.
 
-QEMU could keep it with the rest of a machine's state, and did. It then reads and compares every
-page at each return, those too that hold nothing and those that nobody has written to. The file is
-ours as well as QEMU's, so that we do better: of what was kept only the parts with something in
-them are looked at, and of the rest only what has come to be since.
+QEMU could save it with the rest of the machine. At each restore it would then read and compare
+every page, including those that are empty and those that were never written to. The file is mapped
+here as well: a restore compares only what was saved, and clears only what was allocated since.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import BinaryIO, Final
 from ..errors import CacheError, ConfigError
 from ._command import MachineSpec
 
-__all__ = ["Image", "Memory", "check_memory"]
+__all__ = ["RamFile", "RamImage", "check_memory"]
 
-_PART: Final = 1 << 16  # bytes; compared, kept and put back as a whole
+_PART: Final = 1 << 16  # bytes; compared, saved and restored as a whole
 _ZEROS: Final = bytes(_PART)
 
-# An image: this, the size of the memory, how many runs; each run's start and length; and from
-# the next page on what the runs hold, one after the other.
+# The header of an image: this, the size of the RAM, and the number of runs. Each run's start and
+# length follow, and from the next page on the contents of the runs.
 _MAGIC: Final = b"kgdb-ram"
 _HEAD: Final = struct.Struct("<8sQQ")
 _RUN: Final = struct.Struct("<QQ")
@@ -34,10 +33,10 @@ _memcmp: Final = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
-class Image:
-    """What a guest's memory held at one moment, in a file.
+class RamImage:
+    """A file with the saved contents of a guest's RAM.
 
-    :raises CacheError: the file is not one, or not whole.
+    :raises CacheError: the file is not an image, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +46,11 @@ class Image:
                 size = os.fstat(file.fileno()).st_size
                 magic, self.size, count = _HEAD.unpack(file.read(_HEAD.size))
                 if magic != _MAGIC or count * _RUN.size > size:
-                    raise ValueError("it does not begin as one")
+                    raise ValueError("it does not begin like one")
                 table = file.read(count * _RUN.size)
                 offset = _data_at(count)
                 self.runs: list[tuple[int, int, int]] = []
-                """Of each its start in the guest's memory, its length, and its place here."""
+                """Start in the RAM, length, and offset in the file of each."""
                 end = 0
                 for start, length in _RUN.iter_unpack(table):
                     if start < end or start + length > self.size:
@@ -61,13 +60,13 @@ class Image:
                     offset += length
                 if offset != size:
                     raise ValueError(f"{size} bytes instead of {offset}")
-                # Copy on write, as only of writable memory ctypes tells the address.
+                # Copy on write: ctypes gives the address only of writable memory.
                 self.map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except (OSError, ValueError, struct.error) as error:
             raise CacheError(f"the saved memory {path} cannot be read: {error}") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Unmap the file."""
         self.map.close()
 
 
@@ -75,10 +74,10 @@ def _data_at(count: int) -> int:
     return -(-(_HEAD.size + count * _RUN.size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-class Memory:
-    """The memory of one machine; it dies with its last user.
+class RamFile:
+    """The RAM of one machine, in an anonymous file that goes with its last user.
 
-    Nothing here may be called while the guest runs.
+    No method may be called while the guest runs.
     """
 
     def __init__(self, mebibytes: int) -> None:
@@ -90,9 +89,9 @@ class Memory:
         self._map = mmap.mmap(self.file.fileno(), self.size)
 
     def save(self, path: Path) -> None:
-        """Write down what there is.
+        """Save the contents in a file.
 
-        :raises OSError: there is no room for it.
+        :raises OSError: it cannot be written.
         """
         runs = list(self._runs())
         with path.open("wb") as file:
@@ -105,7 +104,7 @@ class Memory:
             file.truncate(max(file.tell(), _data_at(len(runs))))
 
     def _runs(self) -> Iterator[tuple[int, int]]:
-        """Yield where there is more than zeros."""
+        """Yield start and end of each range with something other than zeros in it."""
         begun = -1
         for start, end in self._allocated(0, self.size):
             for at in range(start, end, _PART):
@@ -121,7 +120,7 @@ class Memory:
             begun = -1
 
     def _allocated(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield what was ever written to, or looked at, in a part of it (lseek(2), SEEK_DATA)."""
+        """Yield the ranges between two addresses that have pages (lseek(2), SEEK_DATA)."""
         descriptor = self.file.fileno()
         while start < end:
             try:
@@ -134,22 +133,22 @@ class Memory:
             yield start, stop
             start = stop
 
-    def put_back(self, image: Image) -> None:
-        """Make it what it was when an image was saved.
+    def restore(self, image: RamImage) -> None:
+        """Restore the contents from an image.
 
-        :raises CacheError: the image is of another machine.
+        :raises CacheError: the image is of a machine with another amount of RAM.
         """
         if image.size != self.size:
             raise CacheError(
                 f"the saved memory {image.path} is of a machine with {image.size >> 20} MiB, not "
                 f"{self.size >> 20}"
             )
-        ours, kept = _address(self._map), _address(image.map)
+        ours, saved = _address(self._map), _address(image.map)
         done = 0
         for start, length, offset in image.runs:
             self._clear(done, start, ours)
             done = start + length
-            shift = kept + offset - start
+            shift = saved + offset - start
             for at in range(start, done, _PART):
                 size = min(_PART, done - at)
                 if _memcmp(ours + at, shift + at, size):
@@ -164,11 +163,11 @@ class Memory:
                     self._map.madvise(mmap.MADV_REMOVE, at, size)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Unmap and close the file."""
         self._map.close()
         self.file.close()
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> RamFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -180,7 +179,10 @@ def _address(mapped: mmap.mmap) -> int:
 
 
 def check_memory(spec: MachineSpec) -> None:
-    """:raises ConfigError: the host cannot give the guest that much memory."""
+    """Check that the host has enough memory for the guest.
+
+    :raises ConfigError: it does not.
+    """
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) // 1024
