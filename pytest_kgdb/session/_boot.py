@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import BootError, ConfigError, DebuggerDied, KgdbError, MachineDied
 from ..machine import check_boot, kernel_command_line
+from ..memory import Vmlinux
 from ..rsp import Stub
-from ..state import Vmlinux
 
 if TYPE_CHECKING:
     from ..cache import Cache

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from ..deadline import WaitLimit
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec, SysrqBreak, boot_to_kgdbwait
+from ..memory import KernelMemory, RelayMemory
 from ..monitor import VcpuMonitor
 from ..rsp import Layout, QemuRelay, Relay, Stub
-from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
 from ._boot import start_kernel, the_images_kernel
 from ._debugger import start_gdb
@@ -51,6 +51,19 @@ _NOT_KGDBS: Final[Known] = (Layout(0, 0, 0, 0, 0), None)
 _NAMED: Final = "test-"
 
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
+
+
+class _StopState:
+    def __init__(self, handle: Kgdb) -> None:
+        self._handle = handle
+
+    @property
+    def stopped(self) -> bool:
+        return self._handle.stopped
+
+    @property
+    def generation(self) -> int:
+        return self._handle.moment
 
 
 class _Power:
@@ -122,8 +135,8 @@ class Vm:
             self.gdb.on_event = self.machine.console.poke
             self._relay: Relay | None = None
             self._interrupt: Callable[[], None] = lambda: None
-            self._peek: Peek | None = None
-            self._state: State | None = None
+            self._peek: RelayMemory | None = None
+            self._state: KernelMemory | None = None
             stack.callback(self._let_go)
             self._pci = (
                 PciSpaces(self.machine.monitor.human) if PciSpaces.needed(spec.qemu_args) else None
@@ -191,16 +204,15 @@ class Vm:
                 paused=paused,
             )
         self._relay = relay
-        self._state = State(
+        self._state = KernelMemory(
             vmlinux=kernel.vmlinux,
             ram=machine.ram,
             memory_bytes=self.spec.memory << 20,
             machine=self.spec.arch.machine,
-            is_stopped=lambda: self.handle.stopped,
-            generation=lambda: self.handle.moment,
-            modules=[kernel.modules_dir] if kernel.modules_dir is not None else [],
+            stop_state=_StopState(self.handle),
+            modules=self.handle.modules.files,
         )
-        self._peek = Peek(
+        self._peek = RelayMemory(
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
         )
         known = self._snapshot.known if self._snapshot is not None else None

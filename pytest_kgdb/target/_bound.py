@@ -17,9 +17,9 @@ from ._stops import define_current
 
 if TYPE_CHECKING:
     from ..machine import Machine
+    from ..memory import KernelMemory
     from ..mi import Gdb
     from ..rsp import Relay
-    from ..state import State
     from ._handle import Kgdb
     from ._points import Keeper
 
@@ -38,7 +38,7 @@ class Bound:
         *,
         gdb: Gdb,
         machine: Machine,
-        state: State,
+        state: KernelMemory,
         relay: Relay,
         keeper: Keeper,
         interrupt: Callable[[], None],

@@ -12,8 +12,8 @@ from ..report import clean
 
 if TYPE_CHECKING:
     from ..machine import Machine
+    from ..memory import KernelMemory
     from ..mi import Gdb
-    from ..state import State
     from ._splats import SplatWatch
 
 __all__ = ["Causes"]
@@ -29,7 +29,12 @@ class Causes:
     """Finds the first cause of what went wrong with one machine."""
 
     def __init__(
-        self, gdb: Gdb, machine: Machine, state: State, watch: SplatWatch, source: Path | None
+        self,
+        gdb: Gdb,
+        machine: Machine,
+        state: KernelMemory,
+        watch: SplatWatch,
+        source: Path | None,
     ) -> None:
         self._gdb = gdb
         self._machine = machine
@@ -87,7 +92,7 @@ class Causes:
         try:
             machine.stop()
             try:
-                return self._state.on_cpus(machine.registers(), self._source)
+                return self._state.cpu_stacks(machine.registers(), self._source)
             finally:
                 machine.cont()
         except KgdbError as error:

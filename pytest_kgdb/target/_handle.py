@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from ..kernel import Kernel
     from ..machine import Machine
+    from ..memory import KernelMemory
     from ..mi import Gdb
     from ..rsp import Relay
-    from ..state import State
 
 __all__ = ["Kgdb"]
 
@@ -50,7 +50,7 @@ class Kgdb(Inspect, Observe, Guest):
         *,
         gdb: Gdb,
         machine: Machine,
-        state: State,
+        state: KernelMemory,
         relay: Relay,
         keeper: Keeper,
         interrupt: Callable[[], None],

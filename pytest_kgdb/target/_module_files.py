@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigError, KgdbError
 from ..kernel import ModuleFile, read_module
+from ..memory import ModuleFiles, module_name
 from ..process import run, which
-from ..state import ModuleFiles, module_name
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
@@ -54,6 +54,7 @@ class KnownFiles:
         self._given: dict[str, Path] = {}
         self._provided: dict[str, Path] = {}  # in the guest from the beginning
         self.watched: set[str] = set()
+        self.version = 0
         places = [kernel.modules_dir] if kernel.modules_dir is not None else []
         self._in_tree = ModuleFiles(places)
 
@@ -79,6 +80,7 @@ class KnownFiles:
         info = read_module(path)
         if self._given.get(info.name) != path:
             self._given[info.name] = path
+            self.version += 1
             self._in_guest.pop(info.name, None)
         self.watched.add(info.name)
         return info
@@ -95,18 +97,17 @@ class KnownFiles:
             raise KgdbError(f"{path} cannot be built: this handle has no session")
         return self._build(path)
 
-    @property
-    def places(self) -> list[Path]:
-        """Files, and directories with files, that have the modules' debug information."""
-        tree = self._kernel.modules_dir
-        return [*self._given.values(), *([tree] if tree is not None else [])]
+    def candidates(self, name: str) -> list[Path]:
+        """Return the files that may be a module's, the likeliest first."""
+        given = self._given.get(name)
+        return [*([given] if given is not None else []), *self._in_tree.candidates(name)]
 
     def find(self, name: str) -> Path | None:
         """Return a module's file; None where none is known."""
         given = self._given.get(name)
         if given is not None:
             return given
-        return next(iter(self._in_tree.find(name)), None)
+        return next(iter(self._in_tree.candidates(name)), None)
 
     def has(self, location: str) -> bool:
         """Whether one of the modules that were named has a function, or a file, of that name."""
@@ -138,7 +139,7 @@ class KnownFiles:
             if name in self._given:
                 info = read_module(self._given[name])
                 return Found(name, info, None, info.depends)
-            in_tree = next(iter(self._in_tree.find(name)), None)
+            in_tree = next(iter(self._in_tree.candidates(name)), None)
             tree = self._kernel.modules_dir
             if in_tree is not None and tree is not None:
                 guest = f"/lib/modules/{self._kernel.release}/{in_tree.relative_to(tree)}"

@@ -14,7 +14,7 @@ from ..kernel import without_addresses
 from ._link import GdbError, Link
 
 if TYPE_CHECKING:
-    from ..state import State
+    from ..memory import KernelMemory
 
 __all__ = ["Loaded", "ModuleSymbols", "Symbols"]
 
@@ -128,7 +128,7 @@ class ModuleSymbols:
     """
 
     def __init__(
-        self, link: Link, state: State, find: Callable[[str], Path | None], directory: Path
+        self, link: Link, state: KernelMemory, find: Callable[[str], Path | None], directory: Path
     ) -> None:
         self._link = link
         self._directory = directory

@@ -22,7 +22,7 @@ from ._module_symbols import Loaded, ModuleSymbols, Symbols
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
-    from ..state import State
+    from ..memory import KernelMemory
     from ._handle import Kgdb
 
 __all__ = ["Module", "Modules"]
@@ -47,30 +47,37 @@ class Modules:
         self._kernel = kernel
         self._files = KnownFiles(kernel)
         self._link: Link | None = None
-        self._state: State | None = None
+        self._state: KernelMemory | None = None
         self._symbols: ModuleSymbols | None = None
         self._hidden: Hidden | None = None
         self._instruments: Instruments | None = None
-        self._told: set[Path] = set()  # files that the state knows of
         self._awaited: str | None = None  # to be stopped at before its init
 
     # For the session and the handle
+
+    @property
+    def files(self) -> KnownFiles:
+        """The files that are known (for the session)."""
+        return self._files
 
     def provide(self, given: Sequence[Path], build: Callable[[Path], list[Path]]) -> None:
         """Name the modules that are in the guest, and how others are built (for the session)."""
         self._files.provide(given, build)
 
     def bind(
-        self, link: Link, state: State, hidden: Hidden, instruments: Instruments, directory: Path
+        self,
+        link: Link,
+        state: KernelMemory,
+        hidden: Hidden,
+        instruments: Instruments,
+        directory: Path,
     ) -> None:
         """Take up a machine, whose directory is given (for the handle)."""
         self._files.forget()
         self._link, self._state, self._hidden = link, state, hidden
         self._instruments = instruments
         self._symbols = ModuleSymbols(link, state, self._files.find, directory)
-        self._told = set()
         self._awaited = None
-        self._tell_state()
 
     def unbind(self) -> None:
         """Let go of the machine (for the handle)."""
@@ -165,12 +172,6 @@ class Modules:
                 hint="build it with CONFIG_MODULES=y",
             )
         return self._link, self._symbols, self._hidden
-
-    def _tell_state(self) -> None:
-        new = [path for path in self._files.places if path not in self._told]
-        if new and self._state is not None:
-            self._state.add_modules(*new)
-            self._told.update(new)
 
     # At the hidden breakpoints; the first argument is in RDI (x86-64 psABI)
 
@@ -281,9 +282,7 @@ class Modules:
         :param path: on the host: a directory, or a `.ko`.
         :returns: the `.ko` files.
         """
-        built = self._files.known(Path(path))
-        self._tell_state()
-        return built
+        return self._files.known(Path(path))
 
     def load(self, path: str | os.PathLike[str], /, **params: object) -> Module:
         """Load a module and wait until its init has run.
@@ -381,7 +380,6 @@ class Modules:
         found = self._files.resolve(path)
         words = arguments(found.info, found.name, params)
         self._files.watched.add(found.name)
-        self._tell_state()
         for needed in found.needs:
             self._load_needed(needed)
         if found.info is not None and found.in_guest is None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from ..kernel import Kernel
     from ..machine import Machine
+    from ..memory import KernelMemory
     from ..mi import Gdb
-    from ..state import State
     from ._bound import Bound
     from ._link import Link
     from ._stops import Stop
@@ -49,7 +49,7 @@ class RunControl:
         return self._require().machine
 
     @property
-    def _state(self) -> State:
+    def _state(self) -> KernelMemory:
         return self._require().state
 
     @property

@@ -26,7 +26,7 @@ from ..klog import (
 if TYPE_CHECKING:
     from ..console import Console
     from ..machine import Machine
-    from ..state import State
+    from ..memory import KernelMemory
     from ._link import Link
 
 __all__ = ["ExpectedSplat", "SplatWatch"]
@@ -58,7 +58,7 @@ class _Place:
 @dataclass(frozen=True)
 class _Bound:
     machine: Machine
-    state: State
+    state: KernelMemory
     link: Link
     source: Path | None
 
@@ -80,7 +80,7 @@ class SplatWatch:
         self._known: dict[tuple[int, int], Splat] = {}
         self._start = _Place(0, 0)
 
-    def bind(self, machine: Machine, state: State, link: Link, source: Path | None) -> None:
+    def bind(self, machine: Machine, state: KernelMemory, link: Link, source: Path | None) -> None:
         """Take up another machine."""
         self._bound = _Bound(machine, state, link, source)
         self.begin()
@@ -150,7 +150,7 @@ class SplatWatch:
         if alive:
             bound.machine.stop()
         try:
-            with bound.state.halted():
+            with bound.state.paused():
                 yield
         finally:
             if alive:

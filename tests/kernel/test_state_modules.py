@@ -87,7 +87,7 @@ def built(kgdb_kernel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample(kgdb, built: Path) -> Any:
     """The handle, with the module in the guest as /tmp/sample.ko."""
     put_file(kgdb, built.read_bytes(), "/tmp/sample.ko")
-    kgdb._state.add_modules(built)
+    kgdb.modules.known(built)
     return kgdb
 
 
@@ -137,7 +137,7 @@ def test_vmalloc(sample) -> None:
 
 def test_stack_through_the_module(sample) -> None:
     load(sample)
-    trace = sample._state.stack_trace(sample.program["sleeper"])
+    trace = sample.stack_trace(sample.program["sleeper"])
     names = [frame.name for frame in trace]
     assert names[names.index("sample_sleeper") + 1] == "kthread"
     frame = trace[names.index("sample_sleeper")]

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("machine",),
     ("rsp",),
     ("mi",),
-    ("state",),
+    ("memory",),
     ("target",),
     ("session",),
     ("plugin",),

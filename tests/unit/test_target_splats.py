@@ -68,7 +68,7 @@ class NoLog:
         return None
 
     @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         yield
 
     def symbolise(self, frames: Any, source: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A drgn program on the stopped kernel."""
+"""The drgn program of a stopped kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._backing import Backing
-from ._modules import ModuleFiles
+from ._module_files import ModuleLookup
 from ._vmcoreinfo import vmcoreinfo
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ ModuleKey = tuple[str, int, int]
 """A loaded module: its name, the address of its `struct module`, its `enum module_state`."""
 
 
-def make_program(backing: Backing, files: ModuleFiles, check: Callable[[], None]) -> drgn.Program:
-    """Make a program with the kernel's debug info, none of its modules' yet.
+def make_program(
+    backing: Backing, modules: ModuleLookup, check: Callable[[], None]
+) -> drgn.Program:
+    """Make a program with the debug information of the kernel, without its modules'.
 
+    :param modules: knows the files of the modules.
     :param check: called before each read of memory; raises to refuse it.
     :raises KgdbError: vmlinux has no debug info, or is not the running kernel's.
     """
@@ -32,25 +35,25 @@ def make_program(backing: Backing, files: ModuleFiles, check: Callable[[], None]
 
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     info = vmcoreinfo(backing.vmlinux, backing.placement, backing.read)
-    # drgn's own walk of the page tables comes first; segments added later go before it.
+    # Adds drgn's own walk of the page tables; segments that are added later precede it.
     program.set_linux_kernel_custom(info, is_live=True)
     for segment in backing.segments(check):
         program.add_memory_segment(*segment)
 
     vmlinux = backing.vmlinux.path
 
-    def find(modules: Sequence[drgn.Module]) -> None:
-        for module in modules:
+    def find(missing: Sequence[drgn.Module]) -> None:
+        for module in missing:
             paths: Iterable[Path] = ()
             if isinstance(module, drgn.MainModule):
                 paths = [vmlinux]
             elif isinstance(module, drgn.RelocatableModule):
-                paths = files.find(module.name)
+                paths = modules.candidates(module.name)
             for path in paths:
                 if module.wants_debug_file():
                     module.try_file(path)
 
-    # Only ours: the standard ones look at this host's own modules, and on the network.
+    # Only this one: the standard ones search the modules of this host, and the network.
     program.register_debug_info_finder(_FINDER, find, enable_index=0)
     program.set_enabled_debug_info_finders([_FINDER])
     main = program.main_module("kernel", create=True)
@@ -67,7 +70,7 @@ def make_program(backing: Backing, files: ModuleFiles, check: Callable[[], None]
 
 
 def loaded_modules(program: drgn.Program) -> frozenset[ModuleKey]:
-    """Return the modules that the kernel has at the moment; none where its list is damaged."""
+    """Return the modules in the kernel's list; none if that is damaged."""
     import drgn
     from drgn.helpers.linux.module import for_each_module
 
@@ -85,24 +88,24 @@ def loaded_modules(program: drgn.Program) -> frozenset[ModuleKey]:
 
 
 def load_modules(program: drgn.Program) -> None:
-    """Make the loaded modules known, with debug info where a file of theirs was named."""
+    """Add the loaded modules to a program, with debug information where their file is known."""
     import drgn
     from drgn.helpers.linux.module import module_address_regions
 
     new = [module for module, is_new in program.loaded_modules() if is_new]
     for module in new:
         if isinstance(module, drgn.RelocatableModule):
-            # drgn itself leaves out what a module has only until its init has run.
+            # drgn itself omits the memory that a module has only until its init has run.
             regions = module_address_regions(module.object)
             module.address_ranges = [(start, start + size) for start, size in regions if size]
     if new:
-        # Their names and addresses are known all the same.
+        # Modules without a file have names and addresses all the same.
         with suppress(drgn.MissingDebugInfoError):
             program.load_module_debug_info(*new)
 
 
 def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:
-    """Return the `struct task_struct *` of a pid, or of what is one already.
+    """Return the `struct task_struct *` of a pid; a task is returned as it is.
 
     :raises KgdbError: there is no such task.
     """
@@ -110,14 +113,14 @@ def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:
 
     if not isinstance(task, int):
         return task
-    found = look_up(program, task)
-    if not found:
+    pointer = look_up(program, task)
+    if not pointer:
         raise KgdbError(f"the guest has no task with pid {task}")
-    return found
+    return pointer
 
 
 def stack_trace(program: drgn.Program, task: drgn.Object) -> drgn.StackTrace:
-    """Return a task's stack; one that was running when kgdb stopped its CPU, from there.
+    """Return a task's stack; of a task on a CPU, from where kgdb has stopped that CPU.
 
     :raises KgdbError: the task is running, and kgdb has not stopped the machine.
     """

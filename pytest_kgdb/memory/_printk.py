@@ -1,4 +1,4 @@
-"""The printk ring buffer, read from outside (kernel/printk/printk_ringbuffer.c)."""
+"""The kernel's log: the printk ring buffer (kernel/printk/printk_ringbuffer.c, since 5.10)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import KgdbError
 from ..klog import LogLine
-from ._kernel import ReadFunction
+from ._placement import ReadFunction
 
 if TYPE_CHECKING:
     import drgn
@@ -22,7 +22,7 @@ _REUSABLE: Final = 3
 _WORD: Final = 8
 _CALLER_CPU: Final = 0x80000000  # kernel/printk/printk.c, printk_caller_id
 
-# The offsets that reading takes, by their names in VMCOREINFO (log_buf_vmcoreinfo_setup).
+# The offsets that are needed, by their names in VMCOREINFO (log_buf_vmcoreinfo_setup).
 _OFFSETS: Final = {
     "ring_descs": ("printk_ringbuffer", "desc_ring"),
     "ring_text": ("printk_ringbuffer", "text_data_ring"),
@@ -46,15 +46,15 @@ _SIZES: Final = ("printk_ringbuffer", "prb_desc", "printk_info")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the members are that we read, and how long the structures are."""
+class PrintkLayout:
+    """Offsets of the members that are read, and sizes of the structures."""
 
     offsets: Mapping[str, int]
     sizes: Mapping[str, int]
 
     @classmethod
-    def from_vmcoreinfo(cls, fields: Mapping[str, str]) -> Layout | None:
-        """Take it from the kernel's own description; None where that is silent."""
+    def from_vmcoreinfo(cls, fields: Mapping[str, str]) -> PrintkLayout | None:
+        """Return the layout by VMCOREINFO; None if that lacks a field."""
         try:
             return cls(
                 {key: int(fields[f"OFFSET({s}.{m})"]) for key, (s, m) in _OFFSETS.items()},
@@ -64,10 +64,10 @@ class Layout:
             return None
 
     @classmethod
-    def from_program(cls, program: drgn.Program) -> Layout:
-        """Take it from debug info: loading that takes longer.
+    def from_program(cls, program: drgn.Program) -> PrintkLayout:
+        """Return the layout by the debug information, which takes longer to load.
 
-        :raises LookupError: the kernel is from before 5.10, which had another buffer.
+        :raises LookupError: the kernel is older than 5.10, which had another buffer.
         """
         import drgn
 
@@ -78,13 +78,13 @@ class Layout:
         )
 
 
-def render(read: ReadFunction, ring: int, layout: Layout) -> str:
-    """Return the buffer as dmesg(1) prints it: a time before each line.
+def render(read: ReadFunction, ring: int, layout: PrintkLayout) -> str:
+    """Return the log as dmesg(1) prints it, with a time before each line.
 
     :param ring: address of the `struct printk_ringbuffer`.
     """
     lines = []
-    for record in Ring(read, ring, layout).records():
+    for record in PrintkRing(read, ring, layout).records():
         seconds, nanoseconds = divmod(record.timestamp, 10**9)
         prefix = f"[{seconds:5d}.{nanoseconds // 1000:06d}] "
         lines += [prefix + line for line in record.text.decode(errors="replace").split("\n")]
@@ -98,18 +98,18 @@ class Record(NamedTuple):
     timestamp: int
     """Nanoseconds since the boot."""
     caller: int
-    """A task's pid, or a CPU (kernel/printk/printk.c, printk_caller_id)."""
+    """The pid of a task, or a CPU (kernel/printk/printk.c, printk_caller_id)."""
     text: bytes
 
 
-class Ring:
-    """The log buffer at one moment.
+class PrintkRing:
+    """The log buffer of a stopped kernel.
 
     :param ring: address of the `struct printk_ringbuffer`.
-    :raises KgdbError: it makes no sense.
+    :raises KgdbError: the buffer is damaged, or not set up yet.
     """
 
-    def __init__(self, read: ReadFunction, ring: int, layout: Layout) -> None:
+    def __init__(self, read: ReadFunction, ring: int, layout: PrintkLayout) -> None:
         self._read = read
         self._layout = layout
         offset = layout.offsets
@@ -135,25 +135,24 @@ class Ring:
         return self._read(self._infos + identity % self._count * size, size)
 
     def next_seq(self) -> int:
-        """Return the number that the next record will have."""
+        """Return the sequence number of the next record."""
         (newest,) = struct.unpack_from("<Q", self._info(self._newest), self._layout.offsets["seq"])
         return int(newest) + 1
 
     def records(self, since: int = 0) -> Iterator[Record]:
-        """Yield the records, oldest first, from a number on."""
-        held = self._newest - self._oldest & _ID_MASK
-        # Numbers go up by one from descriptor to descriptor.
-        wanted = min(held, self.next_seq() - 1 - since) if since else held
-        for number in range(held - wanted, held + 1):
+        """Yield the records from a sequence number on, oldest first."""
+        count = self._newest - self._oldest & _ID_MASK
+        # The sequence numbers of successive descriptors are successive.
+        newer = min(count, self.next_seq() - 1 - since) if since else count
+        for number in range(count - newer, count + 1):
             record = self._record(self._oldest + number & _ID_MASK)
             if record is not None and record.seq >= since:
                 yield record
 
     def lines(self, since: int) -> list[LogLine] | None:
-        """Return the lines of the records from a number on; None where some are gone already."""
-        held = self._newest - self._oldest & _ID_MASK
-        first = self.next_seq() - 1 - held
-        # Text goes before its descriptor does (printk_ringbuffer.c, data_push_tail).
+        """Return the lines from a sequence number on; None if some were overwritten."""
+        first = self.next_seq() - 1 - (self._newest - self._oldest & _ID_MASK)
+        # A text is overwritten before its descriptor (printk_ringbuffer.c, data_push_tail).
         if first > since or self._is_reusable(self._oldest + (since - first) & _ID_MASK):
             return None
         return [
@@ -177,7 +176,7 @@ class Ring:
             for name in ("begin", "next")
         )
         if state & _ID_MASK != identity or state >> _STATE_SHIFT not in _COMMITTED:
-            return None  # being written
+            return None  # it is being written
         info = self._info(identity)
         (seq,) = struct.unpack_from("<Q", info, offset["seq"])
         (timestamp,) = struct.unpack_from("<Q", info, offset["timestamp"])
@@ -188,7 +187,7 @@ class Ring:
 
 
 def _caller(number: int) -> str:
-    """Return who printed a record, as CONFIG_PRINTK_CALLER shows it."""
+    """Return the caller of a record, in the form of CONFIG_PRINTK_CALLER."""
     return f"C{number & ~_CALLER_CPU}" if number & _CALLER_CPU else f"T{number}"
 
 
@@ -199,7 +198,7 @@ def _text(read: ReadFunction, data: int, bits: int, begin: int, end: int, length
     mask = (1 << bits) - 1
     if begin >> bits == end >> bits:
         start, room = begin & mask, end - begin
-    else:  # it did not fit before the end of the ring, and stands at its start
+    else:  # it did not fit before the end of the ring, and is at its start
         start, room = 0, end & mask
-    # A block begins with its descriptor's id.
+    # A block begins with the id of its descriptor.
     return read(data + start + _WORD, max(0, min(length, room - _WORD)))

@@ -1,22 +1,22 @@
-"""What of a stopped kernel can be read without its help."""
+"""The memory and objects of a stopped kernel."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from ..errors import KgdbError, StaleError
 from ..klog import LogLine, SplatFrame
-from ._backing import Backing, DebuggerMemory, GuestMemory
-from ._dmesg import Layout, Ring, render
+from ._backing import Backing, DebuggerBacking, RamBacking
 from ._elf import Vmlinux
-from ._kernel import Placement, ReadFunction
-from ._memory import Ram, ram_layout
-from ._modules import ModuleFiles
+from ._module_files import ModuleFiles, ModuleLookup
 from ._pagetable import PageTable
 from ._physical import PhysicalMemory
+from ._placement import Placement, ReadFunction
+from ._printk import PrintkLayout, PrintkRing, render
+from ._ram import Ram, ram_layout
 from ._vmcoreinfo import parse, vmcoreinfo
 
 if TYPE_CHECKING:
@@ -24,22 +24,35 @@ if TYPE_CHECKING:
 
     from ._program import ModuleKey
 
-_FIRST_KERNEL_ADDRESS = 1 << 63
+__all__ = ["KernelMemory", "StopState"]
+
+_FIRST_KERNEL_ADDRESS: Final = 1 << 63
 
 
-class State:
-    """Memory and objects of one booted kernel, as long as it stands still.
+class StopState(Protocol):
+    """Whether the kernel is stopped."""
 
-    Everything raises StaleError while the kernel runs. Nothing read is kept from one stop to the
-    next, except that drgn objects that are values are copies, made when they were read.
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped."""
 
-    :param vmlinux: the kernel with its symbols and debug info.
-    :param ram: the file behind QEMU's `memory-backend-file`, or an open one.
-    :param memory_bytes: the guest's memory.
-    :param machine: QEMU's machine type, which says where in the guest RAM is.
-    :param is_stopped: whether the kernel stands still.
-    :param generation: a number that changes whenever the kernel has moved.
-    :param modules: `.ko` files, and directories with such, that the guest may load.
+    @property
+    def generation(self) -> int:
+        """A number that changes whenever the kernel has run."""
+
+
+class KernelMemory:
+    """Memory and objects of one booted kernel, while it is stopped.
+
+    Everything raises StaleError while the kernel runs. Nothing is cached from one stop to the
+    next, except drgn objects that are values, which were copied when they were read.
+
+    :param vmlinux: the kernel with its symbols and debug information.
+    :param ram: the file of QEMU's `memory-backend-file`: its path, or the open file.
+    :param memory_bytes: the size of the guest's RAM.
+    :param stop_state: whether the kernel is stopped.
+    :param machine: QEMU's machine type, which determines where in the guest the RAM is.
+    :param modules: knows the files of the modules that the guest may load.
     """
 
     def __init__(
@@ -48,13 +61,12 @@ class State:
         vmlinux: Path,
         ram: Path | BinaryIO,
         memory_bytes: int,
-        is_stopped: Callable[[], bool],
-        generation: Callable[[], int],
+        stop_state: StopState,
         machine: str = "pc",
-        modules: Iterable[Path] = (),
+        modules: ModuleLookup | None = None,
     ) -> None:
-        memory = Ram(ram, ram_layout(memory_bytes, machine))
-        self._start(GuestMemory(Vmlinux(vmlinux), memory), is_stopped, generation, modules)
+        backing = RamBacking(Vmlinux(vmlinux), Ram(ram, ram_layout(memory_bytes, machine)))
+        self._start(backing, stop_state, modules)
 
     @classmethod
     def through_debugger(
@@ -62,56 +74,48 @@ class State:
         *,
         vmlinux: Path,
         read: ReadFunction,
-        is_stopped: Callable[[], bool],
-        generation: Callable[[], int],
+        stop_state: StopState,
         kernel_offset: int = 0,
-        modules: Iterable[Path] = (),
-    ) -> State:
-        """Make the state of a machine whose memory is not ours: a board on a serial line.
+        modules: ModuleLookup | None = None,
+    ) -> KernelMemory:
+        """Return the memory of a machine whose RAM is not a file: a board on a serial line.
 
         :param read: reads virtual memory; raises KgdbError where nothing is mapped.
-        :param kernel_offset: where KASLR put the image, from its link address.
+        :param kernel_offset: what KASLR added to the image's link address.
         """
-        state = cls.__new__(cls)
-        memory = DebuggerMemory(Vmlinux(vmlinux), read, kernel_offset)
-        state._start(memory, is_stopped, generation, modules)
-        return state
+        memory = cls.__new__(cls)
+        memory._start(DebuggerBacking(Vmlinux(vmlinux), read, kernel_offset), stop_state, modules)
+        return memory
 
-    def _start(
-        self,
-        backing: Backing,
-        is_stopped: Callable[[], bool],
-        generation: Callable[[], int],
-        modules: Iterable[Path],
-    ) -> None:
+    def _start(self, backing: Backing, stop_state: StopState, modules: ModuleLookup | None) -> None:
         self._memory = backing
-        self._is_stopped = is_stopped
-        self._generation = generation
-        self._files = ModuleFiles(modules)
-        self._seen: int | None = None
+        self._stop_state = stop_state
+        self._modules = ModuleFiles() if modules is None else modules
+        self._seen: int | None = None  # the generation at which the kernel was found
         self._program: drgn.Program | None = None
         self._program_seen: int | None = None
+        self._program_files: int | None = None  # the version of the modules' files
         self._loaded: frozenset[ModuleKey] = frozenset()
         self._placement: Placement | None = None
-        self._log_layout: Layout | None = None
+        self._log_layout: PrintkLayout | None = None
         self._closed = False
-        self._is_halted = False
+        self._paused = False
         self.physical = PhysicalMemory(self._backing, lambda: self.program)
 
     def close(self) -> None:
-        """Let go of guest RAM; the state and its program cannot be used any more. Idempotent."""
+        """Unmap the RAM. Nothing can be read any more, by the program neither. Idempotent."""
         self._closed = True
         self._program = None
         self._memory.close()
 
     def invalidate(self) -> None:
-        """Forget what was found out at this stop: memory was written behind our back."""
+        """Discard what was read at this stop: memory was written meanwhile."""
         self._seen = self._program_seen = None
 
     def _check(self) -> None:
         if self._closed:
             raise StaleError("the machine whose memory this was is gone")
-        if not self._is_halted and not self._is_stopped():
+        if not self._paused and not self._stop_state.stopped:
             raise StaleError(
                 "the kernel is running: its memory changes while it is read",
                 hint="stop it first: interrupt(), or a breakpoint and wait()",
@@ -119,14 +123,14 @@ class State:
 
     def _backing(self) -> Backing:
         self._check()
-        generation = self._generation()
+        generation = self._stop_state.generation
         if generation != self._seen:
             self._memory.refresh()
             self._seen = generation
         return self._memory
 
     def read(self, address: int, size: int) -> bytes:
-        """Read the kernel's virtual memory: image, modules, vmalloc, any RAM.
+        """Read the kernel's virtual memory: image, modules, vmalloc, direct map.
 
         :raises KgdbError: not all of it is mapped; the message names the address that is not.
         :raises StaleError: the kernel is running.
@@ -137,9 +141,8 @@ class State:
         """Read the virtual memory of a process.
 
         :param task: a pid; a `struct task_struct *` or `struct mm_struct *`; or the kernel
-            address of a page table's top level (`mm->pgd`).
-        :raises KgdbError: not all of it is in memory; a page may be swapped out, or not yet
-            touched.
+            address of the top level of its page tables (`mm->pgd`).
+        :raises KgdbError: not all of it is in RAM: pages may be swapped out, or not touched yet.
         :raises StaleError: the kernel is running.
         """
         backing = self._backing()
@@ -168,29 +171,29 @@ class State:
         return render(read, ring, layout)
 
     def log_end(self) -> int:
-        """Return the number that the next record of the kernel's log will have.
+        """Return the sequence number of the next record of the kernel's log.
 
-        :raises KgdbError: the log cannot be read that way.
+        :raises KgdbError: the log cannot be read: the kernel is older than 5.10, or it is damaged.
         :raises StaleError: the kernel is running.
         """
         return self._need_log().next_seq()
 
     def log_since(self, seq: int) -> list[LogLine] | None:
-        """Return the lines of the kernel's log from a record on; None where some are lost.
+        """Return the lines of the kernel's log from a record on; None if some were overwritten.
 
-        :raises KgdbError: the log cannot be read that way.
+        :raises KgdbError: the log cannot be read: the kernel is older than 5.10, or it is damaged.
         :raises StaleError: the kernel is running.
         """
         return self._need_log().lines(seq)
 
-    def _need_log(self) -> Ring:
-        known = self._log()
-        if known is None:
+    def _need_log(self) -> PrintkRing:
+        log = self._log()
+        if log is None:
             raise KgdbError("the kernel's log is of a form from before Linux 5.10")
-        return Ring(*known)
+        return PrintkRing(*log)
 
-    def _log(self) -> tuple[ReadFunction, int, Layout] | None:
-        """Return how to read the log: None before 5.10, which had another form."""
+    def _log(self) -> tuple[ReadFunction, int, PrintkLayout] | None:
+        """Return the arguments of PrintkRing; None before Linux 5.10, which had another form."""
         backing = self._backing()
         vmlinux, offset = backing.vmlinux, backing.placement.offset
         pointer = vmlinux.symbol("prb")
@@ -198,27 +201,27 @@ class State:
             return None
         if self._log_layout is None:
             info = vmcoreinfo(vmlinux, backing.placement, backing.read)
-            self._log_layout = Layout.from_vmcoreinfo(parse(info)) or Layout.from_program(
-                self.program
-            )
+            self._log_layout = PrintkLayout.from_vmcoreinfo(
+                parse(info)
+            ) or PrintkLayout.from_program(self.program)
         ring = int.from_bytes(backing.read(pointer + offset, 8), "little")
         return backing.read, ring, self._log_layout
 
     @contextlib.contextmanager
-    def halted(self) -> Iterator[None]:
-        """Around reads of a machine that stands still by itself: kgdb does not know of it."""
-        before, self._is_halted = self._is_halted, True
+    def paused(self) -> Iterator[None]:
+        """Allow reads of a running kernel for the time of a `with`: QEMU has paused the machine."""
+        before, self._paused = self._paused, True
         self.invalidate()
         try:
             yield
         finally:
-            self._is_halted = before
+            self._paused = before
             self.invalidate()
 
     def symbolise(self, frames: Sequence[SplatFrame], source: Path | None) -> list[SplatFrame]:
-        """Return a splat's frames with the lines of the source that our debug info has for them.
+        """Return the frames of a splat with their source lines, where those are known.
 
-        :param source: the directory by which the debug info calls the kernel's source.
+        :param source: the directory of the kernel's source in the debug information.
         :raises StaleError: the kernel is running.
         """
         from ._symbols import symbolise
@@ -229,36 +232,34 @@ class State:
     def program(self) -> drgn.Program:
         """The stopped kernel as a drgn program, with the modules that are loaded now.
 
-        It stays the same object until a module is unloaded or another kernel is booted.
+        It stays the same object until a module is unloaded, a module's file is added, or another
+        kernel is booted.
 
+        :raises KgdbError: vmlinux has no debug information, or is not the running kernel's.
         :raises StaleError: the kernel is running.
         """
         backing = self._backing()
-        if self._program is not None and self._program_seen == self._seen:
-            return self._program
+        files = self._modules.version
+        program = self._program if self._program_files == files else None
+        if program is not None and self._program_seen == self._seen:
+            return program
         from ._program import load_modules, loaded_modules, make_program
 
-        program = self._program
         if program is None or self._placement != backing.placement:
-            program = make_program(backing, self._files, self._check)
+            program = make_program(backing, self._modules, self._check)
             loaded = loaded_modules(program)
         else:
             loaded = loaded_modules(program)
             if not self._loaded <= loaded:
-                # drgn cannot forget a module, and would find the symbols of what is gone.
-                program = make_program(backing, self._files, self._check)
+                # drgn cannot remove a module, and would find the symbols of the unloaded one.
+                program = make_program(backing, self._modules, self._check)
         load_modules(program)
-        self._program, self._placement = program, backing.placement
+        self._program, self._placement, self._program_files = program, backing.placement, files
         self._loaded, self._program_seen = loaded, self._seen
         return program
 
-    def add_modules(self, *paths: Path) -> None:
-        """Name further `.ko` files, or directories with such, that the guest may load."""
-        self._files.add(paths)
-        self._program = None
-
     def stack_trace(self, task: drgn.Object | int) -> drgn.StackTrace:
-        """Return the stack of any task, sleeping or stopped by kgdb on its CPU.
+        """Return the stack of a task that sleeps, or is on a CPU that kgdb has stopped.
 
         :param task: a pid or a `struct task_struct *`.
         :raises KgdbError: there is no such task, or its registers are not in memory.
@@ -268,28 +269,28 @@ class State:
 
         return stack_trace(self.program, self._task(task))
 
-    def on_cpus(self, dump: str, source: Path | None) -> str:
-        """Return what each CPU does: its task, its stack, its general registers.
+    def cpu_stacks(self, dump: str, source: Path | None) -> str:
+        """Return the task, the stack and the general registers of each CPU.
 
-        For a kernel that does not stop: the machine itself is to be halted around this.
+        This is for a kernel that does not stop; QEMU must have paused the machine.
 
-        :param dump: what QEMU's `info registers -a` says.
-        :param source: the directory by which the debug info calls the kernel's source.
+        :param dump: the output of QEMU's `info registers -a`.
+        :param source: the directory of the kernel's source in the debug information.
         """
-        from ._cpus import general_registers, on_cpus
+        from ._cpus import cpu_stacks, general_registers
 
         dump = dump.replace("\r", "")
-        with self.halted():
+        with self.paused():
             try:
-                told = list(on_cpus(self.program, dump, source))
+                stacks = list(cpu_stacks(self.program, dump, source))
             except Exception as error:
-                # Whatever is broken in the kernel's memory, the registers are there.
-                told = [f"(no stacks: {error})"]
-        return "\n".join([*told, general_registers(dump)])
+                # The kernel's memory may be damaged in any way; the registers are known.
+                stacks = [f"(no stacks: {error})"]
+        return "\n".join([*stacks, general_registers(dump)])
 
 
 def _pgd(task: drgn.Object | int) -> int:
-    """Return the kernel address of a process's page tables."""
+    """Return the kernel address of the top level of a process's page tables."""
     if isinstance(task, int):
         return task
     mm = task if task.type_.type_name() == "struct mm_struct *" else task.mm

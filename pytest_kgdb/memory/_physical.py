@@ -1,4 +1,4 @@
-"""Physical memory as a test sees it."""
+"""Physical memory, for tests."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ class PageOwner:
     """A process that maps a physical address."""
 
     pid: int
-    """Of the thread group, as ps(1) shows it."""
+    """The process id, as in ps(1)."""
 
     comm: str
-    """Its name, as ps(1) shows it: at most 15 bytes."""
+    """Its name, as in ps(1): at most 15 bytes."""
 
     address: int
-    """The user address at which the process sees it."""
+    """The user address at which it is mapped."""
 
     task: drgn.Object
-    """The `struct task_struct *` of the group's leader."""
+    """The `struct task_struct *` of the thread group's leader."""
 
 
 class PhysicalMemory:
     """The guest's physical memory.
 
-    :param backing: gives the memory; refuses while the kernel runs.
-    :param program: gives the drgn program, for what takes knowing the kernel's types.
+    :param backing: returns the kernel's memory; raises StaleError while the kernel runs.
+    :param program: returns the drgn program.
     """
 
     def __init__(self, backing: Callable[[], Backing], program: Callable[[], drgn.Program]) -> None:
@@ -54,8 +54,8 @@ class PhysicalMemory:
     def write(self, address: int, data: bytes) -> None:
         """Write to RAM: data only.
 
-        Not instructions: QEMU's translator does not see such a write, and goes on with what it
-        translated before. The handle's `write` goes through the kernel and has no such limit.
+        QEMU does not notice such a write, so it would go on executing instructions that it has
+        translated before. The handle's `write` goes through the debugger and has no such limit.
 
         :raises KgdbError: not all of the range is RAM.
         :raises StaleError: the kernel is running.
@@ -65,18 +65,18 @@ class PhysicalMemory:
     def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
         """Yield each physical address from `start` to `end` at which the bytes are.
 
-        What lies in several pages of virtual memory is found only where these follow each other
-        in physical memory too.
+        A pattern that spans several pages is found only where these are successive in physical
+        memory.
 
         :raises StaleError: the kernel is running, at each step.
         """
-        # Not a generator itself: what is wrong is said at the call, not at the first step.
+        # Not a generator itself: errors are raised by the call, not by the first step.
         return self._steps(self._backing().physical.find(bytes(pattern), start, end))
 
-    def _steps(self, found: Iterator[int]) -> Iterator[int]:
+    def _steps(self, matches: Iterator[int]) -> Iterator[int]:
         while True:
             self._backing()
-            address = next(found, None)
+            address = next(matches, None)
             if address is None:
                 return
             yield address
@@ -90,7 +90,7 @@ class PhysicalMemory:
         return self._backing().table.translate(address)[0]
 
     def phys_to_virt(self, address: int) -> int:
-        """Return where the kernel's map of all memory has a physical address.
+        """Return the address of a physical address in the kernel's direct map.
 
         :raises KgdbError: it is not RAM.
         :raises StaleError: the kernel is running.
@@ -101,10 +101,10 @@ class PhysicalMemory:
         return backing.placement.page_offset + address
 
     def page_owners(self, address: int) -> list[PageOwner]:
-        """Return the processes whose page tables map a physical address, by pid.
+        """Return the processes whose page tables map a physical address, in the order of pids.
 
-        None for the kernel's own memory, for file contents that no process maps, and for memory
-        that was freed but not yet overwritten.
+        There are none for the kernel's own memory, for file contents that no process maps, and
+        for memory that was freed and not yet overwritten.
 
         :raises StaleError: the kernel is running.
         """

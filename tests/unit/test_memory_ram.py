@@ -10,9 +10,8 @@ import pytest
 from fake_guest import BANNER, BUILD_ID, GIB, FakeGuest, Image
 
 from pytest_kgdb.errors import ConfigError, KgdbError
-from pytest_kgdb.state import Ram, Segment, ram_layout
-from pytest_kgdb.state._elf import Vmlinux
-from pytest_kgdb.state._pagetable import PageTable
+from pytest_kgdb.memory import Ram, Segment, Vmlinux, ram_layout
+from pytest_kgdb.memory._pagetable import PageTable
 
 MIB = 1 << 20
 
@@ -37,6 +36,7 @@ class TestLayout:
     def test_large_guest_leaves_room_for_pci(
         self, machine: str, memory: int, low: int | None
     ) -> None:
+        expected: tuple[Segment, ...]
         if low is None:
             expected = (Segment(0, memory, 0),)
         else:
@@ -130,8 +130,8 @@ class TestRam:
 
     def test_find_zeros(self, ram: Ram) -> None:
         ram.write(3, b"x")
-        found = ram.find(bytes(2))
-        assert [next(found) for _ in range(4)] == [0, 1, 4, 5]
+        matches = ram.find(bytes(2))
+        assert [next(matches) for _ in range(4)] == [0, 1, 4, 5]
         assert list(ram.find(bytes(4 * MIB))) == [16 * MIB]
 
     def test_find_is_lazy_and_leaves_the_file_sparse(self, ram: Ram, path: Path) -> None:

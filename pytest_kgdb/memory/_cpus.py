@@ -1,4 +1,4 @@
-"""What the CPUs of a machine are doing, told by their registers: for a kernel that hangs."""
+"""The stacks of all CPUs of a kernel that hangs, by the registers that QEMU reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import drgn
 
 _CPU: Final = re.compile(r"^CPU#(\d+)$", re.M)
-# target/i386/cpu-dump.c of QEMU: the 16 general registers, RIP and RFL, and the state behind them.
+# target/i386/cpu-dump.c of QEMU: the 16 general registers, RIP and RFL, and the state after them.
 _REGISTER: Final = re.compile(r"\b(R(?:[A-D]X|[SD]I|[BS]P|IP|FL|\d+)) *=([0-9a-f]{8,16})")
 _USER: Final = re.compile(r"\bCPL=3\b")
 
@@ -24,11 +24,11 @@ _PT_REGS: Final = {
 _MAX_FRAMES: Final = 20
 
 
-def on_cpus(program: drgn.Program, dump: str, source: Path | None) -> Iterator[str]:
-    """Yield, for each CPU, its task and its stack in lines.
+def cpu_stacks(program: drgn.Program, dump: str, source: Path | None) -> Iterator[str]:
+    """Yield for each CPU its task and its stack, in lines.
 
-    :param dump: what QEMU's `info registers -a` says; the machine must stand still since.
-    :param source: the directory by which the debug info calls the kernel's source.
+    :param dump: the output of QEMU's `info registers -a`; the machine must be paused since.
+    :param source: the directory of the kernel's source in the debug info.
     """
     from drgn.helpers.linux.sched import cpu_curr
 
@@ -44,7 +44,7 @@ def on_cpus(program: drgn.Program, dump: str, source: Path | None) -> Iterator[s
             else:
                 lines += _frames(program, text, source)
         except Exception as error:
-            # The kernel is broken: whatever drgn stumbles over must not hide what we have.
+            # The kernel may be broken in any way, and the other CPUs must be reported.
             lines.append(f"  (its stack cannot be read: {error})")
         yield "\n".join(lines)
 
@@ -52,8 +52,8 @@ def on_cpus(program: drgn.Program, dump: str, source: Path | None) -> Iterator[s
 def _frames(program: drgn.Program, text: str, source: Path | None) -> Iterator[str]:
     import drgn
 
-    found = dict(_REGISTER.findall(text))
-    values = {field: int(found[name], 16) for field, name in _PT_REGS.items() if name in found}
+    dumped = dict(_REGISTER.findall(text))
+    values = {field: int(dumped[name], 16) for field, name in _PT_REGS.items() if name in dumped}
     trace = program.stack_trace(drgn.Object(program, "struct pt_regs", value=values))
     for level, frame in enumerate(trace):
         if level == _MAX_FRAMES:
@@ -68,7 +68,7 @@ def _frames(program: drgn.Program, text: str, source: Path | None) -> Iterator[s
 
 
 def general_registers(dump: str) -> str:
-    """Return the lines of a dump that say where the CPUs are, without their vectors and tables."""
+    """Return the lines of a dump with general registers, without segments and vectors."""
     return "\n".join(
         line for line in dump.splitlines() if _CPU.match(line) or _REGISTER.match(line)
     )

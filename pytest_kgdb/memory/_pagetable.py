@@ -1,4 +1,4 @@
-"""The x86-64 page tables, walked in guest RAM (Intel SDM volume 3, chapter "Paging")."""
+"""The x86-64 page tables (Intel SDM volume 3, chapter "Paging")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import KgdbError
-from ._memory import Physical
+from ._ram import Physical
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
@@ -33,7 +33,7 @@ class PageTable:
     name: str = "the kernel's page tables"
 
     def translate(self, address: int) -> tuple[int, int]:
-        """Return the physical address, and how many bytes from there on are mapped as one.
+        """Return the physical address, and how many bytes from there on are in the same page.
 
         :raises KgdbError: the address is not mapped; the message names it.
         """
@@ -106,11 +106,11 @@ class PageTable:
 
     @staticmethod
     def _leaves(page: int, raw: bytes, base: int) -> Iterator[int]:
-        # A large process has thousands of these tables: look for the bytes of the entry that
-        # hold nothing but address (bits 16 to 47), and only then at the entry.
-        wanted = page.to_bytes(8, "little")[2:6]
+        # A large process has thousands of these tables: search for the bytes of the entry that
+        # have only address bits (16 to 47), and check the whole entry only then.
+        pattern = page.to_bytes(8, "little")[2:6]
         at = -1
-        while (at := raw.find(wanted, at + 1)) >= 0:
+        while (at := raw.find(pattern, at + 1)) >= 0:
             index, byte = divmod(at, 8)
             if byte == 2:
                 entry = int.from_bytes(raw[index * 8 : index * 8 + 8], "little")

@@ -1,4 +1,4 @@
-"""Guest RAM: a file that QEMU shares with us."""
+"""Guest RAM: the file that QEMU maps, mapped here as well."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import BinaryIO, Final
 from ..errors import ConfigError, KgdbError
 
 _GIB: Final = 1 << 30
-# What is searched at once: as much as stays in a CPU's cache.
+# Bytes that are searched at once: as many as stay in a CPU's cache.
 _CHUNK: Final = 1 << 17
 _U64: Final = struct.Struct("<Q")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A range of guest physical addresses, and where the RAM file has it."""
+    """A range of guest physical addresses, and its offset in the RAM file."""
 
     start: int
     size: int
@@ -34,11 +34,12 @@ class Segment:
 
 
 def ram_layout(memory_bytes: int, machine: str = "pc") -> tuple[Segment, ...]:
-    """Return where QEMU's machine type puts its RAM.
+    """Return where a QEMU machine has its RAM.
 
-    PCI devices need addresses below 4 GiB, so a large RAM is split around them.
+    PCI devices need addresses below 4 GiB, so a large RAM is in two segments.
 
-    :raises ConfigError: the machine type is not one whose memory map we know.
+    :param machine: QEMU's machine type.
+    :raises ConfigError: the memory map of that machine type is not known.
     """
     # The board and its versioned names: pc-i440fx-7.2, pc-q35-7.2, virt-7.2.
     board = machine.removeprefix("pc-").partition("-")[0] if machine != "pc" else "i440fx"
@@ -59,15 +60,18 @@ def ram_layout(memory_bytes: int, machine: str = "pc") -> tuple[Segment, ...]:
 
 
 class Physical(ABC):
-    """Physical memory, by whatever way it is reached."""
+    """Physical memory."""
 
     @abstractmethod
     def holds(self, address: int, size: int = 1) -> bool:
-        """Whether all of the range is RAM."""
+        """Return whether all of the range is RAM."""
 
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:
-        """:raises KgdbError: not all of it is RAM."""
+        """Read bytes.
+
+        :raises KgdbError: not all of them are RAM.
+        """
 
     @abstractmethod
     def u64(self, address: int) -> int:
@@ -75,18 +79,21 @@ class Physical(ABC):
 
     @abstractmethod
     def write(self, address: int, data: bytes) -> None:
-        """:raises KgdbError: not all of it is RAM."""
+        """Write bytes.
+
+        :raises KgdbError: not all of them are RAM.
+        """
 
     @abstractmethod
     def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
-        """Yield the physical address of each occurrence, overlapping ones too, in order."""
+        """Yield the physical address of each occurrence in order, also of overlapping ones."""
 
 
 class Ram(Physical):
     """Guest physical memory, mapped into this process.
 
     :param file: the file behind QEMU's `memory-backend-file`, or an open one (a memfd).
-    :param segments: where the guest sees it.
+    :param segments: where the guest has it.
     :raises KgdbError: the file is smaller than the segments say.
     """
 
@@ -100,9 +107,9 @@ class Ram(Physical):
                 else:
                     self._fd = os.dup(file.fileno())
                 stack.callback(os.close, self._fd)
-                there = os.fstat(self._fd).st_size
-                if there < size:  # a read behind the end would be a SIGBUS, not an exception
-                    raise KgdbError(f"guest RAM is {there} bytes; the machine has {size}")
+                file_size = os.fstat(self._fd).st_size
+                if file_size < size:  # reading beyond the end would be a SIGBUS, not an exception
+                    raise KgdbError(f"guest RAM is {file_size} bytes; the machine has {size}")
                 self.mapping = mmap.mmap(self._fd, size, prot=mmap.PROT_READ)
             except OSError as error:
                 raise KgdbError(f"cannot map guest RAM: {error}") from error
@@ -118,7 +125,7 @@ class Ram(Physical):
         self._stack.close()
 
     def offset(self, address: int, size: int = 1) -> int:
-        """Return where in the file the range is.
+        """Return the offset of a range in the file.
 
         :raises KgdbError: not all of it is RAM.
         """
@@ -160,8 +167,8 @@ class Ram(Physical):
                     yield offset - shift
 
     def _search(self, pattern: bytes, first: int, last: int) -> Iterator[int]:
-        # Copies, not the mapping: it is quicker than faulting each page in, and a page of the
-        # file that the guest never touched stays a hole.
+        # Copies, not the mapping: that is faster than a fault for each page, and does not allocate
+        # the pages that the guest never touched.
         overlap = len(pattern) - 1
         for start in range(first, last - overlap, _CHUNK):
             chunk = os.pread(self._fd, min(_CHUNK + overlap, last - start), start)
@@ -170,9 +177,9 @@ class Ram(Physical):
                 yield start + at
 
     def _touched(self, low: int, high: int, pattern: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the file ranges in which the pattern may be: the file is sparse."""
+        """Yield the ranges of the sparse file in which the pattern may be."""
         if not pattern.strip(b"\0"):
-            yield low, high  # a hole is full of these
+            yield low, high  # holes match
             return
         overlap = len(pattern) - 1
         at = done = low
@@ -182,8 +189,8 @@ class Ram(Physical):
             except OSError:  # ENXIO: nothing but a hole up to the end
                 return
             at = os.lseek(self._fd, data, os.SEEK_HOLE)
-            # A match may begin or end in the zeros beside the data; one that begins at `done` or
-            # later has not been found yet.
+            # A match may begin or end in the zeros beside the data. Those that begin before `done`
+            # were yielded.
             first, last = max(done, data - overlap), min(high, at + overlap)
             if first < last:
                 yield first, last

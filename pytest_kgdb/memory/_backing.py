@@ -1,4 +1,4 @@
-"""The two ways to a kernel's memory: guest RAM that is ours, or the debugger's own reads."""
+"""The two ways to a kernel's memory: RAM mapped into this process, or reads by the debugger."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple, NoReturn
 
 from ..errors import KgdbError
 from ._elf import Vmlinux
-from ._kernel import Placement, ReadFunction, place, place_remote
-from ._memory import Physical, Ram
 from ._pagetable import PageTable
+from ._placement import Placement, ReadFunction, place, place_remote
+from ._ram import Physical, Ram
 
 SegmentReader = Callable[[int, int, int, bool], bytes]
-"""drgn's: address, size, offset in the segment, whether the address is physical."""
+"""drgn's: takes address, size, offset in the segment, and whether the address is physical."""
 
 
 class ProgramSegment(NamedTuple):
@@ -35,7 +35,7 @@ class Backing(ABC):
 
     @abstractmethod
     def refresh(self) -> None:
-        """Look anew where the kernel is: it may have been booted or restored since."""
+        """Find the kernel again, which may have been booted or restored."""
 
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:
@@ -43,10 +43,10 @@ class Backing(ABC):
 
     @abstractmethod
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
-        """Yield the memory of a drgn program; each read calls `check` first."""
+        """Yield the memory segments of a drgn program, whose reads call `check` first."""
 
     def close(self) -> None:
-        """Let go of the files. Idempotent."""
+        """Close the files. Idempotent."""
         self.vmlinux.close()
 
 
@@ -56,7 +56,7 @@ def _table(vmlinux: Vmlinux, placement: Placement, physical: Physical) -> PageTa
     return PageTable(physical, placement.image_to_phys(root), placement.levels)
 
 
-class GuestMemory(Backing):
+class RamBacking(Backing):
     """A kernel in RAM that is mapped into this process."""
 
     def __init__(self, vmlinux: Vmlinux, ram: Ram) -> None:
@@ -76,8 +76,8 @@ class GuestMemory(Backing):
         self._ram.close()
 
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
-        # Page tables are walked by drgn itself, over the physical segments. The two linear maps,
-        # in which nearly everything is, are short cuts: one call of ours for a read, not six.
+        # drgn walks the page tables itself, over the physical segments. The two linear maps, in
+        # which nearly everything is, are shortcuts: one call for each read instead of six.
         import drgn
 
         ram = self._ram
@@ -109,10 +109,10 @@ def _slices(ram: Ram, base: int, check: Callable[[], None]) -> SegmentReader:
     return read
 
 
-class DebuggerMemory(Backing):
+class DebuggerBacking(Backing):
     """A kernel whose memory only its debugger can read.
 
-    :param read: reads virtual memory; raises KgdbError where none is mapped.
+    :param read: reads virtual memory; raises KgdbError where nothing is mapped.
     :param offset: KASLR offset of the image.
     """
 
@@ -151,7 +151,7 @@ class DebuggerMemory(Backing):
 
 
 class DirectMap(Physical):
-    """Physical memory as the kernel's own map of it shows it."""
+    """Physical memory, read through the kernel's direct map."""
 
     def __init__(self, read: ReadFunction, page_offset: int) -> None:
         self._read = read

@@ -8,9 +8,8 @@ import pytest
 
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.klog import LogLine
-from pytest_kgdb.state._dmesg import Layout, render
-from pytest_kgdb.state._dmesg import Ring as Log
-from pytest_kgdb.state._vmcoreinfo import parse
+from pytest_kgdb.memory._printk import PrintkLayout, PrintkRing, render
+from pytest_kgdb.memory._vmcoreinfo import parse
 
 RING, DESCS, INFOS, DATA = 0x1000, 0x2000, 0x4000, 0x8000
 COUNT_BITS, DATA_BITS = 3, 9
@@ -40,7 +39,7 @@ OFFSET(printk_info.caller_id)=20
 OFFSET(prb_data_ring.size_bits)=0
 OFFSET(prb_data_ring.data)=8
 """
-LAYOUT = Layout.from_vmcoreinfo(parse(VMCOREINFO))
+LAYOUT = PrintkLayout.from_vmcoreinfo(parse(VMCOREINFO))
 
 
 class Ring:
@@ -82,8 +81,8 @@ class Ring:
             self.memory[DATA + start + 8 : DATA + start + 8 + len(text)] = text
             self.lpos = end
         self.put("<QQQ", DESCS + index * 24, state << 62 | self.next, begin, end)
-        said = len(text) if length is None else length
-        self.put("<QQHHI", INFOS + index * 88, self.seq, at, said, 0, caller)
+        stored = len(text) if length is None else length
+        self.put("<QQHHI", INFOS + index * 88, self.seq, at, stored, 0, caller)
         self.seq += 1
         self.next += 1
         self.first = max(self.first, self.next - (1 << COUNT_BITS))
@@ -96,7 +95,7 @@ class Ring:
     def lines(self, since: int) -> list[LogLine] | None:
         self.finish()
         assert LAYOUT is not None
-        return Log(self.read, RING, LAYOUT).lines(since)
+        return PrintkRing(self.read, RING, LAYOUT).lines(since)
 
     def finish(self) -> None:
         self.put("<IIQQQQ", RING, COUNT_BITS, 0, DESCS, INFOS, max(self.next - 1, 0), self.first)
@@ -181,8 +180,8 @@ def test_a_damaged_buffer_is_said_to_be_so() -> None:
 
 
 def test_a_kernel_that_says_nothing_of_its_buffer() -> None:
-    assert Layout.from_vmcoreinfo({}) is None
-    assert Layout.from_vmcoreinfo({**parse(VMCOREINFO), "SIZE(prb_desc)": "x"}) is None
+    assert PrintkLayout.from_vmcoreinfo({}) is None
+    assert PrintkLayout.from_vmcoreinfo({**parse(VMCOREINFO), "SIZE(prb_desc)": "x"}) is None
 
 
 def test_lines_from_a_number_on_with_who_printed_them() -> None:

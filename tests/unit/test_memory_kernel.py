@@ -1,4 +1,4 @@
-"""State on a guest that is only a file: finding the kernel, staleness, drgn's view."""
+"""KernelMemory on a guest that is only a file: finding the kernel, staleness, drgn's view."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ from pathlib import Path
 
 import pytest
 from fake_guest import BUILD_ID, START_KERNEL_MAP, FakeGuest, Image
-from test_state_dmesg import VMCOREINFO, Ring
+from test_memory_printk import VMCOREINFO, Ring
 
 from pytest_kgdb.errors import ConfigError, DebuggerDied, KgdbError, StaleError
-from pytest_kgdb.state import Ram, State, ram_layout
-from pytest_kgdb.state._backing import DebuggerMemory, GuestMemory
-from pytest_kgdb.state._elf import Vmlinux
-from pytest_kgdb.state._kernel import place
-from pytest_kgdb.state._modules import ModuleFiles
-from pytest_kgdb.state._vmcoreinfo import parse, vmcoreinfo
+from pytest_kgdb.memory import (
+    KernelMemory,
+    ModuleFiles,
+    Ram,
+    RelayMemory,
+    Vmlinux,
+    ram_layout,
+)
+from pytest_kgdb.memory._backing import DebuggerBacking, RamBacking
+from pytest_kgdb.memory._placement import place
+from pytest_kgdb.memory._vmcoreinfo import parse, vmcoreinfo
 
 MIB = 1 << 20
 
 
 class Run:
-    """Whether the kernel stands, and how often it has moved."""
+    """Whether the kernel is stopped, and how often it has run."""
 
     def __init__(self) -> None:
         self.stopped = True
         self.generation = 0
 
 
-def make(guest: FakeGuest, run: Run | None = None) -> State:
+def make(guest: FakeGuest, run: Run | None = None) -> KernelMemory:
     run = run or Run()
-    return State(
+    return KernelMemory(
         vmlinux=guest.vmlinux,
         ram=guest.path,
         memory_bytes=guest.memory,
-        is_stopped=lambda: run.stopped,
-        generation=lambda: run.generation,
+        stop_state=run,
     )
 
 
@@ -50,9 +54,9 @@ class TestPlacement:
         self, tmp_path: Path, levels: int, shift: int, offset: int
     ) -> None:
         guest = FakeGuest(tmp_path, levels=levels, shift=shift, offset=offset)
-        state = make(guest)
-        assert state.read(guest.address("some_text"), 9) == b"some text"
-        assert state.read(guest.page_offset + guest.phys("some_text"), 9) == b"some text"
+        memory = make(guest)
+        assert memory.read(guest.address("some_text"), 9) == b"some text"
+        assert memory.read(guest.page_offset + guest.phys("some_text"), 9) == b"some text"
 
     def test_it_is_looked_for_once(self, tmp_path: Path) -> None:
         guest = FakeGuest(tmp_path, shift=32 * MIB)
@@ -89,7 +93,7 @@ class TestPlacement:
 
 class TestVmcoreinfo:
     def info(self, guest: FakeGuest) -> dict[str, str]:
-        memory = GuestMemory(Vmlinux(guest.vmlinux), Ram(guest.path, ram_layout(guest.memory)))
+        memory = RamBacking(Vmlinux(guest.vmlinux), Ram(guest.path, ram_layout(guest.memory)))
         memory.refresh()
         return parse(vmcoreinfo(memory.vmlinux, memory.placement, memory.read))
 
@@ -140,81 +144,99 @@ class TestVmcoreinfo:
 
 
 class TestStaleness:
-    USES: tuple[Callable[[State], object], ...] = (
-        lambda state: state.read(0, 1),
-        lambda state: state.read_user(1, 0, 1),
-        lambda state: state.dmesg(),
-        lambda state: state.program,
-        lambda state: state.stack_trace(1),
-        lambda state: state.physical.read(0, 1),
-        lambda state: state.physical.write(0, b"x"),
-        lambda state: state.physical.find(b"x"),
-        lambda state: state.physical.virt_to_phys(0),
-        lambda state: state.physical.phys_to_virt(0),
-        lambda state: state.physical.page_owners(0),
+    USES: tuple[Callable[[KernelMemory], object], ...] = (
+        lambda memory: memory.read(0, 1),
+        lambda memory: memory.read_user(1, 0, 1),
+        lambda memory: memory.dmesg(),
+        lambda memory: memory.program,
+        lambda memory: memory.stack_trace(1),
+        lambda memory: memory.physical.read(0, 1),
+        lambda memory: memory.physical.write(0, b"x"),
+        lambda memory: memory.physical.find(b"x"),
+        lambda memory: memory.physical.virt_to_phys(0),
+        lambda memory: memory.physical.phys_to_virt(0),
+        lambda memory: memory.physical.page_owners(0),
     )
 
     @pytest.mark.parametrize("use", USES)
     def test_a_running_kernel_is_not_read(
-        self, tmp_path: Path, use: Callable[[State], object]
+        self, tmp_path: Path, use: Callable[[KernelMemory], object]
     ) -> None:
         run = Run()
-        state = make(FakeGuest(tmp_path), run)
+        memory = make(FakeGuest(tmp_path), run)
         run.stopped = False
         with pytest.raises(StaleError, match=r"the kernel is running.*\n.*interrupt\(\)"):
-            use(state)
+            use(memory)
 
     @pytest.mark.parametrize("use", USES)
-    def test_nor_one_that_is_gone(self, tmp_path: Path, use: Callable[[State], object]) -> None:
-        state = make(FakeGuest(tmp_path))
-        state.close()
-        state.close()
+    def test_nor_one_that_is_gone(
+        self, tmp_path: Path, use: Callable[[KernelMemory], object]
+    ) -> None:
+        memory = make(FakeGuest(tmp_path))
+        memory.close()
+        memory.close()
         with pytest.raises(StaleError, match="is gone"):
-            use(state)
+            use(memory)
 
     def test_a_search_ends_when_the_kernel_moves(self, tmp_path: Path) -> None:
         run = Run()
-        state = make(FakeGuest(tmp_path), run)
-        begun, fresh = (state.physical.find(bytes(8)) for _ in range(2))
-        next(begun)
+        memory = make(FakeGuest(tmp_path), run)
+        started, fresh = (memory.physical.find(bytes(8)) for _ in range(2))
+        next(started)
         run.stopped = False
-        for found in (begun, fresh):
+        for search in (started, fresh):
             with pytest.raises(StaleError):
-                next(found)
+                next(search)
 
     def test_the_next_stop_shows_new_memory(self, tmp_path: Path) -> None:
         run = Run()
         guest = FakeGuest(tmp_path)
-        state = make(guest, run)
+        memory = make(guest, run)
         other = guest.page()
         guest.poke(other, b"new")
-        assert state.physical.virt_to_phys(guest.page_offset) == 0
+        assert memory.physical.virt_to_phys(guest.page_offset) == 0
         guest.poke_u64(guest.phys("page_offset_base"), 0xFFFF888000000000)
-        assert state.physical.phys_to_virt(0) == guest.page_offset
+        assert memory.physical.phys_to_virt(0) == guest.page_offset
         run.generation += 1
-        assert state.physical.phys_to_virt(0) == 0xFFFF888000000000
+        assert memory.physical.phys_to_virt(0) == 0xFFFF888000000000
 
     def test_invalidate(self, tmp_path: Path) -> None:
         guest = FakeGuest(tmp_path)
-        state = make(guest)
-        assert state.physical.phys_to_virt(0) == guest.page_offset
+        memory = make(guest)
+        assert memory.physical.phys_to_virt(0) == guest.page_offset
         guest.poke_u64(guest.phys("page_offset_base"), 0xFFFF888000000000)
-        state.invalidate()
-        assert state.physical.phys_to_virt(0) == 0xFFFF888000000000
+        memory.invalidate()
+        assert memory.physical.phys_to_virt(0) == 0xFFFF888000000000
+
+    def test_a_paused_machine(self, tmp_path: Path) -> None:
+        """QEMU has paused it, and the kernel has not stopped by itself."""
+        run = Run()
+        guest = FakeGuest(tmp_path)
+        memory = make(guest, run)
+        assert memory.physical.phys_to_virt(0) == guest.page_offset
+        guest.poke_u64(guest.phys("page_offset_base"), 0xFFFF888000000000)
+        run.stopped = False
+        with memory.paused():
+            assert memory.physical.phys_to_virt(0) == 0xFFFF888000000000
+            with memory.paused():
+                pass
+            memory.read(guest.address("some_text"), 9)
+        with pytest.raises(StaleError):
+            memory.read(guest.address("some_text"), 9)
 
     def test_drgn_objects_of_a_running_kernel(self, tmp_path: Path) -> None:
         import drgn
 
         run = Run()
         guest = FakeGuest(tmp_path)
-        state = make(guest, run)
-        state.read(guest.address("some_text"), 1)
+        kernel = make(guest, run)
+        kernel.read(guest.address("some_text"), 1)
         program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
-        memory = state._memory
+        memory = kernel._memory
         program.set_linux_kernel_custom(
             vmcoreinfo(memory.vmlinux, memory.placement, memory.read), is_live=True
         )
-        for segment in memory.segments(state._check):
+        for segment in memory.segments(kernel._check):
             program.add_memory_segment(*segment)
         guest.map(0xFFFFC90000001000, guest.phys("some_text") & ~0xFFF)
         places = [
@@ -227,9 +249,9 @@ class TestStaleness:
         guest.poke(guest.phys("some_text"), b"SOME")
         assert [o.value_() for o in objects] == [int.from_bytes(b"SOME", "little")] * 3
         run.stopped = False
-        for each in objects:
+        for number in objects:
             with pytest.raises(StaleError, match="the kernel is running"):
-                each.value_()
+                number.value_()
 
 
 class TestUser:
@@ -241,11 +263,11 @@ class TestUser:
         root, page = guest.page(), guest.page()
         guest.map(0x400000, page, root=root)
         guest.poke(page + 16, b"user data")
-        state = make(guest)
+        memory = make(guest)
         pgd = guest.page_offset + root
-        assert state.read_user(pgd, 0x400010, 9) == b"user data"
+        assert memory.read_user(pgd, 0x400010, 9) == b"user data"
         with pytest.raises(KgdbError, match="0x500000 is not mapped in the page tables of the"):
-            state.read_user(pgd, 0x500000, 1)
+            memory.read_user(pgd, 0x500000, 1)
 
     def test_physical(self, guest: FakeGuest) -> None:
         physical = make(guest).physical
@@ -290,13 +312,12 @@ class TestDmesg:
 class TestThroughDebugger:
     def make(
         self, guest: FakeGuest, read: Callable[[int, int], bytes], run: Run | None = None
-    ) -> State:
+    ) -> KernelMemory:
         run = run or Run()
-        return State.through_debugger(
+        return KernelMemory.through_debugger(
             vmlinux=guest.vmlinux,
             read=read,
-            is_stopped=lambda: run.stopped,
-            generation=lambda: run.generation,
+            stop_state=run,
             kernel_offset=guest.offset,
         )
 
@@ -304,17 +325,17 @@ class TestThroughDebugger:
     def test_same_reads(self, tmp_path: Path, offset: int) -> None:
         guest = FakeGuest(tmp_path, offset=offset)
         own = make(guest)
-        state = self.make(guest, own.read)
-        assert state.read(guest.address("some_text"), 9) == b"some text"
-        physical = state.physical
+        memory = self.make(guest, own.read)
+        assert memory.read(guest.address("some_text"), 9) == b"some text"
+        physical = memory.physical
         assert physical.read(guest.phys("some_text"), 9) == b"some text"
         assert physical.virt_to_phys(guest.address("some_text")) == guest.phys("some_text")
         assert physical.phys_to_virt(5) == guest.page_offset + 5
         root, page = guest.page(), guest.page()
         guest.map(0x400000, page, root=root)
         guest.poke(page, b"user")
-        assert state.read_user(guest.page_offset + root, 0x400000, 4) == b"user"
-        state.close()
+        assert memory.read_user(guest.page_offset + root, 0x400000, 4) == b"user"
+        memory.close()
 
     def test_what_it_cannot(self, tmp_path: Path) -> None:
         guest = FakeGuest(tmp_path)
@@ -336,7 +357,7 @@ class TestThroughDebugger:
                 raise DebuggerDied("gdb is gone")
             return own.read(address, size)
 
-        memory = DebuggerMemory(Vmlinux(guest.vmlinux), read, 0)
+        memory = DebuggerBacking(Vmlinux(guest.vmlinux), read, 0)
         memory.refresh()
         program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         for segment in memory.segments(lambda: None):
@@ -350,18 +371,41 @@ class TestThroughDebugger:
             program.read(0x10, 1)
 
 
+def test_the_relays_mapping(tmp_path: Path) -> None:
+    guest = FakeGuest(tmp_path)
+    with guest.path.open("r+b") as file:
+        memory = RelayMemory(guest.vmlinux, file, guest.memory, "pc")
+    assert memory.read(guest.address("some_text"), 9) == b"some text"
+    # Over the border of two pages that are not neighbours.
+    first, second = guest.page(), guest.page(2) + 0x1000
+    guest.map(0xFFFFC90000001000, first)
+    guest.map(0xFFFFC90000002000, second)
+    memory.write(0xFFFFC90000001FFE, b"abcd")
+    assert memory.read(0xFFFFC90000001FFC, 6) == b"\0\0abcd"
+    assert guest.peek_u64(second) == int.from_bytes(b"cd", "little")
+    with pytest.raises(KgdbError, match="0x10 is not mapped"):
+        memory.write(0x10, b"x")
+    guest.poke(guest.phys("linux_banner"), bytes(8))
+    with pytest.raises(KgdbError, match="does not hold the kernel"):
+        memory.refresh()
+    memory.close()
+    memory.close()
+
+
 def test_module_files(tmp_path: Path) -> None:
     (tmp_path / "kernel/deep").mkdir(parents=True)
     for name in ("kernel/deep/snd-hda.ko", "kernel/ext4.ko", "kernel/ext4.o", "other.ko"):
         (tmp_path / name).touch()
     files = ModuleFiles([tmp_path / "kernel", tmp_path / "missing"])
-    assert files.find("snd_hda") == [tmp_path / "kernel/deep/snd-hda.ko"]
-    assert files.find("other") == []
+    assert files.candidates("snd_hda") == [tmp_path / "kernel/deep/snd-hda.ko"]
+    assert files.candidates("other") == []
     mine = tmp_path / "mine" / "ext4.ko"
     mine.parent.mkdir()
     mine.touch()
+    before = files.version
     files.add([mine])
-    assert files.find("ext4") == [mine, tmp_path / "kernel/ext4.ko"]
+    assert files.version != before
+    assert files.candidates("ext4") == [mine, tmp_path / "kernel/ext4.ko"]
 
 
 def test_unusable_vmlinux_is_named_at_the_first_read(tmp_path: Path) -> None:
@@ -372,7 +416,7 @@ def test_unusable_vmlinux_is_named_at_the_first_read(tmp_path: Path) -> None:
 
 
 def test_drgn_is_imported_only_when_used() -> None:
-    code = "import sys, pytest_kgdb.state; print([m for m in sys.modules if 'drgn' in m])"
+    code = "import sys, pytest_kgdb.memory; print([m for m in sys.modules if 'drgn' in m])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""Lines of source for the addresses that the kernel prints."""
+"""Source lines for the addresses in a splat."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def symbolise(
     program: drgn.Program, frames: Sequence[SplatFrame], source: Path | None
 ) -> list[SplatFrame]:
-    """Return frames with file, line and what is inlined, where the debug info has them.
+    """Return frames with file, line and inlining, where the debug information has them.
 
-    :param source: the directory by which the debug info calls the kernel's source.
+    :param source: the directory of the kernel's source in the debug information.
     """
     return [_placed(program, frame, source) for frame in frames]
 
 
 def _placed(program: drgn.Program, frame: SplatFrame, source: Path | None) -> SplatFrame:
     for start in _starts(program, frame):
-        # A return address is behind its call, perhaps behind the function's end.
+        # A return address is behind its call, and may be behind the end of the function.
         address = start + frame.offset - (1 if frame.is_call else 0)
         try:
             inner, *outer = program.source_location(address)
@@ -35,16 +35,17 @@ def _placed(program: drgn.Program, frame: SplatFrame, source: Path | None) -> Sp
             frame,
             file=relative(inner.filename, source),
             line=inner.line,
-            inlined_in=tuple(f"{relative(each.filename, source)}:{each.line}" for each in outer),
+            inlined_in=tuple(f"{relative(call.filename, source)}:{call.line}" for call in outer),
         )
     return frame
 
 
 def _starts(program: drgn.Program, frame: SplatFrame) -> Iterable[int]:
-    """Return where the function may begin, the likeliest first.
+    """Return the addresses where the function may begin, the likeliest first.
 
-    Static functions of different files share names. What the kernel calls a function's size is
-    the way to the next symbol (kernel/kallsyms.c), so a little more than ours.
+    Static functions of different files may share a name. The kernel takes the distance to the
+    next symbol for a function's size (kernel/kallsyms.c), which is a little more than the size in
+    vmlinux.
     """
     candidates = []
     for symbol in program.symbols(frame.function):
@@ -64,7 +65,7 @@ def _module(program: drgn.Program, address: int) -> str | None:
 
 
 def relative(name: str, source: Path | None) -> str:
-    """Return a file's name as the kernel's own tree has it."""
+    """Return the path of a file in the kernel's tree."""
     if source is not None and name.startswith(f"{source}/"):
         return name[len(str(source)) + 1 :]
     return name

@@ -1,4 +1,4 @@
-"""Where the running kernel is: its image, its direct map, its page tables."""
+"""Where a kernel is in memory: its image, its direct map, its page tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import KgdbError
 from ._elf import Vmlinux
-from ._memory import Ram
+from ._ram import Ram
 
 ReadFunction = Callable[[int, int], bytes]
 """Takes an address and a size."""
@@ -26,16 +26,16 @@ _IMAGE_ALIGN: Final = 1 << 21
 
 @dataclass(frozen=True)
 class Placement:
-    """What turns the vmlinux's link addresses into this boot's addresses."""
+    """How the link addresses of vmlinux relate to the addresses of this boot."""
 
     offset: int
-    """KASLR: added to every link address of the image."""
+    """What KASLR added to every link address of the image."""
 
     phys_base: int
-    """The kernel's own variable: image address - START_KERNEL_MAP + phys_base is physical."""
+    """The kernel's variable: image address - START_KERNEL_MAP + phys_base is physical."""
 
     levels: int
-    """Of the page tables: 4 or 5."""
+    """Levels of the page tables: 4 or 5."""
 
     page_offset: int
     """Virtual address of physical address 0 in the direct map."""
@@ -48,8 +48,8 @@ class Placement:
 def place(vmlinux: Vmlinux, ram: Ram, guess: int = 0) -> tuple[Placement, int]:
     """Find the kernel in guest RAM.
 
-    :param guess: how far from its link address's physical place it was last time.
-    :return: the placement, and the guess for the next time.
+    :param guess: how far it was from the physical address that it was linked for, last time.
+    :returns: the placement, and the guess for the next time.
     :raises KgdbError: this kernel is not there.
     """
     banner = vmlinux.need("linux_banner") - START_KERNEL_MAP
@@ -73,7 +73,7 @@ def place(vmlinux: Vmlinux, ram: Ram, guess: int = 0) -> tuple[Placement, int]:
 
 
 def place_remote(vmlinux: Vmlinux, read: ReadFunction, offset: int) -> Placement:
-    """Ask a kernel whose image is mapped at `offset` from its link address."""
+    """Return the placement of a kernel whose image is mapped at `offset` from its link address."""
 
     def linked(address: int, size: int) -> bytes:
         return read(address + offset, size)
@@ -83,7 +83,7 @@ def place_remote(vmlinux: Vmlinux, read: ReadFunction, offset: int) -> Placement
 
 
 def _placement(vmlinux: Vmlinux, linked: ReadFunction, offset: int, phys_base: int) -> Placement:
-    # Kernels built without 5-level paging, and without randomized memory, have constants instead.
+    # Kernels without 5-level paging, or without randomized memory, have constants instead.
     shift = vmlinux.symbol("pgdir_shift")
     base = vmlinux.symbol("page_offset_base")
     five = shift is not None and int.from_bytes(linked(shift, 4), "little") == _PGDIR_SHIFT_5
@@ -96,7 +96,7 @@ def _placement(vmlinux: Vmlinux, linked: ReadFunction, offset: int, phys_base: i
 
 
 def _shifts(vmlinux: Vmlinux, ram: Ram, banner: int) -> Iterator[int]:
-    """Yield how far the kernel may have been moved, by each of its banners in RAM."""
+    """Yield how far the kernel may have been moved, for each of its banners in RAM."""
     for address in ram.find(vmlinux.banner):
         shift = address - banner
         if shift % _IMAGE_ALIGN == 0:
@@ -104,5 +104,5 @@ def _shifts(vmlinux: Vmlinux, ram: Ram, banner: int) -> Iterator[int]:
 
 
 def _phys_base(vmlinux: Vmlinux, linked: ReadFunction) -> int:
-    # Signed: KASLR moves the image in virtual memory further than in physical memory, or less far.
+    # Signed: KASLR may move the image further in virtual than in physical memory, or less far.
     return int.from_bytes(linked(vmlinux.need("phys_base"), 8), "little", signed=True)

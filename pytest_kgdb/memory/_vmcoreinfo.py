@@ -1,6 +1,6 @@
-"""VMCOREINFO: the kernel's description of itself for those who read its memory from outside.
+"""VMCOREINFO: the kernel's description of its own memory.
 
-Documentation/admin-guide/kdump/vmcoreinfo.rst says what the fields mean.
+The fields are explained in Documentation/admin-guide/kdump/vmcoreinfo.rst.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Final
 
 from ..errors import KgdbError
 from ._elf import Vmlinux
-from ._kernel import Placement, ReadFunction
+from ._placement import Placement, ReadFunction
 
 _LONGEST: Final = 1 << 16
 # arch/x86/include/asm/sparsemem.h
@@ -18,24 +18,24 @@ _MAX_PHYSMEM_BITS: Final = {4: 46, 5: 52}
 
 
 def vmcoreinfo(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
-    """Return the guest's own text, or one of ours where it has none.
+    """Return the kernel's own text, or one that is made here if it has none.
 
     It has none before `subsys_initcall` (kernel/crash_core.c, crash_save_vmcoreinfo_init), without
-    CONFIG_CRASH_CORE (since 6.9 CONFIG_VMCORE_INFO), and when something wrote over it.
+    CONFIG_CRASH_CORE (since 6.9 CONFIG_VMCORE_INFO), and if it was overwritten.
     """
     ours = make_vmcoreinfo(vmlinux, placement)
     try:
-        text = _guests(vmlinux, placement, read)
+        text = _kernels(vmlinux, placement, read)
     except (KgdbError, UnicodeDecodeError):
         return ours
-    fields, wanted = parse(text), parse(ours)
+    fields, expected = parse(text), parse(ours)
     trusted = ("OSRELEASE", "PAGESIZE", "SYMBOL(swapper_pg_dir)")
-    if any(fields.get(name) != wanted[name] for name in trusted):
+    if any(fields.get(name) != expected[name] for name in trusted):
         return ours
     return text
 
 
-def _guests(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
+def _kernels(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
     data, size = vmlinux.symbol("vmcoreinfo_data"), vmlinux.symbol("vmcoreinfo_size")
     if data is None or size is None:
         return ""
@@ -47,7 +47,7 @@ def _guests(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
 
 
 def make_vmcoreinfo(vmlinux: Vmlinux, placement: Placement) -> str:
-    """Make the part of the text that drgn needs to read an x86-64 kernel."""
+    """Return the fields that drgn needs in order to read an x86-64 kernel."""
     page_table = vmlinux.need("init_top_pgt", "swapper_pg_dir") + placement.offset
     lines = [
         f"OSRELEASE={vmlinux.release}",
