@@ -1,5 +1,6 @@
 """What the kernel says of itself, as text: log lines, splats, panics, KTAP."""
 
+from ._cursor import ConsoleCursor, LogCursor, LogEntry, RingCursor
 from ._headlines import KINDS
 from ._ktap import KtapCase, KtapStatus, KtapSuite, parse_ktap
 from ._log import LogLine, LogSource, console_lines, kernel_records, without_kernel_records
@@ -11,7 +12,7 @@ from ._panic import (
     console_panic_end,
     log_panic,
 )
-from ._splat import Splat, SplatFrame
+from ._splat import Splat, SplatFrame, SplatKey
 from ._splats import find_splats
 
 __all__ = [
@@ -19,13 +20,18 @@ __all__ = [
     "PANIC",
     "PANIC_END",
     "PANIC_WORDS",
+    "ConsoleCursor",
     "KtapCase",
     "KtapStatus",
     "KtapSuite",
+    "LogCursor",
+    "LogEntry",
     "LogLine",
     "LogSource",
+    "RingCursor",
     "Splat",
     "SplatFrame",
+    "SplatKey",
     "console_lines",
     "console_panic",
     "console_panic_end",

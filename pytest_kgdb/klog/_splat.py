@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from ._log import LogSource
 
-__all__ = ["Splat", "SplatFrame", "frame_of", "in_source"]
+__all__ = ["Splat", "SplatFrame", "SplatKey", "frame_of", "in_source"]
 
 _FRAME: Final = re.compile(
     r"^(?:RIP: [0-9a-f]{4}:|kmemleak: |[0-9a-f]{16} \(.*\)\{.*\}-\{\d+:\d+\}, at: )?"
@@ -65,6 +65,14 @@ class SplatFrame:
         return f"{self.function}+{self.offset:#x}{module}{place}"
 
 
+class SplatKey(NamedTuple):
+    """What distinguishes a splat from all others of a log: its place, and its headline."""
+
+    source: LogSource
+    seq: int
+    title: str
+
+
 @dataclass(frozen=True)
 class Splat:
     """A report of the kernel about a fault of its own: a WARN, an oops, a lockup, a leak, …"""
@@ -95,6 +103,11 @@ class Splat:
     source: LogSource = field(default="ring", compare=False)
     is_fatal: bool = False
     """Whether it killed a task or the kernel: an oops, a BUG, a panic."""
+
+    @property
+    def key(self) -> SplatKey:
+        """What it is recognised by when the log is read again, until the log is set back."""
+        return SplatKey(self.source, self.seq, self.title)
 
     @cached_property
     def symbolised(self) -> str:

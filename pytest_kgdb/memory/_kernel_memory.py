@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from ..errors import KgdbError, StaleError
-from ..klog import LogLine, SplatFrame
+from ..klog import LogLine, RingCursor, SplatFrame
 from ._backing import Backing, DebuggerBacking, RamBacking
 from ._elf import Vmlinux
 from ._module_files import ModuleFiles, ModuleLookup
@@ -170,21 +170,21 @@ class KernelMemory:
             return get_dmesg(self.program).decode(errors="replace")
         return render(read, ring, layout)
 
-    def log_end(self) -> int:
-        """Return the sequence number of the next record of the kernel's log.
+    def log_end(self) -> RingCursor:
+        """Return the position of the end of the kernel's log.
 
         :raises KgdbError: the log cannot be read: the kernel is older than 5.10, or it is damaged.
         :raises StaleError: the kernel is running.
         """
-        return self._need_log().next_seq()
+        return RingCursor(self._need_log().next_seq())
 
-    def log_since(self, seq: int) -> list[LogLine] | None:
-        """Return the lines of the kernel's log from a record on; None if some were overwritten.
+    def log_since(self, cursor: RingCursor) -> list[LogLine] | None:
+        """Return the lines of the kernel's log since a position; None if some were overwritten.
 
         :raises KgdbError: the log cannot be read: the kernel is older than 5.10, or it is damaged.
         :raises StaleError: the kernel is running.
         """
-        return self._need_log().lines(seq)
+        return self._need_log().lines(cursor.seq)
 
     def _need_log(self) -> PrintkRing:
         log = self._log()

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Final
 from ..errors import KernelPanic, KgdbError, SplatError
 from ..klog import (
     KINDS,
+    ConsoleCursor,
+    LogCursor,
     LogLine,
     Splat,
     SplatFrame,
+    SplatKey,
     console_lines,
     find_splats,
     kernel_records,
@@ -36,23 +39,7 @@ _LOOK: Final = 1.0
 _SHOWN: Final = 3  # splats that an error shows whole
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A place in the kernel's log, by both ways to it."""
-
-    seq: int | None
-    mark: int
-
-    def not_behind(self, end: _Place) -> _Place:
-        """Return the place in a log that has gone back."""
-        if self.seq is None or end.seq is None:
-            return self
-        return _Place(min(self.seq, end.seq), self.mark)
-
-    def is_before(self, splat: Splat, by_log: bool) -> bool:
-        if by_log:
-            return self.seq is not None and splat.seq >= self.seq
-        return splat.seq >= self.mark
+_BEGINNING: Final = LogCursor(ConsoleCursor(0))
 
 
 @dataclass(frozen=True)
@@ -74,11 +61,11 @@ class SplatWatch:
     def __init__(self) -> None:
         self._bound: _Bound | None = None
         self._expected: list[ExpectedSplat] = []
-        self._told: list[_Place] = []
-        self._judged: set[tuple[bool, int, str]] = set()
+        self._told: list[LogCursor] = []
+        self._judged: set[SplatKey] = set()
         self._carried: list[Splat] = []  # unexpected ones of a state that was given up
-        self._known: dict[tuple[int, int], Splat] = {}
-        self._start = _Place(0, 0)
+        self._known: dict[tuple[SplatKey, int], Splat] = {}
+        self._start = _BEGINNING
 
     def bind(self, machine: Machine, state: KernelMemory, link: Link, source: Path | None) -> None:
         """Take up another machine."""
@@ -107,17 +94,14 @@ class SplatWatch:
         for each in self._expected:
             each.note()
         self._carried += self.unexpected()
-        splats, by_log = self.look()
-        if not by_log:
-            # The console does not go back: what it has shown is settled now.
-            self._judged.update(_key(each, by_log) for each in splats)
+        # The console does not go back: what it has shown is settled now.
+        self._judged.update(each.key for each in self.look() if each.source == "console")
         yield
         end = self.place()
         # What was told or judged before that state was kept is in its log still.
-        kept = end.seq or 0
-        self._told = [each for each in self._told if (each.seq or 0) <= kept]
-        self._judged = {each for each in self._judged if not each[0] or each[1] < kept}
-        self._known = {key: each for key, each in self._known.items() if key[0] < kept}
+        self._told = [each for each in self._told if each.survives(end)]
+        self._judged = {each for each in self._judged if end.keeps(each)}
+        self._known = {key: each for key, each in self._known.items() if end.keeps(each)}
         for each in self._expected:
             each.go_back(end)
 
@@ -128,16 +112,16 @@ class SplatWatch:
         """The console of the machine."""
         return self._bound.machine.console if self._bound is not None else None
 
-    def place(self) -> _Place:
+    def place(self) -> LogCursor:
         """Return where the log ends at the moment."""
         if self._bound is None:
-            return _Place(0, 0)
+            return _BEGINNING
         console = self._bound.machine.console
         console.drain()
-        seq = None
+        ring = None
         with contextlib.suppress(KgdbError), self._still(self._bound):
-            seq = self._bound.state.log_end()
-        return _Place(seq, console.mark())
+            ring = self._bound.state.log_end()
+        return LogCursor(ConsoleCursor(console.mark()), ring)
 
     @staticmethod
     @contextlib.contextmanager
@@ -156,43 +140,34 @@ class SplatWatch:
             if alive:
                 bound.machine.cont()
 
-    def _lines(self, bound: _Bound) -> tuple[list[LogLine], bool]:
-        """Return the log's lines since the test began, and whether the log itself gave them."""
-        bound.machine.console.drain()
-        if self._start.seq is not None:
-            with contextlib.suppress(KgdbError), self._still(bound):
-                lines = bound.state.log_since(self._start.seq)
-                if lines is not None:
-                    return lines, True
-        console, mark = bound.machine.console, self._start.mark
-        seen = kernel_records(console.earlier(mark))
-        return console_lines(console.since(mark), seen, offset=mark), False
-
-    def lines(self, since: _Place | None = None) -> list[LogLine]:
+    def lines(self, since: LogCursor | None = None) -> list[LogLine]:
         """Return the lines of the kernel's log since the test began, or since a place."""
-        if self._bound is None:
-            return []
-        lines, by_log = self._lines(self._bound)
-        if since is None:
-            return lines
-        start = since.seq or 0 if by_log else since.mark
-        return [line for line in lines if line.seq >= start]
+        lines = self._lines(self._bound) if self._bound is not None else []
+        return lines if since is None else since.following(lines)
 
-    def look(self) -> tuple[list[Splat], bool]:
-        """Return the test's splats so far, not symbolised, and whether the log gave them."""
-        if self._bound is None:
-            return [], True
-        lines, by_log = self._lines(self._bound)
-        return find_splats(lines), by_log
+    def _lines(self, bound: _Bound) -> list[LogLine]:
+        bound.machine.console.drain()
+        if self._start.ring is not None:
+            with contextlib.suppress(KgdbError), self._still(bound):
+                lines = bound.state.log_since(self._start.ring)
+                if lines is not None:
+                    return lines
+        console, mark = bound.machine.console, self._start.console.offset
+        seen = kernel_records(console.earlier(mark))
+        return console_lines(console.since(mark), seen, offset=mark)
+
+    def look(self) -> list[Splat]:
+        """Return the test's splats so far, not symbolised."""
+        return find_splats(self.lines())
 
     @property
     def splats(self) -> list[Splat]:
         """The test's splats so far, oldest first, with lines of the source."""
-        return [self._symbolised(each) for each in self.look()[0]]
+        return [self._symbolised(each) for each in self.look()]
 
     def _symbolised(self, splat: Splat) -> Splat:
         # Once: a module whose symbols they are may be unloaded later.
-        key = (splat.seq, len(splat.text))
+        key = (splat.key, len(splat.text))
         if key not in self._known and self._bound is not None and splat.frames:
             # Whatever is broken in the kernel's memory, the splat itself must be told.
             with contextlib.suppress(Exception):
@@ -213,14 +188,14 @@ class SplatWatch:
         """
         if self._bound is None:
             return None
-        lines, by_log = self._lines(self._bound)
+        lines = self.lines()
         if reason == "panic":
             reasons = (log_panic(line.text) for line in lines[::-1])
             return next((reason for reason in reasons if reason is not None), None)
         new = [
             each
             for each in find_splats(lines)
-            if each.is_fatal and not any(not told.is_before(each, by_log) for told in self._told)
+            if each.is_fatal and all(told.precedes(each) for told in self._told)
         ]
         return new[-1].title if new else None
 
@@ -238,23 +213,22 @@ class SplatWatch:
 
     def wants_oops(self) -> bool:
         """Whether the oops that the kernel has stopped at is one that the test expects."""
-        splats, by_log = self.look()
         waiting = [each for each in self._expected if each.until is None]
-        fatal = [each for each in splats if each.is_fatal and self._start.is_before(each, by_log)]
+        fatal = [each for each in self.look() if each.is_fatal and self._start.precedes(each)]
         if not waiting:
             return False
         # A general protection fault enters the debugger before it is printed, and again after.
-        return not fatal or any(each.wants(fatal[-1], by_log) for each in waiting)
+        return not fatal or any(each.wants(fatal[-1]) for each in waiting)
 
-    def _accounted(self, splats: list[Splat], by_log: bool) -> Iterator[Splat]:
+    def _accounted(self, splats: list[Splat]) -> Iterator[Splat]:
         """Yield the splats that the test expects or was told of."""
         told = list(self._told)
         for splat in splats:
-            if any(each.wants(splat, by_log) for each in self._expected):
+            if any(each.wants(splat) for each in self._expected):
                 yield splat
             elif splat.is_fatal:
                 # Printed before the kernel entered the debugger, or right after it went on.
-                later = [each for each in told if not each.is_before(splat, by_log)]
+                later = [each for each in told if not each.precedes(splat)]
                 earlier = [each for each in told if each not in later]
                 if later:
                     yield splat
@@ -264,14 +238,10 @@ class SplatWatch:
 
     def unexpected(self) -> list[Splat]:
         """Return the splats that the test neither expected nor was told of; each only once."""
-        splats, by_log = self.look()
-        wanted = {id(each) for each in self._accounted(splats, by_log)}
-        found = [
-            each
-            for each in splats
-            if id(each) not in wanted and _key(each, by_log) not in self._judged
-        ]
-        self._judged.update(_key(each, by_log) for each in found)
+        splats = self.look()
+        wanted = {id(each) for each in self._accounted(splats)}
+        found = [each for each in splats if id(each) not in wanted and each.key not in self._judged]
+        self._judged.update(each.key for each in found)
         return [self._symbolised(each) for each in found]
 
     def check(self) -> None:
@@ -303,13 +273,13 @@ class ExpectedSplat:
         watch: SplatWatch,
         pattern: str | re.Pattern[str],
         kind: str | None,
-        since: _Place,
+        since: LogCursor,
     ) -> None:
         self._watch = watch
         self._pattern = re.compile(pattern)
         self._kind = None if kind is None else _kind(kind)
         self._since = since
-        self.until: _Place | None = None
+        self.until: LogCursor | None = None
         """Where in the log the `with` ended."""
         self._noted = False
         self._timeout = 0.0
@@ -320,11 +290,11 @@ class ExpectedSplat:
         self._timeout, self._is_running = timeout, is_running
         return self
 
-    def wants(self, splat: Splat, by_log: bool) -> bool:
+    def wants(self, splat: Splat) -> bool:
         """Whether a splat is what is expected."""
-        if not self._since.is_before(splat, by_log):
+        if not self._since.precedes(splat):
             return False
-        if self.until is not None and self.until.is_before(splat, by_log):
+        if self.until is not None and self.until.precedes(splat):
             return False
         if self._kind is not None and splat.kind != self._kind:
             return False
@@ -333,30 +303,27 @@ class ExpectedSplat:
     @property
     def splats(self) -> list[Splat]:
         """What came of it so far."""
-        splats, by_log = self._watch.look()
-        wanted = [each.seq for each in splats if self.wants(each, by_log)]
-        return [each for each in self._watch.splats if each.seq in wanted]
+        return [each for each in self._watch.splats if self.wants(each)]
 
     def note(self) -> None:
         """Remember that it came: the log is about to go back (for the watch)."""
         self._noted = self._came()
 
-    def go_back(self, end: _Place) -> None:
+    def go_back(self, end: LogCursor) -> None:
         """The log ends earlier than it did (for the watch)."""
-        self._since = self._since.not_behind(end)
+        self._since = self._since.rewound(end)
 
     def _came(self) -> bool:
         if self._noted:
             return True
-        splats, by_log = self._watch.look()
-        return any(self.wants(each, by_log) for each in splats)
+        return any(self.wants(each) for each in self._watch.look())
 
     def check(self) -> None:
         """:raises SplatError: none came."""
         __tracebackhide__ = True
         if self._came():
             return
-        others = self._watch.look()[0]
+        others = self._watch.look()
         told = "the kernel reported nothing"
         if others:
             told = "what it reported is:\n" + "\n".join(f"    {each!r}" for each in others)
@@ -394,12 +361,6 @@ class ExpectedSplat:
             if left <= 0:
                 return
             console.wait_beyond(console.mark(), min(left, _LOOK))
-
-
-def _key(splat: Splat, by_log: bool) -> tuple[bool, int, str]:
-    """Return what tells a splat from the others: its place means one thing in the log, and another
-    on the console."""
-    return by_log, splat.seq, splat.title
 
 
 def _kind(name: str) -> str:

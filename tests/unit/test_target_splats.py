@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import KgdbError, SplatError
+from pytest_kgdb.klog import RingCursor
 from pytest_kgdb.target._splats import SplatWatch
 
 WARN = """\
@@ -59,12 +60,12 @@ class NoLog:
     def __init__(self, end: int | None) -> None:
         self.end = end
 
-    def log_end(self) -> int:
+    def log_end(self) -> RingCursor:
         if self.end is None:
             raise KgdbError("guest memory is not ours")
-        return self.end
+        return RingCursor(self.end)
 
-    def log_since(self, seq: int) -> None:
+    def log_since(self, cursor: RingCursor) -> None:
         return None
 
     @contextlib.contextmanager
