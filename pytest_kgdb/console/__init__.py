@@ -1,5 +1,6 @@
 """The serial console."""
 
-from ._console import Console, Result
+from ._console import Console
+from ._shell import Result
 
 __all__ = ["Console", "Result"]

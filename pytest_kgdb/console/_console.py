@@ -5,16 +5,12 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import io
-import itertools
 import re
-import shlex
 import socket
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,31 +21,13 @@ from ..deadline import WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ..klog import kernel_records, without_kernel_records
 from ..report import clean
+from ._shell import ANY_ANSWER, Bracketed, Result, answer, new_tag, question
+from ._transcript import KEPT_BYTES, Transcript
 
-__all__ = ["Console", "Result"]
-
-# Bytes kept in memory for expect and reports; the log file has everything.
-_KEEP: Final = 16 * 1024 * 1024
-
-# Bytes of one typed line. N_TTY drops what exceeds its line buffer of 4096
-# (drivers/tty/n_tty.c, N_TTY_BUF_SIZE).
-_LINE: Final = 1024
+__all__ = ["Console"]
 
 _OLD_CONNECTION: Final = 2.0  # seconds to wait for the reader of a closed connection
 _SHELL_ANSWERS: Final = 0.5  # seconds after which a shell that did not answer is asked again
-
-_tags = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a command in the guest."""
-
-    status: int
-    """Its exit status."""
-
-    output: str
-    """Its standard output and standard error, without the kernel's messages."""
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -82,19 +60,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self.closed = False
         self._connect = connect
         self._attend = attend
-        self._arrived = threading.Condition()
-        self._text = bytearray(history)
-        # Offsets on the console, counted from the beginning of the history:
-        self._text_start = 0  # of _text: what was before is no longer in memory
-        self._history_end = len(history)
-        self._connection_start = len(history)  # of what came since the last reconnect()
-        self._tail_start = 0  # of what tail() may show
-        self._expect_offset = len(history)  # up to which expect has read
+        self._transcript = Transcript(log, history)
+        self._arrived = self._transcript.arrived
+        self._expect_mark = len(history)  # up to which expect has read
+        self._tail_mark = 0  # from which tail() may show
         self._eof = False
         self.sent = 0
         """Bytes sent on the present connection."""
-        self._file: io.BufferedWriter = log.open("ab")
-        self._file.write(history)
         self._open()
 
     @property
@@ -138,20 +110,10 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 if not data:
                     self._eof = True
                 else:
-                    self._keep(data)
+                    self._transcript.add(data)
                 self._arrived.notify_all()
             if not data:
                 return
-
-    def _keep(self, data: bytes) -> None:
-        self._text += data
-        if not self._file.closed:
-            self._file.write(data)
-            self._file.flush()
-        if len(self._text) > 2 * _KEEP:
-            cut = len(self._text) - _KEEP
-            del self._text[:cut]
-            self._text_start += cut
 
     def poke(self) -> None:
         """Wake all who wait on the console, so that they check what else may have happened."""
@@ -162,41 +124,32 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Read all that QEMU has written so far: everything that a stopped kernel has printed."""
         with self._arrived, contextlib.suppress(OSError, ValueError):
             while not self._eof and (data := self._socket.recv(65536, socket.MSG_DONTWAIT)):
-                self._keep(data)
+                self._transcript.add(data)
                 self._arrived.notify_all()
 
     def flush(self) -> None:
         """Flush the log file."""
-        with self._arrived:
-            self._file.flush()
+        self._transcript.flush()
 
     def mark(self) -> int:
         """Return the offset of the end of the console's text, for :meth:`since`."""
-        with self._arrived:
-            return self._text_start + len(self._text)
+        return self._transcript.end
 
     def since(self, mark: int = 0) -> bytes:
         """Return what the console showed since a mark, as far as it is in memory."""
-        with self._arrived:
-            return bytes(self._text[max(0, mark - self._text_start) :])
+        return self._transcript.since(mark)
 
     def earlier(self, mark: int) -> bytes:
         """Return what the running kernel showed before a mark.
 
-        That is the history, and what came since the last :meth:`reconnect`. What came in between
-        was shown by kernels that were replaced, which may have printed the same records.
+        That is the history, and what came since the last :meth:`reconnect`.
         """
-        with self._arrived:
-            history = self._text[: max(0, self._history_end - self._text_start)]
-            start = max(self._history_end, self._connection_start) - self._text_start
-            return bytes(history + self._text[max(0, start) : max(0, mark - self._text_start)])
+        return self._transcript.earlier(mark)
 
     def wait_beyond(self, mark: int, timeout: float) -> None:
         """Wait until something has come since a mark, for at most `timeout` seconds."""
         with self._arrived:
-            self._arrived.wait_for(
-                lambda: self._eof or self._text_start + len(self._text) > mark, timeout
-            )
+            self._arrived.wait_for(lambda: self._eof or self.mark() > mark, timeout)
 
     @property
     def eof(self) -> bool:
@@ -222,11 +175,10 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         deadline = self._waits.deadline(timeout)
         while True:
             with self._arrived:
-                start = max(0, mark - self._text_start)
-                match = regex.search(bytes(self._text[start:]))
+                match = regex.search(self.since(mark))
                 if match is None and not self._eof:
                     self._arrived.wait(min(0.1, deadline.left))
-                    match = regex.search(bytes(self._text[max(0, mark - self._text_start) :]))
+                    match = regex.search(self.since(mark))
             if match is not None:
                 return match
             meanwhile()
@@ -244,7 +196,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
 
         They are cleaned of terminal escapes.
         """
-        start = max(self._tail_start, self.mark() - 65536)
+        start = max(self._tail_mark, self.mark() - 65536)
         text = clean(self.since(start).decode("utf-8", "replace")).rstrip()
         return "\n".join("    " + line for line in text.splitlines()[-lines:]) or "    (none)"
 
@@ -264,14 +216,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             self._attend()
             with self._arrived:
                 left = None if deadline is None else deadline - time.monotonic()
-                if self._eof or self._to_read() > 0 or (left is not None and left <= 0):
+                if self._eof or self.mark() > self._expect_mark or (left is not None and left <= 0):
                     break
                 # poke() ends this, too: then there may be something to attend to.
                 self._arrived.wait(left)
         with self._arrived:
-            start = max(0, self._expect_offset - self._text_start)
-            data = bytes(self._text[start : start + size])
-            self._expect_offset = self._text_start + start + len(data)
+            data = self._transcript.since(self._expect_mark, size)
+            self._expect_mark = max(self._expect_mark, self._transcript.start) + len(data)
             if not data:
                 if self._eof:
                     self.flag_eof = True
@@ -280,10 +231,6 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         text: str = self._decoder.decode(data, final=False)
         self._log(text, "read")
         return text
-
-    def _to_read(self) -> int:
-        end = self._text_start + len(self._text)
-        return end - max(self._expect_offset, self._text_start)
 
     def send(self, s: str | bytes) -> int:
         """Send text to the guest; return the number of bytes.
@@ -331,7 +278,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def drop(self) -> None:
         """Discard what was not read: the next expect sees only what comes from now on."""
         with self._arrived:
-            self._expect_offset = self._tail_start = self._text_start + len(self._text)
+            self._expect_mark = self._tail_mark = self.mark()
         self.buffer = self.string_type()
         self.before = self.after = self.match = None
 
@@ -348,7 +295,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._socket.close()
         self._open()
         self.drop()
-        self._connection_start = self._tail_start
+        self._transcript.restart(self._tail_mark)
 
     @staticmethod
     def _shut(connection: socket.socket) -> None:
@@ -363,8 +310,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self.closed = True
         self._shut(self._socket)
         self._reader.join(_OLD_CONNECTION)
-        with self._arrived:
-            self._file.close()
+        self._transcript.close()
 
     # The shell's side
 
@@ -377,25 +323,22 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     ) -> Result:
         """Run a command in the console's shell, in a subshell, with no input.
 
-        The output is bracketed by tags that `printf` makes from octal escapes, so that neither
-        the echo of the typed line nor anything earlier can match.
-
         :param timeout: seconds.
         :param meanwhile: called while waiting; may raise to end the wait.
         :raises TimeoutError: the command did not end in time; the shell may still run it.
         :raises MachineDied: the console was closed.
         :raises GuestCommandError: the beginning of the output is no longer in memory.
         """
-        tag = f"kgdb-{next(_tags)}"
+        bracketed = Bracketed(command)
         mark = self.mark()
-        self._type_long(command, tag)
-        end = re.compile(rb"\x1f%s (\d+)\r?\n" % tag.encode())
+        self._type(bracketed)
         deadline = self._waits.deadline(timeout)
         while True:
             raw = self.since(mark)
             if b"\x1f" in raw:
-                text = without_kernel_records(raw, self._seen(mark) if b"[" in raw else ())
-                if last := end.search(text):
+                seen = kernel_records(self.earlier(mark)) if b"[" in raw else ()
+                text = without_kernel_records(raw, seen)
+                if bracketed.has_ended(text):
                     break
             meanwhile()
             if self._eof:
@@ -408,45 +351,27 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                     hint="a larger timeout= for run(), if it only needs longer",
                 )
             with self._arrived:
-                if self._text_start + len(self._text) == mark + len(raw) and not self._eof:
+                if self.mark() == mark + len(raw) and not self._eof:
                     self._arrived.wait(min(deadline.left, 0.1))
-        first = re.search(rb"\x1e%s\r?\n" % tag.encode(), text)
-        if first is None:
+        result = bracketed.result(text)
+        if result is None:
             raise GuestCommandError(
                 f"the output of {command!r} has an end but no beginning; more than "
-                f"{_KEEP} bytes of console text came between",
+                f"{KEPT_BYTES} bytes of console text came between",
                 log=self.log,
                 hint="redirect the output to a file in the guest and get the file",
             )
-        output = text[first.end() : last.start()].replace(b"\r\n", b"\n")
-        return Result(int(last[1]), output.decode("utf-8", "replace"))
+        return result
 
-    def _seen(self, mark: int) -> list[bytes]:
-        return kernel_records(self.earlier(mark))
-
-    def _type_long(self, command: str, tag: str) -> None:
+    def _type(self, command: Bracketed) -> None:
         """Type a command, in pieces that fit the tty's line buffer."""
-        program = shlex.quote(command)
-        # eval, so that a syntax error ends the command; the shell would wait for another line.
-        frame = (
-            "printf '\\036%s\\n' {tag}; (eval {program}) </dev/null; "
-            "printf '\\037%s %d\\n' {tag} $?"
-        )
-        line = frame.format(tag=tag, program=program)
-        if len(line.encode()) < _LINE and "\n" not in command:
-            self.sendline(line)
-            return
-        self.sendline("kgdb_command=")
-        for piece in _pieces(command, _LINE // 4):
-            self._acknowledged(f"kgdb_command=${{kgdb_command}}{shlex.quote(piece)}")
-        self.sendline(frame.format(tag=tag, program='"$kgdb_command"'))
-
-    def _acknowledged(self, line: str) -> None:
-        """Type a line and wait until the shell has read it."""
-        tag = f"kgdb-{next(_tags)}"
-        mark = self.mark()
-        self.sendline(f"{line}\nprintf '\\006%s\\n' {tag}")
-        self.wait_for(rb"\x06%s\r?\n" % tag.encode(), mark=mark)
+        *pieces, last = command.lines()
+        for piece in pieces:
+            tag = new_tag()
+            mark = self.mark()
+            self.sendline(f"{piece}\n{question(tag)}")
+            self.wait_for(answer(tag), mark=mark)
+        self.sendline(last)
 
     def synchronise(self, *, timeout: float | None = None) -> None:
         """Wait until the shell answers.
@@ -460,12 +385,9 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         mark = self.mark()
         deadline = self._waits.deadline(timeout)
         while True:
-            tag = f"kgdb-{next(_tags)}"
-            self.sendline(f"printf '\\006%s\\n' {tag}")
+            self.sendline(question(new_tag()))
             try:
-                self.wait_for(
-                    rb"\x06kgdb-\d+\r?\n", mark=mark, timeout=min(deadline.left, _SHELL_ANSWERS)
-                )
+                self.wait_for(ANY_ANSWER, mark=mark, timeout=min(deadline.left, _SHELL_ANSWERS))
                 break
             except TimeoutError as error:
                 if deadline.expired:
@@ -479,8 +401,3 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def interact(self, *_: Any, **__: Any) -> None:
         """Raise an error: `pytest-kgdb attach` gives a person the console."""
         raise KgdbError("the console has no interact()", hint="use `pytest-kgdb attach`")
-
-
-def _pieces(text: str, size: int) -> Iterable[str]:
-    for start in range(0, len(text), size):
-        yield text[start : start + size]

@@ -80,10 +80,8 @@ class Guest:
         for raw in end.makefile("rb"):
             line = raw.decode().rstrip("\n")
             end.sendall(b"# " + raw.replace(b"\n", b"\r\n"))
-            if line == "kgdb_command=":
-                variable = ""
-            elif piece := re.match(r"kgdb_command=\$\{kgdb_command\}(.*)", line):
-                variable += piece[1].strip("'")
+            if piece := re.match(r"kgdb_command=(\$\{kgdb_command\})?(.*)", line):
+                variable = (variable if piece[1] else "") + piece[2].strip("'")
             elif asked := re.match(r"printf '\\006%s\\n' (\S+)$", line):
                 end.sendall(b"\x06%s\r\n" % asked[1].encode())
             elif command := re.match(r"printf '\\036%s\\n' (\S+); \(eval (.*)\) <", line):
@@ -141,7 +139,8 @@ class TestExpect:
         """A hidden stop has to be resumed, or what is waited for never comes."""
         console = guest.start()
         guest.on_attend = lambda: guest.prints(b"go on\r\n") if guest.attended == 2 else None
-        threading.Timer(0.05, console.poke).start()
+        for number in range(1, 20):
+            threading.Timer(0.05 * number, console.poke).start()
         console.expect("go on")
         assert guest.attended >= 2
 
@@ -180,7 +179,7 @@ class TestText:
     def test_what_is_no_longer_in_memory(
         self, guest: Guest, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pytest_kgdb.console._console._KEEP", 1000)
+        monkeypatch.setattr("pytest_kgdb.console._transcript.KEPT_BYTES", 1000)
         console = guest.start()
         mark = console.mark()
         for number in range(500):
