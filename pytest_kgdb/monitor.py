@@ -121,11 +121,11 @@ class Power:
         self._connection = connection
         self._say(b"qmp_capabilities")
 
-    def pause(self) -> None:
+    def stop_nowait(self) -> None:
         """Stop the virtual CPUs."""
         self._say(b"stop")
 
-    def halt(self, timeout: float) -> None:
+    def stop(self, timeout: float) -> None:
         """Stop the virtual CPUs, and wait until neither they nor a device write any more.
 
         :param timeout: seconds.
@@ -145,7 +145,7 @@ class Power:
                 raise MachineDied("QEMU closed its monitor")
             told += data
 
-    def resume(self) -> None:
+    def cont(self) -> None:
         """Let the virtual CPUs run."""
         self._say(b"cont")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..deadline import WaitLimit
 from ..errors import BootError, ConfigError, DebuggerDied, KgdbError, MachineDied
 from ..machine import check_boot, kernel_command_line
-from ..rsp import Stub
+from ..rsp import QemuStub
 from ..state import Vmlinux
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ def start_kernel(machine: Machine, kernel: Kernel, timeout: float) -> None:
         )
 
     # A debug register's, for there is no kernel in memory yet.
-    Stub(machine.connect_stub).run_to(Vmlinux(kernel.vmlinux).need("start_kernel"), patience)
+    QemuStub(machine.connect_stub, waits=WaitLimit(timeout)).run_to(
+        Vmlinux(kernel.vmlinux).need("start_kernel"), patience
+    )
 
 
 @contextlib.contextmanager

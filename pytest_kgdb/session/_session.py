@@ -20,7 +20,7 @@ from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
 from ..machine import MachineSpec
 from ..process import which
-from ..rsp import Layout
+from ..rsp import KgdbLayout
 from ..target import Kgdb
 from ._accel import choose, qemu_version
 from ._attach import attach
@@ -326,7 +326,7 @@ class Session:
             return json.dumps([asdict(layout), rx])
 
         layout, rx = json.loads(self._cache.memo("layout", self.kernel.key, compute))
-        return Layout(**layout), rx
+        return KgdbLayout(**layout), rx
 
     # Telling
 

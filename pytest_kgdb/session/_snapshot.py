@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ..errors import CacheError
 from ..machine import MachineSpec, kernel_command_line
-from ..rsp import Layout
+from ..rsp import KgdbLayout
 from ._accel import cpu_model
 from ._pci import PciSpaces, Spaces
 
@@ -22,7 +22,7 @@ __all__ = ["Known", "Snapshot", "key_of"]
 KIND: Final = "snapshot"
 _RECIPE: Final = 2  # part of every key: to be raised when the same inputs give another snapshot
 
-Known = tuple[Layout, int | None]
+Known = tuple[KgdbLayout, int | None]
 """Where the kernel keeps its debugger's variables, and its console's count of characters."""
 
 
@@ -74,7 +74,7 @@ class Snapshot:
                 memory={name: directory / f"{name}.ram" for name in told["points"]},
                 console=directory / "console.log",
                 points={name: reply.encode() for name, reply in told["points"].items()},
-                known=(Layout(**told["layout"]), told["rx"]),
+                known=(KgdbLayout(**told["layout"]), told["rx"]),
                 pci=told.get("pci", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
 from ..machine import Machine, MachineSpec, boot_to_kgdbwait
-from ..rsp import Layout, QemuRelay, Relay, Stub
+from ..rsp import KgdbBackend, KgdbLayout, QemuStub, QemuStubBackend, Relay
 from ..state import Peek, State
 from ..target import Kgdb, Reason, Stop
 from ._boot import start_kernel, the_images_kernel
@@ -30,7 +31,7 @@ __all__ = ["Vm"]
 # kgdb_initial_breakpoint (kernel/debug/debug_core.c); at ready we interrupted it.
 _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 
-# The fields of Layout, as gdb computes them (kernel/debug/debug_core.c and .h).
+# The fields of KgdbLayout, as gdb computes them (kernel/debug/debug_core.c and .h).
 _LAYOUT: Final = (
     "(unsigned long)&kgdb_active",
     "(unsigned long)&kgdb_info",
@@ -43,7 +44,7 @@ _LAYOUT: Final = (
 _CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
 
 # Nothing that is kgdb's is looked at.
-_NOT_KGDBS: Final[Known] = (Layout(0, 0, 0, 0, 0), None)
+_NOT_KGDBS: Final[Known] = (KgdbLayout(0, 0, 0, 0, 0), None)
 
 # Before the names that a test gives, which may be those of the points.
 _NAMED: Final = "test-"
@@ -164,18 +165,23 @@ class Vm:
 
     def _connect(self, stop_reply: bytes = b"", *, paused: bool = False) -> None:
         machine, kernel = self.machine, self.kernel
-        relay: Relay
+        waits = WaitLimit(self.timeout)
         if self.spec.stub == "qemu":
-            relay = by_qemu = QemuRelay(machine.directory / "gdb", machine.connect_stub)
-            machine.interrupt = lambda: self._halt(by_qemu)
+            relay = Relay(
+                machine.directory / "gdb", QemuStubBackend(machine.connect_stub, waits=waits)
+            )
+            machine.interrupt = lambda: self._halt(relay)
         else:
             relay = Relay(
                 machine.directory / "gdb",
-                machine.connect_kgdb,
-                Stub(machine.connect_stub),
-                stop_reply,
-                power=machine.power,
-                paused=paused,
+                KgdbBackend(
+                    machine.connect_kgdb,
+                    waits=waits,
+                    stub=QemuStub(machine.connect_stub, waits=waits),
+                    stop_reply=stop_reply,
+                    vcpus=machine.power,
+                    paused=paused,
+                ),
             )
         self._relay = relay
         self._state = State(
@@ -192,26 +198,26 @@ class Vm:
         )
         known = self._snapshot.known if self._snapshot is not None else None
         if known is not None:
-            relay.use_memory(self._peek, known[0])
+            relay.use_guest_memory(self._peek, known[0])
         self.gdb.command(f"-target-select remote {relay.path}")
         self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay, keeper=self)
         if known is None and self.spec.stub == "qemu":
             known = _NOT_KGDBS
         if known is None:
             known = self._layout(self._ask_layout)
-            relay.use_memory(self._peek, known[0])
+            relay.use_guest_memory(self._peek, known[0])
         self._known = known
         self._count_from_here()
 
-    def _halt(self, relay: QemuRelay) -> None:
+    def _halt(self, relay: Relay) -> None:
         """Have QEMU's stub stop the machine, once it has been let go of as gdb has said."""
         deadline = time.monotonic() + self.timeout
-        while self.gdb.running and relay.stopped and time.monotonic() < deadline:
+        while self.gdb.running and relay.stop_reported and time.monotonic() < deadline:
             relay.wait_resumed(0.01)
         relay.interrupt()
 
-    def _ask_layout(self) -> tuple[Layout, int | None]:
-        layout = Layout(*self.handle.numbers(*_LAYOUT))
+    def _ask_layout(self) -> tuple[KgdbLayout, int | None]:
+        layout = KgdbLayout(*self.handle.numbers(*_LAYOUT))
         try:
             return layout, self.handle.numbers(_CONSOLE_RX)[0]
         except KgdbError:
@@ -308,7 +314,7 @@ class Vm:
     def save(self, point: Point) -> None:
         """Make the present state one to come back to."""
         assert self._relay is not None
-        with self._relay.still(self.timeout):
+        with self._relay.quiesced(self.timeout):
             self._note_pci(point)
             self.machine.save(point)
         self.points[point] = self._relay.stop_reply
@@ -348,15 +354,15 @@ class Vm:
         assert self._relay is not None
         assert self._peek is not None
         relay, handle = self._relay, self.handle
-        relay.absorb()
+        relay.detach()
         with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
-            self.machine.power.halt(self.timeout)
+            self.machine.power.stop(self.timeout)
             self.machine.disconnect_console()
             self.machine.load(point)
             self._put_back_pci(point)
             self.machine.console.reconnect()
             self._count_from_here()
-            relay.revive(stop_reply, paused=True)
+            relay.reattach(stop_reply, paused=True)
 
     # What a test keeps for itself (target.Keeper)
 
@@ -368,7 +374,7 @@ class Vm:
     def keep(self, name: str, stop: Stop) -> None:
         """Save the stopped machine under a name, with nothing planted in it."""
         assert self._relay is not None
-        with self._relay.still(self.timeout):
+        with self._relay.quiesced(self.timeout):
             self._note_pci(_NAMED + name)
             self.machine.save(_NAMED + name)
         self._named[name] = self._relay.stop_reply, stop

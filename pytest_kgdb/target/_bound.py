@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..rsp import QemuRelay
 from ._causes import Causes
 from ._hidden import Hidden
 from ._instruments import Instruments
@@ -51,7 +50,7 @@ class Bound:
         self.modules = modules
         self.causes = Causes(gdb, machine, state, watch, kernel.debug_source)
         self.link = Link(gdb, moment=moment, first_cause=self.causes.first)
-        self.link.by_qemu = isinstance(relay, QemuRelay)
+        self.link.by_qemu = relay.door == "qemu"
         if self.link.by_qemu:
             define_current(self.link)
         self.hidden = Hidden(self.link)

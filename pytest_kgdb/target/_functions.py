@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import KgdbError
-from ..rsp import Bytecode, Event, parse
+from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._link import GdbError, Link
 from ._locations import Locations
 
@@ -122,7 +122,7 @@ class Reader:
     kind: str
     signed: bool
     size: int
-    code: Bytecode
+    code: AgentExpression
 
     def read(self, event: Event) -> Any:
         """:raises KgdbError: it leads to memory that is not there."""
@@ -287,7 +287,7 @@ def _reader(expression: str, known: Mapping[str, Any], refusal: str) -> Reader:
             raise KgdbError(f"{refusal}: {said}", hint="name a member of it")
         raise GdbError(f"{refusal}: {said}")
     try:
-        code = parse(str(known["code"]))
+        code = parse_agent_expression(str(known["code"]))
     except KgdbError as error:
         raise KgdbError(f"{refusal}: {error.message}") from error
     return Reader(

@@ -121,7 +121,7 @@ class Inspect(RunControl):
 
     def show_all_threads(self, value: bool) -> None:
         """Let gdb list every task, which takes kgdb a while; otherwise the one that stopped."""
-        self._require().relay.all_threads = value
+        self._require().relay.list_all_threads = value
 
     @property
     def program(self) -> drgn.Program:

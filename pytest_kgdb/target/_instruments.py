@@ -155,7 +155,7 @@ class Instruments:
 
     def check(self) -> None:
         """:raises KgdbError: a function of the test's own, called at a hook, raised."""
-        trouble = self._relay.take_trouble()
+        trouble = self._relay.take_hook_error()
         if trouble is not None:
             raise KgdbError(
                 f"an instrument stopped the kernel: {type(trouble).__name__}: {trouble}",

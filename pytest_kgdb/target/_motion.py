@@ -144,7 +144,7 @@ class Motion:
         self._planting.hit_now.clear()
         self._link.moved()
         self.stop = None
-        self._relay.follow(command != _CONTINUE)
+        self._relay.set_stepping(command != _CONTINUE)
         try:
             self._link.command(command)
         except GdbError:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import KgdbError
-from ..rsp import PASS, Action, Event, Relay, Return
+from ..rsp import CONTINUE, Action, Event, Relay, Return
 from ._functions import Function, Place, Reader, Returns
 from ._spy import Call, Instrument
 
@@ -94,7 +94,7 @@ class Override(Instrument):
         trace: bool = False,
     ) -> None:
         super().__init__(relay, function)
-        if not relay.forces_returns:
+        if not relay.can_force_return:
             raise KgdbError(
                 f"no override on {function.name}: this machine's memory is reached through kgdb "
                 "only, which does not set the stack pointer",
@@ -125,21 +125,21 @@ class Override(Instrument):
     def _on_call(self, place: Place, value: int | None, event: Event) -> Action:
         self.calls += 1
         if event.decided or self.forced == self._times:
-            return PASS
+            return CONTINUE
         if self._condition and not _holds(place.expressions[-1], event):
-            return PASS
+            return CONTINUE
         call: Call | None = None
         if self._when is not None:
             call = Call(self.function, self.calls, place, event)
             if not self._when(call):
-                return PASS
+                return CONTINUE
         self._matched += 1
         if self._matched <= self._skip:
-            return PASS
+            return CONTINUE
         self.forced += 1
         self.last = call or Call(self.function, self.calls, place, event)
         self.last.note_register(value)
-        return Return(value, tell=self._trace)
+        return Return(value, stop=self._trace)
 
     @property
     def to_be_traced(self) -> bool:

@@ -83,7 +83,7 @@ def replaced(
     deadline = time.monotonic() + timeout
     # What gdb says and what has come to the relay may differ for a moment: a resume, or a
     # stop, is on its way.
-    while gdb.running and relay.stopped and time.monotonic() < deadline:
+    while gdb.running and relay.stop_reported and time.monotonic() < deadline:
         relay.wait_resumed(0.01)
     if not gdb.running:
         link.moved()

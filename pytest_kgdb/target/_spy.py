@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import KgdbError
-from ..rsp import PASS, Action, Event, Hook, Relay
+from ..rsp import CONTINUE, Action, Event, Hook, Relay
 from ._ending import Deletable
 from ._functions import Collected, Function, Place
 
@@ -165,7 +165,7 @@ class Instrument(Deletable):
         try:
             for place in self._found.places:
                 made = hook(place)
-                self._relay.hook(place.address, made)
+                self._relay.add_hook(place.address, made)
                 self._hooks.append((place.address, made))
         except BaseException:
             self.delete()
@@ -188,7 +188,7 @@ class Instrument(Deletable):
         if self._active:
             self._active = False
             for address, hook in self._hooks:
-                self._relay.unhook(address, hook)
+                self._relay.remove_hook(address, hook)
 
 
 class Spy(Instrument):
@@ -252,7 +252,7 @@ class Spy(Instrument):
             call.no_return("spy(…, returns=True) would have it")
         self._calls.append(call)
         self.count += 1
-        return PASS
+        return CONTINUE
 
     def _await(self, call: Call, event: Event) -> None:
         """Watch where a call returns to."""
@@ -266,8 +266,8 @@ class Spy(Instrument):
                 call.no_return(f"it was called from more than {_RETURNS_TO} places")
                 return
             hook: Hook = self._on_return
-            if not self._relay.hook_now(target, hook):
-                call.no_return("kgdb plants no breakpoint where it was called from")
+            if not self._relay.try_add_hook(target, hook):
+                call.no_return("no breakpoint can be inserted where it was called from")
                 return
             self._watched.add(target)
             self._hooks.append((target, hook))
@@ -283,7 +283,7 @@ class Spy(Instrument):
         found = self._pending.pop((event.address, event.registers["sp"], _number(task)), None)
         if found is not None:
             found.note_register(event.registers["ax"])
-        return PASS
+        return CONTINUE
 
     def __repr__(self) -> str:
         dropped = f", {self.dropped} of them dropped" if self.dropped else ""

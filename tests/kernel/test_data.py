@@ -146,12 +146,12 @@ def test_the_same_answers_from_gdb_and_from_guest_memory(kgdb):
     relay = kgdb._require().relay
     expressions = ["$rip", "$rsp", "$rbp", "$eflags", "init_task.comm", "jiffies_64", "$cs", "$r12"]
     ours = [kgdb.execute(f"output/x {each}") for each in expressions]
-    memory, layout = relay.memory_used
-    relay.use_memory(None, None)
+    memory, layout = relay.guest_memory_used
+    relay.use_guest_memory(None, None)
     try:
         kgdb.execute("maintenance flush register-cache")
         kgdb.execute("maintenance flush dcache")
         theirs = [kgdb.execute(f"output/x {each}") for each in expressions]
     finally:
-        relay.use_memory(memory, layout)
+        relay.use_guest_memory(memory, layout)
     assert ours == theirs

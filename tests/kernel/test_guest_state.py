@@ -21,8 +21,8 @@ def lines(kgdb: Any, command: str) -> list[str]:
 def kgdb_itself(kgdb: Any, address: int, size: int) -> bytes | None:
     """What kgdb reads there; None where it cannot."""
     relay = kgdb._require().relay
-    memory, layout = relay.memory_used
-    relay.use_memory(None, None)
+    memory, layout = relay.guest_memory_used
+    relay.use_guest_memory(None, None)
     try:
         kgdb.execute("maintenance flush dcache")
         told = kgdb._link.command(f"-data-read-memory-bytes {address:#x} {size}")
@@ -30,7 +30,7 @@ def kgdb_itself(kgdb: Any, address: int, size: int) -> bytes | None:
     except KgdbError:
         return None
     finally:
-        relay.use_memory(memory, layout)
+        relay.use_guest_memory(memory, layout)
         kgdb.execute("maintenance flush dcache")
 
 

@@ -170,10 +170,10 @@ def test_a_spy_outlasts_a_restore_to_a_named_point(kgdb):
 def not_ours(kgdb):
     """A machine whose memory is only kgdb's, as on a board."""
     relay = kgdb._require().relay
-    before = relay.memory_used
-    relay.use_memory(None, None)
+    before = relay.guest_memory_used
+    relay.use_guest_memory(None, None)
     yield
-    relay.use_memory(*before)
+    relay.use_guest_memory(*before)
 
 
 @pytest.mark.usefixtures("not_ours")

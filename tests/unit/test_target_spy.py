@@ -20,14 +20,14 @@ class Relay:
     def __init__(self) -> None:
         self.hooks: dict[int, Any] = {}
 
-    def hook(self, address: int, hook: Any) -> None:
+    def add_hook(self, address: int, hook: Any) -> None:
         self.hooks[address] = hook
 
-    def hook_now(self, address: int, hook: Any) -> bool:
-        self.hook(address, hook)
+    def try_add_hook(self, address: int, hook: Any) -> bool:
+        self.add_hook(address, hook)
         return True
 
-    def unhook(self, address: int, hook: Any) -> None:
+    def remove_hook(self, address: int, hook: Any) -> None:
         del self.hooks[address]
 
     def arrive(self, address: int, *, gap: float, took: float, **registers: int) -> None:

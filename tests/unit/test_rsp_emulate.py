@@ -1,4 +1,4 @@
-"""Simulated instructions, held to what this host's own processor does."""
+"""Emulated instructions, held to what this host's own processor does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 import pytest
 
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.rsp._simulate import simulate
+from pytest_kgdb.rsp._emulate import emulate
 
 ORDER = (
     "ax", "cx", "dx", "bx", "bp", "si", "di", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
@@ -45,7 +45,7 @@ class Guest:
         raise KgdbError("not mapped")
 
     def step(self) -> bool:
-        return simulate(self.registers, self.read, self.write, STACK)
+        return emulate(self.registers, self.read, self.write, STACK)
 
 
 # Registers only, of every operation and width; not sp, nor what jumps.
@@ -101,7 +101,7 @@ def on_this_processor(code: bytes, registers: dict[str, int]) -> dict[str, int]:
     return dict(zip(ORDER, array, strict=True))
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs the processor it simulates")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs the processor that is emulated")
 @pytest.mark.parametrize("code", CODES, ids=bytes.hex)
 def test_the_processor_agrees(code: bytes) -> None:
     for values, flags in itertools.product(VALUES, (0x202, 0x202 | STATUS)):
@@ -110,11 +110,11 @@ def test_the_processor_agrees(code: bytes) -> None:
         before = dict(guest.registers)
         assert guest.step()
         assert guest.registers["ip"] == TEXT + len(code)
-        told = {name: guest.registers[name] for name in ORDER}
+        emulated = {name: guest.registers[name] for name in ORDER}
         real = on_this_processor(code, before)
-        for registers in (told, real):
+        for registers in (emulated, real):
             registers["flags"] &= STATUS & ~AUX
-        assert told == real
+        assert emulated == real
 
 
 def test_memory_is_read_and_the_stack_used() -> None:

@@ -1,8 +1,8 @@
 """C expressions as gdb compiles them for a target that evaluates them by itself.
 
-gdb's `maintenance agent-eval` turns an expression into the bytecode of its tracepoints and
-breakpoint conditions (gdb manual, "The GDB Agent Expression Mechanism"): arguments found by the
-debug info, types, members and casts worked out. What is left is a small stack machine.
+gdb's `maintenance agent-eval` compiles an expression for its tracepoints and breakpoint conditions
+(gdb manual, "The GDB Agent Expression Mechanism"): arguments are located by the debug info, and
+types, members and casts worked out. What is left to do is a small stack machine.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ..arch import X86_64
 from ..errors import KgdbError
-from ._hooks import Readable
+from ._registers import Readable
 
-__all__ = ["Bytecode", "parse"]
+__all__ = ["AgentExpression", "parse_agent_expression"]
 
 _MASK: Final = (1 << 64) - 1
 _SIGN: Final = 1 << 63
-# A loop has no place in an expression; gdb makes forward jumps only.
-_STEPS: Final = 10_000
+# Operations until an expression is taken for endless: gdb makes no loops, only forward jumps.
+_LIMIT: Final = 10_000
 
-# gdb's numbers of the registers (gdb, features/i386/64bit-core.xml).
-_REGISTERS: Final = (
-    "ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "r8", "r9", "r10", "r11", "r12", "r13",
-    "r14", "r15", "ip", "flags", "cs", "ss",
-)  # fmt: skip
+# The registers by the numbers that gdb uses in expressions, those of the remote protocol.
+_REGISTERS: Final = tuple(name for name, _ in X86_64.registers.gdb)
 
 
 def _signed(value: int) -> int:
@@ -33,7 +31,7 @@ def _signed(value: int) -> int:
 
 
 def _divide(one: int, other: int) -> int:
-    """Divide as C does: towards zero."""
+    """Divide as C does, towards zero."""
     if other == 0:
         raise KgdbError("division by zero in an expression")
     quotient = abs(one) // abs(other)
@@ -66,37 +64,39 @@ _REFS: Final = {"ref8": 1, "ref16": 2, "ref32": 4, "ref64": 8}
 _CONSTANTS: Final = frozenset({"const8", "const16", "const32", "const64"})
 _SIMPLE: Final = frozenset({"dup", "pop", "swap", "rot", "end"})
 _WITH_OPERAND: Final = _CONSTANTS | {"reg", "ext", "zero_ext", "if_goto", "goto", "pick"}
-_KNOWN: Final = frozenset(_BINARY) | frozenset(_UNARY) | frozenset(_REFS) | _SIMPLE | _WITH_OPERAND
+_OPERATIONS: Final = (
+    frozenset(_BINARY) | frozenset(_UNARY) | frozenset(_REFS) | _SIMPLE | _WITH_OPERAND
+)
 
 
 @dataclass(frozen=True)
-class Bytecode:
+class AgentExpression:
     """A compiled expression."""
 
-    steps: tuple[tuple[str, int], ...]
+    operations: tuple[tuple[str, int], ...]
     """Operations and their operands; a jump's operand is an index in here."""
 
     @property
     def compares_signed(self) -> bool:
-        """Whether it holds a comparison of signed numbers: how a type's sign is found out."""
-        return any(name == "less_signed" for name, _ in self.steps)
+        """Whether it compares signed numbers, which tells whether a type is signed."""
+        return any(name == "less_signed" for name, _ in self.operations)
 
     def run(self, registers: Readable, read: Callable[[int, int], bytes]) -> int:
         """Return the value, as 64 bits without a sign.
 
         :param registers: by the names of `struct pt_regs`.
-        :param read: reads guest memory.
-        :raises KgdbError: memory that it needs is not there.
+        :param read: reads guest memory (address, size).
+        :raises KgdbError: it needs memory or a register that there is not.
         """
         stack: list[int] = []
         at = 0
-        for _ in range(_STEPS):
-            name, operand = self.steps[at]
+        for _ in range(_LIMIT):
+            name, operand = self.operations[at]
             at += 1
             if name in _CONSTANTS:
                 stack.append(operand & _MASK)
             elif name == "reg":
-                stack.append(registers[_REGISTERS[operand]] & _MASK)
+                stack.append(_register(registers, operand) & _MASK)
             elif name == "ext":
                 value = stack.pop() & ((1 << operand) - 1)
                 sign = value >> (operand - 1)
@@ -121,6 +121,16 @@ class Bytecode:
         raise KgdbError("an expression does not come to its end")
 
 
+def _register(registers: Readable, number: int) -> int:
+    name = _REGISTERS[number]
+    try:
+        return registers[name]
+    except KeyError:
+        raise KgdbError(
+            f"an expression needs the register {name}, which kgdb does not send"
+        ) from None
+
+
 def _shuffle(name: str, operand: int, stack: list[int]) -> None:
     if name == "dup":
         stack.append(stack[-1])
@@ -134,29 +144,30 @@ def _shuffle(name: str, operand: int, stack: list[int]) -> None:
         stack.insert(-2, stack.pop())
 
 
-def parse(text: str) -> Bytecode:
-    """Read gdb's listing of one expression (gdb/ax-general.c, `ax_print`).
+def parse_agent_expression(text: str) -> AgentExpression:
+    """Parse gdb's listing of one expression (gdb/ax-general.c, `ax_print`).
 
-    :raises KgdbError: it uses what only a tracepoint has.
+    :raises KgdbError: it uses what only a tracepoint has, or a register that is not sent.
     """
-    found: list[tuple[str, int]] = []
-    index: dict[int, int] = {}
+    operations: list[tuple[str, int]] = []
+    indices: dict[int, int] = {}  # of operations, by their offsets in the listing
     for line in text.splitlines():
         words = line.split()
         if not words or not words[0].isdigit():
             continue
         name = words[1]
-        if name not in _KNOWN:
-            raise KgdbError(f"it needs gdb's '{name}', which cannot be done here")
+        if name not in _OPERATIONS:
+            raise KgdbError(f"it needs gdb's '{name}', which is not supported here")
         operand = int(words[2]) if len(words) > 2 else 0
         if name == "reg" and operand >= len(_REGISTERS):
-            raise KgdbError(f"it needs gdb's register {operand}, which kgdb does not tell")
-        index[int(words[0])] = len(found)
-        found.append((name, operand))
-    if not found:
+            raise KgdbError(f"it needs gdb's register {operand}, which the target does not send")
+        indices[int(words[0])] = len(operations)
+        operations.append((name, operand))
+    if not operations:
         raise KgdbError("gdb compiled it to nothing")
-    steps = tuple(
-        (name, index[operand] if name in ("goto", "if_goto") else operand)
-        for name, operand in found
+    return AgentExpression(
+        tuple(
+            (name, indices[operand] if name in ("goto", "if_goto") else operand)
+            for name, operand in operations
+        )
     )
-    return Bytecode(steps)

@@ -1,9 +1,9 @@
-"""Executes an instruction in place of the CPU, so that a breakpoint can stay where it is.
+"""Executes an instruction in place of the CPU, so that a breakpoint can stay inserted.
 
-To step over a breakpoint the CPU needs it taken out, runs an interrupt handler that has been
-waiting, and traps a second time; another CPU may pass the place unseen meanwhile. What functions
-begin with, and what follows a call, is nearly always one of few instructions, which touch registers
-and flags, and read memory at most (Intel SDM volume 2 has them).
+For the CPU to step over a breakpoint, it must be removed; the CPU first runs an interrupt handler
+that is pending, and then traps a second time, while another CPU may pass the place unseen.
+Functions, and what follows a call, nearly always begin with one of few instructions, which change
+registers and flags, and at most read memory (Intel SDM volume 2 describes them).
 """
 
 from __future__ import annotations
@@ -11,52 +11,47 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from ..arch import X86_64
 from ..errors import KgdbError
-from ._hooks import RegisterFile
+from ._registers import RegisterFile
 
-__all__ = ["LONGEST", "simulate"]
+__all__ = ["emulate"]
 
-LONGEST: Final = 15
-"""Bytes of the longest instruction (Intel SDM volume 2, "Instruction Format")."""
-
-_NAMES: Final = (
-    "ax", "cx", "dx", "bx", "sp", "bp", "si", "di",
-    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-)  # fmt: skip
+_NAMES: Final = X86_64.registers.instruction
 _CF, _PF, _AF, _ZF, _SF, _TF, _OF = 0x1, 0x4, 0x10, 0x40, 0x80, 0x100, 0x800
 _STATUS: Final = _CF | _PF | _AF | _ZF | _SF | _OF
 _MASK: Final = (1 << 64) - 1
 
-# The int3 entry leaves this gap between the interrupted stack and pt_regs, for the kernel to
-# emulate pushes (arch/x86/entry/entry_64.S, macro idtentry: six words, of which the entry itself
-# may need one for alignment).
+# Bytes. The int3 entry leaves this gap between the interrupted stack and pt_regs, so that the
+# kernel can emulate pushes (arch/x86/entry/entry_64.S, macro idtentry: six words, of which the
+# entry itself may need one for alignment).
 _GAP: Final = 5 * 8
 
-# The operations that opcodes 00 to 3f and 80 to 83 number; adc and sbb are not done here.
+# The operations that opcodes 00 to 3f and 80 to 83 number; adc and sbb are not emulated.
 _ADD, _OR, _AND, _SUB, _XOR, _CMP = 0, 1, 4, 5, 6, 7
 
 Read = Callable[[int, int], bytes]
 Write = Callable[[int, bytes], None]
 
 
-class _NotSimulated(Exception):
+class _NotEmulated(Exception):
     """An instruction that is left to the CPU."""
 
 
-def simulate(
+def emulate(
     registers: RegisterFile, read: Read, write: Write, floor: int, *, operands: bool = True
 ) -> bool:
-    """Execute the instruction at the program counter, if it is one of those known here.
+    """Execute the instruction at the program counter, if it is one that can be emulated.
 
     :param read: reads guest memory; raises KgdbError where there is none.
     :param write: writes it.
     :param floor: the stack pointer at the stop; pushes may go as far below it as the gap.
-    :param operands: whether memory operands may be read: a watchpoint would not see it.
-    :return: whether it was executed.
+    :param operands: whether memory operands may be read, which a watchpoint does not see.
+    :return: whether it was executed; nothing has changed otherwise.
     """
     try:
         _Instruction(registers, read, write, floor, operands).execute()
-    except (_NotSimulated, KgdbError):
+    except (_NotEmulated, KgdbError):
         return False
     return True
 
@@ -138,19 +133,19 @@ class _Instruction:
     def _get_rm(self, bits: int) -> int:
         if self._address is not None:
             if not self._operands:
-                raise _NotSimulated
+                raise _NotEmulated
             return int.from_bytes(self._read(self._address, bits // 8), "little")
         return self._get((self._modrm & 7) | (self._rex & 1) << 3, bits)
 
     def _set_rm(self, value: int, bits: int) -> None:
         if self._address is not None:
-            raise _NotSimulated  # a store would not be seen by watchpoints
+            raise _NotEmulated  # a store would not be seen by watchpoints
         self._set((self._modrm & 7) | (self._rex & 1) << 3, value, bits)
 
     def _push(self, value: int) -> None:
         stack = self._registers["sp"] - 8
         if stack < self._floor - _GAP:
-            raise _NotSimulated
+            raise _NotEmulated
         self._write(stack, (value & _MASK).to_bytes(8, "little"))
         self._registers["sp"] = stack
 
@@ -189,14 +184,14 @@ class _Instruction:
             result = {_OR: one | other, _AND: one & other, _XOR: one ^ other}[operation]
             self._flags(result, bits, False, False, False)
         else:
-            raise _NotSimulated
+            raise _NotEmulated
         return result & mask
 
     def _holds(self, condition: int) -> bool:
         """Whether a condition is true (Intel SDM volume 1, "EFLAGS Condition Codes")."""
         flags = self._registers["flags"]
         less = bool(flags & _SF) != bool(flags & _OF)
-        found = (
+        tests = (
             flags & _OF,
             flags & _CF,
             flags & _ZF,
@@ -205,8 +200,8 @@ class _Instruction:
             flags & _PF,
             less,
             less or flags & _ZF,
-        )[condition >> 1]
-        return bool(found) != bool(condition & 1)
+        )
+        return bool(tests[condition >> 1]) != bool(condition & 1)
 
     # Executing
 
@@ -239,7 +234,7 @@ class _Instruction:
         """`op r/m, r`, `op r, r/m` and `op a, imm`, in bytes and wider."""
         operation, form = opcode >> 3, opcode & 7
         if form > 5:
-            raise _NotSimulated
+            raise _NotEmulated
         bits = self._bits if form & 1 else 8
         if form >= 4:
             other = self._immediate(min(bits, 32))
@@ -251,7 +246,7 @@ class _Instruction:
         rm, reg = self._get_rm(bits), self._get(self._reg, bits)
         if form < 2:
             if operation != _CMP and self._address is not None:
-                raise _NotSimulated
+                raise _NotEmulated
             result = self._compute(operation, rm, reg, bits)
             if operation != _CMP:
                 self._set_rm(result, bits)
@@ -267,7 +262,7 @@ class _Instruction:
         self._decode_modrm(after=wide // 8)
         operation = self._modrm >> 3 & 7
         if operation != _CMP and self._address is not None:
-            raise _NotSimulated
+            raise _NotEmulated
         result = self._compute(operation, self._get_rm(bits), self._immediate(wide), bits)
         if operation != _CMP:
             self._set_rm(result, bits)
@@ -275,7 +270,7 @@ class _Instruction:
     def _stack_and_jumps(self, opcode: int) -> None:
         number = (opcode & 7) | (self._rex & 1) << 3
         if self._bits == 16:
-            raise _NotSimulated
+            raise _NotEmulated
         if 0x50 <= opcode <= 0x57:
             self._push(self._registers[_NAMES[number]])
         elif 0x58 <= opcode <= 0x5F:
@@ -301,7 +296,7 @@ class _Instruction:
         elif opcode in (0xE9, 0xEB):
             self._jump(self._immediate(32 if opcode == 0xE9 else 8), True)
         else:
-            raise _NotSimulated
+            raise _NotEmulated
 
     def _jump(self, distance: int, taken: bool) -> None:
         if taken:
@@ -321,7 +316,7 @@ class _Instruction:
         elif opcode == 0x8D:  # lea
             self._decode_modrm()
             if self._address is None:
-                raise _NotSimulated
+                raise _NotEmulated
             self._set(self._reg, self._address, self._bits)
         elif opcode == 0x90 and not self._rex:
             pass
@@ -340,22 +335,22 @@ class _Instruction:
             bits = 8 if opcode == 0xC6 else self._bits
             self._decode_modrm(after=min(bits, 32) // 8)
             if self._modrm & 0x38:
-                raise _NotSimulated
+                raise _NotEmulated
             self._set_rm(self._immediate(min(bits, 32)), bits)
         elif opcode in (0xF6, 0xF7):  # test imm, neg
             self._group_3(bits)
         else:
-            raise _NotSimulated
+            raise _NotEmulated
 
     def _group_3(self, bits: int) -> None:
-        peeked = self._read(self._at, 1)[0] >> 3 & 7
-        self._decode_modrm(after=min(bits, 32) // 8 if peeked == 0 else 0)
-        if peeked == 0:
+        operation = self._read(self._at, 1)[0] >> 3 & 7
+        self._decode_modrm(after=min(bits, 32) // 8 if operation == 0 else 0)
+        if operation == 0:
             self._compute(_AND, self._get_rm(bits), self._immediate(min(bits, 32)), bits)
-        elif peeked == 3 and self._address is None:
+        elif operation == 3 and self._address is None:
             self._set_rm(self._compute(_SUB, 0, self._get_rm(bits), bits), bits)
         else:
-            raise _NotSimulated
+            raise _NotEmulated
 
     def _two_bytes(self, opcode: int) -> None:
         if opcode == 0x1F:  # nop
@@ -378,4 +373,4 @@ class _Instruction:
             self._decode_modrm()
             self._set(self._reg, _signed(self._get_rm(wide), wide), self._bits)
         else:
-            raise _NotSimulated
+            raise _NotEmulated

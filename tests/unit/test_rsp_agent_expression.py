@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.rsp import parse
+from pytest_kgdb.rsp import parse_agent_expression
 
 NAMES = "ax bx cx dx si di bp sp r8 r9 r10 r11 r12 r13 r14 r15 ip flags cs ss"
 REGISTERS = dict.fromkeys(NAMES.split(" "), 0)
@@ -21,7 +21,7 @@ def read(address: int, size: int) -> bytes:
 def run(*lines: str, **registers: int) -> int:
     text = "Scope: 0xffffffff811b25a0\nReg mask: 28\n"
     text += "".join(f"{number:3d}  {line}\n" for number, line in enumerate(lines))
-    return parse(text).run(REGISTERS | registers, read)
+    return parse_agent_expression(text).run(REGISTERS | registers, read)
 
 
 def test_a_condition_on_two_arguments() -> None:
@@ -50,14 +50,14 @@ Reg mask: 28
  41  const8 0
  43  end
 """
-    code = parse(text)
-    assert code.run(REGISTERS | {"dx": 17, "di": 1}, read) == 1  # 0x41 & 3
-    assert code.run(REGISTERS | {"dx": 17, "di": 0}, read) == 0  # 0x40 & 3
-    assert code.run(REGISTERS | {"dx": 16, "di": 1 << 40}, read) == 0, (
+    expression = parse_agent_expression(text)
+    assert expression.run(REGISTERS | {"dx": 17, "di": 1}, read) == 1  # 0x41 & 3
+    assert expression.run(REGISTERS | {"dx": 17, "di": 0}, read) == 0  # 0x40 & 3
+    assert expression.run(REGISTERS | {"dx": 16, "di": 1 << 40}, read) == 0, (
         "what is behind && is not read"
     )
     with pytest.raises(KgdbError, match="not mapped"):
-        code.run(REGISTERS | {"dx": 17, "di": 1 << 40}, read)
+        expression.run(REGISTERS | {"dx": 17, "di": 1 << 40}, read)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ Reg mask: 28
     ],
 )  # fmt: skip
 def test_operations(operation: str, one: int, other: int, result: int) -> None:
-    found = run(f"const64 {one}", f"const64 {other}", operation, "end")
-    assert found == result & ((1 << 64) - 1)
+    value = run(f"const64 {one}", f"const64 {other}", operation, "end")
+    assert value == result & ((1 << 64) - 1)
 
 
 def test_the_rest_of_the_machine() -> None:
@@ -90,13 +90,15 @@ def test_the_rest_of_the_machine() -> None:
 
 
 def test_what_cannot_be_run() -> None:
-    for text, told in (
+    for text, message in (
         ("0  getv 3", "needs gdb's 'getv'"),
-        ("0  reg 60", "register 60, which kgdb does not tell"),
+        ("0  reg 60", "register 60, which the target does not send"),
         ("", "compiled it to nothing"),
     ):
-        with pytest.raises(KgdbError, match=told):
-            parse(text)
+        with pytest.raises(KgdbError, match=message):
+            parse_agent_expression(text)
+    with pytest.raises(KgdbError, match="needs the register gs_base, which kgdb does not send"):
+        run("reg 25", "end")
     with pytest.raises(KgdbError, match="division by zero"):
         run("const8 1", "const8 0", "div_signed", "end")
     with pytest.raises(KgdbError, match="does not come to its end"):
