@@ -47,7 +47,7 @@ def emulate(
     :param write: writes it.
     :param floor: the stack pointer at the stop; pushes may go as far below it as the gap.
     :param operands: whether memory operands may be read, which a watchpoint does not see.
-    :return: whether it was executed; nothing has changed otherwise.
+    :return: whether it was executed.
     """
     try:
         _Instruction(registers, read, write, floor, operands).execute()

@@ -64,6 +64,11 @@ class QemuStubBackend(Backend):
         packets = self._connection.packets
         return packets.popleft() if packets and not self._detached else None
 
+    @property
+    def can_force_return(self) -> bool:
+        """See :attr:`Backend.can_force_return`."""
+        return True
+
     # The stop
 
     @property

@@ -152,7 +152,8 @@ class Relay:
 
     def try_add_hook(self, address: int, hook: Hook) -> bool:
         """Do the same from within a hook; False if the target refuses the breakpoint."""
-        return self._hooks.add(address, hook) == b"OK"
+        with self._lock:  # which the thread that calls hooks has already
+            return self._hooks.add(address, hook) == b"OK"
 
     def remove_hook(self, address: int, hook: Hook) -> None:
         """Undo :meth:`add_hook`, whether the kernel is stopped or runs."""

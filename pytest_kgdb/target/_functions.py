@@ -10,6 +10,7 @@ from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._link import GdbError, Link
 from ._locations import Locations
+from ._stops import cpu_expression
 
 __all__ = ["Collected", "Function", "Place", "Reader", "Returns", "Text", "find_function"]
 
@@ -24,7 +25,7 @@ _CONTEXT: Final = {
     "pid": "current->pid",
     "tgid": "current->tgid",
     "comm": "current->comm",
-    "cpu": "kgdb_active.counter",
+    "cpu": "",  # cpu_expression
     "time": "tk_core.timekeeper.tkr_mono.base + (tk_core.timekeeper.tkr_mono.xtime_nsec "
     ">> tk_core.timekeeper.tkr_mono.shift)",
 }
@@ -229,7 +230,8 @@ def find_function(
         cannot be read there.
     """
     told = locations.behind(name)
-    asked = [*expressions, *_CONTEXT.values()]
+    context = _CONTEXT | {"cpu": cpu_expression(link)}
+    asked = [*expressions, *context.values()]
     found = link.ask("function", location=told, expressions=asked)["places"]
     copies = [each for each in found if not each["inlined"]]
     inlined = tuple(

@@ -21,6 +21,7 @@ __all__ = [
     "Stop",
     "Variables",
     "classify",
+    "cpu_expression",
     "define_current",
     "select_frame",
     "trap_name",
@@ -258,10 +259,7 @@ class Stop:
     def cpu(self) -> int:
         """The CPU that stopped (kernel/debug/debug_core.c, `kgdb_active`)."""
         self._check()
-        expression = "kgdb_active.counter"
-        if self._link.by_qemu:
-            expression = _of_this_cpu(self._link, "cpu_number", "int")
-        return int(self._link.ask("evaluate", expression=expression)["int"])
+        return int(self._link.ask("evaluate", expression=cpu_expression(self._link))["int"])
 
     @property
     def task(self) -> Task:
@@ -313,6 +311,13 @@ def define_current(link: Link) -> None:
     """
     expression = _of_this_cpu(link, "current_task", "struct task_struct *")
     link.console(f"macro define current ({expression})")
+
+
+def cpu_expression(link: Link) -> str:
+    """Return an expression for the number of the CPU that stopped."""
+    if link.by_qemu:
+        return _of_this_cpu(link, "cpu_number", "int")
+    return "kgdb_active.counter"
 
 
 def _of_this_cpu(link: Link, name: str, kind: str) -> str:
