@@ -160,11 +160,11 @@ class Backend(ABC):
         """Answer from guest memory from now on, where that is of use; None for both to stop."""
 
     @property
-    def may_pause(self) -> bool:
-        """Whether the stopped kernel costs the host a CPU, and :meth:`pause` would help."""
+    def may_idle(self) -> bool:
+        """Whether the stopped kernel costs the host a CPU, and :meth:`idle` would help."""
         return False
 
-    def pause(self) -> None:  # noqa: B027 # is called where it may
+    def idle(self) -> None:  # noqa: B027 # is called where it may
         """Have the stopped kernel cost nothing until the next request."""
 
     @contextlib.contextmanager

@@ -216,12 +216,12 @@ class KgdbBackend(Backend):
         self._connection.send(packet)
 
     @property
-    def may_pause(self) -> bool:
-        """See :attr:`Backend.may_pause`."""
+    def may_idle(self) -> bool:
+        """See :attr:`Backend.may_idle`."""
         return not self.detached and self._vcpus.may_pause
 
-    def pause(self) -> None:
-        """See :meth:`Backend.pause`."""
+    def idle(self) -> None:
+        """See :meth:`Backend.idle`."""
         self._vcpus.stop_nowait()
 
     @contextlib.contextmanager

@@ -9,6 +9,7 @@ from ..errors import KgdbError
 from ._connection import KgdbConnection
 from ._emulate import emulate
 from ._layout import KgdbLayout
+from ._packets import stopped_thread
 from ._qemu_stub import QemuStub
 from ._registers import PacketRegisters, PtRegs, RegisterFile
 from ._stop_context import GuestMemory, StopContext
@@ -48,8 +49,7 @@ class KgdbStop:
     @property
     def thread(self) -> bytes:
         """kgdb's number of the thread that stopped; empty if it is not known."""
-        _, found, rest = self.reply.partition(b"thread:")
-        return rest.partition(b";")[0] if found else b""
+        return stopped_thread(self.reply)
 
     @property
     def is_trap(self) -> bool:

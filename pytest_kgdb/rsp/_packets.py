@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["ACK", "INTERRUPT", "NAK", "Decoder", "encode"]
+__all__ = ["ACK", "INTERRUPT", "NAK", "Decoder", "encode", "stopped_thread"]
 
 ACK: Final = b"+"
 NAK: Final = b"-"
@@ -17,8 +17,14 @@ def encode(payload: bytes) -> bytes:
     return b"$%b#%02x" % (payload, sum(payload) & 0xFF)
 
 
+def stopped_thread(stop_reply: bytes) -> bytes:
+    """Return the thread in a stop reply (gdb manual, "Stop Reply Packets"); empty without one."""
+    _, _, rest = stop_reply.partition(b"thread:")
+    return rest.partition(b";")[0]
+
+
 class Decoder:
-    """Cuts a byte stream into packets and single-byte signs."""
+    """Cuts a byte stream into packets and single bytes."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -48,7 +54,7 @@ class Decoder:
                 yield "nak", b""
             elif first == INTERRUPT:
                 yield "interrupt", b""
-            # Anything else is noise between packets, which the protocol tells to skip.
+            # Anything else is noise between packets, which the protocol says to skip.
 
 
 def _expand(payload: bytes) -> bytes:

@@ -12,7 +12,7 @@ from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
-from ._packets import INTERRUPT
+from ._packets import INTERRUPT, stopped_thread
 from ._registers import PacketRegisters
 from ._stop_context import StopContext
 
@@ -92,8 +92,7 @@ class QemuStubBackend(Backend):
     @property
     def thread(self) -> bytes:
         """See :attr:`Backend.thread`."""
-        _, found, rest = self._reply.partition(b"thread:")
-        return rest.partition(b";")[0] if found else b""
+        return stopped_thread(self._reply)
 
     @property
     def may_be_hook(self) -> bool:

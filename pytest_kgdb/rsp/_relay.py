@@ -230,13 +230,13 @@ class Relay:
             with self._lock:
                 try:
                     if not ready and self._idle():
-                        self._backend.pause()
+                        self._backend.idle()
                     self._serve_ready(ready)
                 except (OSError, KgdbError):
                     self._lose_gdb()
 
     def _idle(self) -> bool:
-        return self._stopped and self._backend.may_pause
+        return self._stopped and self._backend.may_idle
 
     def _serve_ready(self, ready: list[int | socket.socket]) -> None:
         if self._wake in ready:

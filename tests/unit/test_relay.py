@@ -5,97 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from scripted_kgdb import LAYOUT, ScriptedKgdb
-from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, Gdb
+from relay_bench import Bench, counter, insert, remove
+from scripted_kgdb import LAYOUT
+from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.rsp import (
-    CONTINUE,
-    STOP,
-    Action,
-    Event,
-    Hook,
-    KgdbBackend,
-    QemuStub,
-    Relay,
-    Return,
-)
-
-WAITS = WaitLimit(10)
-
-
-class Bench:
-    """A kgdb, the relay, and a gdb.
-
-    :param ours: whether the relay may read guest memory.
-    :param parts: what the backend has besides.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        ours: bool = True,
-        stop_reply: bytes = b"T05thread:01;",
-        waits: WaitLimit = WAITS,
-        **parts: Any,
-    ) -> None:
-        self.kgdb = ScriptedKgdb()
-        backend = KgdbBackend(self.kgdb.connect, waits=waits, stop_reply=stop_reply, **parts)
-        self.relay = Relay(directory / "gdb", backend)
-        if ours:
-            self.relay.use_guest_memory(self.kgdb.memory, LAYOUT)
-        self.gdb = Gdb(str(self.relay.path))
-
-    def sent(self) -> list[bytes]:
-        """What kgdb has been sent since the last time."""
-        packets, self.kgdb.packets = self.kgdb.packets, []
-        return packets
-
-    def close(self) -> None:
-        self.relay.close()
-        self.gdb.close()
-        self.kgdb.close()
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with Bench(tmp_path) as bench:
         yield bench
-
-
-@pytest.fixture
-def bench_not_ours(tmp_path: Path) -> Iterator[Bench]:
-    """As with a kernel on somebody else's serial line."""
-    with Bench(tmp_path, ours=False) as bench:
-        yield bench
-
-
-def insert(address: int) -> bytes:
-    return b"Z0,%x,1" % address
-
-
-def remove(address: int) -> bytes:
-    return b"z0,%x,1" % address
-
-
-def counter(calls: list[int], action: Action = CONTINUE) -> Hook:
-    def hook(event: Event) -> Action:
-        calls.append(event.address)
-        return action
-
-    return hook
 
 
 class TestRequests:
@@ -166,7 +89,7 @@ class TestRequests:
 
 
 class TestBreakpoints:
-    def test_a_stop_is_told_as_gdbs_own(self, bench: Bench) -> None:
+    def test_a_stop_is_reported_as_at_gdbs_own(self, bench: Bench) -> None:
         assert bench.gdb.ask(insert(NOP)) == b"OK"
         assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
         assert bench.kgdb.registers["ip"] == NOP, "the program counter is put back"
@@ -249,115 +172,6 @@ class TestBreakpoints:
         bench.kgdb.wait_for(b"c", 2)
         assert bench.sent() == [remove(ENTRY), b"c", b"c"]
         assert bench.gdb.silent()
-
-
-class TestHooks:
-    def test_gdb_sees_nothing(self, bench: Bench) -> None:
-        calls: list[int] = []
-        bench.relay.add_hook(ENTRY, counter(calls))
-        bench.gdb.ask(insert(RET))
-        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
-        assert calls == [ENTRY]
-        assert bench.sent() == [insert(ENTRY), insert(RET), b"c", b"c"]
-        assert bench.kgdb.memory.read(bench.kgdb.registers["sp"], 8) == bytes(8), "%r12 was pushed"
-
-    def test_what_is_not_emulated_is_stepped(self, bench: Bench) -> None:
-        calls: list[int] = []
-        bench.relay.add_hook(LOAD, counter(calls))
-        bench.gdb.ask(insert(RET))
-        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
-        assert calls == [LOAD]
-        assert bench.sent()[2:] == [b"c", remove(LOAD), b"s", insert(LOAD), b"c"]
-
-    def test_two_threads_of_which_one_steps_off_a_hook(self, bench: Bench) -> None:
-        calls: list[int] = []
-        bench.relay.add_hook(LOAD, counter(calls))
-        bench.relay.add_hook(ENTRY, counter(calls))
-        bench.gdb.ask(insert(RET))
-        bench.kgdb.registers["ip"] = LOAD
-        bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)
-        # 1 stops at LOAD and is stepped; 2 stops at ENTRY, and then 1's step ends.
-        bench.kgdb.turns += [b"01", b"02", b"01", b"01"]
-        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
-        assert calls == [LOAD, ENTRY]
-        assert bench.kgdb.breakpoints == {ENTRY, LOAD, RET}
-
-    def test_one_that_stops_the_kernel(self, bench: Bench) -> None:
-        bench.relay.add_hook(NOP, counter([], STOP))
-        assert bench.gdb.ask(b"c") == b"T05thread:01;"
-        assert bench.kgdb.registers["ip"] == NOP
-
-    def test_one_that_returns_a_value(self, bench: Bench) -> None:
-        assert bench.relay.can_force_return
-        bench.relay.add_hook(ENTRY, counter([], Return(0xFFFFFFF4)))
-        bench.gdb.send(b"c")
-        bench.kgdb.wait_for(b"c", 2)
-        registers = bench.kgdb.registers
-        assert (registers["ax"], registers["sp"]) == (0xFFFFFFF4, STACK + 8)
-        assert registers["ip"] == CALLER
-
-    def test_one_that_raises(self, bench: Bench) -> None:
-        def stumble(event: Event) -> Action:
-            raise ValueError("no")
-
-        bench.relay.add_hook(NOP, stumble)
-        assert bench.gdb.ask(b"c") == b"T05thread:01;"
-        assert isinstance(bench.relay.take_hook_error(), ValueError)
-        assert bench.relay.take_hook_error() is None
-
-    def test_one_that_adds_another(self, bench: Bench) -> None:
-        calls: list[int] = []
-
-        def on_entry(event: Event) -> Action:
-            caller = int.from_bytes(event.read(event.registers["sp"], 8), "little")
-            assert caller == CALLER
-            assert bench.relay.try_add_hook(NOP, counter(calls, STOP))
-            return CONTINUE
-
-        bench.relay.add_hook(ENTRY, on_entry)
-        assert bench.gdb.ask(b"c") == b"T05thread:01;"
-        assert calls == [NOP]
-
-    def test_one_that_is_removed_while_the_kernel_runs(self, bench: Bench) -> None:
-        calls: list[int] = []
-        hook = counter(calls)
-        bench.relay.add_hook(NOP, hook)
-        bench.kgdb.registers["ip"] = CALLER
-        bench.gdb.send(b"c")
-        bench.kgdb.wait_for(b"c")
-        bench.relay.remove_hook(NOP, hook)
-        bench.kgdb.registers["ip"] = NOP + 1
-        bench.kgdb.stop()
-        bench.kgdb.wait_for(b"c", 2)
-        assert calls == []
-        assert bench.kgdb.breakpoints == set()
-        assert not bench.relay.stop_reported
-
-    def test_a_breakpoint_of_gdbs_at_the_same_place(self, bench: Bench) -> None:
-        calls: list[int] = []
-        bench.relay.add_hook(NOP, counter(calls))
-        bench.gdb.ask(insert(NOP))
-        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
-        bench.gdb.ask(remove(NOP))
-        assert bench.gdb.ask(b"s") == b"T05thread:01;"
-        assert calls == [NOP]
-
-    def test_where_guest_memory_is_not_ours(self, bench_not_ours: Bench) -> None:
-        bench = bench_not_ours
-        calls: list[int] = []
-        assert not bench.relay.can_force_return
-        bench.relay.add_hook(ENTRY, counter(calls))
-        bench.relay.add_hook(LOAD, counter(calls))
-        bench.gdb.ask(insert(RET))
-        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
-        assert calls == [ENTRY, LOAD]
-
-    def test_a_return_that_kgdb_cannot_do_stops_the_kernel(self, bench_not_ours: Bench) -> None:
-        """It would have to set the stack pointer."""
-        bench = bench_not_ours
-        bench.relay.add_hook(ENTRY, counter([], Return(1)))
-        bench.gdb.send(b"c")
-        assert bench.gdb.receive() == b"", "gdb is let go of"
 
 
 class TestExceptions:
@@ -535,89 +349,3 @@ class Vcpus:
         while self.calls[-1] != call:
             assert time.monotonic() < end, self.calls
             time.sleep(0.001)
-
-
-class TestWatchpoints:
-    """QEMU's stub is beside kgdb."""
-
-    @pytest.fixture
-    def qemu(self) -> Iterator[ScriptedQemu]:
-        qemu = ScriptedQemu()
-        yield qemu
-        qemu.close()
-
-    @pytest.fixture
-    def bench(self, tmp_path: Path, qemu: ScriptedQemu) -> Iterator[Bench]:
-        with Bench(tmp_path, stub=QemuStub(qemu.connect, waits=WAITS)) as bench:
-            qemu.memory = bench.kgdb.memory
-            yield bench
-
-    def test_a_hit(self, bench: Bench, qemu: ScriptedQemu) -> None:
-        bench.kgdb.registers["ip"] = CALLER
-        watch = b"2,%x,4" % STACK
-        assert bench.gdb.ask(b"Z" + watch) == b"OK"
-        qemu.wait_for(b"c")
-        assert qemu.packets == [b"?", b"Z" + watch, b"c"]
-        bench.gdb.send(b"c")
-        bench.kgdb.wait_for(b"c")
-        qemu.registers["ip"] = NOP
-        qemu.stop(reason=b"watch:%x;" % STACK)
-        qemu.wait_for(b"M%x,1:cc" % NOP)
-        qemu.wait_for(b"c", 2)
-        bench.kgdb.registers["ip"] = NOP + 1
-        bench.kgdb.stop()
-        assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % STACK
-        assert bench.kgdb.registers["ip"] == NOP
-        assert bench.kgdb.memory.read(NOP, 1) == b"\x90", "the instruction is back"
-
-    def test_a_hit_of_a_hardware_breakpoint(self, bench: Bench, qemu: ScriptedQemu) -> None:
-        bench.kgdb.registers["ip"] = CALLER
-        breakpoint = b"1,%x,1" % NOP
-        bench.gdb.ask(b"Z" + breakpoint)
-        qemu.wait_for(b"c")
-        bench.gdb.send(b"c")
-        bench.kgdb.wait_for(b"c")
-        qemu.registers["ip"] = NOP
-        qemu.stop()
-        qemu.wait_for(b"z" + breakpoint)
-        qemu.wait_for(b"c", 2)
-        bench.kgdb.registers["ip"] = NOP + 1
-        bench.kgdb.stop()
-        assert bench.gdb.receive() == b"T05hwbreak:;thread:01;"
-        bench.kgdb.registers["ip"] = CALLER
-        bench.gdb.send(b"c")
-        qemu.wait_for(b"Z" + breakpoint, 2)
-
-    def test_what_kgdb_touches_is_no_hit(self, bench: Bench, qemu: ScriptedQemu) -> None:
-        bench.gdb.ask(b"Z2,%x,4" % STACK)
-        qemu.wait_for(b"c")
-        qemu.registers["ip"] = NOP
-        qemu.stop(reason=b"watch:%x;" % STACK)
-        qemu.wait_for(b"c", 2)
-        assert not [packet for packet in qemu.packets if packet[:1] == b"M"]
-
-    def test_it_is_detached_with_the_machine(self, bench: Bench, qemu: ScriptedQemu) -> None:
-        watch = b"2,%x,4" % STACK
-        bench.gdb.ask(b"Z" + watch)
-        qemu.wait_for(b"c")
-        bench.relay.detach()
-        assert qemu.watchpoints == set()
-        bench.relay.reattach(b"T05thread:01;", paused=False)
-        assert bench.gdb.ask(b"z" + watch) == b"OK"
-        assert qemu.connections == 1
-
-    def test_running_to_an_instruction(self, qemu: ScriptedQemu) -> None:
-        asked: list[float] = []
-
-        def patience(seconds: float) -> bool:
-            asked.append(seconds)
-            if len(asked) == 2:
-                qemu.wait_for(b"c")
-                qemu.stop()
-            return True
-
-        qemu.registers["ip"] = CALLER
-        QemuStub(qemu.connect, waits=WAITS).run_to(NOP, patience)
-        breakpoint = b"1,%x,1" % NOP
-        assert qemu.packets == [b"?", b"Z" + breakpoint, b"c", b"z" + breakpoint]
-        assert not qemu.running

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from relay_bench import counter, insert, remove
 from scripted_qemu import ScriptedQemu
 from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, Gdb, packet
 
 from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Hook, QemuStubBackend, Relay, Return
+from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, QemuStubBackend, Relay, Return
 
 STOPPED = b"T05thread:p01.01;"
 
@@ -45,22 +46,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.close()
-
-
-def insert(address: int) -> bytes:
-    return b"Z0,%x,1" % address
-
-
-def remove(address: int) -> bytes:
-    return b"z0,%x,1" % address
-
-
-def counter(calls: list[int], action: Action = CONTINUE) -> Hook:
-    def hook(event: Event) -> Action:
-        calls.append(event.address)
-        return action
-
-    return hook
 
 
 def test_all_is_passed_on(bench: Bench) -> None:
