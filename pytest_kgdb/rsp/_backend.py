@@ -167,6 +167,11 @@ class Backend(ABC):
     def idle(self) -> None:  # noqa: B027 # is called where it may
         """Have the stopped kernel cost nothing until the next request."""
 
+    @property
+    def stepping_off(self) -> bool:
+        """Whether a step off a hook is under way, which a pause of the machine would end."""
+        return False
+
     @contextlib.contextmanager
     def quiesced(self, timeout: float) -> Iterator[None]:  # noqa: ARG002 # for those that wait
         """Have the machine not change at all; for `timeout` seconds it may take to get there."""

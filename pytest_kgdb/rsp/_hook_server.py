@@ -86,12 +86,15 @@ class HookServer:
         self._served = self._forced = None
         address, thread = context.breakpoint, context.thread
         if address is None:
-            if (step := self._steps.pop(thread, None)) is not None:
-                self._go(step[1])
+            if (step := self._steps.get(thread)) is not None:
+                self._end_step(context, *step)
                 return True
             if not self.stepping.step_ends(thread):
                 self._go(CONT)
                 return True
+        if context.spurious:
+            self._go(CONT)
+            return True
         if address is None or address not in self._breakpoints.inserted:
             self.stepping.stop_reported(thread)
             return False
@@ -106,6 +109,14 @@ class HookServer:
         if event.took is not None:
             event.took(time.monotonic() - now)
         return True
+
+    def _end_step(self, context: StopContext, address: int, packet: bytes) -> None:
+        """Go on after a step off an address, or step again if the CPU is still there."""
+        if context.registers[_PC] == address:
+            self._go(STEP)
+            return
+        del self._steps[context.thread]
+        self._go(packet)
 
     def _call_hooks(self, event: Event, thread: bytes) -> bool:
         """Call an address's hooks; True if the kernel stops there."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["ACK", "INTERRUPT", "NAK", "Decoder", "encode", "stopped_thread"]
+__all__ = ["ACK", "INTERRUPT", "NAK", "PAUSED", "Decoder", "encode", "stopped_thread"]
 
 ACK: Final = b"+"
 NAK: Final = b"-"
 INTERRUPT: Final = b"\x03"
+
+PAUSED: Final = b"T02"
+"""How QEMU's stop reply begins after an interrupt or a `stop` of QMP's (gdbstub.c)."""
 
 
 def encode(payload: bytes) -> bytes:

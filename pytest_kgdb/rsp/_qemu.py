@@ -12,7 +12,7 @@ from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
-from ._packets import INTERRUPT, stopped_thread
+from ._packets import INTERRUPT, PAUSED, stopped_thread
 from ._registers import PacketRegisters
 from ._stop_context import StopContext
 
@@ -50,6 +50,7 @@ class QemuStubBackend(Backend):
         self._cont = CONT  # what lets run what gdb has let run last
         self._single_steps: set[int] = set()  # CPUs that execute one instruction and then stop
         self._stepped = False  # the last stop was that
+        self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
 
     def sockets(self) -> list[socket.socket]:
         """See :meth:`Backend.sockets`."""
@@ -60,9 +61,17 @@ class QemuStubBackend(Backend):
         return self._connection.socket not in ready or self._connection.receive()
 
     def next_event(self) -> bytes | None:
-        """See :meth:`Backend.next_event`."""
+        """Return the next packet, past reports that QMP has paused the machine.
+
+        Who has paused it lets it run again, and to gdb it has run all the time.
+        """
         packets = self._connection.packets
-        return packets.popleft() if packets and not self._detached else None
+        while packets and not self._detached:
+            packet = packets.popleft()
+            if self._interrupting or packet[:3] != PAUSED:
+                return packet
+            self._end_single_step(packet)
+        return None
 
     @property
     def can_force_return(self) -> bool:
@@ -84,10 +93,23 @@ class QemuStubBackend(Backend):
         """See :meth:`Backend.record_stop`."""
         self._running = False
         self._reply = stop_reply
-        cpu = _cpu(self.thread)
-        # gdbstub.c, gdb_vm_state_change, ends the single step of the CPU that it reports only.
-        self._stepped = cpu in self._single_steps
+        self._stepped = self._end_single_step(stop_reply)
+
+    def _end_single_step(self, stop_reply: bytes) -> bool:
+        """Take note of what a stop ends; return whether its CPU was to execute one instruction.
+
+        It ends the single step of the CPU that it reports only (gdbstub.c, gdb_vm_state_change).
+        """
+        cpu = _cpu(stopped_thread(stop_reply))
+        stepped = cpu in self._single_steps
         self._single_steps.discard(cpu)
+        return stepped
+
+    def _drop_packets(self) -> None:
+        """Drop reports of the machine's having been stopped by QMP."""
+        self._connection.receive()
+        while self._connection.packets:
+            self._end_single_step(self._connection.packets.popleft())
 
     @property
     def thread(self) -> bytes:
@@ -105,12 +127,17 @@ class QemuStubBackend(Backend):
             return None
         self.request(b"Hg" + self.thread)
         registers = PacketRegisters(self.request, self.target)
+        pc = registers[_PC]
         return StopContext(
             self.thread,
             registers,
             self._read,
             _not_emulated,
-            None if self._stepped else registers[_PC],
+            breakpoint=None if self._stepped else pc,
+            # A CPU that comes to a breakpoint while QEMU stops the others for one makes it stop
+            # once more when it goes on (softmmu/runstate.c, qemu_system_debug_request), and report
+            # the CPU of the stop before.
+            spurious=not self._stepped and pc not in self._breakpoints,
         )
 
     def _read(self, address: int, size: int) -> bytes:
@@ -140,7 +167,11 @@ class QemuStubBackend(Backend):
         while True:
             reply = connection.next_packet(payload, deadline)
             if reply[:1] != b"T" or payload == b"?":
-                return reply
+                break
+        if reply == b"OK" and payload[:2] in (b"Z0", b"Z1", b"z0", b"z1"):
+            address = int(payload.split(b",")[1], 16)
+            (self._breakpoints.add if payload[:1] == b"Z" else self._breakpoints.discard)(address)
+        return reply
 
     def reply(self, payload: bytes) -> bytes:
         """See :meth:`Backend.reply`."""
@@ -161,6 +192,7 @@ class QemuStubBackend(Backend):
 
     def resume(self, packet: bytes) -> None:
         """See :meth:`Backend.resume`."""
+        self._drop_packets()  # they are none of what begins now
         self._leaving = packet == STEP
         if packet == CONT:
             packet = self._cont
@@ -171,12 +203,15 @@ class QemuStubBackend(Backend):
             steps = _steps(packet)
             self._single_steps |= steps
             self._cont = CONT if steps else packet
-        self._connection.receive()
-        self._connection.packets.clear()  # a stop by QMP is none of what begins now
         self._running = True
         self._connection.send(packet)
         if self._interrupting:
             self.interrupt()  # QEMU heard the last one at a stop that gdb has not been told of
+
+    @property
+    def stepping_off(self) -> bool:
+        """See :attr:`Backend.stepping_off`."""
+        return self._running and self._leaving
 
     def interrupt(self) -> None:
         """See :meth:`Backend.interrupt`."""
@@ -206,8 +241,8 @@ class QemuStubBackend(Backend):
     ) -> None:
         """See :meth:`Backend.reattach`."""
         self._detached = False
-        self._connection.receive()  # its report of the machine's having been stopped
-        self._connection.packets.clear()
+        self._drop_packets()
+        self._end_single_step(self._reply)  # of the CPU that stopped last
         self._running = False
         breakpoints.remove_all()
         breakpoints.forget()

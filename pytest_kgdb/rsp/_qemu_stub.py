@@ -19,7 +19,7 @@ from ..arch import X86_64
 from ..deadline import WaitLimit
 from ..errors import KgdbError, MachineDied
 from ._connection import Connection
-from ._packets import ACK, INTERRUPT
+from ._packets import ACK, INTERRUPT, PAUSED
 from ._registers import PacketRegisters
 
 __all__ = ["Hit", "QemuStub"]
@@ -141,8 +141,8 @@ class QemuStub:
         hit = None
         while connection.packets:
             reply = connection.packets.popleft()
-            if reply[:1] != b"T":
-                continue
+            if reply[:1] != b"T" or reply[:3] == PAUSED:
+                continue  # by QMP, which lets it run again
             self._running = False
             if kernel_runs:
                 hit = self._lead_into_kgdb(reply)

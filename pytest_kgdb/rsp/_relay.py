@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
 from ..errors import KgdbError
 from ._backend import Backend, Door, ResumeRequest
@@ -26,8 +26,18 @@ __all__ = ["Relay"]
 # Seconds without a request after which the machine is paused.
 _IDLE: Final = 0.0
 
+# Seconds that one instruction may take in a machine that runs.
+_STEP_SECONDS: Final = 1.0
+
 # Seconds that the thread waits for something to happen before it looks around.
 _LOOK: Final = 5.0
+
+
+class Monitor(Protocol):
+    """QEMU's monitor."""
+
+    def execute(self, command: str) -> Any:
+        """Execute a QMP command, and return what it returns."""
 
 
 class Relay:
@@ -50,6 +60,7 @@ class Relay:
         self._listener.listen(1)
         self._lock = threading.RLock()
         self._resumed = threading.Condition(self._lock)
+        self._served = threading.Condition(self._lock)  # an event of the target's
         self._gdb: socket.socket | None = None
         self._from_gdb = Decoder()
         self._acks = True
@@ -199,6 +210,25 @@ class Relay:
             finally:
                 self._breakpoints.sync(set())
 
+    @contextlib.contextmanager
+    def machine_paused(self, monitor: Monitor) -> Iterator[None]:
+        """Have a machine whose kernel runs paused by QMP, so that its memory does not change.
+
+        No hook is served meanwhile, which in QEMU's gdb stub would let the machine run. A machine
+        that has come to a hook already stays for it.
+
+        :param monitor: QEMU's monitor.
+        """
+        with self._lock:
+            self._served.wait_for(lambda: not self._backend.stepping_off, _STEP_SECONDS)
+            monitor.execute("stop")
+            paused = monitor.execute("query-status")["status"] == "paused"
+            try:
+                yield
+            finally:
+                if paused:  # and not stopped by the stub (`debug`)
+                    monitor.execute("cont")
+
     def close(self) -> None:
         """End the relay; gdb sees its connection close."""
         self._closing = True
@@ -283,6 +313,7 @@ class Relay:
         now = time.monotonic()
         backend, hooks = self._backend, self._hooks
         backend.record_stop(payload)
+        self._served.notify_all()
         if hooks.busy and backend.may_be_hook:
             context = backend.context(hooked=hooks.hooked or self._breakpoints.stale)
             if context is not None and hooks.serve(context, now):

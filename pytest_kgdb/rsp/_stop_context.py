@@ -38,3 +38,6 @@ class StopContext:
 
     breakpoint: int | None
     """Where the breakpoint is that may have been hit; None where a single step has ended."""
+
+    spurious: bool = False
+    """Whether there is no reason for the stop, and the target is to go on."""

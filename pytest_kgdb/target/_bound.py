@@ -48,7 +48,7 @@ class Bound:
         self.relay = relay
         self.keeper = keeper
         self.modules = modules
-        self.causes = Causes(gdb, machine, state, watch, kernel.debug_source)
+        self.causes = Causes(gdb, machine, state, watch, kernel.debug_source, relay)
         self.link = Link(gdb, moment=moment, first_cause=self.causes.first)
         self.link.by_qemu = relay.door == "qemu"
         if self.link.by_qemu:

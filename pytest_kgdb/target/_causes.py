@@ -13,6 +13,7 @@ from ..errors import KernelPanic, KgdbError, MachineDied
 if TYPE_CHECKING:
     from ..machine import Machine
     from ..mi import Gdb
+    from ..rsp import Relay
     from ..state import State
     from ._splats import SplatWatch
 
@@ -32,8 +33,15 @@ class Causes:
     """Finds the first cause of what went wrong with one machine."""
 
     def __init__(
-        self, gdb: Gdb, machine: Machine, state: State, watch: SplatWatch, source: Path | None
+        self,
+        gdb: Gdb,
+        machine: Machine,
+        state: State,
+        watch: SplatWatch,
+        source: Path | None,
+        relay: Relay,
     ) -> None:
+        self._relay = relay
         self._gdb = gdb
         self._machine = machine
         self._state = state
@@ -87,11 +95,8 @@ class Causes:
         """Return what each CPU does, as QEMU sees it."""
         machine = self._machine
         try:
-            machine.pause()
-            try:
+            with self._relay.machine_paused(machine.monitor):
                 return self._state.on_cpus(machine.registers(), self._source)
-            finally:
-                machine.resume()
         except KgdbError as error:
             return f"(not to be had: {error.message})"
 

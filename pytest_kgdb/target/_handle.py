@@ -64,7 +64,7 @@ class Kgdb(Inspect, Observe, Guest):
         machine.console.attend = lambda: self._bound is not None and self.stopped
         gdb.next_stop(self.timeout)
         self.settle("int3")
-        self._watch.bind(machine, state, bound.link, self.kernel.debug_source)
+        self._watch.bind(machine, state, bound.link, self.kernel.debug_source, relay)
 
     def unbind(self, machine: Machine) -> None:
         """Let go of a machine that is about to end (for the session)."""

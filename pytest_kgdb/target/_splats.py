@@ -25,6 +25,7 @@ from ..errors import KernelPanic, KgdbError, SplatError
 
 if TYPE_CHECKING:
     from ..machine import Machine
+    from ..rsp import Relay
     from ..state import State
     from ._link import Link
 
@@ -61,6 +62,7 @@ class _Bound:
     state: State
     link: Link
     source: Path | None
+    relay: Relay
 
 
 class SplatWatch:
@@ -80,9 +82,11 @@ class SplatWatch:
         self._known: dict[tuple[int, int], Splat] = {}
         self._start = _Place(0, 0)
 
-    def bind(self, machine: Machine, state: State, link: Link, source: Path | None) -> None:
+    def bind(
+        self, machine: Machine, state: State, link: Link, source: Path | None, relay: Relay
+    ) -> None:
         """Take up another machine."""
-        self._bound = _Bound(machine, state, link, source)
+        self._bound = _Bound(machine, state, link, source, relay)
         self.begin()
 
     def unbind(self) -> None:
@@ -147,14 +151,9 @@ class SplatWatch:
             yield
             return
         alive = bound.machine.alive
-        if alive:
-            bound.machine.pause()
-        try:
-            with bound.state.halted():
-                yield
-        finally:
-            if alive:
-                bound.machine.resume()
+        paused = bound.relay.machine_paused(bound.machine.monitor)
+        with paused if alive else contextlib.nullcontext(), bound.state.halted():
+            yield
 
     def _lines(self, bound: _Bound) -> tuple[list[LogLine], bool]:
         """Return the log's lines since the test began, and whether the log itself gave them."""

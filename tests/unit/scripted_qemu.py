@@ -17,6 +17,8 @@ class ScriptedQemu(ScriptedStub):
         self.cpu = 1
         """The one that stopped."""
         self.running = False
+        self.cut_short = 0
+        """How many of the next single steps end before the instruction."""
         self.watchpoints: set[bytes] = set()
         self._selected = 1
         self._single_steps: set[int] = set()
@@ -76,7 +78,10 @@ class ScriptedQemu(ScriptedStub):
         while True:
             at = registers["ip"]
             if cpu in self._single_steps:  # which overrides breakpoints (accel/tcg/cpu-exec.c)
-                registers["ip"] = PATH[at]
+                if self.cut_short:
+                    self.cut_short -= 1
+                else:
+                    registers["ip"] = PATH[at]
                 return True
             if at in self.breakpoints:
                 return True

@@ -224,3 +224,83 @@ class TestHooks:
         bench.relay.add_hook(NOP, hook)
         assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
         assert "QEMU cannot read 8 bytes at 0x1000" in str(bench.relay.take_hook_error())
+
+    def test_a_step_that_qemu_cuts_short(self, bench: Bench) -> None:
+        """Another CPU came to a breakpoint while QEMU stopped; the step is done once more."""
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.gdb.ask(insert(RET))
+        bench.qemu.cut_short = 1
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert bench.qemu.registers["ip"] == RET
+        assert calls == [NOP]
+        assert bench.resumes().count(b"vCont;s:p01.01") == 2
+
+    def test_a_stop_without_a_reason(self, bench: Bench) -> None:
+        bench.relay.add_hook(NOP, counter([]))
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        bench.qemu.stop()
+        bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
+        assert bench.gdb.silent()
+
+    def test_a_hardware_breakpoint_is_a_reason(self, bench: Bench) -> None:
+        bench.relay.add_hook(NOP, counter([]))
+        assert bench.gdb.ask(b"Z1,%x,1" % CALLER) == b"OK"
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        bench.qemu.stop()
+        assert bench.gdb.receive() == STOPPED
+
+
+class Monitor:
+    """QEMU's monitor, as far as pausing goes.
+
+    :param stopped: whether a CPU comes to a breakpoint before `stop` does.
+    """
+
+    def __init__(self, qemu: ScriptedQemu, *, stopped: bool) -> None:
+        self._qemu = qemu
+        self._stopped = stopped
+        self.commands: list[str] = []
+
+    def execute(self, command: str) -> object:
+        self.commands.append(command)
+        if command == "stop":
+            self._qemu.stop(signal=b"05" if self._stopped else b"02")
+        elif command == "cont":
+            self._qemu.running = True
+        return {"status": "debug" if self._stopped else "paused"}
+
+
+class TestPausedByTheMonitor:
+    def test_it_is_no_stop(self, bench: Bench) -> None:
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        monitor = Monitor(bench.qemu, stopped=False)
+        with bench.relay.machine_paused(monitor):
+            assert not bench.qemu.running
+        assert bench.qemu.running
+        assert bench.gdb.silent()
+        assert not bench.relay.stop_reported
+        assert monitor.commands == ["stop", "query-status", "cont"]
+        bench.relay.interrupt()
+        assert bench.gdb.receive() == b"T02thread:p01.01;"
+
+    def test_a_hook_that_has_been_reached_is_served_afterwards(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        monitor = Monitor(bench.qemu, stopped=True)
+        bench.qemu.registers["ip"] = NOP
+        with bench.relay.machine_paused(monitor):
+            assert bench.gdb.silent()
+            assert calls == []
+        bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
+        assert calls == [NOP]
+        assert monitor.commands == ["stop", "query-status"]
