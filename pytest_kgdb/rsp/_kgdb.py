@@ -257,8 +257,8 @@ class KgdbBackend(Backend):
         self._running = False
         self._handlers.detached = False
         self._handlers.select_stopped_thread()
-        self._stop.forget_registers()
         self._stop.reply = stop_reply
+        self._stop.find_registers()
 
     def close(self) -> None:
         """See :meth:`Backend.close`."""

@@ -57,7 +57,7 @@ class KgdbStop:
         return self.reply[1:3] in (b"05", b"02", b"00")
 
     def forget_registers(self) -> None:
-        """Take note that the kernel runs, or that it is another machine's."""
+        """Take note that the kernel runs."""
         self.registers = None
 
     def find_registers(self) -> None:

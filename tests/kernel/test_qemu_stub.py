@@ -41,8 +41,9 @@ def session(pytestconfig, kgdb_kernel):
 
 @pytest.fixture
 def stub(session, request):
-    wanted = session.settings.for_marker(getattr(request, "param", {}), request.node.nodeid)
-    yield session.acquire(wanted)
+    yield session.acquire(
+        session.settings.for_marker(getattr(request, "param", {}), request.node.nodeid)
+    )
     session.release(failed=False)
 
 
@@ -147,8 +148,8 @@ def test_a_watchpoint(stub):
 
 @pytest.mark.parametrize("left", ["running", "stopped", "panicked", "interrupted"])
 def test_it_is_put_back_whatever_was_left(session, left):
-    wanted = session.settings.for_marker({}, "the test")
-    kgdb = session.acquire(wanted)
+    settings = session.settings.for_marker({}, "the test")
+    kgdb = session.acquire(settings)
     kgdb.run("echo here > /tmp/file")
     kgdb.breakpoint("do_sys_openat2")
     if left == "running":
@@ -163,7 +164,7 @@ def test_it_is_put_back_whatever_was_left(session, left):
         with pytest.raises(KernelPanic, match="sysrq triggered crash"):
             kgdb.cont()
     session.release(failed=False)
-    kgdb = session.acquire(wanted)
+    kgdb = session.acquire(settings)
     assert kgdb.stop.reason == "interrupt"
     assert kgdb.run("cat /tmp/file").status == 1  # nor does the breakpoint stop it
     session.release(failed=False)
@@ -237,7 +238,7 @@ def test_each_failure_of_a_function_in_turn(stub):
     assert report.complete
     assert len(report) >= 2
     assert "entry_SYSCALL_64" in report[0].path[-1]
-    assert any("Cannot allocate memory" in each.console for each in report)
+    assert any("Cannot allocate memory" in failure.console for failure in report)
 
 
 def test_a_breakpoint_and_steps_at_a_spied_address(stub):
@@ -277,9 +278,9 @@ def test_interrupts_between_calls(stub):
 
 def test_a_spy_that_is_left_in_a_running_kernel(session):
     """Its calls go on while the log is read at the end of the test."""
-    wanted = session.settings.for_marker({}, "the test")
+    settings = session.settings.for_marker({}, "the test")
     for _ in range(3):
-        kgdb = session.acquire(wanted)
+        kgdb = session.acquire(settings)
         reads = kgdb.spy("vfs_read")
         kgdb.type("while :; do dd if=/dev/zero of=/dev/null count=9 2>/dev/null; done")
         kgdb.resume()
@@ -290,7 +291,7 @@ def test_a_spy_that_is_left_in_a_running_kernel(session):
         for _ in range(5):
             assert not kgdb.splats
         session.release(failed=False)
-    kgdb = session.acquire(wanted)
+    kgdb = session.acquire(settings)
     assert kgdb.run("echo on").output == "on\n"
     session.release(failed=False)
 

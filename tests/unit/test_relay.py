@@ -288,6 +288,8 @@ class TestReplacing:
         bench.relay.reattach(b"T05thread:01;", paused=False)
         assert bench.gdb.receive() == b"T05thread:01;"
         assert bench.kgdb.connections == 2
+        bench.gdb.ask(b"g")
+        assert bench.sent() == [], "the machine is not woken to be looked at"
         assert bench.relay.stop_reply == b"T05thread:01;"
         # Its breakpoint is gone, and the hook still there.
         bench.gdb.ask(insert(RET))
