@@ -90,6 +90,16 @@ class Relay:
         """What :meth:`use_guest_memory` was given last."""
         return self._backend.guest_memory_used
 
+    @contextlib.contextmanager
+    def without_guest_memory(self) -> Iterator[None]:
+        """Have the target asked for everything meanwhile, as where guest memory is not ours."""
+        used = self.guest_memory_used
+        self.use_guest_memory(None, None)
+        try:
+            yield
+        finally:
+            self.use_guest_memory(*used)
+
     @property
     def list_all_threads(self) -> bool:
         """Whether gdb is told of every task, which takes kgdb long; may be set."""

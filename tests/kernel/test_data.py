@@ -143,15 +143,10 @@ def test_dmesg_in_early_boot(kgdb):
 
 def test_the_same_answers_from_gdb_and_from_guest_memory(kgdb):
     """What the relay answers from guest memory is what kgdb itself would say."""
-    relay = kgdb._require().relay
     expressions = ["$rip", "$rsp", "$rbp", "$eflags", "init_task.comm", "jiffies_64", "$cs", "$r12"]
     ours = [kgdb.execute(f"output/x {each}") for each in expressions]
-    memory, layout = relay.guest_memory_used
-    relay.use_guest_memory(None, None)
-    try:
+    with kgdb._require().relay.without_guest_memory():
         kgdb.execute("maintenance flush register-cache")
         kgdb.execute("maintenance flush dcache")
         theirs = [kgdb.execute(f"output/x {each}") for each in expressions]
-    finally:
-        relay.use_guest_memory(memory, layout)
     assert ours == theirs

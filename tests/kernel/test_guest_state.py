@@ -20,17 +20,14 @@ def lines(kgdb: Any, command: str) -> list[str]:
 
 def kgdb_itself(kgdb: Any, address: int, size: int) -> bytes | None:
     """What kgdb reads there; None where it cannot."""
-    relay = kgdb._require().relay
-    memory, layout = relay.guest_memory_used
-    relay.use_guest_memory(None, None)
     try:
-        kgdb.execute("maintenance flush dcache")
-        told = kgdb._link.command(f"-data-read-memory-bytes {address:#x} {size}")
+        with kgdb._require().relay.without_guest_memory():
+            kgdb.execute("maintenance flush dcache")
+            told = kgdb._link.command(f"-data-read-memory-bytes {address:#x} {size}")
         return bytes.fromhex(told["memory"][0]["contents"])
     except KgdbError:
         return None
     finally:
-        relay.use_guest_memory(memory, layout)
         kgdb.execute("maintenance flush dcache")
 
 

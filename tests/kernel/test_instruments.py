@@ -169,11 +169,8 @@ def test_a_spy_outlasts_a_restore_to_a_named_point(kgdb):
 @pytest.fixture
 def not_ours(kgdb):
     """A machine whose memory is only kgdb's, as on a board."""
-    relay = kgdb._require().relay
-    before = relay.guest_memory_used
-    relay.use_guest_memory(None, None)
-    yield
-    relay.use_guest_memory(*before)
+    with kgdb._require().relay.without_guest_memory():
+        yield
 
 
 @pytest.mark.usefixtures("not_ours")

@@ -50,13 +50,13 @@ class TestRequests:
 
     def test_the_same_from_guest_memory_and_from_kgdb(self, bench: Bench) -> None:
         bench.kgdb.registers["r12"] = 0x1122334455667788
+        bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)  # the registers are found anew
         requests = (b"g", b"m%x,20" % ENTRY, b"m%x,300" % STACK)
-        bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)
         here = [bench.gdb.ask(request) for request in requests]
         assert bench.sent() == []
         assert bench.relay.guest_memory_used == (bench.kgdb.memory, LAYOUT)
-        bench.relay.use_guest_memory(None, None)
-        assert [bench.gdb.ask(request) for request in requests] == here
+        with bench.relay.without_guest_memory():
+            assert [bench.gdb.ask(request) for request in requests] == here
         assert bench.sent() == [
             b"g", b"m%x,20" % ENTRY, b"m%x,180" % STACK, b"m%x,180" % (STACK + 0x180),
         ]  # fmt: skip
