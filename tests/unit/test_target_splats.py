@@ -89,7 +89,7 @@ def console() -> Console:
 def watch(console: Console, state: NoLog) -> SplatWatch:
     made: Any = SplatWatch()
     link = SimpleNamespace(stopped=True)
-    made.bind(SimpleNamespace(console=console, alive=True), state, link, None)
+    made.bind(SimpleNamespace(console=console, alive=True), state, link, None, None)
     return made
 
 
