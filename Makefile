@@ -1,21 +1,21 @@
-# Two targets do everything from nothing: `make example` and `make test`.
+# `make example` and `make test` each do everything from scratch.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-# What a Debian needs to build a kernel, run it and debug it.
+# The Debian packages to build, run and debug a kernel.
 PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio kmod rsync \
 	xz-utils zstd ccache qemu-system-x86 qemu-utils gdb busybox-static linux-source-6.1 \
 	mmdebstrap e2fsprogs openssh-client uidmap grub-pc-bin
 MATRIX_PACKAGES := linux-source-6.12
-# Debian's own configuration of its kernels.
+# Debian's own kernel configuration.
 DEBIAN_PACKAGES := linux-config-6.1
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-# Installs the packages of a list that are not there yet.
+# Installs the packages of a list that are missing.
 define install
 	@missing=$$(dpkg-query -W -f='$${Package} $${db:Status-Abbrev}\n' $(1) 2>/dev/null \
 	  | awk '$$2 == "ii" {print $$1}' | sort > .packages.there; \
@@ -31,15 +31,17 @@ endef
 .PHONY: help
 help:
 	@echo 'make example      build a kernel and run example_suite/ on it'
+	@echo 'make check        lint, types and unit tests, without a kernel, in under a minute: run it before'
+	@echo '                  each commit'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
-	@echo 'make test-sanitized  KASAN, lockdep, kmemleak and the like, on a kernel that has them;'
-	@echo '                  10 minutes to build it, once, and a quarter of an hour'
-	@echo 'make test-debian  all about a Debian on the disk: a browser, Debian'\''s own kernel configuration'
-	@echo 'make stress       boots, stops and restores by the hundred'
-	@echo 'make bench        every figure of the budget beside its counterpart; about half an hour'
+	@echo 'make test-sanitized  tests on a kernel with KASAN, lockdep, kmemleak and the like;'
+	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
+	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
+	@echo 'make stress       hundreds of boots, stops and restores'
+	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
 	@echo 'make lint         ruff and mypy'
-	@echo 'make clean        remove the virtual environment; the cache stays'
+	@echo 'make clean        remove the virtual environment, but not the cache'
 
 .PHONY: deps
 deps:
@@ -53,7 +55,7 @@ $(BIN)/.installed: pyproject.toml
 
 .PHONY: ready
 ready: deps $(BIN)/.installed
-	@# Where PYTHONDONTWRITEBYTECODE is set, each start would compile the plugin again.
+	@# With PYTHONDONTWRITEBYTECODE set, each start would otherwise compile the plugin again.
 	@$(BIN)/python -m compileall -q pytest_kgdb
 
 .PHONY: example
@@ -66,15 +68,19 @@ lint: ready
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-# A Debian as the guest; the port is one that is free.
+# A Debian as the guest; QEMU chooses a free port.
 DEBIAN := --kgdb-disk=debian --kgdb-forward=tcp:0:22
 
+.PHONY: check
+check: lint
+	$(PYTEST) tests/unit
+
 .PHONY: test
-test: lint
+test: check
 	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
-	  tests/unit tests/faults tests/kernel example_suite
+	  tests/faults tests/kernel example_suite
 
 .PHONY: test-matrix
 test-matrix: ready
@@ -84,15 +90,15 @@ test-matrix: ready
 	$(PYTEST) --kgdb-kernel=distro:6.12 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 
-# A kernel with its own detectors of bugs, and more memory for it: ten minutes to build, once, and
-# a quarter of an hour for the tests, half of it for kmemleak's scans.
+# A kernel with bug detectors, which needs more memory: ten minutes to build, once, and a quarter of
+# an hour for the tests, half of it for kmemleak's scans.
 .PHONY: test-sanitized
 test-sanitized: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-fragment=tests/sanitized/sanitizers.config \
 	  --kgdb-memory=512 --kgdb-require tests/sanitized
 
-# Everything about Debian, a browser included: a quarter of an hour, and once an hour and a half to
-# build a kernel of Debian's own configuration.
+# Everything about Debian, including a browser: a quarter of an hour, plus, once, an hour and a half
+# to build a kernel with Debian's own configuration.
 .PHONY: test-debian
 test-debian: ready
 	$(call install,$(DEBIAN_PACKAGES))
@@ -105,7 +111,7 @@ test-debian: ready
 stress: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/stress
 
-# Options, such as --only='stops-*' or --skip='build-*': make bench BENCH=…
+# BENCH passes options, such as --only='stops-*' or --skip='build-*': make bench BENCH=…
 .PHONY: bench
 bench: ready
 	$(BIN)/python -m tests.bench --json=bench.json $(BENCH)

@@ -1,4 +1,4 @@
-"""Drivers of one's own: a character device with bugs in it, and QEMU's educational PCI device."""
+"""Your own drivers: a character device with bugs, and QEMU's educational PCI device."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ DRIVERS = Path(__file__).parent / "drivers"
 KEYHOLE = DRIVERS / "keyhole"
 EDU = DRIVERS / "edu"
 
-# Each test of the first driver runs on it as it is, and says what is wrong there; and on the same
-# source, mended.
+# Each test of the first driver runs on the driver with its bugs, and checks what goes wrong; and on
+# the fixed driver, built from the same source.
 both = pytest.mark.parametrize("name", ["keyhole", "keyhole_fixed"])
 
 
 @both
-def test_nothing_behind_the_window_is_read(kgdb, name):
-    """An off-by-one that no user program would notice: what is copied, and from where."""
+def test_no_read_past_the_window(kgdb, name):
+    """Find an off-by-one that no user program would notice: what is copied, and from where."""
     kgdb.modules.load(KEYHOLE / f"{name}.ko")
     with kgdb.breakpoint("keyhole_copy"):
         kgdb.type("cat /dev/keyhole > /dev/null")
         stop = kgdb.cont()
         end = int(stop.frame.args["from"]) + int(stop.frame.args["count"])
     window = kgdb.evaluate("keyhole->window")
-    too_far = end - (window.address + len(window))
-    assert too_far == (1 if name == "keyhole" else 0)
+    excess = end - (window.address + len(window))
+    assert excess == (1 if name == "keyhole" else 0)
     assert kgdb.read(window.address + len(window), 6) == b"SECRET"
 
 
 @both
-def test_init_undoes_what_it_has_done(kgdb, name):
-    """An error path that is never taken: the device cannot be registered."""
-    kgdb.modules.begin(KEYHOLE / f"{name}.ko")
+def test_init_cleans_up_after_an_error(kgdb, name):
+    """Force an error path that is never taken: the device cannot be registered."""
+    kgdb.modules.load_stopped(KEYHOLE / f"{name}.ko")
     with kgdb.override("misc_register", "-EBUSY"), kgdb.breakpoint("free_module"):
         stop = kgdb.cont()
     if name == "keyhole_fixed":
-        assert stop.reason == "breakpoint"  # init has failed, and nothing else has happened
+        assert stop.reason == "breakpoint"  # init failed, and cleaned up
         return
-    assert stop.reason == "oops"  # misc_deregister() of what was not registered
+    assert stop.reason == "oops"  # misc_deregister() of a device that was not registered
     (init,) = [frame for frame in stop.backtrace() if frame.function == "keyhole_init"]
     assert "misc_deregister(&keyhole_device)" in init.source(context=1)
 
 
 @both
 def test_each_failure_of_init(kgdb, name):
-    """The same without looking for it: whatever `misc_register()` is called for fails once."""
+    """Find the same bug without knowing it: each call of `misc_register()` fails once."""
     report = kgdb.fail_each(
         "misc_register", lambda kgdb: kgdb.modules.load(KEYHOLE / f"{name}.ko"), "-EBUSY"
     )
@@ -64,8 +64,8 @@ DEVICE = "cd /sys/bus/pci/drivers/edu_example/0000:*"
 
 @edu
 def test_probe(kgdb):
-    """The first call of a driver's probe, with the device in its hands."""
-    kgdb.modules.begin(EDU)
+    """Stop in the first call of a driver's probe, and look at the device."""
+    kgdb.modules.load_stopped(EDU)
     kgdb.breakpoint("edu_probe", temporary=True)
     pci = kgdb.cont().frame.args["pci"]
     assert (pci["vendor"], pci["device"]) == (0x1234, 0x11E8)
@@ -75,7 +75,7 @@ def test_probe(kgdb):
 @edu
 @pytest.mark.parametrize("msi", [True, False])
 def test_an_interrupt(kgdb, msi):
-    """From the register that starts the device's work to the handler of its interrupt."""
+    """Follow an interrupt from the register write that causes it to its handler."""
     kgdb.modules.load(EDU, msi=msi)
     with kgdb.breakpoint("edu_interrupt") as interrupt:
         kgdb.type(f"{DEVICE}; echo 5 > factorial")
@@ -93,15 +93,15 @@ def test_an_interrupt(kgdb, msi):
 
 @edu
 def test_dma(kgdb):
-    """What the device reads and writes in memory, at the moments at which it has done so."""
+    """Read the memory that the device has read and written, at the interrupts that report it."""
     kgdb.modules.load(EDU)
     text = b"through the device and back"
     with kgdb.breakpoint("edu_interrupt"):
         kgdb.type(f"{DEVICE}; echo -n '{text.decode()}' > mirror")
-        stop = kgdb.cont()  # it has read the buffer
+        stop = kgdb.cont()  # the device has read the buffer
         bus = int(stop.frame.evaluate("((struct edu *)data)->bus"))
         assert kgdb.physical.read(bus, len(text)) == text
-        stop = kgdb.cont()  # the driver has cleared the buffer, and the device has written to it
+        stop = kgdb.cont()  # the driver has cleared the buffer, and the device has written it again
         buffer = int(stop.frame.evaluate("((struct edu *)data)->buffer"))
         assert kgdb.program.read(buffer, len(text)) == text
         assert kgdb.physical.virt_to_phys(buffer) == bus

@@ -1,10 +1,10 @@
-"""The first things one does with a debugger on a kernel."""
+"""First steps with a debugger on a kernel."""
 
 from __future__ import annotations
 
 
 def test_the_kernel_stops_before_every_message(kgdb):
-    """Where it all began: `b printk`, `c`, and the kernel waits before each message."""
+    """`break printk`, `continue`: the kernel stops before each message."""
     messages = []
     with kgdb.breakpoint("printk") as printk:
         kgdb.type("echo h > /proc/sysrq-trigger")
@@ -17,7 +17,7 @@ def test_the_kernel_stops_before_every_message(kgdb):
 
 
 def test_an_open_from_the_system_call_to_the_file_name(kgdb):
-    """Follow `open` down to where the kernel has the name in its own memory."""
+    """Follow `open` to where the kernel has copied the name into its own memory."""
     kgdb.breakpoint("do_sys_openat2", temporary=True)
     kgdb.type("cat /proc/version")
     assert kgdb.cont().frame.function == "do_sys_openat2"
@@ -45,15 +45,15 @@ def test_step_over_lines(kgdb):
 
 
 def test_init_task(kgdb):
-    """The first task there ever was."""
+    """Read a structure: the first task of the kernel."""
     task = kgdb.evaluate("init_task")
     assert task["pid"] == 0
     assert task["comm"] == "swapper/0"
-    assert task["mm"] == 0, "an idle task has no memory of its own"
+    assert task["mm"] == 0, "an idle task has no address space"
 
 
 def test_one_process_out_of_two(kgdb):
-    """A conditional breakpoint passes over every process but one."""
+    """A conditional breakpoint ignores every process but one."""
     first, second = (int(kgdb.run("sleep 1000 >/dev/null & echo $!").output) for _ in range(2))
     with kgdb.breakpoint("do_send_sig_info", condition=f"p->pid == {second}") as signal:
         kgdb.type(f"kill -USR1 {first}; kill -USR2 {second}")
@@ -64,7 +64,7 @@ def test_one_process_out_of_two(kgdb):
 
 
 def test_interrupt_a_running_kernel(kgdb):
-    """What Ctrl-C did not do."""
+    """Stop a running kernel, which gdb's Ctrl-C cannot do through kgdb."""
     kgdb.resume()
     assert not kgdb.stopped
     stop = kgdb.interrupt()
@@ -74,13 +74,13 @@ def test_interrupt_a_running_kernel(kgdb):
 
 
 def test_change_the_kernel(kgdb):
-    """What gdb writes, the guest sees."""
+    """The guest sees what gdb writes."""
     kgdb.assign("panic_on_oops", 1)
     assert kgdb.run("cat /proc/sys/kernel/panic_on_oops").output == "1\n"
 
 
 def test_what_a_function_returns(kgdb):
-    """`finish` runs to the caller and has the return value."""
+    """`finish` runs until the function returns, and shows its return value."""
     kgdb.breakpoint("do_sys_openat2", temporary=True)
     kgdb.type("cat /no/such/file")
     kgdb.cont()

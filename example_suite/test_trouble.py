@@ -1,4 +1,4 @@
-"""Kernels in trouble, and kernels that are not quite there yet."""
+"""Kernels that panic, and kernels that are still booting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def test_a_crash_is_a_stop(kgdb):
-    """A panic enters the debugger, with everything as it was."""
+    """A panic enters the debugger, with the state at the panic."""
     kgdb.type("echo c > /proc/sysrq-trigger")
     stop = kgdb.cont()
     assert stop.reason == "panic"
@@ -14,17 +14,16 @@ def test_a_crash_is_a_stop(kgdb):
     assert "sysrq_handle_crash" in [frame.function for frame in stop.backtrace()]
 
 
-def test_the_next_kernel_knows_nothing_of_it(kgdb):
-    """Every test gets the kernel as it was when it was ready."""
+def test_the_next_test_has_a_pristine_kernel(kgdb):
+    """Every test starts from the freshly booted kernel."""
     assert "sysrq triggered crash" not in kgdb.dmesg()
     assert kgdb.run("echo alive").output == "alive\n"
 
 
 @pytest.mark.kgdb(at="kgdbwait")
 def test_early_boot(kgdb):
-    """Before init: functions that will be gone later can still be stopped at."""
+    """Before init: the kernel can stop in functions that are freed later."""
     assert kgdb.evaluate("system_state") != "SYSTEM_RUNNING"
-    stop = None
     with kgdb.breakpoint("console_on_rootfs"):
         stop = kgdb.cont()
         assert stop.frame.function == "console_on_rootfs"
@@ -35,7 +34,7 @@ def test_early_boot(kgdb):
 
 @pytest.mark.kgdb(smp=2)
 def test_two_processors(kgdb):
-    """The machine is the marker's."""
+    """The marker sets the machine's number of CPUs."""
     assert kgdb.run("grep -c ^processor /proc/cpuinfo").output == "2\n"
     with kgdb.breakpoint("do_sys_openat2"):
         kgdb.type("while :; do taskset 2 cat /proc/uptime; done")

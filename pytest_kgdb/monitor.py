@@ -1,4 +1,4 @@
-"""QEMU's monitor: a synchronous face on the `qemu.qmp` library."""
+"""QEMU's machine protocol (QMP), synchronous on top of the `qemu.qmp` library."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import logging
 import select
 import socket
 import threading
-import time
 from collections.abc import Coroutine
 from concurrent import futures
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from .deadline import Deadline, WaitLimit
 from .errors import KgdbError, MachineDied, TimeoutError
 
-__all__ = ["Monitor", "MonitorError", "Power"]
+__all__ = ["Monitor", "MonitorError", "VcpuMonitor"]
 
 T = TypeVar("T")
+
+_CLOSE: Final = 2.0  # seconds for each step of closing a connection
 
 
 class MonitorError(KgdbError):
@@ -27,28 +29,30 @@ class MonitorError(KgdbError):
 
 
 class Monitor:
-    """A connection to QEMU's machine protocol (QMP).
+    """A connection to QEMU's monitor.
 
-    The library is asynchronous. Its loop runs in a thread of its own, so that tests which have a
-    loop themselves can use us, and so that events never fill the socket.
+    The library is asynchronous. Its event loop runs in a thread, so that tests can have a loop of
+    their own, and so that the socket is read at all times.
 
-    :param connection: a connected socket; it becomes the monitor's.
-    :param timeout: seconds that a command may take unless it says otherwise.
+    :param connection: a connected socket, which the monitor closes.
+    :param waits: the limit of each command that is given no timeout of its own.
+    :raises TimeoutError: QEMU did not send its greeting in time.
+    :raises MachineDied: QEMU is gone.
     """
 
-    def __init__(self, connection: socket.socket, *, timeout: float) -> None:
-        self._timeout = timeout
-        # The library logs a lost peer as an error on the root logger's terms; we report it.
+    def __init__(self, connection: socket.socket, *, waits: WaitLimit) -> None:
+        self._waits = waits
+        # The library logs a lost peer as an error; it is reported as an exception.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="kgdb-monitor", daemon=True)
         self._thread.start()
         self._client = QMPClient("pytest-kgdb")
-        # Nobody reads events; the library would keep every one of them, its clear() or not.
+        # Nobody reads events, and the library would keep all of them, in spite of its clear().
         self._client.events.event_filter = lambda _: False
         self._closed = False
         try:
-            self._wait(self._client.connect(connection), timeout, "the greeting")
+            self._wait(self._client.connect(connection), None, "the greeting")
         except BaseException:
             self.close()
             raise
@@ -57,47 +61,54 @@ class Monitor:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def _wait(self, work: Coroutine[Any, Any, T], timeout: float, what: str) -> T:
+    def _wait(self, work: Coroutine[Any, Any, T], timeout: float | None, what: str) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        seconds = self._waits.of(timeout)
         try:
-            return future.result(timeout)
+            return future.result(seconds)
         except futures.TimeoutError:
             future.cancel()
-            raise TimeoutError(f"QEMU's monitor did not answer {what} in {timeout:g} s") from None
+            raise TimeoutError(f"QEMU's monitor did not answer {what} in {seconds:g} s") from None
         except ExecuteError as error:
             raise MonitorError(f"QEMU's monitor refused {what}: {error}") from error
         except (QMPError, EOFError, OSError) as error:
             raise MachineDied(f"QEMU's monitor was lost at {what}: {error!r}") from error
 
     def execute(self, command: str, *, timeout: float | None = None, **arguments: object) -> Any:
-        """Run one QMP command and return its `return` member.
+        """Run a QMP command and return the `return` member of its response.
 
-        An underscore in an argument's name stands for QMP's dash.
-
+        :param timeout: seconds.
+        :param arguments: the command's; an underscore in a name stands for QMP's dash.
         :raises MonitorError: QEMU refused the command.
         :raises MachineDied: QEMU is gone.
+        :raises TimeoutError: QEMU did not answer in time.
         """
         names: dict[str, object] = {
             name.replace("_", "-"): value for name, value in arguments.items()
         }
-        deadline = self._timeout if timeout is None else timeout
-        return self._wait(self._client.execute(command, names or None), deadline, f"'{command}'")
+        return self._wait(self._client.execute(command, names or None), timeout, f"'{command}'")
 
     def human(self, command: str, *, timeout: float | None = None) -> str:
-        """Run a command of the human monitor (`savevm`, `info registers`) and return its text."""
-        answer = self.execute("human-monitor-command", timeout=timeout, command_line=command)
-        return str(answer)
+        """Run a command of the human monitor (`savevm`, `info registers`) and return its output.
+
+        See :meth:`execute` for what it raises. An error of the command itself is its output.
+
+        :param timeout: seconds.
+        """
+        output = self.execute("human-monitor-command", timeout=timeout, command_line=command)
+        return str(output)
 
     def close(self) -> None:
-        """Let go of the connection; QEMU itself goes on."""
+        """Close the connection. QEMU goes on. Idempotent."""
         if self._closed:
             return
         self._closed = True
         if self._loop.is_running():
             with contextlib.suppress(Exception):
-                asyncio.run_coroutine_threadsafe(self._client.disconnect(), self._loop).result(2)
+                disconnected = self._client.disconnect()
+                asyncio.run_coroutine_threadsafe(disconnected, self._loop).result(_CLOSE)
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(2)
+        self._thread.join(_CLOSE)
         if not self._loop.is_running():
             self._loop.close()
 
@@ -108,54 +119,57 @@ class Monitor:
         self.close()
 
 
-class Power:
-    """The virtual CPUs' switch, on a monitor of its own.
+class VcpuMonitor:
+    """Stops the virtual CPUs and lets them run, on a monitor of its own.
 
-    It is thrown twice for each stop of the kernel, so it neither waits for QEMU nor goes through
-    the library's loop, which takes half a millisecond of CPU for a command.
+    That happens at each stop of the kernel, so the commands do not wait for QEMU, and do not go
+    through the library's event loop, which takes half a millisecond of CPU time for a command. A
+    QEMU that is gone is not reported, except by :meth:`stop`: whoever needs it next finds out.
 
-    :param connection: a socket connected to a QMP monitor; it becomes the switch's.
+    :param connection: a socket connected to a QMP monitor, which this one closes.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._say(b"qmp_capabilities")
+        self._send(b"qmp_capabilities")
 
-    def pause(self) -> None:
-        """Stop the virtual CPUs."""
-        self._say(b"stop")
+    def stop_nowait(self) -> None:
+        """Stop the virtual CPUs, without waiting until they have stopped."""
+        self._send(b"stop")
 
-    def halt(self, timeout: float) -> None:
-        """Stop the virtual CPUs, and wait until neither they nor a device write any more.
+    def stop(self, timeout: float) -> None:
+        """Stop the virtual CPUs and the devices, and wait until they write no more.
 
         :param timeout: seconds.
+        :raises TimeoutError: QEMU did not answer in time.
+        :raises MachineDied: QEMU is gone.
         """
-        self._say(b"stop", b',"id":"halt"')
-        deadline = time.monotonic() + timeout
-        told = b""
-        while b'"id": "halt"' not in told:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
-                raise TimeoutError(f"QEMU did not pause the machine in {timeout:g} s")
+        self._send(b"stop", b',"id":"stop"')
+        deadline = Deadline(timeout)
+        received = b""
+        while b'"id": "stop"' not in received:
+            readable, _, _ = select.select([self._connection], [], [], deadline.left)
+            if not readable:
+                raise TimeoutError(f"QEMU did not stop the machine in {timeout:g} s")
             try:
                 data = self._connection.recv(65536)
             except OSError:
                 data = b""
             if not data:
                 raise MachineDied("QEMU closed its monitor")
-            told += data
+            received += data
 
-    def resume(self) -> None:
-        """Let the virtual CPUs run."""
-        self._say(b"cont")
+    def cont(self) -> None:
+        """Let the virtual CPUs run, without waiting until they do."""
+        self._send(b"cont")
 
-    def _say(self, command: bytes, more: bytes = b"") -> None:
-        with contextlib.suppress(OSError):  # a QEMU that is gone is found out by whoever needs it
-            with contextlib.suppress(BlockingIOError):  # answers and events to what came before
+    def _send(self, command: bytes, more: bytes = b"") -> None:
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(BlockingIOError):  # responses to earlier commands, and events
                 while self._connection.recv(65536, socket.MSG_DONTWAIT):
                     pass
             self._connection.sendall(b'{"execute":"%b"%b}\n' % (command, more))
 
     def close(self) -> None:
-        """Let go of the connection; the CPUs stay as they are."""
+        """Close the connection. The CPUs stay as they are."""
         self._connection.close()

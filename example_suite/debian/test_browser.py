@@ -1,4 +1,4 @@
-"""What a browser shows, found in physical memory, and traced back to the process that has it.
+"""Find what a browser shows in physical memory, and the process that holds it.
 
 Firefox needs minutes under emulation, and --kgdb-disk-package=firefox-esr.
 """
@@ -19,12 +19,12 @@ def test_which_process_holds_the_page(kgdb):
     kgdb.run(BROWSER)
     kgdb.run("until grep -q url:/ /tmp/httpd.log; do sleep 1; done")
 
-    holders = {}
-    while not any(comm.startswith(("Isolated Web", "Web Content")) for comm in holders.values()):
-        kgdb.run("sleep 10")  # until the page has come from the network to the one that shows it
+    owners = {}
+    while not any(comm.startswith(("Isolated Web", "Web Content")) for comm in owners.values()):
+        kgdb.run("sleep 10")  # until the page has reached the process that shows it
         for address in kgdb.physical.find(MARKER.encode()):
             for owner in kgdb.physical.page_owners(address):
-                holders[owner.pid] = owner.comm
+                owners[owner.pid] = owner.comm
 
-    for pid, comm in holders.items():
+    for pid, comm in owners.items():
         assert kgdb.run(f"cat /proc/{pid}/comm").output == f"{comm}\n"

@@ -1,21 +1,6 @@
-"""The serial console: always drained, spoken to by pexpect; and what the kernel's log says."""
+"""The serial console."""
 
-from ._clean import clean
-from ._console import Console, Result
-from ._log import LogLine, console_lines, kernel_records, without_kernel_records
-from ._splat import Splat, SplatFrame
-from ._splats import KINDS, find_splats
+from ._console import Console
+from ._shell import Result
 
-__all__ = [
-    "KINDS",
-    "Console",
-    "LogLine",
-    "Result",
-    "Splat",
-    "SplatFrame",
-    "clean",
-    "console_lines",
-    "find_splats",
-    "kernel_records",
-    "without_kernel_records",
-]
+__all__ = ["Console", "Result"]

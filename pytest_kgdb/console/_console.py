@@ -1,61 +1,47 @@
-"""The serial console: always drained, spoken to by pexpect, synchronised by tags."""
+"""The serial console as a pexpect spawn: always drained, commands bracketed by tags."""
 
 from __future__ import annotations
 
 import array
 import contextlib
 import fcntl
-import io
-import itertools
 import re
-import shlex
 import socket
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
+from ..deadline import WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
-from ._clean import clean
-from ._log import kernel_records, without_kernel_records
+from ..klog import kernel_records, without_kernel_records
+from ..report import clean
+from ._shell import ANY_ANSWER, Bracketed, Result, answer, new_tag, question
+from ._transcript import KEPT_BYTES, Transcript
 
-__all__ = ["Console", "Result"]
+__all__ = ["Console"]
 
-# Kept in memory for expect and reports; the log file has everything.
-_KEEP: Final = 16 * 1024 * 1024
-
-# N_TTY's line buffer (drivers/tty/n_tty.c, N_TTY_BUF_SIZE) is 4096 bytes; what is over is lost.
-_LINE: Final = 1024
-
-_tags = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command in the guest came to."""
-
-    status: int
-    """Its exit status."""
-
-    output: str
-    """What it wrote, standard output and error together, kernel messages taken out."""
+_OLD_CONNECTION: Final = 2.0  # seconds to wait for the reader of a closed connection
+_SHELL_ANSWERS: Final = 0.5  # seconds after which a shell that did not answer is asked again
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     """The guest's first serial port as a pexpect spawn.
 
-    A thread reads the socket at all times, whoever waits: a console that nobody drains stalls
-    the guest in the middle of a line.
+    A thread reads the socket at all times: a console that is not drained stalls the guest in the
+    middle of a line.
 
     :param connect: returns a socket connected to the port; called again by :meth:`reconnect`.
-    :param log: file that gets every byte.
-    :param history: what the console had shown before.
+    :param log: file to which every byte is appended.
+    :param waits: the limit of each wait that is given no timeout of its own.
+    :param attend: called before each read of an expect; does what the guest needs in order to go
+        on.
+    :param history: what the console showed before the first connection.
     """
 
     def __init__(
@@ -63,27 +49,37 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         connect: Callable[[], socket.socket],
         log: Path,
         *,
-        timeout: float,
+        waits: WaitLimit,
+        attend: Callable[[], object] = lambda: None,
         history: bytes = b"",
     ) -> None:
-        super().__init__(timeout=timeout, encoding="utf-8", codec_errors="replace")
+        self._waits = waits
+        super().__init__(timeout=-1, encoding="utf-8", codec_errors="replace")
         self.name = "console"
         self.log = log
         self.closed = False
         self._connect = connect
-        self._arrived = threading.Condition()
-        self._text = bytearray(history)
-        self._dropped = 0  # bytes no longer in _text
-        self._history = self._restored = len(history)
-        self._taken = len(history)  # offset up to which expect has read
+        self._attend = attend
+        self._transcript = Transcript(log, history)
+        self._arrived = self._transcript.arrived
+        self._expect_mark = len(history)  # up to which expect has read
+        self._tail_mark = 0  # from which tail() may show
         self._eof = False
         self.sent = 0
         """Bytes sent on the present connection."""
-        self.attend: Callable[[], object] = lambda: None
-        """Called while an expect waits: what the guest needs of us in order to go on."""
-        self._file: io.BufferedWriter = log.open("ab")
-        self._file.write(history)
         self._open()
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that an expect waits: the limit of the running test, unless it was set.
+
+        None waits for ever. Setting -1 returns to the test's limit.
+        """
+        return self._waits.seconds if self._own_timeout == -1 else self._own_timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._own_timeout = seconds
 
     # The reading side
 
@@ -92,21 +88,21 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._eof = False
         self.sent = 0
         self._reader = threading.Thread(
-            target=self._drain, args=(self._socket,), name="kgdb-console", daemon=True
+            target=self._read_socket, args=(self._socket,), name="kgdb-console", daemon=True
         )
         self._reader.start()
 
-    def _drain(self, source: socket.socket) -> None:
+    def _read_socket(self, source: socket.socket) -> None:
         while True:
             data = b""
             with contextlib.suppress(OSError):
                 source.recv(1, socket.MSG_PEEK)
             with self._arrived:
-                # Under the lock: who holds it and finds the socket empty has everything.
+                # Under the lock: whoever holds it and finds the socket empty has everything.
                 try:
                     data = source.recv(65536, socket.MSG_DONTWAIT)
                 except BlockingIOError:
-                    continue  # settle() was faster
+                    continue  # drain() was faster
                 except OSError:
                     pass
                 if source is not self._socket:
@@ -114,65 +110,46 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 if not data:
                     self._eof = True
                 else:
-                    self._keep(data)
+                    self._transcript.add(data)
                 self._arrived.notify_all()
             if not data:
                 return
 
-    def _keep(self, data: bytes) -> None:
-        self._text += data
-        if not self._file.closed:
-            self._file.write(data)
-            self._file.flush()
-        if len(self._text) > 2 * _KEEP:
-            cut = len(self._text) - _KEEP
-            del self._text[:cut]
-            self._dropped += cut
-
     def poke(self) -> None:
-        """Have whoever waits on the console look around."""
+        """Wake all who wait on the console, so that they check what else may have happened."""
         with self._arrived:
             self._arrived.notify_all()
 
-    def settle(self) -> None:
-        """Take what QEMU has written so far: all that a kernel which is stopped has printed."""
+    def drain(self) -> None:
+        """Read all that QEMU has written so far: everything that a stopped kernel has printed."""
         with self._arrived, contextlib.suppress(OSError, ValueError):
             while not self._eof and (data := self._socket.recv(65536, socket.MSG_DONTWAIT)):
-                self._keep(data)
+                self._transcript.add(data)
                 self._arrived.notify_all()
 
     def flush(self) -> None:
-        """Write the log out."""
-        with self._arrived:
-            self._file.flush()
+        """Flush the log file."""
+        self._transcript.flush()
 
     def mark(self) -> int:
-        """Return the present end of the console's text, for :meth:`since`."""
-        with self._arrived:
-            return self._dropped + len(self._text)
+        """Return the offset of the end of the console's text, for :meth:`since`."""
+        return self._transcript.end
 
     def since(self, mark: int = 0) -> bytes:
-        """Return what the console showed since a mark, as far as it is kept in memory."""
-        with self._arrived:
-            return bytes(self._text[max(0, mark - self._dropped) :])
+        """Return what the console showed since a mark, as far as it is in memory."""
+        return self._transcript.since(mark)
 
     def earlier(self, mark: int) -> bytes:
-        """Return what this kernel had shown before a mark.
+        """Return what the running kernel showed before a mark.
 
-        That is what the machine that it was made from showed, and what came since it was put
-        back; kernels that were there meanwhile may have said the same at the same time.
+        That is the history, and what came since the last :meth:`reconnect`.
         """
-        with self._arrived:
-            first = self._text[: max(0, self._history - self._dropped)]
-            start = max(self._history, self._restored) - self._dropped
-            return bytes(first + self._text[max(0, start) : max(0, mark - self._dropped)])
+        return self._transcript.earlier(mark)
 
     def wait_beyond(self, mark: int, timeout: float) -> None:
-        """Wait until something came since a mark, at most `timeout` seconds."""
+        """Wait until something has come since a mark, for at most `timeout` seconds."""
         with self._arrived:
-            self._arrived.wait_for(
-                lambda: self._eof or self._dropped + len(self._text) > mark, timeout
-            )
+            self._arrived.wait_for(lambda: self._eof or self.mark() > mark, timeout)
 
     @property
     def eof(self) -> bool:
@@ -184,66 +161,68 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         pattern: bytes | re.Pattern[bytes],
         *,
         mark: int,
-        timeout: float,
+        timeout: float | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> re.Match[bytes]:
-        """Wait until the text since `mark` matches, leaving pexpect's buffer alone.
+        """Wait until the text since `mark` matches, without reading from pexpect's buffer.
 
-        :param meanwhile: called whenever something arrived and now and then; may raise.
-        :raises TimeoutError: after `timeout` seconds, with the console's last lines.
+        :param timeout: seconds.
+        :param meanwhile: called whenever something arrived, and ten times in a second; may raise.
+        :raises TimeoutError: it did not match in time; the message has the console's last lines.
         :raises MachineDied: the console was closed.
         """
         regex = re.compile(pattern) if isinstance(pattern, bytes) else pattern
-        deadline = time.monotonic() + timeout
+        deadline = self._waits.deadline(timeout)
         while True:
             with self._arrived:
-                start = max(0, mark - self._dropped)
-                match = regex.search(bytes(self._text[start:]))
+                match = regex.search(self.since(mark))
                 if match is None and not self._eof:
-                    self._arrived.wait(min(0.1, max(0.0, deadline - time.monotonic())))
-                    match = regex.search(bytes(self._text[max(0, mark - self._dropped) :]))
+                    self._arrived.wait(min(0.1, deadline.left))
+                    match = regex.search(self.since(mark))
             if match is not None:
                 return match
             meanwhile()
             if self._eof:
                 raise MachineDied("QEMU closed the console", log=self.log)
-            if time.monotonic() >= deadline:
+            if deadline.expired:
                 raise TimeoutError(
-                    f"the console did not show {regex.pattern!r} in {timeout:g} s; "
+                    f"the console did not show {regex.pattern!r} in {deadline.seconds:g} s; "
                     f"its last lines are:\n{self.tail()}",
                     log=self.log,
                 )
 
     def tail(self, lines: int = 10) -> str:
-        """Return the console's last lines, none from before the machine was put back.
+        """Return the console's last lines since :meth:`drop`, for the message of an error.
 
-        They are for an error's message, and so without what a terminal would obey.
+        They are cleaned of terminal escapes.
         """
-        start = max(self._began, self.mark() - 65536)
+        start = max(self._tail_mark, self.mark() - 65536)
         text = clean(self.since(start).decode("utf-8", "replace")).rstrip()
         return "\n".join("    " + line for line in text.splitlines()[-lines:]) or "    (none)"
-
-    _began = 0
 
     # pexpect's side
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """Return what has arrived and was not read yet, waiting at most `timeout` seconds."""
+        """Return text that has arrived and was not read yet.
+
+        :param timeout: seconds to wait for it; -1 for :attr:`timeout`, None for ever.
+        :raises TIMEOUT: nothing came.
+        :raises EOF: QEMU has closed the console.
+        """
         if timeout == -1:
             timeout = self.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            self.attend()
+            self._attend()
             with self._arrived:
                 left = None if deadline is None else deadline - time.monotonic()
-                if self._eof or self._unread() > 0 or (left is not None and left <= 0):
+                if self._eof or self.mark() > self._expect_mark or (left is not None and left <= 0):
                     break
-                # Something else may have happened, of which poke() tells.
+                # poke() ends this, too: then there may be something to attend to.
                 self._arrived.wait(left)
         with self._arrived:
-            start = max(0, self._taken - self._dropped)
-            data = bytes(self._text[start : start + size])
-            self._taken = self._dropped + start + len(data)
+            data = self._transcript.since(self._expect_mark, size)
+            self._expect_mark = max(self._expect_mark, self._transcript.start) + len(data)
             if not data:
                 if self._eof:
                     self.flag_eof = True
@@ -253,11 +232,11 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._log(text, "read")
         return text
 
-    def _unread(self) -> int:
-        return self._dropped + len(self._text) - max(self._taken, self._dropped)
-
     def send(self, s: str | bytes) -> int:
-        """Send text to the guest; return the number of bytes."""
+        """Send text to the guest; return the number of bytes.
+
+        :raises MachineDied: the console is closed.
+        """
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         self._log(s, "send")
         try:
@@ -268,19 +247,19 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         return len(data)
 
     def unread(self) -> int:
-        """Return how many bytes that were sent QEMU has not taken yet (unix(7), SIOCOUTQ)."""
+        """Return how many of the sent bytes QEMU has not read yet (unix(7), SIOCOUTQ)."""
         count = array.array("i", [0])
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)
         return count[0]
 
     def sendline(self, s: str | bytes = "") -> int:
-        """Send a line; its end is a newline."""
+        """Send text and a newline."""
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         return self.send(data + b"\n")
 
     def write(self, s: str | bytes) -> None:
-        """Send text, as a file's `write` does."""
+        """Send text; part of pexpect's interface of a file."""
         self.send(s)
 
     def writelines(self, sequence: Iterable[str | bytes]) -> None:
@@ -297,26 +276,26 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         return not self._eof and not self.closed
 
     def drop(self) -> None:
-        """Forget what came and was not read: the next expect sees only what comes from now on."""
+        """Discard what was not read: the next expect sees only what comes from now on."""
         with self._arrived:
-            self._taken = self._began = self._dropped + len(self._text)
+            self._expect_mark = self._tail_mark = self.mark()
         self.buffer = self.string_type()
         self.before = self.after = self.match = None
 
     def disconnect(self) -> None:
-        """Close the connection: nothing typed earlier reaches the guest any more."""
+        """Close the connection: what was sent and not read by QEMU is lost."""
         old = self._socket
         with self._arrived:
-            self._socket = socket.socket(socket.AF_UNIX)  # the old reader sees that it is old
+            self._socket = socket.socket(socket.AF_UNIX)  # by which the old reader ends
         self._shut(old)
-        self._reader.join(2)
+        self._reader.join(_OLD_CONNECTION)
 
     def reconnect(self) -> None:
-        """Take a fresh connection after :meth:`disconnect`."""
+        """Connect anew after :meth:`disconnect`; what was not read is discarded."""
         self._socket.close()
         self._open()
         self.drop()
-        self._restored = self._began
+        self._transcript.restart(self._tail_mark)
 
     @staticmethod
     def _shut(connection: socket.socket) -> None:
@@ -325,123 +304,100 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         connection.close()
 
     def close(self) -> None:
-        """Let go of the console."""
+        """Close the connection and the log file."""
         if self.closed:
             return
         self.closed = True
         self._shut(self._socket)
-        self._reader.join(2)
-        with self._arrived:
-            self._file.close()
+        self._reader.join(_OLD_CONNECTION)
+        self._transcript.close()
 
     # The shell's side
 
     def run(
-        self, command: str, *, timeout: float, meanwhile: Callable[[], None] = lambda: None
+        self,
+        command: str,
+        *,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Result:
-        """Run a command in the console's shell, in a subshell of its own, without input.
-
-        The output is bracketed by tags made by `printf` from octal escapes, so that neither an
-        echo of the typed line nor anything earlier can match.
+        """Run a command in the console's shell, in a subshell, with no input.
 
         :param timeout: seconds.
         :param meanwhile: called while waiting; may raise to end the wait.
-        :raises TimeoutError: the command did not end in time; the shell may be busy still.
+        :raises TimeoutError: the command did not end in time; the shell may still run it.
+        :raises MachineDied: the console was closed.
+        :raises GuestCommandError: the beginning of the output is no longer in memory.
         """
-        tag = f"kgdb-{next(_tags)}"
+        bracketed = Bracketed(command)
         mark = self.mark()
-        self._type_long(command, tag)
-        end = re.compile(rb"\x1f%s (\d+)\r?\n" % tag.encode())
-        deadline = time.monotonic() + timeout
+        self._type(bracketed)
+        deadline = self._waits.deadline(timeout)
         while True:
             raw = self.since(mark)
             if b"\x1f" in raw:
-                text = without_kernel_records(raw, self._seen(mark) if b"[" in raw else ())
-                if found := end.search(text):
+                seen = kernel_records(self.earlier(mark)) if b"[" in raw else ()
+                text = without_kernel_records(raw, seen)
+                if bracketed.has_ended(text):
                     break
             meanwhile()
             if self._eof:
                 raise MachineDied(f"QEMU closed the console during {command!r}", log=self.log)
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if deadline.expired:
                 raise TimeoutError(
-                    f"the guest's command {command!r} did not end in {timeout:g} s\n"
+                    f"the guest's command {command!r} did not end in {deadline.seconds:g} s\n"
                     f"the console's last lines are:\n{self.tail()}",
                     log=self.log,
                     hint="a larger timeout= for run(), if it only needs longer",
                 )
             with self._arrived:
-                if self._dropped + len(self._text) == mark + len(raw) and not self._eof:
-                    self._arrived.wait(min(left, 0.1))
-        start = re.search(rb"\x1e%s\r?\n" % tag.encode(), text)
-        if start is None:
+                if self.mark() == mark + len(raw) and not self._eof:
+                    self._arrived.wait(min(deadline.left, 0.1))
+        result = bracketed.result(text)
+        if result is None:
             raise GuestCommandError(
                 f"the output of {command!r} has an end but no beginning; more than "
-                f"{_KEEP} bytes of console text came between",
+                f"{KEPT_BYTES} bytes of console text came between",
                 log=self.log,
                 hint="redirect the output to a file in the guest and get the file",
             )
-        output = text[start.end() : found.start()].replace(b"\r\n", b"\n")
-        return Result(int(found.group(1)), output.decode("utf-8", "replace"))
+        return result
 
-    def _seen(self, mark: int) -> list[bytes]:
-        return kernel_records(self.earlier(mark))
-
-    def _type_long(self, command: str, tag: str) -> None:
+    def _type(self, command: Bracketed) -> None:
         """Type a command, in pieces that fit the tty's line buffer."""
-        program = shlex.quote(command)
-        # eval, so that a syntax error ends the command and not the shell's patience.
-        frame = (
-            "printf '\\036%s\\n' {tag}; (eval {program}) </dev/null; "
-            "printf '\\037%s %d\\n' {tag} $?"
-        )
-        line = frame.format(tag=tag, program=program)
-        if len(line.encode()) < _LINE and "\n" not in command:
-            self.sendline(line)
-            return
-        self.sendline("kgdb_command=")
-        for piece in _pieces(command, _LINE // 4):
-            self._acknowledged(f"kgdb_command=${{kgdb_command}}{shlex.quote(piece)}")
-        self.sendline(frame.format(tag=tag, program='"$kgdb_command"'))
+        *pieces, last = command.lines()
+        for piece in pieces:
+            tag = new_tag()
+            mark = self.mark()
+            self.sendline(f"{piece}\n{question(tag)}")
+            self.wait_for(answer(tag), mark=mark)
+        self.sendline(last)
 
-    def _acknowledged(self, line: str) -> None:
-        """Type a line and wait until the shell has taken it."""
-        tag = f"kgdb-{next(_tags)}"
-        mark = self.mark()
-        self.sendline(f"{line}\nprintf '\\006%s\\n' {tag}")
-        self.wait_for(rb"\x06%s\r?\n" % tag.encode(), mark=mark, timeout=self.timeout)
-
-    def synchronise(self, *, timeout: float) -> None:
+    def synchronise(self, *, timeout: float | None = None) -> None:
         """Wait until the shell answers.
 
-        A shell that a Ctrl-C has just interrupted drops what was typed right behind it; so the
-        question is asked again until it is answered.
+        A shell that was just interrupted by Ctrl-C drops what is typed right after it, so it is
+        asked again until it answers.
 
-        :raises KgdbError: no shell answered.
+        :param timeout: seconds.
+        :raises KgdbError: no shell answered in time.
         """
         mark = self.mark()
-        deadline = time.monotonic() + timeout
+        deadline = self._waits.deadline(timeout)
         while True:
-            tag = f"kgdb-{next(_tags)}"
-            self.sendline(f"printf '\\006%s\\n' {tag}")
-            left = deadline - time.monotonic()
+            self.sendline(question(new_tag()))
             try:
-                self.wait_for(rb"\x06kgdb-\d+\r?\n", mark=mark, timeout=max(0.0, min(left, 0.5)))
+                self.wait_for(ANY_ANSWER, mark=mark, timeout=min(deadline.left, _SHELL_ANSWERS))
                 break
             except TimeoutError as error:
-                if time.monotonic() >= deadline:
+                if deadline.expired:
                     raise KgdbError(
-                        f"no shell answered on the console in {timeout:g} s; its last lines are:\n"
-                        f"{self.tail()}",
+                        f"no shell answered on the console in {deadline.seconds:g} s; its last "
+                        f"lines are:\n{self.tail()}",
                         log=self.log,
                     ) from error
-        # Answers to the other questions may still come; run() looks for its own tags only.
+        # Further answers may still come; run() looks for its own tags only.
 
     def interact(self, *_: Any, **__: Any) -> None:
-        """Not offered here: `pytest-kgdb attach` gives a person the console."""
+        """Raise an error: `pytest-kgdb attach` gives a person the console."""
         raise KgdbError("the console has no interact()", hint="use `pytest-kgdb attach`")
-
-
-def _pieces(text: str, size: int) -> Iterable[str]:
-    for start in range(0, len(text), size):
-        yield text[start : start + size]

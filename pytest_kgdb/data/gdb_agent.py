@@ -1,6 +1,6 @@
-"""Our hand inside gdb: one MI command, `-kgdb`, that answers in JSON.
+"""The agent inside gdb: one MI command, `-kgdb`, that answers in JSON.
 
-gdb's own Python runs this file, not ours; so it imports nothing of the package, and speaks
+gdb runs this file in its own Python, so it imports nothing of the package, and is written for
 Python 3.6 and gdb 12 (gdb manual, "Extending gdb using Python").
 """
 
@@ -14,7 +14,7 @@ import gdb
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
 gdb.execute("macro define current kgdb_info[kgdb_active.counter].task")
 
-values = {}  # id -> gdb.Value, until the kernel moves on
+values = {}  # id -> gdb.Value, until the kernel is resumed
 counter = 0
 
 CODES = {
@@ -23,7 +23,7 @@ CODES = {
     if name.startswith("TYPE_CODE_")
 }
 SCALARS = ("int", "ptr", "enum", "bool", "char", "ref", "flt", "flags")
-# From a stop's innermost frame outwards, how many names are told: enough to tell who called
+# From a stop's innermost frame outwards, how many names are given: enough to tell who called
 # kgdb_breakpoint. Each frame costs gdb milliseconds.
 STACK_NAMES = 6
 
@@ -40,30 +40,30 @@ def keep(value):
 
 
 def describe(value):
-    """What the other side needs to know of a value at once."""
+    """What the other side needs of a value at once."""
     kind = value.type.strip_typedefs()
     code = CODES.get(kind.code, "other")
-    known = {"id": keep(value), "type": str(value.type), "code": code}
+    record = {"id": keep(value), "type": str(value.type), "code": code}
     if value.is_optimized_out:
-        known["optimized_out"] = True
-        return known
+        record["optimized_out"] = True
+        return record
     if code == "array":
         low, high = kind.range()
-        known["length"] = max(0, high - low + 1)
+        record["length"] = max(0, high - low + 1)
     if code in ("ptr", "array"):
-        known["target"] = target_of(kind)
+        record["target"] = target_of(kind)
     if code in ("struct", "union"):
-        known["members"] = [field.name for field in kind.fields() if field.name]
+        record["members"] = [field.name for field in kind.fields() if field.name]
     if code in SCALARS:
         if code == "flt":
-            known["float"] = float(value)
+            record["float"] = float(value)
         else:
-            known["int"] = int(value)
-        known["text"] = text(value)
+            record["int"] = int(value)
+        record["text"] = text(value)
     address = value.address
     if address is not None:
-        known["address"] = int(address)
-    return known
+        record["address"] = int(address)
+    return record
 
 
 def target_of(kind):
@@ -76,9 +76,9 @@ def target_of(kind):
 
 def op_symbol_at(address):
     """The symbol that stands exactly there."""
-    told = gdb.execute(f"info symbol {address:#x}", to_string=True)
-    name = told.split(" ")[0]
-    if told.startswith("No symbol") or " + " in told.partition(" in section")[0]:
+    output = gdb.execute(f"info symbol {address:#x}", to_string=True)
+    name = output.split(" ")[0]
+    if output.startswith("No symbol") or " + " in output.partition(" in section")[0]:
         return {"symbol": None}
     return {"symbol": name}
 
@@ -193,13 +193,13 @@ def op_select(frame):
 def op_registers(frame):
     """The general registers in a frame, as far as they are known there."""
     selected = frame_at(frame)
-    found = {}
-    for each in selected.architecture().registers("general"):
+    values_by_name = {}
+    for register in selected.architecture().registers("general"):
         try:
-            found[each.name] = int(selected.read_register(each)) & (1 << 64) - 1
+            values_by_name[register.name] = int(selected.read_register(register)) & (1 << 64) - 1
         except (gdb.error, ValueError):
             continue  # the callers of this frame's callees did not save it
-    return {"registers": found}
+    return {"registers": values_by_name}
 
 
 def op_frames(limit, behind=False):
@@ -229,24 +229,24 @@ def op_variables(frame, arguments):
     """The arguments, or the other variables, of a frame, inner blocks' names first."""
 
     def work():
-        found = {}
+        records = {}
         selected = gdb.selected_frame()
         try:
             block = selected.block()
         except RuntimeError:
-            return found
+            return records
         while block is not None:
             for symbol in block:
-                wanted = symbol.is_argument if arguments else symbol.is_variable
-                if wanted and symbol.name not in found:
+                matches = symbol.is_argument if arguments else symbol.is_variable
+                if matches and symbol.name not in records:
                     try:
-                        found[symbol.name] = describe(symbol.value(selected))
+                        records[symbol.name] = describe(symbol.value(selected))
                     except gdb.error as error:
-                        found[symbol.name] = {"error": str(error)}
+                        records[symbol.name] = {"error": str(error)}
             if block.function is not None:
                 break
             block = block.superblock
-        return found
+        return records
 
     return in_frame(frame, work)
 
@@ -275,7 +275,7 @@ def op_symbol(name):
 
 
 def op_locations(location):
-    """Where a breakpoint there would be planted; nothing is planted."""
+    """Where a breakpoint there would be inserted; nothing is inserted."""
     _, sals = gdb.decode_line(location)
     return {
         "locations": [
@@ -289,14 +289,14 @@ def kind_of(kind):
     """How a type's values are to be read."""
     plain = kind.strip_typedefs()
     code = CODES.get(plain.code, "other")
-    known = {"type": str(kind), "size": plain.sizeof, "kind": code, "signed": False}
+    record = {"type": str(kind), "size": plain.sizeof, "kind": code, "signed": False}
     if code in ("int", "char", "enum"):
-        known["kind"] = "int"
-        known["signed"] = plain.is_signed
+        record["kind"] = "int"
+        record["signed"] = plain.is_signed
     elif code == "ptr":
         target = plain.target().strip_typedefs()
-        known["kind"] = "string" if is_char(target) else "ptr"
-    return known
+        record["kind"] = "string" if is_char(target) else "ptr"
+    return record
 
 
 def is_char(kind):
@@ -307,40 +307,40 @@ CHARS = re.compile(r"^(?:(?:const|volatile|unsigned|signed) )*char (\*|\[(\d*)\]
 
 
 def compiled(expression):
-    """An expression as bytecode for another than gdb to run, in the scope of the present pc."""
+    """An expression as an agent expression, in the scope of the present pc."""
     kind = None
     try:
-        told = gdb.execute("whatis " + expression, to_string=True).strip()
-        kind = told.partition("type = ")[2]
-        known = {"type": kind, "kind": "int", "signed": False}
+        output = gdb.execute("whatis " + expression, to_string=True).strip()
+        kind = output.partition("type = ")[2]
+        record = {"type": kind, "kind": "int", "signed": False}
         chars = CHARS.match(kind)
         if chars and chars.group(1) == "*":
-            known["kind"] = "string"
+            record["kind"] = "string"
         elif chars:
-            known["kind"], known["size"] = "chars", int(chars.group(2) or 0)
+            record["kind"], record["size"] = "chars", int(chars.group(2) or 0)
             expression = f"&({expression})[0]"
         elif kind in ("bool", "_Bool"):
-            known["kind"] = "bool"
+            record["kind"] = "bool"
         elif kind.endswith("*"):
-            known["kind"] = "ptr"
-        known["code"] = gdb.execute("maint agent-eval " + expression, to_string=True)
-        if known["kind"] == "int":
+            record["kind"] = "ptr"
+        record["code"] = gdb.execute("maint agent-eval " + expression, to_string=True)
+        if record["kind"] == "int":
             # gdb tells a type's sign only of a value; how it compares shows it, too.
             compared = gdb.execute(f"maint agent-eval ({expression}) < 1", to_string=True)
-            known["signed"] = "less_signed" in compared.rpartition("const8 1")[2]
-        return known
+            record["signed"] = "less_signed" in compared.rpartition("const8 1")[2]
+        return record
     except gdb.error as error:
         return {"error": str(error), "type": kind}
 
 
 def function_around(address):
     """The function that has an address, not one inlined there; None without debug info."""
-    block, found = gdb.block_for_pc(address), None
+    block, function = gdb.block_for_pc(address), None
     while block is not None:
         if block.function is not None:
-            found = block
+            function = block
         block = block.superblock
-    return found
+    return function
 
 
 def op_function(location, expressions):
@@ -364,8 +364,8 @@ def op_function(location, expressions):
             place["inlined"] = int(block.function.value().address) != sal.pc
             target = block.function.type.target()
             # Of a function in assembler the debug info says that it returns nothing.
-            known = target is not None and not (place["file"] or "").endswith(".S")
-            place["returns"] = kind_of(target) if known else None
+            has_type = target is not None and not (place["file"] or "").endswith(".S")
+            place["returns"] = kind_of(target) if has_type else None
         if not place["inlined"]:
             work = functools.partial(fill, place, block, expressions)
             in_scope(place["address"], work)
@@ -376,9 +376,9 @@ def fill(place, block, expressions):
     if block is not None:
         for symbol in block:
             if symbol.is_argument:
-                known = compiled(symbol.name)
-                known.update(kind_of(symbol.type))
-                place["arguments"].append([symbol.name, known])
+                record = compiled(symbol.name)
+                record.update(kind_of(symbol.type))
+                place["arguments"].append([symbol.name, record])
     place["expressions"] = [compiled(expression) for expression in expressions]
 
 
@@ -393,12 +393,15 @@ def in_scope(address, work):
 
 
 def op_numbers(expressions):
-    return {"numbers": [int(gdb.parse_and_eval(each)) for each in expressions]}
+    return {"numbers": [int(gdb.parse_and_eval(expression)) for expression in expressions]}
 
 
-def op_forget():
+def drop_values(_event):
+    """The kernel is resumed: no value is read any more, and gdb need not keep them."""
     values.clear()
-    return {}
+
+
+gdb.events.cont.connect(drop_values)
 
 
 class Agent(gdb.MICommand):

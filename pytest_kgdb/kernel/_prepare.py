@@ -267,7 +267,7 @@ class _Builder:
             lines = "\n".join(f"  {item}" for item in explained)
             raise ConfigError(
                 f"{self._label}: {count} did not survive olddefconfig:\n{lines}",
-                hint="request what they depend on, too, by --kgdb-set or --kgdb-fragment",
+                hint="ask for what they depend on, too, by --kgdb-set or --kgdb-fragment",
             )
         if self._recipe.base == "minimal":
             overridden = self._recipe.requests

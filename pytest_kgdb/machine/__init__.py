@@ -1,15 +1,47 @@
-"""The QEMU machine: its command line and its life."""
+"""The QEMU machine: its command line, its start, its snapshots, its end."""
 
-from ._boot import boot_to_kgdbwait, check_boot
-from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
-from ._machine import Machine
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ._boot import boot_to_kgdbwait, check_boot
+    from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
+    from ._machine import Machine
+    from ._process import QemuProcess
+    from ._sysrq import SysrqBreak
 
 __all__ = [
     "Machine",
     "MachineSpec",
+    "QemuProcess",
+    "SysrqBreak",
     "boot_to_kgdbwait",
     "by_hand",
     "check_boot",
     "kernel_command_line",
     "storage_by_hand",
 ]
+
+# Each name is imported when it is first used: QEMU and gdb are started by parts that need few of
+# the others, which are imported while these start.
+_MODULE_OF: Final = {
+    "boot_to_kgdbwait": "_boot",
+    "check_boot": "_boot",
+    "MachineSpec": "_command",
+    "by_hand": "_command",
+    "kernel_command_line": "_command",
+    "storage_by_hand": "_command",
+    "Machine": "_machine",
+    "QemuProcess": "_process",
+    "SysrqBreak": "_sysrq",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{module}", __name__), name)
+    return value

@@ -1,4 +1,4 @@
-"""A kernel's way to its debugger, and what shows on the console that it will not get there."""
+"""Booting a kernel until it waits for its debugger, and what the console shows if it will not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ..klog import PANIC_END, console_panic
 from ._command import kernel_command_line
 from ._machine import Machine
 
@@ -16,25 +17,23 @@ __all__ = ["boot_to_kgdbwait", "check_boot"]
 # kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
 _KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
 
-# kernel/panic.c
-_PANIC: Final = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)[\r\n]")
-
-_PANIC_END: Final = re.compile(rb"---\[ end Kernel panic")
-_LAST_WORDS: Final = 2.0  # seconds
+_PANIC_SECONDS: Final = 2.0  # that a panicking kernel has to print its last line
 
 # src/boot.c of SeaBIOS, do_boot
 _NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable device")
 
-# init/main.c, run_init_process; kgdboc has waited, if it ever will, when the drivers came up.
+# init/main.c, run_init_process. kgdboc waits while the drivers are initialised, which is before.
 _INIT: Final = re.compile(rb"\] Run \S+ as init process")
 
 
-def boot_to_kgdbwait(machine: Machine, timeout: float) -> None:
-    """Let the machine go until the kernel waits for its debugger.
+def boot_to_kgdbwait(machine: Machine, timeout: float | None = None) -> None:
+    """Let the machine run until the kernel waits for its debugger.
 
-    :raises BootError: it never did; the message has the console's last lines.
+    :param timeout: seconds.
+    :raises BootError: it did not; the message has the console's last lines.
     """
-    machine.resume()
+    timeout = machine.waits.of(timeout)
+    machine.cont()
     try:
         machine.console.wait_for(
             _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine)
@@ -53,7 +52,7 @@ def boot_to_kgdbwait(machine: Machine, timeout: float) -> None:
 
 
 def _loaders(machine: Machine) -> str | None:
-    """Return what must be in an image that boots a kernel of its own."""
+    """Return the hint for images with their own boot loader; None for other machines."""
     if machine.spec.image is not None or machine.spec.boot_area is not None:
         return None
     return (
@@ -63,10 +62,13 @@ def _loaders(machine: Machine) -> str | None:
 
 
 def check_boot(machine: Machine) -> None:
-    """:raises BootError: what the console shows means that the kernel will not come up."""
-    if machine.spec.image is None and (found := _NO_BOOT.search(machine.console.since())):
+    """Check that the console shows nothing that rules out that the kernel comes up.
+
+    :raises BootError: it does.
+    """
+    if machine.spec.image is None and (match := _NO_BOOT.search(machine.console.since())):
         raise BootError(
-            f"the BIOS found nothing to start on the disk: {found[0].decode()}\n"
+            f"the BIOS found nothing to start on the disk: {match[0].decode()}\n"
             f"the console's last lines are:\n{machine.console.tail(15)}",
             log=machine.console.log,
             hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
@@ -81,12 +83,12 @@ def check_boot(machine: Machine) -> None:
             or "something in its parameters (--kgdb-append) or its configuration keeps "
             f"kgdboc={machine.spec.arch.kgdb} or kgdbwait from working",
         )
-    if found := _PANIC.search(machine.console.since()):
-        said = found.group(1).decode("utf-8", "replace")
-        with contextlib.suppress(KgdbError):  # let it say the rest
-            machine.console.wait_for(_PANIC_END, mark=0, timeout=_LAST_WORDS)
+    reason = console_panic(machine.console.since(), whole=True)
+    if reason is not None:
+        with contextlib.suppress(KgdbError):  # the rest of its lines
+            machine.console.wait_for(PANIC_END, mark=0, timeout=_PANIC_SECONDS)
         raise BootError(
-            f"the kernel panicked before kgdb was up: {said}\n"
+            f"the kernel panicked before kgdb was up: {reason}\n"
             f"the console's last lines are:\n{machine.console.tail(15)}",
             log=machine.console.log,
         )

@@ -1,14 +1,15 @@
-"""What QEMU is told: a machine's specification, and its command line."""
+"""A machine's specification, its command line, and its identity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..arch import Arch
 from ..process import which
+from ..settings import MachineOptions
 
 __all__ = [
     "QEMU_PACKAGE",
@@ -24,49 +25,62 @@ QEMU_PACKAGE: Final = "qemu-system-x86"
 
 
 @dataclass(frozen=True)
-class MachineSpec:
-    """Everything that QEMU is told; equal specs make equal machines."""
+class MachineSpec(MachineOptions):
+    """Everything that makes a machine: its command line and its identity derive from this."""
 
     arch: Arch
     image: Path | None
-    """The kernel; None for the one that the disk's own boot loader starts."""
+    """The kernel; None if the disk has a boot loader that starts one."""
     initrd: Path | None
-    append: str = ""
-    smp: int = 1
-    memory: int = 256
-    """MiB."""
     accel: str = "tcg"
     disk: Path | None = None
-    """A qcow2 image; the machine writes to an overlay of its own."""
+    """A qcow2 image, to which nothing is written: the machine gets an overlay."""
     root: str = "/dev/vda"
     """The root file system on the disk."""
     boot_area: Path | None = None
-    """What the overlay begins with: a boot loader, and the kernel that it starts."""
+    """A file that is written over the beginning of the overlay: a boot loader and its kernel."""
     boot_key: str = ""
-    """What tells it from others."""
+    """The content key of the boot area."""
     forwards: tuple[str, ...] = ()
-    """QEMU `hostfwd` values; a network device appears with the first."""
-    qemu_args: tuple[str, ...] = ()
+    """QEMU `hostfwd` values; with the first, the machine has a network device."""
     stub: str = "kgdb"
-    """Which one gdb is attached to: the kernel's own, `kgdb`, or `qemu`."""
+    """The stub that gdb is connected to: `kgdb`, or `qemu` for QEMU's own."""
+
+    def identity(self, *, snapshot_extras: Sequence[str] = ()) -> list[object]:
+        """Return what distinguishes this machine from those that cannot load its snapshots.
+
+        Not in it is what the caller has content keys for: the files of kernel, initrd and disk
+        (whose paths may change), and QEMU's version. The result is JSON; it is part of cache
+        keys, so it must not change for a machine that stays the same.
+
+        :param snapshot_extras: what the caller saves in a snapshot besides QEMU's state.
+        """
+        return [
+            kernel_command_line(self),
+            self.arch.machine if self.image is not None else [self.arch.machine, self.boot_key],
+            self.smp,
+            self.memory,
+            self.accel,
+            # Whether there is a network device; not which ports of the host lead to it.
+            ["user,restrict=on"] if self.forwards else [],
+            [*self.qemu_arg, *snapshot_extras],
+        ]
 
 
 def kernel_command_line(spec: MachineSpec) -> str:
     """Return the kernel's parameters (Documentation/admin-guide/kernel-parameters.txt).
 
-    - `nokaslr`: gdb's addresses are those of vmlinux.
-    - `rodata=off`: kgdb writes its breakpoints with plain stores, and on x86 removes them with
-      the same; read-only text would leave them in (arch/x86/kernel/kgdb.c,
-      kgdb_arch_set_breakpoint).
-    - no `panic=`: with a time-out set, kgdb lets panics pass (kernel/debug/debug_core.c,
-      kgdb_panic).
-    - `tsc=unstable clocksource=hpet` under TCG: QEMU does not let the time stamp counter go back
-      at a restore (softmmu/cpu-timers.c, cpu_get_ticks_locked, cpu_ticks_prev), so a kernel that
-      tells time by it would see the clock jump by all that went on since the snapshot. The HPET
-      goes back. It also keeps its pace while a stopped kernel does not look at it.
-    - `no_timer_check` under TCG: the kernel panics if it does not see four ticks in the time of ten
-      (arch/x86/kernel/apic/io_apic.c, timer_irq_works), which on a host with other work to do says
-      nothing of the timer. Under KVM it does not look either (arch/x86/kernel/kvm.c).
+    - `nokaslr`: addresses in gdb are those of vmlinux.
+    - `rodata=off`: on x86, kgdb inserts and removes breakpoints with plain stores; those in
+      read-only text could not be removed (arch/x86/kernel/kgdb.c, kgdb_arch_set_breakpoint).
+    - no `panic=`: if a timeout is set, kgdb ignores panics (kernel/debug/debug_core.c, kgdb_panic).
+    - `tsc=unstable clocksource=hpet` under TCG: QEMU does not set the time stamp counter back when
+      it loads a snapshot (softmmu/cpu-timers.c, cpu_get_ticks_locked, cpu_ticks_prev), so with
+      that clock source the guest's clock would jump by all the time since the snapshot. The HPET
+      is set back. It also keeps its pace while a stopped kernel does not read it.
+    - `no_timer_check` under TCG: the kernel panics if it does not see four ticks in the time of
+      ten (arch/x86/kernel/apic/io_apic.c, timer_irq_works), which can happen on a busy host.
+      Under KVM the kernel does not check, either (arch/x86/kernel/kvm.c).
     """
     words = [f"console={spec.arch.console},115200"]
     if spec.stub == "kgdb":
@@ -88,20 +102,20 @@ def kernel_command_line(spec: MachineSpec) -> str:
 
 
 def by_hand(spec: MachineSpec) -> list[str]:
-    """Return the command line that runs the same machine without us.
+    """Return the command line by which a user can run the same machine.
 
-    Its ports are sockets in the present directory: `console`, `kgdb`, `qmp` and `stub`.
+    Its ports are sockets in the current directory: `console`, `kgdb`, `qmp` and `stub`.
     """
     return arguments(
         spec,
         ports={name: f"path={name}" for name in ("console", "kgdb", "qmp", "stub")},
-        ram="/dev/shm/kgdb-ram",  # noqa: S108 # a suggestion to a person
+        ram="/dev/shm/kgdb-ram",  # noqa: S108 # a suggestion to the user
         storage="storage.qcow2",
     )
 
 
 def storage_by_hand(spec: MachineSpec) -> list[list[str]]:
-    """Return the commands that make the `storage.qcow2` of :func:`by_hand`."""
+    """Return the commands that create the `storage.qcow2` of :func:`by_hand`."""
     create = ["qemu-img", "create", "-f", "qcow2"]
     if spec.disk is None:
         return [[*create, "storage.qcow2", "1M"]]
@@ -113,9 +127,9 @@ def storage_by_hand(spec: MachineSpec) -> list[list[str]]:
 
 
 def write_area(area: Path, name: str) -> list[str]:
-    """Return qemu-io's arguments for writing a file over an image's beginning.
+    """Return qemu-io's arguments that write a file over the beginning of an image.
 
-    :param name: what qemu-io shall call the file; it takes no spaces.
+    :param name: the name by which qemu-io opens the file, without blanks.
     """
     return ["-f", "qcow2", "-c", f"write -q -s {name} 0 {area.stat().st_size}"]
 
@@ -123,13 +137,15 @@ def write_area(area: Path, name: str) -> list[str]:
 def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage: str) -> list[str]:
     """Return QEMU's command line.
 
-    :param ports: where each socket listens, as QEMU's `-chardev socket` takes it.
+    :param ports: for each socket its address, in the form of QEMU's `-chardev socket`.
+    :param ram: path of the file for the RAM.
+    :param storage: path of the qcow2 image.
     """
 
     def chardev(name: str) -> str:
         return f"socket,id={name},{ports[name]},server=on,wait=off"
 
-    # Without graphics, the BIOS and what it starts write on the first serial port.
+    # Without graphics, the BIOS and the boot loader write to the first serial port.
     screen = ",graphics=off" if spec.image is None else ""
     argv = [
         which(spec.arch.qemu, package=QEMU_PACKAGE),
@@ -178,10 +194,10 @@ def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage:
         argv += ["-initrd", str(spec.initrd)]
     if spec.forwards:
         forwards = "".join(f",hostfwd={forward}" for forward in spec.forwards)
-        # Restricted: nothing that a guest sends leaves the host, or reaches anything on it.
+        # Restricted: the guest reaches neither the network nor the host.
         argv += ["-netdev", f"user,id=net,restrict=on{forwards}"]
         argv += ["-device", "virtio-net-pci,netdev=net"]
     if "power" in ports:
         argv += ["-chardev", chardev("power"), "-mon", "chardev=power,mode=control"]
-    argv += spec.qemu_args
+    argv += spec.qemu_arg
     return argv

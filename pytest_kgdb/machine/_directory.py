@@ -1,4 +1,4 @@
-"""The directories with our sockets: private, short of name, and removed even after a kill."""
+"""Machines' directories: private, with short paths for sockets, and removed even after a kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..process import FileLock
 
 __all__ = ["private_directory"]
 
-# Of the directories with our sockets, and the file in each that tells them from anybody else's.
+# The prefix of their names, and the file in each that tells them from others.
 _PREFIX: Final = "pytest-kgdb-"
 _MARK: Final = "machine"
 _ABANDONED_SECONDS: Final = 60.0
@@ -22,14 +22,14 @@ _LONGEST: Final = 60  # characters
 
 
 def private_directory() -> tuple[Path, FileLock]:
-    """Make a directory of our own, for sockets, the disk, and what is saved of the memory.
+    """Make a private directory for a machine's sockets, disk and saved memory.
 
-    It is in the directory for temporary files (`TMPDIR`), or, where that one's path is too long
-    for Unix sockets (unix(7): 108), in /tmp.
+    It is in the directory for temporary files (`TMPDIR`), or in /tmp if the path of that is too
+    long for Unix sockets (unix(7): 108 bytes).
 
-    :returns: the directory, and its lock, to be held for as long as it is in use.
+    :returns: the directory, and its lock, to be held while it is in use.
     """
-    # Not $XDG_RUNTIME_DIR: that is a small part of the host's memory, and the disk is here, too.
+    # Not $XDG_RUNTIME_DIR, which is a small part of the host's memory: the disk is here, too.
     base = tempfile.gettempdir()
     if len(base) > _LONGEST:
         base = "/tmp"  # noqa: S108 # made private by mkdtemp
@@ -40,13 +40,13 @@ def private_directory() -> tuple[Path, FileLock]:
 
 
 def _remove_abandoned(base: str) -> None:
-    """Remove what sessions left that were killed: a snapshot's disk can be large."""
+    """Remove the directories of killed processes: the disk of a snapshot can be large."""
     for entry in os.scandir(base):
         if not entry.name.startswith(_PREFIX):
             continue
-        with contextlib.suppress(OSError):  # another user's, in use, or just removed by another
+        with contextlib.suppress(OSError):  # another user's, in use, or gone by now
             status = entry.stat(follow_symlinks=False)
-            # A young one may be about to be locked.
+            # A new one may not be locked yet.
             if status.st_uid != os.getuid() or time.time() - status.st_mtime < _ABANDONED_SECONDS:
                 continue
             if not Path(entry.path, _MARK).is_file():

@@ -1,4 +1,4 @@
-"""One QEMU, from start to stop."""
+"""A QEMU machine, from start to end."""
 
 from __future__ import annotations
 
@@ -12,166 +12,124 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from ..console import Console
+from ..deadline import WaitLimit
 from ..errors import CacheError, ConfigError, KgdbError, MachineDied, TimeoutError
-from ..monitor import Monitor, Power
-from ..process import Child, run, which
+from ..monitor import Monitor, VcpuMonitor
 from ..settings import Forward
-from ._command import MachineSpec, arguments, write_area
-from ._directory import private_directory
-from ._memory import Memory, check_memory
-from ._saved import MAKE_ROOM, SavedMemory
+from ._command import MachineSpec
+from ._process import QemuProcess
+from ._saved_memory import MAKE_ROOM
 
 __all__ = ["Machine"]
 
-_SCANT: Final = 1 << 20  # bytes; a disk with less is full for a machine's state
+_SCANT: Final = 1 << 20  # bytes; a file system with less has no room for a machine's state
 
-# net/slirp.c: what it cannot bind, and (libslirp, slirp_connection_info) what it has bound.
+# net/slirp.c: a port that cannot be bound; libslirp, slirp_connection_info: those that are.
 _NO_FORWARD: Final = re.compile(r"forwarding rule '(tcp|udp):[\d.]+:(\d+)-:(\d+)'")
 _FORWARDED: Final = re.compile(
     r"^ *(TCP|UDP)\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) +[\d.]+ +(\d+) ", re.MULTILINE
 )
 
-_STORAGE_SECONDS: Final = 1.0
-
-# How long an interrupt waits for the kernel to read what was typed before, in seconds.
-_TYPED: Final = 2.0
+_STORAGE_SECONDS: Final = 1.0  # between two looks for errors of the disk
+_SNAPSHOT_SECONDS: Final = 60.0  # at least, for saving and loading a snapshot
+_EXIT_SECONDS: Final = 1.0  # that a QEMU which has closed a connection has to exit
 
 
 class Machine:
-    """One QEMU, from start to stop.
+    """A QEMU machine, started with its virtual CPUs stopped.
 
-    :param spec: what to run.
-    :param timeout: seconds for each wait.
-    :param storage: a disk image with saved states, which is copied.
-    :param memory: what the guest's memory held at each of them, by their names.
-    :param point: the one to start from, instead of from the power button.
+    :param waits: the limit of each wait.
+    :param attend: called while an expect on the console waits (:class:`Console`).
+    :param log_dir: directory for the logs; the machine's own, which is removed at the end,
+        otherwise.
+    :param storage: a disk image with snapshots, which is copied.
+    :param memory: the files with the guest's RAM at each of these snapshots, by name.
+    :param snapshot: the one to load; the machine is powered on otherwise.
     :param history: what the console had shown by then.
-    :param log_dir: directory for the logs; the machine's own, which goes with it, otherwise.
+    :param process: a QEMU that has been started with the same arguments; it becomes the machine's.
+    :raises ConfigError: QEMU refused something that the user asked for.
+    :raises CacheError: the snapshot could not be loaded.
+    :raises MachineDied: QEMU ended as it started.
     """
 
     def __init__(
         self,
         spec: MachineSpec,
         *,
-        timeout: float,
+        waits: WaitLimit,
+        attend: Callable[[], object] = lambda: None,
         log_dir: Path | None = None,
         storage: Path | None = None,
         memory: Mapping[str, Path] | None = None,
-        point: str | None = None,
+        snapshot: str | None = None,
         history: bytes = b"",
+        process: QemuProcess | None = None,
     ) -> None:
         self.spec = spec
-        self.timeout = timeout
-        self.breaks = 0
-        """Breaks sent on the present connection of the console."""
-        self.interrupt: Callable[[], None] = self.send_break
-        """Asks a running kernel to stop; another way where it is not kgdb that gdb is on."""
-        self.received: Callable[[], int] | None = None
-        """Returns how many characters, breaks included, the kernel's console driver has read on
-        the present connection; None where that cannot be known."""
-        self._stack = contextlib.ExitStack()
+        self.waits = waits
         self._storage_seen = 0.0
         with contextlib.ExitStack() as stack:
-            self.directory, lock = private_directory()
-            stack.callback(lock.release)
-            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-            self.log_dir = log_dir or self.directory
-            check_memory(spec)
-            ram = stack.enter_context(Memory(spec.memory))
-            self.ram = ram.file
-            self.memory = stack.enter_context(SavedMemory(ram, self.directory, memory or {}))
-            """What the guest's memory held at each saved state."""
-            self._listeners: dict[str, socket.socket] = {}
-            for name in ("console", "kgdb", "qmp", "power", "stub"):
-                listener = socket.socket(socket.AF_UNIX)
-                stack.callback(listener.close)
-                listener.bind(str(self.directory / name))
-                listener.listen(1)
-                self._listeners[name] = listener
-            self.storage = self._make_storage(storage)
-            self.argv = self._command_line()
-            self.child = Child.spawn(
-                self.argv,
-                name="qemu",
-                log=self.log_dir / "qemu.log",
-                pass_fds=[self.ram.fileno(), *(s.fileno() for s in self._listeners.values())],
-            )
-            stack.callback(self.child.kill)
-            self.monitor = self._start(point)
+            if process is None:
+                process = QemuProcess(
+                    spec,
+                    waits=waits,
+                    log_dir=log_dir,
+                    storage=storage,
+                    memory=memory,
+                    snapshot=snapshot,
+                )
+            self._process = stack.enter_context(process)
+            self.directory = process.directory
+            self.log_dir = process.log_dir
+            self.ram = process.ram
+            self.memory = process.memory
+            """The guest's RAM at each snapshot."""
+            self.storage = process.storage
+            self.argv = process.argv
+            self.child = process.child
+            self.monitor = self._start()
             stack.callback(self.monitor.close)
             self.console = Console(
                 lambda: self._connect("console"),
                 self.log_dir / "console.log",
-                timeout=timeout,
+                waits=waits,
+                attend=attend,
                 history=history,
             )
             stack.callback(self.console.close)
-            self.power = Power(self._connect("power"))
-            """The virtual CPUs' switch, for whoever throws it often and does not wait."""
-            stack.callback(self.power.close)
-            for listener in self._listeners.values():
-                listener.close()  # QEMU has its own; with ours closed, its death closes the port
+            self.vcpus = VcpuMonitor(self._connect("power"))
+            """Stops the virtual CPUs and lets them run, for those who do it often."""
+            stack.callback(self.vcpus.close)
+            process.close_listeners()
             self._stack = stack.pop_all()
 
-    # The command line
-
-    def _make_storage(self, saved: Path | None) -> Path:
-        """Make the qcow2 that snapshots live in: an overlay of the disk, or an empty one."""
-        path = self.directory / "storage.qcow2"
-        if saved is not None:
-            shutil.copyfile(saved, path)
-            return path
-        qemu_img = which("qemu-img", package="qemu-utils")
-        command = [qemu_img, "create", "-q", "-f", "qcow2"]
-        if self.spec.disk is not None:
-            command += ["-F", "qcow2", "-b", str(self.spec.disk), str(path)]
-        else:
-            command += [str(path), "1M"]
-        run(command, timeout=self.timeout)
-        if (area := self.spec.boot_area) is not None:
-            command = [which("qemu-io", package="qemu-utils"), *write_area(area, area.name)]
-            run([*command, str(path)], timeout=self.timeout, cwd=area.parent)
-        return path
-
-    def _command_line(self) -> list[str]:
-        fds = {name: listener.fileno() for name, listener in self._listeners.items()}
-        argv = arguments(
-            self.spec,
-            ports={name: f"fd={fd}" for name, fd in fds.items()},
-            ram=f"/proc/self/fd/{self.ram.fileno()}",
-            storage=str(self.storage),
-        )
-        return [*argv, "-S"]
-
-    def _start(self, point: str | None) -> Monitor:
-        """Wait for QEMU, and have it begin at a saved state."""
-        if point is None:
+    def _start(self) -> Monitor:
+        """Wait for QEMU, and load its snapshot, if it has one."""
+        process = self._process
+        if process.snapshot is None or process.restored is None:
             return self._greet()
-        # Most of it while QEMU starts, which may still write to it itself.
-        with ThreadPoolExecutor(1, "kgdb-ram") as thread:
-            filled = thread.submit(self.memory.put_back, point)
-            self.monitor = monitor = self._greet()
-            try:
-                filled.result()
-                self._return(point)
-            except BaseException as error:
-                monitor.close()
-                if isinstance(error, KgdbError) and not isinstance(error, MachineDied):
-                    raise CacheError(error.message, log=error.log, hint=error.hint) from error
-                raise
+        # Most of the RAM is restored while QEMU starts; what QEMU writes then is restored after.
+        self.monitor = monitor = self._greet()
+        try:
+            process.restored.result()
+            self._load(process.snapshot)
+        except BaseException as error:
+            monitor.close()
+            if isinstance(error, KgdbError) and not isinstance(error, MachineDied):
+                raise CacheError(error.message, log=error.log, hint=error.hint) from error
+            raise
         return monitor
 
     # Connections
 
     def _connect(self, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(self.timeout)
+        connection.settimeout(self.waits.seconds)
         try:
             connection.connect(str(self.directory / name))
         except OSError as error:
@@ -181,9 +139,13 @@ class Machine:
         return connection
 
     def _greet(self) -> Monitor:
-        """Wait for QEMU's monitor; a QEMU that ends instead says why."""
+        """Wait for QEMU's monitor.
+
+        :raises ConfigError: QEMU refused something that the user asked for.
+        :raises MachineDied: QEMU ended instead.
+        """
         connection = self._connect("qmp")
-        deadline = time.monotonic() + self.timeout
+        deadline = self.waits.deadline()
         connection.settimeout(0.05)
         while True:
             try:
@@ -196,30 +158,31 @@ class Machine:
             if self.child.poll() is not None:
                 connection.close()
                 raise self._refusal() or self.death("QEMU ended as it started")
-            if time.monotonic() >= deadline:
+            if deadline.expired:
                 raise TimeoutError(
-                    f"QEMU did not open its monitor in {self.timeout:g} s", log=self.child.log
+                    f"QEMU did not open its monitor in {deadline.seconds:g} s",
+                    log=self.child.log,
                 )
         connection.settimeout(None)
         try:
-            monitor = Monitor(connection, timeout=self.timeout)
-            # The guest's memory is ours to save (Memory). Other memory that is shared would be
-            # left out with it (migration/ram.c, ramblock_is_ignored): then QEMU saves everything.
-            if not any("share=on" in each for each in self.spec.qemu_args):
-                wanted = [{"capability": "x-ignore-shared", "state": True}]
-                monitor.execute("migrate-set-capabilities", capabilities=wanted)
+            monitor = Monitor(connection, waits=self.waits)
+            # The RAM is saved here (RamFile). QEMU would not save other shared memory, either
+            # (migration/ram.c, ramblock_is_ignored): where there is such, QEMU saves everything.
+            if not any("share=on" in argument for argument in self.spec.qemu_arg):
+                capabilities = [{"capability": "x-ignore-shared", "state": True}]
+                monitor.execute("migrate-set-capabilities", capabilities=capabilities)
             return monitor
         except MachineDied as error:
             raise self._refusal() or self.death("QEMU ended as it started") from error
 
     def _refusal(self) -> ConfigError | None:
-        """Return what QEMU had against what the user asked for, if that is why it ended."""
+        """Return the error for what QEMU refused of the user's options, if that ended it."""
         with contextlib.suppress(KgdbError):
-            self.child.wait(1.0)
-        found = _NO_FORWARD.search(self.child.tail(10))
-        if found is None:
+            self.child.wait(_EXIT_SECONDS)
+        match = _NO_FORWARD.search(self.child.tail(10))
+        if match is None:
             return None
-        proto, port, guest = found.groups()
+        proto, port, guest = match.groups()
         return ConfigError(
             f"--kgdb-forward={proto}:{port}:{guest}: port {port} of this host cannot be had",
             log=self.child.log,
@@ -229,16 +192,16 @@ class Machine:
 
     @cached_property
     def forwards(self) -> tuple[Forward, ...]:
-        """The ports of the host that lead to the guest, those that QEMU chose included."""
-        told = self.monitor.human("info usernet") if self.spec.forwards else ""
+        """The host's ports that are forwarded to the guest, with those that QEMU has chosen."""
+        table = self.monitor.human("info usernet") if self.spec.forwards else ""
         return tuple(
             Forward(match[1].lower(), int(match[2]), int(match[3]))
-            for match in _FORWARDED.finditer(told)
+            for match in _FORWARDED.finditer(table)
         )
 
     @property
     def kgdb_socket(self) -> Path:
-        """The Unix socket of the kernel's own debugger."""
+        """The Unix socket of the serial port for kgdb."""
         return self.directory / "kgdb"
 
     @property
@@ -247,33 +210,47 @@ class Machine:
         return self.directory / "stub"
 
     def connect_kgdb(self) -> socket.socket:
-        """Connect to the serial port on which kgdb speaks."""
+        """Connect to the serial port for kgdb."""
         return self._connect("kgdb")
 
     def connect_stub(self) -> socket.socket:
-        """Connect to QEMU's own gdb stub; QEMU halts the machine for it."""
+        """Connect to QEMU's gdb stub, for which QEMU stops the machine."""
         return self._connect("stub")
 
     # Life
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self.child.pid
 
     @property
     def alive(self) -> bool:
         """Whether QEMU runs."""
         return self.child.poll() is None
 
-    def death(self, what: str, *, started: bool = False) -> MachineDied:
-        """Return the error that says that, and how, QEMU died.
+    def wait_ended(self, timeout: float) -> None:
+        """Wait for QEMU's end.
 
-        :param started: it ran well before, so that its command line is not to blame.
+        :param timeout: seconds.
+        :raises TimeoutError: it runs on.
+        """
+        self.child.wait(timeout)
+
+    def death(self, what: str, *, started: bool = False) -> MachineDied:
+        """Return the error for the end of QEMU, with its exit status and last output.
+
+        :param what: the beginning of the message: what happened.
+        :param started: whether it ran before: then its command line is not the cause.
         """
         with contextlib.suppress(KgdbError):
-            self.child.wait(1.0)
+            self.child.wait(_EXIT_SECONDS)
         status = self.child.poll()
         ended = "still running" if status is None else _status(status)
-        said = self.child.tail(10).strip()
+        output = self.child.tail(10).strip()
         message = f"{what}: {ended}"
-        if said:
-            message += f"\nit said:\n{said}"
+        if output:
+            message += f"\nit said:\n{output}"
         hint = "`pytest-kgdb doctor` checks this host"
         if started:
             hint = "the next test gets a new machine"
@@ -285,45 +262,16 @@ class Machine:
             message += f"\ncommand: {' '.join(self.argv)}"
         return MachineDied(message, log=self.child.log, hint=hint)
 
-    def send_break(self) -> None:
-        """Ask the kernel to enter kgdb: break, then `g` (drivers/tty/sysrq.c).
+    def stop(self) -> None:
+        """Stop the virtual CPUs; the machine is paused, and takes no CPU time of the host."""
+        self.monitor.execute("stop")
 
-        What was typed before must have been read by then: the break is not a byte in the
-        stream, and QEMU marks with it whatever byte the kernel reads next (hw/char/serial.c,
-        serial_receive_break).
-        """
-        deadline = time.monotonic() + _TYPED
-        pause = 0.0005
-        while self._typed_ahead() and time.monotonic() < deadline and self.alive:
-            time.sleep(pause)
-            pause = min(2 * pause, 0.02)
-        self.monitor.execute("chardev-send-break", id="console")
-        self.console.send(b"g")
-        self.breaks += 1
-
-    def _typed_ahead(self) -> bool:
-        """Whether bytes are under way between us and the kernel."""
-        if self.console.unread():
-            return True
-        if self.received is None:
-            return False
-        return self.received() < self.console.sent + self.breaks
-
-    def disconnect_console(self) -> None:
-        """Drop what is under way on the console, in both directions, and leave it so."""
-        self.console.disconnect()
-        self.breaks = 0
-
-    def resume(self) -> None:
+    def cont(self) -> None:
         """Let the virtual CPUs run."""
         self.monitor.execute("cont")
 
-    def pause(self) -> None:
-        """Stop the virtual CPUs: a paused machine costs the host nothing."""
-        self.monitor.execute("stop")
-
     def save(self, name: str) -> None:
-        """Save the whole machine, memory and disk, under a name; it must be paused.
+        """Save the machine, memory and disk, as a snapshot; it must be paused.
 
         :raises KgdbError: QEMU could not.
         """
@@ -331,68 +279,73 @@ class Machine:
         self.memory.save(name)
 
     def load(self, name: str) -> None:
-        """Make the machine what it was at :meth:`save`; it must be paused, and is left so.
+        """Load a snapshot; the machine must be paused, and still is afterwards.
 
-        The console must be disconnected: QEMU would give the restored guest what was typed
+        The console must be disconnected, or QEMU would give the restored guest what was sent
         before.
+
+        :raises KgdbError: QEMU could not.
+        :raises CacheError: the saved memory is truncated, or of another machine.
         """
         self._await_disconnected("console", "kgdb")
-        self._return(name)
+        self._load(name)
 
-    def _return(self, name: str) -> None:
-        # Memory first: devices look into it as they are loaded (hw/virtio/virtio.c, virtio_load).
-        # What was translated from it is forgotten then (hw/core/cpu-sysemu.c and others,
-        # cpu_common_post_load).
-        self.memory.put_back(name)
+    def _load(self, name: str) -> None:
+        # The RAM first: devices read it as they are loaded (hw/virtio/virtio.c, virtio_load).
+        # QEMU drops the code that it has translated from the RAM after that
+        # (hw/core/cpu-sysemu.c and others, cpu_common_post_load).
+        self.memory.restore(name)
         self._snapshot_command("loadvm", name)
 
     def drop(self, name: str) -> None:
-        """Forget what was saved under a name."""
+        """Remove a snapshot."""
         self._snapshot_command("delvm", name)
         self.memory.drop(name)
 
     def _await_disconnected(self, *names: str) -> None:
-        """Wait until QEMU has seen that nobody is connected to these any more."""
-        deadline = time.monotonic() + self.timeout
+        """Wait until QEMU has noticed that these ports were disconnected."""
+        deadline = self.waits.deadline()
         while True:
             chardevs = self.monitor.execute("query-chardev")
             connected = [
-                each["label"]
-                for each in chardevs
-                if each["label"] in names and not each["filename"].startswith("disconnected:")
+                chardev["label"]
+                for chardev in chardevs
+                if chardev["label"] in names and not chardev["filename"].startswith("disconnected:")
             ]
             if not connected:
                 return
-            if time.monotonic() >= deadline:
+            if deadline.expired:
                 raise KgdbError(
-                    f"QEMU did not notice within {self.timeout:g} s that {connected} were closed"
+                    f"QEMU did not notice in {deadline.seconds:g} s that {connected} were closed"
                 )
 
     def _snapshot_command(self, command: str, name: str) -> None:
         try:
-            patience = max(60.0, self.timeout)
-            answer = self.monitor.human(f"{command} {name}", timeout=patience).strip()
+            timeout = max(_SNAPSHOT_SECONDS, self.waits.seconds)
+            output = self.monitor.human(f"{command} {name}", timeout=timeout).strip()
         except MachineDied as error:
             raise self.death(f"QEMU ended at {command}", started=True) from error
-        if not answer:
+        if not output:
             return
         hint = (
             "devices that cannot be saved (9p, virtiofs) rule snapshots out; "
             "--kgdb-isolation=reboot does without them"
         )
-        # QEMU says no more of it than "Input/output error".
+        # QEMU reports a full file system as "Input/output error".
         if command == "savevm" and shutil.disk_usage(self.directory).free < _SCANT:
-            answer += f"\n{os.strerror(errno.ENOSPC)}: {self.directory}"
+            output += f"\n{os.strerror(errno.ENOSPC)}: {self.directory}"
             hint = MAKE_ROOM
         raise KgdbError(
-            f"QEMU could not {command} '{name}': {answer}", log=self.child.log, hint=hint
+            f"QEMU could not {command} '{name}': {output}", log=self.child.log, hint=hint
         )
 
     def check_storage(self) -> None:
-        """:raises MachineDied: QEMU has halted the machine, as it could not write to its disk.
+        """Check that QEMU has not stopped the machine because the host's file system is full.
 
-        A guest cannot be told of a full disk that is not its own; QEMU waits for room (its
-        manual, `-drive`, `werror=enospc`). Asked at most once in a second.
+        QEMU does so instead of reporting an error to the guest (its manual, `-drive`,
+        `werror=enospc`). It is asked at most once in a second.
+
+        :raises MachineDied: it has.
         """
         now = time.monotonic()
         if now < self._storage_seen + _STORAGE_SECONDS:
@@ -400,18 +353,18 @@ class Machine:
         self._storage_seen = now
         if self.monitor.execute("query-status")["status"] == "io-error":
             raise MachineDied(
-                "QEMU has halted the machine: this host has no room for what the guest writes to "
+                "QEMU has stopped the machine: this host has no room for what the guest writes to "
                 f"its disk, {self.storage}",
                 log=self.child.log,
                 hint=MAKE_ROOM,
             )
 
     def registers(self) -> str:
-        """Return all virtual CPUs' registers, as QEMU sees them."""
+        """Return the registers of all virtual CPUs (`info registers -a`)."""
         return self.monitor.human("info registers -a")
 
     def close(self) -> None:
-        """End QEMU and remove what it left; always, and within seconds."""
+        """End QEMU and remove the machine's directory."""
         self._stack.close()
 
     def __enter__(self) -> Machine:

@@ -1,4 +1,4 @@
-"""pytest's side: the options, the fixtures, and the hooks that wake the rest.
+"""pytest's side: the options, the fixtures, and the hooks that start the rest.
 
 Every pytest run on a host with this plugin imports this module, so it imports the options' names
 and nothing else. `_run` is imported, and registered as a plugin of its own, once a test asks for a
@@ -12,24 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..settings import add_options, given
+from ._names import FIXTURES, NO_KERNEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..disk import Disk
+    from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
-    from ..session import Session
-    from ..target import Kgdb
-
-FIXTURES = frozenset({"kgdb", "kgdb_session", "kgdb_kernel", "kgdb_initrd", "kgdb_disk"})
-"""A test with one of these in its closure is a kernel test."""
-
-NO_KERNEL = (
-    "no kernel to test: name one with --kgdb-kernel=SPEC (a source tree, a build directory, a "
-    "tarball, or distro), or kgdb_kernel in pytest's configuration file"
-)
-"""Why kernel tests are skipped, and what to do about it."""
+    from ._artifacts import KernelSession
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -130,7 +122,7 @@ def kgdb_initrd(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Initrd:
 @pytest.fixture(scope="session")
 def _kgdb_machines(
     request: pytest.FixtureRequest, kgdb_kernel: Kernel, kgdb_initrd: Initrd, kgdb_disk: Disk | None
-) -> Iterator[Session]:
+) -> Iterator[KernelSession]:
     """One kernel's session, with no machine booted yet: the first test says which it wants."""
     from ._run import Run
 
@@ -138,7 +130,7 @@ def _kgdb_machines(
 
 
 @pytest.fixture(scope="session")
-def kgdb_session(request: pytest.FixtureRequest, _kgdb_machines: Session) -> Kgdb:
+def kgdb_session(request: pytest.FixtureRequest, _kgdb_machines: KernelSession) -> Kgdb:
     """The booted machine and its gdb handle, shared: what one test does, the next one finds."""
     from ._run import Run
 
@@ -146,7 +138,7 @@ def kgdb_session(request: pytest.FixtureRequest, _kgdb_machines: Session) -> Kgd
 
 
 @pytest.fixture
-def kgdb(request: pytest.FixtureRequest, _kgdb_machines: Session) -> Iterator[Kgdb]:
+def kgdb(request: pytest.FixtureRequest, _kgdb_machines: KernelSession) -> Iterator[Kgdb]:
     """A gdb handle on a pristine live kernel, stopped where the marker `kgdb` says."""
     from ._run import Run
 

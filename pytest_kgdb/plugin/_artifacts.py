@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
+
+import pytest
 
 from ..progress import Progress
 from ..settings import Settings
@@ -12,9 +15,71 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from ..cache import Cache
     from ..disk import Disk
+    from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..session import Session
+    from ..settings import TestRequest
+
+
+class KernelSession(Protocol):
+    """What a run asks of a session; :class:`pytest_kgdb.session.Session` is the real one."""
+
+    @property
+    def console_log(self) -> Path:
+        """Everything that the present machine's console showed."""
+
+    @property
+    def transcript(self) -> Path:
+        """The present gdb's conversation."""
+
+    @property
+    def handle(self) -> Kgdb:
+        """The handle as it is; on a new machine if there is none."""
+
+    def acquire(self, request: TestRequest) -> Kgdb:
+        """Return the handle on a machine in the state that a test asks for."""
+
+    def release(self) -> None:
+        """Take the handle back from a test."""
+
+    def begin_test(self) -> None:
+        """A test begins on a machine that is as the last one left it."""
+
+    def check_splats(self) -> None:
+        """Judge what the kernel reported of itself; raises SplatError."""
+
+    def describe(self) -> list[str]:
+        """Return what a user should know of the machine, in lines."""
+
+    def report_sections(self) -> list[tuple[str, str]]:
+        """Return what a failed test's report shows."""
+
+    def attach(self) -> None:
+        """Give the user gdb on the machine as it is."""
+
+    def close(self) -> None:
+        """End the machine and its debugger."""
+
+
+class ArtifactSource(Protocol):
+    """Makes what a run needs; :class:`Artifacts` is the real one."""
+
+    def kernel(self, spec: str) -> Kernel:
+        """Return the kernel that a SPEC stands for."""
+
+    def initrd(self, kernel: Kernel) -> Initrd:
+        """Return the initrd for a kernel."""
+
+    def disk(self, kernel: Kernel) -> Disk | None:
+        """Return the disk image for a kernel; None where none is asked for."""
+
+    def session(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> KernelSession:
+        """Return a session of a kernel, with no machine booted yet."""
+
+
+SOURCE: Final = pytest.StashKey[Callable[[Settings, Progress], ArtifactSource]]()
+"""What makes the artifacts of a run, where it is not :class:`Artifacts`."""
 
 
 class Artifacts:

@@ -11,10 +11,10 @@ import pytest
 
 from ..errors import ConfigError
 from ..settings import Settings, TestRequest
-from . import FIXTURES
 from ._configure import settings_of
+from ._names import FIXTURES
 
-WANTED: Final = pytest.StashKey[TestRequest]()
+REQUEST: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
 
 _TARBALL: Final = re.compile(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$")
@@ -68,7 +68,7 @@ def kernel_of(item: pytest.Item) -> object:
     return callspec.params.get("kgdb_kernel") if callspec is not None else None
 
 
-def wanted_of(item: pytest.Item, settings: Settings) -> TestRequest:
+def request_of(item: pytest.Item, settings: Settings) -> TestRequest:
     """Return what a test asks for: the settings, its class's and module's markers, its own.
 
     :raises ConfigError: a marker's argument is unknown or its value cannot be.
@@ -96,7 +96,7 @@ def read_markers(items: list[pytest.Item], settings: Settings) -> None:
         if not is_kernel_test(item):
             continue
         try:
-            item.stash[WANTED] = wanted_of(item, settings)
+            item.stash[REQUEST] = request_of(item, settings)
             _check_use(item)
         except ConfigError as error:
             wrong.add(id(item))
@@ -141,7 +141,7 @@ def group(
 
 def machine_of(item: pytest.Item) -> Hashable:
     """Return what tests have in common that can share a machine."""
-    return (kernel_of(item), item.stash[WANTED].machine)
+    return (kernel_of(item), item.stash[REQUEST].machine)
 
 
 def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
@@ -154,9 +154,9 @@ def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
     boots = reboots = 0
     last: Hashable = None
     for item in items:
-        wanted, machine = item.stash[WANTED], machine_of(item)
-        machines.setdefault(machine, _machine(item, wanted))
-        reboots += wanted.isolation == "reboot"
+        request, machine = item.stash[REQUEST], machine_of(item)
+        machines.setdefault(machine, _machine(item, request))
+        reboots += request.isolation == "reboot"
         boots += machine != last
         last = machine
     parts = []
@@ -173,11 +173,11 @@ def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
     return f"kgdb: {'; '.join(parts)}" if parts else None
 
 
-def _machine(item: pytest.Item, wanted: TestRequest) -> str:
-    parts = [f"{wanted.smp} CPU{'s' if wanted.smp > 1 else ''}", f"{wanted.memory}M"]
+def _machine(item: pytest.Item, request: TestRequest) -> str:
+    parts = [f"{request.smp} CPU{'s' if request.smp > 1 else ''}", f"{request.memory}M"]
     if kernel := kernel_of(item):
         parts.insert(0, kernel_ids([str(kernel)])[0])
-    if wanted.append:
-        parts.append(wanted.append)
-    parts += wanted.qemu_arg
+    if request.append:
+        parts.append(request.append)
+    parts += request.qemu_arg
     return " ".join(parts)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..debugger import Value
 from ..errors import KgdbError
-from ..target import Value
 
 
 def compare(operator: str, left: object, right: object) -> list[str] | None:
@@ -23,15 +23,15 @@ def compare(operator: str, left: object, right: object) -> list[str] | None:
 def _short(side: object) -> str:
     if not isinstance(side, Value):
         return repr(side)
-    return side.expression if side.members else f"{side.expression} ({_shown(side)})"
+    return side.expression if side.members else f"{side.expression} ({_form(side)})"
 
 
-def _shown(side: object) -> str:
+def _form(side: object) -> str:
     """Return a side's own form: numbers in hexadecimal too."""
     if isinstance(side, Value):
         text = side.text_of_string or str(side)
         number = side.number
-        # Pointers and enumerators are told in their own words.
+        # Pointers and enumerators have a text of their own.
         if number is not None and text.lstrip("-").isdigit():
             return f"{number} = {number & (1 << 64) - 1:#x}"
         return text
@@ -43,7 +43,7 @@ def _shown(side: object) -> str:
 def _sides(left: object, right: object) -> list[str]:
     mine, theirs = _members(left), _members(right)
     if mine is None or theirs is None:
-        return [f"{_kind(side):>24}  {_shown(side)}" for side in (left, right)]
+        return [f"{_kind(side):>24}  {_form(side)}" for side in (left, right)]
     lines = []
     names = list(mine) + [name for name in theirs if name not in mine]
     if isinstance(right, Mapping):
@@ -62,9 +62,9 @@ def _sides(left: object, right: object) -> list[str]:
 
 def _members(side: object) -> dict[str, str] | None:
     if isinstance(side, Mapping):
-        return {str(name): _shown(each) for name, each in side.items()}
+        return {str(name): _form(value) for name, value in side.items()}
     if isinstance(side, Value) and side.members:
-        return {name: _shown(side[name]) for name in side.members}
+        return {name: _form(side[name]) for name in side.members}
     return None
 
 

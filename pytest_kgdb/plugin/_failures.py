@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 import sysconfig
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
 from ..errors import BootError, CacheError, DebuggerDied, KgdbError, MachineDied
 from ..report import save, sections
-from . import NO_KERNEL
+from ._artifacts import KernelSession
 from ._collect import is_kernel_test
+from ._names import NO_KERNEL
 from ._require import Requirement
 
 if TYPE_CHECKING:
-    from ._run import Run
+    from ..settings import Settings
 
 FAILED: Final = pytest.StashKey[bool]()
 """Whether a test has failed so far, on the test."""
+
+INTERNAL: Final = pytest.StashKey[tuple[Path, ...]]()
+"""Further files and directories whose frames are not the user's: those of what builds on this."""
 
 _LOST: Final = (BootError, CacheError, DebuggerDied, MachineDied)
 """What says nothing about the kernel under test: the test is an error, not a failure."""
 
 _PACKAGE: Final = Path(__file__).parent.parent
 _SITE: Final = Path(pytest.__file__).parent.parent
-_NOT_THE_USERS: Final = (_PACKAGE, _SITE / "_pytest", _SITE / "pluggy")
+_NOT_THE_USERS: Final = (_SITE / "_pytest", _SITE / "pluggy")
 _STDLIB: Final = Path(sysconfig.get_path("stdlib"))
+
+
+class RunningSession(Protocol):
+    """The part of a run that is used here."""
+
+    @property
+    def settings(self) -> Settings:
+        """As the user chose."""
+
+    @property
+    def live(self) -> KernelSession | None:
+        """The session whose machines are up."""
 
 
 class Failures:
     """Shapes the reports of kernel tests; a pytest plugin."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunningSession) -> None:
         self._run = run
         # By identity: pytest raises a session fixture's exception again for every test. Only those
         # of fixtures are kept, as with them go their frames and all that these hold.
-        self._told: dict[int, tuple[KgdbError, str]] = {}
+        self._shown: dict[int, tuple[KgdbError, str]] = {}
 
     # First, so that around everybody: it sees what the others made of the report.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -65,11 +81,11 @@ class Failures:
         first = not item.stash.get(FAILED, False)
         item.stash[FAILED] = True
         if error is not None:
-            if id(error) in self._told:
+            if id(error) in self._shown:
                 report.longrepr = self._again(error)
                 return report
             if report.when == "setup":
-                self._told[id(error)] = (error, item.nodeid)
+                self._shown[id(error)] = (error, item.nodeid)
             if not users and call.excinfo is not None:
                 report.longrepr = call.excinfo.getrepr(style="value", chain=False)
             # The summary has one line for each, and no room for the class's module.
@@ -78,26 +94,25 @@ class Failures:
             if isinstance(error, _LOST):
                 setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
         if ours and first and report.when != "teardown":  # by then the kernel has been put back
-            self._show(item, report)
+            self._add_sections(item, report)
         return report
 
     def _again(self, error: KgdbError) -> str:
         first_line = error.message.partition("\n")[0]
-        return (
-            f"{type(error).__name__}: {first_line} (told in full above: {self._told[id(error)][1]})"
-        )
+        test = self._shown[id(error)][1]
+        return f"{type(error).__name__}: {first_line} (reported in full above: {test})"
 
-    def _show(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Add what the kernel and gdb said to a report; save the whole of it where wanted."""
+    def _add_sections(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Add what the kernel and gdb said to a report; save the whole of it where request."""
         session = self._run.live
         if session is None:
             return
         try:
-            told = session.report_sections()
+            shown = session.report_sections()
         except Exception as error:
             # Whatever is broken by now, the failure itself must be reported.
-            told = [("kgdb", f"the state of the kernel could not be read: {error}")]
-        report.sections.extend(sections(told))
+            shown = [("kgdb", f"the state of the kernel could not be read: {error}")]
+        report.sections.extend(sections(shown))
         directory = self._run.settings.artifacts
         if directory is None:
             return
@@ -105,7 +120,7 @@ class Failures:
             saved = save(
                 directory,
                 item.nodeid,
-                [("failure", report.longreprtext), *told],
+                [("failure", report.longreprtext), *shown],
                 [session.console_log, session.transcript],
             )
         except OSError as error:
@@ -121,29 +136,34 @@ def _in_short(error: KgdbError) -> str:
 def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[KgdbError | None, bool]:
     """Return the error of ours that ended a phase, and whether the user's code led to it.
 
-    Our frames are taken from its traceback, and what led only to them, unless all are wanted.
+    Our frames are taken from its traceback, and what led only to them, unless all are request.
     """
     if call.excinfo is None or not isinstance(call.excinfo.value, KgdbError):
         return None, False
     error = call.excinfo.value
     if config.getoption("fulltrace"):
         return error, True
-    shown = [step for step in _steps(error) if not _within(_file(step), _PACKAGE)]
-    while shown and not _is_users(_file(shown[-1])):
-        shown.pop()
-    _cut_chain(error)
-    if not shown:
+    ours = (_PACKAGE, *config.stash.get(INTERNAL, ()))
+    steps = [
+        step
+        for step in _steps(error)
+        if not any(_within(_file(step), directory) for directory in ours)
+    ]
+    while steps and not _is_users(_file(steps[-1]), ours):
+        steps.pop()
+    _cut_chain(error, ours)
+    if not steps:
         return error, False
     # Not by pytest's own filters: these begin again from the exception's traceback.
     traceback = None
-    for step in reversed(shown):
+    for step in reversed(steps):
         traceback = TracebackType(traceback, step.tb_frame, step.tb_lasti, step.tb_lineno)
     error.__traceback__ = traceback
     call.excinfo = pytest.ExceptionInfo.from_exception(error)
     return error, True
 
 
-def _cut_chain(error: BaseException) -> None:
+def _cut_chain(error: BaseException, ours: Sequence[Path]) -> None:
     """Drop a cause that is an inner affair of ours: the message says what matters of it."""
     seen = {id(error)}
     while True:
@@ -151,7 +171,7 @@ def _cut_chain(error: BaseException) -> None:
         if inner is None or (error.__suppress_context__ and error.__cause__ is None):
             return
         # Python lets an error be its own cause, at one remove or at none.
-        if id(inner) in seen or not any(_is_users(_file(step)) for step in _steps(inner)):
+        if id(inner) in seen or not any(_is_users(_file(step), ours) for step in _steps(inner)):
             error.__cause__ = None
             error.__suppress_context__ = True
             return
@@ -171,8 +191,8 @@ def _file(step: TracebackType) -> Path:
     return Path(step.tb_frame.f_code.co_filename)
 
 
-def _is_users(path: Path) -> bool:
-    if any(_within(path, directory) for directory in _NOT_THE_USERS):
+def _is_users(path: Path, ours: Sequence[Path]) -> bool:
+    if any(_within(path, directory) for directory in (*ours, *_NOT_THE_USERS)):
         return False
     # Without a virtual environment, what is installed lies in the standard library's directory.
     installed = {"site-packages", "dist-packages"} & set(path.parts)

@@ -8,30 +8,29 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import pytest
 
 from ..errors import BootError, BuildError, ConfigError, KgdbError
-from . import NO_KERNEL
-from ._artifacts import Artifacts
+from ._artifacts import SOURCE, Artifacts, KernelSession
 from ._collect import (
-    WANTED,
+    REQUEST,
     boots_line,
     group,
     is_kernel_test,
     kernel_of,
     machine_of,
     read_markers,
-    wanted_of,
+    request_of,
 )
 from ._configure import settings_of
 from ._failures import FAILED, Failures
+from ._names import NO_KERNEL
 from ._require import Requirement
 from ._terminal import TerminalProgress, is_worker
 
 if TYPE_CHECKING:
     from ..disk import Disk
+    from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
-    from ..session import Session
     from ..settings import TestRequest
-    from ..target import Kgdb
 
 _KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
 """Fixtures with which a test has a running kernel."""
@@ -49,8 +48,8 @@ class Run:
         self.config = config
         self.settings = settings_of(config)
         self.progress = TerminalProgress(config)
-        self.artifacts = Artifacts(self.settings, self.progress)
-        self.live: Session | None = None
+        self.artifacts = config.stash.get(SOURCE, Artifacts)(self.settings, self.progress)
+        self.live: KernelSession | None = None
         """The one kernel whose machines are up."""
 
         self._parameter: object = None  # of `kgdb_kernel`, for that one
@@ -109,7 +108,9 @@ class Run:
         self._parameter = getattr(request, "param", None)
         return self.artifacts.kernel(spec)
 
-    def machines(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Iterator[Session]:
+    def machines(
+        self, kernel: Kernel, initrd: Initrd, disk: Disk | None
+    ) -> Iterator[KernelSession]:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
         self._boots.clear()
@@ -119,21 +120,21 @@ class Run:
         finally:
             self._close()
 
-    def shared(self, session: Session) -> Kgdb:
+    def shared(self, session: KernelSession) -> Kgdb:
         """Return the handle for the fixture `kgdb_session`, on the machine of the options.
 
         What its tests did is there, until a test with the fixture `kgdb` came between.
         """
-        wanted = self.settings.for_marker({}, "kgdb_session")
+        test_request = self.settings.for_marker({}, "kgdb_session")
         if self._is_shared:
-            return self._come_up(session, wanted, lambda: session.handle)
-        handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
+            return self._come_up(session, test_request, lambda: session.handle)
+        handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
         self._is_shared = True
         return handle
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Mend the shared machine before a test that uses it: the last test may have ended it."""
+        """Replace the shared machine before a test that uses it, if the last test has ended it."""
         names = getattr(item, "fixturenames", ())
         if "kgdb_session" not in names or "kgdb" in names:
             return
@@ -173,24 +174,26 @@ class Run:
 
         return compare(op, left, right)
 
-    def pristine(self, request: pytest.FixtureRequest, session: Session) -> Iterator[Kgdb]:
+    def pristine(self, request: pytest.FixtureRequest, session: KernelSession) -> Iterator[Kgdb]:
         """Lend a test the handle for the fixture `kgdb`."""
         item = request.node
-        wanted = item.stash.get(WANTED, None)
-        if wanted is None:  # asked for by getfixturevalue(): not seen at collection
-            wanted = wanted_of(item, self.settings)
+        test_request = item.stash.get(REQUEST, None)
+        if test_request is None:  # asked for by getfixturevalue(): not seen at collection
+            test_request = request_of(item, self.settings)
         self._is_shared = False
-        handle = self._come_up(session, wanted, lambda: session.acquire(wanted))
+        handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
         try:
             yield handle
             if not item.stash.get(FAILED, False):
                 session.check_splats()  # of the fixtures that were torn down before this one
         finally:
-            session.release(failed=item.stash.get(FAILED, False))
+            session.release()
 
-    def _come_up(self, session: Session, wanted: TestRequest, boot: Callable[[], Kgdb]) -> Kgdb:
+    def _come_up(
+        self, session: KernelSession, test_request: TestRequest, boot: Callable[[], Kgdb]
+    ) -> Kgdb:
         """Return what `boot` returns; after failures that will come again, fail at once."""
-        key = (wanted.machine, wanted.at)
+        key = (test_request.machine, test_request.at)
         if self._boots.get(key, 0) is None:
             raise self._causes[key].with_traceback(None)  # each raise adds to it
         try:
@@ -207,7 +210,7 @@ class Run:
         self._describe(session)
         return handle
 
-    def _describe(self, session: Session) -> None:
+    def _describe(self, session: KernelSession) -> None:
         if not self._described:
             self._described = True
             for line in session.describe():
@@ -243,7 +246,7 @@ class Run:
                 report.toterminal(self.config.get_terminal_writer())
             self.live.attach()
         except KgdbError as error:
-            # The test's own failure is told below; that there was nothing to look at is not one.
+            # The test's own failure is reported below; a missing terminal is not one.
             self.progress.say(f"--kgdb-attach: {error}")
         finally:
             if manager is not None:

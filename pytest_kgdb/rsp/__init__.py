@@ -1,29 +1,31 @@
-"""The relay between gdb and kgdb: gdb's remote serial protocol, most of it answered here."""
+"""gdb's remote serial protocol: a relay between gdb and the kernel, with a backend per door."""
 
 from __future__ import annotations
 
-from ._bytecode import Bytecode, parse
-from ._halt import GuestMemory
-from ._hooks import PASS, TELL, Action, Event, Hook, Return
-from ._layout import Layout
-from ._power import Power
-from ._qemu import QemuRelay
+from ._agent_expression import AgentExpression, parse_agent_expression
+from ._backend import Backend
+from ._hooks import CONTINUE, STOP, Action, Event, Hook, Return
+from ._kgdb import KgdbBackend
+from ._qemu import QemuStubBackend
+from ._qemu_stub import QemuStub
 from ._relay import Relay
-from ._stub import Stub
+from ._stop_context import GuestMemory
+from ._vcpus import Vcpus
 
 __all__ = [
-    "PASS",
-    "TELL",
+    "CONTINUE",
+    "STOP",
     "Action",
-    "Bytecode",
+    "AgentExpression",
+    "Backend",
     "Event",
     "GuestMemory",
     "Hook",
-    "Layout",
-    "Power",
-    "QemuRelay",
+    "KgdbBackend",
+    "QemuStub",
+    "QemuStubBackend",
     "Relay",
     "Return",
-    "Stub",
-    "parse",
+    "Vcpus",
+    "parse_agent_expression",
 ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["ACK", "INTERRUPT", "NAK", "Decoder", "encode"]
+__all__ = ["ACK", "INTERRUPT", "NAK", "PAUSED", "Decoder", "encode", "stopped_thread"]
 
 ACK: Final = b"+"
 NAK: Final = b"-"
 INTERRUPT: Final = b"\x03"
+
+PAUSED: Final = b"T02"
+"""How QEMU's stop reply begins after an interrupt or a `stop` of QMP's (gdbstub.c)."""
 
 
 def encode(payload: bytes) -> bytes:
@@ -17,8 +20,14 @@ def encode(payload: bytes) -> bytes:
     return b"$%b#%02x" % (payload, sum(payload) & 0xFF)
 
 
+def stopped_thread(stop_reply: bytes) -> bytes:
+    """Return the thread in a stop reply (gdb manual, "Stop Reply Packets"); empty without one."""
+    _, _, rest = stop_reply.partition(b"thread:")
+    return rest.partition(b";")[0]
+
+
 class Decoder:
-    """Cuts a byte stream into packets and single-byte signs."""
+    """Cuts a byte stream into packets and single bytes."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -48,7 +57,7 @@ class Decoder:
                 yield "nak", b""
             elif first == INTERRUPT:
                 yield "interrupt", b""
-            # Anything else is noise between packets, which the protocol tells to skip.
+            # Anything else is noise between packets, which the protocol says to skip.
 
 
 def _expand(payload: bytes) -> bytes:

@@ -1,125 +1,271 @@
-"""gdb on QEMU's own stub, instead of the kernel's."""
+"""QEMU's gdb stub as the target, instead of the kernel's debugger."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Final
 
+from ..arch import X86_64
+from ..deadline import WaitLimit
 from ..errors import KgdbError
-from ._halt import GuestMemory
-from ._hooks import Hook
-from ._layout import Layout
-from ._packets import INTERRUPT
-from ._relay import Relay
+from ._backend import CONT, STEP, Backend, ResumeRequest
+from ._breakpoints import InsertedBreakpoints
+from ._connection import Connection
+from ._packets import INTERRUPT, PAUSED, stopped_thread
+from ._registers import PacketRegisters
+from ._stop_context import StopContext
 
-__all__ = ["QemuRelay"]
+__all__ = ["QemuStubBackend"]
+
+_PC: Final = X86_64.registers.pc
+
+# Bytes of memory in one packet: QEMU's is of 4096 (gdbstub.c, MAX_PACKET_LENGTH), two for each.
+_READ: Final = 0x400
 
 
-class QemuRelay(Relay):
-    """Stands between gdb and QEMU's stub, and passes on what they say.
+class QemuStubBackend(Backend):
+    """QEMU's gdb stub, which stops the machine and not the kernel; its threads are the CPUs.
 
-    The stub halts the machine, not the kernel, and what it knows is QEMU's: nothing of it is in
-    what is saved of a machine, and the connection outlives the machine's being put back.
+    All that it knows is QEMU's: nothing of it is in what is saved of a machine, and the connection
+    outlasts the machine's being put back.
 
-    :param path: Unix socket on which gdb connects.
-    :param connect: returns a socket connected to the stub, which halts the machine for it.
+    :param connect: returns a socket connected to the stub, which stops the machine for it.
     """
 
-    def __init__(self, path: Path, connect: Callable[[], socket.socket]) -> None:
-        self._planted: set[bytes] = set()  # of those that may be in the guest's memory, under KVM
-        super().__init__(path, connect)
+    door = "qemu"
+    target = "QEMU's gdb stub"
+    refusal_hint = "is there memory at that address?"
+    # With KVM it has breakpoints in the guest's memory, where gdb would see them.
+    lazy_removal = False
+    threads_are_tasks = False
 
-    # From the outside
+    def __init__(self, connect: Callable[[], socket.socket], *, waits: WaitLimit) -> None:
+        self._connection = Connection(connect, waits=waits, target=self.target, port="its gdb stub")
+        self._reply = b""
+        self._detached = False
+        self._running = False
+        self._interrupting = False  # asked for, and gdb has not been told of a stop since
+        self._leaving = False  # a CPU steps off a hook, which an interrupt must not cut short
+        self._cont = CONT  # what lets run what gdb has let run last
+        self._single_steps: set[int] = set()  # CPUs that execute one instruction and then stop
+        self._stepped = False  # the last stop was that
+        self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
 
-    def use_memory(self, memory: GuestMemory | None, layout: Layout | None) -> None:
-        """Do nothing: QEMU reads the guest's memory itself."""
+    def sockets(self) -> list[socket.socket]:
+        """See :meth:`Backend.sockets`."""
+        return [self._connection.socket]
+
+    def receive(self, ready: Sequence[object]) -> bool:
+        """See :meth:`Backend.receive`."""
+        return self._connection.socket not in ready or self._connection.receive()
+
+    def next_event(self) -> bytes | None:
+        """Return the next packet, past reports that QMP has paused the machine.
+
+        Who has paused it lets it run again, and to gdb it has run all the time.
+        """
+        packets = self._connection.packets
+        while packets and not self._detached:
+            packet = packets.popleft()
+            if self._interrupting or packet[:3] != PAUSED:
+                return packet
+            self._end_single_step(packet)
+        return None
 
     @property
-    def forces_returns(self) -> bool:
-        """:raises KgdbError: always."""
-        raise _no_hooks()
+    def can_force_return(self) -> bool:
+        """See :attr:`Backend.can_force_return`."""
+        return True
 
-    def hook(self, address: int, hook: Hook) -> None:  # noqa: ARG002 # as the other relay's
-        """:raises KgdbError: always."""
-        raise _no_hooks()
+    # The stop
 
-    def follow(self, stepping: bool) -> None:
-        """Do nothing: a thread of the stub's is a CPU, which is always there."""
+    @property
+    def stop_reply(self) -> bytes:
+        """See :attr:`Backend.stop_reply`."""
+        return self._reply
+
+    def query_stop(self) -> None:
+        """See :meth:`Backend.query_stop`."""
+        self._reply = self.request(b"?")
+
+    def record_stop(self, stop_reply: bytes) -> None:
+        """See :meth:`Backend.record_stop`."""
+        self._running = False
+        self._reply = stop_reply
+        self._stepped = self._end_single_step(stop_reply)
+
+    def _end_single_step(self, stop_reply: bytes) -> bool:
+        """Take note of what a stop ends; return whether its CPU was to execute one instruction.
+
+        It ends the single step of the CPU that it reports only (gdbstub.c, gdb_vm_state_change).
+        """
+        cpu = _cpu(stopped_thread(stop_reply))
+        stepped = cpu in self._single_steps
+        self._single_steps.discard(cpu)
+        return stepped
+
+    def _drop_packets(self) -> None:
+        """Drop reports of the machine's having been stopped by QMP."""
+        self._connection.receive()
+        while self._connection.packets:
+            self._end_single_step(self._connection.packets.popleft())
+
+    @property
+    def thread(self) -> bytes:
+        """See :attr:`Backend.thread`."""
+        return stopped_thread(self._reply)
+
+    @property
+    def may_be_hook(self) -> bool:
+        """See :attr:`Backend.may_be_hook`."""
+        return self._reply[:3] == b"T05" and b"watch:" not in self._reply
+
+    def context(self, *, hooked: bool) -> StopContext | None:
+        """See :meth:`Backend.context`."""
+        if not hooked or not self.thread:
+            return None
+        self.request(b"Hg" + self.thread)
+        registers = PacketRegisters(self.request, self.target)
+        pc = registers[_PC]
+        return StopContext(
+            self.thread,
+            registers,
+            self._read,
+            _not_emulated,
+            breakpoint=None if self._stepped else pc,
+            # A CPU that comes to a breakpoint while QEMU stops the others for one makes it stop
+            # once more when it goes on (softmmu/runstate.c, qemu_system_debug_request), and report
+            # the CPU of the stop before.
+            spurious=not self._stepped and pc not in self._breakpoints,
+        )
+
+    def _read(self, address: int, size: int) -> bytes:
+        parts = []
+        for start in range(address, address + size, _READ):
+            reply = self.request(b"m%x,%x" % (start, min(_READ, address + size - start)))
+            if reply[:1] == b"E":
+                raise KgdbError(f"QEMU cannot read {size} bytes at {address:#x}")
+            parts.append(bytes.fromhex(reply.decode()))
+        return b"".join(parts)
+
+    def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:  # noqa: ARG002 # its program counter is right
+        """See :meth:`Backend.stop_packet`."""
+        self._interrupting = False
+        return self._reply
+
+    # Requests
+
+    def request(self, payload: bytes) -> bytes:
+        """Send a packet and return its reply, past stop replies.
+
+        QEMU may report at any time that it has stopped the machine for us or for QMP.
+        """
+        connection = self._connection
+        connection.send(payload)
+        deadline = connection.deadline()
+        while True:
+            reply = connection.next_packet(payload, deadline)
+            if reply[:1] != b"T" or payload == b"?":
+                break
+        if reply == b"OK" and payload[:2] in (b"Z0", b"Z1", b"z0", b"z1"):
+            address = int(payload.split(b",")[1], 16)
+            (self._breakpoints.add if payload[:1] == b"Z" else self._breakpoints.discard)(address)
+        return reply
+
+    def reply(self, payload: bytes) -> bytes:
+        """See :meth:`Backend.reply`."""
+        return self.request(payload)
+
+    # Going on
+
+    def resume_request(self, payload: bytes) -> ResumeRequest | None:
+        """See :meth:`Backend.resume_request`."""
+        kind = payload[:1].lower()
+        if kind == CONT:
+            return ResumeRequest(b"vCont;c", step=False)
+        if kind == STEP:
+            return ResumeRequest(b"vCont;s:%b;c" % self.thread, step=True)
+        if not payload.startswith(b"vCont;"):
+            return None
+        return ResumeRequest(payload, step=_cpu(self.thread) in _steps(payload))
+
+    def resume(self, packet: bytes) -> None:
+        """See :meth:`Backend.resume`."""
+        self._drop_packets()  # they are none of what begins now
+        self._leaving = packet == STEP
+        if packet == CONT:
+            packet = self._cont
+        elif packet == STEP:
+            packet = b"vCont;s:" + self.thread  # the others stay where they are
+            self._single_steps.add(_cpu(self.thread))
+        else:
+            steps = _steps(packet)
+            self._single_steps |= steps
+            self._cont = CONT if steps else packet
+        self._running = True
+        self._connection.send(packet)
+        if self._interrupting:
+            self.interrupt()  # QEMU heard the last one at a stop that gdb has not been told of
+
+    @property
+    def stepping_off(self) -> bool:
+        """See :attr:`Backend.stepping_off`."""
+        return self._running and self._leaving
 
     def interrupt(self) -> None:
-        """Halt the machine where it is."""
-        with self._lock:
-            if not self._stopped:
-                self._up.socket.sendall(INTERRUPT)
-
-    def absorb(self) -> None:
-        """Keep everything from the stub from now on: the machine is about to be replaced."""
-        with self._lock:
-            self._up.shut = True
-
-    def revive(self, stop_reply: bytes, *, paused: bool = False) -> None:  # noqa: ARG002 # likewise
-        """Take up a machine that was put back, and that is halted; gdb is told of that stop."""
-        with self._lock:
-            self._up.shut = False
-            self._up.receive()  # the stub's word of the halt
-            self._up.queue.clear()
-            self._halt.reply = stop_reply
-            told = not self._stopped
-            self._stopped = True
-            if told:
-                self._to_gdb(stop_reply)
-        self._nudge()
-
-    @contextlib.contextmanager
-    def still(self, timeout: float) -> Iterator[None]:  # noqa: ARG002 # it is halted already
-        """Have none of gdb's breakpoints in the halted machine: it is about to be saved."""
-        with self._lock:
-            for each in self._planted:
-                self._ask(b"z" + each)
-            try:
-                yield
-            finally:
-                for each in self._planted:
-                    self._ask(b"Z" + each)
-
-    # The thread
-
-    def _on_event(self, payload: bytes) -> None:
-        if payload[:1] in (b"T", b"S"):
-            self._halt.reply = payload
-            self._stopped = True
-        self._to_gdb(payload)
-
-    def _on_request(self, payload: bytes) -> None:
-        if not self._stopped:
+        """See :meth:`Backend.interrupt`."""
+        if not self._running:
             return
-        if payload[:1] in (b"c", b"C", b"s", b"S") or payload.startswith(b"vCont;"):
-            self._stopped = False
-            if not self._up.shut:
-                self._up.receive()
-                self._up.queue.clear()  # a halt by QMP is no stop of what begins now
-                self._up.send(payload)
-            self._moved.notify_all()
-            return
-        answer = self._ask(payload)
-        if payload == b"?":
-            self._halt.reply = answer
-        if payload[1:3] == b"0," and answer == b"OK":
-            {b"Z": self._planted.add, b"z": self._planted.discard}[payload[:1]](payload[1:])
-        self._to_gdb(answer)
+        self._interrupting = True
+        if not self._leaving:
+            self._connection.socket.sendall(INTERRUPT)
 
-    def _ask(self, payload: bytes) -> bytes:
-        answer = self._up.ask(payload)
-        # That it has halted the machine, for us or for QMP, it may say at any time.
-        while payload != b"?" and answer[:1] == b"T":
-            answer = self._up.queue.pop(0) if self._up.queue else self._up.ask(payload)
-        return answer
+    # Another machine
+
+    @property
+    def detached(self) -> bool:
+        """See :attr:`Backend.detached`."""
+        return self._detached
+
+    def detach(self) -> None:
+        """See :meth:`Backend.detach`."""
+        self._detached = True
+
+    def reattach(
+        self,
+        stop_reply: bytes,
+        breakpoints: InsertedBreakpoints,
+        *,
+        paused: bool,  # noqa: ARG002 # it is
+    ) -> None:
+        """See :meth:`Backend.reattach`."""
+        self._detached = False
+        self._drop_packets()
+        self._end_single_step(self._reply)  # of the CPU that stopped last
+        self._running = False
+        breakpoints.remove_all()
+        breakpoints.forget()
+        self._reply = stop_reply
+
+    def close(self) -> None:
+        """See :meth:`Backend.close`."""
+        self._connection.close()
 
 
-def _no_hooks() -> KgdbError:
-    return KgdbError(
-        "calls are watched and forced by kgdb only, and gdb is on QEMU's stub",
-        hint="leave --kgdb-stub=qemu out, or stop at them: breakpoint()",
-    )
+def _not_emulated() -> bool:
+    return False
+
+
+def _cpu(thread: bytes) -> int:
+    """Return the number in a thread id, of which QEMU writes `p01.02` and gdb `p1.2`."""
+    try:
+        return int(thread.rpartition(b".")[2], 16)
+    except ValueError:
+        return 0
+
+
+def _steps(packet: bytes) -> set[int]:
+    """Return the CPUs that a `vCont` packet single-steps."""
+    actions = (action.partition(b":") for action in packet.split(b";")[1:])
+    return {_cpu(thread) for action, _, thread in actions if action[:1] in (b"s", b"S")}

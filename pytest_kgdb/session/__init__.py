@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..debugger import gdb_version
 from ._accel import qemu_version
-from ._debugger import version as gdb_version
 from ._session import Session
 
 __all__ = ["Session", "gdb_version", "qemu_version"]

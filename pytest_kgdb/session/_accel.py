@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
 from ..errors import ConfigError, KgdbError
-from ..machine import Machine, MachineSpec
+from ..machine import MachineSpec
 from ..process import run, which
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ def qemu_version(program: str) -> str:
     :raises ConfigError: QEMU is not there.
     """
     text = run([which(program, package="qemu-system-x86"), "--version"], timeout=30).output
-    found = re.search(r"version (\S+)", text)
-    return found[1] if found else text.strip()
+    match = re.search(r"version (\S+)", text)
+    return match[1] if match else text.strip()
 
 
-def choose(wanted: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
+def choose(choice: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
     """Return the accelerator to use, and why.
 
-    :param wanted: `auto`, `kvm` or `tcg`.
+    :param choice: `auto`, `kvm` or `tcg`.
     :raises ConfigError: `kvm` was asked for and does not work.
     """
-    if wanted == "tcg":
+    if choice == "tcg":
         return "tcg", "asked for"
     if not _DEVICE.exists():
         verdict = f"there is no {_DEVICE}"
@@ -52,21 +53,24 @@ def choose(wanted: str, spec: MachineSpec, cache: Cache) -> tuple[str, str]:
         verdict = cache.memo("kvm", key, lambda: _prove(spec))
     if verdict == "works":
         return "kvm", "proved by running this kernel on it"
-    if wanted == "kvm":
+    if choice == "kvm":
         raise ConfigError(f"KVM does not work here: {verdict}", hint="--kgdb-accel=auto takes TCG")
     return "tcg", f"KVM does not work here: {verdict}"
 
 
 def _prove(spec: MachineSpec) -> str:
     """Run the kernel on KVM until its first line; return `works`, or what happened instead."""
+    from ..machine import Machine  # once for each host
+
     try:
-        with Machine(replace(spec, accel="kvm", disk=None), timeout=_PATIENCE) as machine:
-            machine.resume()
+        probe = replace(spec, accel="kvm", disk=None)
+        with Machine(probe, waits=WaitLimit(_PATIENCE)) as machine:
+            machine.cont()
             machine.console.wait_for(_FIRST_LINE, mark=0, timeout=_PATIENCE)
     except KgdbError as error:
         lines = error.message.splitlines()
-        said = [line for line in lines if line.startswith("qemu-system")]
-        return (said or lines)[0].strip()
+        errors = [line for line in lines if line.startswith("qemu-system")]
+        return (errors or lines)[0].strip()
     return "works"
 
 

@@ -11,8 +11,8 @@ import tty
 from collections.abc import Iterator
 from typing import Final
 
+from ..debugger import Gdb
 from ..errors import ConfigError
-from ..mi import Gdb
 
 __all__ = ["attach"]
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import BootError, ConfigError, DebuggerDied, KgdbError, MachineDied
-from ..machine import check_boot, kernel_command_line
-from ..rsp import Stub
-from ..state import Vmlinux
+from ..errors import ConfigError
+from ..machine import kernel_command_line
 
 if TYPE_CHECKING:
     from ..cache import Cache
     from ..disk import BootArea, Disk
     from ..initrd import Initrd
     from ..kernel import Kernel
-    from ..machine import Machine, MachineSpec
+    from ..machine import MachineSpec
     from ..progress import Progress
     from ..settings import Settings
-    from ..target import Kgdb
 
-__all__ = ["Loader", "start_kernel", "the_images_kernel"]
-
-# Without these the debugger does not work (machine.kernel_command_line).
-_NEEDED = ("nokaslr", "rodata=off")
+__all__ = ["Loader"]
 
 
 class Loader:
@@ -81,78 +73,3 @@ class Loader:
                 self._progress,
             )
         return replace(spec, image=None, initrd=None, boot_area=area.path, boot_key=area.key)
-
-
-def start_kernel(machine: Machine, kernel: Kernel, timeout: float) -> None:
-    """Let a machine go until the kernel's first function in C, by QEMU's stub.
-
-    :raises BootError: it never came there.
-    """
-
-    def patience(seconds: float) -> bool:
-        check_boot(machine)
-        if seconds < timeout:
-            return True
-        raise BootError(
-            f"the kernel did not reach start_kernel in {timeout:g} s\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
-            log=machine.console.log,
-            hint="is it one for this machine? A slow host wants a larger --kgdb-timeout",
-        )
-
-    # A debug register's, for there is no kernel in memory yet.
-    Stub(machine.connect_stub).run_to(Vmlinux(kernel.vmlinux).need("start_kernel"), patience)
-
-
-@contextlib.contextmanager
-def the_images_kernel(handle: Kgdb, kernel: Kernel, machine: Machine) -> Iterator[None]:
-    """Around connecting to a kernel that an image has booted: is it the one that gdb knows?
-
-    :raises BootError: it is not, or cannot be debugged as it was booted.
-    """
-    hint = (
-        f"install in the image what was built ({kernel.image}, {kernel.modules_dir}), and have "
-        f"its boot loader give it {kernel_command_line(replace(machine.spec, disk=None))!r}"
-    )
-    try:
-        yield
-    except (MachineDied, DebuggerDied):
-        raise
-    except KgdbError as error:  # nothing of it is where it should be
-        raise _another(kernel, machine, hint) from error
-    if not _has_build_id(handle, kernel):
-        raise _another(kernel, machine, hint)
-    if machine.spec.stub == "qemu":
-        return  # which needs no more than symbols that are where they say
-    words = handle.evaluate("saved_command_line").string().split()
-    if missing := [word for word in _NEEDED if word not in words]:
-        raise BootError(
-            f"the image's boot loader gives its kernel no {' and no '.join(missing)}: "
-            f"{' '.join(words)}",
-            log=machine.console.log,
-            hint=hint,
-        )
-
-
-def _another(kernel: Kernel, machine: Machine, hint: str) -> BootError:
-    return BootError(
-        f"the kernel in the image is not {kernel.spec}: its build id is not {kernel.build_id}; or "
-        f"it was loaded elsewhere than linked, without nokaslr\n"
-        f"the console's last lines are:\n{machine.console.tail(15)}",
-        log=machine.console.log,
-        hint=hint,
-    )
-
-
-def _has_build_id(handle: Kgdb, kernel: Kernel) -> bool:
-    if not kernel.build_id:
-        return True  # nothing to go by
-    try:
-        # include/asm-generic/vmlinux.lds.h, NOTES
-        start, stop = (
-            int(handle.evaluate(f"(unsigned long)&{name}"))
-            for name in ("__start_notes", "__stop_notes")
-        )
-        return bytes.fromhex(kernel.build_id) in handle.read(start, stop - start)
-    except KgdbError:
-        return False

@@ -15,7 +15,7 @@ Spaces = Mapping[str, list[int]]
 _ADDRESS_PORT: Final = 0xCF8
 _DATA_PORT: Final = 0xCFC
 _ENABLE: Final = 0x80000000
-_SLOTS: Final = 32
+_DEVICES: Final = 32
 _FUNCTIONS: Final = 8
 _NOBODY: Final = 0xFFFFFFFF
 _WORDS: Final = 64
@@ -28,7 +28,7 @@ _DEVICE_OPTION: Final = "-device"
 
 
 class PciSpaces:
-    """Reads the configuration spaces of PCI devices, and puts them back.
+    """Reads the configuration spaces of PCI devices, and restores them.
 
     A device for which QEMU has no `VMStateDescription` (its `edu` is one) is not in a snapshot.
     Loading one resets it: it has lost its addresses, and the kernel does not know. The ports are
@@ -49,19 +49,19 @@ class PciSpaces:
     def read(self) -> Spaces:
         """Return the spaces of all devices on bus 0."""
         before = self._in(_ADDRESS_PORT)
-        found: dict[str, list[int]] = {}
-        for slot in range(_SLOTS):
+        spaces: dict[str, list[int]] = {}
+        for slot in range(_DEVICES):
             for function in range(_FUNCTIONS):
                 place = f"{slot:02x}.{function}"
                 if self._word(place, 0) == _NOBODY:
                     break
-                found[place] = [self._word(place, index) for index in range(_WORDS)]
-                if function == 0 and not found[place][_HEADER_TYPE] & _MULTIFUNCTION:
+                spaces[place] = [self._word(place, index) for index in range(_WORDS)]
+                if function == 0 and not spaces[place][_HEADER_TYPE] & _MULTIFUNCTION:
                     break
         self._out(_ADDRESS_PORT, before)
-        return found
+        return spaces
 
-    def put_back(self, saved: Spaces) -> None:
+    def restore(self, saved: Spaces) -> None:
         """Give the devices that were not saved the addresses that they had."""
         if self._lost == set():
             return
@@ -89,9 +89,9 @@ class PciSpaces:
         self._human(f"o /w {port:#x} {value:#x}")
 
     def _in(self, port: int) -> int:
-        told = self._human(f"i /wx {port:#x}")
-        found = re.search(r"=\s*(0x[0-9a-f]+)", told)
-        return int(found[1], 16) if found else _NOBODY
+        output = self._human(f"i /wx {port:#x}")
+        match = re.search(r"=\s*(0x[0-9a-f]+)", output)
+        return int(match[1], 16) if match else _NOBODY
 
 
 def _at(place: str, index: int) -> int:

@@ -1,4 +1,4 @@
-"""What a person is told of a machine: by which commands it runs, and where it is."""
+"""What a person is shown of a machine: the commands that run it, and where its kernel is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from ..machine import by_hand, storage_by_hand
 
 if TYPE_CHECKING:
     from ..kernel import Kernel
-    from ..target import Kgdb
     from ._vm import Vm
 
 __all__ = ["commands", "sections"]
@@ -28,31 +27,33 @@ def commands(vm: Vm, kernel: Kernel) -> list[str]:
     ]
 
 
-def sections(vm: Vm, kgdb: Kgdb, mark: int) -> list[tuple[str, str]]:
+def sections(vm: Vm, mark: int) -> list[tuple[str, str]]:
     """Return what a failed test's report shows of the kernel, gdb and the console.
 
     :param mark: where on the console the test began.
     """
-    said = vm.machine.console.since(mark).decode("utf-8", "replace")
-    told = [("kgdb: console since the test began", said)]
-    conversation = vm.gdb.tail(40)  # before we ask gdb ourselves
+    text = vm.machine.console.since(mark).decode("utf-8", "replace")
+    shown = [("kgdb: console since the test began", text)]
+    conversation = vm.gdb.tail(40)  # before gdb is asked for the report itself
     with contextlib.suppress(KgdbError):
-        splats = kgdb.watch.unexpected()
-        told.append(("kgdb: splats", "\n\n".join(each.symbolised for each in splats)))
+        splats = vm.attachment.splats.pending()
+        shown.append(("kgdb: splats", "\n\n".join(splat.symbolised for splat in splats)))
     with contextlib.suppress(KgdbError):
-        told.append(("kgdb: where the kernel is", _where(vm, kgdb)))
-    told.append(("kgdb: gdb's conversation, its end", conversation))
-    return told
+        shown.append(("kgdb: where the kernel is", _where(vm)))
+    shown.append(("kgdb: gdb's conversation, its end", conversation))
+    return shown
 
 
-def _where(vm: Vm, kgdb: Kgdb) -> str:
+def _where(vm: Vm) -> str:
     if not vm.machine.alive:
         return "gone: QEMU has ended"
+    attachment = vm.attachment
     if not vm.gdb.alive:
-        return f"not to be asked: gdb has ended; what its CPUs do:\n{kgdb.on_cpus()}"
-    if not kgdb.stopped:
-        return f"running; what its CPUs do:\n{kgdb.on_cpus()}"
-    stop = kgdb.stop
+        stacks = attachment.cpu_stacks.read()
+        return f"gdb has ended and cannot be asked; what the kernel's CPUs do:\n{stacks}"
+    if not attachment.run_control.stopped:
+        return f"running; what its CPUs do:\n{attachment.cpu_stacks.read()}"
+    stop = attachment.run_control.stop
     assert stop is not None
     lines = [repr(stop)]
     for frame in stop.backtrace(limit=20):

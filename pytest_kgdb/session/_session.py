@@ -1,42 +1,41 @@
-"""A kernel's machines, one at a time, in the state that each test asks for."""
+"""A kernel's machines, one at a time, each in the state that a test asks for."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..deadline import WaitLimit
+from ..debugger import gdb_version
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import build_module
 from ..machine import MachineSpec
 from ..process import which
-from ..rsp import Layout
-from ..target import Kgdb
 from ._accel import choose, qemu_version
-from ._attach import attach
 from ._boot import Loader
-from ._debugger import version
-from ._report import commands, sections
-from ._snapshot import KIND, Known, Snapshot, key_of
-from ._vm import Vm
+from ._launch import Launch
+from ._snapshot import KIND, Snapshot, key_of
 
 if TYPE_CHECKING:
     from ..cache import Cache, Entry
     from ..disk import Disk
+    from ..handle import Kgdb, MachineSlot
     from ..initrd import Initrd
     from ..kernel import Kernel
+    from ..modules import ModuleRegistry
     from ..progress import Progress
     from ..settings import Settings, TestRequest
+    from ._vm import Vm
 
 __all__ = ["Session"]
 
@@ -69,107 +68,126 @@ class Session:
         self._disk = disk
         self._cache = cache
         self._progress = progress
-        self._kgdb = Kgdb(kernel, timeout=settings.timeout, disk=disk)
-        self._kgdb.modules.provide(
-            modules, lambda path: build_module(kernel, path, cache, progress)
-        )
+        self._waits = WaitLimit(settings.timeout)
+        self._modules = tuple(modules)
         self._vm: Vm | None = None
         self._machines = itertools.count(1)
         self._mark = 0
-        self._in_use = False
         self._loader: Loader | None = None
         if settings.boot == "disk":
             assert disk is not None  # the settings have been looked at together
             self._loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
 
+    # The handle, whose parts are imported while the first machine starts
+
+    @cached_property
+    def _slot(self) -> MachineSlot:
+        from ..handle import MachineSlot
+
+        return MachineSlot(self.kernel, waits=self._waits, disk=self._disk)
+
+    @cached_property
+    def _kgdb(self) -> Kgdb:
+        from ..handle import Kgdb
+
+        return Kgdb(self._slot)
+
+    @cached_property
+    def _registry(self) -> ModuleRegistry:
+        from ..modules import ModuleRegistry
+
+        return ModuleRegistry(
+            self.kernel,
+            self._modules,
+            lambda path: build_module(self.kernel, path, self._cache, self._progress),
+        )
+
     # Lending
 
-    def acquire(self, wanted: TestRequest) -> Kgdb:
+    def acquire(self, request: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for.
+
+        Every wait of the test, and of what comes before it here, takes at most its `timeout`.
 
         :raises KgdbError: the machine does not come up; the message says why.
         """
-        self._kgdb.timeout = wanted.timeout
-        if wanted.isolation == "snapshot":
-            self._put_back(wanted)
-        elif wanted.isolation == "reboot":
-            self._boot(wanted, snapshots=False)
+        self._waits.set(request.timeout)
+        if request.isolation == "snapshot":
+            self._restore(request)
+        elif request.isolation == "reboot":
+            self._boot(request, snapshots=False)
         else:
-            self._go_on(wanted)
-        assert self._vm is not None
-        self._vm.machine.console.timeout = wanted.timeout
-        self._mark = self._vm.machine.console.mark()
-        self._vm.moved()
-        self._vm.gdb.forget_conversation()
-        self._in_use = True
-        self._kgdb.watch.begin()
+            self._go_on(request)
+        self.begin_test()
+        self._live.snapshots.current = None
         return self._kgdb
 
-    def release(self, *, failed: bool) -> None:
-        """Take the handle back from a test.
+    def release(self) -> None:
+        """Take the handle back from a test, with the snapshots that it took.
 
-        :param failed: whether the test failed; its machine may be in any state.
+        The next :meth:`acquire` restores everything, whatever the test did.
         """
-        del failed  # the next acquire puts everything back, whatever it was
         if self._vm is not None:
             with contextlib.suppress(KgdbError):  # a machine that cannot is not used again
-                self._vm.forget()
-        self._in_use = False
+                self._vm.snapshots.drop_named()
 
     def begin_test(self) -> None:
         """A test begins on a machine that is as the last one left it."""
-        self._mark = self._live.machine.console.mark()
-        self._live.gdb.forget_conversation()
-        self._kgdb.watch.begin()
+        vm = self._live
+        self._mark = vm.machine.console.mark()
+        vm.gdb.clear_tail()
+        vm.attachment.splats.begin()
 
     def check_splats(self) -> None:
         """Judge what the kernel reported of itself since the test began, or since the last time.
 
         :raises SplatError: the test did not expect it; or what it did expect did not come.
         """
-        if self._vm is not None:
-            self._kgdb.watch.check()
+        attachment = self._slot.attachment
+        if attachment is not None:
+            attachment.splats.check()
 
     @property
     def handle(self) -> Kgdb:
-        """The handle as it is, on a machine of the session's own settings if there is none yet."""
+        """The handle as it is; on a new machine of the session's settings if there is none."""
         if self._vm is None or not self._vm.alive:
             self.acquire(self.settings.for_marker({}, "kgdb_session"))
         return self._kgdb
 
-    def _usable(self, wanted: TestRequest) -> bool:
-        return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(wanted)
+    def _usable(self, request: TestRequest) -> bool:
+        return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(request)
 
-    def _put_back(self, wanted: TestRequest) -> None:
-        if not self._usable(wanted) or wanted.at not in self._live.points:
-            self._boot(wanted, snapshots=True)
-        vm = self._live
-        if vm.at != wanted.at:
-            try:
-                vm.restore(wanted.at)
-            except KgdbError as error:
-                self._progress.say(
-                    f"the machine could not be put back ({error.message.splitlines()[0]}); "
-                    "booting a new one"
-                )
-                self._boot(wanted, snapshots=True)
-                if self._live.at != wanted.at:
-                    self._live.restore(wanted.at)
+    def _restore(self, request: TestRequest) -> None:
+        if not self._usable(request) or request.at not in self._live.snapshots.saved:
+            self._boot(request, snapshots=True)
+        if self._live.snapshots.current == request.at:
+            return
+        try:
+            self._live.restore(request.at)
+        except KgdbError as error:
+            self._progress.say(
+                f"the machine could not be restored ({error.message.splitlines()[0]}); "
+                "booting a new one"
+            )
+            self._boot(request, snapshots=True)
+            if self._live.snapshots.current != request.at:
+                self._live.restore(request.at)
 
-    def _go_on(self, wanted: TestRequest) -> None:
+    def _go_on(self, request: TestRequest) -> None:
         """Give a test what the last one left, as long as it can be used."""
-        if self._usable(wanted) and wanted.at == "ready":
+        if self._usable(request) and request.at == "ready":
             with contextlib.suppress(KgdbError):
-                self._kgdb.interrupt(timeout=5.0)
+                console, control = self._live.machine.console, self._live.attachment.run_control
+                control.interrupt(timeout=5.0)
                 self._kgdb.delete_breakpoints()
-                if self._live.at != "ready":
-                    self._kgdb.resume()
-                    self._live.machine.console.sendcontrol("c")
-                    self._live.machine.console.synchronise(timeout=10.0)
-                    self._kgdb.interrupt()
-                self._live.machine.console.drop()
+                if self._live.snapshots.current != "ready":
+                    control.resume()
+                    console.sendcontrol("c")
+                    console.synchronise(timeout=10.0)
+                    control.interrupt()
+                console.drop()
                 return
-        self._boot(wanted, snapshots=False)
+        self._boot(request, snapshots=False)
 
     @property
     def _live(self) -> Vm:
@@ -178,24 +196,25 @@ class Session:
 
     # Booting
 
-    def _boot(self, wanted: TestRequest, *, snapshots: bool) -> None:
+    def _boot(self, request: TestRequest, *, snapshots: bool) -> None:
         """Get a machine: from its snapshot, which is made first if need be, or by a boot."""
         self._close_vm()
-        spec = self._spec(wanted)
+        spec = self._spec(request)
         if not snapshots:
-            self._vm = vm = self._make_vm(spec, wanted)
-            self._closing_on_error(lambda: self._boot_to(vm, wanted.at))
+            self._vm = vm = self._make_vm(spec, request)
+            self._closing_on_error(lambda: self._boot_to(vm, request.at))
             return
         for attempt in (1, 2):
-            entry = self._snapshot(spec, wanted)
-            # Read in full while QEMU and gdb start: a bit that fell over would boot, too.
+            entry = self._snapshot(spec, request)
+            # A corrupted snapshot could boot unnoticed, so its hashes are verified while QEMU and
+            # gdb start.
             with ThreadPoolExecutor(1, "kgdb-examine") as thread:
                 examined = thread.submit(self._cache.examine, entry)
                 try:
-                    self._vm = self._make_vm(spec, wanted, Snapshot.from_entry(entry.path))
-                    if wrong := examined.result():
+                    self._vm = self._make_vm(spec, request, Snapshot.from_entry(entry.path))
+                    if damage := examined.result():
                         self._close_vm()
-                        raise CacheError(wrong)
+                        raise CacheError(damage)
                     return
                 except (MachineDied, TimeoutError, CacheError) as error:
                     if attempt == 2:
@@ -203,13 +222,13 @@ class Session:
                     refused = error
             self._cache.discard(KIND, entry.key, refused.message.splitlines()[0])
 
-    def _snapshot(self, spec: MachineSpec, wanted: TestRequest) -> Entry:
+    def _snapshot(self, spec: MachineSpec, request: TestRequest) -> Entry:
         """Return the machine's snapshot from the cache; boot, and make it, if there is none.
 
         For a test of early boot the kernel boots only so far: it may die on its way.
         """
         key = self._snapshot_key(spec)
-        early = wanted.at == "kgdbwait"
+        early = request.at == "kgdbwait"
         if early:
             entry = self._cache.get(KIND, key)
             if entry is not None:
@@ -218,43 +237,58 @@ class Session:
         return self._cache.make(
             KIND,
             key,
-            lambda directory: self._make_snapshot(spec, wanted, directory),
-            label=f"a snapshot of Linux {self.kernel.release} at {wanted.at}, "
+            lambda directory: self._make_snapshot(spec, request, directory),
+            label=f"a snapshot of Linux {self.kernel.release} at {request.at}, "
             f"{spec.smp} CPU{'s' * (spec.smp > 1)}, {spec.memory} MiB",
             about={"release": self.kernel.release, "smp": spec.smp, "memory": spec.memory},
         )
 
+    def prepare(self, request: TestRequest) -> tuple[MachineSpec, Snapshot]:
+        """Return the machine that a test asks for, and its snapshot, made first if need be.
+
+        :raises KgdbError: the machine does not come up; the message says why.
+        """
+        self._waits.set(request.timeout)
+        spec = self._spec(request)
+        return spec, Snapshot.from_entry(self._snapshot(spec, request).path)
+
     def _make_vm(
-        self, spec: MachineSpec, wanted: TestRequest, snapshot: Snapshot | None = None
+        self, spec: MachineSpec, request: TestRequest, snapshot: Snapshot | None = None
     ) -> Vm:
         _ = self._gdb  # before anything is started
         logs = self.logs / f"machine-{next(self._machines)}"
         logs.mkdir(parents=True)
-        return Vm(
+        launch = Launch(
             spec,
             self.kernel,
-            self._kgdb,
             logs=logs,
             index_cache=self._cache.root / "gdb-index",
-            layout=self._layout,
-            timeout=wanted.timeout,
+            waits=self._waits,
             snapshot=snapshot,
-            point=wanted.at,
+            at=request.at,
         )
+        try:
+            # Imported while gdb and QEMU start.
+            from ._vm import Vm
+
+            return Vm(launch, self._slot, self._registry, waits=self._waits)
+        except BaseException:
+            launch.close()
+            raise
 
     def _boot_to(self, vm: Vm, at: str) -> None:
         vm.boot()
         if at == "ready":
             vm.advance_to_ready()
 
-    def _make_snapshot(self, spec: MachineSpec, wanted: TestRequest, directory: Path) -> None:
-        """Boot a machine, save both points, and keep what is needed to start from them."""
-        with self._make_vm(spec, wanted) as vm:
+    def _make_snapshot(self, spec: MachineSpec, request: TestRequest, directory: Path) -> None:
+        """Boot a machine, save both snapshots, and copy what is needed to start from them."""
+        with self._make_vm(spec, request) as vm:
             vm.boot()
-            vm.save("kgdbwait")
-            if wanted.at == "ready":
+            vm.snapshots.save("kgdbwait")
+            if request.at == "ready":
                 vm.advance_to_ready()
-                vm.save("ready")
+                vm.snapshots.save("ready")
             vm.freeze().put_into(directory)
 
     def _closing_on_error(self, work: Callable[[], None]) -> None:
@@ -287,11 +321,9 @@ class Session:
         program = Path(which("gdb", package="gdb")).resolve()
         stat = program.stat()
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
-        return self._cache.memo("gdb", key, version)
+        return self._cache.memo("gdb", key, gdb_version)
 
-    def _spec(self, wanted: TestRequest) -> MachineSpec:
-        from dataclasses import replace
-
+    def _spec(self, request: TestRequest) -> MachineSpec:
         spec = MachineSpec(
             arch=self.kernel.arch,
             image=self.kernel.image,
@@ -299,15 +331,12 @@ class Session:
             initrd=self._initrd.path
             if self._disk is None or "initrd" in self.settings.origins
             else None,
-            append=wanted.append,
-            smp=wanted.smp,
-            memory=wanted.memory,
+            **vars(request.machine),
             disk=self._disk.path if self._disk is not None else None,
             forwards=tuple(
-                f"{each.proto}:127.0.0.1:{each.host}-:{each.guest}"
-                for each in self.settings.forward
+                f"{forward.proto}:127.0.0.1:{forward.host}-:{forward.guest}"
+                for forward in self.settings.forward
             ),
-            qemu_args=wanted.qemu_arg,
             stub=self.settings.stub,
         )
         spec = replace(spec, accel=self._accelerator(spec)[0])
@@ -320,17 +349,7 @@ class Session:
 
     _chosen: tuple[str, str] | None = None
 
-    def _layout(self, ask: Callable[[], Known]) -> Known:
-        """Remember where this kernel keeps what we look at: gdb takes long to find out."""
-
-        def compute() -> str:
-            layout, rx = ask()
-            return json.dumps([asdict(layout), rx])
-
-        layout, rx = json.loads(self._cache.memo("layout", self.kernel.key, compute))
-        return Layout(**layout), rx
-
-    # Telling
+    # Reporting
 
     @cached_property
     def logs(self) -> Path:
@@ -343,7 +362,7 @@ class Session:
             number += 1
             directory = base / f"{name}-{number}"
         directory.mkdir(parents=True)
-        for old in sorted(each for each in base.iterdir() if each.is_dir())[:-_KEEP_RUNS]:
+        for old in sorted(path for path in base.iterdir() if path.is_dir())[:-_KEEP_RUNS]:
             if not _in_use(old):
                 shutil.rmtree(old, ignore_errors=True)
         return directory
@@ -369,24 +388,34 @@ class Session:
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
         if self.settings.print_commands and self._vm is not None:
+            from ._report import commands
+
             lines += commands(self._vm, self.kernel)
         return lines
 
     def report_sections(self) -> list[tuple[str, str]]:
         """Return what a failed test's report shows of the kernel, gdb and the console."""
-        return [] if self._vm is None else sections(self._vm, self._kgdb, self._mark)
+        if self._vm is None:
+            return []
+        from ._report import sections
+
+        return sections(self._vm, self._mark)
 
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.
 
         :raises ConfigError: there is no terminal.
         """
-        self.handle.show_all_threads(True)
+        from ._attach import attach
+
+        _ = self.handle
+        relay = self._live.attachment.relay
+        relay.list_all_threads = True
         try:
             attach(self._live.gdb)
         finally:
-            self._kgdb.show_all_threads(False)
-            self._live.moved()
+            relay.list_all_threads = False
+            self._live.snapshots.current = None
 
     # Ending
 

@@ -1,4 +1,4 @@
-"""Snapshots as artifacts: a machine booted once, to be started from for ever after."""
+"""Snapshots as artifacts: a machine is booted once, and started from its snapshot ever after."""
 
 from __future__ import annotations
 
@@ -7,77 +7,70 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import CacheError
-from ..machine import MachineSpec, kernel_command_line
-from ..rsp import Layout
+from ..machine import MachineSpec
 from ._accel import cpu_model
 from ._pci import PciSpaces, Spaces
 
-__all__ = ["Known", "Snapshot", "key_of"]
+__all__ = ["KIND", "Snapshot", "key_of"]
 
 KIND: Final = "snapshot"
-_RECIPE: Final = 2  # part of every key: to be raised when the same inputs give another snapshot
-
-Known = tuple[Layout, int | None]
-"""Where the kernel keeps its debugger's variables, and its console's count of characters."""
+_RECIPE: Final = 3  # part of every key: to be raised when the same inputs give another snapshot
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is kept of a booted machine."""
+    """A booted machine with its snapshots, in files."""
 
     storage: Path
-    """The qcow2 image that the states are saved in."""
+    """The qcow2 image that QEMU saved them in."""
 
     memory: Mapping[str, Path]
-    """What the guest's memory held at each of them, by the points' names."""
+    """The guest's memory at each of them, by the snapshots' names."""
 
     console: Path
     """What the console had shown by the last of them."""
 
-    points: Mapping[str, bytes]
-    """The points' names, and what kgdb had told at each stop."""
+    stop_replies: Mapping[str, bytes]
+    """The snapshots' names, and kgdb's stop reply at each."""
 
-    known: Known
     pci: Mapping[str, Spaces] = field(default_factory=dict)
-    """The PCI devices' configuration at each point, where QEMU may not save it."""
+    """The PCI devices' configuration at each snapshot, where QEMU may not save it."""
 
     def put_into(self, directory: Path) -> None:
-        """Copy it into a cache entry that is being made."""
+        """Copy it into a new cache entry."""
         shutil.copyfile(self.storage, directory / "storage.qcow2")
         for name, path in self.memory.items():
             shutil.copyfile(path, directory / f"{name}.ram")
         shutil.copyfile(self.console, directory / "console.log")
-        layout, rx = self.known
-        told: dict[str, Any] = {
-            "points": {name: reply.decode() for name, reply in self.points.items()},
-            "layout": asdict(layout),
-            "rx": rx,
+        record: dict[str, Any] = {
+            "stop_replies": {name: reply.decode() for name, reply in self.stop_replies.items()},
             "pci": self.pci,
         }
-        (directory / "snapshot.json").write_text(json.dumps(told, indent=1))
+        (directory / "snapshot.json").write_text(json.dumps(record, indent=1))
 
     @classmethod
     def from_entry(cls, directory: Path) -> Snapshot:
         """Read what :meth:`put_into` wrote.
 
-        :raises CacheError: it is not to be read.
+        :raises CacheError: it cannot be read.
         """
         try:
-            told = json.loads((directory / "snapshot.json").read_text())
+            record = json.loads((directory / "snapshot.json").read_text())
             return cls(
                 storage=directory / "storage.qcow2",
-                memory={name: directory / f"{name}.ram" for name in told["points"]},
+                memory={name: directory / f"{name}.ram" for name in record["stop_replies"]},
                 console=directory / "console.log",
-                points={name: reply.encode() for name, reply in told["points"].items()},
-                known=(Layout(**told["layout"]), told["rx"]),
-                pci=told.get("pci", {}),
+                stop_replies={
+                    name: reply.encode() for name, reply in record["stop_replies"].items()
+                },
+                pci=record.get("pci", {}),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise CacheError(f"the snapshot in {directory} cannot be read: {error}") from error
 
 
@@ -93,15 +86,8 @@ def key_of(spec: MachineSpec, *, kernel: str, initrd: str, disk: str, qemu: str)
         initrd,
         disk,
         qemu,
-        kernel_command_line(spec),
-        spec.arch.machine if spec.image is not None else [spec.arch.machine, spec.boot_key],
-        spec.smp,
-        spec.memory,
-        spec.accel,
-        # That there is a card; not to which ports of the host it leads.
-        ["user,restrict=on"] if spec.forwards else [],
         # With the devices' places on the bus, which are kept for devices that were asked for.
-        [*spec.qemu_args, "pci"] if PciSpaces.needed(spec.qemu_args) else list(spec.qemu_args),
+        *spec.identity(snapshot_extras=["pci"] if PciSpaces.needed(spec.qemu_arg) else []),
         # Under KVM the guest sees the host's own processor.
         cpu_model() if spec.accel == "kvm" else platform.machine(),
     ]

@@ -1,149 +1,199 @@
-"""One machine with its debugger, from the power button to the last test."""
+"""One machine with its debugger, from its start to the last test on it."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BootError, KgdbError, MachineDied, TimeoutError
-from ..machine import Machine, MachineSpec, boot_to_kgdbwait
-from ..rsp import Layout, QemuRelay, Relay, Stub
-from ..state import Peek, State
-from ..target import Kgdb, Reason, Stop
-from ._boot import start_kernel, the_images_kernel
-from ._debugger import start_gdb
-from ._pci import PciSpaces, Spaces
-from ._snapshot import Known, Snapshot
+from ..deadline import WaitLimit
+from ..debugger import Gdb, Reason
+from ..errors import BootError, MachineDied, TimeoutError
+from ..handle import Attachment, MachineSlot
+from ..machine import Machine, SysrqBreak, boot_to_kgdbwait
+from ..memory import RelayMemory
+from ..modules import ModuleRegistry
+from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
+from ._image_boot import check_image_kernel, run_to_start_kernel
+from ._launch import Launch
+from ._snapshot import Snapshot
+from ._snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
     from ..settings import Point
 
 __all__ = ["Vm"]
 
-# Why the kernel stands still at each point: kgdbwait is a breakpoint compiled into
-# kgdb_initial_breakpoint (kernel/debug/debug_core.c); at ready we interrupted it.
+# Why the kernel is stopped at each snapshot: kgdbwait is a breakpoint compiled into
+# kgdb_initial_breakpoint (kernel/debug/debug_core.c); at ready it was interrupted.
 _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
-
-# The fields of Layout, as gdb computes them (kernel/debug/debug_core.c and .h).
-_LAYOUT: Final = (
-    "(unsigned long)&kgdb_active",
-    "(unsigned long)&kgdb_info",
-    "sizeof(kgdb_info[0])",
-    "(unsigned long)&((struct debuggerinfo_struct *)0)->debuggerinfo",
-    "(unsigned long)&((struct debuggerinfo_struct *)0)->task",
-)
-
-# Characters that the console's driver has read (include/linux/serial_core.h, uart_icount).
-_CONSOLE_RX: Final = "(unsigned long)&serial8250_ports[0].port.icount.rx"
-
-# Nothing that is kgdb's is looked at.
-_NOT_KGDBS: Final[Known] = (Layout(0, 0, 0, 0, 0), None)
-
-# Before the names that a test gives, which may be those of the points.
-_NAMED: Final = "test-"
 
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
+_CONSOLE_LINES: Final = 15  # that an error shows
+
 
 class Vm:
-    """A machine, gdb on it, and the points to which it can be put back.
+    """A machine, gdb on it, and its snapshots.
 
-    :param handle: the handle that tests hold; it is bound to this machine.
-    :param logs: directory for the console's and gdb's logs.
-    :param snapshot: what to start from; the machine is booted otherwise.
-    :param point: the point in it.
-    :param layout: returns where the kernel keeps its debugger's variables, remembered or by
-        asking the function that it is given.
+    :param launch: gdb and QEMU, which become this one's.
+    :param slot: where the handle that tests hold finds this machine.
+    :param waits: how long the running test waits.
     """
 
     def __init__(
         self,
-        spec: MachineSpec,
-        kernel: Kernel,
-        handle: Kgdb,
+        launch: Launch,
+        slot: MachineSlot,
+        registry: ModuleRegistry,
         *,
-        logs: Path,
-        index_cache: Path,
-        layout: Callable[[Callable[[], Known]], Known],
-        timeout: float,
-        snapshot: Snapshot | None = None,
-        point: Point = "ready",
+        waits: WaitLimit,
     ) -> None:
-        self.spec = spec
-        self._layout = layout
-        self._snapshot = snapshot
-        self.kernel = kernel
-        self.handle = handle
-        self.timeout = timeout
-        self.points: dict[str, bytes] = {}
-        """Saved points, and the stop that kgdb told at each."""
-        self.at: str | None = None
-        """The point at which the machine stands untouched; None once it moved on."""
-        self._named: dict[str, tuple[bytes, Stop]] = {}
+        self.spec = launch.spec
+        self.kernel = launch.kernel
+        self._slot = slot
+        self._registry = registry
+        self._waits = waits
+        self._snapshot = snapshot = launch.snapshot
+        self._attachment: Attachment | None = None
+        self._store: SnapshotStore | None = None
+        self._machine: Machine | None = None
         with contextlib.ExitStack() as stack:
-            wake = threading.Event()
-            # gdb first: it reads the symbols while QEMU starts and the kernel boots.
-            self.gdb = stack.enter_context(
-                start_gdb(
-                    kernel,
-                    index_cache=index_cache,
-                    transcript=logs / "gdb.log",
-                    timeout=timeout,
-                    on_event=wake.set,
+            stack.enter_context(launch)
+            self.gdb: Gdb = stack.enter_context(
+                Gdb(
+                    launch.gdb,
+                    transcript=launch.logs / "gdb.log",
+                    waits=waits,
+                    on_event=self._on_gdb_event,
                 )
             )
-            self.machine = stack.enter_context(
-                Machine(spec, timeout=timeout, log_dir=logs)
-                if snapshot is None
-                else Machine(
-                    spec,
-                    timeout=timeout,
-                    log_dir=logs,
-                    storage=snapshot.storage,
-                    memory=snapshot.memory,
-                    point=point,
-                    history=snapshot.console.read_bytes(),
+            self._machine = self.machine = stack.enter_context(
+                Machine(
+                    launch.spec,
+                    waits=waits,
+                    attend=self._attend,
+                    history=snapshot.console.read_bytes() if snapshot is not None else b"",
+                    process=launch.qemu,
                 )
             )
-            self.gdb.on_event = self.machine.console.poke
-            self._relay: Relay | None = None
-            self._peek: Peek | None = None
-            self._state: State | None = None
-            stack.callback(self._let_go)
-            self._pci = (
-                PciSpaces(self.machine.monitor.human) if PciSpaces.needed(spec.qemu_args) else None
-            )
-            self._spaces: dict[str, Spaces] = {}
+            # What is made later is closed before these.
+            self._parts = stack.enter_context(contextlib.ExitStack())
             if snapshot is not None:
-                self.points = dict(snapshot.points)
-                self._spaces = dict(snapshot.pci)
-                self._put_back_pci(point)
-                self._connect(snapshot.points[point], paused=True)
-                self.handle.settle(self._reason(point))
-                self.at = point
+                self._connect(launch.at, snapshot.stop_replies[launch.at], paused=True)
+                self.snapshots.current = launch.at
             self._stack = stack.pop_all()
 
-    def _let_go(self) -> None:
-        self.handle.unbind(self.machine)
-        for each in (self._relay, self._state, self._peek):
-            if each is not None:
-                each.close()
+    # What is called in the midst of waits
+
+    def _on_gdb_event(self) -> None:
+        """Wake whoever waits on the console: gdb has something to say."""
+        if self._machine is not None:
+            self._machine.console.poke()
+
+    def _attend(self) -> None:
+        """While a test waits on the console, serve a stop that no test is to see."""
+        if self._attachment is not None:
+            _ = self._attachment.run_control.stopped
+
+    # The parts
 
     @property
     def alive(self) -> bool:
         """Whether QEMU and gdb both run."""
         return self.machine.alive and self.gdb.alive
 
-    def _reason(self, point: Point) -> Reason:
-        if self.spec.stub == "qemu" and point == "kgdbwait":
+    @property
+    def attachment(self) -> Attachment:
+        """gdb on the machine's kernel; there is none before :meth:`boot`."""
+        assert self._attachment is not None
+        return self._attachment
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """The machine's snapshots; there are none before :meth:`boot`."""
+        assert self._store is not None
+        return self._store
+
+    def _reason(self, at: Point) -> Reason:
+        if self.spec.stub == "qemu" and at == "kgdbwait":
             return "breakpoint"  # that was on start_kernel
-        return _REASONS[point]
+        return _REASONS[at]
+
+    def _connect(self, at: Point, stop_reply: bytes = b"", *, paused: bool = False) -> None:
+        """Connect gdb to the stopped kernel, and put the handle on it."""
+        machine, kernel, layout = self.machine, self.kernel, self.kernel.kgdb_layout
+        memory = RelayMemory(
+            kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
+        )
+        self._parts.callback(memory.close)
+        interrupt: Callable[[], None]
+        if self.spec.stub == "qemu":
+            relay = Relay(
+                machine.directory / "gdb",
+                QemuStubBackend(machine.connect_stub, waits=self._waits),
+            )
+            self._parts.callback(relay.close)
+            interrupt = lambda: self._interrupt_qemu(relay)  # noqa: E731 # one of two ways
+            on_reconnect: Callable[[], None] = lambda: None  # noqa: E731 # likewise
+        else:
+            relay = Relay(
+                machine.directory / "gdb",
+                KgdbBackend(
+                    machine.connect_kgdb,
+                    waits=self._waits,
+                    stub=QemuStub(machine.connect_stub, waits=self._waits),
+                    stop_reply=stop_reply,
+                    vcpus=machine.vcpus,
+                    paused=paused,
+                ),
+            )
+            self._parts.callback(relay.close)
+            relay.use_guest_memory(memory, layout)
+            sysrq = SysrqBreak(
+                machine.monitor,
+                machine.console,
+                alive=lambda: machine.alive,
+                characters_read=_counter(memory, layout.console_rx if layout else None),
+            )
+            interrupt, on_reconnect = sysrq.send, sysrq.restart
+        snapshot = self._snapshot
+        self._store = SnapshotStore(
+            machine,
+            relay,
+            self._slot,
+            waits=self._waits,
+            on_reconnect=on_reconnect,
+            saved=snapshot.stop_replies if snapshot is not None else {},
+            pci=snapshot.pci if snapshot is not None else {},
+        )
+        self._store.restore_pci(at)
+        self.gdb.command(f"-target-select remote {relay.path}")
+        self._attachment = attachment = Attachment(
+            kernel,
+            gdb=self.gdb,
+            machine=machine,
+            relay=relay,
+            interrupt=interrupt,
+            snapshots=self._store,
+            registry=self._registry,
+            generation=self._slot.generation,
+            waits=self._waits,
+            reason=self._reason(at),
+        )
+        self._parts.callback(attachment.close)
+        self._slot.fill(attachment)
+        self._parts.callback(self._slot.empty, attachment)
+
+    def _interrupt_qemu(self, relay: Relay) -> None:
+        """Interrupt by QEMU's stub, once the resume that gdb has announced has reached it."""
+        deadline = self._waits.deadline()
+        while self.gdb.target_running and relay.stop_reported and not deadline.expired:
+            relay.wait_resumed(0.01)
+        relay.interrupt()
+
+    # Booting
 
     def boot(self) -> None:
         """Boot to kgdbwait and connect gdb.
@@ -151,119 +201,70 @@ class Vm:
         :raises BootError: the kernel never came there.
         """
         if self.spec.stub == "qemu":
-            start_kernel(self.machine, self.kernel, self.timeout)
+            run_to_start_kernel(self.machine, self.kernel, self._waits)
         else:
-            boot_to_kgdbwait(self.machine, self.timeout)
+            boot_to_kgdbwait(self.machine, self._waits.seconds)
         with (
-            the_images_kernel(self.handle, self.kernel, self.machine)
+            check_image_kernel(lambda: self.attachment, self.kernel, self.machine)
             if self.spec.image is None and self.spec.boot_area is None
             else contextlib.nullcontext()
         ):
-            self._connect()
-        self.at = "kgdbwait"
-
-    def _connect(self, stop_reply: bytes = b"", *, paused: bool = False) -> None:
-        machine, kernel = self.machine, self.kernel
-        relay: Relay
-        if self.spec.stub == "qemu":
-            relay = by_qemu = QemuRelay(machine.directory / "gdb", machine.connect_stub)
-            machine.interrupt = lambda: self._halt(by_qemu)
-        else:
-            relay = Relay(
-                machine.directory / "gdb",
-                machine.connect_kgdb,
-                Stub(machine.connect_stub),
-                stop_reply,
-                power=machine.power,
-                paused=paused,
-            )
-        self._relay = relay
-        self._state = State(
-            vmlinux=kernel.vmlinux,
-            ram=machine.ram,
-            memory_bytes=self.spec.memory << 20,
-            machine=self.spec.arch.machine,
-            is_stopped=lambda: self.handle.stopped,
-            generation=lambda: self.handle.moment,
-            modules=[kernel.modules_dir] if kernel.modules_dir is not None else [],
-        )
-        self._peek = Peek(
-            kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
-        )
-        known = self._snapshot.known if self._snapshot is not None else None
-        if known is not None:
-            relay.use_memory(self._peek, known[0])
-        self.gdb.command(f"-target-select remote {relay.path}")
-        self.handle.bind(gdb=self.gdb, machine=machine, state=self._state, relay=relay, keeper=self)
-        if known is None and self.spec.stub == "qemu":
-            known = _NOT_KGDBS
-        if known is None:
-            known = self._layout(self._ask_layout)
-            relay.use_memory(self._peek, known[0])
-        self._known = known
-        self._count_from_here()
-
-    def _halt(self, relay: QemuRelay) -> None:
-        """Have QEMU's stub stop the machine, once it has been let go of as gdb has said."""
-        deadline = time.monotonic() + self.timeout
-        while self.gdb.running and relay.stopped and time.monotonic() < deadline:
-            relay.wait_resumed(0.01)
-        relay.interrupt()
-
-    def _ask_layout(self) -> tuple[Layout, int | None]:
-        layout = Layout(*self.handle.numbers(*_LAYOUT))
-        try:
-            return layout, self.handle.numbers(_CONSOLE_RX)[0]
-        except KgdbError:
-            return layout, None  # another console driver
-
-    def _count_from_here(self) -> None:
-        """Have the machine know which of the typed bytes the kernel has read."""
-        peek, address = self._peek, self._known[1]
-        if peek is None or address is None:
-            return
-
-        def count() -> int:
-            return int.from_bytes(peek.read(address, 4), "little")
-
-        # Interrupted at a sysrq the kernel has read everything; before its console is up, nothing.
-        start = count()
-        self.machine.received = lambda: (count() - start) & 0xFFFFFFFF
+            self._connect("kgdbwait")
+        self.snapshots.current = "kgdbwait"
 
     def advance_to_ready(self) -> None:
         """Let the kernel boot on until its shell is there, and stop it.
 
         :raises BootError: it did not come there.
         """
-        handle = self.handle
-        mark = self.machine.console.mark()
-        handle.resume()
+        console, control = self.machine.console, self.attachment.run_control
+        limit = self._waits.seconds
+        mark = console.mark()
+        control.resume()
         try:
-            self.machine.console.wait_for(
-                READY, mark=mark, timeout=self.timeout, meanwhile=self._check_boot
-            )
+            console.wait_for(READY, mark=mark, timeout=limit, meanwhile=self._check_boot)
         except TimeoutError as error:
             raise BootError(
-                f"the guest's init did not say that it is ready within {self.timeout:g} s\n"
-                f"the console's last lines are:\n{self.machine.console.tail(15)}",
-                log=self.machine.console.log,
+                f"the guest's init did not say that it is ready within {limit:g} s\n"
+                f"the console's last lines are:\n{console.tail(_CONSOLE_LINES)}",
+                log=console.log,
                 hint=self._why_not_ready(),
             ) from error
         except MachineDied as error:
             raise self.machine.death(
                 "QEMU ended on the kernel's way to the shell", started=True
             ) from error
-        self.machine.console.synchronise(timeout=self.timeout)
-        handle.interrupt()
-        self.at = "ready"
+        console.synchronise(timeout=limit)
+        control.interrupt()
+        self.snapshots.current = "ready"
+
+    def _check_boot(self) -> None:
+        control = self.attachment.run_control
+        if not control.stopped:
+            return
+        control.check_refused()
+        stop = control.stop
+        assert stop is not None
+        what = repr(stop)
+        if stop.reason in ("panic", "oops"):
+            what = f"{'panicked' if stop.reason == 'panic' else 'oopsed'}: {stop.message or what}"
+        else:
+            what = f"stopped: {what}"
+        what = what.replace(":", " on its way to the shell:", 1)
+        console = self.machine.console
+        raise BootError(
+            f"the kernel {what}\nthe console's last lines are:\n{console.tail(_CONSOLE_LINES)}",
+            log=console.log,
+            hint=self._why_stopped(),
+        )
 
     def _why_stopped(self) -> str:
         hint = (
             "to be there when it happens: a test with the marker kgdb(at='kgdbwait') that calls "
             "cont()"
         )
-        said = self.machine.console.since()
-        if self.spec.disk is not None and b"Unable to mount root fs" in said:
+        text = self.machine.console.since()
+        if self.spec.disk is not None and b"Unable to mount root fs" in text:
             hint = (
                 "--kgdb-append=root=… names the root file system: /dev/vda is the disk, /dev/vda1 "
                 f"its first partition; or {hint}"
@@ -276,8 +277,8 @@ class Vm:
                 "an initrd of your own must print 'pytest-kgdb: ready' on the console, and then "
                 "give a root shell there"
             )
-        said = self.machine.console.since()
-        if b"Waiting for root device" in said or b"Gave up waiting for root" in said:
+        text = self.machine.console.since()
+        if b"Waiting for root device" in text or b"Gave up waiting for root" in text:
             return (
                 "the root file system is not there: --kgdb-append=root=… names it (/dev/vda is "
                 "the disk, /dev/vda1 its first partition), and its drivers must be in the kernel "
@@ -288,105 +289,25 @@ class Vm:
             "root shell on its serial console that prints 'pytest-kgdb: ready' (docs/disk.md)"
         )
 
-    def _check_boot(self) -> None:
-        if not self.handle.stopped:
-            return
-        stop = self.handle.stop
-        assert stop is not None
-        what = repr(stop)
-        if stop.reason in ("panic", "oops"):
-            what = f"{'panicked' if stop.reason == 'panic' else 'oopsed'}: {stop.message or what}"
-        else:
-            what = f"stopped: {what}"
-        what = what.replace(":", " on its way to the shell:", 1)
-        raise BootError(
-            f"the kernel {what}\nthe console's last lines are:\n{self.machine.console.tail(15)}",
-            log=self.machine.console.log,
-            hint=self._why_stopped(),
-        )
+    # Snapshots
 
-    def save(self, point: Point) -> None:
-        """Make the present state one to come back to."""
-        assert self._relay is not None
-        with self._relay.still(self.timeout):
-            self._note_pci(point)
-            self.machine.save(point)
-        self.points[point] = self._relay.stop_reply
+    def restore(self, at: Point) -> None:
+        """Restore the machine to one of the session's snapshots."""
+        self.snapshots.restore(at, self._reason(at))
 
     def freeze(self) -> Snapshot:
         """Pause the machine, so that all that was saved is in the file, and return it."""
-        self.machine.pause()
+        self.machine.stop()
         self.machine.console.flush()
         return Snapshot(
             self.machine.storage,
             self.machine.memory.files,
             self.machine.console.log,
-            self.points,
-            self._known,
-            self._spaces,
+            self.snapshots.saved,
+            self.snapshots.pci,
         )
 
-    def _note_pci(self, point: str) -> None:
-        if self._pci is not None:
-            self._spaces[point] = self._pci.read()
-
-    def _put_back_pci(self, point: str) -> None:
-        if self._pci is not None and point in self._spaces:
-            self._pci.put_back(self._spaces[point])
-
-    def restore(self, point: Point) -> None:
-        """Put the machine back to a saved point: memory, disk, debugger, console.
-
-        It does not matter what the kernel does, or whether it still does anything.
-        """
-        self._load(point, self.points[point], self._reason(point))
-        self.at = point
-
-    def _load(
-        self, point: str, stop_reply: bytes, reason: Reason, *, keep_breakpoints: bool = False
-    ) -> None:
-        assert self._relay is not None
-        assert self._peek is not None
-        relay, handle = self._relay, self.handle
-        relay.absorb()
-        with handle.replaced(reason, keep_breakpoints=keep_breakpoints):
-            self.machine.power.halt(self.timeout)
-            self.machine.disconnect_console()
-            self.machine.load(point)
-            self._put_back_pci(point)
-            self.machine.console.reconnect()
-            self._count_from_here()
-            relay.revive(stop_reply, paused=True)
-
-    # What a test keeps for itself (target.Keeper)
-
-    @property
-    def kept(self) -> list[str]:
-        """The names of the present test's own points."""
-        return list(self._named)
-
-    def keep(self, name: str, stop: Stop) -> None:
-        """Save the stopped machine under a name, with nothing planted in it."""
-        assert self._relay is not None
-        with self._relay.still(self.timeout):
-            self._note_pci(_NAMED + name)
-            self.machine.save(_NAMED + name)
-        self._named[name] = self._relay.stop_reply, stop
-
-    def put_back(self, name: str) -> None:
-        """Put the machine back to what was kept; breakpoints stay as they are."""
-        stop_reply, stop = self._named[name]
-        self._load(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
-        self.handle.settle(stop.reason, breakpoint=stop.breakpoint, message=stop.message)
-
-    def forget(self) -> None:
-        """Drop what a test kept for itself: the next one shall not find it."""
-        while self._named and self.machine.alive:
-            self.machine.drop(_NAMED + self._named.popitem()[0])
-
-    def moved(self) -> None:
-        """A test has had the machine: it is at no point any more."""
-        self.at = None
+    # The end
 
     def close(self) -> None:
         """End machine and debugger."""
@@ -397,3 +318,14 @@ class Vm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _counter(memory: RelayMemory, address: int | None) -> Callable[[], int] | None:
+    """Return what reads the console driver's count of characters, where it has one."""
+    if address is None:
+        return None
+
+    def read() -> int:
+        return int.from_bytes(memory.read(address, 4), "little")
+
+    return read

@@ -13,6 +13,7 @@ from ._options import OPTIONS, add_arguments, add_options, given
 if TYPE_CHECKING:
     from ._model import (
         MARKER_KEYS,
+        MachineOptions,
         Point,
         Settings,
         TestRequest,
@@ -26,6 +27,7 @@ __all__ = [
     "MARKER_KEYS",
     "OPTIONS",
     "Forward",
+    "MachineOptions",
     "Point",
     "Settings",
     "TestRequest",

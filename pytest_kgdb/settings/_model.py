@@ -36,34 +36,47 @@ class _Given(NamedTuple):
     base: Path
 
 
-@dataclass(frozen=True)
-class TestRequest:
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions:
+    """What a user may choose of a machine, by option or marker: equal ones can share a machine."""
+
+    smp: int = 1
+    """Virtual CPUs."""
+
+    memory: int = 256
+    """MiB."""
+
+    append: str = ""
+    """Further parameters of the kernel."""
+
+    qemu_arg: tuple[str, ...] = ()
+    """Further arguments of QEMU."""
+
+    @property
+    def machine(self) -> MachineOptions:
+        """These options alone, without what a subclass adds."""
+        return MachineOptions(
+            smp=self.smp, memory=self.memory, append=self.append, qemu_arg=self.qemu_arg
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRequest(MachineOptions):
     """What one test requests: the settings merged with its marker."""
 
     __test__: ClassVar[bool] = False  # pytest must not take it for a test class
 
     at: Point
-    smp: int
-    memory: int
-    """MiB."""
-
-    append: str
     isolation: str
     timeout: float
     """Seconds."""
 
-    qemu_arg: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
     """The test's node id, for messages."""
 
-    @property
-    def machine(self) -> tuple[int, int, str, tuple[str, ...]]:
-        """The fields that are equal for tests which can share a machine."""
-        return (self.smp, self.memory, self.append, self.qemu_arg)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(MachineOptions):
     """All options, validated; one field per option."""
 
     kernel: tuple[str, ...] = ()
@@ -83,12 +96,6 @@ class Settings:
     """MiB."""
 
     boot: str = "kernel"
-    append: str = ""
-    smp: int = 1
-    memory: int = 256
-    """MiB."""
-
-    qemu_arg: tuple[str, ...] = ()
     forward: tuple[Forward, ...] = ()
     accel: str = "auto"
     stub: str = "kgdb"
@@ -140,9 +147,7 @@ class Settings:
         parsed["qemu_arg"] = (*self.qemu_arg, *parsed.get("qemu_arg", ()))
         plain = TestRequest(
             at="ready",
-            smp=self.smp,
-            memory=self.memory,
-            append=self.append,
+            **vars(self.machine),
             isolation=self.isolation,
             timeout=self.timeout,
             where=where,

@@ -46,8 +46,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def chosen(name: str) -> bool:
-        named = any(fnmatch.fnmatch(name, each) for each in arguments.only or ["*"])
-        return named and not any(fnmatch.fnmatch(name, each) for each in arguments.skip)
+        named = any(fnmatch.fnmatch(name, pattern) for pattern in arguments.only or ["*"])
+        return named and not any(fnmatch.fnmatch(name, pattern) for pattern in arguments.skip)
 
     began = time.time()
     about = machine(arguments.kernel)
@@ -71,14 +71,14 @@ def main() -> int:
             print(f"    {row.line()}", file=sys.stderr, flush=True)
     show(rows, markdown=arguments.markdown)
     if arguments.json:
-        told = {
+        results = {
             "machine": about,
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "seconds": round(time.time() - began),
             "rows": [row.as_dict() for row in rows],
             "failed": failed,
         }
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     left = [name for name, _ in ROWS if not chosen(name)]
     if left:
         print("not asked for: " + ", ".join(left))

@@ -48,19 +48,19 @@ def chart(rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> str:
         length = max(2.0, LENGTH * math.log10(max(row["ratio"], 1.0)) / most)
         ours, theirs = (number(statistics.median(row[side])) for side in ("ours", "theirs"))
         unit = row["unit"] if row["unit"].startswith("/") else f" {row['unit']}"
-        told = f"{NAMES[row['name']]}: {ours}{unit} against {theirs}{unit}"
+        results = f"{NAMES[row['name']]}: {ours}{unit} against {theirs}{unit}"
         parts += [
-            f'<text x="{LABEL}" y="{y + 13}">{escape(told)}</text>',
+            f'<text x="{LABEL}" y="{y + 13}">{escape(results)}</text>',
             f'<rect x="{LABEL}" y="{y + 19}" width="{length:.0f}" height="{BAR}" rx="2" '
             'fill="#2b6cb0"/>',
             f'<text x="{LABEL + length + 8:.0f}" y="{y + 31}" font-weight="bold">'
             f"{number(row['ratio'])} ×</text>",
         ]
-    said = f"{about['date'][:10]}, {about['machine'].split(', load')[0]}"
-    parts.append(f'<text x="{LABEL}" y="{height - 10}" fill="#555">{escape(said)}</text>')
+    caption = f"{about['date'][:10]}, {about['machine'].split(', load')[0]}"
+    parts.append(f'<text x="{LABEL}" y="{height - 10}" fill="#555">{escape(caption)}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 
 if __name__ == "__main__":
-    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    Path(sys.argv[2]).write_text(chart(told["rows"], told["machine"]), encoding="utf-8")
+    results = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    Path(sys.argv[2]).write_text(chart(results["rows"], results["machine"]), encoding="utf-8")

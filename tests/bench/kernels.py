@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from pytest_kgdb.deadline import WaitLimit
+from pytest_kgdb.handle import attachment_of
 from pytest_kgdb.machine import Machine, boot_to_kgdbwait
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Progress
 from pytest_kgdb.session import Session
-from pytest_kgdb.session._snapshot import Snapshot
 from pytest_kgdb.settings import make_settings
 from tests.bench.result import Bench, Row
 
@@ -36,19 +37,16 @@ def session_of(kernel: str) -> Session:
 def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
     """The same machine in the same state, and nothing of ours between it and a gdb."""
     session = session_of(bench.kernel)
-    wanted = session.settings.for_marker({"smp": smp}, "bench")
-    spec = session._spec(wanted)
-    entry = session._snapshot(spec, wanted)
-    snapshot = Snapshot.from_entry(entry.path)
+    spec, snapshot = session.prepare(session.settings.for_marker({"smp": smp}, "bench"))
     with Machine(
         spec,
-        timeout=60,
+        waits=WaitLimit(60),
         storage=snapshot.storage,
         memory=snapshot.memory,
-        point="ready",
+        snapshot="ready",
         history=snapshot.console.read_bytes(),
     ) as machine:
-        machine.resume()
+        machine.cont()
         yield machine, session
 
 
@@ -79,17 +77,17 @@ def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 
 
 
 def figure(output: str) -> float:
-    found = re.search(r"FIGURE ([\d.]+)", output)
-    assert found is not None
-    return float(found[1])
+    match = re.search(r"FIGURE ([\d.]+)", output)
+    assert match is not None
+    return float(match[1])
 
 
 def boot(bench: Bench) -> float:
     """Seconds from the power button to the shell, gdb attached at kgdbwait."""
     session = session_of(bench.kernel)
-    spec = session._spec(session.settings.for_marker({}, "bench"))
+    spec, _ = session.prepare(session.settings.for_marker({}, "bench"))
     began = time.monotonic()
-    with Machine(spec, timeout=60) as machine:
+    with Machine(spec, waits=WaitLimit(60)) as machine:
         boot_to_kgdbwait(machine, 60)
         with subprocess.Popen(
             [
@@ -115,8 +113,8 @@ def boot(bench: Bench) -> float:
 def restore(bench: Bench) -> Row:
     """A pristine kernel for one more test."""
     session = session_of(bench.kernel)
-    wanted = session.settings.for_marker({}, "bench")
-    kgdb = session.acquire(wanted)
+    wants = session.settings.for_marker({}, "bench")
+    kgdb = session.acquire(wants)
     dice = random.Random(1)
 
     def ours() -> float:
@@ -131,7 +129,7 @@ def restore(bench: Bench) -> Row:
             elif what == 3:
                 kgdb.run("echo 1 > /tmp/file")
             began = time.monotonic()
-            session.acquire(wanted)
+            session.acquire(wants)
             times.append(time.monotonic() - began)
             assert kgdb.evaluate("panic_on_oops") == 0
         return 1000 * sorted(times)[len(times) // 2]
@@ -213,7 +211,9 @@ def reads(bench: Bench) -> Row:
         kgdb = session.acquire(session.settings.for_marker({}, "bench"))
         program = kgdb.program
         addresses[:] = [task.value_() for task in for_each_task(program)]
-        tasks = [drgn.Object(program, "struct task_struct *", value=each) for each in addresses]
+        tasks = [
+            drgn.Object(program, "struct task_struct *", value=address) for address in addresses
+        ]
         began, count = time.monotonic(), 0
         while (took := time.monotonic() - began) < 1.0:
             for task in tasks:
@@ -263,7 +263,7 @@ def idle(bench: Bench) -> Row:
     session = session_of(bench.kernel)
 
     def busy(machine: Machine) -> float:
-        stat = Path(f"/proc/{machine.child.pid}/stat")
+        stat = Path(f"/proc/{machine.pid}/stat")
 
         def used() -> float:
             fields = stat.read_text().rpartition(")")[2].split()
@@ -279,7 +279,7 @@ def idle(bench: Bench) -> Row:
         with kgdb.breakpoint("vfs_read"):
             kgdb.type("cat /proc/version")
             kgdb.cont()
-            used = busy(kgdb._machine)
+            used = busy(attachment_of(kgdb).machine)
         session.close()
         return used
 
@@ -289,11 +289,11 @@ def idle(bench: Bench) -> Row:
 
     mine, other = bench.alternate(ours, theirs)
     return Row(
-        "CPU of a stopped machine that nobody talks to",
+        "host CPU while the kernel is stopped and the test is idle",
         "% of a core",
         mine,
         other,
-        "the same machine left alone",
+        "the same machine, not paused",
         must="none",
         goal="none",
         budget=lambda row: row.median < 1,

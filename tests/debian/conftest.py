@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from machines import Boot, OpenSession
 
-from pytest_kgdb import disk, initrd
+from pytest_kgdb import Kgdb, disk, initrd
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import Settings, from_pytest
-from pytest_kgdb.target import Kgdb
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_kgdb.target import Kgdb
+from pytest_kgdb import Kgdb
 
 HOST: Final = "10.0.2.2"
 """What QEMU's user network calls the loopback address of the machine that it runs on."""

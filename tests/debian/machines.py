@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from pytest_kgdb import Kgdb
 from pytest_kgdb.session import Session
-from pytest_kgdb.target import Kgdb
 
 OpenSession = Callable[..., contextlib.AbstractContextManager[Session]]
 Boot = Callable[..., contextlib.AbstractContextManager[Kgdb]]

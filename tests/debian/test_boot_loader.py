@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb import disk, initrd
+from pytest_kgdb import Kgdb, disk, initrd
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.disk import boot_area
 from pytest_kgdb.errors import BootError, ConfigError
@@ -18,7 +18,6 @@ from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import Settings, from_pytest
-from pytest_kgdb.target import Kgdb
 
 # What an image must give its kernel (docs/disk.md).
 PARAMETERS = "console=ttyS0,115200 kgdboc=ttyS1,115200 kgdbwait nokaslr rodata=off"
@@ -70,11 +69,13 @@ def test_debian(kgdb_kernel: Kernel, settings: Settings) -> None:
     with at_kgdbwait(settings, kgdb_kernel, "one='a b' two=\"c d\" three=$HOME;x") as kgdb:
         assert kgdb.stop is not None
         assert (kgdb.stop.reason, kgdb.stop.frame.function) == ("int3", "kgdb_breakpoint")
-        told = kgdb.evaluate("saved_command_line").string()
-        assert told.startswith(f"BOOT_IMAGE=/vmlinuz-{kgdb_kernel.release} console=ttyS0,115200 ")
-        assert " root=/dev/vda2 rw " in told
+        command_line = kgdb.evaluate("saved_command_line").string()
+        assert command_line.startswith(
+            f"BOOT_IMAGE=/vmlinuz-{kgdb_kernel.release} console=ttyS0,115200 "
+        )
+        assert " root=/dev/vda2 rw " in command_line
         # As GRUB hands on what it was given.
-        assert told.endswith(" one=\\'a b\\' \"two=c d\" three=$HOME;x")
+        assert command_line.endswith(" one=\\'a b\\' \"two=c d\" three=$HOME;x")
         with kgdb.breakpoint("mount_root"):
             assert kgdb.cont().reason == "breakpoint"
             assert "vda: vda1 vda2" in kgdb.dmesg()
@@ -113,16 +114,16 @@ def test_an_image_whose_boot_loader_says_too_little(
     assert "kgdbwait nokaslr rodata=off" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("told_by", ["banner", "build id"])
+@pytest.mark.parametrize("reported_by", ["banner", "build id"])
 def test_an_image_with_another_kernel(
     kgdb_kernel: Kernel,
     settings: Settings,
     make: Callable[[str], Path],
     tmp_path: Path,
-    told_by: str,
+    reported_by: str,
 ) -> None:
     other = replace(kgdb_kernel, build_id="00" * 20)
-    if told_by == "banner":
+    if reported_by == "banner":
         banner = f"Linux version {kgdb_kernel.release}".encode()
         other = replace(other, vmlinux=tmp_path / "vmlinux")
         content = kgdb_kernel.vmlinux.read_bytes()

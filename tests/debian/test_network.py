@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kgdb(memory=512, timeout=300)
 
 @pytest.fixture(autouse=True)
 def _forwarded(request):
-    if not any(each.guest == 22 for each in request.getfixturevalue("kgdb").forwards):
+    if not any(forward.guest == 22 for forward in request.getfixturevalue("kgdb").forwards):
         pytest.fail("run these with --kgdb-forward=tcp:0:22")
 
 
@@ -22,8 +22,8 @@ def test_a_free_port_on_the_loopback_address_only(kgdb):
     (way,) = kgdb.forwards
     assert (way.proto, way.guest) == ("tcp", 22)
     assert way.host >= 1024
-    told = subprocess.run(["ss", "-Hltn", f"sport = :{way.host}"], capture_output=True, text=True)
-    assert told.stdout.split()[3] == f"127.0.0.1:{way.host}"
+    listed = subprocess.run(["ss", "-Hltn", f"sport = :{way.host}"], capture_output=True, text=True)
+    assert listed.stdout.split()[3] == f"127.0.0.1:{way.host}"
 
 
 def test_ssh(kgdb):

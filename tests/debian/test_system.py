@@ -14,8 +14,8 @@ pytestmark = pytest.mark.kgdb(memory=512, timeout=300)
 
 
 def test_it_is_up_and_nothing_failed(kgdb):
-    told = kgdb.run("systemctl is-system-running; systemctl --failed --no-legend --plain")
-    assert told.output == "running\n"
+    ended = kgdb.run("systemctl is-system-running; systemctl --failed --no-legend --plain")
+    assert ended.output == "running\n"
 
 
 def test_the_shell_writes_what_the_command_writes_and_nothing_else(kgdb):
@@ -52,8 +52,8 @@ def test_files_there_and_back(kgdb, tmp_path):
     (tmp_path / "d/e/file").write_bytes(b"text\n")
     (tmp_path / "d/e/file").chmod(0o640)
     kgdb.put(tmp_path / "d", "/var/tmp")
-    told = kgdb.run("cd /var/tmp/d; sha256sum file; stat -c '%a %U' e/file").output
-    assert told == f"{hashlib.sha256(data).hexdigest()}  file\n640 root\n"
+    ended = kgdb.run("cd /var/tmp/d; sha256sum file; stat -c '%a %U' e/file").output
+    assert ended == f"{hashlib.sha256(data).hexdigest()}  file\n640 root\n"
     assert kgdb.get("/var/tmp/d/file", tmp_path / "file").read_bytes() == data
     back = kgdb.get("/var/tmp/d/", tmp_path / "back")
     assert (back / "file").read_bytes() == data
@@ -85,12 +85,12 @@ class TestEveryTestGetsTheDiskAsItWas:
 
 
 def test_nothing_has_a_watchdog(kgdb):
-    told = kgdb.run(
+    ended = kgdb.run(
         "systemctl show -P RuntimeWatchdogUSec; "
         "systemctl show --property=Id,WatchdogUSec '*.service' | grep WatchdogUSec | sort -u; "
         "systemctl show --property=TimeoutStartUSec '*.service' | grep Timeout | sort -u"
     )
-    assert told.output == "0\nWatchdogUSec=0\nTimeoutStartUSec=infinity\n"
+    assert ended.output == "0\nWatchdogUSec=0\nTimeoutStartUSec=infinity\n"
 
 
 HOUR = 3600

@@ -24,7 +24,7 @@ def session_options(kgdb_kernel: Kernel, pytestconfig: pytest.Config) -> list[st
     ]
     if settings.config != "minimal":  # a build directory takes none
         options.append(f"--kgdb-config={settings.config}")
-    options += [f"--kgdb-set={each}" for each in settings.set]
-    options += [f"--kgdb-fragment={each}" for each in settings.fragment]
-    options += [f"--kgdb-patch={each}" for each in settings.patch]
+    options += [f"--kgdb-set={value}" for value in settings.set]
+    options += [f"--kgdb-fragment={value}" for value in settings.fragment]
+    options += [f"--kgdb-patch={value}" for value in settings.patch]
     return options

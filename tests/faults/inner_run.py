@@ -64,12 +64,12 @@ class Outcome:
 
     def failure(self, test: str) -> Report:
         """Return the one report of a test that is not of a success."""
-        (report,) = [each for each in self.reports[test] if each.outcome != "passed"]
+        (report,) = [item for item in self.reports[test] if item.outcome != "passed"]
         return report
 
     def passed(self, test: str) -> bool:
         return bool(self.reports.get(test)) and all(
-            each.outcome == "passed" for each in self.reports[test]
+            item.outcome == "passed" for item in self.reports[test]
         )
 
 
@@ -164,7 +164,7 @@ class InnerRun:
             raise AssertionError(f"it did not end:\n{self.output}") from None
         seconds = time.monotonic() - self.begun
         self.none_left()
-        left = [each.name for each in self.temporary.iterdir()]
+        left = [item.name for item in self.temporary.iterdir()]
         kept = [name for name in left if leaves and re.fullmatch(leaves, name)]
         assert left == kept, f"left: {left}\n{self.output}"
         if not kept:
@@ -172,16 +172,16 @@ class InnerRun:
         outcome = Outcome(self.process.returncode, self.output, seconds)
         reports = self.directory / "reports"
         for line in reports.read_text().splitlines() if reports.exists() else ():
-            told = json.loads(line)
-            outcome.reports.setdefault(told.pop("name"), []).append(
-                Report(**told | {"sections": dict(told["sections"])})
+            fields = json.loads(line)
+            outcome.reports.setdefault(fields.pop("name"), []).append(
+                Report(**fields | {"sections": dict(fields["sections"])})
             )
         return outcome
 
     def children(self) -> list[str]:
         """Return the command lines of what it started, at whatever remove, and still runs."""
         sign = f"PYTEST_KGDB_OWNER={self.process.pid}-".encode()
-        found = []
+        commands = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == self.process.pid:
                 continue
@@ -192,8 +192,8 @@ class InnerRun:
             except OSError:
                 continue  # ended meanwhile, or another user's
             if ours:
-                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
-        return found
+                commands.append(command.replace(b"\0", b" ").decode(errors="replace"))
+        return commands
 
     def none_left(self) -> None:
         deadline = time.monotonic() + 10.0

@@ -1,4 +1,4 @@
-"""Disks that nothing boots from: told with what a disk may want."""
+"""Disks that nothing boots from: reported with what a disk may want."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEST = "def test_it(kgdb):\n    pass\n"
 
 
 @pytest.mark.parametrize(
-    ("append", "timeout", "said", "hint"),
+    ("append", "timeout", "headline", "hint"),
     [
         pytest.param("", 60, "panicked on its way to the shell", "/dev/vda1", id="no file system"),
         pytest.param(
@@ -22,7 +22,7 @@ TEST = "def test_it(kgdb):\n    pass\n"
     ],
 )
 def test_no_root_file_system(
-    tmp_path: Path, session_options: list[str], append: str, timeout: int, said: str, hint: str
+    tmp_path: Path, session_options: list[str], append: str, timeout: int, headline: str, hint: str
 ) -> None:
     disk = tmp_path / "empty.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "16M"], check=True)
@@ -32,7 +32,7 @@ def test_no_root_file_system(
     report = InnerRun(tmp_path / "inner", TEST, options).end().failure("test_it")
     assert report.lost
     text = message(report.text)
-    assert said in text
+    assert headline in text
     assert hint in text
     assert "--kgdb-append=root=" in text
     no_traceback_of_ours(report.text)

@@ -51,7 +51,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, session_options: list[str]) ->
     return InnerRun(tmp_path_factory.mktemp("boot"), TESTS, session_options).end()
 
 
-def told(ran: Outcome, test: str) -> str:
+def error_text(ran: Outcome, test: str) -> str:
     report = ran.failure(test)
     assert report.when == "setup", ran.output
     assert report.lost
@@ -66,7 +66,7 @@ def log_of(text: str) -> Path:
 
 
 def test_never_reaches_kgdb(ran: Outcome) -> None:
-    text = told(ran, "test_never_reaches_kgdb")
+    text = error_text(ran, "test_never_reaches_kgdb")
     assert text.startswith("the kernel started init without having waited for a debugger\n")
     assert "the console's last lines are:\n" in text
     assert "hint: something in its parameters (--kgdb-append)" in text
@@ -74,21 +74,21 @@ def test_never_reaches_kgdb(ran: Outcome) -> None:
 
 
 def test_panics_before_kgdb(ran: Outcome) -> None:
-    text = told(ran, "test_panics_before_kgdb")
+    text = error_text(ran, "test_panics_before_kgdb")
     assert text.startswith("the kernel panicked before kgdb was up: VFS: Unable to mount root fs")
     assert "Kernel panic" in log_of(text).read_text()
 
 
 def test_panics_on_the_way(ran: Outcome) -> None:
-    text = told(ran, "test_panics_on_the_way")
+    text = error_text(ran, "test_panics_on_the_way")
     assert text.startswith("the kernel panicked on its way to the shell: VFS: Unable to mount root")
     assert "hint: " in text
     assert "Kernel panic" in log_of(text).read_text()
 
 
-def test_the_same_failure_is_told_once(ran: Outcome) -> None:
+def test_the_same_failure_is_reported_once(ran: Outcome) -> None:
     text = ran.failure("test_again").text
-    assert "told in full above" in text
+    assert "reported in full above" in text
     assert "test_panics_on_the_way" in text
     assert len(text.splitlines()) == 1
 
@@ -128,12 +128,12 @@ def test_an_initrd_that_never_says_ready(tmp_path: Path, session_options: list[s
     initrd = make_initrd(tmp_path, MUTE_INIT)
     options = [*session_options, f"--kgdb-initrd={initrd}", "--kgdb-timeout=15"]
     ran = InnerRun(tmp_path / "tests", INITRD_TESTS, options).end()
-    text = told(ran, "test_it")
+    text = error_text(ran, "test_it")
     assert text.startswith("the guest's init did not say that it is ready within 15 s")
     assert "this initrd keeps quiet" in text
     assert "hint: an initrd of your own must print 'pytest-kgdb: ready'" in text
     assert log_of(text).exists()
-    assert "told in full above" in ran.failure("test_another").text
+    assert "reported in full above" in ran.failure("test_another").text
     assert ran.seconds < 60
 
 
@@ -152,7 +152,7 @@ def test_an_initrd_that_switches_the_machine_off(
     initrd = make_initrd(tmp_path, b"#!/bin/sh\necho bye now\n/bin/reboot -f\n")
     options = [*session_options, f"--kgdb-initrd={initrd}"]
     ran = InnerRun(tmp_path / "tests", INITRD_TESTS, options).end()
-    text = told(ran, "test_it")
+    text = error_text(ran, "test_it")
     assert text.startswith("QEMU ended on the kernel's way to the shell: exit status 0")
     assert "the guest has switched this one off" in text
     assert log_of(text).exists()

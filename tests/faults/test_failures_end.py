@@ -89,9 +89,9 @@ def source(kgdb_kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tree = tmp_path_factory.mktemp("source") / "linux"
     (tree / "kernel").mkdir(parents=True)
     for directory in (original, original / "kernel"):
-        for each in directory.iterdir():
-            if each != original / "kernel" and not each.name.startswith(".git"):
-                (tree / each.relative_to(original)).symlink_to(each)
+        for entry in directory.iterdir():
+            if entry != original / "kernel" and not entry.name.startswith(".git"):
+                (tree / entry.relative_to(original)).symlink_to(entry)
     # The first file that is compiled for the kernel: Kbuild, offsets-file bounds.h.
     bounds = tree / "kernel/bounds.c"
     text = bounds.read_text()

@@ -34,7 +34,7 @@ def run(directory: Path, *options: str, path: str | None = None) -> Outcome:
     return ran
 
 
-def told(ran: Outcome) -> str:
+def error_text(ran: Outcome) -> str:
     """The error's message: whole at the first test, one line at the next."""
     assert ran.status == 1, ran.output
     report = ran.failure("test_it")
@@ -42,7 +42,7 @@ def told(ran: Outcome) -> str:
     no_traceback_of_ours(ran.output)
     again = ran.failure("test_another").text
     assert len(again.splitlines()) == 1
-    assert "told in full above" in again
+    assert "reported in full above" in again
     assert len(report.text.splitlines()) < 12, report.text
     return report.text
 
@@ -60,14 +60,14 @@ def programs(directory: Path, *without: str) -> Path:
 
 def cached(session_options: list[str]) -> str:
     """The options' cache, for runs with another kernel."""
-    (option,) = [each for each in session_options if each.startswith("--kgdb-cache-dir=")]
+    (option,) = [value for value in session_options if value.startswith("--kgdb-cache-dir=")]
     return option
 
 
 class TestTheKernelNamed:
     def test_missing(self, tmp_path: Path) -> None:
         (tmp_path / "linux-6.1").mkdir()
-        text = told(run(tmp_path, f"--kgdb-kernel={tmp_path}/linux-6.2"))
+        text = error_text(run(tmp_path, f"--kgdb-kernel={tmp_path}/linux-6.2"))
         assert text == (
             f"no kernel {tmp_path}/linux-6.2: there is no such file or directory\n"
             f"hint: did you mean {tmp_path}/linux-6.1?"
@@ -76,14 +76,14 @@ class TestTheKernelNamed:
     def test_not_a_kernel_tree(self, tmp_path: Path) -> None:
         (tmp_path / "project").mkdir()
         (tmp_path / "project/Makefile").write_text("all:\n")
-        text = told(run(tmp_path, f"--kgdb-kernel={tmp_path}/project"))
+        text = error_text(run(tmp_path, f"--kgdb-kernel={tmp_path}/project"))
         assert text.startswith(
             f"{tmp_path}/project is not a kernel: neither a source tree (Makefile, Kconfig, "
             "Kbuild) nor a build directory (vmlinux, .config, arch/x86/boot/bzImage)"
         )
 
     def test_distribution_without_its_package(self, tmp_path: Path) -> None:
-        text = told(run(tmp_path, "--kgdb-kernel=distro:4.4"))
+        text = error_text(run(tmp_path, "--kgdb-kernel=distro:4.4"))
         assert text.startswith("distro:4.4: there is no /usr/src/linux-source-4.4.tar.*")
         assert "hint: apt install linux-source-4.4" in text
 
@@ -92,7 +92,7 @@ class TestTheKernelNamed:
         noise = "".join(f"int f{number}(void) {{ undeclared; }}\n" for number in range(2000))
         (tree / "fs/open.c").write_text(noise)
         options = [f"--kgdb-kernel={tree}", f"--kgdb-cache-dir={tmp_path}/cache"]
-        text = told(run(tmp_path, *options))
+        text = error_text(run(tmp_path, *options))
         assert text.startswith(f"kernel {tree} (minimal) does not compile:\n")
         assert re.search(r"open\.c:1:\d+: error: 'undeclared' undeclared", text)
         assert text.count("error:") == 1
@@ -105,7 +105,7 @@ class TestTheKernelNamed:
         config = (build / ".config").read_text()
         lines = [line for line in config.splitlines() if not line.startswith("CONFIG_KGDB")]
         (build / ".config").write_text("\n".join(lines) + "\n")
-        text = told(run(tmp_path, f"--kgdb-kernel={build}", cached(session_options)))
+        text = error_text(run(tmp_path, f"--kgdb-kernel={build}", cached(session_options)))
         assert text.startswith(f"the kernel in {build} was built without\n")
         assert "  CONFIG_KGDB=y (" in text
         assert "  CONFIG_KGDB_SERIAL_CONSOLE=y (" in text
@@ -118,7 +118,7 @@ class TestTheKernelNamed:
         (build / "vmlinux").unlink()
         note, other = bytes.fromhex(kgdb_kernel.build_id), bytes(20)
         (build / "vmlinux").write_bytes(kgdb_kernel.vmlinux.read_bytes().replace(note, other))
-        text = told(run(tmp_path, f"--kgdb-kernel={build}", cached(session_options)))
+        text = error_text(run(tmp_path, f"--kgdb-kernel={build}", cached(session_options)))
         assert "vmlinux and bzImage in " in text
         assert "are of different builds" in text
         assert kgdb_kernel.build_id in text
@@ -140,7 +140,7 @@ def built(path: Path, kernel: Kernel) -> Path:
 class TestTheHost:
     def test_qemu_absent(self, tmp_path: Path, session_options: list[str]) -> None:
         path = programs(tmp_path / "bin", "qemu-system-x86_64")
-        text = told(run(tmp_path, *session_options, path=str(path)))
+        text = error_text(run(tmp_path, *session_options, path=str(path)))
         assert text == (
             "qemu-system-x86_64 is needed, and is not installed (or not on PATH)\n"
             "hint: apt install qemu-system-x86"
@@ -148,7 +148,7 @@ class TestTheHost:
 
     def test_gdb_absent(self, tmp_path: Path, session_options: list[str]) -> None:
         path = programs(tmp_path / "bin", "gdb")
-        text = told(run(tmp_path, *session_options, path=str(path)))
+        text = error_text(run(tmp_path, *session_options, path=str(path)))
         assert text == (
             "gdb is needed, and is not installed (or not on PATH)\nhint: apt install gdb"
         )
@@ -157,7 +157,7 @@ class TestTheHost:
         path = programs(tmp_path / "bin", "gdb")
         (path / "gdb").write_text("#!/bin/sh\necho 'GNU gdb (Debian 8.2.1-2+b3) 8.2.1'\n")
         (path / "gdb").chmod(0o755)
-        text = told(run(tmp_path, *session_options, path=str(path)))
+        text = error_text(run(tmp_path, *session_options, path=str(path)))
         assert text.startswith(f"{path}/gdb is version 8.2.1; pytest-kgdb needs 12.0 or newer")
         assert "hint: install a newer gdb" in text
 
@@ -191,13 +191,13 @@ class TestTheHost:
         assert "log: " in text
 
     def test_more_memory_than_there_is(self, tmp_path: Path, session_options: list[str]) -> None:
-        said = told(run(tmp_path, *session_options, "--kgdb-memory=1000000000"))
-        assert re.search(r"the guest wants 1000000000 MiB of memory; the host has \d+ MiB", said)
-        assert "lower --kgdb-memory" in said
+        text = error_text(run(tmp_path, *session_options, "--kgdb-memory=1000000000"))
+        assert re.search(r"the guest wants 1000000000 MiB of memory; the host has \d+ MiB", text)
+        assert "lower --kgdb-memory" in text
 
     def test_two_at_once(self, tmp_path: Path, session_options: list[str]) -> None:
         path = programs(tmp_path / "bin", "gdb", "qemu-system-x86_64")
-        text = told(run(tmp_path, *session_options, path=str(path)))
+        text = error_text(run(tmp_path, *session_options, path=str(path)))
         assert text.count("is needed, and is not installed") == 1
 
     def test_afterwards_all_is_well(self, tmp_path: Path, session_options: list[str]) -> None:

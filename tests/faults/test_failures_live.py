@@ -20,6 +20,7 @@ import threading
 import pytest
 
 from pytest_kgdb.errors import DebuggerDied, KgdbError, TimeoutError
+from pytest_kgdb.handle import attachment_of
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +33,11 @@ def good(kgdb):
 
 
 def kill_qemu(kgdb):
-    os.kill(kgdb._machine.child.pid, signal.SIGKILL)
+    os.kill(attachment_of(kgdb).machine.pid, signal.SIGKILL)
 
 
 def kill_gdb(kgdb):
-    os.kill(kgdb._gdb.child.pid, signal.SIGKILL)
+    os.kill(attachment_of(kgdb).gdb.pid, signal.SIGKILL)
 
 
 def test_assertion(kgdb):
@@ -164,19 +165,19 @@ def ran(tmp_path_factory: pytest.TempPathFactory, session_options: list[str]) ->
 
 
 @pytest.fixture
-def told(ran: Outcome, request: pytest.FixtureRequest) -> str:
+def error(ran: Outcome, request: pytest.FixtureRequest) -> str:
     """The message of the inner test of the same name."""
-    return said(ran, request.function.__name__)
+    return error_of(ran, request.function.__name__)
 
 
-def said(ran: Outcome, test: str) -> str:
+def error_of(ran: Outcome, test: str) -> str:
     report = ran.failure(test)
     assert report.when == "call", ran.output
     return message(report.text)
 
 
-def log_of(told: str) -> Path:
-    (line,) = re.findall(r"^ *log: (.*)$", told, re.M)
+def log_of(error: str) -> Path:
+    (line,) = re.findall(r"^ *log: (.*)$", error, re.M)
     return Path(line)
 
 
@@ -190,12 +191,12 @@ def test_the_next_test_always_runs(ran: Outcome) -> None:
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_the_cause_is_told_once_and_in_the_users_terms(ran: Outcome, name: str) -> None:
+def test_the_cause_is_reported_once_and_in_the_users_terms(ran: Outcome, name: str) -> None:
     report = ran.failure(name)
     no_traceback_of_ours(report.text)
     assert "test_it.py" in report.text
     message(report.text)
-    assert [each.when for each in ran.reports[name] if each.outcome != "passed"] == ["call"]
+    assert [item.when for item in ran.reports[name] if item.outcome != "passed"] == ["call"]
 
 
 @pytest.mark.parametrize("name", FAILING)
@@ -216,15 +217,15 @@ def test_assertion(ran: Outcome) -> None:
     assert "evaluate" in report.sections[GDB]
     assert "-break-insert" in report.sections[GDB]
     saved = Path(report.sections["kgdb artifacts"])
-    assert {"console.log", "gdb.log", "failure.txt"} <= {each.name for each in saved.iterdir()}
+    assert {"console.log", "gdb.log", "failure.txt"} <= {item.name for item in saved.iterdir()}
     assert "Linux version" in (saved / "console.log").read_text()
 
 
-def test_timeout(ran: Outcome, told: str) -> None:
-    assert told.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 0.5 s")
-    assert "at do_sys_openat2 (0 hits)" in told
-    assert "hint: it runs on: interrupt() stops it where it is" in told
-    assert log_of(told).exists()
+def test_timeout(ran: Outcome, error: str) -> None:
+    assert error.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 0.5 s")
+    assert "at do_sys_openat2 (0 hits)" in error
+    assert "hint: it runs on: interrupt() stops it where it is" in error
+    assert log_of(error).exists()
     report = ran.failure("test_timeout")
     where = report.sections[WHERE]
     assert where.startswith("running; what its CPUs do:\nCPU 0, task 0 (swapper")
@@ -234,19 +235,19 @@ def test_timeout(ran: Outcome, told: str) -> None:
     assert report.sections[GDB]
 
 
-def test_command_timeout(told: str) -> None:
-    assert "the guest's command 'echo begun; sleep 1000' did not end in 1 s" in told
-    assert "begun" in told
-    assert log_of(told).exists()
+def test_command_timeout(error: str) -> None:
+    assert "the guest's command 'echo begun; sleep 1000' did not end in 1 s" in error
+    assert "begun" in error
+    assert log_of(error).exists()
 
 
-def test_hang(ran: Outcome, told: str) -> None:
-    assert told.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 1 s")
-    assert "it may spin with interrupts off" in told
-    assert re.search(r"CPU 0, task \d+ \(\w+\)\n +#0 vfs_read at fs/read_write\.c:\d+", told)
-    assert "do_syscall_64" in told
-    assert re.search(r"RIP=[0-9a-f]{16}", told)
-    assert log_of(told).exists()
+def test_hang(ran: Outcome, error: str) -> None:
+    assert error.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 1 s")
+    assert "it may spin with interrupts off" in error
+    assert re.search(r"CPU 0, task \d+ \(\w+\)\n +#0 vfs_read at fs/read_write\.c:\d+", error)
+    assert "do_syscall_64" in error
+    assert re.search(r"RIP=[0-9a-f]{16}", error)
+    assert log_of(error).exists()
     report = ran.failure("test_hang")
     assert re.search(r"RIP=[0-9a-f]{16}", report.sections[WHERE])
     assert "vfs_read" in report.sections[WHERE]
@@ -254,46 +255,50 @@ def test_hang(ran: Outcome, told: str) -> None:
     assert report.sections[GDB]
 
 
-def test_panic(ran: Outcome, told: str) -> None:
-    assert told.startswith("pytest_kgdb.errors.KernelPanic: the kernel panicked during 'echo about")
-    assert "sysrq triggered crash" in told
-    assert log_of(told).exists()
+def test_panic(ran: Outcome, error: str) -> None:
+    assert error.startswith(
+        "pytest_kgdb.errors.KernelPanic: the kernel panicked during 'echo about"
+    )
+    assert "sysrq triggered crash" in error
+    assert log_of(error).exists()
     report = ran.failure("test_panic")
     assert "about to crash" in report.sections[CONSOLE]
     assert "Kernel panic - not syncing: sysrq triggered crash" in report.sections[CONSOLE]
     assert "sysrq_handle_crash" in report.sections[WHERE]
 
 
-def test_panic_past_the_debugger(told: str) -> None:
-    assert "the kernel panicked and halted: sysrq triggered crash" in told
-    assert log_of(told).exists()
+def test_panic_past_the_debugger(error: str) -> None:
+    assert "the kernel panicked and halted: sysrq triggered crash" in error
+    assert log_of(error).exists()
 
 
 def test_gdb_and_qemu_killed(ran: Outcome) -> None:
-    told = said(ran, "test_gdb_and_qemu_killed").removeprefix("pytest_kgdb.errors.")
-    assert told.startswith(("DebuggerDied: gdb died", "MachineDied: QEMU ended"))
+    error = error_of(ran, "test_gdb_and_qemu_killed").removeprefix("pytest_kgdb.errors.")
+    assert error.startswith(("DebuggerDied: gdb died", "MachineDied: QEMU ended"))
 
 
 @pytest.mark.parametrize("name", [name for name in DEADLY if name.startswith("test_qemu_killed")])
 def test_qemu_killed(ran: Outcome, name: str) -> None:
-    told = said(ran, name).removeprefix("pytest_kgdb.errors.")
-    assert told.startswith("MachineDied: QEMU ended while a test was using it: killed by SIGKILL\n")
-    assert "hint: " in told
-    assert log_of(told).exists()
+    error = error_of(ran, name).removeprefix("pytest_kgdb.errors.")
+    assert error.startswith(
+        "MachineDied: QEMU ended while a test was using it: killed by SIGKILL\n"
+    )
+    assert "hint: " in error
+    assert log_of(error).exists()
     assert ran.failure(name).sections[WHERE] == "gone: QEMU has ended"
 
 
-def test_power_off(told: str) -> None:
-    assert "MachineDied: QEMU ended while a test was using it: exit status 0\n" in told
-    assert "the guest has switched this one off" in told
+def test_power_off(error: str) -> None:
+    assert "MachineDied: QEMU ended while a test was using it: exit status 0\n" in error
+    assert "the guest has switched this one off" in error
 
 
 @pytest.mark.parametrize("name", [name for name in DEADLY if name.startswith("test_gdb_killed")])
 def test_gdb_killed(ran: Outcome, name: str) -> None:
-    told = said(ran, name)
-    assert told.startswith("pytest_kgdb.errors.DebuggerDied: gdb died (killed by signal 9) ")
-    assert "hint: " in told
-    assert log_of(told).exists()
+    error = error_of(ran, name)
+    assert error.startswith("pytest_kgdb.errors.DebuggerDied: gdb died (killed by signal 9) ")
+    assert "hint: " in error
+    assert log_of(error).exists()
     assert "python import time" in ran.failure("test_gdb_killed_mid_command").sections[GDB]
 
 

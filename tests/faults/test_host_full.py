@@ -1,4 +1,4 @@
-"""The host has no room left for what a machine writes: said as that, and the next test is fine."""
+"""The host has no room left for what a machine writes: that is reported; the next test is fine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_the_guest_cannot_write(outcome: Outcome) -> None:
     report = outcome.failure("test_the_guest_writes")
     assert report.lost
     text = message(report.text)
-    assert "MachineDied: QEMU has halted the machine: this host has no room" in text
+    assert "MachineDied: QEMU has stopped the machine: this host has no room" in text
     assert "make room there" in text
     no_traceback_of_ours(report.text)
     assert outcome.passed("test_fine")

@@ -16,6 +16,7 @@ TESTS = """
 import os
 from pathlib import Path
 import pytest
+from pytest_kgdb.handle import attachment_of
 
 HERE = Path(__file__).parent
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 @pytest.mark.xdist_group("one")
 def test_one(kgdb, worker_id, number):
     with (HERE / "ran").open("a") as ran:
-        ran.write(f"{worker_id} {kgdb._machine.child.pid}\\n")
+        ran.write(f"{worker_id} {attachment_of(kgdb).machine.pid}\\n")
     assert kgdb.run("cat /tmp/mess").status != 0
     kgdb.run(f"echo {worker_id} > /tmp/mess")
     assert kgdb.run("nproc").output == "1\\n"
@@ -64,6 +65,7 @@ KILLING = """
 import os, signal
 from pathlib import Path
 import pytest
+from pytest_kgdb.handle import attachment_of
 
 KILLED = Path(__file__).with_name("killed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.handle import attachment_of
 
 OPEN = "do_sys_openat2"
 
@@ -149,11 +150,11 @@ def test_many_breakpoints_at_once(kgdb):
         "vfs_read", "vfs_write", "vfs_open", "do_filp_open", "do_exit", "do_sys_openat2",
         "vfs_fstatat", "ksys_read", "ksys_write",
     ]  # fmt: skip
-    planted = [kgdb.breakpoint(name) for name in names]
+    breakpoints = [kgdb.breakpoint(name) for name in names]
     kgdb.type("while :; do cat /proc/version; done")
     seen = {kgdb.cont().breakpoint.location for _ in range(12)}
     assert len(seen) >= 4
-    assert sum(each.hits for each in planted) == 12
+    assert sum(point.hits for point in breakpoints) == 12
 
 
 @pytest.mark.kgdb(at="kgdbwait")
@@ -188,7 +189,7 @@ def test_a_name_that_does_not_exist(kgdb):
     assert "Traceback" not in str(caught.value)
 
 
-def test_planting_while_the_kernel_runs_is_refused(kgdb):
+def test_inserting_while_the_kernel_runs_is_refused(kgdb):
     kgdb.resume()
     with pytest.raises(KgdbError, match=r"needs a stopped kernel.*\n.*interrupt"):
         kgdb.breakpoint(OPEN)
@@ -197,3 +198,20 @@ def test_planting_while_the_kernel_runs_is_refused(kgdb):
 def test_a_newline_in_a_command_is_refused(kgdb):
     with pytest.raises(KgdbError, match="one line"):
         kgdb.execute("echo a\nshell touch /tmp/kgdb-must-not-be")
+
+
+def test_one_that_cannot_be_inserted_leaves_the_kernel_usable(kgdb):
+    with pytest.raises(KgdbError, match="Cannot access memory at address 0x10"):
+        kgdb.breakpoint("*0x10")
+    assert kgdb.run("echo still here").output == "still here\n"
+
+
+def test_commands_of_the_prompt(kgdb, tmp_path):
+    opened = kgdb.breakpoint(OPEN)
+    script = tmp_path / "commands.gdb"
+    script.write_text(f'commands {opened.number}\nsilent\nprintf "dfd=%d\\n", dfd\nend\n')
+    kgdb.execute(f"source {script}")
+    assert [line.partition(",")[0] for line in opened.commands] == ["silent", 'printf "dfd=%d\\n"']
+    assert [row.number for row in attachment_of(kgdb).breakpoints.refresh()] == [opened.number]
+    kgdb.type("cat /proc/version")
+    assert kgdb.cont().breakpoint is opened

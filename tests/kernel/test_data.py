@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.handle import attachment_of
 
 
 def test_numbers(kgdb):
@@ -122,10 +123,10 @@ def test_execute_is_gdbs_command_line(kgdb):
 
 
 def test_execute_may_move_the_kernel(kgdb):
-    before = kgdb.moment
+    before = kgdb.generation
     kgdb.execute("stepi")
     assert kgdb.stopped
-    assert kgdb.moment > before
+    assert kgdb.generation > before
 
 
 def test_dmesg(kgdb):
@@ -143,15 +144,10 @@ def test_dmesg_in_early_boot(kgdb):
 
 def test_the_same_answers_from_gdb_and_from_guest_memory(kgdb):
     """What the relay answers from guest memory is what kgdb itself would say."""
-    relay = kgdb._require().relay
     expressions = ["$rip", "$rsp", "$rbp", "$eflags", "init_task.comm", "jiffies_64", "$cs", "$r12"]
-    ours = [kgdb.execute(f"output/x {each}") for each in expressions]
-    memory, layout = relay.memory_used
-    relay.use_memory(None, None)
-    try:
+    ours = [kgdb.execute(f"output/x {expression}") for expression in expressions]
+    with attachment_of(kgdb).relay.without_guest_memory():
         kgdb.execute("maintenance flush register-cache")
         kgdb.execute("maintenance flush dcache")
-        theirs = [kgdb.execute(f"output/x {each}") for each in expressions]
-    finally:
-        relay.use_memory(memory, layout)
+        theirs = [kgdb.execute(f"output/x {expression}") for expression in expressions]
     assert ours == theirs

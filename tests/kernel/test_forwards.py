@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.machine import Machine, MachineSpec
@@ -14,19 +15,19 @@ from pytest_kgdb.settings import Forward
 
 def machine(kernel: Kernel, *forwards: str) -> Machine:
     spec = MachineSpec(kernel.arch, kernel.image, None, memory=32, forwards=forwards)
-    return Machine(spec, timeout=30)
+    return Machine(spec, waits=WaitLimit(30))
 
 
-def test_free_ports_are_taken_and_told(kgdb_kernel: Kernel) -> None:
+def test_free_ports_are_taken_and_reported(kgdb_kernel: Kernel) -> None:
     asked = ("tcp:127.0.0.1:0-:22", "udp:127.0.0.1:0-:53", "tcp:127.0.0.1:0-:80")
     with machine(kgdb_kernel, *asked) as one, machine(kgdb_kernel, *asked) as other:
-        told = [*one.forwards, *other.forwards]
-        assert {(each.proto, each.guest) for each in told} == {
+        forwards_of_both = [*one.forwards, *other.forwards]
+        assert {(forward.proto, forward.guest) for forward in forwards_of_both} == {
             ("tcp", 22),
             ("udp", 53),
             ("tcp", 80),
         }
-        taken = {(each.proto, each.host) for each in told}
+        taken = {(forward.proto, forward.host) for forward in forwards_of_both}
         assert len(taken) == 6
         for proto, port in taken:
             kind = socket.SOCK_STREAM if proto == "tcp" else socket.SOCK_DGRAM

@@ -34,7 +34,7 @@ def test_run_leaves_a_stopped_kernel_stopped_and_a_running_one_running(kgdb):
         ("cat; echo no input", "no input\n"),
     ],
 )
-def test_what_shells_can_be_told(kgdb, command, output):
+def test_what_shells_can_be_given(kgdb, command, output):
     assert kgdb.run(command).output == output
 
 

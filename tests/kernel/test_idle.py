@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kgdb.handle import attachment_of
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOOK = 0.5  # seconds
 
 
 def busy(kgdb) -> float:
     """How much of a host's core QEMU uses while we leave it alone."""
-    stat = Path(f"/proc/{kgdb._machine.child.pid}/stat")
+    stat = Path(f"/proc/{attachment_of(kgdb).machine.pid}/stat")
 
     def used() -> float:
         fields = stat.read_text().rpartition(")")[2].split()
@@ -67,7 +69,6 @@ def test_at_a_breakpoint_and_an_interrupt(kgdb):
 
 
 def test_a_question_to_kgdb_wakes_it_for_the_answer_only(kgdb):
-    kgdb.show_all_threads(True)
     assert "kthreadd" in kgdb.execute("info threads")
     assert busy(kgdb) < 0.05
 

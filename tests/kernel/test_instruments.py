@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.handle import attachment_of
 
 OPEN = "do_sys_openat2"
 READS = "dd if=/dev/zero of=/dev/null bs=17 count=20 2>/dev/null"
@@ -169,11 +170,8 @@ def test_a_spy_outlasts_a_restore_to_a_named_point(kgdb):
 @pytest.fixture
 def not_ours(kgdb):
     """A machine whose memory is only kgdb's, as on a board."""
-    relay = kgdb._require().relay
-    before = relay.memory_used
-    relay.use_memory(None, None)
-    yield
-    relay.use_memory(*before)
+    with attachment_of(kgdb).relay.without_guest_memory():
+        yield
 
 
 @pytest.mark.usefixtures("not_ours")
@@ -276,7 +274,7 @@ def test_an_override_on_two_processors(kgdb):
     assert result.output.count("0+60 records in") == 2
 
 
-def test_what_a_condition_raises_is_told(kgdb):
+def test_what_a_condition_raises_is_reported(kgdb):
     kgdb.override(OPEN, 0, when=lambda call: call.args["nosuch"])
     with pytest.raises(KgdbError, match=r"instrument stopped the kernel: KeyError.*no 'nosuch'"):
         kgdb.run("cat /proc/version")
@@ -308,16 +306,16 @@ def test_each_failure_of_a_function_in_turn(kgdb):
     assert report.ok, report
     assert report.complete
     assert 2 <= len(report) == report.calls
-    assert [each.number for each in report] == list(range(1, len(report) + 1))
-    for each in report:
-        assert each.call.return_value == (1 << 64) - 12
-        assert " at fs/" in each.path[0]
-        assert "entry_SYSCALL_64" in each.path[-1]
-    assert any("Cannot allocate memory" in each.console for each in report)
+    assert [failure.number for failure in report] == list(range(1, len(report) + 1))
+    for failure in report:
+        assert failure.call.return_value == (1 << 64) - 12
+        assert " at fs/" in failure.path[0]
+        assert "entry_SYSCALL_64" in failure.path[-1]
+    assert any("Cannot allocate memory" in failure.console for failure in report)
     assert kgdb.run("cat /tmp/kept").output == "kept\n", "as it was at the call"
 
 
-def test_what_a_failure_leads_to_is_told(kgdb):
+def test_what_a_failure_leads_to_is_reported(kgdb):
     """The scenario stops where the first failure is: it is still to come then."""
 
     def scenario(kgdb):
@@ -352,6 +350,6 @@ def test_a_failure_that_panics_and_one_that_hangs(kgdb):
 
     assert kgdb.fail_each("hrtimer_nanosleep", wait, 0, limit=1).ok
     report = kgdb.fail_each("version_proc_show", slow, 0)
-    assert [each.verdict for each in report] == ["hang"]
+    assert [failure.verdict for failure in report] == ["hang"]
     assert "did not end in 3 s" in report[0].message
     assert kgdb.run("echo fine").output == "fine\n"

@@ -71,10 +71,10 @@ def look(kgdb) -> dict[str, object]:
 
 @pytest.mark.parametrize("vandal", ORDER)
 def test_nothing_is_left_of(kgdb, seen, vandal):
-    found = look(kgdb)
+    state = look(kgdb)
     if not seen:
-        seen.update(found)
-    assert found == seen
+        seen.update(state)
+    assert state == seen
     VANDALS[vandal](kgdb)
 
 
@@ -121,7 +121,7 @@ def test_no_restore_waits_for_a_thread_of_ours(kgdb, request):
     from pytest_kgdb.plugin._run import Run
 
     session = Run.of(request.config).live
-    wanted = session.settings.for_marker({}, "restores")
+    wants = session.settings.for_marker({}, "restores")
     times = []
     for number in range(60):
         if number % 4 == 1:
@@ -131,6 +131,6 @@ def test_no_restore_waits_for_a_thread_of_ours(kgdb, request):
         elif number % 4 == 3:
             kgdb.run("echo mess > /tmp/mess")
         began = time.monotonic()
-        session.acquire(wanted)
+        session.acquire(wants)
         times.append(time.monotonic() - began)
     assert max(times) < 3

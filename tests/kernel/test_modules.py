@@ -43,7 +43,7 @@ class TestLoad:
     def test_parameters_of_every_kind(self, kgdb) -> None:
         kgdb.modules.load(DEMO, label="two words", numbers=[3, 2, 1], crash=False, answer=-4)
         assert kgdb.evaluate("label").string() == "two words"
-        assert [int(each) for each in kgdb.evaluate("numbers")] == [3, 2, 1, 0]
+        assert [int(item) for item in kgdb.evaluate("numbers")] == [3, 2, 1, 0]
         assert kgdb.evaluate("numbered") == 3
         assert kgdb.evaluate("answer") == -4
 
@@ -87,7 +87,7 @@ class TestLoad:
             kgdb.modules.load(USERS)
         kgdb.modules.load(USERS / "user-two.ko")
         assert kgdb.evaluate("user_two_sum") == 1111
-        assert [each.name for each in kgdb.modules] == ["user_two", "user_one"]
+        assert [item.name for item in kgdb.modules] == ["user_two", "user_one"]
         assert len(kgdb.modules) == 2
         assert "user_one" in kgdb.modules
         assert kgdb.modules["user-one"].state == "live"
@@ -133,7 +133,9 @@ class TestInit:
         kgdb.modules.load("dummy")
         kgdb.modules.load(USERS / "user-one.ko")
         assert kgdb.run("ip link set dummy0 up && ls /proc/net >/dev/null").status == 0
-        with pytest.raises(KgdbError, match=r"\.init\.text of module demo.*freed.*begin\(\)"):
+        with pytest.raises(
+            KgdbError, match=r"\.init\.text of module demo.*freed.*load_stopped\(\)"
+        ):
             kgdb.breakpoint("demo_prepare")
         demo.unload()
         kgdb.modules.begin(DEMO)
@@ -143,7 +145,9 @@ class TestInit:
     def test_a_breakpoint_that_load_runs_into(self, kgdb) -> None:
         kgdb.modules.known(DEMO)
         with kgdb.breakpoint("demo_prepare"):
-            with pytest.raises(GuestCommandError, match=r"(?s)stopped.*demo_prepare.*begin\(\)"):
+            with pytest.raises(
+                GuestCommandError, match=r"(?s)stopped.*demo_prepare.*load_stopped\(\)"
+            ):
                 kgdb.modules.load(DEMO)
             assert kgdb.stop.frame.function == "demo_prepare"
         assert kgdb.run("cat /sys/module/demo/initstate").output == "live\n"
@@ -165,7 +169,7 @@ class TestInit:
             kgdb.modules.load(DEMO, crash=True)
         assert kgdb.stop.reason == "oops"
 
-    def test_an_oops_nobody_was_told_of_has_lines_too(self, kgdb) -> None:
+    def test_an_oops_nobody_was_shown_has_lines_too(self, kgdb) -> None:
         kgdb.modules.load(DEMO).unload()  # so that it is there
         kgdb.type("insmod /run/demo.ko crash=1")
         stop = kgdb.cont()
@@ -305,7 +309,7 @@ class TestPending:
         assert waiting.address == stop.frame.address
         assert kgdb.cont().breakpoint is line
 
-    def test_waits_for_one_of_the_guests_if_told_to(self, kgdb) -> None:
+    def test_waits_for_one_of_the_guests_if_asked_to(self, kgdb) -> None:
         with pytest.raises(KgdbError, match="not defined"):
             kgdb.breakpoint("dummy_validate")
         with kgdb.breakpoint("dummy_setup", pending=True) as waiting:
@@ -328,7 +332,7 @@ class TestPending:
 
     def test_one_of_the_tests_where_ours_are(self, kgdb) -> None:
         kgdb.modules.load(DEMO).unload()
-        kgdb.breakpoint("demo_prepare")  # ours are planted for it
+        kgdb.breakpoint("demo_prepare")  # ours are inserted for it
         with kgdb.breakpoint("*do_init_module") as theirs:
             kgdb.type("insmod /run/demo.ko")
             stop = kgdb.cont()

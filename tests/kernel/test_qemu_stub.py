@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import replace
 
@@ -9,12 +10,13 @@ import pytest
 
 from pytest_kgdb import initrd
 from pytest_kgdb.cache import Cache
-from pytest_kgdb.errors import KernelPanic, KgdbError
+from pytest_kgdb.errors import KernelPanic
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import from_pytest
 
 KERNEL_SPACE = 1 << 63
+OPEN = "do_sys_openat2"
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,9 @@ def session(pytestconfig, kgdb_kernel):
 
 @pytest.fixture
 def stub(session, request):
-    wanted = session.settings.for_marker(getattr(request, "param", {}), request.node.nodeid)
-    yield session.acquire(wanted)
-    session.release(failed=False)
+    wants = session.settings.for_marker(getattr(request, "param", {}), request.node.nodeid)
+    yield session.acquire(wants)
+    session.release()
 
 
 def machine(**marker):
@@ -145,8 +147,8 @@ def test_a_watchpoint(stub):
 
 @pytest.mark.parametrize("left", ["running", "stopped", "panicked", "interrupted"])
 def test_it_is_put_back_whatever_was_left(session, left):
-    wanted = session.settings.for_marker({}, "the test")
-    kgdb = session.acquire(wanted)
+    wants = session.settings.for_marker({}, "the test")
+    kgdb = session.acquire(wants)
     kgdb.run("echo here > /tmp/file")
     kgdb.breakpoint("do_sys_openat2")
     if left == "running":
@@ -160,11 +162,11 @@ def test_it_is_put_back_whatever_was_left(session, left):
         kgdb.type("echo c > /proc/sysrq-trigger")
         with pytest.raises(KernelPanic, match="sysrq triggered crash"):
             kgdb.cont()
-    session.release(failed=False)
-    kgdb = session.acquire(wanted)
+    session.release()
+    kgdb = session.acquire(wants)
     assert kgdb.stop.reason == "interrupt"
     assert kgdb.run("cat /tmp/file").status == 1  # nor does the breakpoint stop it
-    session.release(failed=False)
+    session.release()
 
 
 def test_points_of_ones_own(stub):
@@ -181,12 +183,125 @@ def test_points_of_ones_own(stub):
     assert stub.run("cat /tmp/file").output.endswith("one\n")
 
 
-def test_what_only_kgdb_can(stub):
-    for attempt in (
-        lambda: stub.spy("do_sys_openat2"),
-        lambda: stub.override("do_sys_openat2", "-ENOMEM"),
-        lambda: stub.fail_each("do_sys_openat2", lambda: None),
-    ):
-        with pytest.raises(KgdbError, match="by kgdb only, and gdb is on QEMU's stub"):
-            attempt()
+def test_a_spy(stub):
+    with stub.spy(OPEN, collect=["how->flags"], returns=True) as opens:
+        stub.run("cat /etc/passwd; cat /no/such/file")
+    of_cat = [call for call in opens.calls if call.task.comm == "cat"]
+    assert [call.args["filename"] for call in of_cat] == ["/etc/passwd", "/no/such/file"]
+    assert [call["how->flags"] & 3 for call in of_cat] == [0, 0]
+    assert of_cat[0].return_value >= 3
+    assert of_cat[1].return_value == -errno.ENOENT
+    assert of_cat[1].task.pid > of_cat[0].task.pid > 1
+    assert {call.cpu for call in opens.calls} == {0}
+    times = [call.time for call in opens.calls]
+    assert times == sorted(times)
+    before = opens.count
+    stub.run("cat /etc/passwd")
+    assert opens.count == before
+
+
+@machine(smp=2)
+def test_a_spy_on_two_processors(stub):
+    """None is missed, and none counted twice: the others stand still where one steps off a call."""
+    busy = "dd if=/dev/zero of=/dev/null bs=17 count=40 2>/dev/null"
+    with stub.spy("vfs_read", returns=True) as reads:
+        stub.run(f"taskset 1 {busy} & taskset 2 {busy}; wait")
+    ours = [call for call in reads.calls if call.args["count"] == 17]
+    assert len(ours) == 80
+    assert all(call.return_value == 17 for call in ours)
+    assert {call.cpu for call in ours} == {0, 1}
+    assert len({call.task.pid for call in ours}) == 2
+
+
+def test_a_spy_where_kgdb_must_not_be(stub):
+    with stub.spy("exc_page_fault") as faults:
+        stub.run("cat /etc/passwd")
+    assert faults.count > 10
+    assert {call.task.comm for call in faults.calls} >= {"cat"}
+
+
+def test_an_override(stub):
+    with stub.override(OPEN, "-EMFILE", when="how->flags & 0x10000", times=1) as override:
+        assert "Too many open files" in stub.run("ls /proc/self/fd 2>&1").output
+        assert stub.run("ls /proc/self/fd").status == 0
+    assert override.forced == 1
+    assert override.last.task.comm == "ls"
+    assert stub.run("ls /proc/self/fd").status == 0
+
+
+def test_each_failure_of_a_function_in_turn(stub):
+    report = stub.fail_each(
+        "getname_flags", "cat /proc/version", "-ENOMEM", when="current->pid > 1"
+    )
+    assert report.ok, report
+    assert report.complete
+    assert len(report) >= 2
+    assert "entry_SYSCALL_64" in report[0].path[-1]
+    assert any("Cannot allocate memory" in failure.console for failure in report)
+
+
+def test_a_breakpoint_and_steps_at_a_spied_address(stub):
+    with stub.spy(OPEN) as opens, stub.breakpoint(OPEN, condition="current->pid > 1") as at:
+        stub.type("cat /etc/passwd; cat /etc/passwd; echo over")
+        for number in range(1, 3):
+            assert stub.cont().breakpoint is at
+            assert opens.count == number
+        stub.stepi()
+        assert stub.finish().frame.function != OPEN
+        at.delete()
+        stub.resume()
+        stub.console.expect_exact("over", timeout=20)
+        stub.interrupt()
+    assert opens.count == 2
+
+
+def test_interrupts_between_calls(stub):
+    """Wherever it comes: in a call that is being served, and in the step off it."""
+    with stub.spy("vfs_read") as reads:
+        stub.type(
+            "echo by''now; while :; do dd if=/dev/zero of=/dev/null count=9 2>/dev/null; done"
+        )
+        stub.resume()
+        stub.console.expect("bynow", timeout=60)
+        before = reads.count
+        for _ in range(20):
+            assert stub.interrupt().reason == "interrupt"
+            stub.resume()
+        end = time.monotonic() + 60
+        while reads.count < before + 20:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        stub.interrupt()
+    assert all(call.args["count"] for call in reads.calls)
+
+
+def test_a_spy_that_is_left_in_a_running_kernel(session):
+    """Its calls go on while the log is read at the end of the test."""
+    settings = session.settings.for_marker({}, "the test")
+    for _ in range(3):
+        kgdb = session.acquire(settings)
+        reads = kgdb.spy("vfs_read")
+        kgdb.type("while :; do dd if=/dev/zero of=/dev/null count=9 2>/dev/null; done")
+        kgdb.resume()
+        end = time.monotonic() + 60
+        while reads.count < 5:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        for _ in range(5):
+            assert not kgdb.splats
+        session.release()
+    kgdb = session.acquire(settings)
+    assert kgdb.run("echo on").output == "on\n"
+    session.release()
+
+
+def test_a_spy_outlasts_a_restore(stub):
+    with stub.spy(OPEN) as opens:
+        stub.snapshot("here")
+        stub.run("cat /etc/passwd")
+        before = opens.count
+        stub.restore("here")
+        assert opens.count == before >= 1
+        stub.run("cat /etc/passwd")
+        assert opens.count > before
     assert stub.run("echo on").output == "on\n"

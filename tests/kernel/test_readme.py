@@ -20,19 +20,21 @@ _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 def examples(page: str) -> dict[str, object]:
     """The tests of a page, by name; each block is a module of its own."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found: dict[str, object] = {}
+    collected: dict[str, object] = {}
     for block in _EXAMPLE.finditer(text):
         # The lines of the page, so that a failure points at the example.
         above = "\n" * text.count("\n", 0, block.start(1))
         names: dict[str, object] = {"__name__": f"{page}:{above.count(chr(10)) + 1}"}
         exec(compile(above + block[1], str(ROOT / page), "exec"), names)  # it is ours
-        tests = {name: each for name, each in names.items() if name.startswith("test_")}
-        assert not found.keys() & tests.keys(), f"{page} has two examples of one name"
-        found |= tests
-    assert found, f"{page} has no examples"
-    return found
+        tests = {name: function for name, function in names.items() if name.startswith("test_")}
+        assert not collected.keys() & tests.keys(), f"{page} has two examples of one name"
+        collected |= tests
+    assert collected, f"{page} has no examples"
+    return collected
 
 
 for _page in PAGES:
     _stem = Path(_page).stem.replace("-", "_").lower()
-    globals().update({f"test_{_stem}_{name[5:]}": each for name, each in examples(_page).items()})
+    globals().update(
+        {f"test_{_stem}_{name[5:]}": function for name, function in examples(_page).items()}
+    )

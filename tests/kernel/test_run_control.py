@@ -80,9 +80,9 @@ def test_interrupt_and_go_on_again(kgdb):
 
 
 def test_interrupt_of_a_stopped_kernel_changes_nothing(kgdb):
-    before = kgdb.moment
+    before = kgdb.generation
     assert kgdb.interrupt().reason == "interrupt"
-    assert kgdb.moment == before
+    assert kgdb.generation == before
 
 
 def test_an_interrupt_that_comes_second_is_not_seen_later(kgdb):
@@ -269,7 +269,7 @@ def test_a_crash_in_the_guest(kgdb):
         kgdb.cont(timeout=20)
 
 
-def test_a_crash_during_run_is_told_as_one(kgdb):
+def test_a_crash_during_run_is_reported_as_one(kgdb):
     with pytest.raises(KernelPanic, match="sysrq triggered crash"):
         kgdb.run("echo c > /proc/sysrq-trigger")
 

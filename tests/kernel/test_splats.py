@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from guest_files import built_from
 
-from pytest_kgdb.console import console_lines, find_splats
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
+from pytest_kgdb.handle import attachment_of
+from pytest_kgdb.klog import console_lines, find_splats
 
 SOURCE = r"""
 #include <linux/delay.h>
@@ -190,10 +191,10 @@ def test_a_warning(sick) -> None:
     assert splat.text.startswith("------------[ cut here ]")
     assert splat.text.splitlines()[-1].startswith("---[ end trace")
     # Our module's own lines, and the kernel's, by our own debug info.
-    (frame,) = [each for each in splat.frames if each.function == "sick_set"]
+    (frame,) = [entry for entry in splat.frames if entry.function == "sick_set"]
     assert frame.module == "sick"
     assert frame.line == line_of("\t\tsick_warn();")
-    (write,) = [each for each in splat.frames if each.function == "vfs_write"]
+    (write,) = [entry for entry in splat.frames if entry.function == "vfs_write"]
     assert write.file == "fs/read_write.c"
     assert re.search(r"vfs_write\+0x\w+/0x\w+  \(fs/read_write\.c:\d+", str(splat))
 
@@ -223,7 +224,7 @@ def test_a_hung_task(sick) -> None:
     splat = sick.splats[0]
     assert splat.comm == "sh"
     assert splat.function == "sick_set"
-    assert {each.kind for each in sick.splats} == {"hung task"}
+    assert {entry.kind for entry in sick.splats} == {"hung task"}
 
 
 def test_a_soft_lockup(sick) -> None:
@@ -242,17 +243,17 @@ def test_lines_that_interleave(sick) -> None:
     with sick.expect_splat("the module is sick"):
         sick.run(trouble("everywhere"))
     splats = sick.splats
-    assert sorted(each.cpu for each in splats) == [0] * 8 + [1] * 8
-    for each in splats:
-        assert each.kind == "WARN"
-        assert each.message == f"the module is sick: {100 + each.cpu}"
-        assert each.comm == f"sick/{each.cpu}"
-        assert each.function == "sick_say"
-        assert each.text.count("RIP: 0010:sick_say") == 1
-        assert each.text.count("---[ end trace") == 1
+    assert sorted(entry.cpu for entry in splats) == [0] * 8 + [1] * 8
+    for entry in splats:
+        assert entry.kind == "WARN"
+        assert entry.message == f"the module is sick: {100 + entry.cpu}"
+        assert entry.comm == f"sick/{entry.cpu}"
+        assert entry.function == "sick_say"
+        assert entry.text.count("RIP: 0010:sick_say") == 1
+        assert entry.text.count("---[ end trace") == 1
     # They did not simply come one after the other.
-    log = [(line.seq, line.caller) for line in sick.watch.lines()]
-    ends = [(each.seq, each.seq + each.text.count("\n")) for each in splats]
+    log = [(line.seq, line.caller) for line in attachment_of(sick).splats.lines()]
+    ends = [(entry.seq, entry.seq + entry.text.count("\n")) for entry in splats]
     assert any(len({who for seq, who in log if a <= seq <= b}) > 1 for a, b in ends)
     # With the console alone, which is slower than the log, none is lost but one whose headline is
     # the same as another's of the same microsecond: it is taken for the same record, shown twice.
@@ -263,12 +264,12 @@ def test_lines_that_interleave(sick) -> None:
     lines = console_lines(sick.console.since(mark))
     assert {line.caller for line in lines} == {None}, "this kernel's console does not say who"
     seen = find_splats(lines)
-    assert {each.title for each in seen} == {each.title for each in splats}
+    assert {entry.title for entry in seen} == {entry.title for entry in splats}
     heads = re.findall(r"\[ *\d+\.\d+\] WARNING: .*", text)
     titles = [head.partition("] ")[2] for head in heads]
-    assert sorted(titles) == sorted(each.title for each in splats)
+    assert sorted(titles) == sorted(entry.title for entry in splats)
     once = [head.partition("] ")[2] for head in set(heads)]
-    assert sorted(once) == sorted(each.title for each in seen)
+    assert sorted(once) == sorted(entry.title for entry in seen)
 
 
 def test_an_oops(sick) -> None:
@@ -353,7 +354,7 @@ def test_a_panic(sick) -> None:
     assert (stop.reason, stop.message) == ("panic", "sick unto death: 7")
     assert stop.frame.function == "sick_set"
     assert stop.frame.file.endswith("sick.c")
-    assert [each.function for each in stop.backtrace()][stop.frame.level + 1] == "pde_write"
+    assert [entry.function for entry in stop.backtrace()][stop.frame.level + 1] == "pde_write"
     assert stop.frame.evaluate("value").string() == "panic\n"
     assert sick.evaluate("value").string() == "panic\n", "it is the selected frame"
     assert stop.registers["rip"] == stop.frame.address
@@ -427,7 +428,7 @@ def test_what_came_before_a_restore_has_happened(sick) -> None:
     sick.run(trouble("warn"))
     sick.restore("before")
     with pytest.raises(SplatError, match="sick_warn"):
-        sick.watch.check()
+        attachment_of(sick).splats.check()
     with sick.expect_splat("sick_warn"):
         sick.run(trouble("warn"))
 

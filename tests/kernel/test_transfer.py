@@ -11,7 +11,7 @@ import pytest
 from pytest_kgdb.errors import ConfigError, GuestCommandError, TimeoutError
 
 MIB = 1 << 20
-WINDOW = 8 * MIB
+BUFFER = 8 * MIB
 NOTHING = "ls: /run/pytest-kgdb-*: No such file or directory\n"
 
 
@@ -29,7 +29,7 @@ def left_over(kgdb) -> str:
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, 4095, 4096, 4097, 65536, WINDOW - 1, WINDOW, WINDOW + 1, 10 * MIB]
+    "size", [0, 1, 4095, 4096, 4097, 65536, BUFFER - 1, BUFFER, BUFFER + 1, 10 * MIB]
 )
 def test_there_and_back(kgdb, tmp_path, size):
     (tmp_path / "file").write_bytes(data := noise(size))
@@ -105,17 +105,17 @@ def test_into_what_is_no_file(kgdb, tmp_path):
 
 def tree(top: Path) -> dict[str, object]:
     """Everything below a directory, in a form that can be compared."""
-    found: dict[str, object] = {".": oct(top.stat().st_mode & 0o777)}
+    listing: dict[str, object] = {".": oct(top.stat().st_mode & 0o777)}
     for path in sorted(top.rglob("*")):
         mode = oct(path.lstat().st_mode & 0o777)
         if path.is_symlink():
-            told: object = ("link", str(path.readlink()))
+            entry: object = ("link", str(path.readlink()))
         elif path.is_dir():
-            told = ("directory", mode)
+            entry = ("directory", mode)
         else:
-            told = (mode, sha256(path.read_bytes()))
-        found[str(path.relative_to(top))] = told
-    return found
+            entry = (mode, sha256(path.read_bytes()))
+        listing[str(path.relative_to(top))] = entry
+    return listing
 
 
 @pytest.fixture

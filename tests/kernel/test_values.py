@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_kgdb import Value
 from pytest_kgdb.errors import KgdbError, StaleError
 from pytest_kgdb.plugin._compare import compare
-from pytest_kgdb.target import Value
 
 
 def test_structures_unions_bitfields(kgdb) -> None:
@@ -29,7 +29,7 @@ def test_arrays_and_flexible_ones(kgdb) -> None:
     assert numbers[0]["ns"] == kgdb.evaluate("&init_pid_ns")
     limits = kgdb.evaluate("init_task.signal->rlim")
     assert len(limits) == 16
-    assert [int(each["rlim_cur"]) for each in limits][3] == int(limits[3]["rlim_cur"])
+    assert [int(limit["rlim_cur"]) for limit in limits][3] == int(limits[3]["rlim_cur"])
     with pytest.raises(IndexError):
         limits[16]
 
@@ -48,9 +48,9 @@ def test_function_pointers_are_symbols(kgdb) -> None:
 def test_macros_are_said_to_be_missing(kgdb) -> None:
     with pytest.raises(KgdbError, match="looks like a macro"):
         kgdb.evaluate("PAGE_SIZE")
-    with pytest.raises(KgdbError) as told:
+    with pytest.raises(KgdbError) as raised:
         kgdb.evaluate("no_such_thing")
-    assert told.value.hint is None
+    assert raised.value.hint is None
 
 
 @pytest.mark.kgdb(smp=2)
@@ -104,16 +104,16 @@ def test_what_the_compiler_left_out(kgdb) -> None:
     assert left_out, "gcc left everything in: this test needs other functions"
     frame, name, value = left_out[0]
     assert str(value) == "<optimized out>"
-    said = rf"{name} was optimised out here by the compiler"
+    reason = rf"{name} was optimised out here by the compiler"
     for use in (lambda: int(value), lambda: value == 1, value.string, value.dereference):
-        with pytest.raises(KgdbError, match=said) as told:
+        with pytest.raises(KgdbError, match=reason) as raised:
             use()
-        assert "another line" in str(told.value)
+        assert "another line" in str(raised.value)
     assert frame.evaluate(name).is_optimized_out
     # gdb's own words would be `value has been optimized out`, of whichever part it is.
-    with pytest.raises(KgdbError, match=rf"{name} \+ 1.*was optimised out here") as told:
+    with pytest.raises(KgdbError, match=rf"{name} \+ 1.*was optimised out here") as raised:
         frame.evaluate(f"{name} + 1")
-    assert "another line" in str(told.value)
+    assert "another line" in str(raised.value)
 
 
 def test_to_drgn_and_back(kgdb) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 MODULES = Path(__file__).parent / "modules"
-WANTED = ("KASAN", "UBSAN", "PROVE_LOCKING", "DEBUG_KMEMLEAK")
+REQUIRED = ("KASAN", "UBSAN", "PROVE_LOCKING", "DEBUG_KMEMLEAK")
 
 
 @pytest.fixture(autouse=True)
 def sanitized(kgdb_kernel) -> None:
     """Skip on a kernel that lacks what the tests here are about."""
-    missing = [symbol for symbol in WANTED if symbol not in kgdb_kernel.config]
+    missing = [symbol for symbol in REQUIRED if symbol not in kgdb_kernel.config]
     if missing:
         pytest.skip(f"the kernel is without {', '.join(missing)}: make test-sanitized builds one")
 

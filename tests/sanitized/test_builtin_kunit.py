@@ -15,8 +15,8 @@ def test_a_suite_that_ran_at_the_boot(kgdb, subtests) -> None:
     assert suite.status == "passed"
     assert suite.failed == []
     assert {"list_test_list_init", "list_test_list_add"} <= {case.name for case in suite.cases}
-    told = kgdb.run(f"cat {RESULTS}").output
-    assert len(suite.cases) == told.count("    ok ") > 20
+    results = kgdb.run(f"cat {RESULTS}").output
+    assert len(suite.cases) == results.count("    ok ") > 20
     suite.report(subtests)
 
 
@@ -25,12 +25,12 @@ def test_the_same_in_debugfs_and_in_the_log(kgdb) -> None:
     kgdb.run("umount /sys/kernel/debug")
     by_log = kgdb.kunit("example")
     assert by_log.status == by_debugfs.status == "passed"
-    told = [
-        [(each.name, each.status, each.reason) for each in suite.cases]
+    results = [
+        [(item.name, item.status, item.reason) for item in suite.cases]
         for suite in (by_debugfs, by_log)
     ]
-    assert told[0] == told[1]
-    assert ("example_skip_test", "skipped", "this test should be skipped") in told[0]
+    assert results[0] == results[1]
+    assert ("example_skip_test", "skipped", "this test should be skipped") in results[0]
 
 
 def test_what_debugfs_has_when_the_log_has_gone_on(kgdb) -> None:
@@ -65,8 +65,8 @@ def test_ktap_that_something_else_writes(kgdb) -> None:
         "    not ok 2 bad",
         "not ok 1 own",
     ]
-    for each in lines:
-        kgdb.run(f"echo '{each}' > /dev/kmsg")
+    for item in lines:
+        kgdb.run(f"echo '{item}' > /dev/kmsg")
     suite = kgdb.kunit("own")
     assert (suite.status, [case.name for case in suite.failed]) == ("failed", ["bad"])
     assert suite.failed[0].output == "# it is so"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from pytest_kgdb.errors import SplatError
+from pytest_kgdb.handle import attachment_of
 
 MODULE = Path(__file__).parent / "modules" / "broken" / "broken.c"
 SOURCE = MODULE.read_text().splitlines()
@@ -68,7 +69,7 @@ PLAIN = ("bounds", "order", "sleep")
 SCANS = 300.0  # seconds: kmemleak reads most of the guest's memory, with KASAN looking on
 bugs = pytest.mark.parametrize(
     "bug",
-    [pytest.param(each, id=each.word, marks=pytest.mark.kgdb(smp=each.smp)) for each in BUGS],
+    [pytest.param(entry, id=entry.word, marks=pytest.mark.kgdb(smp=entry.smp)) for entry in BUGS],
 )
 
 
@@ -99,16 +100,16 @@ def test_it_is_known_for_what_it_is(broken, bug: Bug) -> None:
     if bug.last is not None:
         assert re.fullmatch(bug.last, splat.text.splitlines()[-1])
     # The report is one, and nothing else is taken for another.
-    assert {each.kind for each in broken.splats} == {bug.kind}
+    assert {entry.kind for entry in broken.splats} == {bug.kind}
     assert "O" in splat.taint
 
 
-@pytest.mark.parametrize("bug", [each for each in BUGS if each.word in PLAIN], ids=PLAIN)
+@pytest.mark.parametrize("bug", [entry for entry in BUGS if entry.word in PLAIN], ids=PLAIN)
 def test_an_unexpected_one_fails_the_test(broken, bug: Bug) -> None:
     broken.run(bug.before)
     broken.run(f"(echo {bug.word} > /proc/broken)")
     with pytest.raises(SplatError, match=bug.pattern) as failure:
-        broken.watch.check()  # what is done at the end of every test
+        attachment_of(broken).splats.check()  # what is done at the end of every test
     assert f"broken.c:{line_of(bug.line or bug.word)}" in str(failure.value)
 
 
@@ -128,13 +129,13 @@ def test_a_stalled_workqueue(broken) -> None:
     with broken.expect_splat("pool cpus=0 .* stuck for", "workqueue lockup") as expected:
         broken.run("(echo work > /proc/broken)")
     print(expected.splats[0])
-    assert {each.kind for each in broken.splats} == {"workqueue lockup"}
+    assert {entry.kind for entry in broken.splats} == {"workqueue lockup"}
     text = expected.splats[0].text
     assert re.search(r"in-flight: \d+:broken_job \[broken\]", text)
     assert re.search(r"pending: .*\bbroken_late \[broken\]", text)
 
 
-def test_a_leak_that_is_told_at_length(broken) -> None:
+def test_a_leak_that_is_reported_at_length(broken) -> None:
     """kmemleak.verbose has the log tell what is in debugfs otherwise."""
     leaks = "/sys/kernel/debug/kmemleak"
     broken.assign("jiffies_min_age", 0)  # one that has just been allocated counts, too

@@ -20,16 +20,16 @@ def test_an_error_path_that_forgets_a_buffer(kgdb) -> None:
     kgdb.modules.load(LEAKY / "leaky.ko")
     report = kgdb.fail_each("leaky_take", START, "NULL")
     print(report)
-    assert [each.verdict for each in report] == ["handled", "handled", "leak"], report
+    assert [failure.verdict for failure in report] == ["handled", "handled", "leak"], report
     assert report.complete
     assert report.unsought is None
-    assert [each.leaks for each in report[:2]] == [(), ()]
+    assert [failure.leaks for failure in report[:2]] == [(), ()]
     (bad,) = report.bad
     (leak,) = bad.leaks
     assert (leak.kind, leak.comm) == ("memory leak", "sh")
     assert "(size 512)" in leak.title or "(size 400)" in leak.title
     assert (leak.function, leak.line) == ("leaky_take", line_of("taken"))
-    (caller,) = [each for each in leak.frames if each.function == "leaky_start"]
+    (caller,) = [failure for failure in leak.frames if failure.function == "leaky_start"]
     assert caller.line == line_of("first")
     assert f"leaky_take at {leak.file}:{leak.line}" in bad.message
     assert "leaks were looked for" in str(report)
@@ -51,7 +51,7 @@ def test_an_init_that_is_gone_by_then(kgdb) -> None:
     assert bad.verdict == "leak"
     (leak,) = bad.leaks
     assert (leak.function, leak.line) == ("leaky_take", line_of("taken"))
-    (caller,) = [each for each in leak.frames if each.function == "leaky_init"]
+    (caller,) = [failure for failure in leak.frames if failure.function == "leaky_init"]
     assert (caller.module, caller.line) == ("leaky", line_of("log"))
     assert f"leaky.c:{line_of('log')}" in str(leak)
 
@@ -68,7 +68,7 @@ def test_a_module_that_is_gone_by_then(kgdb) -> None:
     (leak,) = bad.leaks
     print(leak)
     assert (leak.function, leak.line) == ("leaky_take", line_of("taken"))
-    (caller,) = [each for each in leak.frames if each.function == "leaky_start"]
+    (caller,) = [failure for failure in leak.frames if failure.function == "leaky_start"]
     assert (caller.module, caller.line) == ("leaky", line_of("first"))
 
 
@@ -84,7 +84,7 @@ def test_a_driver_that_forgets_nothing(kgdb, scenario: str) -> None:
     assert len(report) == 1
     assert report.ok, report
     assert report.unsought is None
-    assert [each.leaks for each in report] == [()] * len(report)
+    assert [failure.leaks for failure in report] == [()] * len(report)
 
 
 def test_what_was_lost_before_is_not_the_failures(kgdb) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kgdb.handle import attachment_of
+
 
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.kgdb(isolation="reboot")
@@ -34,10 +36,13 @@ def test_a_thousand_restores(kgdb, kgdb_session, request, record_property):
 
     session = Run.of(request.config).live
     assert session is not None
-    wanted = session.settings.for_marker({}, "soak")
-    vm = session._vm
-    assert vm is not None
-    processes = {"pytest": os.getpid(), "QEMU": vm.machine.child.pid, "gdb": vm.gdb.child.pid}
+    again = session.settings.for_marker({}, "soak")
+    attachment = attachment_of(kgdb)
+    processes = {
+        "pytest": os.getpid(),
+        "QEMU": attachment.machine.pid,
+        "gdb": attachment.gdb.pid,
+    }
     sizes: dict[str, list[int]] = {name: [] for name in processes}
     times, files = [], []
     for number in range(1000):
@@ -47,7 +52,7 @@ def test_a_thousand_restores(kgdb, kgdb_session, request, record_property):
         elif number % 7 == 2:
             kgdb.breakpoint("vfs_read")
         began = time.monotonic()
-        session.acquire(wanted)
+        session.acquire(again)
         times.append(time.monotonic() - began)
         assert kgdb.evaluate("panic_on_oops") == 0
         if number % 100 == 99:
@@ -58,7 +63,7 @@ def test_a_thousand_restores(kgdb, kgdb_session, request, record_property):
     print(f"restore: median {median:.1f} ms, worst {1000 * max(times):.1f} ms; KiB {sizes}")
     record_property("restore_ms", median)
     assert max(files) == min(files)
-    grown = {name: told[-1] - told[1] for name, told in sizes.items()}
+    grown = {name: series[-1] - series[1] for name, series in sizes.items()}
     assert max(grown.values()) < 5 * 1024, "KiB"
 
 

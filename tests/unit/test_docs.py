@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from test_layers import LAYERS
+from test_layers import TABLE
 
 import pytest_kgdb.errors
-from pytest_kgdb.cli._main import _parser
-from pytest_kgdb.settings import MARKER_KEYS, OPTIONS, Settings
-from pytest_kgdb.settings._options import field, ini_key
-from pytest_kgdb.settings._values import PARSERS
-from pytest_kgdb.target import (
+from pytest_kgdb import (
     Breakpoint,
     Call,
     Cost,
@@ -34,6 +32,10 @@ from pytest_kgdb.target import (
     Value,
     Watchpoint,
 )
+from pytest_kgdb.cli._main import _parser
+from pytest_kgdb.settings import MARKER_KEYS, OPTIONS, Settings
+from pytest_kgdb.settings._options import field, ini_key
+from pytest_kgdb.settings._values import PARSERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -64,32 +66,32 @@ def rows(page: str) -> list[list[str]]:
 
 
 def option_rows() -> dict[str, list[str]]:
-    found = {}
+    options: dict[str, list[str]] = {}
     for cells in rows("docs/options.md"):
         if match := re.match(r"`--kgdb-([a-z-]+)", cells[0]):
-            assert match[1] not in found, f"--kgdb-{match[1]} has two rows"
-            found[match[1]] = cells
-    return found
+            assert match[1] not in options, f"--kgdb-{match[1]} has two rows"
+            options[match[1]] = cells
+    return options
 
 
 def test_options_md_has_each_option_and_no_other() -> None:
     assert set(option_rows()) == NAMES
 
 
-@pytest.mark.parametrize(("name", "kind", "metavar"), [each[:3] for each in OPTIONS])
+@pytest.mark.parametrize(("name", "kind", "metavar"), [option[:3] for option in OPTIONS])
 def test_an_options_row_is_true(name: str, kind: str, metavar: str) -> None:
     first, key, default, meaning = option_rows()[name]
     shown = f"`--kgdb-{name}={metavar}`" if metavar else f"`--kgdb-{name}`"
     assert first == (f"{shown} (repeatable)" if kind == "list" else shown)
     assert key == f"`{ini_key(name)}`"
     assert meaning
-    known = Settings.__dataclass_fields__[field(name)].default
+    value = Settings.__dataclass_fields__[field(name)].default
     if quoted := re.fullmatch(r"`([^`]+)`", default):
-        assert PARSERS[field(name)](quoted[1], ROOT) == known
+        assert PARSERS[field(name)](quoted[1], ROOT) == value
     elif default:
         assert name in ("cache-dir", "jobs"), "the default can be written down"
     else:
-        assert known in ((), "", False, None)
+        assert value in ((), "", False, None)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -117,8 +119,8 @@ def test_the_commands() -> None:
         if not below:
             commands.add(before)
         for action in below:
-            for name, each in action.choices.items():
-                collect(each, f"{before} {name}")
+            for name, choice in action.choices.items():
+                collect(choice, f"{before} {name}")
 
     collect(_parser(), "pytest-kgdb")
     named = {
@@ -134,39 +136,37 @@ def test_the_commands() -> None:
 
 def public(kind: type) -> set[str]:
     """Names that users may use: neither private nor said to be for the session or another class."""
-    found = set()
-    for name, each in inspect.getmembers(kind):
-        document = inspect.getdoc(each) or ""
+    names = set()
+    for name, member in inspect.getmembers(kind):
+        document = inspect.getdoc(member) or ""
         if not name.startswith("_") and "(for " not in document.partition("\n\n")[0]:
-            found.add(name)
-    ours = [each for each in kind.__mro__ if each.__module__.startswith("pytest_kgdb.")]
+            names.add(name)
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("pytest_kgdb.")]
     source = "".join(map(inspect.getsource, ours))
     attributes = re.findall(r"^\s+self\.([a-z]\w*)(?::[^=]+)? = ", source, re.M)
-    return found | set(attributes)
+    return names | set(attributes)
 
 
-# Told of by gdb to the breakpoint itself, and where the docs have it under another name.
-NOT_FOR_USERS = {Breakpoint: {"gone"}, Watchpoint: {"gone"}}
+# Under another name in the docs: a fixture has it.
 FIXTURE_HAS_IT = {Kgdb: {"kernel"}}
 
 
 @pytest.mark.parametrize("kind", [Kgdb, Stop, Frame, Value, Task, Breakpoint, Watchpoint])
 def test_writing_tests_md_has_the_whole_handle(kind: type) -> None:
     words = set(re.findall(r"`[^`\n]+`", text("docs/writing-tests.md")))
-    told = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
-    hidden = NOT_FOR_USERS.get(kind, set()) | FIXTURE_HAS_IT.get(kind, set())
-    assert public(kind) - hidden <= told
+    named = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
+    assert public(kind) - FIXTURE_HAS_IT.get(kind, set()) <= named
 
 
 @pytest.mark.parametrize("kind", [Spy, Call, Cost, TaskAtCall, Override, FailEach, Outcome])
 def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     words = set(re.findall(r"`[^`\n]+`", text("docs/instruments.md")))
-    told = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
+    named = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
     inherited = set(dir(Sequence)) if issubclass(kind, Sequence) else set()
-    assert public(kind) - inherited <= told
+    assert public(kind) - inherited <= named
 
 
-def test_reasons_and_errors_are_told() -> None:
+def test_reasons_and_errors_are_described() -> None:
     page = text("docs/writing-tests.md")
     for reason in Reason.__args__:  # type: ignore[attr-defined]
         assert f'`"{reason}"`' in page
@@ -195,29 +195,46 @@ def test_pages_name_only_what_the_handle_has(page: str) -> None:
 # The rest
 
 
-def test_the_module_table() -> None:
-    table = [cells[0].strip("`") for cells in rows("docs/how-it-works.md") if len(cells) == 2]
-    layers = [name for names in LAYERS for name in names]
-    start = table.index("errors")
-    assert table[start : start + len(layers)] == layers
+def test_the_table_of_packages() -> None:
+    page = [cells[0].strip("`") for cells in rows("docs/how-it-works.md") if len(cells) == 2]
+    packages = [name for names in TABLE for name in names]
+    start = page.index("errors")
+    assert page[start : start + len(packages)] == packages
+
+
+def test_the_owners_of_facts_are_there() -> None:
+    owners = re.findall(r"\| `([a-z]+)\.([A-Z]\w+)` \|", text("docs/how-it-works.md"))
+    assert len(owners) > 5
+    for package, name in owners:
+        module = importlib.import_module(f"pytest_kgdb.{package}")
+        names = re.findall(r"^class (\w+)", "".join(map(Path.read_text, sources(module))), re.M)
+        assert name in names, f"{package} has no {name}"
+
+
+def sources(module: ModuleType) -> list[Path]:
+    path = Path(str(module.__file__))
+    return list(path.parent.glob("*.py")) if path.name == "__init__.py" else [path]
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in pytest_kgdb.__all__:
+        assert getattr(pytest_kgdb, name) is not None
 
 
 def test_readme_has_the_makefiles_packages() -> None:
     makefile = text("Makefile").replace("\\\n", " ")
     wanted = re.search(r"^PACKAGES := (.+)$", makefile, re.M)
-    told = re.search(r"^ +apt install (.+)$", text("README.md").replace("\\\n", " "), re.M)
+    packages = re.search(r"^ +apt install (.+)$", text("README.md").replace("\\\n", " "), re.M)
     assert wanted is not None
-    assert told is not None
-    assert sorted(told[1].split()) == sorted(wanted[1].split())
+    assert packages is not None
+    assert sorted(packages[1].split()) == sorted(wanted[1].split())
 
 
 def anchors(page: str) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
     without_code = re.sub(r"^```.*?^```$", "", text(page), flags=re.DOTALL | re.MULTILINE)
-    found = set()
-    for title in re.findall(r"^#+ (.+)$", without_code, re.MULTILINE):
-        found.add(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-"))
-    return found
+    titles = re.findall(r"^#+ (.+)$", without_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -32,9 +32,9 @@ class Bus:
             assert space is not None
             space[index] = int(value[0], 16)
             return ""
-        known = 0xFFFFFFFF if space is None else space[index]
-        told = self.address if int(port, 16) == 0xCF8 else known
-        return f"portl[{int(port, 16):#06x}] = {told:#010x}\r\n"
+        value_ = 0xFFFFFFFF if space is None else space[index]
+        reply = self.address if int(port, 16) == 0xCF8 else value_
+        return f"portl[{int(port, 16):#06x}] = {reply:#010x}\r\n"
 
 
 def test_all_functions_are_read() -> None:
@@ -45,7 +45,7 @@ def test_all_functions_are_read() -> None:
     assert bus.address == 0x8000_0000, "the kernel may have been about to use it"
 
 
-def test_what_was_lost_is_put_back_and_nothing_else() -> None:
+def test_what_was_lost_is_restored_and_nothing_else() -> None:
     bus = Bus()
     spaces = PciSpaces(bus.human)
     saved = spaces.read()
@@ -53,7 +53,7 @@ def test_what_was_lost_is_put_back_and_nothing_else() -> None:
     before = list(edu)
     edu[BAR] = edu[COMMAND] = 0
     bus.devices[0, 0][60] = 7  # the device's own business
-    spaces.put_back(saved)
+    spaces.restore(saved)
     assert edu == before
     assert bus.devices[0, 0][60] == 7
     assert bus.address == 0x8000_0000
@@ -63,9 +63,9 @@ def test_it_is_found_out_once() -> None:
     bus = Bus()
     spaces = PciSpaces(bus.human)
     saved = spaces.read()
-    spaces.put_back(saved)
+    spaces.restore(saved)
     bus.asked = 0
-    spaces.put_back(saved)
+    spaces.restore(saved)
     assert bus.asked == 0
 
 

@@ -1,7 +1,8 @@
-"""The plugin inside pytest, with a session that only pretends: order, errors, reports, the end."""
+"""The plugin inside pytest, with a fake session: order, errors, reports, the end."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -12,127 +13,27 @@ import pytest
 # pytester takes modules that an inner run imported out again; one that were left with a reference
 # to them would not know the next run's errors. So all are imported here, and stay.
 from pytest_kgdb.plugin import (
-    NO_KERNEL,
     _run,  # noqa: F401
 )
+from pytest_kgdb.plugin._names import NO_KERNEL
 
 INSTALLED = bool(entry_points(group="pytest11", name="kgdb"))
 ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
 
-PRETENDED = """
-def event(*words):
-    with EVENTS.open("a") as stream:
-        print(*words, file=stream)
-
-
-def inner():
-    raise OSError("an inner affair")
-
-
-class Handle:
-    def fail(self, error, cause=False):
-        if cause:
-            try:
-                inner()
-            except OSError as reason:
-                raise error from reason
-        raise error
-
-    def call_back(self, function):
-        return function()
-
-
-class Session:
-    console_log = EVENTS.with_name("console.log")
-    transcript = EVENTS.with_name("gdb.log")
-    acquire_errors = []
-    sections = [("kgdb console", "Linux version 6.1\\x1b[31m red\\x1b[0m\\nready")]
-
-    def __init__(self, settings, kernel, initrd, disk):
-        self.kernel, self.booted = kernel, None
-        event("session", kernel, initrd, disk)
-
-    def acquire(self, wanted):
-        if wanted.machine != self.booted:
-            event("boot", self.kernel, *wanted.machine[:3])
-            self.booted = wanted.machine
-        if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
-            raise error
-        event("acquire", wanted.at, wanted.isolation, wanted.timeout)
-        return Handle()
-
-    @property
-    def handle(self):
-        event("shared")
-        return Handle()
-
-    def release(self, failed):
-        event("release", failed)
-
-    splats = []
-
-    def begin_test(self):
-        pass
-
-    def check_splats(self):
-        if self.splats:
-            raise errors.SplatError(self.splats.pop(0), log="/console.log")
-
-    def describe(self):
-        return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
-
-    def report_sections(self):
-        return self.sections
-
-    def attach(self):
-        event("attach")
-
-    def close(self):
-        event("close", self.kernel)
-
-
-build_errors = []
-
-
-def kernel(self, spec):
-    event("build", spec)
-    name = os.path.basename(spec)
-    self._progress.say(f"building {name}")
-    for error in build_errors:
-        raise error
-    return name
-"""
-
-CONFTEST = '''
-"""Replaces what builds and boots by what writes down that it was asked to."""
-import os
+CONFTEST = """
 from pathlib import Path
 
-import pytest
-
-import pytest_kgdb
+import fake_session
+from fake_session import Handle, Session, build_errors, event
 from pytest_kgdb import errors
 
-EVENTS = Path(__file__).with_name("events")
-# As if it stood in the package: its frames are not the user's.
-NAME = Path(pytest_kgdb.__file__).parent / "session" / "_pretended.py"
-exec(compile(Path(__file__).with_name("pretended.txt").read_text(), NAME, "exec"))
+EVENTS = fake_session.EVENTS = Path(__file__).with_name("events")
 
 
 def pytest_configure(config):
-    from pytest_kgdb.plugin._artifacts import Artifacts
-
-    patch = pytest.MonkeyPatch()
-    config.add_cleanup(patch.undo)
-    patch.setattr(Artifacts, "kernel", kernel)
-    patch.setattr(Artifacts, "initrd", lambda self, kernel: "initrd")
-    patch.setattr(Artifacts, "disk", lambda self, kernel: None)
-    patch.setattr(
-        Artifacts,
-        "session",
-        lambda self, *parts: Session(self._settings, *parts),
-    )
-'''
+    fake_session.install(config)
+"""
 
 
 class Inner:
@@ -141,11 +42,10 @@ class Inner:
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path = pytester.path
-        self.pretend()
+        self.fake()
 
-    def pretend(self, script: str = "") -> None:
-        """Have the pretended session, with a script that says what goes wrong in it."""
-        (self.path / "pretended.txt").write_text(PRETENDED)
+    def fake(self, script: str = "") -> None:
+        """Use the fake session, with a script that makes something go wrong in it."""
         self.pytester.makeconftest(CONFTEST + "\n" + script)
 
     def run(self, *args: str, kernel: str | None = "distro:6.1") -> pytest.RunResult:
@@ -159,15 +59,16 @@ class Inner:
         return self.pytester.runpytest_subprocess(*plugin, *named, *args)
 
     def events(self, first: str = "") -> list[str]:
-        """What the pretended session was asked to do; only what begins so."""
+        """What the fake session was asked to do; only what begins so."""
         lines = (self.path / "events").read_text().splitlines()
         return [line for line in lines if line.startswith(first)]
 
 
 @pytest.fixture
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
-    """A place for tests that have the plugin and a pretended session."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    """A place for tests that have the plugin and a fake session."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(HERE)]))
+    monkeypatch.syspath_prepend(HERE)
     for name in (
         "CI",
         "BUILD_NUMBER",
@@ -203,6 +104,7 @@ sys.exit(status)
     assert loaded.split()[1:] == [
         "pytest_kgdb",
         "pytest_kgdb.plugin",
+        "pytest_kgdb.plugin._names",
         "pytest_kgdb.settings",
         "pytest_kgdb.settings._options",
     ]
@@ -339,12 +241,12 @@ def test_a_marker_reaches_the_session(inner: Inner) -> None:
         "session distro:6.1 initrd None",
         "boot distro:6.1 4 256 quiet debug",
         "acquire kgdbwait snapshot 7.0",
-        "release False",
+        "release",
         "close distro:6.1",
     ]
 
 
-def test_bad_markers_are_told_at_collection(inner: Inner) -> None:
+def test_bad_markers_are_reported_at_collection(inner: Inner) -> None:
     inner.pytester.makepyfile(
         """
         import pytest
@@ -406,7 +308,7 @@ def test_tests_that_need_no_reordering_stay_put(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*::test_b *", "*::test_a *"])
 
 
-def test_an_order_that_costs_boots_is_told(inner: Inner) -> None:
+def test_an_order_that_costs_boots_is_reported(inner: Inner) -> None:
     inner.pytester.makepyfile(
         """
         import pytest
@@ -496,8 +398,8 @@ def test_kernel_ids(specs: list[str], ids: list[str]) -> None:
 # -- errors ---------------------------------------------------------------------------------------
 
 
-def test_a_build_error_is_told_once(inner: Inner) -> None:
-    inner.pretend(
+def test_a_build_error_is_reported_once(inner: Inner) -> None:
+    inner.fake(
         "build_errors[:] = [errors.BuildError('cc found an error\\nfs/namei.c:12: what is this?', "
         "log='/tmp/log')]"
     )
@@ -508,7 +410,7 @@ def test_a_build_error_is_told_once(inner: Inner) -> None:
     assert text.count("what is this?") == 1
     assert text.count("log: /tmp/log") == 1
     assert "_run.py" not in text
-    assert text.count("BuildError: cc found an error (told in full above: ") == 2
+    assert text.count("BuildError: cc found an error (reported in full above: ") == 2
     assert inner.events() == ["build distro:6.1"]
 
 
@@ -536,7 +438,7 @@ def test_an_error_in_the_test_shows_the_tests_line_and_our_message(inner: Inner)
             "E       pytest_kgdb.errors.TimeoutError: not here either",
         ]
     )
-    result.stdout.no_fnmatch_line("*_pretended.py*")
+    result.stdout.no_fnmatch_line("*fake_session.py*")
     result.stdout.no_fnmatch_line("*an inner affair*")
     result.stdout.no_fnmatch_line("*direct cause*")
     inner.run("--full-trace").stdout.fnmatch_lines(["*an inner affair*"])
@@ -575,11 +477,11 @@ def test_a_lost_machine_is_an_error_and_not_a_failure(inner: Inner) -> None:
     result.assert_outcomes(errors=1, failed=1, passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
-    assert inner.events("release") == ["release True", "release True", "release False"]
+    assert inner.events("release") == ["release", "release", "release"]
 
 
 def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:
-    inner.pretend("Session.acquire_errors = [errors.BootError('kgdb was never entered')]")
+    inner.fake("Session.acquire_errors = [errors.BootError('kgdb was never entered')]")
     inner.pytester.makepyfile(
         """
         import pytest
@@ -591,17 +493,17 @@ def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:
     )
     result = inner.run()
     result.assert_outcomes(errors=2, passed=1)
-    assert inner.events("release") == ["release False"]
+    assert inner.events("release") == ["release"]
     result.stdout.fnmatch_lines(
         [
             "kgdb was never entered",
-            "BootError: kgdb was never entered (told in full above: *test_a)",
+            "BootError: kgdb was never entered (reported in full above: *test_a)",
         ]
     )
 
 
 def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
-    inner.pretend(
+    inner.fake(
         "Session.acquire_errors = [None] + [errors.BootError(f'try {n}') for n in (1, 2, 3)]"
     )
     inner.pytester.makepyfile(
@@ -615,7 +517,7 @@ def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
     result.assert_outcomes(errors=4, passed=1)
     result.stdout.fnmatch_lines(["try 1", "try 2"])
     assert "try 3" not in result.stdout.str()
-    assert result.stdout.str().count("BootError: try 2 (told in full above") == 2
+    assert result.stdout.str().count("BootError: try 2 (reported in full above") == 2
 
 
 def test_the_shared_machine_is_mended_before_each_test(inner: Inner) -> None:
@@ -635,20 +537,20 @@ def test_the_shared_machine_is_mended_before_each_test(inner: Inner) -> None:
     assert inner.events()[2:] == [
         "boot distro:6.1 2 256 ",
         "acquire ready snapshot 60.0",
-        "release False",
+        "release",
         "boot distro:6.1 1 256 ",
         "acquire ready snapshot 60.0",
         "shared",
         "shared",
         "acquire kgdbwait snapshot 60.0",
-        "release False",
+        "release",
         "acquire ready snapshot 60.0",
         "close distro:6.1",
     ]
 
 
 def test_a_shared_machine_that_does_not_come_back(inner: Inner) -> None:
-    inner.pretend("""
+    inner.fake("""
 def handle(self):
     event("shared")
     if len(EVENTS.read_text().split("shared")) > 2:
@@ -665,7 +567,7 @@ Session.handle = property(handle)
     )
     result = inner.run()
     result.assert_outcomes(passed=2, errors=3)
-    assert result.stdout.str().count("BootError: it will not (told in full above") == 1
+    assert result.stdout.str().count("BootError: it will not (reported in full above") == 1
     assert len(inner.events("shared")) == 3
 
 
@@ -684,7 +586,7 @@ def test_a_failure_has_sections(inner: Inner) -> None:
 
 
 def test_a_splat_fails_a_test_whose_body_passed(inner: Inner) -> None:
-    inner.pretend("""
+    inner.fake("""
 Session.splats = ["the kernel reported what the test did not expect: WARNING: x\\nthe splat"]
 """)
     inner.pytester.makepyfile("""
@@ -704,7 +606,7 @@ Session.splats = ["the kernel reported what the test did not expect: WARNING: x\
 
 
 def test_a_splat_of_a_shared_machine_fails_the_test(inner: Inner) -> None:
-    inner.pretend('Session.splats = ["a splat"]')
+    inner.fake('Session.splats = ["a splat"]')
     inner.pytester.makepyfile("""
         def test_a(kgdb_session): pass
         def test_b(kgdb_session): pass
@@ -713,13 +615,13 @@ def test_a_splat_of_a_shared_machine_fails_the_test(inner: Inner) -> None:
 
 
 def test_a_splat_while_fixtures_end_is_an_error(inner: Inner) -> None:
-    inner.pretend("Session.splats = []")
+    inner.fake("Session.splats = []")
     inner.pytester.makepyfile("""
         import pytest
         @pytest.fixture
         def mine(kgdb):
             yield
-            from pytest_kgdb.session import Session
+            from fake_session import Session
             Session.splats.append("a late one")
         def test_a(mine): pass
         def test_b(kgdb): pass
@@ -730,9 +632,7 @@ def test_a_splat_while_fixtures_end_is_an_error(inner: Inner) -> None:
 
 
 def test_a_report_is_made_whatever_is_broken(inner: Inner) -> None:
-    inner.pretend(
-        "Session.report_sections = lambda self: Handle().fail(RuntimeError('all is lost'))"
-    )
+    inner.fake("Session.report_sections = lambda self: Handle().fail(RuntimeError('all is lost'))")
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     result = inner.run()
     result.stdout.fnmatch_lines(
@@ -784,13 +684,13 @@ def test_attach(inner: Inner) -> None:
     )
     result = inner.run("--kgdb-attach", "-s")
     result.assert_outcomes(failed=2, passed=1)
-    assert inner.events()[3:6] == ["acquire ready snapshot 60.0", "attach", "release True"]
+    assert inner.events()[3:6] == ["acquire ready snapshot 60.0", "attach", "release"]
     assert inner.events("attach") == ["attach"]
     result.stdout.fnmatch_lines(["*test_a failed: gdb on its kernel*", "E *assert 1 == 2"])
 
 
 def test_attach_without_a_terminal(inner: Inner) -> None:
-    inner.pretend("Session.attach = lambda self: Handle().fail(errors.ConfigError('no terminal'))")
+    inner.fake("Session.attach = lambda self: Handle().fail(errors.ConfigError('no terminal'))")
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     result = inner.run("--kgdb-attach")
     result.assert_outcomes(failed=1)
@@ -804,11 +704,11 @@ def test_ctrl_c_closes_the_session(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_a(kgdb): raise KeyboardInterrupt\ndef test_b(kgdb): pass")
     result = inner.subprocess()
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert inner.events()[-2:] == ["release False", "close distro:6.1"]
+    assert inner.events()[-2:] == ["release", "close distro:6.1"]
 
 
 def test_ctrl_c_in_the_boot_closes_the_session(inner: Inner) -> None:
-    inner.pretend("Session.acquire_errors = [KeyboardInterrupt()]")
+    inner.fake("Session.acquire_errors = [KeyboardInterrupt()]")
     inner.pytester.makepyfile("def test_a(kgdb): pass")
     result = inner.subprocess()
     assert result.ret == pytest.ExitCode.INTERRUPTED
@@ -839,7 +739,7 @@ def test_workers(inner: Inner) -> None:
 
 def test_workers_tell_of_what_cannot_be_built(inner: Inner) -> None:
     pytest.importorskip("xdist")
-    inner.pretend("build_errors[:] = [errors.BuildError('cc found an error')]")
+    inner.fake("build_errors[:] = [errors.BuildError('cc found an error')]")
     inner.pytester.makepyfile(THREE)
     result = inner.subprocess("-n1")
     result.assert_outcomes(passed=1, errors=2)

@@ -1,75 +1,353 @@
-"""The relay's conversation with kgdb, played by the test."""
+"""The relay between a gdb and a kgdb that are both played here, through its two sockets."""
 
 from __future__ import annotations
 
-import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from relay_bench import Bench, counter, insert, remove
+from scripted_kgdb import LAYOUT
+from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK
 
-from pytest_kgdb.rsp import Relay
-from pytest_kgdb.rsp._packets import encode
-
-
-class Kgdb:
-    """kgdb's end of the line, and gdb's."""
-
-    def __init__(self, directory: Path) -> None:
-        self.line, theirs = socket.socketpair()
-        self.relay = Relay(directory / "gdb", lambda: theirs, stop_reply=b"T05thread:01;")
-        self.gdb = socket.socket(socket.AF_UNIX)
-        self.gdb.connect(str(directory / "gdb"))
-        for each in (self.line, self.gdb):
-            each.settimeout(10)
-
-    def heard(self, expected: bytes) -> None:
-        data = b""
-        while len(data) < len(expected):
-            data += self.line.recv(len(expected) - len(data))
-        assert data == expected
-
-    def close(self) -> None:
-        self.relay.close()
-        self.gdb.close()
-        self.line.close()
+from pytest_kgdb.deadline import WaitLimit
+from pytest_kgdb.errors import KgdbError
 
 
 @pytest.fixture
-def kgdb(tmp_path: Path) -> Iterator[Kgdb]:
-    made = Kgdb(tmp_path)
-    yield made
-    made.close()
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path) as bench:
+        yield bench
 
 
-def test_what_kgdb_did_not_take_is_sent_again(kgdb: Kgdb) -> None:
-    """As a kernel does that was saved while it waited for an acknowledgement."""
-    kgdb.gdb.sendall(encode(b"m1000,4"))
-    kgdb.heard(encode(b"m1000,4"))
-    kgdb.line.sendall(b"-")
-    kgdb.heard(encode(b"m1000,4"))
-    kgdb.line.sendall(b"+" + encode(b"00112233"))
-    kgdb.heard(b"+")
-    told = b""
-    while b"#" not in told:
-        told += kgdb.gdb.recv(100)
-    assert told == b"+" + encode(b"00112233")
+class TestRequests:
+    def test_connecting(self, bench: Bench) -> None:
+        """What is known is not asked of kgdb."""
+        gdb = bench.gdb
+        assert b"PacketSize=4000;" in gdb.ask(b"qSupported:swbreak+")
+        assert gdb.ask(b"vMustReplyEmpty") == gdb.ask(b"vCont?") == b""
+        assert gdb.ask(b"Hg0") == b"OK"
+        assert gdb.ask(b"?") == b"T05thread:01;"
+        assert gdb.ask(b"qfThreadInfo") == b"m01"
+        assert gdb.ask(b"qsThreadInfo") == b"l"
+        assert gdb.ask(b"qC") == b"QC01"
+        assert gdb.ask(b"T01") == b"OK"
+        assert bench.sent() == []
+        assert bench.relay.door == "kgdb"
+        assert bench.relay.stop_reported
+
+    def test_a_stop_that_is_not_known_is_asked_for(self, tmp_path: Path) -> None:
+        with Bench(tmp_path, stop_reply=b"") as bench:
+            assert bench.gdb.ask(b"?") == b"T05thread:01;"
+            assert bench.sent() == [b"?", b"qC"]
+            assert bench.relay.stop_reply == b"T05thread:01;"
+
+    def test_all_threads_if_they_are_wanted(self, bench: Bench) -> None:
+        bench.relay.list_all_threads = True
+        assert bench.gdb.ask(b"qfThreadInfo") == b"m01,02"
+        assert bench.sent() == [b"qfThreadInfo"]
+
+    def test_the_same_from_guest_memory_and_from_kgdb(self, bench: Bench) -> None:
+        bench.kgdb.registers["r12"] = 0x1122334455667788
+        bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)  # the registers are found anew
+        requests = (b"g", b"m%x,20" % ENTRY, b"m%x,300" % STACK)
+        here = [bench.gdb.ask(request) for request in requests]
+        assert bench.sent() == []
+        assert bench.relay.guest_memory_used == (bench.kgdb.memory, LAYOUT)
+        with bench.relay.without_guest_memory():
+            assert [bench.gdb.ask(request) for request in requests] == here
+        assert bench.sent() == [
+            b"g", b"m%x,20" % ENTRY, b"m%x,180" % STACK, b"m%x,180" % (STACK + 0x180),
+        ]  # fmt: skip
+
+    def test_registers_are_set(self, bench: Bench) -> None:
+        assert bench.gdb.ask(b"P10=%b" % RET.to_bytes(8, "little").hex().encode()) == b"OK"
+        assert bench.gdb.ask(b"P11=46020000") == b"OK"
+        assert bench.gdb.ask(b"P39=ffffffffffffffff") == b"OK"  # orig_ax, which nobody reads
+        assert (bench.kgdb.registers["ip"], bench.kgdb.registers["flags"]) == (RET, 0x246)
+        assert bench.sent() == []
+
+    def test_what_is_no_ram_is_asked_of_kgdb(self, bench: Bench) -> None:
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.sent() == [b"m1000,4"]
+
+    def test_writes_go_through_kgdb(self, bench: Bench) -> None:
+        data = b"ab" * 0x200
+        assert bench.gdb.ask(b"M%x,200:%b" % (STACK, data)) == b"OK"
+        assert bench.kgdb.memory.read(STACK, 0x200) == bytes.fromhex(data.decode())
+        assert [packet.partition(b":")[0] for packet in bench.sent()] == [
+            b"M%x,180" % STACK, b"M%x,80" % (STACK + 0x180),
+        ]  # fmt: skip
+
+    def test_another_thread_is_kgdbs_matter(self, bench: Bench) -> None:
+        assert bench.gdb.ask(b"Hg2") == b"OK"
+        bench.gdb.ask(b"g")
+        assert bench.gdb.ask(b"Hg1") == b"OK"
+        bench.gdb.ask(b"g")
+        assert bench.sent() == [b"Hg2", b"g"]
 
 
-def test_nor_is_a_resume_lost(kgdb: Kgdb) -> None:
-    kgdb.gdb.sendall(encode(b"c"))
-    kgdb.heard(encode(b"c"))
-    kgdb.line.sendall(b"-")
-    kgdb.heard(encode(b"c"))
-    kgdb.line.sendall(b"+" + encode(b"T05thread:02;"))
-    kgdb.heard(b"+")
+class TestBreakpoints:
+    def test_a_stop_is_reported_as_at_gdbs_own(self, bench: Bench) -> None:
+        assert bench.gdb.ask(insert(NOP)) == b"OK"
+        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+        assert bench.kgdb.registers["ip"] == NOP, "the program counter is put back"
+        assert bench.sent() == [insert(NOP), b"c"]
+
+    def test_a_resume_is_seen(self, bench: Bench) -> None:
+        assert not bench.relay.wait_resumed(0)
+        bench.gdb.send(b"c")
+        assert bench.relay.wait_resumed(10)
+        assert not bench.relay.stop_reported
+        bench.kgdb.wait_for(b"c")
+        bench.kgdb.stop()
+        assert bench.gdb.receive() == b"T05thread:01;"
+        assert bench.relay.stop_reported
+
+    def test_removing_waits_until_the_kernel_goes_on(self, bench: Bench) -> None:
+        """As gdb does at each stop, with each of its breakpoints."""
+        bench.gdb.ask(insert(NOP))
+        bench.gdb.ask(b"c")
+        bench.sent()
+        assert bench.gdb.ask(remove(NOP)) == b"OK"
+        assert bench.gdb.ask(b"s") == b"T05thread:01;"
+        assert bench.kgdb.registers["ip"] == RET, "the instruction is emulated"
+        assert bench.gdb.ask(insert(NOP)) == b"OK"
+        assert bench.sent() == []
+        bench.gdb.ask(remove(NOP))
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        assert bench.sent() == [remove(NOP), b"c"]
+
+    def test_a_step_that_is_not_emulated(self, bench: Bench) -> None:
+        bench.gdb.ask(insert(LOAD))
+        bench.gdb.ask(b"c")
+        bench.gdb.ask(remove(LOAD))
+        bench.sent()
+        assert bench.gdb.ask(b"s") == b"T05thread:01;"
+        assert bench.sent() == [remove(LOAD), b"s"]
+        assert bench.kgdb.registers["ip"] == NOP
+
+    def test_a_refusal(self, bench: Bench) -> None:
+        assert bench.gdb.ask(insert(0x1000)) == b"E14"
+        with pytest.raises(KgdbError, match=r"kgdb inserts no breakpoint at 0x1000 .*E14") as error:
+            bench.relay.add_hook(0x1000, counter([]))
+        assert "kprobe blocklist" in (error.value.hint or "")
+        assert not bench.relay.try_add_hook(0x1000, counter([]))
+
+    def test_none_while_quiesced(self, bench: Bench) -> None:
+        bench.gdb.ask(insert(NOP))
+        bench.relay.add_hook(ENTRY, counter([]))
+        with bench.relay.quiesced(1):
+            assert bench.kgdb.breakpoints == set()
+        assert bench.kgdb.breakpoints == {NOP, ENTRY}
+
+    def test_a_step_of_one_thread_is_not_ended_by_another(self, bench: Bench) -> None:
+        """gdb steps thread 1 over a call; thread 2 returns to the same place first."""
+        bench.relay.set_stepping(True)
+        bench.gdb.ask(insert(NOP))
+        bench.kgdb.turns += [b"02", b"01"]
+        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+        assert bench.sent() == [insert(NOP), b"c", b"c"]
+        bench.relay.set_stepping(False)
+        bench.gdb.ask(insert(RET))
+        bench.kgdb.turns += [b"02"]
+        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:02;"
+
+    def test_two_threads_and_a_single_step(self, bench: Bench) -> None:
+        """gdb gives a step up when another thread stops; the step's end is not its business."""
+        bench.gdb.ask(insert(LOAD))
+        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+        bench.gdb.ask(insert(ENTRY))
+        bench.gdb.ask(remove(LOAD))
+        bench.relay.set_stepping(True)
+        bench.kgdb.turns += [b"02"]
+        assert bench.gdb.ask(b"s") == b"T05swbreak:;thread:02;"
+        bench.relay.set_stepping(False)
+        bench.gdb.ask(remove(ENTRY))
+        bench.sent()
+        bench.kgdb.turns += [b"01", b"01"]
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c", 2)
+        assert bench.sent() == [remove(ENTRY), b"c", b"c"]
+        assert bench.gdb.silent()
 
 
-def test_a_line_that_is_broken_is_not_talked_to_for_ever(kgdb: Kgdb) -> None:
-    kgdb.gdb.sendall(encode(b"c"))
-    for _ in range(6):
-        kgdb.heard(encode(b"c"))
-        kgdb.line.sendall(b"-")
-    kgdb.line.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        kgdb.line.recv(1)
+class TestExceptions:
+    def test_an_oops_is_handled_by_the_kernel(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        bench.kgdb.stop(signal=b"0b")
+        assert bench.gdb.receive() == b"T0bthread:01;"
+        bench.sent()
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"C09%016x" % CALLER)
+
+    def test_output_through_gdb(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        bench.kgdb.send(b"O48690a")
+        assert bench.gdb.receive() == b"O48690a"
+
+    def test_kgdb_is_not_interrupted(self, bench: Bench) -> None:
+        with pytest.raises(KgdbError, match="kgdb does not listen while the kernel runs"):
+            bench.relay.interrupt()
+
+
+class TestTheLine:
+    def test_what_kgdb_did_not_take_is_sent_again(self, bench: Bench) -> None:
+        """As a kernel does that was saved while it waited for an acknowledgement."""
+        bench.kgdb.faults.append(lambda _: bench.kgdb.send_raw(b"-"))
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.sent() == [b"m1000,4"] * 2
+
+    def test_nor_is_a_resume_lost(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        bench.kgdb.send_raw(b"-")
+        bench.kgdb.wait_for(b"c", 2)
+
+    def test_a_broken_line_is_not_written_to_for_ever(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        for count in range(1, 7):
+            bench.kgdb.wait_for(b"c", count)
+            bench.kgdb.send_raw(b"-")
+        time.sleep(0.1)
+        assert bench.kgdb.packets.count(b"c") == 6
+
+    def test_a_bad_checksum_is_asked_for_again(self, bench: Bench) -> None:
+        bench.kgdb.faults.append(lambda data: bench.kgdb.send_raw(data[:-2] + b"00"))
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.sent() == [b"m1000,4"]
+
+    def test_noise_between_packets_is_skipped(self, bench: Bench) -> None:
+        bench.kgdb.faults.append(lambda data: bench.kgdb.send_raw(b"\0boot\r\n" + data))
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+
+    def test_a_reply_in_pieces(self, bench: Bench) -> None:
+        def in_pieces(data: bytes) -> None:
+            for index in range(len(data)):
+                bench.kgdb.send_raw(data[index : index + 1])
+                time.sleep(0.001)
+
+        bench.kgdb.faults.append(in_pieces)
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+
+    def test_a_port_that_closes_in_the_midst_of_a_packet(self, bench: Bench) -> None:
+        def half(data: bytes) -> None:
+            bench.kgdb.send_raw(data[:3])
+            bench.kgdb.hang_up()
+
+        bench.kgdb.faults.append(half)
+        bench.gdb.send(b"m1000,4")
+        assert bench.gdb.receive() == b"", "gdb sees its connection close"
+
+    def test_a_port_that_closes_while_the_kernel_runs(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        bench.kgdb.hang_up()
+        assert bench.gdb.receive() == b""
+
+    @pytest.mark.parametrize("limit", [0.2, 60])
+    def test_a_reply_has_no_more_than_the_tests_limit(self, tmp_path: Path, limit: float) -> None:
+        waits = WaitLimit(limit)
+        with Bench(tmp_path, waits=waits) as bench:
+            waits.set(0.2)  # a marker's, later
+            bench.kgdb.silent = True
+            bench.gdb.send(b"m1000,4")
+            begin = time.monotonic()
+            assert bench.gdb.receive() == b""
+            assert 0.15 < time.monotonic() - begin < 5
+
+
+class TestReplacing:
+    def test_while_stopped(self, bench: Bench) -> None:
+        """gdb is made to resume, and gets the stop of the other state."""
+        calls: list[int] = []
+        bench.relay.add_hook(LOAD, counter(calls))
+        bench.gdb.ask(insert(NOP))
+        bench.gdb.ask(b"c")
+        bench.sent()
+        bench.relay.detach()
+        assert bench.gdb.ask(remove(NOP)) == b"OK"
+        assert bench.gdb.ask(b"Z2,%x,4" % STACK) == b"OK"
+        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.gdb.ask(b"M1000,1:00") == b"OK"
+        bench.gdb.send(b"c")
+        assert bench.relay.wait_resumed(10)
+        assert bench.gdb.silent()
+        assert bench.sent() == []
+        bench.kgdb.breakpoints.clear()
+        bench.kgdb.registers["ip"] = ENTRY
+        bench.relay.reattach(b"T05thread:01;", paused=False)
+        assert bench.gdb.receive() == b"T05thread:01;"
+        assert bench.kgdb.connections == 2
+        bench.gdb.ask(b"g")
+        assert bench.sent() == [], "the machine is not woken to be looked at"
+        assert bench.relay.stop_reply == b"T05thread:01;"
+        # Its breakpoint is gone, and the hook still there.
+        bench.gdb.ask(insert(RET))
+        assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+        assert calls == [LOAD, LOAD]
+        assert [packet for packet in bench.sent() if packet[:1] == b"Z"] == [
+            insert(RET), insert(LOAD), insert(LOAD),
+        ]  # fmt: skip
+
+    def test_while_running(self, bench: Bench) -> None:
+        """What the old kernel sends is not heard."""
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        bench.relay.detach()
+        assert bench.gdb.silent()
+        bench.relay.reattach(b"T05thread:02;", paused=False)
+        assert bench.gdb.receive() == b"T05thread:02;"
+        assert bench.gdb.ask(b"T02") == b"OK"
+
+    def test_a_stop_on_its_way_is_dropped(self, bench: Bench) -> None:
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        with bench.relay.quiesced(1):  # the relay does not get to hear it
+            bench.kgdb.stop()
+            bench.relay.detach()
+        assert bench.gdb.silent()
+
+    def test_the_machine_is_paused_and_woken(self, tmp_path: Path) -> None:
+        vcpus = Vcpus()
+        with Bench(tmp_path, vcpus=vcpus, paused=True) as bench:
+            bench.gdb.ask(b"g")
+            assert vcpus.calls == [], "guest memory is read all the same"
+            bench.gdb.ask(insert(NOP))
+            assert vcpus.calls[:1] == ["cont"]
+            vcpus.wait_for("stop_nowait")
+            with bench.relay.quiesced(3.5):
+                assert vcpus.calls[-1] == "stop 3.5"
+
+
+class Vcpus:
+    """Notes what the relay has done with the machine."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def stop_nowait(self) -> None:
+        self.calls.append("stop_nowait")
+
+    def stop(self, timeout: float) -> None:
+        self.calls.append(f"stop {timeout}")
+
+    def cont(self) -> None:
+        self.calls.append("cont")
+
+    def wait_for(self, call: str) -> None:
+        end = time.monotonic() + 10
+        while self.calls[-1] != call:
+            assert time.monotonic() < end, self.calls
+            time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What a failure shows: no terminal's orders, no endless text, everything saved."""
+"""Failure reports: cleaned of terminal escapes, bounded, saved to files."""
 
 from __future__ import annotations
 
@@ -62,8 +62,12 @@ def test_long_lines_are_cut() -> None:
 
 
 def test_sections_are_clean_and_not_empty() -> None:
-    told = [("kgdb console", "\n\x1b[1mboot\x1b[0m\n\n"), ("kgdb stop", ""), ("kgdb gdb", "\x1b[m")]
-    assert sections(told) == [("kgdb console", "boot")]
+    texts = [
+        ("kgdb console", "\n\x1b[1mboot\x1b[0m\n\n"),
+        ("kgdb stop", ""),
+        ("kgdb gdb", "\x1b[m"),
+    ]
+    assert sections(texts) == [("kgdb console", "boot")]
 
 
 def test_everything_is_saved(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pytest_kgdb.settings import (
     MARKER_KEYS,
     OPTIONS,
     Forward,
+    MachineOptions,
     Settings,
     add_arguments,
     from_arguments,
@@ -271,7 +272,7 @@ def test_marker() -> None:
     request = settings.for_marker({}, "test_x.py::test_y")
     assert (request.at, request.smp, request.memory, request.append) == ("ready", 2, 256, "quiet")
     assert (request.isolation, request.timeout) == ("snapshot", 60.0)
-    assert request.machine == (2, 256, "quiet", ())
+    assert request.machine == MachineOptions(smp=2, memory=256, append="quiet")
     other = settings.for_marker(
         {
             "at": "kgdbwait",
@@ -283,7 +284,7 @@ def test_marker() -> None:
         "test_x.py::test_z",
     )
     assert (other.at, other.isolation, other.timeout) == ("kgdbwait", "reboot", 2.0)
-    assert other.machine == (2, 1024, "quiet debug", ())
+    assert other.machine == MachineOptions(smp=2, memory=1024, append="quiet debug")
     # The test's name is for messages: it does not make two tests want different things.
     assert settings.for_marker({}, "test_x.py::test_z") == request
 

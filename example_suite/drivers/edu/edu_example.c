@@ -3,8 +3,8 @@
  * A driver for QEMU's educational PCI device (QEMU, docs/specs/edu.txt): registers, an interrupt,
  * DMA. In sysfs, in the device's directory:
  *
- *   factorial   written a number, read its factorial, which the device computes
- *   mirror      written a text, it goes to the device by DMA and back; read, what came back
+ *   factorial   write a number; read its factorial, which the device computes
+ *   mirror      write a text, which goes to the device and back by DMA; read what came back
  */
 #include <linux/completion.h>
 #include <linux/dma-mapping.h>
@@ -13,7 +13,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 
-#ifndef PCI_IRQ_INTX /* the name since 6.8 */
+#ifndef PCI_IRQ_INTX /* the name since 6.8; before, PCI_IRQ_LEGACY */
 #define PCI_IRQ_INTX PCI_IRQ_LEGACY
 #endif
 
@@ -39,7 +39,7 @@
 
 static bool msi = true;
 module_param(msi, bool, 0444);
-MODULE_PARM_DESC(msi, "use a message signalled interrupt and not the pin");
+MODULE_PARM_DESC(msi, "use message signalled interrupts instead of the pin");
 
 struct edu {
 	struct pci_dev *pci;
@@ -50,7 +50,7 @@ struct edu {
 	u32 result;
 	unsigned int interrupts;
 	struct completion done;
-	struct mutex lock; /* one user of the device at a time */
+	struct mutex lock; /* serialises use of the device */
 };
 
 static irqreturn_t edu_interrupt(int irq, void *data)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * /dev/keyhole: a window of 64 bytes to read, in front of what nobody is to see.
+ * /dev/keyhole: a window of 64 readable bytes, followed by data that nobody may read.
  *
  * It has two bugs, which test_drivers.py finds: a read that goes one byte too far, and an error
- * path of its init that undoes what has not been done.
+ * path in its init that deregisters a device that was not registered.
  */
 #include <linux/fs.h>
 #include <linux/miscdevice.h>

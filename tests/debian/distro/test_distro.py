@@ -19,8 +19,8 @@ def test_it_is_debians_configuration(kgdb_kernel):
 
 
 def test_it_is_up_by_its_initramfs(kgdb, kgdb_kernel):
-    told = kgdb.run("systemctl is-system-running; systemctl --failed --no-legend --plain")
-    assert told.output == "running\n"
+    reply = kgdb.run("systemctl is-system-running; systemctl --failed --no-legend --plain")
+    assert reply.output == "running\n"
     assert kgdb.run("uname -r").output == f"{kgdb_kernel.release}\n"
     # Only an initramfs can find a root by its label.
     assert "root=LABEL=debian" in kgdb.run("cat /proc/cmdline").output
@@ -49,9 +49,9 @@ def test_a_breakpoint_on_the_way_of_a_command(kgdb):
 
 
 def test_the_modules_that_the_system_loaded(kgdb):
-    told = {line.split()[0] for line in kgdb.run("lsmod").output.splitlines()[1:]}
-    assert {module.name for module in kgdb.modules} == told
-    assert {"virtio_net", "ata_piix"} <= told
+    reply = {line.split()[0] for line in kgdb.run("lsmod").output.splitlines()[1:]}
+    assert {module.name for module in kgdb.modules} == reply
+    assert {"virtio_net", "ata_piix"} <= reply
     assert kgdb.modules["virtio_net"].sections[".text"]  # from here on gdb knows it
     with kgdb.breakpoint("virtnet_open") as opened:
         kgdb.type("ip link set eth0 down; ip link set eth0 up")

@@ -9,10 +9,10 @@ import pytest
 from knocking import knocks
 from machines import Boot, OpenSession
 
+from pytest_kgdb import Kgdb
 from pytest_kgdb.disk import Disk
 from pytest_kgdb.errors import BootError
 from pytest_kgdb.settings import Settings
-from pytest_kgdb.target import Kgdb
 
 
 def test_by_debians_own_initramfs(boot: Boot) -> None:
@@ -63,11 +63,11 @@ def test_an_image_without_a_serial_login(kgdb_disk: Disk, boot: Boot, tmp_path: 
 
 def test_from_the_disks_own_boot_loader(open_session: OpenSession, settings: Settings) -> None:
     with open_session(boot="disk", disk_package=()) as session:
-        wanted = session.settings.for_marker({}, "the test")
+        wants = session.settings.for_marker({}, "the test")
         base = session._disk
         assert base is not None
         before = base.path.stat().st_mtime_ns, base.path.read_bytes()
-        kgdb = session.acquire(wanted)
+        kgdb = session.acquire(wants)
         assert kgdb.run("systemctl is-system-running").output == "running\n"
         release = session.kernel.release
         assert kgdb.run("cat /proc/cmdline").output.startswith(f"BOOT_IMAGE=/vmlinuz-{release} ")
@@ -75,8 +75,8 @@ def test_from_the_disks_own_boot_loader(open_session: OpenSession, settings: Set
         assert mounted == "/dev/vda2\n/dev/vda1\n"
         listing = kgdb.run("ls -ln /boot").output
         assert kgdb.run("rm -r /boot/* /etc/passwd; sync; ls /boot").output == ""
-        session.release(failed=False)
-        kgdb = session.acquire(wanted)
+        session.release()
+        kgdb = session.acquire(wants)
         assert kgdb.run("ls -ln /boot; test -e /etc/passwd").output == listing
         assert f" 0 0 {session.kernel.image.stat().st_size} " in " ".join(listing.split())
         assert (base.path.stat().st_mtime_ns, base.path.read_bytes()) == before

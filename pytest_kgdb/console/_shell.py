@@ -1,0 +1,94 @@
+"""How commands are typed into a shell, and how their output is found on the console.
+
+Tags are made by `printf` from octal escapes, so that neither the echo of the typed line nor
+anything earlier can match.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["ANY_ANSWER", "Bracketed", "Result", "answer", "new_tag", "question"]
+
+# Bytes of one typed line. N_TTY drops what exceeds its line buffer of 4096
+# (drivers/tty/n_tty.c, N_TTY_BUF_SIZE).
+_LINE: Final = 1024
+
+_tags = itertools.count(1)
+
+ANY_ANSWER: Final = re.compile(rb"\x06kgdb-\d+\r?\n")
+"""What a shell prints for some :func:`question`."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a command in the guest."""
+
+    status: int
+    """Its exit status."""
+
+    output: str
+    """Its standard output and standard error, without the kernel's messages."""
+
+
+def new_tag() -> str:
+    """Return a word that was not on the console before."""
+    return f"kgdb-{next(_tags)}"
+
+
+def question(tag: str) -> str:
+    """Return the command that has the shell print an answer."""
+    return f"printf '\\006%s\\n' {tag}"
+
+
+def answer(tag: str) -> re.Pattern[bytes]:
+    """Return the pattern of the answer to a question."""
+    return re.compile(rb"\x06%s\r?\n" % tag.encode())
+
+
+class Bracketed:
+    """A command that runs in a subshell, with no input, its output between two tags."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        tag = new_tag()
+        self._tag = tag
+        self._first = re.compile(rb"\x1e%s\r?\n" % tag.encode())
+        self._last = re.compile(rb"\x1f%s (\d+)\r?\n" % tag.encode())
+
+    def _frame(self, program: str) -> str:
+        # eval, so that a syntax error ends the command; the shell would wait for another line.
+        return (
+            f"printf '\\036%s\\n' {self._tag}; (eval {program}) </dev/null; "
+            f"printf '\\037%s %d\\n' {self._tag} $?"
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines to type, of which each but the last must be acknowledged."""
+        line = self._frame(shlex.quote(self._command))
+        if len(line.encode()) < _LINE and "\n" not in self._command:
+            yield line
+            return
+        size = _LINE // 4
+        for start in range(0, len(self._command), size):
+            piece = shlex.quote(self._command[start : start + size])
+            yield f"kgdb_command={'${kgdb_command}' if start else ''}{piece}"
+        yield self._frame('"$kgdb_command"')
+
+    def has_ended(self, text: bytes) -> bool:
+        """Return whether a console's text has the end of the command."""
+        return self._last.search(text) is not None
+
+    def result(self, text: bytes) -> Result | None:
+        """Return the result, by a text with the end; None where the beginning is missing."""
+        first, last = self._first.search(text), self._last.search(text)
+        assert last is not None
+        if first is None:
+            return None
+        output = text[first.end() : last.start()].replace(b"\r\n", b"\n")
+        return Result(int(last[1]), output.decode("utf-8", "replace"))

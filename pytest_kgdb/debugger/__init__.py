@@ -1,0 +1,121 @@
+"""gdb as a library: the process and MI, values, frames, stops, breakpoints, run control.
+
+:class:`RunControl` is the only source of whether the kernel is stopped, :class:`BreakpointTable`
+the only writer of `-break-*`, :class:`Generation` the one counter of stops.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ._breakpoint_table import BreakpointTable
+    from ._breakpoints import Access, Breakpoint, BreakpointLocation, BreakpointRow, Watchpoint
+    from ._current import cpu_expression, define_current
+    from ._debugger import Debugger, Door
+    from ._deletable import Deletable
+    from ._first_cause import FirstCause
+    from ._frames import Frame, Variables
+    from ._generation import Generation
+    from ._locations import Locations, NoSuchLocation
+    from ._mi import Gdb, GdbError, MiTransport, Record, c_string
+    from ._objects import expression_of, object_of, per_cpu
+    from ._process import GdbProcess, agent_path, gdb_version, launch_gdb
+    from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
+    from ._stop import Reason, Stop
+    from ._values import Task, Value, evaluate
+
+__all__ = [
+    "Access",
+    "Breakpoint",
+    "BreakpointLocation",
+    "BreakpointRow",
+    "BreakpointTable",
+    "Debugger",
+    "Deletable",
+    "Door",
+    "FirstCause",
+    "Frame",
+    "Gdb",
+    "GdbError",
+    "GdbProcess",
+    "Generation",
+    "Locations",
+    "MiTransport",
+    "NoSuchLocation",
+    "Reason",
+    "Record",
+    "Restored",
+    "Resumed",
+    "RunControl",
+    "Stop",
+    "StopRecord",
+    "StopSubscriber",
+    "Task",
+    "Value",
+    "Variables",
+    "Watchpoint",
+    "agent_path",
+    "c_string",
+    "cpu_expression",
+    "define_current",
+    "evaluate",
+    "expression_of",
+    "gdb_version",
+    "launch_gdb",
+    "object_of",
+    "per_cpu",
+]
+
+# Each name is imported when it is first used: QEMU and gdb are started by parts that need few of
+# the others, which are imported while these start.
+_MODULE_OF: Final = {
+    "BreakpointTable": "_breakpoint_table",
+    "Access": "_breakpoints",
+    "Breakpoint": "_breakpoints",
+    "BreakpointLocation": "_breakpoints",
+    "BreakpointRow": "_breakpoints",
+    "Watchpoint": "_breakpoints",
+    "cpu_expression": "_current",
+    "define_current": "_current",
+    "Debugger": "_debugger",
+    "Door": "_debugger",
+    "Deletable": "_deletable",
+    "FirstCause": "_first_cause",
+    "Frame": "_frames",
+    "Variables": "_frames",
+    "Generation": "_generation",
+    "Locations": "_locations",
+    "NoSuchLocation": "_locations",
+    "Gdb": "_mi",
+    "GdbError": "_mi",
+    "MiTransport": "_mi",
+    "Record": "_mi",
+    "c_string": "_mi",
+    "expression_of": "_objects",
+    "object_of": "_objects",
+    "per_cpu": "_objects",
+    "GdbProcess": "_process",
+    "agent_path": "_process",
+    "gdb_version": "_process",
+    "launch_gdb": "_process",
+    "Restored": "_run_control",
+    "Resumed": "_run_control",
+    "RunControl": "_run_control",
+    "StopRecord": "_run_control",
+    "StopSubscriber": "_run_control",
+    "Reason": "_stop",
+    "Stop": "_stop",
+    "Task": "_values",
+    "Value": "_values",
+    "evaluate": "_values",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{module}", __name__), name)
+    return value

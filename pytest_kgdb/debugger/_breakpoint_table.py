@@ -1,0 +1,429 @@
+"""The table of breakpoints: what gdb has, and the only writer of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final, Protocol
+
+from ..errors import KgdbError
+from ._breakpoints import Access, Breakpoint, BreakpointRow, Watchpoint
+from ._debugger import Debugger
+from ._locations import MAX_BREAKPOINTS, NoSuchLocation
+from ._mi import GdbError, Record, c_string
+from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
+from ._stop import Stop
+
+__all__ = ["BreakpointTable", "InternalHandler"]
+
+InternalHandler = Callable[[], bool]
+"""Is called at each hit of an internal breakpoint; returns whether the kernel stays stopped."""
+
+# What a debug register can watch (Intel SDM volume 3, "Debug Address Registers").
+_WATCHABLE: Final = {1: "char", 2: "short", 4: "int", 8: "long"}
+
+_WATCH: Final = {"write": "watch", "read": "rwatch", "access": "awatch"}
+
+# The members of a stop's record that name a watchpoint (gdb manual, "GDB/MI Data Manipulation").
+_WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
+
+# gdb/breakpoint.c, insert_breakpoint_locations: gdb keeps what it could not insert.
+_NOT_INSERTED: Final = re.compile(r"^Cannot insert (?:hardware )?breakpoint (\d+)\.", re.M)
+
+# Breakpoints that the message of a wait names.
+_NAMED: Final = 5
+
+
+class Resolver(Protocol):
+    """Turns locations into what gdb knows."""
+
+    def resolve(self, location: str) -> str:
+        """Return the location as gdb takes it, or raise why no breakpoint may be there."""
+
+
+class MiRecords(Protocol):
+    """gdb's asynchronous records."""
+
+    def subscribe(self, listener: Callable[[Record], None]) -> None:
+        """Show every record to a function, in gdb's reading thread."""
+
+
+class BreakpointTable(StopSubscriber):
+    """Inserts, changes and deletes breakpoints, and follows what gdb says of them.
+
+    gdb's own view is what a row shows: what a command at gdb's prompt changes arrives as a
+    record. gdb sends none for the MI commands that are sent here (gdb/mi/mi-interp.c,
+    `mi_suppress_notification`), whose effect is noted when gdb has answered.
+
+    :param gdb: its records.
+    :param expects: whether a module that is known, and not loaded, has a location.
+    """
+
+    def __init__(
+        self,
+        debugger: Debugger,
+        gdb: MiRecords,
+        run_control: RunControl,
+        locations: Resolver,
+        *,
+        expects: Callable[[str], bool],
+    ) -> None:
+        self._debugger = debugger
+        self._run_control = run_control
+        self._locations = locations
+        self._expects = expects
+        self._rows: dict[int, BreakpointRow] = {}
+        self._objects: dict[int, Breakpoint] = {}
+        self._internal: dict[str, tuple[int, InternalHandler]] = {}
+        self._deleted_by_hit: dict[int, Breakpoint] = {}
+        self._hit_now: list[BreakpointRow] = []  # since the last resume
+        self._disabled_for_step = False
+        self._listeners: list[Callable[[bool], None]] = []
+        gdb.subscribe(self._on_record)
+        run_control.subscribe(self)
+
+    def on_insert(self, listener: Callable[[bool], None]) -> None:
+        """Call a function after each insertion; its argument: whether it waits for a module."""
+        self._listeners.append(listener)
+
+    # What there is
+
+    def rows(self) -> list[BreakpointRow]:
+        """Return the test's breakpoints and watchpoints, those made at gdb's prompt too."""
+        return [row for row in list(self._rows.values()) if not row.internal]
+
+    def refresh(self) -> list[BreakpointRow]:
+        """Read gdb's table anew, internal breakpoints included, and return all rows."""
+        table = self._debugger.command("-break-list")["BreakpointTable"]
+        for record in table["body"]:
+            number = _number(record.get("number", ""))
+            if number:
+                self._rows.setdefault(number, BreakpointRow(number)).update(record)
+        return list(self._rows.values())
+
+    # The test's breakpoints
+
+    def insert(
+        self,
+        location: str,
+        *,
+        condition: str | None = None,
+        temporary: bool = False,
+        hardware: bool = False,
+        ignore_count: int = 0,
+        pending: bool = False,
+    ) -> Breakpoint:
+        """Insert a breakpoint; see :meth:`Kgdb.breakpoint`."""
+        __tracebackhide__ = True
+        self._run_control.require_stopped("breakpoint()")
+        if len(self._objects) >= MAX_BREAKPOINTS:
+            raise KgdbError(
+                f"kgdb holds at most {MAX_BREAKPOINTS} breakpoints "
+                "(include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)",
+                hint="delete some",
+            )
+        words = ["-break-insert"]
+        waits = False
+        try:
+            resolved = self._locations.resolve(location)
+        except NoSuchLocation:
+            if not pending and not self._expects(location):
+                raise
+            waits = True
+            resolved = location
+            words.append("-f")
+        if temporary:
+            words.append("-t")
+        if hardware:
+            words.append("-h")
+        if condition is not None:
+            words += ["-c", c_string(condition)]
+        if ignore_count:
+            words += ["-i", str(int(ignore_count))]
+        words.append(c_string(resolved))
+        row = self._add(self._insert(" ".join(words)), location)
+        breakpoint = self._objects[row.number] = Breakpoint(self, row)
+        for listener in self._listeners:
+            listener(waits)
+        return breakpoint
+
+    def _insert(self, command: str) -> Record:
+        """Run a command that inserts one, and return gdb's record; leave none that gdb cannot."""
+        try:
+            record: Record = self._debugger.command(command)["bkpt"]
+        except GdbError as error:
+            # It would have every resume refused.
+            for number in map(int, _NOT_INSERTED.findall(error.message)):
+                if number not in self._rows:
+                    with contextlib.suppress(GdbError):
+                        self._debugger.command(f"-break-delete {number}")
+            raise
+        return record
+
+    def _add(self, record: Record, text: str, *, internal: bool = False) -> BreakpointRow:
+        number = int(record["number"])
+        row = self._rows.setdefault(number, BreakpointRow(number))
+        row.text, row.internal = text, internal
+        row.update(record)
+        return row
+
+    def watch(self, expression: str, access: Access) -> Watchpoint:
+        """Insert a watchpoint; see :meth:`Kgdb.watchpoint`."""
+        __tracebackhide__ = True
+        self._run_control.require_stopped("watchpoint()")
+        if access not in _WATCH:
+            raise KgdbError(
+                f"a watchpoint has no access '{access}'", hint=f"it has {', '.join(_WATCH)}"
+            )
+        # By its address: one by its name would end with the frame, and step instead of watch
+        # where a register is part of it.
+        address, size = self._debugger.numbers(
+            f"(unsigned long)&({expression})", f"sizeof({expression})"
+        )
+        if size not in _WATCHABLE:
+            raise KgdbError(
+                f"{expression} has {size} bytes; a watchpoint has "
+                f"{', '.join(map(str, _WATCHABLE))}",
+                hint="watch a member of it",
+            )
+        output = self._debugger.console(f"{_WATCH[access]} *({_WATCHABLE[size]} *){address:#x}")
+        match = re.match(r"Hardware (?:read |access \(read/write\) )?watchpoint (\d+):", output)
+        if match is None:
+            raise KgdbError(
+                f"gdb made no watchpoint of {expression}: {output.strip()}",
+                log=self._debugger.transcript,
+                hint="an lvalue of the kernel's memory can be watched: a variable, a member",
+            )
+        number = int(match[1])
+        row = self._rows.setdefault(number, BreakpointRow(number))
+        row.text = expression
+        watchpoint = Watchpoint(self, row, access)
+        self._objects[number] = watchpoint
+        return watchpoint
+
+    def set_enabled(self, number: int, enabled: bool) -> None:
+        """Enable or disable a breakpoint (gdb's `enable`, `disable`)."""
+        self._run_control.require_stopped("changing a breakpoint")
+        self._enable([number], enabled)
+
+    def set_condition(self, number: int, condition: str | None) -> None:
+        """Set a breakpoint's condition; None for always."""
+        self._run_control.require_stopped("changing a breakpoint")
+        words = f"-break-condition {number}"
+        self._debugger.command(f"{words} {c_string(condition)}" if condition else words)
+        self._rows[number].condition = condition
+
+    def delete(self, number: int) -> None:
+        """Delete a breakpoint; the kernel is stopped for it if it runs."""
+        row = self._rows.get(number)
+        if row is None or row.deleted:
+            return
+        self._forget([row])
+        if not self._run_control.alive:
+            return
+        with self._run_control.kept_stopped(), contextlib.suppress(GdbError):  # it may be gone
+            self._debugger.command(f"-break-delete {number}")
+
+    def delete_all(self) -> None:
+        """Delete the test's breakpoints and watchpoints; internal ones stay."""
+        numbers = [row.number for row in self.rows()]
+        if numbers:
+            self._debugger.command(f"-break-delete {' '.join(map(str, numbers))}")
+            self._forget(self.rows())
+
+    def _forget(self, rows: Collection[BreakpointRow]) -> None:
+        for row in rows:
+            row.deleted = True
+            self._rows.pop(row.number, None)
+            self._objects.pop(row.number, None)
+
+    def clear(self) -> None:
+        """Forget all breakpoints, internal ones too: gdb is gone, or has deleted them."""
+        self._internal.clear()
+        self._deleted_by_hit.clear()
+        self._hit_now.clear()
+        self._disabled_for_step = False
+        self._forget(list(self._rows.values()))
+
+    # Internal breakpoints (gdb's word): something is done at each hit, and the kernel goes on
+
+    def insert_internal(self, function: str, handler: InternalHandler) -> None:
+        """Insert one at a function's first instruction, where its arguments are in registers.
+
+        :param handler: is called at each hit; returns whether the kernel stays stopped.
+        :raises GdbError: there is no such function.
+        """
+        if function not in self._internal:
+            record = self._insert(f'-break-insert "*{function}"')
+            row = self._add(record, function, internal=True)
+            self._internal[function] = row.number, handler
+
+    def remove_internal(self, function: str) -> None:
+        """Remove one; one that is not there is no error."""
+        number, _ = self._internal.pop(function, (0, None))
+        if number:
+            self._forget([self._rows[number]] if number in self._rows else [])
+            with contextlib.suppress(GdbError):
+                self._debugger.command(f"-break-delete {number}")
+
+    # Enabling and disabling
+
+    def _enable(self, numbers: Collection[int], enabled: bool) -> None:
+        if not numbers:
+            return
+        command = "-break-enable" if enabled else "-break-disable"
+        self._debugger.command(f"{command} {' '.join(map(str, numbers))}")
+        for number in numbers:
+            if number in self._rows:
+                self._rows[number].enabled = enabled
+
+    def enable_location(self, number: str, enabled: bool) -> None:
+        """Enable or disable one location of a breakpoint.
+
+        :param number: gdb's, as in :class:`BreakpointLocation`: `3.1`.
+        :raises GdbError: there is no such location any more.
+        """
+        self._debugger.command(f"-break-{'enable' if enabled else 'disable'} {number}")
+
+    @contextlib.contextmanager
+    def disabled(self, numbers: Collection[int] | None = None) -> Iterator[None]:
+        """Keep breakpoints disabled meanwhile; the kernel is stopped at the start and at the end.
+
+        :param numbers: which; all of the test's that are enabled otherwise.
+        """
+        rows = self._rows
+        if numbers is None:
+            numbers = [row.number for row in self.rows()]
+        enabled = [number for number in numbers if number in rows and rows[number].enabled]
+        self._enable(enabled, False)
+        try:
+            yield
+        except BaseException:
+            # The kernel may run, and gdb refuse; a restore of the machine enables them then.
+            with contextlib.suppress(KgdbError):
+                self._enable([number for number in enabled if number in rows], True)
+            for number in enabled:
+                if number in rows:
+                    rows[number].enabled = True
+            raise
+        self._enable([number for number in enabled if number in rows], True)
+
+    @contextlib.contextmanager
+    def restoring(self, *, keep: bool) -> Iterator[Callable[[], None]]:
+        """Around a restore of the machine: yield what removes the breakpoints from gdb's target.
+
+        :param keep: insert them again in the restored kernel; they are deleted otherwise.
+        """
+        enabled = [row.number for row in list(self._rows.values()) if row.enabled]
+
+        def remove() -> None:
+            if keep:
+                self._enable(enabled, False)
+            else:
+                self._debugger.command("-break-delete")
+
+        yield remove
+        if keep:
+            self._enable([number for number in enabled if number in self._rows], True)
+
+    # What run control says
+
+    def intercept(self, record: StopRecord) -> bool:
+        """Serve a hit of an internal breakpoint."""
+        if "reason" not in record.payload and self._hit_now:
+            # gdb gives none where a breakpoint's commands begin with `silent`.
+            record.payload.update(reason="breakpoint-hit", bkptno=self._hit_now[0].number)
+        number = int(record.payload.get("bkptno") or 0)
+        handler = next((work for own, work in list(self._internal.values()) if own == number), None)
+        if handler is None:
+            return False
+        stays = handler()
+        if not stays and not self._hit_now:
+            return True
+        # One of the test's at the same place, which gdb does not name in its record.
+        record.payload["bkptno"] = next((row.number for row in self._hit_now), 0)
+        record.internal = True
+        return False
+
+    def stopped(self, record: StopRecord) -> None:
+        """Name the breakpoint of a stop; a temporary one ends by its hit."""
+        payload = record.payload
+        watch: dict[str, Any] = next((payload[key] for key in _WATCHPOINTS if key in payload), {})
+        number = int(payload.get("bkptno") or watch.get("number") or 0)
+        row = self._rows.get(number)
+        if row is not None and not row.internal:
+            record.breakpoint = self._objects.setdefault(number, Breakpoint(self, row))
+        else:
+            record.breakpoint = self._deleted_by_hit.pop(number, None)
+        if row is not None and payload.get("disp") == "del":
+            row.hits = max(row.hits, 1)
+            self._forget([row])
+
+    def recorded(self, stop: Stop) -> None:  # noqa: ARG002 # as every subscriber's
+        """After a step, internal breakpoints are enabled again."""
+        if self._disabled_for_step:
+            self._disabled_for_step = False
+            with contextlib.suppress(GdbError):
+                self._enable(self._internal_numbers, True)
+
+    def resumed(self, event: Resumed) -> None:
+        """Around a step, internal breakpoints are disabled: gdb would end the step at a hit."""
+        self._hit_now.clear()
+        if event.stepping and self._internal:
+            self._disabled_for_step = True
+            self._enable(self._internal_numbers, False)
+
+    def restored(self, event: Restored) -> None:
+        """Another test begins without breakpoints."""
+        self._hit_now.clear()
+        if event.keep_breakpoints:
+            self._deleted_by_hit.clear()
+        else:
+            self.clear()
+
+    def awaited(self) -> str:
+        """Return where the kernel was to stop, for a message."""
+        rows = self.rows()
+        if not rows:
+            return ", having no breakpoint to stop at"
+        return " at " + ", ".join(f"{row.text} ({row.hits} hits)" for row in rows[:_NAMED])
+
+    @property
+    def _internal_numbers(self) -> list[int]:
+        return [number for number, _ in self._internal.values()]
+
+    # What gdb says (in gdb's reading thread)
+
+    def _on_record(self, record: Record) -> None:
+        payload = record["payload"] or {}
+        if record["message"] in ("breakpoint-created", "breakpoint-modified"):
+            changed = payload.get("bkpt", {})
+            number = _number(changed.get("number", ""))
+            if not number:
+                return
+            row = self._rows.setdefault(number, BreakpointRow(number))
+            hits, ignored = row.hits, row.ignore_count
+            row.update(changed)
+            # Hits that gdb ignores are counted, too.
+            if row.hits > hits and row.ignore_count >= ignored and not row.internal:
+                self._hit_now.append(row)
+        elif record["message"] == "breakpoint-deleted":
+            number = _number(payload.get("id", ""))
+            deleted = self._rows.get(number)
+            if deleted is None:
+                return
+            if deleted.internal:
+                self._internal = {
+                    name: entry for name, entry in self._internal.items() if entry[0] != number
+                }
+            else:
+                # gdb tells the stop of a temporary breakpoint after its end.
+                breakpoint = self._objects.get(number) or Breakpoint(self, deleted)
+                self._deleted_by_hit[number] = breakpoint
+            self._forget([deleted])
+
+
+def _number(text: object) -> int:
+    """Return a breakpoint's number; 0 for one of its locations (`3.1`)."""
+    return int(text) if isinstance(text, str) and text.isdigit() else 0

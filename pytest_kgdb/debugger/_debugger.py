@@ -1,0 +1,105 @@
+"""gdb as the rest of the debugger uses it: MI commands, and requests to the agent inside gdb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from ..errors import KgdbError
+from ._generation import Generation
+from ._mi import c_string
+
+__all__ = ["Debugger", "Door"]
+
+Door = Literal["kgdb", "qemu"]
+"""Whose stub gdb is connected to: the kernel's own, or QEMU's."""
+
+_T = TypeVar("_T")
+
+
+class MiCommands(Protocol):
+    """The part of :class:`Gdb` that is used here."""
+
+    @property
+    def transcript(self) -> Path:
+        """The file with the conversation."""
+
+    def command(self, command: str, *, timeout: float | None = None) -> Any:
+        """Run an MI command."""
+
+    def console(self, command: str, *, timeout: float | None = None) -> str:
+        """Run a command of gdb's command line."""
+
+
+class Debugger:
+    """Runs commands in gdb, and names the first cause where one fails.
+
+    :param generation: the present stop generation, for values and frames.
+    :param door: whose stub gdb is connected to.
+    :param first_cause: turns an error of gdb's into the error behind it, where QEMU or the
+        kernel went away.
+    """
+
+    def __init__(
+        self,
+        gdb: MiCommands,
+        *,
+        generation: Generation,
+        door: Door,
+        first_cause: Callable[[KgdbError], KgdbError],
+    ) -> None:
+        self._gdb = gdb
+        self.generation = generation
+        self.door: Door = door
+        self._first_cause = first_cause
+
+    @property
+    def transcript(self) -> Path:
+        """The file with the whole conversation."""
+        return self._gdb.transcript
+
+    def request(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Make the agent inside gdb do something, and return its answer.
+
+        :raises GdbError: gdb refused, with its own words.
+        """
+        text = json.dumps({"op": operation, **arguments})
+        payload = self.command(f"-kgdb {c_string(text)}")
+        answer: dict[str, Any] = json.loads(payload["json"])
+        return answer
+
+    def numbers(self, *expressions: str) -> list[int]:
+        """Evaluate several expressions at once.
+
+        :raises GdbError: gdb cannot evaluate one of them.
+        """
+        answer = self.request("numbers", expressions=expressions)
+        return [int(number) for number in answer["numbers"]]
+
+    def command(self, command: str, *, timeout: float | None = None) -> Any:
+        """Run an MI command and return the payload of its reply.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises GdbError: gdb refused it.
+        :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
+        """
+        return self._run(lambda: self._gdb.command(command, timeout=timeout))
+
+    def console(self, command: str) -> str:
+        """Run a command of gdb's command line and return what it printed.
+
+        :raises GdbError: gdb refused it.
+        :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
+        """
+        return self._run(lambda: self._gdb.console(command))
+
+    def _run(self, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except KgdbError as error:
+            cause = self._first_cause(error)
+            if cause is error:
+                raise
+            raise cause from error

@@ -1,0 +1,138 @@
+"""The first cause of an error: whether the kernel, QEMU or gdb went first."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..errors import KernelPanic, KgdbError, MachineDied
+from ..klog import PANIC, console_panic, console_panic_end
+from ..report import clean
+from ._run_control import Restored, Resumed, StopSubscriber
+
+__all__ = ["FirstCause"]
+
+_PANIC_LINES: Final = 14
+_PANIC_HINT: Final = (
+    "a panic that a test wants is a stop: type() the command, and cont() returns with "
+    "reason 'panic'"
+)
+# A socket that closes is seen before the process that had it open is gone, in seconds.
+_ENDING: Final = 0.5
+
+
+class GdbLife(Protocol):
+    """The part of :class:`Gdb` that is used here."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether gdb runs."""
+
+    def next_event(self, timeout: float) -> Any:
+        """Raises how gdb died, where it has."""
+
+
+class ConsoleText(Protocol):
+    """The part of the console that is used here."""
+
+    @property
+    def log(self) -> Path:
+        """The file with everything that it showed."""
+
+    def mark(self) -> int:
+        """Return the present end of its text."""
+
+    def since(self, mark: int = 0) -> bytes:
+        """Return what it showed since a mark."""
+
+
+class MachineLife(Protocol):
+    """The part of the machine that is used here."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs."""
+
+    def wait_ended(self, timeout: float) -> None:
+        """Wait shortly for QEMU's end."""
+
+    def death(self, what: str, *, started: bool = False) -> MachineDied:
+        """Return the error that says how QEMU ended."""
+
+    def check_storage(self) -> None:
+        """Raise MachineDied if the host's disk is full."""
+
+
+class FirstCause(StopSubscriber):
+    """Finds the first cause of what went wrong with one machine."""
+
+    def __init__(self, gdb: GdbLife, machine: MachineLife, console: ConsoleText) -> None:
+        self._gdb = gdb
+        self._machine = machine
+        self._console = console
+        self._since = console.mark()  # at the last resume
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_panic(self, listener: Callable[[], None]) -> None:
+        """Call a function before a panic is raised as an error."""
+        self._listeners.append(listener)
+
+    def resumed(self, event: Resumed) -> None:
+        """What the console shows from now on is of this run; one that goes on began before."""
+        if not event.silent:
+            self._since = self._console.mark()
+
+    def restored(self, event: Restored) -> None:  # noqa: ARG002 # as every subscriber's
+        """What the console has shown is of another kernel."""
+        self._since = self._console.mark()
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU and gdb run."""
+        return self._machine.alive and self._gdb.alive
+
+    def check_alive(self) -> None:
+        """Check that the kernel, QEMU and gdb are all there.
+
+        :raises KgdbError: one is gone; the one that went first.
+        """
+        if not self._machine.alive:
+            raise self.first(MachineDied("QEMU ended"))
+        self._machine.check_storage()
+        if not self._gdb.alive:
+            self._gdb.next_event(0)
+        text = self._console.since(self._since)
+        if (words := console_panic_end(text)) is not None:
+            raise self.panicked(f"the kernel panicked and halted: {clean(words)}\nit said")
+
+    def first(self, error: KgdbError) -> KgdbError:
+        """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
+        lost = isinstance(error, MachineDied) or "emote" in error.message
+        if self.alive and lost:
+            with contextlib.suppress(KgdbError):
+                self._machine.wait_ended(_ENDING)
+        if self._machine.alive:
+            return error
+        words = console_panic(self._console.since(self._since))
+        if words is not None:
+            return self.panicked(f"the kernel panicked ({clean(words)}) and QEMU ended; it said")
+        return self._machine.death("QEMU ended while a test was using it", started=True)
+
+    def panicked(self, what: str) -> KernelPanic:
+        """Return the error for a panic, with its lines up to the registers and the code.
+
+        :param what: what happened; the kernel's lines follow.
+        """
+        for listener in self._listeners:
+            listener()
+        return KernelPanic(
+            f"{what}:\n{self._last_panic()}", log=self._console.log, hint=_PANIC_HINT
+        )
+
+    def _last_panic(self) -> str:
+        text = self._console.since()
+        begin = max((match.start() for match in PANIC.finditer(text)), default=len(text))
+        lines = clean(text[begin:].decode("utf-8", "replace")).splitlines()[:_PANIC_LINES]
+        return "\n".join(f"    {line}" for line in lines) or "    (nothing)"

@@ -1,0 +1,168 @@
+"""The frames of the stack at a stop, and their variables."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import KgdbError
+from ._debugger import Debugger
+from ._values import Value, evaluate
+
+__all__ = ["Frame", "Variables"]
+
+
+class Variables(Mapping[str, Value]):
+    """A frame's variables by name, read from the kernel when one is first asked for."""
+
+    def __init__(self, debugger: Debugger, level: int, arguments: bool, what: str) -> None:
+        self._debugger = debugger
+        self._generation = debugger.generation.number
+        self._level = level
+        self._arguments = arguments
+        self._what = what
+        self._records: dict[str, dict[str, Any]] | None = None
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        self._debugger.generation.check(self._generation, self._what)
+        if self._records is None:
+            self._records = self._debugger.request(
+                "variables", frame=self._level, arguments=self._arguments
+            )
+        return self._records
+
+    def __getitem__(self, name: str) -> Value:
+        records = self._read()
+        if name not in records:
+            raise KeyError(
+                f"{self._what} have no '{name}'; they have {', '.join(records) or 'none'}"
+            )
+        if "error" in records[name]:
+            raise KgdbError(f"'{name}' cannot be read here: {records[name]['error']}")
+        return Value(self._debugger, records[name], name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __repr__(self) -> str:
+        if self._generation != self._debugger.generation.number:
+            return f"<{self._what}: stale>"
+        shown = (
+            f"{name}={record.get('text', record.get('error', '…'))}"
+            for name, record in self._read().items()
+        )
+        return "{" + ", ".join(shown) + "}"
+
+
+class Frame:
+    """One frame of the stack at a stop; level 0 is the innermost.
+
+    Used after the kernel moved on it raises :class:`~pytest_kgdb.errors.StaleError`.
+    """
+
+    def __init__(self, debugger: Debugger, record: Mapping[str, Any], source: Path | None) -> None:
+        self._debugger = debugger
+        self._generation = debugger.generation.number
+        self._record = record
+        self._source = source
+        self.level: int = int(record["level"])
+
+    def _get(self, name: str) -> Any:
+        self._debugger.generation.check(self._generation, f"frame {self.level}")
+        return self._record.get(name)
+
+    @property
+    def function(self) -> str | None:
+        """The function's name; None where there is no symbol."""
+        name = self._get("function")
+        return None if name is None else str(name)
+
+    @property
+    def file(self) -> str | None:
+        """The source file, relative to the kernel's tree where it can be."""
+        name = self._get("file")
+        return None if name is None else _relative(str(name), self._source)
+
+    @property
+    def line(self) -> int | None:
+        """The line in :attr:`file`, from 1."""
+        line = self._get("line")
+        return None if line is None else int(line)
+
+    @property
+    def address(self) -> int:
+        """The program counter."""
+        return int(self._get("address"))
+
+    @property
+    def args(self) -> Variables:
+        """The function's arguments by name."""
+        self._debugger.generation.check(self._generation, f"frame {self.level}")
+        return Variables(self._debugger, self.level, True, f"the arguments of frame {self.level}")
+
+    @property
+    def locals(self) -> Variables:
+        """The local variables by name, inner blocks' first."""
+        self._debugger.generation.check(self._generation, f"frame {self.level}")
+        return Variables(self._debugger, self.level, False, f"the locals of frame {self.level}")
+
+    def evaluate(self, expression: str) -> Value:
+        """Evaluate an expression in this frame."""
+        self._debugger.generation.check(self._generation, f"frame {self.level}")
+        return evaluate(self._debugger, expression, frame=self.level)
+
+    def up(self) -> Frame:
+        """Return the caller's frame.
+
+        :raises KgdbError: this is the outermost.
+        """
+        self._debugger.generation.check(self._generation, f"frame {self.level}")
+        frames = self._debugger.request("frames", limit=self.level + 2)["frames"]
+        if len(frames) <= self.level + 1:
+            raise KgdbError(f"frame {self.level} ({self.function}) is the outermost")
+        return Frame(self._debugger, frames[self.level + 1], self._source)
+
+    def source(self, context: int = 5) -> str:
+        """Return the source around the line, numbered, the line itself marked.
+
+        :param context: lines before and after.
+        :raises KgdbError: there is no line, or the file is not where the build left it.
+        """
+        path, line = self._get("fullname"), self.line
+        if path is None or line is None:
+            raise KgdbError(f"frame {self.level} ({self.function}) has no source line")
+        lines = linecache.getlines(str(path)) or (
+            linecache.getlines(str(self._source / str(self.file))) if self._source else []
+        )
+        if not lines:
+            raise KgdbError(
+                f"the source {path} cannot be read", hint="is the kernel's tree still there?"
+            )
+        first = max(1, line - context)
+        shown = lines[first - 1 : line + context]
+        return "\n".join(
+            f"{'>' if number == line else ' '}{number:6d}  {text.rstrip()}"
+            for number, text in enumerate(shown, first)
+        )
+
+    def __str__(self) -> str:
+        where = f" at {self.file}:{self.line}" if self.file else ""
+        return f"#{self.level} {self.function or hex(self.address)}{where}"
+
+    def __repr__(self) -> str:
+        if self._generation != self._debugger.generation.number:
+            return f"<Frame {self.level}: stale>"
+        return f"<Frame {self}>"
+
+
+def _relative(file: str, source: Path | None) -> str:
+    if source is not None and file.startswith(f"{source}/"):
+        return file[len(str(source)) + 1 :]
+    # A tree built in place, or with O= below it, names its files "./…" or "../…".
+    return re.sub(r"^(?:\.{1,2}/)+", "", file)

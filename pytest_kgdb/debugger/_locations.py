@@ -1,0 +1,235 @@
+"""Where a breakpoint can be inserted, and why not where it cannot."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from ..elf import ElfFile
+from ..errors import KgdbError
+from ._debugger import Debugger
+from ._mi import GdbError
+
+__all__ = ["Locations", "NoSuchLocation"]
+
+# Names that are macros on some kernels, and the function behind them there. printk became a
+# macro over _printk in 5.15 (include/linux/printk.h).
+_BEHIND_MACROS: Final = {"printk": "_printk"}
+
+# init/main.c, kernel_init: init memory is freed in SYSTEM_FREEING_INITMEM, the third state
+# (include/linux/kernel.h, enum system_states).
+_FREEING_INITMEM: Final = 2
+
+# kernel/debug/debug_core.h, KGDB_MAX_BREAKPOINTS (include/linux/kgdb.h): one more breaks the
+# resume without a word.
+MAX_BREAKPOINTS: Final = 1000
+
+
+@dataclass(frozen=True)
+class _Range:
+    start: str
+    end: str
+    why: str
+
+
+# include/asm-generic/vmlinux.lds.h and arch/x86/kernel/vmlinux.lds.S name the ends of these.
+_FORBIDDEN: Final = (
+    _Range(
+        "__noinstr_text_start",
+        "__noinstr_text_end",
+        "it is noinstr code (section .noinstr.text), in which a trap may come before the kernel "
+        "can handle one",
+    ),
+    _Range(
+        "__entry_text_start",
+        "__entry_text_end",
+        "it is entry code (section .entry.text), which runs on the way into the kernel, before a "
+        "trap can be handled",
+    ),
+    _Range(
+        "__kprobes_text_start",
+        "__kprobes_text_end",
+        "it is on the kprobe blocklist (section .kprobes.text): the breakpoint handler itself "
+        "uses it",
+    ),
+)
+
+
+class NoSuchLocation(KgdbError):
+    """Nothing that gdb knows is there."""
+
+
+class Locations:
+    """Turns a location into addresses, or refuses it with the reason.
+
+    :param elf: the kernel's vmlinux.
+    :param symbols: its System.map, where there is one.
+    :param refusal: returns why no breakpoint may be at an address in a module.
+    :param functions: returns the names of modules' functions.
+    """
+
+    def __init__(
+        self,
+        debugger: Debugger,
+        elf: ElfFile,
+        symbols: Path | None,
+        *,
+        refusal: Callable[[int], str | None],
+        functions: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self._debugger = debugger
+        self._refusal = refusal
+        self._functions = functions
+        self._elf = elf
+        self._symbols = symbols
+        self._addresses: dict[str, int | None] = {}
+
+    def resolve(self, location: str) -> str:
+        """Return the location as gdb takes it.
+
+        :raises KgdbError: nothing is there, or it must not be probed; the message says why.
+        """
+        resolved = location
+        try:
+            addresses = self._decode(location)
+        except GdbError as error:
+            behind = _BEHIND_MACROS.get(location)
+            if behind is None:
+                raise self._unknown(location, error) from error
+            try:
+                addresses, resolved = self._decode(behind), behind
+            except GdbError:
+                raise self._unknown(location, error) from error
+        for address in addresses:
+            self.refuse(address, f"no breakpoint at {location}")
+        return resolved
+
+    def behind(self, function: str) -> str:
+        """Return the name by which gdb knows a function: `printk` is a macro.
+
+        :raises KgdbError: there is none; the message has the nearest names.
+        """
+        try:
+            self._decode(function)
+        except GdbError as error:
+            behind = _BEHIND_MACROS.get(function)
+            if behind is None:
+                raise self._unknown(function, error) from error
+            return behind
+        return function
+
+    def refuse(self, address: int, what: str) -> None:
+        """:raises KgdbError: an address must not be probed; `what` begins the message."""
+        if why := self._forbidden(address):
+            raise KgdbError(
+                f"{what} ({address:#x}): {why}",
+                hint="take a caller, or a function that it calls",
+            )
+
+    def forbidden_ranges(self) -> list[tuple[int, int]]:
+        """Return where no breakpoint may be, what the blocklist names excepted."""
+        ranges = [(text.start, text.end) for text in _FORBIDDEN]
+        pairs = [(self._address(start), self._address(end)) for start, end in ranges]
+        return [
+            (low & _MASK, high & _MASK)
+            for low, high in pairs
+            if low is not None and high is not None
+        ]
+
+    def _decode(self, location: str) -> list[int]:
+        places = self._debugger.request("locations", location=location)["locations"]
+        return [int(place["address"]) for place in places]
+
+    def _address(self, symbol: str) -> int | None:
+        if symbol not in self._addresses:
+            self._addresses[symbol] = self._debugger.request("symbol", name=symbol).get("address")
+        return self._addresses[symbol]
+
+    def _within(self, address: int, start: str, end: str) -> bool:
+        low, high = self._address(start), self._address(end)
+        if low is None or high is None:
+            return False
+        return (low & _MASK) <= address < (high & _MASK)
+
+    def _forbidden(self, address: int) -> str | None:
+        if self._within(address, "_sinittext", "_einittext"):
+            state = int(self._debugger.request("evaluate", expression="(int)system_state")["int"])
+            if state >= _FREEING_INITMEM:
+                return (
+                    "it is in .init.text, whose memory the kernel has freed by now; "
+                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
+                )
+        if self._debugger.door == "qemu":
+            return None  # it stops the machine, whatever the kernel is about
+        for text in _FORBIDDEN:
+            if self._within(address, text.start, text.end):
+                return text.why
+        if why := self._refusal(address):
+            return why
+        if self._blocklisted(address):
+            return (
+                "it is on the kprobe blocklist (NOKPROBE_SYMBOL), which kgdb honours "
+                "(kernel/debug/debug_core.c, kgdb_validate_break_address): the breakpoint "
+                "handler itself uses it"
+            )
+        return None
+
+    def _blocklisted(self, address: int) -> bool:
+        """Whether the function around an address is named by NOKPROBE_SYMBOL."""
+        entries = self._blocklist
+        index = bisect.bisect_right(entries, address)
+        if index == 0:
+            return False
+        entry = entries[index - 1]
+        return entry == address or self._function(entry) == self._function(address)
+
+    def _function(self, address: int) -> str:
+        return re.split(r" \+ | in section ", self._debugger.console(f"info symbol {address:#x}"))[
+            0
+        ]
+
+    @cached_property
+    def _blocklist(self) -> list[int]:
+        """The functions that NOKPROBE_SYMBOL names, from section _kprobe_blacklist."""
+        low = self._address("__start_kprobe_blacklist")
+        high = self._address("__stop_kprobe_blacklist")
+        if low is None or high is None:
+            return []
+        low, high = low & _MASK, high & _MASK
+        # From the file: in memory the section goes with the rest of init data.
+        data = self._elf.contents(low, high - low)
+        return sorted(entry for (entry,) in struct.iter_unpack("<Q", data) if entry)
+
+    def _unknown(self, location: str, error: GdbError) -> NoSuchLocation:
+        name = re.split(r"[:+*\s]", location.strip(), maxsplit=1)[0]
+        names = {*self._names(), *self._functions()} if name else ()
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.7)
+        reason = error.message.rstrip(".")
+        return NoSuchLocation(
+            f"no breakpoint at {location}: {reason}",
+            hint=f"did you mean {', '.join(near)}?"
+            if near
+            else "a function that gcc inlined everywhere, or a module's before it is loaded, "
+            "has no address",
+        )
+
+    def _names(self) -> Iterator[str]:
+        """The kernel's functions by name."""
+        if self._symbols is not None and self._symbols.exists():
+            with self._symbols.open() as lines:
+                for line in lines:
+                    _, kind, name = line.split(maxsplit=2)
+                    if kind in "tTwW":
+                        yield name.strip()
+            return
+        yield from self._elf.functions()
+
+
+_MASK: Final = (1 << 64) - 1

@@ -1,0 +1,332 @@
+"""gdb/MI: commands, their replies, and what gdb says by itself (gdb manual, "GDB/MI")."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..deadline import WaitLimit
+from ..errors import DebuggerDied, KgdbError, TimeoutError
+
+__all__ = ["Gdb", "GdbError", "MiTransport", "Record", "c_string"]
+
+Record = dict[str, Any]
+"""One MI record, as pygdbmi parses it: `type`, `message`, `token`, `payload`."""
+
+# Lines of the conversation that are kept in memory for a report; the transcript has all of them.
+_TAIL: Final = 400
+
+# Stream records (gdb manual, "GDB/MI Stream Records") kept until the reply of their command.
+_STREAMS: Final = 20_000
+
+# A breakpoint's commands before mi4, as `script={"silent","print 1"}`, which is no value of MI
+# (gdb 13 NEWS, "-fix-breakpoint-script-output"): pygdbmi loses what follows, or never ends.
+_SCRIPT: Final = re.compile(r'(?<=[{,])script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
+
+
+class GdbError(KgdbError):
+    """gdb refused a command; the message is gdb's own."""
+
+
+class MiTransport(Protocol):
+    """The way to a gdb that speaks MI."""
+
+    def send(self, line: str) -> None:
+        """Write one line; raises OSError or ValueError if gdb is gone."""
+
+    def read(self) -> bytes:
+        """Wait for output and return it; `b""` once gdb has closed its output."""
+
+    def fate(self) -> str:
+        """Return how gdb ended, for a message, waiting shortly for its end."""
+
+    def last_words(self) -> str:
+        """Return the end of what gdb wrote to its standard error."""
+
+    @property
+    def pid(self) -> int:
+        """gdb's process id."""
+
+    def close(self) -> None:
+        """End gdb; always, and within seconds."""
+
+
+class Gdb:
+    """A conversation with one gdb.
+
+    A command carries a token, and the record with this token is its reply, whatever gdb says in
+    between. gdb may answer a resume twice: `^running`, and `^error` when it then cannot insert a
+    breakpoint. The second answer is an event, as a stop is. Events wait in a queue; the end of
+    gdb is noticed as soon as its output ends.
+
+    :param transcript: file that gets both sides of the conversation.
+    :param waits: how long gdb may take to answer a command.
+    :param on_event: called by the reading thread after each event and at gdb's end.
+    """
+
+    def __init__(
+        self,
+        transport: MiTransport,
+        *,
+        transcript: Path,
+        waits: WaitLimit,
+        on_event: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.transcript = transcript
+        self._transport = transport
+        self._waits = waits
+        self._on_event = on_event
+        self._tokens = itertools.count(1)
+        self._changed = threading.Condition()
+        self._replies: dict[int, Record] = {}
+        self._pending: set[int] = set()
+        self._resumed_by: set[int] = set()  # tokens of commands that gdb has answered by ^running
+        self._events: deque[Record] = deque()
+        self._streams: deque[Record] = deque(maxlen=_STREAMS)
+        self._listeners: list[Callable[[Record], None]] = []
+        self._recent: deque[str] = deque(maxlen=_TAIL)
+        self._ended = False
+        self._running = False
+        self._sending = threading.Lock()
+        self._began = time.monotonic()
+        self._log = transcript.open("a", encoding="utf-8", errors="replace")
+        self._reader = threading.Thread(target=self._read, name="kgdb-gdb", daemon=True)
+        self._reader.start()
+
+    # The reading thread
+
+    def _read(self) -> None:
+        rest = b""
+        while True:
+            try:
+                data = self._transport.read()
+            except (OSError, ValueError):
+                data = b""
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            for raw in lines:
+                line = raw.decode("utf-8", "replace").rstrip("\r")
+                if line == "(gdb) " or not line:
+                    continue
+                self._log_line("<", line)
+                self._take(_parse(line))
+        with self._changed:
+            self._ended = True
+            self._running = False
+            self._changed.notify_all()
+        self._on_event()
+
+    def _take(self, record: Record) -> None:
+        is_event = False
+        with self._changed:
+            kind = record["type"]
+            if kind == "result":
+                is_event = self._take_result(record)
+            elif kind == "notify":
+                if record["message"] in ("running", "stopped"):
+                    self._running = record["message"] == "running"
+                    is_event = not self._running
+                    if is_event:
+                        self._resumed_by.clear()
+                for listener in self._listeners:
+                    listener(record)
+            elif kind in ("console", "log", "target", "output"):
+                self._streams.append(record)
+            if is_event:
+                self._events.append(record)
+            self._changed.notify_all()
+        if is_event:
+            self._on_event()
+
+    def _take_result(self, record: Record) -> bool:
+        """Take a reply; return whether it is a second one, which ends a resume."""
+        token, message = record["token"], record["message"]
+        if message == "running":
+            self._running = True
+            self._resumed_by.add(token)
+        elif message == "error" and token in self._resumed_by:
+            self._running = False
+            self._resumed_by.discard(token)
+            # Where the command still waits for its first answer, this one replaces it.
+            if token not in self._pending:
+                return True
+        if token in self._pending:
+            self._replies[token] = record
+        return False
+
+    def _log_line(self, direction: str, line: str) -> None:
+        stamped = f"{time.monotonic() - self._began:9.3f} {direction} {line}"
+        self._recent.append(stamped)
+        if not self._log.closed:
+            with contextlib.suppress(ValueError):
+                self._log.write(stamped + "\n")
+
+    def subscribe(self, listener: Callable[[Record], None]) -> None:
+        """Show every asynchronous record to a function, in the reading thread."""
+        self._listeners.append(listener)
+
+    def clear_tail(self) -> None:
+        """Make :meth:`tail` return only what is said from now on."""
+        self._recent.clear()
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the last lines of the conversation."""
+        return "\n".join(list(self._recent)[-lines:])
+
+    # Commands
+
+    def command(self, command: str, *, timeout: float | None = None) -> Any:
+        """Run an MI command and return the payload of its reply.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises GdbError: gdb answered with an error.
+        :raises DebuggerDied: gdb is gone.
+        :raises TimeoutError: no answer in time.
+        """
+        return self._run(command, timeout)[0]
+
+    def console(self, command: str, *, timeout: float | None = None) -> str:
+        """Run a command as typed at gdb's prompt and return what it printed.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises GdbError: gdb answered with an error, or the command is not one line.
+        :raises DebuggerDied: gdb is gone.
+        :raises TimeoutError: no answer in time.
+        """
+        _, streams = self._run(f"-interpreter-exec console {c_string(command)}", timeout)
+        return "".join(str(record["payload"]) for record in streams if record["type"] == "console")
+
+    def _run(self, command: str, timeout: float | None) -> tuple[Any, list[Record]]:
+        if "\n" in command or "\r" in command:
+            raise GdbError(f"a gdb command is one line: {command!r}")
+        limit = self._waits.of(timeout)
+        token = next(self._tokens)
+        with self._sending:
+            with self._changed:
+                self._streams.clear()
+                self._pending.add(token)
+            self._log_line(">", f"{token}{command}")
+            try:
+                self._transport.send(f"{token}{command}")
+            except (OSError, ValueError):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ended, 1.0)
+                raise self._death(command) from None
+            with self._changed:
+                self._changed.wait_for(lambda: token in self._replies or self._ended, limit)
+                self._pending.discard(token)
+                reply = self._replies.pop(token, None)
+                streams = list(self._streams)
+        if reply is None:
+            if self._ended:
+                raise self._death(command)
+            raise TimeoutError(
+                f"gdb did not answer '{command}' in {limit:g} s", log=self.transcript
+            )
+        if reply["message"] == "error":
+            raise refusal(reply)
+        return reply["payload"], streams
+
+    # Events
+
+    def next_event(self, timeout: float) -> Record | None:
+        """Take the oldest event off the queue, waiting at most `timeout` seconds for one.
+
+        :return: a `*stopped`, or the `^error` that ended a resume; None if none came.
+        :raises DebuggerDied: gdb is gone.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or self._ended, timeout)
+            if self._events:
+                return self._events.popleft()
+            if self._ended:
+                raise self._death("waiting for a stop")
+            return None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether an event waits to be taken."""
+        with self._changed:
+            return bool(self._events)
+
+    def drop_events(self) -> None:
+        """Drop the events that nobody took."""
+        with self._changed:
+            self._events.clear()
+
+    @property
+    def target_running(self) -> bool:
+        """Whether gdb has said last that its target runs.
+
+        An event that says otherwise may wait in the queue. `RunControl.stopped` is what has been
+        taken note of.
+        """
+        return self._running
+
+    # Life
+
+    @property
+    def pid(self) -> int:
+        """gdb's process id."""
+        return self._transport.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether gdb's output is open."""
+        return not self._ended
+
+    def _death(self, during: str) -> DebuggerDied:
+        words = self._transport.last_words().strip()
+        return DebuggerDied(
+            f"gdb died ({self._transport.fate()}) at: {during}"
+            + (f"\nit said:\n{words}" if words else ""),
+            log=self.transcript,
+            hint="the next test gets a new one; if it happens again, the end of the log has the "
+            "command that gdb died of",
+        )
+
+    def close(self) -> None:
+        """End gdb; always, and within seconds."""
+        self._transport.close()
+        self._reader.join(2)
+        self._log.close()
+
+    def __enter__(self) -> Gdb:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _parse(line: str) -> Record:
+    """Parse a line of gdb's output; one that is not MI is text."""
+    from pygdbmi.gdbmiparser import parse_response
+
+    try:
+        record: Record = parse_response(_SCRIPT.sub(r"script=[\1]", line))
+    except (ValueError, TypeError, IndexError, KeyError):
+        return {"type": "output", "message": None, "payload": line, "token": None}
+    return record
+
+
+def refusal(record: Record) -> GdbError:
+    """Return the error for an `^error` record."""
+    return GdbError(str((record["payload"] or {}).get("msg", "gdb gave no reason")))
+
+
+def c_string(text: str) -> str:
+    """Quote a text as an MI c-string (gdb manual, "GDB/MI Input Syntax").
+
+    :raises GdbError: the text has a line break, at which MI would begin a new command.
+    """
+    if "\n" in text or "\r" in text:
+        raise GdbError(f"gdb takes one line, not {text!r}")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,73 @@
+"""From gdb's values to drgn's objects and back; per-CPU variables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import KgdbError
+from ._debugger import Debugger
+from ._values import Value
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["expression_of", "object_of", "per_cpu"]
+
+
+def object_of(program: drgn.Program, value: Value) -> drgn.Object:
+    """Return drgn's object for a value of gdb's.
+
+    :raises KgdbError: it is nowhere in memory and no number, or drgn does not know its type.
+    """
+    import drgn
+
+    try:
+        kind = program.type(value.type)
+    except (LookupError, SyntaxError) as error:
+        raise KgdbError(
+            f"drgn has no type '{value.type}': {error}",
+            hint="cast the value to a type that the kernel declares: value.cast(…)",
+        ) from error
+    address = value.address
+    if address is not None:
+        return drgn.Object(program, kind, address=address)
+    try:
+        return drgn.Object(program, kind, value=int(value))
+    except TypeError as error:
+        raise KgdbError(
+            f"{value!r} lies in no memory and is no number, so there is no object of it",
+            hint="a member of it may be a number; what is in a register has no address",
+        ) from error
+
+
+def expression_of(obj: drgn.Object) -> str:
+    """Return the expression by which gdb finds what a drgn object is.
+
+    :raises KgdbError: it is a copy of someobj that is no number.
+    """
+    if obj.address_ is not None:
+        pointer = obj.prog_.pointer_type(obj.type_).type_name()
+        return f"*({pointer}){obj.address_:#x}"
+    try:
+        number = int(obj.value_())
+    except TypeError as error:
+        raise KgdbError(
+            f"a drgn object of type {obj.type_.type_name()} that is a copy is in no memory",
+            hint="take the object itself, before read_()",
+        ) from error
+    return f"({obj.type_.type_name()}){number:#x}"
+
+
+def per_cpu(debugger: Debugger, variable: str, cpu: int) -> Value:
+    """Return a CPU's own copy of a variable (include/linux/percpu-defs.h, per_cpu_ptr).
+
+    :raises KgdbError: there is no such variable or CPU.
+    """
+    (count,) = debugger.request("numbers", expressions=["nr_cpu_ids"])["numbers"]
+    if not 0 <= cpu < count:
+        raise KgdbError(f"there is no CPU {cpu}; the guest has {count}")
+    expression = (
+        f"*(__typeof__(&({variable})))((unsigned long)&({variable}) + __per_cpu_offset[{int(cpu)}])"
+    )
+    answer = debugger.request("evaluate", expression=expression)
+    return Value(debugger, answer, f"per_cpu({variable}, {cpu})")

@@ -1,0 +1,165 @@
+"""gdb as a process: its version, its command line, its pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Final, Protocol
+
+from ..errors import ConfigError, KgdbError
+from ..process import PIPE, Child, run, which
+
+__all__ = ["GdbProcess", "agent_path", "command_line", "gdb_version", "launch_gdb"]
+
+# 12 brought gdb.MICommand, and the present spelling of the index cache's settings (gdb/NEWS).
+_MINIMUM: Final = (12, 0)
+
+_SETTINGS: Final = (
+    # A kernel tree's own scripts are code of whoever made the tree.
+    "set auto-load off",
+    "set debuginfod enabled off",
+    "set pagination off",
+    "set confirm off",
+    "set width 0",
+    "set height 0",
+    "set history save off",
+    "set style enabled off",
+    # Otherwise each stop removes every breakpoint, and each resume inserts it again.
+    "set breakpoint always-inserted on",
+    # A stop's record would hold all arguments, each a read from the kernel.
+    "set print frame-arguments none",
+    "set print thread-events off",
+    "set mi-async on",
+    # Past a system call's entry the stack is the user's.
+    "set backtrace past-entry off",
+    "set remotetimeout 30",
+    "set tcp auto-retry off",
+    "set startup-with-shell off",
+)
+
+
+class DebugFiles(Protocol):
+    """What gdb must know of a kernel."""
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel with its symbols and debug info."""
+
+    @property
+    def source(self) -> Path | None:
+        """Where the kernel's source is now."""
+
+    @property
+    def debug_source(self) -> Path | None:
+        """Where the debug info says that it is."""
+
+
+def agent_path() -> str:
+    """Return the path of the script that runs inside gdb."""
+    return str(resources.files("pytest_kgdb") / "data" / "gdb_agent.py")
+
+
+@cache
+def gdb_version() -> str:
+    """Return gdb's version.
+
+    :raises ConfigError: there is no gdb, or it is too old.
+    """
+    gdb = which("gdb", package="gdb")
+    first = run([gdb, "-nx", "--version"], timeout=30).output.partition("\n")[0]
+    match = re.search(r"(\d+)\.(\d+)[\d.]*\s*$", first) or re.search(r"(\d+)\.(\d+)", first)
+    if match is None:
+        raise ConfigError(f"{gdb} does not tell its version: {first!r}", hint="install GNU gdb")
+    if (int(match[1]), int(match[2])) < _MINIMUM:
+        raise ConfigError(
+            f"{gdb} is version {match[0].strip()}; pytest-kgdb needs "
+            f"{'.'.join(map(str, _MINIMUM))} or newer",
+            hint="install a newer gdb; Debian 12 has 13.1",
+        )
+    return match[0].strip()
+
+
+def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
+    """Return gdb's command line for a kernel.
+
+    :param index_cache: directory for gdb's index cache (gdb manual, "Index Files").
+    """
+    argv = [which("gdb", package="gdb"), "-nx", "-q", "--interpreter=mi3"]
+    settings = [
+        *_SETTINGS,
+        f"set index-cache directory {index_cache}",
+        "set index-cache enabled on",
+    ]
+    if kernel.debug_source and kernel.source and kernel.debug_source != kernel.source:
+        settings.append(f"set substitute-path {kernel.debug_source} {kernel.source}")
+    for setting in settings:
+        argv += ["-iex", setting]
+    return [*argv, "-x", agent_path(), str(kernel.vmlinux)]
+
+
+class GdbProcess:
+    """A gdb child and its pipes: the :class:`MiTransport` of a real gdb.
+
+    :param log: file that gets gdb's standard error.
+    """
+
+    def __init__(self, argv: Sequence[str], *, log: Path) -> None:
+        self._child = Child.spawn(argv, name="gdb", log=log, stdin=PIPE, stdout=PIPE)
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._stdin, self._stdout = self._child.stdin, self._child.stdout
+
+    def send(self, line: str) -> None:
+        """Write one line; raises OSError or ValueError if gdb is gone."""
+        self._stdin.write(f"{line}\n".encode())
+
+    def read(self) -> bytes:
+        """Wait for output and return it; `b""` once gdb has closed its output."""
+        data = self._stdout.read(65536)
+        if not data:
+            self._stdout.close()  # by its one reader, which has seen the end
+        return data
+
+    def fate(self) -> str:
+        """Return how gdb ended, waiting at most 1 s for its end."""
+        with contextlib.suppress(KgdbError):
+            self._child.wait(1.0)
+        status = self._child.poll()
+        if status is None:
+            return "its output ended"
+        return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+    def last_words(self) -> str:
+        """Return the last 5 lines of gdb's standard error."""
+        return self._child.tail(5)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._child.pid
+
+    def __enter__(self) -> GdbProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End gdb; always, and within seconds."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stdin.close()
+        self._child.kill()
+
+
+def launch_gdb(kernel: DebugFiles, *, index_cache: Path, log: Path) -> GdbProcess:
+    """Start gdb on a kernel; it reads the symbols while the machine starts.
+
+    :param index_cache: directory for gdb's index cache.
+    :param log: file that gets gdb's standard error.
+    """
+    index_cache.mkdir(parents=True, exist_ok=True)
+    return GdbProcess(command_line(kernel, index_cache), log=log)

@@ -1,0 +1,496 @@
+"""Run control: resumes the kernel, and is the one that knows whether it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..deadline import Deadline, WaitLimit
+from ..errors import KgdbError, MachineDied, TimeoutError
+from ._breakpoints import Breakpoint
+from ._classify import classify, select_frame, trap_name
+from ._debugger import Debugger
+from ._frames import Frame
+from ._mi import GdbError, Record, refusal
+from ._stop import Reason, Stop
+
+__all__ = ["Restored", "Resumed", "RunControl", "StopRecord", "StopSubscriber"]
+
+# How often a wait checks that QEMU still lives, in seconds; stops themselves arrive at once.
+_LIVENESS: Final = 0.1
+
+_CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
+
+
+@dataclass
+class StopRecord:
+    """A stop on its way to the test: gdb's record, and what subscribers know of it."""
+
+    payload: dict[str, Any]
+    """Of gdb's `*stopped` (gdb manual, "GDB/MI Async Records")."""
+    internal: bool = False
+    """Whether an internal breakpoint was hit, together with one of the test's."""
+    reason: Reason = "int3"
+    signal: str | None = None
+    breakpoint: Breakpoint | None = None
+    message: str | None = None
+    """What the kernel said of an oops or a panic."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The kernel is about to run."""
+
+    stepping: bool
+    """Whether gdb steps one task; it lets the whole kernel run otherwise."""
+    silent: bool = False
+    """Whether it goes on from a stop that no test sees."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The machine was restored to a snapshot, and the kernel is stopped there."""
+
+    keep_breakpoints: bool
+    """Whether this is the same test's doing; another test begins otherwise."""
+
+
+class StopSubscriber:
+    """Is told of resumes and stops; what a subscriber has no use for it leaves as it is here.
+
+    Subscribers are called in the order in which they subscribed: the table of breakpoints, the
+    hooks (spies, overrides), the modules, the kernel's log.
+    """
+
+    def intercept(self, record: StopRecord) -> bool:  # noqa: ARG002 # for those that override it
+        """Serve a stop that no test sees; return whether the kernel goes on at once."""
+        return False
+
+    def stopped(self, record: StopRecord) -> None:
+        """Add what is known of a stop to its record, and follow what the kernel has done."""
+
+    def recorded(self, stop: Stop) -> None:
+        """Take note that a stop is there to be seen; raises KgdbError to have it raised."""
+
+    def resumed(self, event: Resumed) -> None:
+        """Take note that the kernel is about to run."""
+
+    def restored(self, event: Restored) -> None:
+        """Take note that the machine was restored to a snapshot."""
+
+    def awaited(self) -> str:
+        """Return, for the message of a wait that ran out, where the kernel was to stop."""
+        return ""
+
+    def diagnose(self) -> str:
+        """Return, for the message of an interrupt that failed, what the kernel does instead."""
+        return ""
+
+
+class MiEvents(Protocol):
+    """The part of :class:`Gdb` that is used here."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether gdb runs."""
+
+    @property
+    def target_running(self) -> bool:
+        """Whether gdb has said last that its target runs."""
+
+    @property
+    def has_events(self) -> bool:
+        """Whether an event waits."""
+
+    def next_event(self, timeout: float) -> Record | None:
+        """Take the oldest event, waiting for one."""
+
+    def drop_events(self) -> None:
+        """Drop those that nobody took."""
+
+    def command(self, command: str) -> Any:
+        """Run an MI command."""
+
+
+class StopRelay(Protocol):
+    """The part of the relay that is used here."""
+
+    @property
+    def stop_reported(self) -> bool:
+        """Whether gdb has been told of a stop and has not resumed since."""
+
+    def wait_resumed(self, timeout: float) -> bool:
+        """Wait until gdb's resume has come to the relay."""
+
+    def set_stepping(self, stepping: bool) -> None:
+        """Say whether gdb is about to step one task."""
+
+
+class ConsoleTail(Protocol):
+    """The part of the console that is used here."""
+
+    @property
+    def log(self) -> Path:
+        """The file with everything that it showed."""
+
+    def tail(self) -> str:
+        """Return its last lines."""
+
+
+class Causes(Protocol):
+    """Finds what is behind an error."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU and gdb run."""
+
+    def check_alive(self) -> None:
+        """Raise what happened, if the kernel, QEMU or gdb is gone."""
+
+    def first(self, error: KgdbError) -> KgdbError:
+        """Return the first cause of an error."""
+
+
+class RunControl:
+    """Resumes and stops one machine's kernel.
+
+    :param gdb: gdb's events.
+    :param interrupt: asks a running kernel to stop.
+    :param source: where the debug info says that the kernel's source is.
+    """
+
+    def __init__(
+        self,
+        debugger: Debugger,
+        gdb: MiEvents,
+        relay: StopRelay,
+        *,
+        causes: Causes,
+        console: ConsoleTail,
+        interrupt: Callable[[], None],
+        waits: WaitLimit,
+        source: Path | None,
+    ) -> None:
+        self._debugger = debugger
+        self._gdb = gdb
+        self._relay = relay
+        self._causes = causes
+        self._console = console
+        self._send_interrupt = interrupt
+        self._waits = waits
+        self._source = source
+        self._subscribers: list[StopSubscriber] = []
+        self._stopped = False
+        self._stop: Stop | None = None
+        self._before: Stop | None = None  # the stop that the kernel was resumed from
+        self._refused: GdbError | None = None  # gdb's second answer to a resume
+        self._interrupting = False  # asked for, and no stop has come since
+
+    def subscribe(self, subscriber: StopSubscriber) -> None:
+        """Tell a subscriber of everything from now on, after those that are there already."""
+        self._subscribers.append(subscriber)
+
+    # Whether the kernel is stopped
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a machine, and a gdb, to control."""
+        return self._causes.alive
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the kernel is stopped; a stop that has arrived is taken note of."""
+        if not self._stopped and self._gdb.alive:
+            self._take_event(0)
+        return self._stopped
+
+    @property
+    def is_known_stopped(self) -> bool:
+        """The same, without a look for a stop that may have arrived."""
+        return self._stopped
+
+    @property
+    def stop(self) -> Stop | None:
+        """The present stop; None while the kernel runs."""
+        return self._stop if self._stopped else None
+
+    @property
+    def generation(self) -> int:
+        """The number of the present stop generation."""
+        return self._debugger.generation.number
+
+    def require_stopped(self, what: str, error: type[KgdbError] = KgdbError) -> None:
+        """Check that the kernel is stopped.
+
+        :param what: what needs it, for the message.
+        :raises KgdbError: the kernel runs; of the class that is given.
+        """
+        if not self._stopped:
+            raise error(
+                f"{what} needs a stopped kernel, and this one runs",
+                hint="stop it first: interrupt(), or wait() for a breakpoint",
+            )
+
+    def check_refused(self) -> None:
+        """Check that gdb has not given up the last resume after it had begun.
+
+        :raises GdbError: it has; with gdb's words, once.
+        :raises MachineDied: it has because QEMU ended.
+        """
+        error, self._refused = self._refused, None
+        if error is not None:
+            refused = GdbError(
+                f"gdb did not let the kernel run: {error.message}",
+                log=self._debugger.transcript,
+                hint="it cannot insert a breakpoint; delete the one that was made last",
+            )
+            raise self._causes.first(refused)
+
+    # Stopping
+
+    def wait(self, timeout: float | None = None) -> Stop:
+        """Wait until the kernel stops.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises GdbError: gdb gave up the resume after it had begun.
+        :raises TimeoutError: the kernel did not stop, and runs on.
+        :raises KgdbError: the kernel, QEMU or gdb is gone.
+        """
+        __tracebackhide__ = True
+        deadline = self._waits.deadline(timeout)
+        while not self._stopped:
+            if self._take_event(min(deadline.left, _LIVENESS)):
+                break
+            self._causes.check_alive()
+            if deadline.expired:
+                raise self._timed_out(deadline)
+        self.check_refused()
+        assert self._stop is not None
+        return self._stop
+
+    def _timed_out(self, deadline: Deadline) -> TimeoutError:
+        awaited = "".join(subscriber.awaited() for subscriber in self._subscribers)
+        return TimeoutError(
+            f"the kernel did not stop in {deadline.seconds:g} s{awaited}\n"
+            f"the console's last lines are:\n{self._console.tail()}",
+            log=self._console.log,
+            hint="it runs on: interrupt() stops it where it is",
+        )
+
+    def interrupt(self, timeout: float | None = None) -> Stop:
+        """Stop the running kernel where it is; a stopped one stays as it is.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises TimeoutError: it did not stop.
+        """
+        __tracebackhide__ = True
+        if self.stopped:
+            return self.wait(timeout)
+        self._interrupting = True
+        self._send_interrupt()
+        try:
+            return self.wait(timeout)
+        except TimeoutError as error:
+            diagnosis = "".join(subscriber.diagnose() for subscriber in self._subscribers)
+            raise TimeoutError(
+                f"{error.message}\nit did not answer a sysrq on the console: it may spin with "
+                f"interrupts off. What its CPUs do:\n{diagnosis}",
+                log=error.log,
+                hint="restore() brings it back, and the next test has a pristine kernel; a sysrq "
+                "needs CONFIG_MAGIC_SYSRQ_SERIAL and interrupts",
+            ) from error
+
+    @contextlib.contextmanager
+    def kept_stopped(self) -> Iterator[None]:
+        """Keep the kernel stopped meanwhile, and let it run again at the end if it ran."""
+        ran = not self.stopped
+        if ran:
+            self.interrupt()
+        try:
+            yield
+        finally:
+            if ran and self.stopped:
+                self.resume()
+
+    def record_stop(self, reason: Reason) -> None:
+        """Note that the kernel is stopped, where no record of gdb's says so: at a snapshot."""
+        self._interrupting = False
+        self._refused = None
+        self._debugger.generation.advance()
+        self._stopped = True
+        self._stop = Stop(self._debugger, reason, source=self._source)
+
+    def record_again(self, stop: Stop) -> None:
+        """Note that the kernel is at an earlier stop again: its machine was restored to it."""
+        self.record_stop(stop.reason)
+        self._stop = stop.renewed()
+        select_frame(self._debugger, stop.reason)
+
+    def connected(self, reason: Reason, timeout: float | None = None) -> None:
+        """Note that gdb has connected to a stopped kernel.
+
+        :param timeout: seconds to wait for gdb's record of it.
+        """
+        self._gdb.next_event(self._waits.of(timeout))
+        self.record_stop(reason)
+
+    # Resuming
+
+    def resume(self) -> None:
+        """Let the kernel run and return at once.
+
+        :raises KgdbError: it runs already, gdb refused, or gave up the resume before this one.
+        """
+        __tracebackhide__ = True
+        self._resume(_CONTINUE)
+
+    def step(self, command: str, timeout: float | None = None) -> Stop:
+        """Resume by a command of gdb's that steps, and wait for its end.
+
+        :param command: in MI.
+        :param timeout: seconds; the limit of the running test otherwise.
+        """
+        __tracebackhide__ = True
+        self._resume(command)
+        return self.wait(timeout)
+
+    def _resume(self, command: str, *, silent: bool = False) -> None:
+        __tracebackhide__ = True
+        self.require_stopped("resuming")
+        self.check_refused()
+        event = Resumed(stepping=command != _CONTINUE, silent=silent)
+        for subscriber in self._subscribers:
+            subscriber.resumed(event)
+        self._before = self._stop or self._before
+        self._move()
+        self._relay.set_stepping(event.stepping)
+        try:
+            self._debugger.command(command)
+        except GdbError:
+            self._stay()
+            raise
+
+    def _move(self) -> None:
+        self._debugger.generation.advance()
+        self._stopped = False
+        self._stop = None
+
+    def _stay(self) -> None:
+        """gdb refused to resume, so the kernel is where it was; what was read is read again."""
+        self._stopped = True
+        self._stop = self._before and self._before.renewed()
+
+    def adopt_resume(self, timeout: float | None = None) -> bool:
+        """Take note of a resume that a command at gdb's prompt made, and wait for its stop.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :return: whether there was one.
+        """
+        if not self._gdb.target_running and not self._gdb.has_events:
+            return False
+        self._before = self._stop or self._before
+        self._move()
+        self.wait(timeout)
+        return True
+
+    @contextlib.contextmanager
+    def restoring(
+        self, reason: Reason, remove_breakpoints: Callable[[], None], *, keep_breakpoints: bool
+    ) -> Iterator[None]:
+        """Around what replaces the machine's state by a snapshot's, whether the kernel runs or not.
+
+        gdb is made to believe that the kernel ran and stopped there, so that it drops whatever it
+        knows. The relay must be detached: nothing of it reaches the stub.
+
+        :param reason: why the kernel is stopped at the snapshot.
+        :param remove_breakpoints: removes gdb's breakpoints; gdb takes the kernel for stopped.
+        :param keep_breakpoints: whether a test restores; another test begins otherwise.
+        :raises TimeoutError: gdb did not notice.
+        """
+        gdb, relay, deadline = self._gdb, self._relay, self._waits.deadline()
+        # gdb may have said that it resumes, and the relay not yet have heard; or the other way.
+        while gdb.target_running and relay.stop_reported and not deadline.expired:
+            relay.wait_resumed(0.01)
+        removed = not gdb.target_running
+        if removed:
+            self._move()
+            remove_breakpoints()
+            gdb.command(_CONTINUE)
+            relay.wait_resumed(deadline.left)
+        gdb.drop_events()
+        yield
+        if gdb.next_event(self._waits.seconds) is None:
+            raise TimeoutError(
+                f"gdb did not notice within {self._waits.seconds:g} s that the machine was "
+                "restored",
+                log=self._debugger.transcript,
+                hint="the next test gets a new machine",
+            )
+        if not removed:
+            remove_breakpoints()
+        self.record_stop(reason)
+        event = Restored(keep_breakpoints)
+        for subscriber in self._subscribers:
+            subscriber.restored(event)
+
+    # What gdb says of a stop
+
+    def _take_event(self, timeout: float) -> bool:
+        """Take note of a stop if there is one; True when the kernel is stopped."""
+        deadline = Deadline(timeout)
+        while True:
+            record = self._gdb.next_event(deadline.left)
+            if record is None:
+                return False
+            if record["type"] == "result":
+                self._refused = refusal(record)
+                self._stay()
+                return True
+            if self._take_stop(StopRecord(record["payload"] or {})):
+                return True
+
+    def _take_stop(self, record: StopRecord) -> bool:
+        """Make a Stop of gdb's record; False for one that no test is to see."""
+        if str(record.payload.get("reason", "")).startswith("exited"):
+            # The relay's word for a closed port; QEMU itself may need a little longer to end.
+            raise self._causes.first(MachineDied("QEMU closed kgdb's port"))
+        self._stopped = True
+        # Until more is known, and for good where reading the stack fails.
+        self._stop = Stop(self._debugger, record.reason, source=self._source)
+        for subscriber in self._subscribers:
+            if subscriber.intercept(record):
+                self._resume(_CONTINUE, silent=True)
+                return False
+        record.reason, record.signal = classify(
+            record.payload, lambda: self._debugger.request("stack_names")["names"]
+        )
+        if record.reason == "interrupt" and not self._interrupting:
+            # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
+            self._resume(_CONTINUE, silent=True)
+            return False
+        self._interrupting = False
+        for subscriber in self._subscribers:
+            subscriber.stopped(record)
+        if record.reason in ("oops", "panic"):
+            record.message = record.message or trap_name(self._debugger)
+        self._stop = stop = Stop(
+            self._debugger,
+            record.reason,
+            breakpoint=record.breakpoint,
+            signal=record.signal,
+            message=record.message,
+            watched=record.payload.get("value"),
+            result=record.payload.get("gdb-result-var"),
+            source=self._source,
+            level=select_frame(self._debugger, record.reason),
+        )
+        for subscriber in self._subscribers:
+            subscriber.recorded(stop)
+        return True
+
+    def frames(self) -> list[Frame]:
+        """Return the stack of the stopped kernel, innermost first, while a stop is intercepted."""
+        return Stop(self._debugger, "int3", source=self._source).backtrace()

@@ -1,0 +1,307 @@
+"""Values of the stopped kernel, as gdb knows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ..errors import KgdbError, StaleError
+from ._debugger import Debugger
+from ._mi import GdbError
+
+__all__ = ["Task", "Value", "evaluate"]
+
+_NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
+_OPTIMIZED_OUT: Final = "optimized out"  # gdb/value.c, error_value_optimized_out
+_OPTIMIZED_OUT_HINT: Final = (
+    "stop at another line, or where the value is an argument of a function that was not inlined"
+)
+
+
+class Value:
+    """A value in the stopped kernel: typed, read when it is asked for.
+
+    Used after the kernel moved on it raises :class:`~pytest_kgdb.errors.StaleError`.
+    """
+
+    __hash__ = None  # type: ignore[assignment] # it compares with what it holds, which is the kernel's
+
+    def __init__(self, debugger: Debugger, record: dict[str, Any], expression: str) -> None:
+        self._debugger = debugger
+        self._generation = debugger.generation.number
+        self._writes = debugger.generation.writes
+        self._record = record
+        self._expression = expression
+
+    def _check(self) -> dict[str, Any]:
+        self._debugger.generation.check(self._generation, f"the value of {self._expression}")
+        if self._writes != self._debugger.generation.writes:
+            # Memory was written since: what lies in memory is read again.
+            if "address" not in self._record:
+                raise StaleError(
+                    f"the value of {self._expression} was read before a write and has no address",
+                    hint="evaluate it again",
+                )
+            self._record = self._debugger.request("refresh", id=self._record["id"])
+            self._writes = self._debugger.generation.writes
+        return self._record
+
+    def _readable(self) -> dict[str, Any]:
+        record = self._check()
+        if record.get("optimized_out"):
+            raise KgdbError(
+                f"{self._expression} was optimised out here by the compiler",
+                hint=_OPTIMIZED_OUT_HINT,
+            )
+        return record
+
+    def _child(self, expression: str, how: str, argument: Any = None) -> Value:
+        record = self._readable()
+        answer = self._debugger.request("child", id=record["id"], how=how, argument=argument)
+        return Value(self._debugger, answer, expression)
+
+    @property
+    def expression(self) -> str:
+        """What was evaluated."""
+        return self._expression
+
+    @property
+    def members(self) -> list[str]:
+        """The names of a structure's or union's members; none of anything else."""
+        return list(self._check().get("members", ()))
+
+    @property
+    def number(self) -> int | None:
+        """The value as a number; None for one that is none."""
+        record = self._check()
+        return int(record["int"]) if "int" in record else None
+
+    @property
+    def text_of_string(self) -> str | None:
+        """What a `char *` or `char []` says, in quotes; None for anything else."""
+        record = self._check()
+        if record.get("optimized_out") or not self._is_string(record):
+            return None
+        return repr(self.string()) if record["code"] == "array" or self.number else None
+
+    @property
+    def symbol(self) -> str | None:
+        """The function or variable that a pointer points at; None where there is none."""
+        record = self._readable()
+        if record["code"] != "ptr":
+            raise TypeError(f"{self._expression} is a {self.type}, not a pointer")
+        answer = self._debugger.request("symbol_at", address=int(record["int"]))["symbol"]
+        return None if answer is None else str(answer)
+
+    @property
+    def type(self) -> str:
+        """The type's name, as C writes it."""
+        return str(self._check()["type"])
+
+    @property
+    def address(self) -> int | None:
+        """Where it lies in memory; None for what lies in a register or nowhere."""
+        address = self._check().get("address")
+        return None if address is None else int(address)
+
+    @property
+    def is_optimized_out(self) -> bool:
+        """Whether the compiler left nothing of it here."""
+        return bool(self._check().get("optimized_out"))
+
+    def string(self, length: int | None = None) -> str:
+        """Return the text that a `char *` points at, or that a `char []` holds.
+
+        :param length: bytes to read; up to the NUL otherwise.
+        """
+        record = self._readable()
+        answer = self._debugger.request("string", id=record["id"], length=length)
+        return str(answer["string"])
+
+    def dereference(self) -> Value:
+        """Return what a pointer points at."""
+        return self._child(f"*({self._expression})", "dereference")
+
+    def cast(self, type_name: str) -> Value:
+        """Return the value as another type: `value.cast("struct task_struct *")`."""
+        return self._child(f"({type_name})({self._expression})", "cast", type_name)
+
+    def __getitem__(self, key: str | int) -> Value:
+        """Return a member by name (through a pointer too), or an element by index."""
+        if isinstance(key, str):
+            arrow = "->" if self._check()["code"] == "ptr" else "."
+            return self._child(f"{self._expression}{arrow}{key}", "member", key)
+        index = int(key)
+        length = self._check().get("length")
+        # C has flexible arrays of length 0 or 1 whose real length only the kernel knows.
+        if length is not None and length > 1 and not -length <= index < length:
+            raise IndexError(f"{self._expression} has {length} elements, not an index {index}")
+        if length is not None and index < 0:
+            index += length
+        return self._child(f"{self._expression}[{index}]", "index", index)
+
+    def __iter__(self) -> Iterator[Value]:
+        """Go through an array's elements."""
+        for index in range(len(self)):
+            yield self[index]
+
+    def __len__(self) -> int:
+        """Return an array's length."""
+        length = self._check().get("length")
+        if length is None:
+            raise TypeError(f"{self._expression} is a {self.type}, not an array")
+        return int(length)
+
+    def _int(self) -> int:
+        record = self._readable()
+        if "float" in record:
+            return int(record["float"])
+        if "int" not in record:
+            raise TypeError(f"{self._expression} is a {self.type}, not a number")
+        return int(record["int"])
+
+    def __int__(self) -> int:
+        return self._int()
+
+    def __index__(self) -> int:
+        return self._int()
+
+    def __float__(self) -> float:
+        record = self._readable()
+        return float(record["float"]) if "float" in record else float(self._int())
+
+    def __bool__(self) -> bool:
+        record = self._readable()
+        if "float" in record:
+            return bool(record["float"])
+        return bool(record["int"]) if "int" in record else True
+
+    def __str__(self) -> str:
+        record = self._check()
+        if record.get("optimized_out"):
+            return "<optimized out>"
+        if "text" not in record:
+            record["text"] = self._debugger.request("text", id=record["id"])["text"]
+        return str(record["text"])
+
+    def __repr__(self) -> str:
+        if self._generation != self._debugger.generation.number:
+            return f"<Value {self._expression}: stale>"
+        try:
+            return f"<Value {self._expression} = ({self.type}) {self}>"
+        except KgdbError as error:
+            return f"<Value {self._expression}: {error.message}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Value):
+            mine, theirs = self._readable(), other._readable()
+            if "int" in mine and "int" in theirs:
+                return bool(mine["int"] == theirs["int"])
+            return str(self) == str(other)
+        if isinstance(other, Mapping):
+            return bool(self.members) and all(self[name] == other[name] for name in other)
+        if isinstance(other, bool | int):
+            return "int" in self._readable() and self._int() == int(other)
+        if isinstance(other, float):
+            return float(self) == other
+        if isinstance(other, str):
+            return self._as_text() == other
+        if isinstance(other, bytes):
+            return self._as_text().encode() == other
+        return NotImplemented
+
+    @staticmethod
+    def _is_string(record: dict[str, Any]) -> bool:
+        return record["code"] in ("ptr", "array") and record.get("target") == "char"
+
+    def _as_text(self) -> str:
+        record = self._readable()
+        if self._is_string(record):
+            return self.string()
+        if record["code"] == "ptr" and record.get("target") == "func":
+            return self.symbol or str(self)
+        return str(self)
+
+    def __lt__(self, other: Any) -> bool:
+        return self._int() < int(other)
+
+    def __le__(self, other: Any) -> bool:
+        return self._int() <= int(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return self._int() > int(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return self._int() >= int(other)
+
+    def __add__(self, other: Any) -> int:
+        return self._int() + int(other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> int:
+        return self._int() - int(other)
+
+    def __rsub__(self, other: Any) -> int:
+        return int(other) - self._int()
+
+    def __and__(self, other: Any) -> int:
+        return self._int() & int(other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Any) -> int:
+        return self._int() | int(other)
+
+    __ror__ = __or__
+
+
+class Task(Value):
+    """A `struct task_struct *`."""
+
+    @property
+    def pid(self) -> int:
+        """The thread's id, as the kernel numbers it (`task_struct.pid`)."""
+        return int(self["pid"])
+
+    @property
+    def tgid(self) -> int:
+        """The process's id (`task_struct.tgid`)."""
+        return int(self["tgid"])
+
+    @property
+    def comm(self) -> str:
+        """The command's name, at most 15 bytes (`task_struct.comm`)."""
+        return self["comm"].string()
+
+
+def evaluate(debugger: Debugger, expression: str, **where: int) -> Value:
+    """Evaluate a C expression.
+
+    :param where: `frame`, the number of one; the selected one otherwise.
+    :raises KgdbError: gdb cannot.
+    """
+    try:
+        return Value(
+            debugger, debugger.request("evaluate", expression=expression, **where), expression
+        )
+    except GdbError as error:
+        raise _explained(error, expression) from None
+
+
+def _explained(error: GdbError, expression: str) -> GdbError:
+    """Return gdb's error with what a kernel developer wants to know about it."""
+    if _OPTIMIZED_OUT in error.message:
+        return GdbError(
+            f"{expression}: part of it was optimised out here by the compiler",
+            hint=_OPTIMIZED_OUT_HINT,
+        )
+    match = _NO_SYMBOL.search(error.message)
+    if match is None:
+        return error
+    return GdbError(
+        error.message,
+        hint=f"{match[1]} looks like a macro: the debug info has them only if the kernel was "
+        "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
+    )

@@ -1,0 +1,125 @@
+"""The guest's shell on its serial console."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+from ..console import Console, Result
+from ..deadline import WaitLimit
+from ..debugger import FirstCause, RunControl
+from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+
+__all__ = ["OopsPolicy", "Shell"]
+
+
+class OopsPolicy(Protocol):
+    """Says which oopses a test wants."""
+
+    def wants_oops(self) -> bool:
+        """Whether the oops at which the kernel is stopped is one that the test expects."""
+
+
+class Shell:
+    """Runs commands in the guest's shell; a stopped kernel runs for them.
+
+    :param oopses: lets a command go on after an oops that the test expects.
+    """
+
+    def __init__(
+        self,
+        run_control: RunControl,
+        console: Console,
+        *,
+        causes: FirstCause,
+        oopses: OopsPolicy,
+        waits: WaitLimit,
+    ) -> None:
+        self._run_control = run_control
+        self.console = console
+        """The guest's console."""
+        self._causes = causes
+        self._oopses = oopses
+        self._waits = waits
+
+    def run(
+        self,
+        command: str,
+        timeout: float | None = None,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """Run a command; a kernel that was stopped is stopped again afterwards.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :param check: is called while the command runs; may raise to end the wait.
+        :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
+        :raises KernelPanic: the command made the kernel panic.
+        :raises TimeoutError: it did not end in time.
+        """
+        __tracebackhide__ = True
+        limit = self._waits.of(timeout)
+
+        def meanwhile() -> None:
+            check()
+            self.check_running(command)
+
+        return self.while_running(
+            lambda: self.console.run(command, timeout=limit, meanwhile=meanwhile)
+        )
+
+    def while_running(self, work: Callable[[], Result]) -> Result:
+        """Do something in a running kernel; one that was stopped is stopped again afterwards."""
+        __tracebackhide__ = True
+        control = self._run_control
+        was_stopped = control.stopped
+        if was_stopped:
+            control.resume()
+        try:
+            result = work()
+        except TimeoutError:
+            if was_stopped:
+                with contextlib.suppress(KgdbError):
+                    control.interrupt()
+            raise
+        except MachineDied as error:
+            if (cause := self._causes.first(error)) is error:
+                raise
+            raise cause from error
+        if was_stopped:
+            control.interrupt()
+        return result
+
+    def check_running(self, command: str) -> None:
+        """Check that the kernel still runs a command.
+
+        :raises GuestCommandError: it has stopped.
+        :raises KernelPanic: it has panicked.
+        :raises KgdbError: QEMU or gdb is gone.
+        """
+        control = self._run_control
+        if not control.stopped:
+            self._causes.check_alive()
+            return
+        control.check_refused()
+        stop = control.stop
+        assert stop is not None
+        if stop.reason == "oops" and self._oopses.wants_oops():
+            control.resume()  # the kernel kills the task, and the command ends
+            return
+        if stop.reason == "panic":
+            raise self._causes.panicked(
+                f"the kernel panicked during {command!r}: {stop.message or stop!r}\nit said"
+            )
+        hint = "type() the command and cont() to the breakpoint, or disable the breakpoint"
+        if stop.reason == "oops":
+            hint = (
+                "kgdb.stop is where: backtrace(), registers; an oops that a test wants: "
+                "with kgdb.expect_splat(PATTERN): …"
+            )
+        raise GuestCommandError(
+            f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
+            log=self.console.log,
+            hint=hint,
+        )

@@ -1,0 +1,9 @@
+"""The handle that a test holds, and the machine under it."""
+
+from __future__ import annotations
+
+from ._attachment import Attachment
+from ._kgdb import Kgdb, attachment_of
+from ._slot import MachineSlot
+
+__all__ = ["Attachment", "Kgdb", "MachineSlot", "attachment_of"]

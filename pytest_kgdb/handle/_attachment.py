@@ -1,0 +1,230 @@
+"""A machine under a handle: the parts, each made with what it needs of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..deadline import WaitLimit
+from ..debugger import (
+    BreakpointTable,
+    Debugger,
+    FirstCause,
+    Gdb,
+    Generation,
+    Locations,
+    Reason,
+    RunControl,
+    define_current,
+)
+from ..elf import ElfFile
+from ..errors import ConfigError
+from ..guest import FileTransfer, Shell
+from ..machine import Machine
+from ..memory import KernelMemory
+from ..modules import (
+    KernelModules,
+    ModuleRegistry,
+    Modules,
+    ModuleSymbols,
+    ModuleTracker,
+    frame_of_unloaded,
+)
+from ..recipes import FailEachRunner, KunitRunner, LeakDetector
+from ..rsp import Relay
+from ..splats import SplatWatch
+from ..trace import Instruments
+from ._cpu_stacks import CpuStacks
+from ._snapshots import SnapshotKeeping, SnapshotsOfTest
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+__all__ = ["Attachment"]
+
+
+class Attachment:
+    """gdb attached to one machine's stopped kernel, and all that a handle does with it.
+
+    :param interrupt: asks the running kernel to stop.
+    :param snapshots: saves and restores the machine.
+    :param reason: why the kernel is stopped now.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        gdb: Gdb,
+        machine: Machine,
+        relay: Relay,
+        interrupt: Callable[[], None],
+        snapshots: SnapshotKeeping,
+        registry: ModuleRegistry,
+        generation: Generation,
+        waits: WaitLimit,
+        reason: Reason,
+    ) -> None:
+        source = kernel.debug_source
+        console = machine.console
+        self.kernel = kernel
+        self.gdb = gdb
+        self.machine = machine
+        self.relay = relay
+        self.registry = registry
+        self.causes = causes = FirstCause(gdb, machine, console)
+        self.debugger = debugger = Debugger(
+            gdb, generation=generation, door=relay.door, first_cause=causes.first
+        )
+        self.run_control = run_control = RunControl(
+            debugger,
+            gdb,
+            relay,
+            causes=causes,
+            console=console,
+            interrupt=interrupt,
+            waits=waits,
+            source=source,
+        )
+        self.locations = Locations(
+            debugger,
+            ElfFile(kernel.vmlinux),
+            kernel.vmlinux.with_name("System.map"),
+            refusal=registry.refusal,
+            functions=registry.functions,
+        )
+        # The order in which they subscribe to run control is the order in which they are told of
+        # a stop: see StopSubscriber.
+        run_control.subscribe(causes)
+        self.breakpoints = BreakpointTable(
+            debugger, gdb, run_control, self.locations, expects=registry.expects
+        )
+        self.instruments = Instruments(debugger, run_control, relay, self.locations)
+        run_control.connected(reason)
+        if debugger.door == "qemu":
+            define_current(debugger)
+        self.memory = memory = KernelMemory(
+            vmlinux=kernel.vmlinux,
+            ram=machine.ram,
+            memory_bytes=machine.spec.memory << 20,
+            machine=machine.spec.arch.machine,
+            stop_state=run_control,
+            modules=registry,
+        )
+        self._kernel_modules = KernelModules(debugger, memory.read)
+        self._module_symbols = ModuleSymbols(
+            debugger, self.breakpoints, self._kernel_modules, registry, machine.directory
+        )
+        self._tracker = ModuleTracker(
+            debugger,
+            run_control,
+            self.breakpoints,
+            self.instruments,
+            kernel=self._kernel_modules,
+            registry=registry,
+            symbols=self._module_symbols,
+            enabled="MODULES" in kernel.config,
+        )
+        paused = functools.partial(relay.machine_paused, machine.monitor)
+        self.splats = SplatWatch(
+            machine, console, memory, run_control, paused=paused, causes=causes, source=source
+        )
+        self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
+        run_control.subscribe(self.cpu_stacks)
+        self.shell = Shell(run_control, console, causes=causes, oopses=self.splats, waits=waits)
+        self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
+        self._waits = waits
+
+    # Made when a test first asks for them
+
+    @cached_property
+    def files(self) -> FileTransfer:
+        """Files into the guest and out of it."""
+        return FileTransfer(self.shell, self.run_control, self.memory, self._waits)
+
+    @cached_property
+    def modules(self) -> Modules:
+        """The guest's modules."""
+        refusal = None
+        if "MODULES" not in self.kernel.config:
+            refusal = ConfigError(
+                f"the kernel {self.kernel.release} has no modules",
+                hint="build it with CONFIG_MODULES=y",
+            )
+        return Modules(
+            self.run_control,
+            self.shell,
+            self.files,
+            self.memory,
+            kernel=self._kernel_modules,
+            registry=self.registry,
+            symbols=self._module_symbols,
+            tracker=self._tracker,
+            refusal=refusal,
+        )
+
+    @cached_property
+    def fail_each(self) -> FailEachRunner:
+        """Scenarios with one call failing."""
+        leaks = LeakDetector(
+            self.run_control,
+            self.shell,
+            self.splats,
+            config=self.kernel.config,
+            waits=self._waits,
+            assign=self.assign,
+            breakpoints_disabled=self.breakpoints.disabled,
+            frame_of_unloaded=lambda address: frame_of_unloaded(self.registry, address),
+        )
+        return FailEachRunner(
+            self.run_control,
+            self.shell,
+            self.splats,
+            leaks,
+            self.snapshots,
+            cpu_stacks=self.cpu_stacks.read,
+        )
+
+    @cached_property
+    def kunit(self) -> KunitRunner:
+        """KUnit suites."""
+        return KunitRunner(
+            self.shell, self.splats, self.memory, modules_dir=self.kernel.modules_dir
+        )
+
+    # What takes several of the parts
+
+    def assign(self, expression: str, value: object) -> None:
+        """Assign to a variable, a member or a register (gdb's `set var`)."""
+        self.run_control.require_stopped("assign()")
+        self.debugger.command(f"-gdb-set var {expression} = {value}")
+        self.wrote()
+
+    def wrote(self) -> None:
+        """Note that memory or registers were written: what was read before is read anew."""
+        self.debugger.generation.wrote()
+        self.memory.invalidate()
+
+    @contextlib.contextmanager
+    def restoring(self, reason: Reason, *, keep_breakpoints: bool = False) -> Iterator[None]:
+        """Around what restores the machine to a snapshot; the relay is detached meanwhile.
+
+        :param reason: why the kernel is stopped there.
+        :param keep_breakpoints: insert them in the restored kernel; they are deleted otherwise.
+        """
+        with (
+            self.breakpoints.restoring(keep=keep_breakpoints) as remove,
+            self.run_control.restoring(reason, remove, keep_breakpoints=keep_breakpoints),
+        ):
+            yield
+
+    def close(self) -> None:
+        """End the instruments, and let go of guest memory: the machine is about to end."""
+        self.debugger.generation.advance()
+        self.registry.detach()
+        self.breakpoints.clear()
+        self.instruments.end()
+        self.memory.close()

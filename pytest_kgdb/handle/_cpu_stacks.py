@@ -1,0 +1,60 @@
+"""What each CPU does, as QEMU sees it: for a kernel that does not stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from ..debugger import StopSubscriber
+from ..errors import KgdbError
+
+__all__ = ["CpuStacks"]
+
+
+class RegisterMachine(Protocol):
+    """The part of the machine that is used here."""
+
+    def registers(self) -> str:
+        """Return all CPUs' registers, as QEMU's monitor shows them."""
+
+
+class StackMemory(Protocol):
+    """The part of the kernel's memory that is used here."""
+
+    def cpu_stacks(self, dump: str, source: Path | None) -> str:
+        """Return what each CPU does, by its registers; the machine is paused."""
+
+
+class CpuStacks(StopSubscriber):
+    """Reads the CPUs' stacks while the machine is paused.
+
+    :param paused: pauses the machine of a kernel that runs.
+    :param source: where the debug info says that the kernel's source is.
+    """
+
+    def __init__(
+        self,
+        machine: RegisterMachine,
+        memory: StackMemory,
+        source: Path | None,
+        *,
+        paused: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._machine = machine
+        self._paused = paused
+        self._memory = memory
+        self._source = source
+
+    def read(self) -> str:
+        """Return, for each CPU, its task, its stack and its registers, in lines."""
+        try:
+            with self._paused():
+                return self._memory.cpu_stacks(self._machine.registers(), self._source)
+        except KgdbError as error:
+            return f"(not available: {error.message})"
+
+    def diagnose(self) -> str:
+        """Return the same, for the message of an interrupt that failed."""
+        return self.read()

@@ -1,0 +1,160 @@
+"""The handle's chapter of data: values, memory, drgn, gdb's own commands."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
+from ..errors import StaleError
+from ._base import Base
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["Inspecting"]
+
+# Commands of gdb's that are about threads, which are the kernel's tasks.
+_THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
+
+# Bytes that one MI command writes.
+_WRITE_BYTES: Final = 512
+
+
+class Inspecting(Base):
+    """Reads the stopped kernel's data, and changes it."""
+
+    def evaluate(self, expression: str | drgn.Object) -> Value:
+        """Evaluate a C expression in the selected frame; `current` is the stopped CPU's task.
+
+        :param expression: or an object of drgn's, to have it as gdb's value.
+        :raises KgdbError: gdb cannot; the message is its own.
+        """
+        __tracebackhide__ = True
+        self._run_control.require_stopped("evaluate()")
+        text = expression if isinstance(expression, str) else expression_of(expression)
+        return evaluate(self._debugger, text)
+
+    def drgn_object(self, value: Value) -> drgn.Object:
+        """Return drgn's object for a value of gdb's.
+
+        :raises KgdbError: it is nowhere in memory and no number.
+        """
+        __tracebackhide__ = True
+        return object_of(self.program, value)
+
+    def per_cpu(self, variable: str, cpu: int | None = None) -> Value:
+        """Return a CPU's own copy of a per-CPU variable; of the CPU that stopped by default.
+
+        :raises KgdbError: there is no such variable or CPU.
+        """
+        __tracebackhide__ = True
+        self._run_control.require_stopped("per_cpu()")
+        if cpu is None:
+            cpu = self._run_control.wait().cpu
+        return per_cpu(self._debugger, variable, cpu)
+
+    @property
+    def current(self) -> Task:
+        """The task on the CPU that stopped, the kernel's `current`."""
+        self._run_control.require_stopped("current")
+        return self._run_control.wait().task
+
+    def assign(self, expression: str, value: object) -> None:
+        """Assign to a variable, a member, a register (`$rax`).
+
+        :param value: a number, or a C expression.
+        :raises KgdbError: gdb cannot; the message is its own.
+        """
+        __tracebackhide__ = True
+        number = int(value) if isinstance(value, bool | Value) else value
+        self._slot.require().assign(expression, number)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read the kernel's virtual memory.
+
+        :param size: bytes.
+        :raises KgdbError: not all of it is mapped.
+        """
+        __tracebackhide__ = True
+        self._run_control.require_stopped("read()", StaleError)
+        return self._slot.require().memory.read(int(address), int(size))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to the kernel's virtual memory.
+
+        :raises KgdbError: it is not mapped.
+        """
+        __tracebackhide__ = True
+        attachment = self._slot.require()
+        attachment.run_control.require_stopped("write()")
+        # Through gdb, not into guest memory: QEMU must learn of changed instructions.
+        for start in range(0, len(data), _WRITE_BYTES):
+            piece = bytes(data[start : start + _WRITE_BYTES])
+            attachment.debugger.command(
+                f"-data-write-memory-bytes {int(address) + start:#x} {piece.hex()}"
+            )
+        attachment.wrote()
+
+    def execute(self, gdb_command: str) -> str:
+        """Run a command as typed at gdb's prompt; return what it printed.
+
+        A command that resumes the kernel (`continue`, `stepi`) is followed: this returns at the
+        next stop.
+
+        :raises KgdbError: gdb refused it; the message is its own.
+        """
+        __tracebackhide__ = True
+        attachment = self._slot.require()
+        attachment.run_control.require_stopped("execute()")
+        relay = attachment.relay
+        asks_threads = _THREADS.match(gdb_command) is not None
+        if asks_threads:
+            relay.list_all_threads = True
+        try:
+            text = attachment.debugger.console(gdb_command)
+        finally:
+            if asks_threads:
+                relay.list_all_threads = False
+        if not attachment.run_control.adopt_resume():
+            attachment.wrote()  # it may have been `set var`
+        return text
+
+    @property
+    def program(self) -> drgn.Program:
+        """The stopped kernel as a drgn program."""
+        self._run_control.require_stopped("program", StaleError)
+        return self._slot.require().memory.program
+
+    @property
+    def physical(self) -> Any:
+        """The guest's physical memory: `read`, `write`, `find`."""
+        self._run_control.require_stopped("physical", StaleError)
+        return self._slot.require().memory.physical
+
+    def stack_trace(self, task: drgn.Object | int) -> drgn.StackTrace:
+        """Return the stack of any task, asleep or stopped on its CPU.
+
+        :param task: a pid, or a `struct task_struct *` of drgn's.
+        :raises KgdbError: there is no such task.
+        """
+        __tracebackhide__ = True
+        self._run_control.require_stopped("stack_trace()", StaleError)
+        return self._slot.require().memory.stack_trace(task)
+
+    def read_user(self, task: drgn.Object | int, address: int, size: int) -> bytes:
+        """Read a process's memory.
+
+        :param task: a pid, or a `struct task_struct *` or `struct mm_struct *` of drgn's.
+        :param size: bytes.
+        :raises KgdbError: not all of it is in memory.
+        """
+        __tracebackhide__ = True
+        self._run_control.require_stopped("read_user()", StaleError)
+        return self._slot.require().memory.read_user(task, int(address), int(size))
+
+    def dmesg(self) -> str:
+        """Return the kernel's log buffer, as dmesg(1) shows it."""
+        __tracebackhide__ = True
+        self._run_control.require_stopped("dmesg()", StaleError)
+        return self._slot.require().memory.dmesg()

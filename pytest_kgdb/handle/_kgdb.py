@@ -1,0 +1,119 @@
+"""The handle on the kernel that a test gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ._attachment import Attachment
+from ._breaking import Breaking
+from ._inspecting import Inspecting
+from ._running import Running
+from ._talking import Talking
+
+if TYPE_CHECKING:
+    from ..recipes import FailEach, KunitSuite
+    from ..trace import Override, When
+
+__all__ = ["Kgdb", "attachment_of"]
+
+_DEFAULT: Final = object()
+"""Of `returns`: how the function fails by its type."""
+
+
+class Kgdb(Running, Breaking, Inspecting, Talking):
+    """A handle on a live kernel under kgdb: run control, breakpoints, data, the guest's shell."""
+
+    # A base class is a chapter: methods that give a request to the part that does it.
+
+    # Snapshots
+
+    def snapshot(self, name: str) -> None:
+        """Save the whole machine, memory and disk, under a name, until the test ends.
+
+        A running kernel is stopped for it, and goes on. One of the same name is replaced.
+
+        :raises KgdbError: QEMU could not save it.
+        """
+        __tracebackhide__ = True
+        self._slot.require().snapshots.take(name)
+
+    def restore(self, name: str) -> None:
+        """Restore the machine to what it was at :meth:`snapshot`, stopped at the same stop.
+
+        It does not matter what the kernel does now. Breakpoints are as they are now, not as they
+        were then.
+
+        :raises KgdbError: there is no such snapshot, or QEMU could not load it.
+        """
+        __tracebackhide__ = True
+        self._slot.require().snapshots.restore(name)
+
+    # Scenarios
+
+    def fail_each(
+        self,
+        function: str,
+        scenario: str | Callable[[Kgdb], object],
+        returns: object = _DEFAULT,
+        *,
+        when: str | When | None = None,
+        limit: int = 100,
+    ) -> FailEach:
+        """Run a scenario once for each call of a function that it makes, with that call failing.
+
+        Each run begins with the kernel as it is now, and it is so again at the end.
+
+        :param scenario: a command for the guest's shell, or a function that is called with this
+            handle. What it cannot do is an error handled; what it asserts must hold.
+        :param returns: how the function fails, as for :meth:`override`; -ENOMEM, or NULL, by its
+            type otherwise.
+        :param when: which calls are meant, as for :meth:`override`.
+        :param limit: calls that are tried at the most.
+        :raises KgdbError: the scenario does not pass by itself, or never calls the function.
+        """
+        __tracebackhide__ = True
+        attachment = self._slot.require()
+        instruments = attachment.instruments
+        value = instruments.default_failure(function) if returns is _DEFAULT else returns
+
+        def fail(skip: int, times: int | None) -> Override:
+            return instruments.override(
+                function, value, times=times, when=when, skip=skip, trace=True
+            )
+
+        def run() -> object:
+            return self.run(scenario) if isinstance(scenario, str) else scenario(self)
+
+        return attachment.fail_each.run(function, run, fail, limit=limit)
+
+    def kunit(
+        self, suite: str, *, module: str | None = None, timeout: float | None = None
+    ) -> KunitSuite:
+        """Run a KUnit suite in the guest, or read its results of the boot if it is built in.
+
+        :param module: the module that has it, by its name or as a path in the guest; found by
+            the suite's name among the kernel's own modules otherwise.
+        :param timeout: seconds; the marker's or `--kgdb-timeout` otherwise.
+        :raises KgdbError: there is no such suite.
+        """
+        __tracebackhide__ = True
+        return self._slot.require().kunit.run(suite, module, timeout)
+
+    def __repr__(self) -> str:
+        attachment = self._slot.attachment
+        if attachment is None:
+            return f"<Kgdb {self.kernel.release}: no machine>"
+        control = attachment.run_control
+        state = repr(control.stop) if control.is_known_stopped else "running"
+        return f"<Kgdb {self.kernel.release}: {state}>"
+
+
+def attachment_of(kgdb: Kgdb) -> Attachment:
+    """Return what a handle is attached to: machine, gdb, relay, memory.
+
+    For tools and tests that work beneath the handle; a test of a kernel has no use for it.
+
+    :raises MachineDied: there is no machine.
+    """
+    return kgdb._slot.require()

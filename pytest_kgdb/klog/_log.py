@@ -1,0 +1,88 @@
+"""Lines of the kernel's log, and its records among what programs write on a serial console."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["LogLine", "LogSource", "console_lines", "kernel_records", "without_kernel_records"]
+
+# A record as a serial console shows it, with CONFIG_PRINTK_TIME and, where set,
+# CONFIG_PRINTK_CALLER (kernel/printk/printk.c, info_print_prefix). The console driver holds the
+# port's lock for the whole record: a record is never interrupted, but a record may interrupt
+# anything that a program writes.
+_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n]*\n")
+_PARTS: Final = re.compile(r"\[ *(\d+\.\d{6})\](?:\[ *([TC]\d+)\])? (.*)", re.DOTALL)
+
+LogSource = Literal["ring", "console"]
+"""Where lines were read: in the ring buffer in the guest's memory, or on the serial console."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of the kernel's log."""
+
+    text: str
+    """Without time and caller."""
+
+    time: float | None = None
+    """Seconds since the boot."""
+
+    caller: str | None = None
+    """What printed it: `T` and the task's pid, or `C` and the CPU outside of any task."""
+
+    seq: int = 0
+    """Its place in its source: the number of its record in the ring, the offset on the console."""
+
+    source: LogSource = "ring"
+
+
+def kernel_records(text: bytes) -> list[bytes]:
+    """Return the kernel's log records in a console's text."""
+    return _RECORD.findall(text)
+
+
+def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:
+    """Remove the kernel's log records from the output of a program.
+
+    The kernel writes each record once. A record that comes twice, or was on the console before,
+    was written by the program (`dmesg`) and is kept.
+
+    :param seen: records that the console showed earlier.
+    """
+    earlier = set(seen)
+
+    def judge(match: re.Match[bytes]) -> bytes:
+        record = match.group()
+        if record in earlier:
+            return record
+        earlier.add(record)
+        return b""
+
+    return _RECORD.sub(judge, text)
+
+
+def console_lines(text: bytes, seen: Iterable[bytes] = (), *, offset: int = 0) -> list[LogLine]:
+    """Return the lines of the kernel's log in a console's text, each once.
+
+    Records of two CPUs with the same words and the same microsecond count as one.
+
+    :param seen: records that the console showed earlier: if they come again, a program
+        (`dmesg`) wrote them.
+    :param offset: offset of the text on the console.
+    """
+    earlier = set(seen)
+    lines: list[LogLine] = []
+    # The last record may have no end yet, where the kernel stopped in the midst of it.
+    for match in _RECORD.finditer(text if text.endswith(b"\n") else text + b"\n"):
+        record = match.group()
+        if record in earlier:
+            continue
+        earlier.add(record)
+        parts = _PARTS.match(record.decode("utf-8", "replace").rstrip("\r\n"))
+        assert parts is not None
+        time, caller, words = parts.groups()
+        lines.append(LogLine(words, float(time), caller, offset + match.start(), "console"))
+    return lines

@@ -1,0 +1,21 @@
+"""The memory of a stopped kernel, read without its help: RAM, page tables, drgn, the log."""
+
+from ._kernel_memory import KernelMemory, StopState
+from ._module_files import ModuleFiles, ModuleLookup, module_name
+from ._physical import PageOwner, PhysicalMemory
+from ._ram import Ram, Segment, ram_layout
+from ._relay_memory import RelayMemory
+
+__all__ = [
+    "KernelMemory",
+    "ModuleFiles",
+    "ModuleLookup",
+    "PageOwner",
+    "PhysicalMemory",
+    "Ram",
+    "RelayMemory",
+    "Segment",
+    "StopState",
+    "module_name",
+    "ram_layout",
+]

@@ -1,0 +1,56 @@
+"""The relay's mapping of guest memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from ..kernel import Vmlinux
+from ._backing import RamBacking
+from ._ram import Ram, ram_layout
+
+__all__ = ["RelayMemory"]
+
+
+class RelayMemory:
+    """The kernel's virtual memory, read and written without a check that the kernel is stopped.
+
+    :class:`KernelMemory` has that check for its users. The relay itself knows whether the kernel
+    is stopped, and reads in another thread, so it has a mapping of its own.
+
+    :param vmlinux: the kernel with its symbols.
+    :param ram: the file of the guest's RAM.
+    :param memory_bytes: the size of the RAM.
+    :param machine: QEMU's machine type, which determines where in the guest the RAM is.
+    :raises KgdbError: the kernel is not in the RAM.
+    """
+
+    def __init__(self, vmlinux: Path, ram: BinaryIO, memory_bytes: int, machine: str) -> None:
+        self._ram = Ram(ram, ram_layout(memory_bytes, machine))
+        self._backing = RamBacking(Vmlinux(vmlinux), self._ram)
+        self._backing.refresh()
+
+    def refresh(self) -> None:
+        """Find the kernel again, which was booted or restored."""
+        self._backing.refresh()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory.
+
+        :raises KgdbError: not all of it is mapped RAM.
+        """
+        return self._backing.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write virtual memory: data only, as QEMU does not notice and translate code again.
+
+        :raises KgdbError: not all of it is mapped RAM.
+        """
+        while data:
+            physical, mapped = self._backing.table.translate(address)
+            self._ram.write(physical, data[:mapped])
+            data, address = data[mapped:], address + mapped
+
+    def close(self) -> None:
+        """Unmap the RAM. Idempotent."""
+        self._ram.close()

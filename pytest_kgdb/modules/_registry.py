@@ -1,0 +1,280 @@
+"""The registry of modules: their files on the host, their places in the guest, their addresses."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import ConfigError
+from ..kernel import ModuleFile, read_module
+from ..memory import ModuleFiles, module_name
+from ..process import run, which
+
+if TYPE_CHECKING:
+    from ..kernel import Kernel
+
+__all__ = ["LoadedModule", "ModuleRegistry", "ModuleSource", "arguments"]
+
+_GUEST_DIRECTORY: Final = "/run"
+"""Where modules from the host go: a tmpfs on every guest of ours."""
+_STRIP_SECONDS: Final = 60.0
+
+# A file and line, as gdb takes them.
+_LINE: Final = re.compile(r"(?:.*/)?([^/:]+\.[chS]):\d+")
+_FUNCTION: Final = re.compile(r"\*?([A-Za-z_]\w*)(?:\s*\+.*)?")
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """A module that is to be loaded: its name, its file, its place in the guest."""
+
+    name: str
+    info: ModuleFile | None
+    in_guest: str | None
+    """Its path there; None while it is on the host only."""
+    needs: tuple[str, ...] = ()
+    """What must be loaded before."""
+
+
+@dataclass
+class LoadedModule:
+    """A module that the kernel has loaded, and whose symbols gdb has."""
+
+    name: str
+    address: int
+    """Of its `struct module`."""
+    file: Path
+    sections: dict[str, int]
+    ranges: list[tuple[int, int, bool]]
+    """Start, end, and whether the memory is freed when its init has run."""
+    init_freed: bool = False
+    disabled: set[str] = field(default_factory=set)
+    """Locations of breakpoints in init memory that is freed, as gdb numbers them."""
+
+    def holds(self, address: int, *, init: bool = False) -> bool:
+        """Whether an address is in its memory, or in what it has for its init only."""
+        return any(
+            start <= address < end and (is_init or not init) for start, end, is_init in self.ranges
+        )
+
+
+class ModuleRegistry:
+    """Which modules there are: the owner of "where is module X".
+
+    On the host: the files of the modules that were named, and those of the kernel's own tree. In
+    the kernel: the addresses of those whose symbols gdb has.
+
+    :param provided: files of the modules that are in the guest from the beginning.
+    :param build: builds what a path on the host stands for, and returns the `.ko` files.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        provided: Iterable[Path],
+        build: Callable[[Path], list[Path]],
+    ) -> None:
+        self._kernel = kernel
+        self._build = build
+        self._provided = {read_module(path).name: path for path in provided}
+        self._named: dict[str, Path] = {}
+        self._version = 0
+        self._in_guest: dict[str, str] = {}
+        places = [kernel.modules_dir] if kernel.modules_dir is not None else []
+        self._in_tree = ModuleFiles(places)
+        self.watched: set[str] = set()
+        """Names of the modules whose symbols gdb gets as soon as they are loaded."""
+        self.loaded: dict[str, LoadedModule] = {}
+        """The modules whose symbols gdb has, by name."""
+        self.unloaded: list[LoadedModule] = []
+        """Modules that were unloaded, or whose init failed, the latest last."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Register only what is in the guest: what one test names is not for the next one."""
+        if self._named != self._provided:
+            self._version += 1
+        self._named = dict(self._provided)
+        self.watched = set(self._provided)
+        # As kernel.collect_modules puts them there.
+        directory = f"/lib/modules/{self._kernel.release}/extra"
+        self._in_guest = {name: f"{directory}/{path.name}" for name, path in self._provided.items()}
+
+    def detach(self) -> None:
+        """Forget what the kernel has loaded: its machine is gone."""
+        self.loaded.clear()
+        self.unloaded.clear()
+        self.reset()
+
+    # In the kernel
+
+    def at(self, address: int) -> tuple[LoadedModule, bool] | None:
+        """Return the module that an address is in, and whether that memory is freed by now."""
+        for module in self.loaded.values():
+            if module.holds(address):
+                freed = module.init_freed and module.holds(address, init=True)
+                return module, freed
+        return None
+
+    def refusal(self, address: int) -> str | None:
+        """Return why no breakpoint can be at an address in a module; None where one can."""
+        place = self.at(address)
+        if place is None or not place[1]:
+            return None
+        return (
+            f"it is in .init.text of module {place[0].name}, whose memory the kernel has freed by "
+            "now; load_stopped() stops before a module's init, and once it is unloaded a "
+            "breakpoint waits for it to be loaded again"
+        )
+
+    # On the host
+
+    def is_known(self, name: str) -> bool:
+        """Whether a module was named, so that it need not be in the guest."""
+        return name.replace("-", "_") in self._named
+
+    def _add(self, path: Path) -> ModuleFile:
+        info = read_module(path)
+        if self._named.get(info.name) != path:
+            self._named[info.name] = path
+            self._version += 1
+            self._in_guest.pop(info.name, None)
+        self.watched.add(info.name)
+        return info
+
+    def add(self, path: Path) -> list[Path]:
+        """Build what a path stands for, register its modules, and return their files."""
+        built = self._build(path.expanduser())
+        for file in built:
+            self._add(file)
+        return built
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever :meth:`candidates` may return other files."""
+        return self._version
+
+    def candidates(self, name: str) -> list[Path]:
+        """Return the files that may be a module's, the likeliest first."""
+        file = self._named.get(name)
+        return [*([file] if file is not None else []), *self._in_tree.candidates(name)]
+
+    def find(self, name: str) -> Path | None:
+        """Return a module's file; None where none is known."""
+        return next(iter(self.candidates(name)), None)
+
+    def expects(self, location: str) -> bool:
+        """Whether a registered module has a function, or a source line, of that name."""
+        line, function = _LINE.fullmatch(location), _FUNCTION.fullmatch(location)
+        for path in self._named.values():
+            info = read_module(path)
+            if line is not None and line[1] in info.sources:
+                return True
+            if function is not None and function[1] in info.functions:
+                return True
+        return False
+
+    def functions(self) -> Iterator[str]:
+        """Yield the functions of the modules that were named."""
+        for path in self._named.values():
+            yield from read_module(path).functions
+
+    def resolve(self, path: str | os.PathLike[str]) -> ModuleSource:
+        """Return the module that a path or a name stands for.
+
+        :raises ConfigError: there is none, or there are several.
+        """
+        text = os.fspath(path)
+        if "/" not in text:
+            name = module_name(Path(text))
+            if name in self._in_guest:
+                info = read_module(self._named[name])
+                return ModuleSource(name, info, self._in_guest[name], info.depends)
+            if name in self._named:
+                info = read_module(self._named[name])
+                return ModuleSource(name, info, None, info.depends)
+            in_tree = next(iter(self._in_tree.candidates(name)), None)
+            tree = self._kernel.modules_dir
+            if in_tree is not None and tree is not None:
+                guest = f"/lib/modules/{self._kernel.release}/{in_tree.relative_to(tree)}"
+                info = read_module(in_tree)
+                return ModuleSource(name, info, guest, info.depends)
+        host = Path(text).expanduser()
+        if host.is_dir() or host.is_file():
+            return self._of_host(host, None)
+        if host.suffix == ".ko" and any((host.parent / name).is_file() for name in _MAKEFILES):
+            return self._of_host(host.parent, module_name(host))
+        if text.startswith("/"):
+            name = module_name(Path(text))
+            file = self.find(name)
+            return ModuleSource(name, read_module(file) if file is not None else None, text)
+        names = sorted(self._named)
+        raise ConfigError(
+            f"there is no module {text}: neither on this host nor, by that name, in the guest",
+            hint=f"known are {', '.join(names)}" if names else "name its directory, or its .ko",
+        )
+
+    def _of_host(self, path: Path, name: str | None) -> ModuleSource:
+        built = self._build(path)
+        infos = [read_module(file) for file in built]
+        if name is None and len(infos) == 1:
+            name = infos[0].name
+        matching = [info for info in infos if info.name == name]
+        if not matching:
+            names = ", ".join(info.path.name for info in infos)
+            raise ConfigError(
+                f"{path} builds {names}" + (f", and no {name}" if name is not None else ""),
+                hint=f"name one of them: {path / infos[0].path.name}",
+            )
+        for info in infos:
+            self._add(info.path)
+        (info,) = matching
+        return ModuleSource(info.name, info, self._in_guest.get(info.name), info.depends)
+
+    def transferred(self, source: ModuleSource, put: Callable[[Path, str], None]) -> ModuleSource:
+        """Put a module's file into the guest, without debug information: gdb reads the host's."""
+        assert source.info is not None
+        guest = f"{_GUEST_DIRECTORY}/{source.name}.ko"
+        strip = which("strip", package="binutils")
+        with tempfile.TemporaryDirectory(prefix="pytest-kgdb-module-") as scratch:
+            stripped = Path(scratch) / source.info.path.name
+            argv = [strip, "--strip-debug", "-o", str(stripped), str(source.info.path)]
+            run(argv, name="strip", timeout=_STRIP_SECONDS)
+            put(stripped, guest)
+        return replace(source, in_guest=guest)
+
+
+_MAKEFILES: Final = ("Makefile", "Kbuild", "makefile")
+
+
+def arguments(info: ModuleFile | None, name: str, params: dict[str, object]) -> list[str]:
+    """Return the words that set a module's parameters.
+
+    The kernel ignores one that the module does not have, but for a line in its log.
+
+    :raises ConfigError: there is no such parameter.
+    """
+    words = []
+    for key, value in params.items():
+        if info is not None and key not in (*info.parameters, "dyndbg"):
+            raise ConfigError(
+                f"module {name} has no parameter '{key}'",
+                hint=f"it has {', '.join(sorted(info.parameters)) or 'none'}",
+            )
+        words.append(f"{key}={_value(value)}")
+    return words
+
+
+def _value(value: object) -> str:
+    """Return a value as the kernel reads it (kernel/params.c)."""
+    if isinstance(value, bool):
+        return "1" if value else "0"  # what both a bool and an int take
+    if isinstance(value, list | tuple):
+        return ",".join(_value(item) for item in value)
+    text = str(value)
+    return f'"{text}"' if " " in text else text

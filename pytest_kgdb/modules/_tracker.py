@@ -1,0 +1,171 @@
+"""Follows what the kernel does with its modules, by internal breakpoints in its loader."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ..debugger import (
+    BreakpointTable,
+    Debugger,
+    GdbError,
+    Restored,
+    RunControl,
+    StopRecord,
+    StopSubscriber,
+)
+from ..errors import KgdbError
+from ..trace import Instruments
+from ._kernel_list import KernelModules
+from ._registry import LoadedModule, ModuleRegistry
+from ._symbols import ModuleSymbols
+
+__all__ = ["ModuleTracker"]
+
+# kernel/module/main.c. At the first the module is complete, its parameters read, and its init
+# has not run; the second comes when init has succeeded, before its memory is freed; the third
+# before a module's memory is freed, be it unloaded or its init having failed. All take the module.
+_COMING: Final = "do_init_module"
+_INIT_ENDED: Final = "trim_init_extable"
+_GOING: Final = "free_module"
+
+# The first argument (x86-64 psABI, "Parameter Passing"), as an address.
+_FIRST_ARGUMENT: Final = "(unsigned long)$rdi"
+
+
+class ModuleTracker(StopSubscriber):
+    """Keeps gdb's symbols, breakpoints and instruments right while modules come and go.
+
+    :param enabled: whether the kernel has modules at all (CONFIG_MODULES).
+    """
+
+    def __init__(
+        self,
+        debugger: Debugger,
+        run_control: RunControl,
+        table: BreakpointTable,
+        instruments: Instruments,
+        *,
+        kernel: KernelModules,
+        registry: ModuleRegistry,
+        symbols: ModuleSymbols,
+        enabled: bool,
+    ) -> None:
+        self._debugger = debugger
+        self._table = table
+        self._instruments = instruments
+        self._kernel = kernel
+        self._registry = registry
+        self._symbols = symbols
+        self._enabled = enabled
+        self._awaited: str | None = None
+        run_control.subscribe(self)
+        table.on_insert(self._on_breakpoint)
+        instruments.on_insert(self.guard)
+
+    # Breakpoints and instruments
+
+    def _on_breakpoint(self, waits: bool) -> None:
+        if waits:
+            self.watch()
+        self.guard()
+
+    def watch(self) -> None:
+        """Have every module's symbols known before its init runs, from now on."""
+        self._table.insert_internal(_COMING, self._on_coming)
+
+    def guard(self) -> None:
+        """Watch for the end of memory in which a breakpoint or a hook is."""
+        modules = self._registry.loaded
+        if not modules:
+            return
+        addresses = [
+            location.address for row in self._table.refresh() for location in row.locations
+        ]
+        for module in modules.values():
+            if any(map(module.holds, addresses)) or self._instruments.within(module.holds):
+                # A kernel that has neither function, inlined or renamed, goes unguarded: most
+                # breakpoints are deleted before their module is.
+                with contextlib.suppress(GdbError):
+                    self._table.insert_internal(_GOING, self._on_going)
+                    if not module.init_freed:
+                        self._table.insert_internal(_INIT_ENDED, self._on_init_ended)
+
+    # A module that is to be stopped at
+
+    @contextlib.contextmanager
+    def stopping_at(self, name: str) -> Iterator[None]:
+        """Meanwhile, stop the kernel before the init of a module."""
+        self._awaited = name
+        try:
+            yield
+        finally:
+            self._awaited = None
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the module of :meth:`stopping_at` is there."""
+        return self._awaited is None
+
+    # At the internal breakpoints
+
+    def _argument(self) -> int:
+        return self._debugger.numbers(_FIRST_ARGUMENT)[0]
+
+    def _on_coming(self) -> bool:
+        name = self._kernel.name_at(self._argument())
+        watched = self._registry.watched
+        self._symbols.sync(watched)
+        if name not in watched:
+            # One that nobody named: without its symbols, breakpoints wait on.
+            with contextlib.suppress(KgdbError):
+                self._symbols.sync({*watched, name})
+        self.guard()
+        if self._awaited is not None and name == self._awaited:
+            self._awaited = None
+            return True
+        return False
+
+    def _on_init_ended(self) -> bool:
+        if (module := self._at(self._argument())) is not None:
+            self._symbols.init_ended(module)
+            self._end_instruments(lambda address: module.holds(address, init=True))
+        return False
+
+    def _on_going(self) -> bool:
+        if (module := self._at(self._argument())) is not None:
+            self._end_instruments(module.holds)
+            self._symbols.remove(module.name)
+        return False
+
+    def _end_instruments(self, contains: Callable[[int], bool]) -> None:
+        """End the instruments in memory that is about to be freed."""
+        for instrument in self._instruments.within(contains):
+            instrument.delete()
+
+    def _at(self, address: int) -> LoadedModule | None:
+        modules = self._registry.loaded.values()
+        return next((module for module in modules if module.address == address), None)
+
+    # What run control says
+
+    def stopped(self, record: StopRecord) -> None:
+        """Make gdb's symbols equal to what is loaded."""
+        if record.internal or not self._enabled:
+            return
+        # After an oops or a panic whatever is loaded may be on the kernel's stack.
+        trouble = record.reason in ("oops", "panic")
+        if trouble or self._registry.loaded or self._registry.watched:
+            # What the stop is, is known without; and memory may be damaged.
+            with contextlib.suppress(KgdbError):
+                self._symbols.sync(None if trouble else self._registry.watched)
+
+    def restored(self, event: Restored) -> None:
+        """Forget what the restored kernel does not have; another test names its own modules."""
+        self._awaited = None
+        if not event.keep_breakpoints:
+            self._registry.reset()
+        if self._registry.loaded or self._registry.watched:
+            self._symbols.sync(self._registry.watched)
+        self._registry.unloaded.clear()

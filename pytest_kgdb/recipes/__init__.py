@@ -1,0 +1,20 @@
+"""Scenarios on top of the rest: each call failing once, leaks, KUnit."""
+
+from __future__ import annotations
+
+from ._fail_each import FailEach, FailEachRunner, Outcome, Snapshots, Verdict
+from ._kunit import KunitCase, KunitRunner, KunitSuite
+from ._leaks import LeakBaseline, LeakDetector
+
+__all__ = [
+    "FailEach",
+    "FailEachRunner",
+    "KunitCase",
+    "KunitRunner",
+    "KunitSuite",
+    "LeakBaseline",
+    "LeakDetector",
+    "Outcome",
+    "Snapshots",
+    "Verdict",
+]

@@ -1,0 +1,190 @@
+"""What the relay needs of the door to the kernel that gdb is behind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from ..errors import KgdbError
+from ._breakpoints import InsertedBreakpoints
+from ._stop_context import GuestMemory, StopContext
+
+if TYPE_CHECKING:
+    from ..kernel import KgdbLayout
+
+__all__ = ["CONT", "STEP", "Backend", "Door", "ResumeRequest"]
+
+Door = Literal["kgdb", "qemu"]
+
+CONT: Final = b"c"
+"""Lets all threads run."""
+STEP: Final = b"s"
+"""Has the thread that stopped execute one instruction."""
+
+
+class ResumeRequest(NamedTuple):
+    """What gdb wants the target to do."""
+
+    packet: bytes
+    """What the target is to be sent."""
+
+    step: bool
+    """Whether the thread that stopped is to execute one instruction."""
+
+
+class Backend(ABC):
+    """One way to the kernel. The relay calls everything with its lock held.
+
+    What is not abstract suits a target that stands on somebody else's machine.
+    """
+
+    door: Door
+
+    target: str
+    """The name of what answers, for messages."""
+
+    refusal_hint: str
+    """Why it may refuse a breakpoint."""
+
+    lazy_removal = True
+    """Whether breakpoints of gdb's may stay inserted until the target resumes."""
+
+    threads_are_tasks = True
+    """Whether a thread is a task, which gdb takes for gone when another one stops."""
+
+    list_all_threads = False
+    """Whether gdb is told of every thread; may be set."""
+
+    @abstractmethod
+    def sockets(self) -> list[socket.socket]:
+        """Return what may have something to be received; nothing while detached."""
+
+    @abstractmethod
+    def receive(self, ready: Sequence[object]) -> bool:
+        """Take what has come on those of the sockets that are ready; False at a closed one."""
+
+    @abstractmethod
+    def next_event(self) -> bytes | None:
+        """Return what the target has sent by itself, once; None if there is nothing."""
+
+    @property
+    @abstractmethod
+    def stop_reply(self) -> bytes:
+        """The last stop as the target reported it."""
+
+    @abstractmethod
+    def query_stop(self) -> None:
+        """Ask the target for its stop reply, if it is not known."""
+
+    @abstractmethod
+    def record_stop(self, stop_reply: bytes) -> None:
+        """Take note that the target has stopped."""
+
+    @property
+    @abstractmethod
+    def thread(self) -> bytes:
+        """The thread that stopped, as the target numbers it."""
+
+    @property
+    @abstractmethod
+    def may_be_hook(self) -> bool:
+        """Whether the stop may be one at a breakpoint, or at the end of a single step."""
+
+    @abstractmethod
+    def context(self, *, hooked: bool) -> StopContext | None:
+        """Return the stopped CPU for hooks and steps; None where it is nothing for them.
+
+        :param hooked: whether there are hooks.
+        """
+
+    @abstractmethod
+    def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:
+        """Return the stop reply as gdb is to have it.
+
+        :param served: the breakpoint at which the CPU is, if its hooks have run.
+        """
+
+    @abstractmethod
+    def request(self, payload: bytes) -> bytes:
+        """Send the target a packet and return its reply."""
+
+    @abstractmethod
+    def reply(self, payload: bytes) -> bytes:
+        """Return the reply to a request of gdb's, which neither resumes nor is `Z0` or `z0`."""
+
+    @abstractmethod
+    def resume_request(self, payload: bytes) -> ResumeRequest | None:
+        """Return what a packet of gdb's asks, if it is one to resume."""
+
+    @abstractmethod
+    def resume(self, packet: bytes) -> None:
+        """Let the target go on: by :data:`CONT`, :data:`STEP`, or the packet of a request."""
+
+    @property
+    @abstractmethod
+    def detached(self) -> bool:
+        """Whether the machine is about to be replaced, and not to be asked."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Hear nothing from now on: the machine is about to be replaced."""
+
+    @abstractmethod
+    def reattach(
+        self, stop_reply: bytes, breakpoints: InsertedBreakpoints, *, paused: bool
+    ) -> None:
+        """Take up a machine that was put back to a stop, and that has no breakpoints.
+
+        :param breakpoints: those that the machine had before.
+        :param paused: whether the machine is paused now.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection."""
+
+    @property
+    def can_force_return(self) -> bool:
+        """Whether a hook may have a function return: whether the stack pointer can be set."""
+        return False
+
+    @property
+    def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
+        """What :meth:`use_guest_memory` was given last, if that was of use."""
+        return None, None
+
+    def use_guest_memory(  # noqa: B027 # not every target has a use for it
+        self, memory: GuestMemory | None, layout: KgdbLayout | None
+    ) -> None:
+        """Answer from guest memory from now on, where that is of use; None for both to stop."""
+
+    @property
+    def may_idle(self) -> bool:
+        """Whether the stopped kernel costs the host a CPU, and :meth:`idle` would help."""
+        return False
+
+    def idle(self) -> None:  # noqa: B027 # is called where it may
+        """Have the stopped kernel cost nothing until the next request."""
+
+    @property
+    def stepping_off(self) -> bool:
+        """Whether a step off a hook is under way, which a pause of the machine would end."""
+        return False
+
+    @contextlib.contextmanager
+    def quiesced(self, timeout: float) -> Iterator[None]:  # noqa: ARG002 # for those that wait
+        """Have the machine not change at all; for `timeout` seconds it may take to get there."""
+        yield
+
+    def interrupt(self) -> None:
+        """Stop the running target.
+
+        :raises KgdbError: it cannot be stopped through this connection.
+        """
+        raise KgdbError(
+            f"{self.target} does not listen while the kernel runs",
+            hint="a break and g on the console stop it (drivers/tty/sysrq.c)",
+        )

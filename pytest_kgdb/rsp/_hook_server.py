@@ -1,0 +1,206 @@
+"""What the relay does at a hooked address, in one stop that gdb does not see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ..arch import X86_64
+from ._backend import CONT, STEP
+from ._breakpoints import InsertedBreakpoints
+from ._hooks import STOP, Event, Hook, Return
+from ._stepping import SteppingThreadFilter
+from ._stop_context import StopContext
+
+__all__ = ["HookServer"]
+
+_PC: Final = X86_64.registers.pc
+_SP: Final = X86_64.registers.sp
+_RESULT: Final = X86_64.registers.result
+_WORD: Final = 8
+
+
+class HookServer:
+    """Calls hooks between a stop that the target reports and the packet by which it goes on.
+
+    :param resume: sends the target a packet by which it goes on, which has no reply.
+    """
+
+    def __init__(self, breakpoints: InsertedBreakpoints, resume: Callable[[bytes], None]) -> None:
+        self._breakpoints = breakpoints
+        self._resume = resume
+        self._error: BaseException | None = None  # what a hook raised first
+        self._resumed_at = time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.stepping = SteppingThreadFilter()
+        self._served: int | None = None  # its hooks have run, and the CPU is still there
+        self._forced: Return | None = None  # what they decided, to be done when gdb resumes
+        # Threads that step off an address for us, while gdb takes the kernel for running: where,
+        # and the packet that is due then.
+        self._steps: dict[bytes, tuple[int, bytes]] = {}
+
+    def reset(self) -> None:
+        """Take note that the machine has been replaced; hooks stay."""
+        self._begin()
+        self._error = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a stop may be one that gdb is not to see."""
+        breakpoints = self._breakpoints
+        return bool(breakpoints.hooks or self._steps) or breakpoints.stale or self.stepping.active
+
+    @property
+    def hooked(self) -> bool:
+        """Whether there are hooks, or a thread still steps off one."""
+        return bool(self._breakpoints.hooks or self._steps)
+
+    @property
+    def served(self) -> int | None:
+        """Where the CPU is, if its hooks have run there and gdb has been told of the stop."""
+        return self._served
+
+    def add(self, address: int, hook: Hook) -> bytes:
+        """Add a hook, and return the target's reply to inserting its breakpoint."""
+        return self._breakpoints.add_hook(address, hook)
+
+    def remove(self, address: int, hook: Hook) -> None:
+        """Remove a hook, if it is there."""
+        self._breakpoints.remove_hook(address, hook)
+
+    def take_error(self) -> BaseException | None:
+        """Return, once, what a hook raised first."""
+        error, self._error = self._error, None
+        return error
+
+    # A stop
+
+    def serve(self, context: StopContext, now: float) -> bool:
+        """Serve a stop at a trap; True if the kernel has gone on, and gdb need not know.
+
+        :param now: when the stop was reported, by `time.monotonic()`.
+        """
+        self._served = self._forced = None
+        address, thread = context.breakpoint, context.thread
+        if address is None:
+            if (step := self._steps.get(thread)) is not None:
+                self._end_step(context, *step)
+                return True
+            if not self.stepping.step_ends(thread):
+                self._go(CONT)
+                return True
+        if context.spurious:
+            self._go(CONT)
+            return True
+        if address is None or address not in self._breakpoints.inserted:
+            self.stepping.stop_reported(thread)
+            return False
+        registers = context.registers
+        registers[_PC] = address
+        self._served = address
+        event = Event(address, registers, context.read, now - self._resumed_at)
+        if self._call_hooks(event, thread):
+            self.stepping.stop_reported(thread)
+            return False
+        self._leave(context, CONT)
+        if event.took is not None:
+            event.took(time.monotonic() - now)
+        return True
+
+    def _end_step(self, context: StopContext, address: int, packet: bytes) -> None:
+        """Go on after a step off an address, or step again if the CPU is still there."""
+        if context.registers[_PC] == address:
+            self._go(STEP)
+            return
+        del self._steps[context.thread]
+        self._go(packet)
+
+    def _call_hooks(self, event: Event, thread: bytes) -> bool:
+        """Call an address's hooks; True if the kernel stops there."""
+        address, breakpoints = event.address, self._breakpoints
+        stop = address in breakpoints.requested and self.stepping.stops(thread, address)
+        for hook in list(breakpoints.hooks.get(address, ())):
+            try:
+                action = hook(event)
+            except Exception as error:  # a test's own function, or a fault of ours
+                self._error = self._error or error
+                action = STOP
+            if isinstance(action, Return) and self._forced is None:
+                self._forced = action
+                event.decided = True
+            stop = stop or action == STOP or (isinstance(action, Return) and action.stop)
+        return stop
+
+    # Going on
+
+    def resume(self, packet: bytes, context: StopContext | None, *, step: bool) -> bool:
+        """Let the kernel go on as gdb wants; True if the step that it wants was done here.
+
+        :param packet: what the target is to be sent.
+        :param context: the stopped CPU; None where hooks and steps have nothing to do with it.
+        :param step: whether gdb steps the thread that stopped.
+        """
+        if context is None or not self._breakpoints.hooks:
+            if step and context is not None:
+                if context.emulate():
+                    return True
+                self.stepping.step_begins(context.thread)
+            self._go(packet)
+            return False
+        registers = context.registers
+        address = registers[_PC]
+        if self._served != address:
+            self._served = self._forced = None
+            if step and address in self._breakpoints.hooks:
+                # gdb steps over the instruction, and would miss the call.
+                self._served = address
+                gap = time.monotonic() - self._resumed_at
+                event = Event(address, registers, context.read, gap)
+                self._call_hooks(event, context.thread)
+        if self._forced is not None:
+            self._return(context, self._forced)
+            if step:
+                return True
+        elif step:
+            if context.emulate():
+                return True
+            self._go(packet, without=address)
+            self.stepping.step_begins(context.thread)
+            return False
+        elif self._served == address and address in self._breakpoints.hooks:
+            self._leave(context, packet)
+            return False
+        self._go(packet)
+        return False
+
+    def _leave(self, context: StopContext, packet: bytes) -> None:
+        """Go on from an address whose hooks have run."""
+        address = context.registers[_PC]
+        if self._forced is not None:
+            self._return(context, self._forced)
+        elif address in self._breakpoints.needed and not context.emulate():
+            self._steps[context.thread] = address, packet
+            self._go(STEP)
+            return
+        self._go(packet)
+
+    def _return(self, context: StopContext, forced: Return) -> None:
+        """Leave a function at its first instruction, as `ret` would."""
+        registers = context.registers
+        stack = registers[_SP]
+        caller = int.from_bytes(context.read(stack, _WORD), "little")
+        if forced.value is not None:
+            registers[_RESULT] = forced.value
+        registers[_PC] = caller
+        registers[_SP] = stack + _WORD
+        self._forced = self._served = None
+
+    def _go(self, packet: bytes, without: int | None = None) -> None:
+        # Another CPU may stop before a step has ended: the one that steps is still there.
+        self._breakpoints.sync({*(address for address, _ in self._steps.values()), without})
+        self._served = self._forced = None
+        self._resumed_at = time.monotonic()
+        self._resume(packet)

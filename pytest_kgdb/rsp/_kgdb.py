@@ -1,0 +1,287 @@
+"""kgdb as the target, with the help of QEMU where the machine is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ..arch import X86_64
+from ..deadline import WaitLimit
+from ._backend import CONT, STEP, Backend, ResumeRequest
+from ._breakpoints import InsertedBreakpoints
+from ._connection import KgdbConnection
+from ._kgdb_stop import KgdbStop, int3_of
+from ._packet_handlers import PacketHandlers
+from ._qemu_stub import Hit, QemuStub
+from ._stop_context import GuestMemory, StopContext
+from ._vcpus import VcpuControl, Vcpus
+
+if TYPE_CHECKING:
+    from ..kernel import KgdbLayout
+
+__all__ = ["KgdbBackend"]
+
+_PC: Final = X86_64.registers.pc
+_CONT: Final = ResumeRequest(CONT, step=False)
+_STEP: Final = ResumeRequest(STEP, step=True)
+
+
+class KgdbBackend(Backend):
+    """kgdb on a serial port.
+
+    Each byte on an emulated port is an exit of the virtual CPU, so registers, memory and the
+    thread that stopped are read from guest memory where that is ours.
+
+    :param connect: returns a socket connected to kgdb's port.
+    :param stub: QEMU's gdb stub, for watchpoints and hardware breakpoints; kgdb's otherwise.
+    :param stop_reply: kgdb's stop reply at the stop at which the machine was saved; it is asked
+        for otherwise.
+    :param vcpus: pause the machine while nobody talks to its stopped kernel; it is never paused
+        otherwise.
+    :param paused: whether the machine is paused now.
+    """
+
+    door = "kgdb"
+    target = "kgdb"
+    refusal_hint = (
+        "it refuses what is no code, what is on the kprobe blocklist, and more than 1,000 "
+        "(kernel/debug/debug_core.c, dbg_set_sw_break)"
+    )
+
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        *,
+        waits: WaitLimit,
+        stub: QemuStub | None = None,
+        stop_reply: bytes = b"",
+        vcpus: Vcpus | None = None,
+        paused: bool = False,
+    ) -> None:
+        self._stub = stub
+        self._vcpus = VcpuControl(vcpus, stub, paused=paused)
+        self._connection = KgdbConnection(
+            connect,
+            waits=waits,
+            cont=self._vcpus.cont,
+            stub_socket=self._stub_socket,
+            on_stub=self._take_hit,
+        )
+        self._stop = KgdbStop(self._connection, stub, stop_reply)
+        self._handlers = PacketHandlers(self._connection, self._stop)
+        self._running = False
+        self._hit: Hit | None = None  # its kernel is on its way into kgdb
+
+    # What has come
+
+    def _stub_socket(self) -> socket.socket | None:
+        return self._stub.socket if self._stub is not None else None
+
+    def sockets(self) -> list[socket.socket]:
+        """See :meth:`Backend.sockets`."""
+        stub = self._stub_socket()
+        sockets = [stub] if stub is not None else []
+        if not self.detached:
+            sockets.append(self._connection.socket)
+        return sockets
+
+    def receive(self, ready: Sequence[object]) -> bool:
+        """See :meth:`Backend.receive`."""
+        if (
+            self._connection.socket in ready
+            and not self.detached
+            and not self._connection.receive()
+        ):
+            return False
+        stub = self._stub_socket()
+        if stub is not None and stub in ready:
+            self._take_hit()
+        return True
+
+    def next_event(self) -> bytes | None:
+        """See :meth:`Backend.next_event`."""
+        packets = self._connection.packets
+        return packets.popleft() if packets and not self.detached else None
+
+    def _take_hit(self) -> None:
+        """Take a hit from QEMU's stub; what kgdb itself touches is none."""
+        assert self._stub is not None
+        hit = self._stub.take_hit(kernel_runs=self._running)
+        self._hit = hit or self._hit
+
+    # The stop
+
+    @property
+    def stop_reply(self) -> bytes:
+        """See :attr:`Backend.stop_reply`."""
+        return self._stop.reply
+
+    def query_stop(self) -> None:
+        """See :meth:`Backend.query_stop`."""
+        if not self._stop.thread:
+            self._stop.reply = self._handlers.stop_reply()
+
+    def record_stop(self, stop_reply: bytes) -> None:
+        """See :meth:`Backend.record_stop`."""
+        self._running = False
+        self._stop.reply = stop_reply
+        self._handlers.select_stopped_thread()
+        self._stop.find_registers()
+
+    @property
+    def thread(self) -> bytes:
+        """See :attr:`Backend.thread`."""
+        return self._stop.thread
+
+    @property
+    def may_be_hook(self) -> bool:
+        """See :attr:`Backend.may_be_hook`."""
+        return self._hit is None and self._stop.reply[:3] == b"T05"
+
+    def context(self, *, hooked: bool) -> StopContext | None:
+        """See :meth:`Backend.context`."""
+        return self._stop.context(hooked=hooked) if self._stop.is_trap else None
+
+    def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:
+        """Return the stop reply; at a breakpoint the program counter is put back to it.
+
+        gdb then need not guess whether an int3 was its own. It must be told `swbreak` for its own
+        breakpoints only, as it goes on silently where it has none.
+        """
+        reply, registers = self._stop.reply, self._stop.registers
+        if registers is not None and self._hit is not None and self._stub is not None:
+            hit, self._hit = self._hit, None
+            self._stub.restore_instruction(hit)
+            if registers[_PC] - 1 == hit.address:
+                registers[_PC] = hit.address
+                return b"T05" + hit.reason + reply[3:]
+        if reply[:3] == b"T05":
+            address = served  # the program counter has been put back for the hooks
+            if address is None and registers is not None:
+                address = int3_of(registers)
+                if address in breakpoints.inserted:
+                    registers[_PC] = address
+                else:
+                    address = None
+            if address in breakpoints.requested:
+                return b"T05swbreak:;" + reply[3:]
+        return reply
+
+    # Requests
+
+    @property
+    def list_all_threads(self) -> bool:
+        """See :attr:`Backend.list_all_threads`."""
+        return self._handlers.list_all_threads
+
+    @list_all_threads.setter
+    def list_all_threads(self, value: bool) -> None:
+        self._handlers.list_all_threads = value
+
+    def request(self, payload: bytes) -> bytes:
+        """See :meth:`Backend.request`."""
+        return self._connection.request(payload)
+
+    def reply(self, payload: bytes) -> bytes:
+        """See :meth:`Backend.reply`."""
+        if payload[:1] in (b"Z", b"z"):
+            if self.detached:
+                return b"OK"
+            if self._stub is not None:
+                self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
+                return self._stub.insert_or_remove(payload)
+        return self._handlers.reply(payload)
+
+    # Going on
+
+    def resume_request(self, payload: bytes) -> ResumeRequest | None:
+        """Return what gdb asks; after an oops, that the kernel handle it by itself.
+
+        Going on where the kernel oopsed would have it oops for ever.
+        """
+        kind = payload[:1].lower()
+        if kind == STEP:
+            return _STEP
+        if kind != CONT:
+            return None
+        return _CONT if self._stop.is_trap else ResumeRequest(self._stop.pass_on(), step=False)
+
+    def resume(self, packet: bytes) -> None:
+        """See :meth:`Backend.resume`."""
+        self._stop.forget_registers()
+        self._vcpus.cont()
+        if self._stub is not None:
+            self._stub.reinsert()
+        self._running = True
+        self._connection.send(packet)
+
+    @property
+    def may_idle(self) -> bool:
+        """See :attr:`Backend.may_idle`."""
+        return not self.detached and self._vcpus.may_pause
+
+    def idle(self) -> None:
+        """See :meth:`Backend.idle`."""
+        self._vcpus.stop_nowait()
+
+    @contextlib.contextmanager
+    def quiesced(self, timeout: float) -> Iterator[None]:
+        """See :meth:`Backend.quiesced`."""
+        self._vcpus.stop(timeout)
+        yield
+
+    # Another machine
+
+    @property
+    def detached(self) -> bool:
+        """See :attr:`Backend.detached`."""
+        return self._handlers.detached
+
+    def detach(self) -> None:
+        """See :meth:`Backend.detach`."""
+        self._handlers.detached = True
+        self._connection.shut_down()
+        self._hit = None
+        if self._stub is not None and self._stub.socket is not None:
+            self._stub.remove_all()
+            self._stub.close()  # it would take a pause for a hit
+            self._vcpus.paused = False
+
+    def reattach(
+        self, stop_reply: bytes, breakpoints: InsertedBreakpoints, *, paused: bool
+    ) -> None:
+        """See :meth:`Backend.reattach`."""
+        breakpoints.forget()
+        self._vcpus.paused = paused
+        self._connection.reopen()
+        self._running = False
+        self._handlers.detached = False
+        self._handlers.select_stopped_thread()
+        self._stop.reply = stop_reply
+        self._stop.find_registers()
+
+    def close(self) -> None:
+        """See :meth:`Backend.close`."""
+        self._connection.close()
+        if self._stub is not None:
+            self._stub.close()
+
+    # Guest memory
+
+    @property
+    def can_force_return(self) -> bool:
+        """Whether guest memory is ours: kgdb does not set the stack pointer."""
+        return self._stop.memory is not None
+
+    @property
+    def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
+        """See :attr:`Backend.guest_memory_used`."""
+        return self._stop.memory, self._stop.layout
+
+    def use_guest_memory(self, memory: GuestMemory | None, layout: KgdbLayout | None) -> None:
+        """See :meth:`Backend.use_guest_memory`."""
+        self._stop.memory, self._stop.layout = memory, layout
+        if not self._running:
+            self._stop.find_registers()

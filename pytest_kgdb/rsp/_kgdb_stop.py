@@ -1,0 +1,120 @@
+"""The kernel's stop in kgdb: the stop reply, and the registers of the task that stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..arch import X86_64
+from ..errors import KgdbError
+from ._connection import KgdbConnection
+from ._emulate import emulate
+from ._packets import stopped_thread
+from ._qemu_stub import QemuStub
+from ._registers import PacketRegisters, PtRegs, RegisterFile
+from ._stop_context import GuestMemory, StopContext
+
+if TYPE_CHECKING:
+    from ..kernel import KgdbLayout
+
+__all__ = ["KgdbStop", "int3_of"]
+
+_PC: Final = X86_64.registers.pc
+_SP: Final = X86_64.registers.sp
+_FLAGS: Final = X86_64.registers.flags
+# The trap flag (Intel SDM volume 1, "EFLAGS Register"): set in what a single step has interrupted,
+# and clear in what an int3 has, as a single-stepped instruction has no breakpoint in it.
+_TRAP_FLAG: Final = 1 << 8
+_INT3_BYTES: Final = 1
+
+
+def int3_of(registers: RegisterFile) -> int | None:
+    """Return where the int3 is that the CPU may have executed; None after a single step."""
+    return None if registers[_FLAGS] & _TRAP_FLAG else registers[_PC] - _INT3_BYTES
+
+
+class KgdbStop:
+    """The stopped CPU, in guest memory where that is ours, and by requests to kgdb otherwise.
+
+    :param reply: kgdb's stop reply; empty if it is to be asked for.
+    """
+
+    def __init__(self, connection: KgdbConnection, stub: QemuStub | None, reply: bytes) -> None:
+        self._connection = connection
+        self._stub = stub
+        self.reply = reply
+        self.memory: GuestMemory | None = None
+        self.layout: KgdbLayout | None = None
+        self.registers: PtRegs | None = None
+        """Those of the task that stopped; None where they are not found in guest memory."""
+        self._floor = 0
+
+    @property
+    def thread(self) -> bytes:
+        """kgdb's number of the thread that stopped; empty if it is not known."""
+        return stopped_thread(self.reply)
+
+    @property
+    def is_trap(self) -> bool:
+        """Whether the kernel stopped for a debugger, rather than at an oops."""
+        return self.reply[1:3] in (b"05", b"02", b"00")
+
+    def forget_registers(self) -> None:
+        """Take note that the kernel runs."""
+        self.registers = None
+
+    def find_registers(self) -> None:
+        """Find the registers of the task that stopped, where guest memory is ours."""
+        memory, layout = self.memory, self.layout
+        self.registers = None
+        if memory is None or layout is None:
+            return
+        try:
+            cpu = int.from_bytes(memory.read(layout.kgdb_active, 4), "little")
+            info = layout.kgdb_info + cpu * layout.info_size
+            address = int.from_bytes(memory.read(info + layout.debuggerinfo, 8), "little")
+            self.registers = PtRegs(memory.read, memory.write, address)
+            self._floor = self.registers[_SP]
+        except KgdbError:
+            self.registers = None
+
+    def context(self, *, hooked: bool) -> StopContext | None:
+        """Return the stopped CPU for hooks and steps; None where there is nothing to do.
+
+        :param hooked: whether there are hooks. Without them kgdb is not asked for registers.
+        """
+        memory, registers = self.memory, self.registers
+        if memory is not None and registers is not None:
+            return StopContext(
+                self.thread, registers, memory.read, self._emulate, int3_of(registers)
+            )
+        if not hooked:
+            return None
+        connection = self._connection
+        # arch/x86/kernel/kgdb.c, dbg_set_reg, passes over the stack pointer.
+        asked = PacketRegisters(connection.request, "kgdb", fixed=(_SP,))
+        floor = asked[_SP]
+        return StopContext(
+            self.thread,
+            asked,
+            connection.read,
+            lambda: emulate(asked, connection.read, connection.write, floor),
+            int3_of(asked),
+        )
+
+    def _emulate(self) -> bool:
+        """Step here, so that neither the breakpoint nor the CPU has to change for it."""
+        registers, memory = self.registers, self.memory
+        if registers is None or memory is None or self.reply[1:3] != b"05":
+            return False
+        watched = self._stub is not None and self._stub.watching
+        return emulate(registers, memory.read, memory.write, self._floor, operands=not watched)
+
+    def pass_on(self) -> bytes:
+        """Return the packet that has the kernel handle an exception by itself.
+
+        It is `C09` (kernel/debug/gdbstub.c, gdb_cmd_exception_pass). kgdb takes its digits for the
+        address to go on at, too (arch/x86/kernel/kgdb.c, kgdb_arch_handle_exception), and the
+        kernel's words on the exception would name that address. With sixteen digits more, the 09
+        is shifted out of the number (kgdb_hex2long).
+        """
+        return b"C09%016x" % self.registers[_PC] if self.registers is not None else b"C09"

@@ -1,0 +1,150 @@
+"""gdb's requests while the kernel is stopped in kgdb, answered from guest memory where possible."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import KgdbError
+from ._connection import KGDB_BYTES, KgdbConnection
+from ._kgdb_stop import KgdbStop
+
+__all__ = ["PacketHandlers"]
+
+# Bytes that gdb may put into one packet. Longer accesses to memory are cut for kgdb.
+_PACKET_SIZE: Final = 0x4000
+
+# gdb asks these once when it connects; kgdb supports none of them (kernel/debug/gdbstub.c).
+_UNSUPPORTED: Final = (
+    b"vMustReplyEmpty", b"vCont?", b"qTStatus", b"qTfV", b"qTfP", b"qTsV", b"qTsP", b"qSymbol",
+    b"qOffsets", b"qXfer", b"qAttached", b"Qbtrace", b"QProgramSignals", b"QPassSignals", b"X",
+)  # fmt: skip
+
+
+class PacketHandlers:
+    """Answers the requests of gdb's that neither resume the kernel nor concern breakpoints."""
+
+    def __init__(self, connection: KgdbConnection, stop: KgdbStop) -> None:
+        self._connection = connection
+        self._stop = stop
+        self.detached = False
+        """Whether the machine is about to be replaced, and kgdb not to be asked."""
+        self.list_all_threads = False
+        """Whether gdb is told of every task, which takes kgdb long."""
+        self.select_stopped_thread()
+
+    def select_stopped_thread(self) -> None:
+        """Take note of a new stop: requests are about the thread that stopped."""
+        self._kgdb_thread = b""  # the last `Hg` sent to kgdb; empty for the thread that stopped
+        self._gdb_thread = b""  # gdb's last one
+
+    def reply(self, payload: bytes) -> bytes:
+        """Return the reply to a request."""
+        kind = payload[:1]
+        reply = self._reply_here(kind, payload)
+        if reply is None:
+            reply = b"" if self.detached else self._forward(kind, payload)
+        return reply
+
+    def stop_reply(self) -> bytes:
+        """Return kgdb's stop reply with the thread, which kgdb leaves out where it was asked."""
+        reply = b"" if self.detached else self._connection.request(b"?")  # it drops breakpoints
+        current = self._connection.request(b"qC") if reply[:1] == b"S" else b""
+        if current.startswith(b"QC"):
+            return b"T%bthread:%b;" % (reply[1:3], current[2:])
+        return reply
+
+    def _forward(self, kind: bytes, payload: bytes) -> bytes:
+        if kind in (b"g", b"G", b"p", b"P") and self._kgdb_thread != self._gdb_thread:
+            self._connection.request(b"Hg" + (self._gdb_thread or self._stop.thread or b"0"))
+            self._kgdb_thread = self._gdb_thread
+        return self._connection.request(payload)
+
+    def _reply_here(self, kind: bytes, payload: bytes) -> bytes | None:
+        """Return a reply of our own; None where kgdb must be asked."""
+        if kind == b"m":
+            return self._read(payload)
+        if kind in (b"g", b"P") and self._stop.registers is not None and not self._gdb_thread:
+            return self._access_registers(kind, payload)
+        if kind == b"M":
+            return self._write(payload)
+        if kind == b"H":
+            return self._select_thread(payload)
+        if payload.startswith(b"qSupported"):
+            return b"PacketSize=%x;QStartNoAckMode+;swbreak+;hwbreak+" % _PACKET_SIZE
+        if payload.startswith(_UNSUPPORTED):
+            return b""
+        thread = self._stop.thread
+        if not self.list_all_threads and thread:
+            if payload == b"qfThreadInfo":
+                return b"m" + thread
+            if payload == b"qsThreadInfo":
+                return b"l"
+            if payload == b"qC":
+                return b"QC" + thread
+        if kind == b"T" and payload[1:] == thread:
+            return b"OK"
+        return None
+
+    def _select_thread(self, payload: bytes) -> bytes | None:
+        thread = payload[2:]
+        stopped = thread in (b"0", b"-1", b"") or _same(thread, self._stop.thread)
+        if payload[1:2] == b"c":
+            return b"OK" if stopped else None
+        if stopped:
+            self._gdb_thread = b""
+            return b"OK"
+        reply = b"" if self.detached else self._connection.request(payload)
+        if reply == b"OK":
+            self._gdb_thread = self._kgdb_thread = thread
+        return reply
+
+    def _read(self, payload: bytes) -> bytes | None:
+        address, size = (int(number, 16) for number in payload[1:].split(b","))
+        memory = self._stop.memory
+        if memory is not None:
+            try:
+                return memory.read(address, size).hex().encode()
+            except KgdbError:
+                pass  # not RAM: a device, or nothing; kgdb knows how to fail
+        if self.detached:
+            return b"E14"
+        if size <= KGDB_BYTES:
+            return None
+        parts: list[bytes] = []
+        for start in range(address, address + size, KGDB_BYTES):
+            length = min(KGDB_BYTES, address + size - start)
+            part = self._connection.request(b"m%x,%x" % (start, length))
+            if part[:1] == b"E":
+                return b"".join(parts) or part
+            parts.append(part)
+        return b"".join(parts)
+
+    def _write(self, payload: bytes) -> bytes:
+        """Write through kgdb, so that QEMU learns of changed instructions."""
+        if self.detached:
+            return b"OK"
+        where, _, digits = payload[1:].partition(b":")
+        address, size = (int(number, 16) for number in where.split(b","))
+        for start in range(0, size, KGDB_BYTES):
+            part = digits[2 * start : 2 * (start + KGDB_BYTES)]
+            reply = self._connection.request(b"M%x,%x:%b" % (address + start, len(part) // 2, part))
+            if reply != b"OK":
+                return reply
+        return b"OK"
+
+    def _access_registers(self, kind: bytes, payload: bytes) -> bytes:
+        registers = self._stop.registers
+        assert registers is not None
+        if kind == b"g":
+            return registers.g_reply()
+        number, _, value = payload[1:].partition(b"=")
+        registers.set_number(int(number, 16), bytes.fromhex(value.decode()))
+        return b"OK"  # orig_ax too, which nobody reads but at the exit of a system call
+
+
+def _same(one: bytes, other: bytes) -> bool:
+    """Compare thread ids, which are hexadecimal and may have leading zeros."""
+    try:
+        return int(one, 16) == int(other, 16)
+    except ValueError:
+        return False

@@ -1,0 +1,231 @@
+"""Watchpoints and hardware breakpoints through QEMU's gdb stub.
+
+kgdb accepts them and they never fire (perf leaves its pre-allocated events off). QEMU watches any
+number of addresses itself. At a hit it stops the machine under the kernel's feet; an int3 put at
+the instruction that comes next then leads the kernel into kgdb, as if kgdb had watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ..arch import X86_64
+from ..deadline import WaitLimit
+from ..errors import KgdbError, MachineDied
+from ._connection import Connection
+from ._packets import ACK, INTERRUPT, PAUSED
+from ._registers import PacketRegisters
+
+__all__ = ["Hit", "QemuStub"]
+
+_KERNEL: Final = 1 << 63
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A hit whose kernel is on its way into kgdb."""
+
+    address: int
+    """Where the int3 is."""
+
+    saved: bytes
+    """The byte under it."""
+
+    reason: bytes
+    """What the stop reply says of it (gdb manual, "Stop Reply Packets"), with its semicolon."""
+
+
+class QemuStub:
+    """QEMU's gdb stub beside kgdb, attached when the first hardware breakpoint is inserted.
+
+    :param connect: returns a socket connected to the stub.
+    """
+
+    def __init__(self, connect: Callable[[], socket.socket], *, waits: WaitLimit) -> None:
+        self._connect = connect
+        self._waits = waits
+        self._connection: Connection | None = None
+        self._inserted: set[bytes] = set()
+        self._withdrawn: set[bytes] = set()  # removed at a hit; gdb does not know
+        self._running = False
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """To be selected on, while the stub is attached."""
+        return self._connection.socket if self._connection is not None else None
+
+    @property
+    def watching(self) -> bool:
+        """Whether anything is inserted."""
+        return bool(self._inserted or self._withdrawn)
+
+    # Breakpoints and watchpoints
+
+    def insert_or_remove(self, payload: bytes) -> bytes:
+        """Do what gdb asks (`Z1` to `Z4`, `z1` to `z4`), and return the reply."""
+        key = payload[1:]
+        removes = payload[:1] == b"z"
+        if removes and key in self._withdrawn:
+            self._withdrawn.discard(key)
+            return b"OK"
+        if removes and key not in self._inserted:
+            return b"OK"  # removed since, with the machine
+        self.stop()
+        try:
+            reply = self._request(payload)
+        finally:
+            self._resume()
+        if reply == b"OK":
+            (self._inserted.discard if removes else self._inserted.add)(key)
+        return reply
+
+    def reinsert(self) -> None:
+        """Insert again what a hit removed: the kernel is about to leave that instruction."""
+        for key in sorted(self._withdrawn):
+            self.insert_or_remove(b"Z" + key)
+        self._withdrawn.clear()
+
+    def remove_all(self) -> None:
+        """Remove everything."""
+        for key in sorted(self._inserted):
+            with contextlib.suppress(KgdbError):
+                self.insert_or_remove(b"z" + key)
+        self._inserted.clear()
+        self._withdrawn.clear()
+
+    # The machine
+
+    def stop(self) -> None:
+        """Stop the machine, attaching the stub if it is not."""
+        if self._connection is None:
+            self._connection = Connection(
+                self._connect, waits=self._waits, target="QEMU's gdb stub", port="its gdb stub"
+            )
+            self._connection.socket.sendall(ACK)
+            # QEMU stops the machine for a new debugger, and may or may not say so by itself.
+            self._stop_reply(b"?")
+            self._running = False
+        if self._running:
+            self._connection.socket.sendall(INTERRUPT)
+            self._await(b"interrupt", stop=True)
+            self._running = False
+
+    def cont(self) -> None:
+        """Let a stopped machine run."""
+        if not self._running:
+            self._resume()
+
+    def _resume(self) -> None:
+        assert self._connection is not None
+        self._connection.send(b"c")
+        self._running = True
+
+    # Hits
+
+    def take_hit(self, *, kernel_runs: bool) -> Hit | None:
+        """Take what the stub has sent by itself; at a hit, lead the kernel into kgdb.
+
+        :param kernel_runs: whether the kernel runs. What the debugger of a stopped kernel touches
+            is no hit.
+        """
+        connection = self._connection
+        assert connection is not None
+        if not connection.receive():
+            raise MachineDied("QEMU closed its gdb stub")
+        hit = None
+        while connection.packets:
+            reply = connection.packets.popleft()
+            if reply[:1] != b"T" or reply[:3] == PAUSED:
+                continue  # by QMP, which lets it run again
+            self._running = False
+            if kernel_runs:
+                hit = self._lead_into_kgdb(reply)
+            self._resume()
+        return hit
+
+    def _lead_into_kgdb(self, stop_reply: bytes) -> Hit | None:
+        address = PacketRegisters(self._request, "QEMU's gdb stub")[X86_64.registers.pc]
+        if address < _KERNEL:
+            return None  # a program's access; the kernel has nothing to show for it
+        reason, breakpoint_hit = b"hwbreak:;", False
+        for field in stop_reply[3:].split(b";"):
+            if field.partition(b":")[0] in (b"watch", b"rwatch", b"awatch"):
+                reason = field + b";"
+        # QEMU checks a breakpoint before the instruction, and would stop here for ever.
+        for key in [key for key in self._inserted if key.startswith(b"1,%x," % address)]:
+            self._request(b"z" + key)
+            self._inserted.discard(key)
+            self._withdrawn.add(key)
+            breakpoint_hit = True
+        if not breakpoint_hit and reason == b"hwbreak:;":
+            return None  # stopped for another reason
+        saved = bytes.fromhex(self._request(b"m%x,1" % address).decode())
+        self._request(b"M%x,1:cc" % address)
+        return Hit(address, saved, reason)
+
+    def restore_instruction(self, hit: Hit) -> None:
+        """Put back the instruction under a hit's int3: the kernel is in kgdb."""
+        self.stop()
+        try:
+            self._request(b"M%x,1:%b" % (hit.address, hit.saved.hex().encode()))
+        finally:
+            self._resume()
+
+    def run_to(self, address: int, patience: Callable[[float], bool]) -> None:
+        """Let the machine run until it comes to an instruction; detach, with the machine stopped.
+
+        :param patience: is called with the seconds that have passed, a few times in each of them;
+            the wait ends when it returns False.
+        """
+        key = b"1,%x,1" % address
+        self.stop()
+        connection = self._connection
+        assert connection is not None
+        self._request(b"Z" + key)
+        self._resume()
+        began = time.monotonic()
+        while not any(packet[:1] == b"T" for packet in connection.packets):
+            if not patience(time.monotonic() - began):
+                self.stop()
+                break
+            ready, _, _ = select.select([connection.socket], [], [], 0.1)
+            if ready and not connection.receive():
+                raise MachineDied("QEMU closed its gdb stub")
+        self._running = False
+        connection.packets.clear()
+        self._request(b"z" + key)
+        self.close()
+
+    def close(self) -> None:
+        """Detach the stub; the machine stays as it is."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+            self._running = False
+
+    # The conversation
+
+    def _request(self, payload: bytes) -> bytes:
+        assert self._connection is not None
+        self._connection.send(payload)
+        return self._await(payload, stop=False)
+
+    def _stop_reply(self, payload: bytes) -> bytes:
+        assert self._connection is not None
+        self._connection.send(payload)
+        return self._await(payload, stop=True)
+
+    def _await(self, request: bytes, *, stop: bool) -> bytes:
+        """Return the next packet that is a stop reply, or the next that is none."""
+        assert self._connection is not None
+        deadline = self._connection.deadline()
+        while True:
+            reply = self._connection.next_packet(request, deadline)
+            if (reply[:1] in (b"T", b"S")) == stop:  # a stop reply comes also unasked
+                return reply

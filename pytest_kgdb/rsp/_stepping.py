@@ -1,0 +1,64 @@
+"""The filter that keeps a step of gdb's to the thread that it steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["SteppingThreadFilter"]
+
+
+class SteppingThreadFilter:
+    """Tells the stops of the thread that gdb steps from those of other threads at the same place.
+
+    gdb steps over a call by a breakpoint of its own where the call returns to. kgdb's breakpoints
+    stop every task, and gdb, which is told of the stopped task only, takes the one that it steps
+    for gone as soon as another one stops.
+    """
+
+    def __init__(self) -> None:
+        self._thread: bytes | None = None
+        self._for_all: frozenset[int] = frozenset()
+        self._stepping: bytes | None = None  # the target's single step of it has not ended yet
+        self._strays: set[bytes] = set()  # threads whose single step gdb has given up
+
+    def begin(self, thread: bytes, requested: Iterable[int]) -> None:
+        """Take note that gdb is about to step a thread.
+
+        :param requested: the breakpoints that gdb has already; they stop any thread.
+        """
+        self._thread, self._for_all = thread, frozenset(requested)
+
+    def end(self) -> None:
+        """Take note that what gdb does next is not a step."""
+        self._thread = None
+
+    @property
+    def active(self) -> bool:
+        """Whether there may be a stop that gdb is not to see."""
+        return bool(self._thread or self._stepping or self._strays)
+
+    def stops(self, thread: bytes, address: int) -> bool:
+        """Return whether a breakpoint of gdb's stops a thread that has come to it."""
+        return self._thread in (None, thread) or address in self._for_all
+
+    def step_begins(self, thread: bytes) -> None:
+        """Take note that the target single-steps a thread for gdb."""
+        self._strays.discard(thread)
+        self._stepping = thread
+
+    def step_ends(self, thread: bytes) -> bool:
+        """Take the end of a thread's single step; return whether gdb waits for it."""
+        if thread == self._stepping:
+            self._stepping = None
+            return True
+        if thread in self._strays:
+            self._strays.discard(thread)
+            return False
+        return True
+
+    def stop_reported(self, thread: bytes) -> None:
+        """Take note that gdb is told of a thread's stop, which ends whatever it was doing."""
+        if self._stepping not in (None, thread):
+            assert self._stepping is not None
+            self._strays.add(self._stepping)
+        self._stepping = None

@@ -1,0 +1,43 @@
+"""What hooks and steps need of the CPU that has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ._registers import RegisterFile
+
+__all__ = ["GuestMemory", "StopContext"]
+
+
+class GuestMemory(Protocol):
+    """The guest's memory, where it is ours."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory; raises KgdbError where it is not RAM."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write virtual memory behind the guest's back, which must not be instructions."""
+
+
+@dataclass
+class StopContext:
+    """The CPU that has stopped at a trap."""
+
+    thread: bytes
+    """The target's number of the thread."""
+
+    registers: RegisterFile
+
+    read: Callable[[int, int], bytes]
+    """Reads virtual memory (address, size); raises KgdbError where there is none."""
+
+    emulate: Callable[[], bool]
+    """Executes the instruction at the program counter without the CPU; False if it cannot."""
+
+    breakpoint: int | None
+    """Where the breakpoint is that may have been hit; None where a single step has ended."""
+
+    spurious: bool = False
+    """Whether there is no reason for the stop, and the target is to go on."""

@@ -1,0 +1,119 @@
+"""The snapshots of one running machine: which there are, which it is at, save and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ..deadline import WaitLimit
+from ..debugger import Reason, Stop
+from ..handle import MachineSlot
+from ..machine import Machine
+from ..rsp import Relay
+from ._pci import PciSpaces, Spaces
+
+__all__ = ["SnapshotStore"]
+
+# Before the names that a test gives, which may be those of the session's own snapshots.
+_NAMED: Final = "test-"
+
+
+class SnapshotStore:
+    """Saves and restores a machine with its debugger and its console.
+
+    :param slot: the handle's place, whose attachment is told of each restore.
+    :param on_reconnect: is called when the console is connected anew.
+    :param saved: snapshots that there are already, and kgdb's stop reply at each.
+    :param pci: the PCI devices' configuration at each.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        relay: Relay,
+        slot: MachineSlot,
+        *,
+        waits: WaitLimit,
+        on_reconnect: Callable[[], None],
+        saved: Mapping[str, bytes],
+        pci: Mapping[str, Spaces],
+    ) -> None:
+        self._machine = machine
+        self._relay = relay
+        self._slot = slot
+        self._waits = waits
+        self._on_reconnect = on_reconnect
+        self._pci = (
+            PciSpaces(machine.monitor.human) if PciSpaces.needed(machine.spec.qemu_arg) else None
+        )
+        self.saved: dict[str, bytes] = dict(saved)
+        """The session's own snapshots, and the stop that kgdb reported at each."""
+        self.pci: dict[str, Spaces] = dict(pci)
+        """The PCI devices' configuration at each snapshot, where QEMU may not save it."""
+        self.current: str | None = None
+        """The snapshot at which the machine is, untouched since; None once it moved on."""
+        self._named: dict[str, tuple[bytes, Stop]] = {}
+
+    def restore_pci(self, name: str) -> None:
+        """Write to the PCI devices what QEMU has not restored of them."""
+        if self._pci is not None and name in self.pci:
+            self._pci.restore(self.pci[name])
+
+    def _save(self, name: str) -> bytes:
+        with self._relay.quiesced(self._waits.seconds):
+            if self._pci is not None:
+                self.pci[name] = self._pci.read()
+            self._machine.save(name)
+        return self._relay.stop_reply
+
+    def _restore(
+        self, name: str, stop_reply: bytes, reason: Reason, *, keep_breakpoints: bool
+    ) -> None:
+        machine, relay = self._machine, self._relay
+        relay.detach()
+        with self._slot.require().restoring(reason, keep_breakpoints=keep_breakpoints):
+            machine.vcpus.stop(self._waits.seconds)
+            machine.console.disconnect()
+            machine.load(name)
+            self.restore_pci(name)
+            machine.console.reconnect()
+            self._on_reconnect()
+            relay.reattach(stop_reply, paused=True)
+
+    # The session's own
+
+    def save(self, name: str) -> None:
+        """Save the stopped machine, for this session and others."""
+        self.saved[name] = self._save(name)
+
+    def restore(self, name: str, reason: Reason) -> None:
+        """Restore memory, disk, debugger and console; breakpoints are deleted.
+
+        It does not matter what the kernel does, or whether it still does anything.
+
+        :param reason: why the kernel is stopped at that snapshot.
+        """
+        self._restore(name, self.saved[name], reason, keep_breakpoints=False)
+        self.current = name
+
+    # Those of the running test (handle.SnapshotKeeping)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the test's snapshots, oldest first."""
+        return list(self._named)
+
+    def save_named(self, name: str, stop: Stop) -> None:
+        """Save the stopped machine, without breakpoints in its memory."""
+        self._named[name] = self._save(_NAMED + name), stop
+
+    def restore_named(self, name: str) -> None:
+        """Restore the machine to the same stop; breakpoints are as they are now."""
+        stop_reply, stop = self._named[name]
+        self._restore(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
+        self._slot.require().run_control.record_again(stop)
+
+    def drop_named(self) -> None:
+        """Drop the test's snapshots: the next test must not find them."""
+        while self._named and self._machine.alive:
+            self._machine.drop(_NAMED + self._named.popitem()[0])

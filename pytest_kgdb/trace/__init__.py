@@ -1,0 +1,21 @@
+"""Instruments: spies and overrides, by hooks in the relay."""
+
+from __future__ import annotations
+
+from ._call import Call, TaskAtCall
+from ._instrument import Instrument
+from ._instruments import Instruments
+from ._override import Override, When, errno_of
+from ._spy import Cost, Spy
+
+__all__ = [
+    "Call",
+    "Cost",
+    "Instrument",
+    "Instruments",
+    "Override",
+    "Spy",
+    "TaskAtCall",
+    "When",
+    "errno_of",
+]

@@ -1,0 +1,92 @@
+"""One call of a function that an instrument has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import KgdbError
+from ..rsp import Event
+from ._functions import Collected, FunctionEntry
+
+__all__ = ["Call", "TaskAtCall", "number_of"]
+
+
+@dataclass(frozen=True)
+class TaskAtCall:
+    """The task that was on the CPU."""
+
+    address: int
+    """Its `struct task_struct *`."""
+    pid: int
+    tgid: int
+    comm: str
+
+
+class Call:
+    """One call of a function, as it was when it was made."""
+
+    def __init__(self, function: str, number: int, entry: FunctionEntry, event: Event) -> None:
+        now = entry.read_context(event)
+        self._entry = entry
+        self.function = function
+        self.number = number
+        """Counts the calls from 1."""
+        self.args = Collected(f"{function}()", entry.read_arguments(event))
+        """The arguments by name: numbers, and of a `char *` what it points at, too."""
+        self.collected = Collected("the call", entry.read_expressions(event))
+        """The expressions that were asked for, as they are written."""
+        self.task = TaskAtCall(
+            number_of(now["task"]), number_of(now["pid"]), number_of(now["tgid"]), str(now["comm"])
+        )
+        self.cpu = number_of(now["cpu"])
+        self.time = number_of(now["time"]) / 1e9
+        """The guest's seconds since it booted, as of its last tick."""
+        self._returned: int | bool | None = None
+        self._not_returned: str | None = "it has not returned"
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an expression that was asked for, or an argument."""
+        return self.collected[name] if name in self.collected else self.args[name]
+
+    @property
+    def returned(self) -> bool:
+        """Whether the return has been seen."""
+        return self._not_returned is None
+
+    @property
+    def return_value(self) -> int | bool | None:
+        """What the call returned; None for a void function.
+
+        :raises KgdbError: it was not asked for, or the call has not returned.
+        """
+        if self._not_returned is not None:
+            raise KgdbError(f"call {self.number} of {self.function}: {self._not_returned}")
+        return self._returned
+
+    def note_register(self, register: int | None) -> None:
+        """Note that the call returned with that in the return register (for instruments)."""
+        returns = self._entry.returns
+        self._returned = register if returns is None else returns.decode(register or 0)
+        self._not_returned = None
+
+    def no_return(self, why: str) -> None:
+        """Note why the return will not be seen (for the spy)."""
+        self._not_returned = why
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{name}={_shown(self.args, name)}" for name in self.args)
+        more = "".join(f", {name}: {_shown(self.collected, name)}" for name in self.collected)
+        result = f" = {self._returned!r}" if self.returned else ""
+        return f"<{self.number}: {self.function}({args}){result} by {self.task.comm}{more}>"
+
+
+def _shown(values: Collected, name: str) -> str:
+    try:
+        return repr(values[name])
+    except KgdbError:
+        return "?"
+
+
+def number_of(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,301 @@
+"""Functions as hooks need them: where they are, and what can be read at their entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..debugger import Debugger, GdbError, Locations, cpu_expression
+from ..errors import KgdbError
+from ..rsp import AgentExpression, Event, parse_agent_expression
+
+__all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "Text", "find_function"]
+
+# Of a `char *` that much is read: it may point at a buffer that holds no string.
+_STRING: Final = 256
+_PAGE: Final = 4096
+
+# What is recorded of the circumstances of a call. The clock is that of the last tick
+# (kernel/time/timekeeping.c): a stopped machine cannot be asked for less.
+_CONTEXT: Final = {
+    "task": "current",
+    "pid": "current->pid",
+    "tgid": "current->tgid",
+    "comm": "current->comm",
+    "cpu": "",  # cpu_expression
+    "time": "tk_core.timekeeper.tkr_mono.base + (tk_core.timekeeper.tkr_mono.xtime_nsec "
+    ">> tk_core.timekeeper.tkr_mono.shift)",
+}
+
+ReadMemory = Callable[[int, int], bytes]
+
+
+class Text(int):
+    """A `char *` as it was at a call: its address, and what was there then.
+
+    It compares with a text by what it pointed at, and with a number by its address.
+    """
+
+    _text: str | None
+
+    def __new__(cls, address: int, text: str | None) -> Text:
+        self = super().__new__(cls, address)
+        self._text = text
+        return self
+
+    def string(self) -> str:
+        """Return what it pointed at, up to the NUL, or at most 256 bytes.
+
+        :raises KgdbError: that was not the kernel's memory.
+        """
+        if self._text is None:
+            raise KgdbError(
+                f"{int(self):#x} pointed at nothing that the kernel had mapped at the call",
+                hint="a `char __user *` is read from the process: read_user() at a stop",
+            )
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str | bytes):
+            text = other if isinstance(other, str) else other.decode("utf-8", "replace")
+            return self._text == text
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+    def __str__(self) -> str:
+        return hex(self) if self._text is None else self._text
+
+    def __repr__(self) -> str:
+        return hex(self) if self._text is None else f"{int(self):#x} {self._text!r}"
+
+
+def read_string(read: ReadMemory, address: int, limit: int = _STRING) -> str | None:
+    """Return the text up to a NUL; None where not even its beginning is memory."""
+    data = b""
+    while len(data) < limit:
+        start = address + len(data)
+        # Up to the page's end: what comes behind it may not be mapped.
+        size = min(limit - len(data), _PAGE - start % _PAGE)
+        try:
+            data += read(start, size)
+        except KgdbError:
+            if not data:
+                return None
+            break
+        if b"\0" in data:
+            break
+    return data.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Returns:
+    """What a function returns."""
+
+    type: str
+    kind: str
+    """`int`, `bool`, `ptr`, `string`, `void`, or what gdb calls the rest."""
+    size: int
+    signed: bool
+
+    def decode(self, register: int) -> int | bool | None:
+        """Return the value that `%rax` holds."""
+        if self.kind == "void":
+            return None
+        value = register & ((1 << 8 * self.size) - 1)
+        if self.kind == "bool":
+            return bool(value & 0xFF)
+        return _sign(value, 8 * self.size) if self.signed else value
+
+
+def _sign(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An expression that is read in the relay, at a stop that gdb does not see."""
+
+    expression: str
+    kind: str
+    signed: bool
+    size: int
+    code: AgentExpression
+
+    def read(self, event: Event) -> Any:
+        """:raises KgdbError: it leads to memory that is not there."""
+        value = self.code.run(event.registers, event.read)
+        if self.kind == "int":
+            return _sign(value, 64) if self.signed else value
+        if self.kind == "bool":
+            return bool(value)
+        if self.kind == "string":
+            return Text(value, read_string(event.read, value) if value else None)
+        if self.kind == "chars":
+            return read_string(event.read, value, self.size or _STRING) or ""
+        return value
+
+
+class Collected(Mapping[str, Any]):
+    """Values by the expressions that they are of, as they were at a call."""
+
+    def __init__(self, what: str, values: dict[str, Any]) -> None:
+        self._what = what
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(f"{self._what} has no '{name}'; it has {', '.join(self._values)}")
+        value = self._values[name]
+        if isinstance(value, KgdbError):
+            raise KgdbError(f"'{name}' could not be read at the call: {value.message}")
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'?' if isinstance(value, KgdbError) else repr(value)}"
+            for name, value in self._values.items()
+        )
+        return "{" + ", ".join(shown) + "}"
+
+
+@dataclass(frozen=True)
+class FunctionEntry:
+    """One copy of a function."""
+
+    address: int
+    returns: Returns | None
+    """None where the debug info does not know."""
+    arguments: tuple[tuple[str, Reader | KgdbError], ...]
+    expressions: tuple[Reader, ...]
+    context: tuple[tuple[str, Reader | KgdbError], ...]
+
+    def read_context(self, event: Event) -> dict[str, Any]:
+        """Return the circumstances of the call: `task`, `pid`, `tgid`, `comm`, `cpu`, `time`."""
+        return {name: _read(reader, event) for name, reader in self.context}
+
+    def read_task(self, event: Event) -> Any:
+        """Return only the task: what a return needs to be told from the others."""
+        return _read(dict(self.context)["task"], event)
+
+    def read_arguments(self, event: Event) -> dict[str, Any]:
+        """Return the arguments; those that cannot be read as the error why."""
+        return {name: _read(reader, event) for name, reader in self.arguments}
+
+    def read_expressions(self, event: Event) -> dict[str, Any]:
+        """Return the further expressions likewise."""
+        return {reader.expression: _read(reader, event) for reader in self.expressions}
+
+
+def _read(reader: Reader | KgdbError, event: Event) -> Any:
+    if isinstance(reader, KgdbError):
+        return reader
+    try:
+        return reader.read(event)
+    except KgdbError as error:
+        return error
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function, as the kernel has it."""
+
+    name: str
+    entries: tuple[FunctionEntry, ...]
+    inlined_in: tuple[str, ...]
+    """Functions into which gcc inlined it: its calls there cannot be seen."""
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """The arguments' names, in order."""
+        return tuple(name for name, _ in self.entries[0].arguments)
+
+
+def find_function(
+    debugger: Debugger, locations: Locations, name: str, expressions: Sequence[str], what: str
+) -> Function:
+    """Find a function and compile expressions for its entry.
+
+    :param what: who wants it, for messages.
+    :raises KgdbError: there is none, none that is called, it must not be probed, or an expression
+        cannot be read there.
+    """
+    context = _CONTEXT | {"cpu": cpu_expression(debugger)}
+    records = debugger.request(
+        "function",
+        location=locations.behind(name),
+        expressions=[*expressions, *context.values()],
+    )["places"]
+    copies = [record for record in records if not record["inlined"]]
+    inlined = tuple(
+        dict.fromkeys(
+            f"{record['name']} ({_source_line(record)})" for record in records if record["inlined"]
+        )
+    )
+    if not copies:
+        raise KgdbError(
+            f"no {what} on {name}: gcc inlined it everywhere, in {', '.join(inlined[:4])}"
+            + (" and more" if len(inlined) > 4 else ""),
+            hint="take a function that it calls, or that it was inlined in",
+        )
+    for record in copies:
+        locations.refuse(record["address"], f"no {what} on {name}")
+    return Function(
+        name, tuple(_make_entry(name, record, expressions, what) for record in copies), inlined
+    )
+
+
+def _source_line(record: Mapping[str, Any]) -> str:
+    return f"{str(record['file'] or '?').rpartition('/src/')[2]}:{record['line']}"
+
+
+def _make_entry(
+    name: str, record: Mapping[str, Any], expressions: Sequence[str], what: str
+) -> FunctionEntry:
+    returns = record["returns"]
+    compiled = record["expressions"]
+    return FunctionEntry(
+        address=int(record["address"]),
+        returns=Returns(**returns) if returns is not None else None,
+        arguments=tuple(
+            (argument, _argument(argument, code)) for argument, code in record["arguments"]
+        ),
+        expressions=tuple(
+            _reader(text, code, f"no {what} on {name}: '{text}' cannot be read at its entry")
+            for text, code in zip(expressions, compiled, strict=False)
+        ),
+        context=tuple(
+            (field, _argument(field, code))
+            for field, code in zip(_CONTEXT, compiled[len(expressions) :], strict=True)
+        ),
+    )
+
+
+def _argument(name: str, record: Mapping[str, Any]) -> Reader | KgdbError:
+    try:
+        return _reader(name, record, f"the argument '{name}' cannot be read at the entry")
+    except KgdbError as error:
+        return error
+
+
+def _reader(expression: str, record: Mapping[str, Any], refusal: str) -> Reader:
+    if "error" in record:
+        reason = str(record["error"])
+        if reason.startswith("Value not scalar"):
+            reason = f"it is a {record.get('type', 'structure')}"
+            raise KgdbError(f"{refusal}: {reason}", hint="name a member of it")
+        raise GdbError(f"{refusal}: {reason}")
+    try:
+        code = parse_agent_expression(str(record["code"]))
+    except KgdbError as error:
+        raise KgdbError(f"{refusal}: {error.message}") from error
+    return Reader(
+        expression, str(record["kind"]), bool(record["signed"]), int(record.get("size") or 0), code
+    )

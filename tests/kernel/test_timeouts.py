@@ -1,0 +1,74 @@
+"""A marker's timeout bounds every wait of its test, on a machine that another test has made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pexpect
+import pytest
+
+from pytest_kgdb import TimeoutError
+from pytest_kgdb.handle import attachment_of
+
+SHORT = pytest.mark.kgdb(timeout=1.5)
+
+
+@contextmanager
+def takes_about(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert seconds - 0.1 < time.monotonic() - began < seconds + 3
+
+
+def test_the_machine_is_made_with_the_usual_limit(kgdb):
+    assert kgdb.timeout == 60
+
+
+@SHORT
+def test_gdb(kgdb):
+    with takes_about(1.5), pytest.raises(TimeoutError, match=r"gdb did not answer .* in 1\.5 s"):
+        kgdb.execute("python import time; time.sleep(3)")
+    time.sleep(2.5)
+    # What it answers late is not taken for the answer to the next command.
+    assert kgdb.evaluate("1 + 1") == 2
+    assert kgdb.execute("output 6 * 7") == "42"
+
+
+@SHORT
+def test_a_stop(kgdb):
+    kgdb.resume()
+    with takes_about(1.5), pytest.raises(TimeoutError, match=r"did not stop in 1\.5 s"):
+        kgdb.wait()
+    kgdb.interrupt()
+
+
+@SHORT
+def test_a_command_and_the_console(kgdb):
+    with takes_about(1.5), pytest.raises(TimeoutError, match=r"did not end in 1\.5 s"):
+        kgdb.run("sleep 20")
+    kgdb.resume()
+    with takes_about(1.5), pytest.raises(pexpect.TIMEOUT):
+        kgdb.console.expect("what nobody says")
+
+
+@SHORT
+def test_qemus_monitor(kgdb):
+    """QEMU answers within milliseconds, unless its main loop is held up."""
+    machine = attachment_of(kgdb).machine
+    with takes_about(1.5):
+        try:
+            os.kill(machine.pid, signal.SIGSTOP)
+            with pytest.raises(TimeoutError, match=r"monitor did not answer .* in 1\.5 s"):
+                machine.monitor.execute("query-status")
+        finally:
+            os.kill(machine.pid, signal.SIGCONT)
+    assert machine.monitor.execute("query-status")["status"] in ("running", "paused", "debug")
+
+
+def test_the_next_test_has_the_usual_limit_again(kgdb):
+    assert kgdb.timeout == 60
+    assert kgdb.run("sleep 2; echo on").output == "on\n"

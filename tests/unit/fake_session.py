@@ -1,0 +1,127 @@
+"""A session and artifacts that write down what they are asked for, for runs inside pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pytest_kgdb import errors
+from pytest_kgdb.plugin._artifacts import SOURCE
+from pytest_kgdb.plugin._failures import INTERNAL
+from pytest_kgdb.progress import Progress
+from pytest_kgdb.settings import Settings, TestRequest
+
+EVENTS = Path("events")
+"""Where it is written down; the inner run's conftest.py says where that is."""
+
+build_errors: list[BaseException] = []
+
+
+def event(*words: object) -> None:
+    with EVENTS.open("a") as stream:
+        print(*words, file=stream)
+
+
+def _raise_os_error() -> None:
+    raise OSError("an inner affair")
+
+
+class Handle:
+    """What tests get."""
+
+    def fail(self, error: BaseException, cause: bool = False) -> None:
+        if cause:
+            try:
+                _raise_os_error()
+            except OSError as reason:
+                raise error from reason
+        raise error
+
+    def call_back(self, function: Callable[[], object]) -> object:
+        return function()
+
+
+class Session:
+    """A :class:`pytest_kgdb.plugin._artifacts.KernelSession`."""
+
+    acquire_errors: ClassVar[list[BaseException | None]] = []
+    sections: ClassVar = [("kgdb console", "Linux version 6.1\x1b[31m red\x1b[0m\nready")]
+    splats: ClassVar[list[str]] = []
+
+    def __init__(self, settings: Settings, kernel: object, initrd: object, disk: object) -> None:
+        self.console_log = EVENTS.with_name("console.log")
+        self.transcript = EVENTS.with_name("gdb.log")
+        self.kernel = kernel
+        self.booted: object = None
+        event("session", kernel, initrd, disk)
+
+    def acquire(self, request: TestRequest) -> Any:
+        if request.machine != self.booted:
+            machine = request.machine
+            event("boot", self.kernel, machine.smp, machine.memory, machine.append)
+            self.booted = request.machine
+        if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
+            raise error
+        event("acquire", request.at, request.isolation, request.timeout)
+        return Handle()
+
+    @property
+    def handle(self) -> Any:
+        event("shared")
+        return Handle()
+
+    def release(self) -> None:
+        event("release")
+
+    def begin_test(self) -> None:
+        pass
+
+    def check_splats(self) -> None:
+        if self.splats:
+            raise errors.SplatError(self.splats.pop(0), log="/console.log")
+
+    def describe(self) -> list[str]:
+        return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
+
+    def report_sections(self) -> list[tuple[str, str]]:
+        return self.sections
+
+    def attach(self) -> None:
+        event("attach")
+
+    def close(self) -> None:
+        event("close", self.kernel)
+
+
+class Artifacts:
+    """A :class:`pytest_kgdb.plugin._artifacts.ArtifactSource`."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self._settings = settings
+        self._progress = progress
+
+    def kernel(self, spec: str) -> Any:
+        event("build", spec)
+        name = spec.rpartition("/")[2]
+        self._progress.say(f"building {name}")
+        for error in build_errors:
+            raise error
+        return name
+
+    def initrd(self, kernel: object) -> Any:
+        return "initrd"
+
+    def disk(self, kernel: object) -> Any:
+        return None
+
+    def session(self, kernel: object, initrd: object, disk: object) -> Session:
+        return Session(self._settings, kernel, initrd, disk)
+
+
+def install(config: pytest.Config) -> None:
+    """Use these in a run; their frames are not the user's."""
+    config.stash[SOURCE] = Artifacts
+    config.stash[INTERNAL] = (Path(__file__),)

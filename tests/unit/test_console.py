@@ -1,0 +1,309 @@
+"""The console, with the test at QEMU's end of the socket."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from pytest_kgdb.console import Console
+from pytest_kgdb.deadline import WaitLimit
+from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
+
+LIMIT = 10.0
+
+
+class Guest:
+    """The other ends of a console's connections."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.waits = WaitLimit(LIMIT)
+        self.attended = 0
+        self.on_attend: Callable[[], None] = lambda: None
+        self.ends: list[socket.socket] = []
+        self.console: Console
+
+    @property
+    def end(self) -> socket.socket:
+        """Of the present connection."""
+        return self.ends[-1]
+
+    def connect(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(LIMIT)
+        self.ends.append(ours)
+        return theirs
+
+    def attend(self) -> None:
+        self.attended += 1
+        self.on_attend()
+
+    def start(self, history: bytes = b"") -> Console:
+        self.console = Console(
+            self.connect,
+            self.directory / "console.log",
+            waits=self.waits,
+            attend=self.attend,
+            history=history,
+        )
+        return self.console
+
+    def prints(self, text: bytes) -> None:
+        self.end.sendall(text)
+
+    def shows(self, text: bytes) -> None:
+        """Print something, and wait until the console has it."""
+        mark = self.console.mark()
+        self.prints(text)
+        self.console.wait_for(re.escape(text), mark=mark)
+
+    def typed(self, size: int = 65536) -> bytes:
+        return self.end.recv(size)
+
+    def has_shell(self, answers: Callable[[str], bytes | None]) -> None:
+        """Answer in a thread what Console.run() and synchronise() type.
+
+        :param answers: returns a command's output; None for one that does not end.
+        """
+        threading.Thread(target=self._serve, args=(self.end, answers), daemon=True).start()
+
+    @staticmethod
+    def _serve(end: socket.socket, answers: Callable[[str], bytes | None]) -> None:
+        variable = ""
+        for raw in end.makefile("rb"):
+            line = raw.decode().rstrip("\n")
+            end.sendall(b"# " + raw.replace(b"\n", b"\r\n"))
+            if piece := re.match(r"kgdb_command=(\$\{kgdb_command\})?(.*)", line):
+                variable = (variable if piece[1] else "") + piece[2].strip("'")
+            elif asked := re.match(r"printf '\\006%s\\n' (\S+)$", line):
+                end.sendall(b"\x06%s\r\n" % asked[1].encode())
+            elif command := re.match(r"printf '\\036%s\\n' (\S+); \(eval (.*)\) <", line):
+                output = answers(variable if "$kgdb_command" in command[2] else command[2])
+                if output is not None:
+                    tag = command[1].encode()
+                    end.sendall(b"\x1e%s\r\n%s\x1f%s 3\r\n" % (tag, output, tag))
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(tmp_path)
+    yield guest
+    guest.console.close()
+    for end in guest.ends:
+        end.close()
+
+
+class TestTimeout:
+    def test_it_is_the_limit_of_the_running_test(self, guest: Guest) -> None:
+        console = guest.start()
+        assert console.timeout == LIMIT
+        guest.waits.set(0.05)
+        assert console.timeout == 0.05
+        for timeout in (-1, 0.05):
+            with pytest.raises(pexpect.TIMEOUT):
+                console.expect("never", timeout=timeout)
+        with pytest.raises(TimeoutError, match=r"in 0\.05 s"):
+            console.wait_for(b"never", mark=0)
+
+    def test_a_test_may_set_its_own(self, guest: Guest) -> None:
+        console = guest.start()
+        console.timeout = 0.05
+        with pytest.raises(pexpect.TIMEOUT):
+            console.expect("never")
+        assert guest.waits.seconds == LIMIT
+        console.timeout = None
+        assert console.timeout is None
+        console.timeout = -1
+        assert console.timeout == LIMIT
+
+
+class TestExpect:
+    def test_what_comes(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.prints(b"login: root\r\n# ")
+        assert console.expect([r"(\w+)\r\n", "#"]) == 0
+        assert (console.before, console.match.group(1)) == ("login: ", "root")
+        console.sendline("id")
+        console.sendcontrol("c")
+        assert guest.typed() == b"id\n\x03"
+        assert console.sent == 4
+
+    def test_the_guest_is_attended_to(self, guest: Guest) -> None:
+        """A hidden stop has to be resumed, or what is waited for never comes."""
+        console = guest.start()
+        guest.on_attend = lambda: guest.prints(b"go on\r\n") if guest.attended == 2 else None
+        for number in range(1, 20):
+            threading.Timer(0.05 * number, console.poke).start()
+        console.expect("go on")
+        assert guest.attended >= 2
+
+    def test_a_closed_console(self, guest: Guest) -> None:
+        console = guest.start()
+        assert console.isalive()
+        guest.end.close()
+        with pytest.raises(pexpect.EOF):
+            console.expect("never")
+        assert console.eof
+        assert not console.isalive()
+        with pytest.raises(MachineDied, match="does not take input"):
+            console.send("x")
+
+    def test_after_a_drop_only_what_is_new(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.shows(b"old\r\n")
+        console.drop()
+        guest.prints(b"new\r\n")
+        console.expect("new")
+        assert console.before == ""
+
+    def test_it_is_not_interactive(self, guest: Guest) -> None:
+        with pytest.raises(KgdbError, match="attach"):
+            guest.start().interact()
+
+
+class TestText:
+    def test_marks(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.shows(b"one")
+        mark = console.mark()
+        guest.shows(b"two")
+        assert (console.since(), console.since(mark)) == (b"onetwo", b"two")
+
+    def test_what_is_no_longer_in_memory(
+        self, guest: Guest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pytest_kgdb.console._transcript.KEPT_BYTES", 1000)
+        console = guest.start()
+        mark = console.mark()
+        for number in range(500):
+            guest.prints(b"line %03d\r\n" % number)
+        console.wait_for(b"line 499\r\n", mark=mark)
+        assert console.mark() == 5000
+        assert 1000 <= len(console.since(mark)) <= 2000
+        assert console.since(4990) == b"line 499\r\n"
+        console.expect("line 499")
+        assert len((guest.directory / "console.log").read_bytes()) == 5000
+
+    def test_drain(self, guest: Guest) -> None:
+        """All that was written is there at once: the kernel has stopped and prints no more."""
+        console = guest.start()
+        for number in range(50):
+            guest.prints(b"%d" % number * 1000)
+            console.drain()
+            assert console.since().endswith(b"%d" % number * 1000)
+
+    def test_the_history(self, guest: Guest) -> None:
+        console = guest.start(b"booted\r\n")
+        assert console.since() == b"booted\r\n"
+        console.timeout = 0.05
+        with pytest.raises(pexpect.TIMEOUT):
+            console.expect("booted")
+        console.flush()
+        assert (guest.directory / "console.log").read_bytes() == b"booted\r\n"
+
+    def test_what_other_kernels_have_shown(self, guest: Guest) -> None:
+        console = guest.start(b"booted\r\n")
+        guest.shows(b"replaced\r\n")
+        console.disconnect()
+        console.reconnect()
+        guest.shows(b"mine\r\n")
+        assert console.earlier(console.mark()) == b"booted\r\nmine\r\n"
+        assert console.since() == b"booted\r\nreplaced\r\nmine\r\n"
+        assert console.tail() == "    mine"
+
+    def test_nothing_in_the_tail(self, guest: Guest) -> None:
+        assert guest.start().tail() == "    (none)"
+
+    def test_a_wait_ends_with_qemu(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.end.close()
+        with pytest.raises(MachineDied, match="closed the console"):
+            console.wait_for(b"never", mark=0)
+
+    def test_a_wait_may_be_ended_meanwhile(self, guest: Guest) -> None:
+        def stopped() -> None:
+            raise KgdbError("it stopped")
+
+        with pytest.raises(KgdbError, match="it stopped"):
+            guest.start().wait_for(b"never", mark=0, meanwhile=stopped)
+
+
+class TestConnection:
+    def test_what_was_sent_is_lost(self, guest: Guest) -> None:
+        console = guest.start()
+        console.send("lost")
+        assert console.unread() > 0
+        console.disconnect()
+        console.reconnect()
+        assert (console.sent, console.unread()) == (0, 0)
+        console.send("kept")
+        assert guest.typed() == b"kept"
+
+    def test_read_by_qemu(self, guest: Guest) -> None:
+        console = guest.start()
+        console.send("text")
+        guest.typed()
+        assert console.unread() == 0
+
+    def test_twice_closed(self, guest: Guest) -> None:
+        console = guest.start()
+        console.close()
+        console.close()
+        assert not console.isalive()
+
+
+class TestRun:
+    def test_a_command(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.has_shell(lambda command: b"ran " + command.encode() + b"\r\n")
+        result = console.run("ls /")
+        assert (result.status, result.output) == (3, "ran 'ls /'\n")
+
+    def test_a_long_one_is_typed_in_pieces(self, guest: Guest) -> None:
+        console = guest.start()
+        commands: list[str] = []
+        guest.has_shell(lambda command: commands.append(command) or b"")
+        console.run("x" * 3000)
+        assert commands == ["x" * 3000]
+
+    def test_without_the_kernels_messages(self, guest: Guest) -> None:
+        console = guest.start(b"[    1.000000] booted\r\n")
+        record = b"[    2.000000] new\r\n"
+        guest.has_shell(lambda _: b"out" + record + b"put\r\n[    1.000000] booted\r\n")
+        assert console.run("dmesg").output == "output\n[    1.000000] booted\n"
+
+    def test_one_that_does_not_end(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.has_shell(lambda _: None)
+        with pytest.raises(TimeoutError, match=r"'sleep 9' did not end in 0\.1 s") as caught:
+            console.run("sleep 9", timeout=0.1)
+        assert "timeout= for run()" in str(caught.value.hint)
+
+    def test_the_limit_of_the_running_test(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.waits.set(0.05)
+        with pytest.raises(TimeoutError, match=r"in 0\.05 s"):
+            console.run("true")
+        with pytest.raises(KgdbError, match=r"no shell answered on the console in 0\.05 s"):
+            console.synchronise()
+
+    def test_qemu_ends(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.end.shutdown(socket.SHUT_WR)
+        with pytest.raises(MachineDied, match="during 'true'"):
+            console.run("true")
+
+    def test_a_shell_that_did_not_hear(self, guest: Guest) -> None:
+        """It was interrupted, and drops what was typed behind the Ctrl-C."""
+        console = guest.start()
+        started = time.monotonic()
+        threading.Timer(0.1, lambda: (guest.typed(), guest.has_shell(lambda _: b""))).start()
+        console.synchronise()
+        assert time.monotonic() - started < LIMIT

@@ -1,0 +1,99 @@
+"""A machine's specification: its identity, which is a part of cache keys."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.arch import X86_64
+from pytest_kgdb.machine import MachineSpec
+from pytest_kgdb.session._snapshot import key_of
+
+SPEC = MachineSpec(X86_64, Path("/k/bzImage"), Path("/i/initrd"))
+RICH = replace(
+    SPEC,
+    append="quiet a=b",
+    smp=4,
+    memory=512,
+    disk=Path("/d"),
+    forwards=("tcp:127.0.0.1:0-:22",),
+    qemu_arg=("-device", "virtio-rng-pci"),
+    stub="qemu",
+)
+LOADER = replace(
+    SPEC,
+    image=None,
+    initrd=None,
+    disk=Path("/d"),
+    boot_area=Path("/b"),
+    boot_key="key",
+    root="/dev/vda1",
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "key"),
+    [
+        (SPEC, "556c79f0724ab4d66a3ce44cb355da0badd53ca3fde4b2ee6f83fb13912b1b87"),
+        (RICH, "d725de0e79be2a81d5996936ae45853664ab9e44ba80275d46d4c668c0978949"),
+        (LOADER, "4603a157663bc2c6e33145d7be03ea5094ae5b1ad14a4aa4594cdcfe98373580"),
+        (
+            replace(SPEC, qemu_arg=("-rtc", "base=utc")),
+            "f1b9054deb730e6b27eb68bd8e8d41115a720f808181764e7ece2e35ab813ad5",
+        ),
+    ],
+    ids=["plain", "rich", "loader", "arguments"],
+)
+def test_the_key_stays(spec: MachineSpec, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved snapshots are found again; raise the recipe's number where they must not be."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert key_of(spec, kernel="K", initrd="I", disk="D", qemu="7.2.22") == key
+
+
+def test_the_identity() -> None:
+    parameters = (
+        "console=ttyS0,115200 nokaslr printk.time=1 ignore_loglevel sysrq_always_enabled "
+        "tsc=unstable clocksource=hpet no_timer_check root=/dev/vda rw quiet a=b"
+    )
+    identity = RICH.identity(snapshot_extras=["pci"])
+    assert identity == [
+        parameters,
+        "pc",
+        4,
+        512,
+        "tcg",
+        ["user,restrict=on"],
+        ["-device", "virtio-rng-pci", "pci"],
+    ]
+    assert json.loads(json.dumps(identity)) == identity
+    assert LOADER.identity()[1] == ["pc", "key"]
+
+
+OTHERS: dict[str, Any] = {
+    "arch": replace(X86_64, machine="q35"),
+    "append": "quiet",
+    "smp": 2,
+    "memory": 64,
+    "accel": "kvm",
+    "root": "/dev/vda2",
+    "boot_key": "another",
+    "forwards": ("tcp:127.0.0.1:0-:22",),
+    "qemu_arg": ("-rtc", "base=utc"),
+    "stub": "qemu",
+}
+BY_CONTENT_KEY = {"image", "initrd", "disk", "boot_area"}
+
+
+def test_every_field_counts() -> None:
+    assert {field.name for field in fields(MachineSpec)} == {*OTHERS, *BY_CONTENT_KEY}
+    for name, value in OTHERS.items():
+        assert replace(LOADER, **{name: value}).identity() != LOADER.identity(), name
+
+
+def test_ports_of_the_host_do_not_count() -> None:
+    one, other = (replace(SPEC, forwards=(f"tcp::{port}-:22",)) for port in (1, 2))
+    assert one.identity() == other.identity()

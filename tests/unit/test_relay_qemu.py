@@ -1,0 +1,306 @@
+"""The relay between a gdb and a QEMU's gdb stub that are both played here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from relay_bench import counter, insert, remove
+from scripted_qemu import ScriptedQemu
+from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, Gdb, packet
+
+from pytest_kgdb.deadline import WaitLimit
+from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, QemuStubBackend, Relay, Return
+
+STOPPED = b"T05thread:p01.01;"
+
+
+class Bench:
+    """A QEMU, the relay, and a gdb."""
+
+    def __init__(self, directory: Path) -> None:
+        self.qemu = ScriptedQemu()
+        backend = QemuStubBackend(self.qemu.connect, waits=WaitLimit(10))
+        self.relay = Relay(directory / "gdb", backend)
+        self.gdb = Gdb(str(self.relay.path))
+        assert self.gdb.ask(b"?") == STOPPED
+
+    def sent(self) -> list[bytes]:
+        """What QEMU has been sent since the last time."""
+        packets, self.qemu.packets = self.qemu.packets, []
+        return packets
+
+    def resumes(self) -> list[bytes]:
+        """What of it was for the breakpoints and to resume."""
+        return [packet for packet in self.sent() if packet[:1] in b"Zzcv"]
+
+    def close(self) -> None:
+        self.relay.close()
+        self.gdb.close()
+        self.qemu.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_all_is_passed_on(bench: Bench) -> None:
+    gdb = bench.gdb
+    assert bench.relay.door == "qemu"
+    assert gdb.ask(b"Hgp1.2") == b"OK"
+    gdb.ask(b"g")
+    gdb.ask(insert(NOP))
+    assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    gdb.ask(remove(NOP))
+    assert gdb.ask(b"vCont;s:p1.1") == STOPPED
+    assert bench.qemu.registers["ip"] == RET
+    assert bench.sent() == [
+        b"?", b"Hgp1.2", b"g", insert(NOP), b"vCont;c:p1.-1", remove(NOP), b"vCont;s:p1.1",
+    ]  # fmt: skip
+
+
+def test_plain_packets_to_resume(bench: Bench) -> None:
+    assert bench.gdb.ask(b"s") == STOPPED
+    bench.gdb.ask(insert(RET))
+    assert bench.gdb.ask(b"c") == STOPPED
+    assert bench.resumes() == [b"vCont;s:p01.01;c", insert(RET), b"vCont;c"]
+
+
+def test_a_stop_for_qmp_is_not_taken_for_a_reply(bench: Bench) -> None:
+    bench.qemu.send(b"T02thread:p01.01;")
+    assert bench.gdb.ask(b"m%x,1" % NOP) == b"90"
+    bench.qemu.faults.append(
+        lambda reply: bench.qemu.send_raw(packet(b"T02thread:p01.01;") + reply)
+    )
+    assert bench.gdb.ask(b"m%x,1" % NOP) == b"90"
+    assert bench.gdb.ask(b"m%x,1" % RET) == b"c3"
+
+
+def test_an_interrupt(bench: Bench) -> None:
+    bench.relay.interrupt()  # it is stopped already, and nothing happens
+    bench.qemu.registers["ip"] = CALLER
+    bench.gdb.send(b"vCont;c:p1.-1")
+    bench.qemu.wait_for(b"vCont;c:p1.-1")
+    assert bench.gdb.silent()
+    bench.relay.interrupt()
+    assert bench.gdb.receive() == b"T02thread:p01.01;"
+
+
+def test_an_interrupt_that_comes_at_a_hook(bench: Bench) -> None:
+    """QEMU does not hear it while it is stopped for the hook."""
+    bench.relay.add_hook(NOP, counter([]))
+    bench.qemu.registers["ip"] = CALLER
+    bench.gdb.send(b"vCont;c:p1.-1")
+    bench.qemu.wait_for(b"vCont;c:p1.-1")
+    bench.qemu.registers["ip"] = NOP
+    bench.qemu.running = False
+    bench.relay.interrupt()
+    bench.qemu.stop()
+    assert bench.gdb.receive() == b"T02thread:p01.01;"
+    assert bench.qemu.registers["ip"] == CALLER, "it has gone on and been interrupted then"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_another_state_of_the_machine(bench: Bench, running: bool) -> None:
+    """The connection outlasts it, and gdb's breakpoints do not."""
+    calls: list[int] = []
+    bench.relay.add_hook(LOAD, counter(calls))
+    bench.gdb.ask(insert(NOP))
+    if running:
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+    bench.relay.detach()
+    if running:
+        bench.qemu.stop(signal=b"02")  # by QMP
+        bench.qemu.registers["ip"] = ENTRY
+    else:
+        bench.gdb.send(b"vCont;c:p1.-1")
+        assert bench.relay.wait_resumed(10)
+    assert bench.gdb.silent()
+    bench.relay.reattach(STOPPED, paused=True)
+    assert bench.gdb.receive() == STOPPED
+    assert bench.qemu.breakpoints == set()
+    assert bench.gdb.ask(remove(NOP)) == b"OK"
+    bench.gdb.ask(insert(RET))
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    assert bench.qemu.registers["ip"] == RET
+    assert calls == [LOAD]
+    assert bench.qemu.connections == 1
+
+
+def test_no_breakpoints_while_quiesced(bench: Bench) -> None:
+    bench.gdb.ask(insert(NOP))
+    with bench.relay.quiesced(1):
+        assert bench.qemu.breakpoints == set()
+    assert bench.qemu.breakpoints == {NOP}
+
+
+def test_a_port_that_closes(bench: Bench) -> None:
+    bench.qemu.hang_up()
+    assert bench.gdb.receive() == b""
+
+
+class TestHooks:
+    def test_gdb_sees_nothing(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.gdb.ask(insert(RET))
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert calls == [NOP]
+        assert bench.qemu.registers["ip"] == RET
+        assert bench.resumes()[2:] == [
+            b"vCont;c:p1.-1", remove(NOP), b"vCont;s:p01.01", insert(NOP), b"vCont;c:p1.-1",
+        ]  # fmt: skip
+
+    def test_the_other_cpu_stands_still_meanwhile(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(ENTRY, counter(calls))
+        bench.gdb.ask(insert(RET))
+        bench.qemu.turns += [b"1", b"1", b"2", b"2", b"2", b"1"]
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"
+        assert calls == [ENTRY, ENTRY]
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+
+    def test_one_that_stops_the_kernel(self, bench: Bench) -> None:
+        bench.relay.add_hook(NOP, counter([], STOP))
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert bench.qemu.registers["ip"] == NOP
+
+    def test_one_that_returns_a_value(self, bench: Bench) -> None:
+        assert bench.relay.can_force_return
+        bench.relay.add_hook(ENTRY, counter([], Return(0xFFFFFFF4)))
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
+        registers = bench.qemu.registers
+        assert (registers["ax"], registers["sp"]) == (0xFFFFFFF4, STACK + 8)
+        assert registers["ip"] == CALLER
+
+    def test_a_step_of_gdbs_over_its_breakpoint(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.gdb.ask(insert(NOP))
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        bench.gdb.ask(remove(NOP))
+        assert bench.gdb.ask(b"vCont;s:p1.1") == STOPPED
+        assert bench.qemu.registers["ip"] == RET
+        assert calls == [NOP]
+        bench.gdb.ask(insert(NOP))
+        assert bench.qemu.breakpoints == {NOP}
+
+    def test_a_step_onto_and_over_a_hook(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(LOAD, counter(calls))
+        assert bench.gdb.ask(b"vCont;s:p1.1") == STOPPED
+        assert bench.qemu.registers["ip"] == LOAD
+        assert calls == []
+        assert bench.gdb.ask(b"vCont;s:p1.1") == STOPPED
+        assert bench.qemu.registers["ip"] == NOP
+        assert calls == [LOAD]
+
+    def test_the_segment_bases(self, bench: Bench) -> None:
+        """`current` is relative to one of them."""
+        seen: list[int] = []
+
+        def hook(event: Event) -> Action:
+            seen.append(event.registers["gs_base"])
+            assert event.read(STACK, 8) == CALLER.to_bytes(8, "little")
+            return STOP
+
+        bench.qemu.registers["gs_base"] = 0xFFFF888000000000
+        bench.relay.add_hook(NOP, hook)
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert seen == [0xFFFF888000000000]
+
+    def test_what_is_read_must_be_mapped(self, bench: Bench) -> None:
+        def hook(event: Event) -> Action:
+            event.read(0x1000, 8)
+            return CONTINUE
+
+        bench.relay.add_hook(NOP, hook)
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert "QEMU cannot read 8 bytes at 0x1000" in str(bench.relay.take_hook_error())
+
+    def test_a_step_that_qemu_cuts_short(self, bench: Bench) -> None:
+        """Another CPU came to a breakpoint while QEMU stopped; the step is done once more."""
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.gdb.ask(insert(RET))
+        bench.qemu.cut_short = 1
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert bench.qemu.registers["ip"] == RET
+        assert calls == [NOP]
+        assert bench.resumes().count(b"vCont;s:p01.01") == 2
+
+    def test_a_stop_without_a_reason(self, bench: Bench) -> None:
+        bench.relay.add_hook(NOP, counter([]))
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        bench.qemu.stop()
+        bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
+        assert bench.gdb.silent()
+
+    def test_a_hardware_breakpoint_is_a_reason(self, bench: Bench) -> None:
+        bench.relay.add_hook(NOP, counter([]))
+        assert bench.gdb.ask(b"Z1,%x,1" % CALLER) == b"OK"
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        bench.qemu.stop()
+        assert bench.gdb.receive() == STOPPED
+
+
+class Monitor:
+    """QEMU's monitor, as far as pausing goes.
+
+    :param stopped: whether a CPU comes to a breakpoint before `stop` does.
+    """
+
+    def __init__(self, qemu: ScriptedQemu, *, stopped: bool) -> None:
+        self._qemu = qemu
+        self._stopped = stopped
+        self.commands: list[str] = []
+
+    def execute(self, command: str) -> object:
+        self.commands.append(command)
+        if command == "stop":
+            self._qemu.stop(signal=b"05" if self._stopped else b"02")
+        elif command == "cont":
+            self._qemu.running = True
+        return {"status": "debug" if self._stopped else "paused"}
+
+
+class TestPausedByTheMonitor:
+    def test_it_is_no_stop(self, bench: Bench) -> None:
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        monitor = Monitor(bench.qemu, stopped=False)
+        with bench.relay.machine_paused(monitor):
+            assert not bench.qemu.running
+        assert bench.qemu.running
+        assert bench.gdb.silent()
+        assert not bench.relay.stop_reported
+        assert monitor.commands == ["stop", "query-status", "cont"]
+        bench.relay.interrupt()
+        assert bench.gdb.receive() == b"T02thread:p01.01;"
+
+    def test_a_hook_that_has_been_reached_is_served_afterwards(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(NOP, counter(calls))
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        monitor = Monitor(bench.qemu, stopped=True)
+        bench.qemu.registers["ip"] = NOP
+        with bench.relay.machine_paused(monitor):
+            assert bench.gdb.silent()
+            assert calls == []
+        bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
+        assert calls == [NOP]
+        assert monitor.commands == ["stop", "query-status"]

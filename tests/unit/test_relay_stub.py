@@ -1,0 +1,102 @@
+"""Watchpoints and hardware breakpoints: QEMU's gdb stub beside kgdb, both played here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from relay_bench import WAITS, Bench
+from scripted_qemu import ScriptedQemu
+from scripted_stub import CALLER, NOP, STACK
+
+from pytest_kgdb.rsp import QemuStub
+
+
+@pytest.fixture
+def qemu() -> Iterator[ScriptedQemu]:
+    qemu = ScriptedQemu()
+    yield qemu
+    qemu.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, qemu: ScriptedQemu) -> Iterator[Bench]:
+    with Bench(tmp_path, stub=QemuStub(qemu.connect, waits=WAITS)) as bench:
+        qemu.memory = bench.kgdb.memory
+        yield bench
+
+
+def test_a_hit(bench: Bench, qemu: ScriptedQemu) -> None:
+    bench.kgdb.registers["ip"] = CALLER
+    watch = b"2,%x,4" % STACK
+    assert bench.gdb.ask(b"Z" + watch) == b"OK"
+    qemu.wait_for(b"c")
+    assert qemu.packets == [b"?", b"Z" + watch, b"c"]
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    qemu.registers["ip"] = NOP
+    qemu.stop(reason=b"watch:%x;" % STACK)
+    qemu.wait_for(b"M%x,1:cc" % NOP)
+    qemu.wait_for(b"c", 2)
+    bench.kgdb.registers["ip"] = NOP + 1
+    bench.kgdb.stop()
+    assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % STACK
+    assert bench.kgdb.registers["ip"] == NOP
+    assert bench.kgdb.memory.read(NOP, 1) == b"\x90", "the instruction is back"
+
+
+def test_a_hit_of_a_hardware_breakpoint(bench: Bench, qemu: ScriptedQemu) -> None:
+    bench.kgdb.registers["ip"] = CALLER
+    breakpoint = b"1,%x,1" % NOP
+    bench.gdb.ask(b"Z" + breakpoint)
+    qemu.wait_for(b"c")
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    qemu.registers["ip"] = NOP
+    qemu.stop()
+    qemu.wait_for(b"z" + breakpoint)
+    qemu.wait_for(b"c", 2)
+    bench.kgdb.registers["ip"] = NOP + 1
+    bench.kgdb.stop()
+    assert bench.gdb.receive() == b"T05hwbreak:;thread:01;"
+    bench.kgdb.registers["ip"] = CALLER
+    bench.gdb.send(b"c")
+    qemu.wait_for(b"Z" + breakpoint, 2)
+
+
+def test_what_kgdb_touches_is_no_hit(bench: Bench, qemu: ScriptedQemu) -> None:
+    bench.gdb.ask(b"Z2,%x,4" % STACK)
+    qemu.wait_for(b"c")
+    qemu.registers["ip"] = NOP
+    qemu.stop(reason=b"watch:%x;" % STACK)
+    qemu.wait_for(b"c", 2)
+    assert not [packet for packet in qemu.packets if packet[:1] == b"M"]
+
+
+def test_it_is_detached_with_the_machine(bench: Bench, qemu: ScriptedQemu) -> None:
+    watch = b"2,%x,4" % STACK
+    bench.gdb.ask(b"Z" + watch)
+    qemu.wait_for(b"c")
+    bench.relay.detach()
+    assert qemu.watchpoints == set()
+    bench.relay.reattach(b"T05thread:01;", paused=False)
+    assert bench.gdb.ask(b"z" + watch) == b"OK"
+    assert qemu.connections == 1
+
+
+def test_running_to_an_instruction(qemu: ScriptedQemu) -> None:
+    asked: list[float] = []
+
+    def patience(seconds: float) -> bool:
+        asked.append(seconds)
+        if len(asked) == 2:
+            qemu.wait_for(b"c")
+            qemu.stop()
+        return True
+
+    qemu.registers["ip"] = CALLER
+    QemuStub(qemu.connect, waits=WAITS).run_to(NOP, patience)
+    breakpoint = b"1,%x,1" % NOP
+    assert qemu.packets == [b"?", b"Z" + breakpoint, b"c", b"z" + breakpoint]
+    assert not qemu.running
