@@ -1,0 +1,205 @@
+"""Where a breakpoint may be, and what is said where it may not."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_gdb import FakeGdb, Parts
+
+from pytest_kgdb.debugger import Locations, NoSuchLocation
+from pytest_kgdb.errors import KgdbError
+
+# gdb's agent gives addresses as signed numbers, as in Linux 6.1: _sinittext is -2112131072.
+SYMBOLS: dict[str, int | list[int]] = {
+    "_sinittext": 0xFFFFFFFF82000000,
+    "init_only": 0xFFFFFFFF82000100,
+    "_einittext": 0xFFFFFFFF82001000,
+    "__noinstr_text_start": 0xFFFFFFFF81600000,
+    "noinstr_code": 0xFFFFFFFF81600010,
+    "__noinstr_text_end": 0xFFFFFFFF81601000,
+    "__entry_text_start": 0xFFFFFFFF81700000,
+    "entry_SYSCALL_64": 0xFFFFFFFF81700040,
+    "__entry_text_end": 0xFFFFFFFF81701000,
+    "__kprobes_text_start": 0xFFFFFFFF81800000,
+    "kprobe_int3_handler": 0xFFFFFFFF81800020,
+    "__kprobes_text_end": 0xFFFFFFFF81801000,
+    "__start_kprobe_blacklist": 0xFFFFFFFF82100000,
+    "__stop_kprobe_blacklist": 0xFFFFFFFF82100018,
+    "do_int3": 0xFFFFFFFF81100000,
+    "before_do_int3": 0xFFFFFFFF810FFF00,
+    "after_do_int3": 0xFFFFFFFF81100100,
+    "vfs_read": 0xFFFFFFFF811B25A0,
+    "_printk": 0xFFFFFFFF81500000,
+    "two_places": [0xFFFFFFFF811B2600, 0xFFFFFFFF81600800],
+    "demo_init": 0xFFFFFFFFA0005014,
+}
+
+
+class Elf:
+    """A vmlinux with a blocklist of do_int3 and something that its section ends with."""
+
+    def contents(self, address: int, size: int) -> bytes:
+        assert (address, size) == (0xFFFFFFFF82100000, 24)
+        return struct.pack("<QQQ", 0xFFFFFFFF81F00000, 0xFFFFFFFF81100000, 0)
+
+    def functions(self) -> Iterator[str]:
+        yield from ("vfs_read", "vfs_write", "do_int3")
+
+
+class Signed(FakeGdb):
+    def _symbol(self, name: str) -> dict[str, object]:
+        answer = super()._symbol(name)
+        if "address" in answer:
+            answer["address"] -= 1 << 64
+        return answer
+
+
+def make(parts: Parts, symbols: Path | None = None) -> Locations:
+    elf: Any = Elf()
+    return Locations(
+        parts.debugger,
+        elf,
+        symbols,
+        refusal=lambda address: "its memory is freed" if address >= 0xFFFFFFFFA0005000 else None,
+        functions=lambda: ("demo_init", "demo_exit"),
+    )
+
+
+@pytest.fixture
+def gdb() -> FakeGdb:
+    gdb = Signed(SYMBOLS)
+    gdb.numbers["(int)system_state"] = 1
+    return gdb
+
+
+@pytest.fixture
+def locations(parts: Parts) -> Locations:
+    return make(parts)
+
+
+def refusal(locations: Locations, location: str) -> str:
+    with pytest.raises(KgdbError) as error:
+        locations.resolve(location)
+    assert error.value.message.startswith(f"no breakpoint at {location} (0xffffffff")
+    assert error.value.hint == "take a caller, or a function that it calls"
+    return error.value.message
+
+
+def test_what_may_be_probed(locations: Locations) -> None:
+    for location in ("vfs_read", "*0xffffffff811b25a0", "before_do_int3", "after_do_int3"):
+        assert locations.resolve(location) == location
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("noinstr_code", r"section \.noinstr\.text"),
+        ("__noinstr_text_start", r"section \.noinstr\.text"),
+        ("*0xffffffff81600fff", r"section \.noinstr\.text"),
+        ("entry_SYSCALL_64", r"section \.entry\.text"),
+        ("kprobe_int3_handler", r"blocklist \(section \.kprobes\.text\)"),
+        ("do_int3", r"blocklist \(NOKPROBE_SYMBOL\)"),
+        ("*0xffffffff811000fe", r"blocklist \(NOKPROBE_SYMBOL\)"),
+        ("two_places", r"0xffffffff81600800.*section \.noinstr\.text"),
+        ("demo_init", "its memory is freed"),
+    ],
+)
+def test_forbidden_ranges(locations: Locations, location: str, reason: str) -> None:
+    assert re.search(reason, refusal(locations, location))
+
+
+def test_the_end_of_a_range_is_not_in_it(locations: Locations) -> None:
+    for end in ("noinstr_text", "entry_text", "kprobes_text"):
+        assert locations.resolve(f"__{end}_end")
+
+
+def test_init_text_is_free_to_use_until_it_is_freed(locations: Locations, gdb: FakeGdb) -> None:
+    assert locations.resolve("init_only")
+    for state in (2, 3):  # include/linux/kernel.h: SYSTEM_FREEING_INITMEM, SYSTEM_RUNNING
+        gdb.numbers["(int)system_state"] = state
+        assert "is in .init.text, whose memory the kernel has freed" in refusal(
+            locations, "init_only"
+        )
+
+
+def test_qemus_stub_may_stop_anywhere_but_in_freed_memory(tmp_path: Path) -> None:
+    gdb = Signed(SYMBOLS)
+    gdb.numbers["(int)system_state"] = 3
+    parts = Parts(tmp_path, gdb, door="qemu")
+    locations = make(parts)
+    assert locations.resolve("entry_SYSCALL_64")
+    assert locations.resolve("do_int3")
+    refusal(locations, "init_only")
+    parts.close()
+
+
+def test_a_kernel_without_such_sections(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, FakeGdb({"vfs_read": 0xFFFFFFFF811B25A0}))
+    locations = make(parts)
+    assert locations.resolve("vfs_read") == "vfs_read"
+    assert locations.forbidden_ranges() == []
+    parts.close()
+
+
+def test_ranges_for_the_returns_of_calls(locations: Locations) -> None:
+    assert (0xFFFFFFFF81600000, 0xFFFFFFFF81601000) in locations.forbidden_ranges()
+    assert len(locations.forbidden_ranges()) == 3
+
+
+def test_names_of_addresses_are_asked_for_once(locations: Locations, gdb: FakeGdb) -> None:
+    for _ in range(3):
+        locations.resolve("vfs_read")
+    names = [request["name"] for request in gdb.requests("symbol")]
+    assert len(names) == len(set(names))
+
+
+# Names
+
+
+def test_printk_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -> None:
+    assert locations.resolve("printk") == "_printk"
+    assert locations.behind("printk") == "_printk"
+    gdb.symbols["printk"] = gdb.symbols.pop("_printk")  # before 5.15
+    assert locations.resolve("printk") == "printk"
+    assert locations.behind("printk") == "printk"
+    del gdb.symbols["printk"]
+    with pytest.raises(NoSuchLocation, match='no breakpoint at printk: Function "printk"'):
+        locations.resolve("printk")
+
+
+@pytest.mark.parametrize(
+    ("location", "near"),
+    [("vfs_raed", "vfs_read"), ("demo_intit", "demo_init"), ("do_int", "do_int3")],
+)
+def test_near_names(locations: Locations, location: str, near: str) -> None:
+    for resolve in (locations.resolve, locations.behind):
+        with pytest.raises(NoSuchLocation) as error:
+            resolve(location)
+        assert error.value.message == (
+            f'no breakpoint at {location}: Function "{location}" not defined'
+        )
+        assert error.value.hint is not None
+        assert re.match(rf"did you mean .*\b{near}\b", error.value.hint)
+
+
+def test_no_name_is_near(locations: Locations) -> None:
+    with pytest.raises(NoSuchLocation) as error:
+        locations.resolve("nothing_at_all_like_it")
+    assert "gcc inlined everywhere" in (error.value.hint or "")
+
+
+def test_names_of_the_system_map(parts: Parts, tmp_path: Path) -> None:
+    symbols = tmp_path / "System.map"
+    symbols.write_text("ffffffff81000000 T only_in_the_map\nffffffff82000000 D only_in_the_data\n")
+    locations = make(parts, symbols)
+    with pytest.raises(NoSuchLocation) as error:
+        locations.resolve("only_in_the_mop")
+    assert error.value.hint == "did you mean only_in_the_map?"
+    with pytest.raises(NoSuchLocation) as error:
+        locations.resolve("only_in_the_dato")
+    assert "only_in_the_data" not in (error.value.hint or "")

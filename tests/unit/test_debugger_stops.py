@@ -1,0 +1,314 @@
+"""Stops: why the kernel stopped, in which frame, and what went first when all is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_gdb import FakeGdb, Parts, Refused
+
+from pytest_kgdb.debugger import GdbError, Reason, Restored, Resumed, Stop
+from pytest_kgdb.debugger._classify import classify, select_frame, trap_name
+from pytest_kgdb.errors import (
+    DebuggerDied,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    StaleError,
+)
+
+# Classification
+
+
+def signal(name: str) -> dict[str, str]:
+    return {"reason": "signal-received", "signal-name": name}
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"reason": "breakpoint-hit", "bkptno": "1"}, "breakpoint"),
+        ({"reason": "watchpoint-trigger"}, "watchpoint"),
+        ({"reason": "read-watchpoint-trigger"}, "watchpoint"),
+        ({"reason": "access-watchpoint-trigger"}, "watchpoint"),
+        ({"reason": "function-finished"}, "finished"),
+        ({"reason": "end-stepping-range"}, "step"),
+        ({"reason": "location-reached"}, "step"),
+        (signal("SIGINT"), "interrupt"),
+        (signal("SIGSEGV"), "oops"),
+        (signal("SIGBUS"), "oops"),
+        (signal("SIGILL"), "oops"),
+        (signal("SIGFPE"), "oops"),
+    ],
+)
+def test_what_gdbs_record_says(record: dict[str, str], reason: Reason) -> None:
+    def names() -> list[str | None]:
+        raise AssertionError("the stack need not be read, which takes a while")
+
+    assert classify(record, names) == (reason, record.get("signal-name"))
+
+
+@pytest.mark.parametrize(
+    ("stack", "reason"),
+    [
+        (["kgdb_breakpoint", "sysrq_handle_dbg", "__handle_sysrq", "handle_sysrq"], "interrupt"),
+        # gcc has made a jump of the last call of sysrq_handle_dbg: Linux 6.1.
+        (["kgdb_breakpoint", "__handle_sysrq", "handle_sysrq"], "interrupt"),
+        (["kgdb_breakpoint", "kgdb_panic", "panic", "sysrq_handle_crash"], "panic"),
+        (["kgdb_breakpoint", "panic", "__warn"], "panic"),
+        (["kgdb_breakpoint", "kgdb_panic", "vpanic", "panic"], "panic"),
+        (["kgdb_breakpoint", "kgdb_initial_breakpoint", "kgdb_register_io_module"], "int3"),
+        (["kgdb_breakpoint", None, "__handle_sysrq"], "int3"),
+        (["demo_init", "sysrq_handle_dbg"], "int3"),
+        ([None], "int3"),
+        ([], "int3"),
+    ],
+)
+def test_what_the_stack_says(stack: list[str | None], reason: Reason) -> None:
+    assert classify(signal("SIGTRAP"), lambda: stack) == (reason, "SIGTRAP")
+    assert classify({}, lambda: stack) == (reason, None)
+
+
+# The frame
+
+
+def frames(*names: str | None) -> Callable[..., dict[str, Any]]:
+    def answer(limit: int, behind: bool = False) -> dict[str, Any]:
+        records = [
+            {"level": level, "function": name, "address": 0xFFFFFFFF81000000 + level}
+            for level, name in enumerate(names)
+        ]
+        return {"frames": records[:limit]}
+
+    return answer
+
+
+PANIC = ("kgdb_breakpoint", "kgdb_panic", "panic")
+
+
+@pytest.mark.parametrize(
+    ("reason", "stack", "level"),
+    [
+        ("breakpoint", ("kgdb_breakpoint", "do_sys_openat2"), 0),
+        ("oops", ("demo_crash", "demo_init"), 0),
+        ("int3", ("kgdb_breakpoint", "kgdb_initial_breakpoint"), 1),
+        ("int3", ("demo_init", "do_one_initcall"), 0),
+        ("int3", ("kgdb_breakpoint",), 0),
+        ("panic", (*PANIC, "sysrq_handle_crash", "__handle_sysrq"), 3),
+        # An oops with panic_on_oops, back to the instruction.
+        ("panic", (*PANIC, "oops_end", "page_fault_oops", "exc_page_fault", "asm_exc_page_fault",
+                   "demo_crash", "demo_init"), 7),
+        # gdb sees no entry: the first on the way stands.
+        ("panic", (*PANIC, "oops_end", "page_fault_oops", "demo_crash"), 3),
+        ("panic", (*PANIC, "__warn", "report_bug", "handle_bug", "exc_invalid_op",
+                   "asm_exc_invalid_op", "demo_warn", "demo_init"), 8),
+        ("panic", ("kgdb_breakpoint", "kgdb_panic", "vpanic", "panic", "demo_init"), 4),
+        ("panic", PANIC, 0),
+        ("panic", (), 0),
+    ],
+)  # fmt: skip
+def test_the_frame_that_a_stop_is_about(
+    parts: Parts, gdb: FakeGdb, reason: Reason, stack: tuple[str, ...], level: int
+) -> None:
+    gdb.agent["frames"] = frames(*stack)
+    gdb.agent["select"] = lambda frame: {}
+    assert select_frame(parts.debugger, reason) == level
+    assert [request["frame"] for request in gdb.requests("select")] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(("number", "name"), [(14, "page fault"), (6, "invalid opcode"), (3, None)])
+def test_the_exception_of_an_oops(parts: Parts, gdb: FakeGdb, number: int, name: str) -> None:
+    assert trap_name(parts.debugger) is None, "whatever is broken in the kernel's memory"
+    gdb.numbers["kgdb_info[kgdb_active.counter].task->thread.trap_nr"] = number
+    assert trap_name(parts.debugger) == name
+
+
+# A stop
+
+
+@pytest.fixture
+def stop(parts: Parts, gdb: FakeGdb) -> Stop:
+    gdb.agent["frames"] = frames(*PANIC, "sysrq_handle_crash", "__handle_sysrq")
+    gdb.agent["select"] = lambda frame: {}
+    return parts.stop_by(lambda: gdb.signal("SIGTRAP", *PANIC, "sysrq_handle_crash"))
+
+
+def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -> None:
+    asked = len(gdb.requests("frames"))
+    assert stop.frame.function == "sysrq_handle_crash"
+    assert [frame.level for frame in stop.backtrace(2)] == [0, 1]
+    assert len(gdb.requests("frames")) == asked + 1
+    assert stop.backtrace()[-1].function == "__handle_sysrq"
+    assert len(gdb.requests("frames")) == asked + 2
+    assert repr(stop) == "<Stop panic in #3 sysrq_handle_crash>"
+
+
+def test_the_line_of_a_compiled_in_breakpoint_is_that_before(parts: Parts, gdb: FakeGdb) -> None:
+    gdb.agent["frames"] = frames("demo_init", "do_one_initcall")
+    stop = parts.stop_by(lambda: gdb.signal("SIGTRAP", "demo_init"))
+    assert stop.reason == "int3"
+    assert stop.frame.function == "demo_init"
+    assert gdb.requests("frames")[-1] == {"op": "frames", "limit": 1, "behind": True}
+
+
+def test_its_registers_are_those_of_its_frame(stop: Stop, gdb: FakeGdb) -> None:
+    gdb.agent["registers"] = lambda frame: {"registers": {"rip": 0x100 + frame}}
+    assert stop.registers == {"rip": 0x103}
+
+
+def test_the_kernels_taints(stop: Stop, gdb: FakeGdb) -> None:
+    gdb.numbers.update(
+        {"tainted_mask": 1 << 7 | 1, "taint_flags[0].c_true": 80, "taint_flags[7].c_true": 68}
+    )
+    assert stop.taint == "DP"
+    gdb.numbers["tainted_mask"] = 0
+    assert stop.taint == ""
+
+
+def test_the_cpu_and_the_task(stop: Stop, gdb: FakeGdb) -> None:
+    gdb.numbers["kgdb_active.counter"] = 1
+    gdb.agent["evaluate"] = lambda expression: {"id": 3, "int": 1, "code": "ptr", "type": "x"}
+    assert stop.cpu == 1
+    assert stop.task.expression == "current"
+    assert stop.return_value is None
+
+
+def test_the_cpu_by_qemus_stub(tmp_path: Path) -> None:
+    gdb = FakeGdb({"pcpu_hot": 0x1000})
+    parts = Parts(tmp_path, gdb, door="qemu")
+    gdb.agent["evaluate"] = lambda expression: {"id": 1, "int": 1}
+    stop = parts.run_control.stop
+    assert stop is not None
+    assert stop.cpu == 1
+    (request,) = gdb.requests("evaluate")
+    assert "&pcpu_hot.cpu_number" in request["expression"]
+    assert "$k_gs_base" in request["expression"]
+    parts.close()
+
+
+def test_what_of_a_stop_ends_with_it(stop: Stop, parts: Parts) -> None:
+    parts.run_control.resume()
+    assert (stop.reason, stop.signal, stop.breakpoint) == ("panic", "SIGTRAP", None)
+    for name in ("frame", "task", "cpu", "registers", "taint", "return_value"):
+        with pytest.raises(StaleError):
+            getattr(stop, name)
+    assert repr(stop) == "<Stop panic: stale>"
+
+
+def test_a_stop_that_cannot_be_read_shows_at_least_why(stop: Stop, gdb: FakeGdb) -> None:
+    def refuse(**_: object) -> dict[str, Any]:
+        raise Refused("Cannot access memory at address 0x0")
+
+    gdb.agent["frames"] = refuse
+    assert repr(stop) == "<Stop panic>"
+
+
+# The first cause
+
+
+PANICKED = (
+    "[    0.9] Kernel panic - not syncing: sysrq triggered crash\n"
+    "[    0.9] CPU: 0 PID: 47 Comm: sh Not tainted 6.1.192 #1\n"
+)
+END = "[    0.9] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\n"
+
+
+def test_an_error_of_gdbs_stays_one_while_all_is_there(parts: Parts) -> None:
+    error = GdbError("No symbol in current context.")
+    assert parts.causes.first(error) is error
+    parts.causes.check_alive()
+
+
+def test_qemus_end_goes_before_gdbs_error(parts: Parts) -> None:
+    parts.machine.ending = True
+    first = parts.causes.first(GdbError("Remote connection closed"))
+    assert isinstance(first, MachineDied)
+    assert "killed by SIGKILL" in first.message
+
+
+def test_other_errors_do_not_wait_for_qemus_end(parts: Parts) -> None:
+    parts.machine.ending = True
+    error = GdbError("No symbol in current context.")
+    assert parts.causes.first(error) is error
+
+
+def test_a_panic_goes_before_qemus_end_before_gdbs(parts: Parts) -> None:
+    notices: list[str] = []
+    parts.causes.on_panic(lambda: notices.append("panic"))
+    parts.run_control.resume()
+    parts.console.show(PANICKED)
+    parts.machine.alive = False
+    parts.end_gdb()
+    first = parts.causes.first(DebuggerDied("gdb died"))
+    assert isinstance(first, KernelPanic)
+    assert first.message.splitlines()[0] == (
+        "the kernel panicked (sysrq triggered crash) and QEMU ended; it said:"
+    )
+    assert "Comm: sh" in first.message
+    assert notices == ["panic"]
+    with pytest.raises(KernelPanic):
+        parts.causes.check_alive()
+
+
+def test_a_command_names_the_first_cause_and_keeps_gdbs(parts: Parts, gdb: FakeGdb) -> None:
+    parts.machine.alive = False
+    gdb.end()
+    with pytest.raises(MachineDied) as error:
+        parts.debugger.command("-break-list")
+    assert isinstance(error.value.__cause__, DebuggerDied)
+    with pytest.raises(MachineDied):
+        parts.debugger.console("info line")
+
+
+def test_a_panic_of_before_the_resume_is_no_cause(parts: Parts) -> None:
+    parts.console.show(PANICKED + END)
+    parts.causes.resumed(Resumed(stepping=False))
+    parts.causes.check_alive()
+    parts.console.show(PANICKED)
+    parts.causes.check_alive()
+    parts.console.show(END)
+    with pytest.raises(KernelPanic, match=r"^the kernel panicked and halted: sysrq triggered"):
+        parts.causes.check_alive()
+
+
+def test_a_stop_that_no_test_sees_does_not_part_a_panic(parts: Parts) -> None:
+    parts.causes.resumed(Resumed(stepping=False))
+    parts.console.show(PANICKED + END)
+    parts.causes.resumed(Resumed(stepping=False, silent=True))
+    with pytest.raises(KernelPanic):
+        parts.causes.check_alive()
+
+
+def test_a_panic_of_before_a_restore_is_another_kernels(parts: Parts) -> None:
+    parts.causes.resumed(Resumed(stepping=False))
+    parts.console.show(PANICKED + END)
+    parts.causes.restored(Restored(keep_breakpoints=True))
+    parts.causes.check_alive()
+
+
+def test_a_panic_is_shown_up_to_its_end(parts: Parts) -> None:
+    parts.console.show(
+        "[ 0.8] before\n" + PANICKED + "".join(f"[ 1] line {n}\n" for n in range(40))
+    )
+    lines = parts.causes.panicked("it panicked").message.splitlines()
+    assert lines[1].endswith("Kernel panic - not syncing: sysrq triggered crash")
+    assert "before" not in "".join(lines)
+    assert len(lines) == 15
+    assert parts.causes.panicked("x").log == parts.console.log
+
+
+def test_gdbs_end_alone(parts: Parts) -> None:
+    parts.end_gdb()
+    with pytest.raises(DebuggerDied):
+        parts.causes.check_alive()
+
+
+def test_a_full_disk(parts: Parts) -> None:
+    def full() -> None:
+        raise MachineDied("the host's disk is full")
+
+    parts.machine.check_storage = full  # type: ignore[method-assign]
+    with pytest.raises(KgdbError, match="disk is full"):
+        parts.causes.check_alive()

@@ -1,0 +1,79 @@
+"""Modules' files: what they say of themselves, and where a project builds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_module import MODINFO, elf
+
+from pytest_kgdb.errors import ConfigError
+from pytest_kgdb.kernel import read_module, without_addresses
+from pytest_kgdb.kernel._modules import _subdirectory
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    path = tmp_path / "demo.ko"
+    path.write_bytes(elf())
+    return path
+
+
+def test_what_a_file_says(demo: Path) -> None:
+    info = read_module(demo)
+    assert info.name == "demo"
+    assert info.vermagic == "6.1.192 SMP preempt mod_unload"
+    assert info.depends == ("other", "third-one")
+    assert info.parameters == {"answer", "label"}
+    assert info.functions == {"demo_init"}
+    assert info.sources == {"demo.c"}
+
+
+def test_a_file_that_changed_is_read_again(demo: Path) -> None:
+    assert read_module(demo).parameters == {"answer", "label"}
+    demo.write_bytes(elf(MODINFO + b"parmtype=more:int\0"))
+    assert "more" in read_module(demo).parameters
+
+
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", elf(b"license=GPL\0")])
+def test_what_is_no_module(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "demo.ko"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="is not a module"):
+        read_module(path)
+
+
+def test_addresses_that_mean_nothing_are_taken_out(demo: Path) -> None:
+    assert without_addresses(demo) is None
+    demo.write_bytes(elf(address=0x18))
+    assert without_addresses(demo) == elf()
+    demo.write_bytes(b"no ELF file, and long enough for one" * 4)
+    assert without_addresses(demo) is None
+
+
+def write(directory: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = directory / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("files", "directory"),
+    [
+        ({"Makefile": "obj-m += a.o\n"}, "."),
+        ({"Kbuild": "obj-$(CONFIG_A) := a.o\n", "Makefile": "all:\n"}, "."),
+        ({"Makefile": "ifneq ($(KERNELRELEASE),)\n  obj-m := a.o\nendif\n"}, "."),
+        ({"Makefile": "all:\n\tmake M=src\n", "src__Kbuild": "obj-m := a.o\n"}, "src"),
+        ({"Makefile": "include x.mk\n"}, "."),
+        ({"driver__linux__Makefile": "obj-m:=a.o\n", "README": ""}, "driver/linux"),
+        ({"a__Makefile": "obj-m:=a.o\n", "b__Makefile": "obj-m:=b.o\n"}, None),
+        ({".git__Makefile": "obj-m:=a.o\n"}, None),
+        ({}, None),
+    ],
+)
+def test_where_a_project_builds_its_module(
+    tmp_path: Path, files: dict[str, str], directory: str | None
+) -> None:
+    assert _subdirectory(write(tmp_path, **files)) == directory

@@ -1,0 +1,186 @@
+"""The registry of modules: their files, their names, where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_module import elf, registry, write_module
+
+from pytest_kgdb.errors import ConfigError
+from pytest_kgdb.kernel import read_module
+from pytest_kgdb.modules import LoadedModule, ModuleRegistry
+from pytest_kgdb.modules._registry import ModuleSource, arguments
+
+# Files
+
+
+def test_what_a_test_names_is_not_for_the_next(tmp_path: Path) -> None:
+    provided = write_module(tmp_path / "provided", "provided")
+    named = write_module(tmp_path, "demo")
+    modules = registry(provided=[provided])
+    assert modules.watched == {"provided"}
+    assert modules.add(named) == [named]
+    assert (modules.find("demo"), modules.is_known("demo")) == (named, True)
+    assert modules.watched == {"provided", "demo"}
+    modules.reset()
+    assert (modules.find("demo"), modules.is_known("demo")) == (None, False)
+    assert modules.watched == {"provided"}
+    assert modules.find("provided") == provided
+
+
+def test_one_that_was_named_goes_before_the_trees(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    in_tree = write_module(tree / "drivers" / "net", "demo")
+    modules = registry(tree)
+    assert modules.candidates("demo") == [in_tree]
+    named = write_module(tmp_path, "demo")
+    modules.add(named)
+    assert modules.candidates("demo") == [named, in_tree]
+    assert modules.find("demo") == named
+    modules.reset()
+    assert modules.find("demo") == in_tree
+
+
+def test_the_version_changes_with_the_files(tmp_path: Path) -> None:
+    modules = registry()
+    versions = [modules.version]
+
+    def step() -> bool:
+        versions.append(modules.version)
+        return versions[-1] != versions[-2]
+
+    demo = write_module(tmp_path, "demo")
+    modules.add(demo)
+    assert step()
+    modules.add(demo)
+    assert not step()
+    modules.add(write_module(tmp_path / "other", "demo"))
+    assert step()
+    modules.reset()
+    assert step()
+    modules.reset()
+    assert not step()
+
+
+def test_a_hyphen_is_an_underscore_to_the_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "third-one.ko"
+    path.write_bytes(elf(b"vermagic=6.1.192 \0"))
+    modules = registry()
+    modules.add(path)
+    assert modules.is_known("third-one")
+    assert modules.find("third_one") == path
+
+
+def test_what_a_registered_module_has(tmp_path: Path) -> None:
+    modules = registry()
+    modules.add(write_module(tmp_path, "demo"))
+    for location in ("demo_init", "*demo_init", "*demo_init + 4", "demo.c:12", "src/demo.c:12"):
+        assert modules.expects(location), location
+    for location in ("demo_exit", "other.c:12", "demo.c", "*0xffffffffa0005000", "demo.c:x"):
+        assert not modules.expects(location), location
+    assert list(modules.functions()) == ["demo_init"]
+
+
+# What is to be loaded
+
+
+def test_by_name(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    in_tree = write_module(tree / "kernel" / "fs", "ext4", depends="jbd2,mbcache")
+    provided = write_module(tmp_path, "demo", depends="other")
+    modules = registry(tree, [provided])
+    directory = "/lib/modules/6.1.192"
+    info = read_module(provided)
+    assert modules.resolve("demo") == ModuleSource(
+        "demo", info, f"{directory}/extra/demo.ko", ("other",)
+    )
+    ext4 = modules.resolve("ext4")
+    assert ext4 == ModuleSource(
+        "ext4", read_module(in_tree), f"{directory}/kernel/fs/ext4.ko", ("jbd2", "mbcache")
+    )
+
+
+def test_by_a_path_on_the_host(tmp_path: Path) -> None:
+    demo = write_module(tmp_path, "demo")
+    modules = registry(build=lambda path: [demo])
+    for path in (demo, tmp_path, str(demo)):
+        assert modules.resolve(path) == ModuleSource("demo", read_module(demo), None, ())
+    assert modules.resolve("demo").in_guest is None, "by its name from now on"
+
+
+def test_a_directory_with_several(tmp_path: Path) -> None:
+    files = [write_module(tmp_path, name) for name in ("one", "two")]
+    (tmp_path / "Makefile").touch()
+    modules = registry(build=lambda path: files if path.is_dir() else [path])
+    with pytest.raises(ConfigError, match=r"(?s)builds one\.ko, two\.ko.*name one of them"):
+        modules.resolve(tmp_path)
+    assert modules.resolve(tmp_path / "two.ko").name == "two"
+    with pytest.raises(ConfigError, match=r"builds one\.ko, two\.ko, and no three"):
+        modules.resolve(tmp_path / "three.ko")
+
+
+def test_by_a_path_in_the_guest(tmp_path: Path) -> None:
+    modules = registry()
+    assert modules.resolve("/run/demo.ko") == ModuleSource("demo", None, "/run/demo.ko")
+
+
+def test_one_that_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no Makefile builds it
+    modules = registry(provided=[write_module(tmp_path, "demo")])
+    with pytest.raises(ConfigError, match=r"(?s)there is no module nosuch.*known are demo"):
+        modules.resolve("nosuch")
+    with pytest.raises(ConfigError, match="name its directory"):
+        registry().resolve("nosuch.ko")
+
+
+def test_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "demo.ko"
+    path.write_bytes(elf())
+    info = read_module(path)
+    words = arguments(info, "demo", {"answer": 42, "label": "two words", "dyndbg": "+p"})
+    assert words == ["answer=42", 'label="two words"', "dyndbg=+p"]
+    assert arguments(None, "x", {"a": True, "b": [1, False, "c"], "d": -1}) == [
+        "a=1",
+        "b=1,0,c",
+        "d=-1",
+    ]
+    with pytest.raises(ConfigError, match=r"(?s)no parameter 'answr'.*it has answer, label"):
+        arguments(info, "demo", {"answr": 1})
+
+
+# What the kernel has loaded
+
+
+@pytest.fixture
+def loaded() -> ModuleRegistry:
+    modules = registry()
+    ranges = [(100, 200, False), (300, 400, True)]
+    modules.loaded["demo"] = LoadedModule("demo", 0, Path("demo.ko"), {}, ranges)
+    return modules
+
+
+def test_memory_that_a_module_has(loaded: ModuleRegistry) -> None:
+    module = loaded.loaded["demo"]
+    assert module.holds(150)
+    assert not module.holds(150, init=True)
+    assert module.holds(399, init=True)
+    assert not module.holds(400)
+    assert loaded.at(150) == (module, False)
+    assert loaded.at(350) == (module, False)
+    assert loaded.at(400) is None
+
+
+def test_an_init_whose_memory_is_freed_takes_no_breakpoint(loaded: ModuleRegistry) -> None:
+    assert [loaded.refusal(address) for address in (150, 350, 450)] == [None, None, None]
+    loaded.loaded["demo"].init_freed = True
+    assert loaded.refusal(150) is None
+    assert loaded.refusal(450) is None
+    assert "is in .init.text of module demo" in (loaded.refusal(350) or "")
+
+
+def test_a_machine_that_ended_has_loaded_nothing(loaded: ModuleRegistry, tmp_path: Path) -> None:
+    loaded.unloaded.append(loaded.loaded["demo"])
+    loaded.add(write_module(tmp_path, "demo"))
+    loaded.detach()
+    assert (loaded.loaded, loaded.unloaded, loaded.find("demo")) == ({}, [], None)

@@ -1,0 +1,373 @@
+"""Fail each: which call fails when, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_guest_shell import FakeShell, StopState
+
+from pytest_kgdb.errors import (
+    DebuggerDied,
+    GuestCommandError,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    TimeoutError,
+)
+from pytest_kgdb.klog import LogLine, Splat, find_splats
+from pytest_kgdb.recipes import FailEach, Outcome
+from pytest_kgdb.recipes._fail_each import _NEVER, FailEachRunner, Verdict
+
+# The report
+
+
+def outcome(number: int, verdict: Verdict, path: tuple[str, ...] = ()) -> Outcome:
+    return Outcome(number, verdict, "why" * (verdict != "handled"), None, path, None, None, "")
+
+
+def test_the_report() -> None:
+    report = FailEach(
+        "kmalloc",
+        [outcome(1, "handled"), outcome(2, "oops", ("#1 probe at a.c:3",)), outcome(3, "handled")],
+        calls=3,
+        complete=True,
+        unsought="there is no detector",
+    )
+    assert not report.ok
+    assert [entry.number for entry in report.bad] == [2]
+    assert len(report) == 3
+    assert report[-1].ok
+    assert [entry.number for entry in report[:2]] == [1, 2]
+    assert str(report).splitlines() == [
+        "kmalloc failed in 3 calls, one after the other: 1 not handled "
+        "(leaks were not looked for: there is no detector)",
+        "    call 2: oops: why",
+        "        #1 probe at a.c:3",
+    ]
+    short = str(FailEach("f", [], calls=9, complete=False))
+    assert "limit= was reached" in short
+    assert "(leaks were looked for)" in short
+
+
+# The runner
+
+
+def splat(kind: str = "WARN", title: str = "WARNING: at demo.c:3") -> Splat:
+    return Splat(kind, title, title, title)
+
+
+def leak(function: str) -> Splat:
+    (found,) = find_splats(
+        LogLine(text, None, "debugfs", seq)
+        for seq, text in enumerate(
+            [
+                "unreferenced object 0xffff888003a1b2c0 (size 64):",
+                '  comm "sh", pid 1, jiffies 4294900000',
+                "  backtrace:",
+                f"    [<00000000>] {function}+0x5/0x10",
+            ]
+        )
+    )
+    return found
+
+
+class Failing:
+    """An override that lets so many calls through and fails the next."""
+
+    def __init__(self, world: World, skip: int, times: int | None) -> None:
+        self.world, self.skip, self.times = world, skip, times
+        self.calls = self.forced = 0
+        self.last: Any = None
+        self.path = tuple(f"#{level} caller" for level in range(1, 20))
+
+    def __enter__(self) -> Failing:
+        self.world.failing = self
+        self.world.events.append(f"fail {self.skip}" if self.skip != _NEVER else "count")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.world.failing = None
+
+    def call(self) -> bool:
+        """Be called; return whether the call fails."""
+        self.calls += 1
+        if self.calls <= self.skip or self.forced == self.times:
+            return False
+        self.forced += 1
+        self.last = SimpleNamespace(number=self.calls)
+        return True
+
+
+class World:
+    """A machine with a scenario that calls a function some times."""
+
+    def __init__(self) -> None:
+        self.control = StopState()
+        self.shell = FakeShell()
+        self.events: list[str] = []
+        self.names: list[str] = []
+        self.failing: Failing | None = None
+        self.failed = 0
+        """The call that failed last."""
+        self.calls = 3
+        self.on_failure: dict[int, Callable[[], object]] = {}
+        """What happens where a call fails, by its number."""
+        self.reported: list[Splat] = []
+        self.why_no_leaks: str | None = "the kernel is without CONFIG_DEBUG_KMEMLEAK"
+        self.leaks: list[Splat] = []
+        self.leak_error: KgdbError | None = None
+        parts: Any = self
+        self.runner = FailEachRunner(
+            parts.control, parts.shell, parts, parts, parts, cpu_stacks=lambda: "CPU 0: spins"
+        )
+
+    def scenario(self) -> object:
+        self.shell.console.text += b"running\n"
+        for number in range(1, self.calls + 1):
+            assert self.failing is not None
+            if self.failing.call():
+                self.failed = number
+                self.on_failure.get(number, lambda: None)()
+                return f"call {number} failed"
+        return "all well"
+
+    def run(self, limit: int = 100, scenario: Any = None) -> FailEach:
+        made: Any = lambda skip, times: Failing(self, skip, times)  # noqa: E731
+        return self.runner.run("kmalloc", scenario or self.scenario, made, limit=limit)
+
+    def verdicts(self, **options: Any) -> list[str]:
+        return [outcome.verdict for outcome in self.run(**options)]
+
+    # Splats
+
+    def pending(self) -> list[Splat]:
+        return list(self.reported)
+
+    def acknowledge(self, splats: list[Splat]) -> None:
+        for one in splats:
+            self.reported.remove(one)
+
+    # Leaks
+
+    def why_not(self) -> str | None:
+        return self.why_no_leaks
+
+    def find(self) -> list[Splat]:
+        if self.leak_error is not None and self.failed == 2:
+            raise self.leak_error
+        return list(self.leaks)
+
+    # Snapshots
+
+    def take(self, name: str) -> None:
+        self.events.append(f"take {name}")
+        self.names.append(name)
+
+    def restore(self, name: str) -> None:
+        self.events.append(f"restore {name}")
+        self.control.stop = SimpleNamespace(reason="interrupt", message=None)
+        self.leaks = [one for one in self.leaks if one.frames[0].function == "usual"]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_each_call_fails_once_on_a_restored_machine(world: World) -> None:
+    report = world.run()
+    assert (report.ok, len(report), report.calls, report.complete) == (True, 3, 3, True)
+    name = "fail_each-0"
+    assert world.events == [
+        f"take {name}",
+        "count",
+        *(event for skip in range(4) for event in (f"restore {name}", f"fail {skip}")),
+        f"restore {name}",
+    ], "and it ends with what there was before"
+    assert [outcome.result for outcome in report] == [f"call {n} failed" for n in (1, 2, 3)]
+    assert [outcome.number for outcome in report] == [1, 2, 3]
+    assert [outcome.call and outcome.call.number for outcome in report] == [1, 2, 3]
+    assert len(report[0].path) == 12
+    assert report[0].console == "running\n"
+    assert report.unsought == "the kernel is without CONFIG_DEBUG_KMEMLEAK"
+
+
+def test_the_snapshots_name_is_none_of_the_tests(world: World) -> None:
+    world.names = ["mine", "fail_each-0"]
+    world.run()
+    assert world.names == ["mine", "fail_each-0", "fail_each-1"]
+
+
+@pytest.mark.parametrize(("limit", "outcomes", "complete"), [(2, 2, False), (3, 3, True)])
+def test_a_limit(world: World, limit: int, outcomes: int, complete: bool) -> None:
+    report = world.run(limit=limit)
+    assert (len(report), report.complete) == (outcomes, complete)
+    with pytest.raises(KgdbError, match="at least one call, not 0"):
+        world.run(limit=0)
+
+
+def raises(error: BaseException) -> Callable[[], object]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def stops(world: World, reason: str, message: str | None) -> Callable[[], object]:
+    def work() -> None:
+        world.control.stop = SimpleNamespace(reason=reason, message=message)
+        raise GuestCommandError("'modprobe' did not end: the kernel stopped meanwhile")
+
+    return work
+
+
+def test_verdicts(world: World) -> None:
+    world.calls = 9
+    world.on_failure = {
+        1: raises(GuestCommandError("no memory\nmore words")),
+        2: raises(AssertionError("the file is still there")),
+        3: stops(world, "oops", "BUG: kernel NULL pointer dereference"),
+        4: stops(world, "panic", "no more"),
+        5: raises(KernelPanic("it panicked past the debugger\nit said:")),
+        6: lambda: world.reported.append(splat()),
+        7: raises(TimeoutError("'cat' did not end in 3 s\nmore")),
+        8: stops(world, "breakpoint", None),
+    }
+    report = world.run()
+    assert [(one.verdict, one.message) for one in report] == [
+        ("handled", "no memory"),
+        ("failed", "AssertionError: the file is still there"),
+        ("oops", "BUG: kernel NULL pointer dereference"),
+        ("panic", "no more"),
+        ("panic", "it panicked past the debugger"),
+        ("splat", "WARNING: at demo.c:3"),
+        ("hang", "'cat' did not end in 3 s\nCPU 0: spins"),
+        ("handled", "'modprobe' did not end: the kernel stopped meanwhile"),
+        ("handled", ""),
+    ]
+    assert [one.number for one in report.bad] == [2, 3, 4, 5, 6, 7]
+    assert isinstance(report[1].error, AssertionError)
+    assert world.reported == [], "they are not the test's own as well"
+
+
+def test_an_oops_without_words_has_those_of_its_splat(world: World) -> None:
+    def work() -> None:
+        world.reported.append(splat("OOPS", "BUG: paging request"))
+        stops(world, "oops", None)()
+
+    world.on_failure = {2: work}
+    report = world.run()
+    assert [(one.verdict, one.message) for one in report.bad] == [("oops", "BUG: paging request")]
+
+
+@pytest.mark.parametrize("error", [MachineDied("QEMU ended"), DebuggerDied("gdb died")])
+def test_infrastructure_that_is_lost_is_no_verdict(world: World, error: KgdbError) -> None:
+    world.on_failure = {2: raises(error)}
+    with pytest.raises(type(error)):
+        world.run()
+    assert world.events[-1] == "restore fail_each-0"
+
+
+# A scenario from which nothing can be learned
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (AssertionError("no file"), "failed: AssertionError: no file"),
+        (GuestCommandError("no such module"), "handled: no such module"),
+    ],
+)
+def test_one_that_does_not_even_pass(world: World, failure: BaseException, message: str) -> None:
+    with pytest.raises(KgdbError) as error:
+        world.run(scenario=raises(failure))
+    assert error.value.message == (
+        f"the scenario does not even pass when no call of kmalloc fails: {message}"
+    )
+    assert error.value.__cause__ is failure
+    assert world.events[-1] == "restore fail_each-0"
+
+
+def test_one_that_never_calls_the_function(world: World) -> None:
+    world.calls = 0
+    with pytest.raises(KgdbError, match="the scenario never called kmalloc"):
+        world.run()
+
+
+# Leaks
+
+
+@pytest.fixture
+def leaky(world: World) -> World:
+    world.why_no_leaks = None
+    world.leaks = [leak("usual")]
+    return world
+
+
+def test_a_leak_of_a_failure(leaky: World) -> None:
+    leaky.on_failure = {2: lambda: leaky.leaks.append(leak("demo_probe"))}
+    report = leaky.run()
+    assert [one.verdict for one in report] == ["handled", "leak", "handled"]
+    assert [frame.function for frame in (report[1].leaks or ())[0].frames] == ["demo_probe"]
+    assert report[0].leaks == ()
+    assert report.unsought is None
+
+
+def test_a_leak_beside_something_worse(leaky: World) -> None:
+    def work() -> None:
+        leaky.leaks.append(leak("demo_probe"))
+        raise AssertionError("no file")
+
+    leaky.on_failure = {1: work, 2: stops(leaky, "oops", "BUG")}
+    report = leaky.run()
+    assert [one.verdict for one in report] == ["failed", "oops", "handled"]
+    assert len(report[0].leaks or ()) == 1
+    assert report[1].leaks is None, "a kernel that is stopped does not scan"
+
+
+def test_the_logs_word_of_leaks_is_no_splat(leaky: World) -> None:
+    def work() -> None:
+        leaky.reported.append(splat("memory leak", "kmemleak: 1 new suspected memory leaks"))
+
+    original = leaky.find
+
+    def find() -> list[Splat]:
+        work()
+        return original()
+
+    leaky.find = find  # type: ignore[method-assign]
+    assert leaky.verdicts() == ["handled"] * 3
+
+
+def test_a_kernel_that_does_not_scan(leaky: World) -> None:
+    leaky.leak_error = GuestCommandError("the kernel's leak detector does not scan")
+    with pytest.raises(GuestCommandError, match="does not scan"):
+        leaky.run()
+
+
+def test_an_oops_while_it_scans(leaky: World) -> None:
+    original = leaky.find
+
+    def find() -> list[Splat]:
+        if leaky.failed == 2:
+            stops(leaky, "oops", "BUG: scan")()
+        return original()
+
+    leaky.find = find  # type: ignore[method-assign]
+    report = leaky.run()
+    assert [(one.verdict, one.message) for one in report.bad] == [("oops", "BUG: scan")]
+
+
+def test_trouble_before_any_call_failed(leaky: World) -> None:
+    original = leaky.find
+
+    def find() -> list[Splat]:
+        leaky.reported.append(splat())
+        return original()
+
+    leaky.find = find  # type: ignore[method-assign]
+    with pytest.raises(KgdbError, match="had trouble before any call failed: splat: WARNING"):
+        leaky.run()

@@ -1,0 +1,204 @@
+"""The instruments of a machine: what they are given, their stops, their end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_gdb import FakeGdb, Parts
+from fake_hooks import ENTRY, HookedRelay, compiled
+
+from pytest_kgdb.debugger import Restored
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.rsp import CONTINUE, Return
+from pytest_kgdb.trace import Instruments
+
+INT = {"type": "int", "kind": "int", "size": 4, "signed": True}
+
+
+@pytest.fixture
+def relay() -> HookedRelay:
+    return HookedRelay()
+
+
+@pytest.fixture
+def returns() -> dict[str, Any]:
+    """What the function returns."""
+    return dict(INT)
+
+
+@pytest.fixture
+def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) -> Instruments:
+    def function(location: str, expressions: list[str]) -> dict[str, Any]:
+        place = {
+            "name": location, "address": ENTRY, "inlined": False, "file": "fs/read_write.c",
+            "line": 454, "returns": returns, "arguments": [["count", compiled("reg 3")]],
+            "expressions": [
+                compiled("reg 3", "const8 17", "equal") if text == "count == 17"
+                else compiled("const8 7") for text in expressions
+            ],
+        }  # fmt: skip
+        return {"places": [place]}
+
+    gdb.agent["function"] = function
+    return Instruments(parts.debugger, parts.run_control, relay, parts.locations)
+
+
+def override(instruments: Instruments, returns: object = -12, **options: Any) -> Any:
+    options = {"times": None, "when": None, "skip": 0, **options}
+    return instruments.override("vfs_read", returns, **options)
+
+
+def test_a_spy(instruments: Instruments, relay: HookedRelay) -> None:
+    made: list[int] = []
+    instruments.on_insert(lambda: made.append(1))
+    calls = instruments.spy("vfs_read", "count == 17", returns=False, keep=10)  # type: ignore[arg-type]
+    assert relay.arrive(dx=17) == CONTINUE
+    assert calls.calls[0]["count == 17"] == 1, "one expression need not be a list"
+    assert made == [1]
+    with pytest.raises(KgdbError, match="keeps at least one call, not 0"):
+        instruments.spy("vfs_read", (), returns=False, keep=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "register"),
+    [
+        (-12, 0xFFFFFFF4), (True, 1), ("-ENOMEM", 0xFFFFFFF4), ("ERR_PTR(-EIO)", 0xFFFFFFFB),
+        ("NULL", 0), ("true", 1), ("false", 0), ("panic_timeout + 1", 4),
+        (SimpleNamespace(value_=lambda: 9), 9),
+    ],
+)  # fmt: skip
+def test_what_an_override_returns(
+    instruments: Instruments, relay: HookedRelay, gdb: FakeGdb, value: object, register: int
+) -> None:
+    gdb.numbers["panic_timeout + 1"] = 4
+    override(instruments, value)
+    assert relay.arrive() == Return(register)
+
+
+def test_a_value_of_gdbs_has_an_index(instruments: Instruments, relay: HookedRelay) -> None:
+    class Index:
+        def __index__(self) -> int:
+            return 5
+
+    override(instruments, Index())
+    assert relay.arrive() == Return(5)
+
+
+def test_what_an_override_cannot_return(instruments: Instruments) -> None:
+    with pytest.raises(KgdbError, match=r"cannot return \[\]"):
+        override(instruments, [])
+    for options in ({"skip": -1}, {"times": 0}):
+        with pytest.raises(KgdbError, match="skips 0 calls or more"):
+            override(instruments, **options)
+
+
+def test_a_condition_is_compiled_or_called(instruments: Instruments, relay: HookedRelay) -> None:
+    override(instruments, when="count == 17")
+    assert [relay.arrive(dx=size) for size in (3, 17)] == [CONTINUE, Return(0xFFFFFFF4)]
+    instruments.end()
+    override(instruments, when=lambda call: call["count"] == 3)
+    assert [relay.arrive(dx=size) for size in (3, 17)] == [Return(0xFFFFFFF4), CONTINUE]
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure"), [("int", -12), ("ptr", 0), ("string", 0), ("void", None), ("struct", None)]
+)
+def test_how_a_function_fails(
+    instruments: Instruments, returns: dict[str, Any], kind: str, failure: int | None
+) -> None:
+    returns.update(kind=kind, type=kind)
+    if failure is not None:
+        assert instruments.default_failure("vfs_read") == failure
+        return
+    with pytest.raises(KgdbError, match=f"how vfs_read fails is not known: it returns {kind}"):
+        instruments.default_failure("vfs_read")
+
+
+def test_a_running_kernel_takes_none(instruments: Instruments, parts: Parts) -> None:
+    parts.run_control.resume()
+    with pytest.raises(KgdbError, match=r"spy\(\) needs a stopped kernel"):
+        instruments.spy("vfs_read", (), returns=False, keep=10)
+    with pytest.raises(KgdbError, match=r"override\(\) needs a stopped kernel"):
+        override(instruments)
+
+
+# Stops
+
+
+def frames(limit: int, behind: bool = False) -> dict[str, Any]:
+    names = ("vfs_read", "ksys_read", "do_syscall_64")
+    return {
+        "frames": [
+            {"level": level, "function": name, "address": 1, "file": "./a.c", "line": level}
+            for level, name in enumerate(names)
+        ]
+    }
+
+
+def test_the_callers_of_a_forced_call_are_noted_unseen(
+    instruments: Instruments, parts: Parts, gdb: FakeGdb, relay: HookedRelay
+) -> None:
+    gdb.agent["frames"] = frames
+    failing = override(instruments, times=1, trace=True)
+    opened = parts.table.insert("do_sys_openat2")
+
+    def forced() -> None:
+        relay.arrive()
+        gdb.on_resume = lambda: gdb.hit(opened.number)
+        gdb.signal("SIGTRAP", "vfs_read")
+
+    assert parts.stop_by(forced).breakpoint is opened
+    assert failing.path == ("#1 ksys_read at a.c:1", "#2 do_syscall_64 at a.c:2")
+
+
+def test_a_breakpoint_at_the_same_place_is_seen(
+    instruments: Instruments, parts: Parts, gdb: FakeGdb, relay: HookedRelay
+) -> None:
+    gdb.agent["frames"] = frames
+    failing = override(instruments, trace=True)
+    read = parts.table.insert("vfs_read")
+
+    def forced() -> None:
+        relay.arrive()
+        gdb.hit(read.number)
+
+    assert parts.stop_by(forced).breakpoint is read
+    assert failing.path[0] == "#1 ksys_read at a.c:1"
+
+
+def test_what_a_tests_own_function_raised_is_raised(
+    instruments: Instruments, parts: Parts, gdb: FakeGdb, relay: HookedRelay
+) -> None:
+    gdb.agent["frames"] = frames
+    parts.run_control.resume()
+    relay.error = ZeroDivisionError("division by zero")
+    gdb.signal("SIGTRAP", "vfs_read")
+    with pytest.raises(
+        KgdbError, match="an instrument stopped the kernel: ZeroDivisionError: division by zero"
+    ) as error:
+        parts.run_control.wait()
+    assert error.value.__cause__.__class__ is ZeroDivisionError
+    assert parts.run_control.stopped
+    assert parts.run_control.wait().reason == "int3", "once"
+
+
+# The end
+
+
+def test_another_test_begins_without(instruments: Instruments, relay: HookedRelay) -> None:
+    spy = instruments.spy("vfs_read", (), returns=False, keep=10)
+    instruments.restored(Restored(keep_breakpoints=True))
+    assert spy.active
+    instruments.restored(Restored(keep_breakpoints=False))
+    assert not spy.active
+    assert relay.hooks == {}
+
+
+def test_those_in_memory_that_is_freed(instruments: Instruments) -> None:
+    spy = instruments.spy("vfs_read", (), returns=False, keep=10)
+    assert instruments.within(lambda address: address == ENTRY) == [spy]
+    assert instruments.within(lambda address: address != ENTRY) == []
+    spy.delete()
+    assert instruments.within(lambda address: True) == []

@@ -1,0 +1,170 @@
+"""Overrides: what they leave in the return register, and of which calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fake_hooks import ENTRY, HookedRelay, compiled
+
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.rsp import CONTINUE, Return
+from pytest_kgdb.trace import Call, Override, errno_of
+from pytest_kgdb.trace._functions import Function, FunctionEntry, Returns, _reader
+from pytest_kgdb.trace._override import in_register
+
+INT = Returns("int", "int", 4, True)
+LONG = Returns("ssize_t", "int", 8, True)
+UNSIGNED = Returns("u16", "int", 2, False)
+POINTER = Returns("struct file *", "ptr", 8, False)
+BOOL = Returns("bool", "bool", 1, False)
+VOID = Returns("void", "void", 1, False)
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("returns", "value", "register", "seen"),
+    [
+        (INT, -12, 0xFFFFFFF4, -12), (INT, 7, 7, 7), (LONG, -12, (1 << 64) - 12, -12),
+        (UNSIGNED, -1, 0xFFFF, 0xFFFF), (POINTER, -12, (1 << 64) - 12, (1 << 64) - 12),
+        (POINTER, 0, 0, 0), (BOOL, 5, 1, True), (BOOL, False, 0, False), (VOID, None, None, None),
+        (INT, 0xFFFFFFFF, 0xFFFFFFFF, -1),
+    ],
+)  # fmt: skip
+def test_values(returns: Returns, value: int | None, register: int | None, seen: object) -> None:
+    assert in_register("f", returns, value) == register
+    assert returns.decode(register or 0) == seen
+
+
+def test_nothing_is_known_of_a_function_in_assembler() -> None:
+    assert in_register("memcpy", None, -1) == (1 << 64) - 1
+
+
+@pytest.mark.parametrize(
+    ("returns", "value", "message"),
+    [
+        (INT, 1 << 32, "int of 32 bits, which cannot hold 4294967296"),
+        (UNSIGNED, 65536, "u16 of 16 bits"),
+        (VOID, 1, "returns nothing, not 1"),
+        (INT, None, r"returns a int\n.*say which value"),
+        (Returns("struct pair", "struct", 16, False), 1, "struct pair, which cannot be forced"),
+    ],
+)
+def test_what_a_type_cannot_hold(returns: Returns, value: int | None, message: str) -> None:
+    with pytest.raises(KgdbError, match=message):
+        in_register("f", returns, value)
+
+
+def test_errors_by_name() -> None:
+    assert errno_of("-ENOMEM") == -12
+    assert errno_of("ENOENT") == 2
+    assert errno_of("ERR_PTR(-EIO)") == -5
+    assert errno_of("-EPROBE_DEFER") == -517
+    assert errno_of("&init_task") is None
+    with pytest.raises(KgdbError, match="no error ENOSUCH"):
+        errno_of("-ENOSUCH")
+
+
+# Calls
+
+
+@pytest.fixture
+def relay() -> HookedRelay:
+    return HookedRelay()
+
+
+def make(relay: HookedRelay, value: int | None = -12, **options: Any) -> Override:
+    context = tuple(
+        (name, _reader(name, compiled("const8 7"), ""))
+        for name in ("task", "pid", "tgid", "cpu", "time")
+    )
+    comm = ("comm", KgdbError("not read"))
+    count = ("count", _reader("count", compiled("reg 3"), ""))  # rdx
+    condition = (_reader("count == 17", compiled("reg 3", "const8 17", "equal"), ""),)
+    entry = FunctionEntry(
+        ENTRY, INT, (count,), condition if options.get("condition") else (), (*context, comm)
+    )
+    options = {"times": None, "skip": 0, "condition": False, "when": None, **options}
+    return Override(relay, Function("vfs_read", (entry,), ()), value, **options)
+
+
+FORCED = Return(0xFFFFFFF4)
+
+
+def test_every_call_is_forced(relay: HookedRelay) -> None:
+    with make(relay) as override:
+        assert [relay.arrive(dx=size) for size in (1, 2)] == [FORCED, FORCED]
+        assert (override.calls, override.forced, override.active) == (2, 2, True)
+        assert override.last is not None
+        assert (override.last["count"], override.last.number) == (2, 2)
+        assert override.last.return_value == -12
+        assert repr(override) == "<Override of vfs_read: 2 of 2 calls forced>"
+    assert relay.hooks == {}
+    assert not override.active
+    assert repr(override).endswith(", ended>")
+    override.delete()
+
+
+def test_some_are_let_through_first_and_so_many_are_forced(relay: HookedRelay) -> None:
+    override = make(relay, skip=2, times=1)
+    actions = [relay.arrive() for _ in range(5)]
+    assert actions == [CONTINUE, CONTINUE, FORCED, CONTINUE, CONTINUE]
+    assert (override.calls, override.forced) == (5, 1)
+
+
+def test_a_condition_of_c(relay: HookedRelay) -> None:
+    override = make(relay, condition=True, skip=1)
+    assert [relay.arrive(dx=size) for size in (17, 3, 17)] == [CONTINUE, CONTINUE, FORCED]
+    assert (override.calls, override.forced) == (3, 1)
+
+
+def test_a_condition_of_the_tests(relay: HookedRelay) -> None:
+    seen: list[int] = []
+
+    def when(call: Call) -> bool:
+        seen.append(call.number)
+        return call["count"] == 17
+
+    make(relay, when=when)
+    assert [relay.arrive(dx=size) for size in (3, 17)] == [CONTINUE, FORCED]
+    assert seen == [1, 2]
+
+
+def test_a_call_that_a_newer_override_has_forced_is_left_to_it(relay: HookedRelay) -> None:
+    override = make(relay)
+    assert relay.arrive(decided=True) == CONTINUE
+    assert (override.calls, override.forced) == (1, 0)
+
+
+def test_the_kernel_is_stopped_to_see_where_a_call_came_from(relay: HookedRelay) -> None:
+    override = make(relay, times=1, trace=True)
+    assert not override.to_be_traced
+    assert relay.arrive() == Return(0xFFFFFFF4, stop=True)
+    assert override.to_be_traced
+    override.path = ("#1 ksys_read",)
+    assert not override.to_be_traced
+
+
+def test_a_machine_that_cannot_force_a_return(relay: HookedRelay) -> None:
+    relay.can_force_return = False
+    with pytest.raises(KgdbError, match="no override on vfs_read"):
+        make(relay)
+    assert relay.hooks == {}
+
+
+def test_none_is_left_behind_where_one_entry_is_refused(relay: HookedRelay) -> None:
+    first = FunctionEntry(ENTRY, INT, (), (), ())
+    second = FunctionEntry(ENTRY + 64, INT, (), (), ())
+    relay.refuses.add(ENTRY + 64)
+    with pytest.raises(KgdbError, match="no breakpoint can be inserted"):
+        Override(
+            relay,
+            Function("f", (first, second), ()),
+            0,
+            times=None,
+            skip=0,
+            condition=False,
+            when=None,
+        )
+    assert relay.hooks == {}

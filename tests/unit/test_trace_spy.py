@@ -1,0 +1,170 @@
+"""Spies: what they make of the CPUs that arrive."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled
+
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.trace import Cost, Spy
+from pytest_kgdb.trace import _spy as spy_module
+from pytest_kgdb.trace._functions import _CONTEXT, Function, FunctionEntry, Returns, _reader
+
+INT = Returns("int", "int", 4, True)
+
+
+@pytest.fixture
+def relay() -> HookedRelay:
+    return HookedRelay()
+
+
+def make(relay: HookedRelay, *, returns: bool = False, **options: Any) -> Spy:
+    # The task is in r15.
+    context = [(name, KgdbError("not read")) for name in _CONTEXT if name != "task"]
+    context.append(("task", _reader("current", compiled("reg 15"), "")))
+    count = ("count", _reader("count", compiled("reg 3"), ""))
+    flags = _reader("file->f_flags", compiled("reg 5", "ref32"), "")
+    entry = FunctionEntry(ENTRY, INT, (count,), (flags,), tuple(context))
+    options = {"keep": 10, "barred": (), **options}
+    return Spy(
+        relay,
+        Function("vfs_read", (entry,), ("ksys_read (fs/read_write.c:613)",)),
+        returns=returns,
+        **options,
+    )
+
+
+def test_calls_are_counted_and_recorded(relay: HookedRelay) -> None:
+    relay.memory.put(0x5000, b"\x01\x80\0\0")
+    with make(relay) as calls:
+        relay.arrive(dx=17, di=0x5000, r15=0x9000)
+        relay.arrive(dx=3)
+        first, second = calls.calls
+        assert (calls.count, calls.dropped, calls.active) == (2, 0, True)
+        assert (first.number, second.number) == (1, 2)
+        assert (first["count"], first.args["count"], first["file->f_flags"]) == (17, 17, 0x8001)
+        assert first.task.address == 0x9000
+        assert calls.inlined_in == ("ksys_read (fs/read_write.c:613)",)
+    assert relay.hooks == {}
+    assert calls.count == 2, "what was recorded stays"
+    assert repr(calls) == "<Spy on vfs_read: 2 calls, ended>"
+
+
+def test_what_could_not_be_read_says_so(relay: HookedRelay) -> None:
+    calls = make(relay)
+    relay.arrive(di=0x6000)
+    (call,) = calls.calls
+    with pytest.raises(KgdbError, match=r"'file->f_flags' could not be read at the call: 0x6000"):
+        call["file->f_flags"]
+    with pytest.raises(KeyError, match=r"vfs_read\(\) has no 'size'; it has count"):
+        call["size"]
+    assert repr(call) == "<1: vfs_read(count=0) by not read, file->f_flags: ?>"
+
+
+def test_only_the_newest_are_kept(relay: HookedRelay) -> None:
+    calls = make(relay, keep=2)
+    for size in range(5):
+        relay.arrive(dx=size)
+    assert [call["count"] for call in calls.calls] == [3, 4]
+    assert (calls.count, calls.dropped) == (5, 3)
+    assert "5 calls, 3 of them dropped" in repr(calls)
+
+
+# Returns
+
+
+def test_a_return_is_that_of_its_task_on_its_stack(relay: HookedRelay) -> None:
+    other = STACK + 0x4000
+    relay.memory.put(other, CALLER.to_bytes(8, "little"))
+    calls = make(relay, returns=True)
+    relay.arrive(r15=1)
+    relay.arrive(sp=other, r15=2)
+    relay.arrive(CALLER, sp=other + 8, r15=1, ax=99)  # neither
+    relay.arrive(CALLER, sp=other + 8, r15=2, ax=0xFFFFFFF4)
+    first, second = calls.calls
+    assert not first.returned
+    with pytest.raises(KgdbError, match="call 1 of vfs_read: it has not returned"):
+        _ = first.return_value
+    assert second.return_value == -12
+    relay.arrive(CALLER, sp=STACK + 8, r15=1, ax=5)
+    assert first.return_value == 5
+
+
+def test_calls_within_calls(relay: HookedRelay) -> None:
+    deeper = STACK - 64
+    relay.memory.put(deeper, CALLER.to_bytes(8, "little"))
+    calls = make(relay, returns=True)
+    relay.arrive()
+    relay.arrive(sp=deeper)
+    relay.arrive(CALLER, sp=deeper + 8, ax=2)
+    relay.arrive(CALLER, sp=STACK + 8, ax=1)
+    assert [call.return_value for call in calls.calls] == [1, 2]
+    assert len(relay.hooks) == 2, "one place that they return to"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        ("not asked for", r"spy\(…, returns=True\) would have it"),
+        ("barred", "from where no breakpoint may be"),
+        ("refused", "no breakpoint can be inserted where it was called from"),
+        ("too many", "called from more than 0 places"),
+    ],
+)
+def test_why_a_return_is_not_seen(
+    relay: HookedRelay, monkeypatch: pytest.MonkeyPatch, reason: str, message: str
+) -> None:
+    barred = [(CALLER, CALLER + 1)] if reason == "barred" else []
+    if reason == "refused":
+        relay.refuses.add(CALLER)
+    if reason == "too many":
+        monkeypatch.setattr(spy_module, "_RETURNS_TO", 0)
+    calls = make(relay, returns=reason != "not asked for", barred=barred)
+    relay.arrive()
+    with pytest.raises(KgdbError, match=message):
+        _ = calls.calls[0].return_value
+    assert list(relay.hooks) == [ENTRY]
+
+
+def test_calls_that_never_return_are_forgotten(relay: HookedRelay) -> None:
+    calls = make(relay, returns=True, keep=3)
+    for number in range(10):
+        stack = STACK + 0x4000 * (number + 1)
+        relay.memory.put(stack, CALLER.to_bytes(8, "little"))
+        relay.arrive(sp=stack)
+    assert len(calls._pending) == 3
+
+
+# What it costs
+
+
+@pytest.mark.parametrize(("returns", "here", "trap"), [(False, 0.1, 0.01), (True, 0.3, 0.03)])
+def test_the_cost_of_a_call_is_that_of_all_its_traps(
+    relay: HookedRelay, returns: bool, here: float, trap: float
+) -> None:
+    with make(relay, returns=returns) as calls:
+        assert calls.cost.per_call == 0
+        assert str(calls.cost) == "no call yet"
+        for value in range(3):
+            relay.arrive(gap=0.01, took=0.1)
+            assert (CALLER in relay.hooks) is returns
+            if returns:
+                relay.arrive(CALLER, gap=0.02, took=0.2, sp=STACK + 8, ax=value)
+    assert (calls.cost.calls, calls.cost.here, calls.cost.trap) == (
+        3,
+        pytest.approx(here),
+        pytest.approx(trap),
+    )
+    if returns:
+        assert [call.return_value for call in calls.calls] == [0, 1, 2]
+    assert not relay.hooks
+
+
+def test_a_cost_in_words() -> None:
+    assert re.fullmatch(
+        r"3\.50 ms for each of 7 calls: 1\.00 ms here, 2\.50 ms in the guest",
+        str(Cost(7, 0.001, 0.0025)),
+    )
