@@ -4,15 +4,39 @@ gdb runs this file in its own Python, so it imports nothing of the package, and 
 Python 3.6 and gdb 12 (gdb manual, "Extending gdb using Python").
 """
 
+import contextlib
 import functools
 import json
-import re
+import pathlib
+import sys
 
 import gdb
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from gdb_expressions import (  # they lie beside this file
+    COMPOUND,
+    Compiler,
+    Refused,
+    Scope,
+    is_signed,
+    listing_of,
+    member_names,
+    plain,
+    rvalue,
+)
+from gdb_names import Names, condition_for, function_block, statics
 
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
 gdb.execute("macro define current kgdb_info[kgdb_active.counter].task")
+# include/linux/percpu-defs.h, where they are macros, too, that end in an instruction.
+gdb.execute(
+    "macro define per_cpu_ptr(ptr, cpu) "
+    "((__typeof__(ptr))((unsigned long)(ptr) + __per_cpu_offset[cpu]))"
+)
+gdb.execute("macro define per_cpu(var, cpu) (*per_cpu_ptr(&(var), cpu))")
+
+names = Names()
 
 values = {}  # id -> gdb.Value, until the kernel is resumed
 counter = 0
@@ -50,20 +74,32 @@ def describe(value):
     if code == "array":
         low, high = kind.range()
         record["length"] = max(0, high - low + 1)
+        if kind.sizeof == 0:
+            record["flexible"] = True
     if code in ("ptr", "array"):
         record["target"] = target_of(kind)
     if code in ("struct", "union"):
-        record["members"] = [field.name for field in kind.fields() if field.name]
+        record["members"] = member_names(kind)
     if code in SCALARS:
         if code == "flt":
             record["float"] = float(value)
         else:
-            record["int"] = int(value)
+            record["int"] = number_of(value)
         record["text"] = text(value)
     address = value.address
     if address is not None:
         record["address"] = int(address)
     return record
+
+
+def number_of(value):
+    """A number of any size: gdb gives Python those of up to 64 bits (before gdb 14)."""
+    kind = plain(value.type)
+    if kind.sizeof <= 8:
+        return int(value)
+    number = int(value.format_string(format="z"), 16)
+    bits = 8 * kind.sizeof
+    return number - (1 << bits) if is_signed(kind) and number >> (bits - 1) else number
 
 
 def target_of(kind):
@@ -122,8 +158,30 @@ def in_frame(level, work):
             before.select()
 
 
+def selected_block():
+    """Where the selected frame is; None where the debug info knows nothing of it."""
+    try:
+        return gdb.selected_frame().block()
+    except (gdb.error, RuntimeError):
+        return None
+
+
+def checked(expression):
+    """An expression for gdb in which each name means what it means in the selected frame."""
+    return names.checked(expression, selected_block())
+
+
 def op_evaluate(expression, frame=None):
-    return in_frame(frame, lambda: describe(gdb.parse_and_eval(expression)))
+    return in_frame(frame, lambda: describe(gdb.parse_and_eval(checked(expression))))
+
+
+def op_condition(text, location):
+    """A breakpoint's condition as gdb must have it."""
+    try:
+        addresses = [address for address, _, _ in function_places(location)]
+    except gdb.error:
+        addresses = []  # a module's that is not loaded
+    return {"condition": condition_for(text, location, addresses, names)}
 
 
 def op_child(id, how, argument=None):
@@ -149,6 +207,19 @@ def find_type(name):
     for _ in range(name[len(name) - stars :].count("*")):
         kind = kind.pointer()
     return kind
+
+
+def op_returned(variable):
+    """What a function returned that has just been finished, in the variable that gdb made."""
+    value = gdb.parse_and_eval(variable)
+    kind = plain(value.type)
+    if kind.code == gdb.TYPE_CODE_INT and kind.sizeof == 16:
+        # Which gdb 13 looks for in memory; it is in %rax and %rdx (System V psABI, 3.2.3).
+        frame = gdb.newest_frame()
+        words = [int(frame.read_register(name)) & MASK for name in ("rax", "rdx")]
+        raw = b"".join(word.to_bytes(8, "little") for word in words)
+        value = gdb.Value(raw, value.type)
+    return describe(value)
 
 
 def op_refresh(id):
@@ -276,26 +347,24 @@ def op_symbol(name):
 
 def op_locations(location):
     """Where a breakpoint there would be inserted; nothing is inserted."""
-    _, sals = gdb.decode_line(location)
     return {
         "locations": [
-            {"address": sal.pc, "file": sal.symtab and sal.symtab.filename, "line": sal.line}
-            for sal in sals or ()
+            {"address": address, "file": file, "line": line}
+            for address, file, line in function_places(location)
         ]
     }
 
 
 def kind_of(kind):
     """How a type's values are to be read."""
-    plain = kind.strip_typedefs()
-    code = CODES.get(plain.code, "other")
-    record = {"type": str(kind), "size": plain.sizeof, "kind": code, "signed": False}
+    bare = plain(kind)
+    code = CODES.get(bare.code, "other")
+    record = {"type": str(kind), "size": bare.sizeof, "kind": code, "signed": False}
     if code in ("int", "char", "enum"):
         record["kind"] = "int"
-        record["signed"] = plain.is_signed
+        record["signed"] = is_signed(kind)
     elif code == "ptr":
-        target = plain.target().strip_typedefs()
-        record["kind"] = "string" if is_char(target) else "ptr"
+        record["kind"] = "string" if is_char(plain(bare.target())) else "ptr"
     return record
 
 
@@ -303,83 +372,170 @@ def is_char(kind):
     return kind.sizeof == 1 and kind.unqualified().name in ("char", "unsigned char", "signed char")
 
 
-CHARS = re.compile(r"^(?:(?:const|volatile|unsigned|signed) )*char (\*|\[(\d*)\])(?: ?const)?$")
-
-
-def compiled(expression):
-    """An expression as an agent expression, in the scope of the present pc."""
-    kind = None
+def compiled(expression, scope):
+    """An expression as agent code for the present pc, and how its value is to be read."""
     try:
-        output = gdb.execute("whatis " + expression, to_string=True).strip()
-        kind = output.partition("type = ")[2]
-        record = {"type": kind, "kind": "int", "signed": False}
-        chars = CHARS.match(kind)
-        if chars and chars.group(1) == "*":
-            record["kind"] = "string"
-        elif chars:
-            record["kind"], record["size"] = "chars", int(chars.group(2) or 0)
-            expression = f"&({expression})[0]"
-        elif kind in ("bool", "_Bool"):
-            record["kind"] = "bool"
-        elif kind.endswith("*"):
-            record["kind"] = "ptr"
-        record["code"] = gdb.execute("maint agent-eval " + expression, to_string=True)
-        if record["kind"] == "int":
-            # gdb tells a type's sign only of a value; how it compares shows it, too.
-            compared = gdb.execute(f"maint agent-eval ({expression}) < 1", to_string=True)
-            record["signed"] = "less_signed" in compared.rpartition("const8 1")[2]
-        return record
+        return reading(Compiler(expression, scope).compile())
+    except Refused as refused:
+        return {"error": refused.why, "hint": refused.hint}
     except gdb.error as error:
-        return {"error": str(error), "type": kind}
+        return {"error": str(error)}
 
 
-def function_around(address):
-    """The function that has an address, not one inlined there; None without debug info."""
-    block, function = gdb.block_for_pc(address), None
-    while block is not None:
-        if block.function is not None:
-            function = block
-        block = block.superblock
-    return function
+def reading(item):
+    """How what was compiled is read: code, kind, size, sign."""
+    if item.where in ("text", "nodebug"):
+        rvalue(item)  # which says why not
+    kind = plain(item.type)
+    record = kind_of(item.type)
+    if item.where == "memory":
+        if kind.code == gdb.TYPE_CODE_ARRAY and is_char(plain(kind.target())):
+            record["kind"], record["size"] = "chars", kind.sizeof
+            record["code"] = listing_of(item.address)
+            return record
+        if kind.sizeof > 8 or kind.code in (*COMPOUND, gdb.TYPE_CODE_ARRAY):
+            record["kind"], record["layout"] = "memory", layout_of(kind)
+            record["code"] = listing_of(item.address)
+            return record
+    if item.where == "parts":
+        record["kind"], record["layout"] = "parts", layout_of(kind)
+        record["parts"] = [[listing_of(code), size] for code, size in item.code]
+        return record
+    item = rvalue(item)
+    record = kind_of(item.type)
+    record["code"] = listing_of(item.code)
+    return record
 
 
-def op_function(location, expressions):
+# How deep and how large a structure is that is recorded as a whole.
+LAYOUT_DEPTH = 4
+LAYOUT_BYTES = 512
+
+
+def layout_of(kind, depth=0):
+    """How the bytes of a value are read: its kind and size, and its members' places in bits."""
+    record = kind_of(kind)
+    kind = plain(kind)
+    if depth > LAYOUT_DEPTH or kind.sizeof > LAYOUT_BYTES:
+        raise Refused(f"it is a {kind} of {kind.sizeof} bytes", "name a member of it")
+    if kind.code in COMPOUND:
+        record["members"] = members_of(kind, depth)
+    elif kind.code == gdb.TYPE_CODE_ARRAY:
+        low, high = kind.range()
+        record["count"] = max(0, high - low + 1)
+        record["element"] = layout_of(kind.target(), depth + 1)
+        if is_char(plain(kind.target())):
+            record["kind"] = "chars"
+    elif record["kind"] not in ("int", "bool", "ptr", "string"):
+        raise Refused(f"it has a {kind}", "name a member of it")
+    return record
+
+
+def members_of(kind, depth):
+    """Each member's name, first bit, width in bits (0: a whole type) and layout."""
+    members = []
+    for field in kind.fields():
+        if not hasattr(field, "bitpos"):
+            continue
+        if field.name:
+            layout = layout_of(field.type, depth + 1)
+            members.append([field.name, field.bitpos, field.bitsize, layout])
+        elif plain(field.type).code in COMPOUND:
+            for name, bit, width, layout in members_of(plain(field.type), depth + 1):
+                members.append([name, field.bitpos + bit, width, layout])
+    return members
+
+
+def op_function(location, expressions, cpu):
     """Where a function is, what it takes and returns, and expressions compiled for its entry."""
-    _, sals = gdb.decode_line(location)
+    names.cpu = cpu
     places = []
-    for sal in sals or ():
-        block = function_around(sal.pc)
-        place = {"address": sal.pc, "line": sal.line, "inlined": False, "arguments": []}
-        place["file"] = sal.symtab and sal.symtab.filename
+    for address, file, line in function_places(location):
+        block = function_block(address)
+        place = {"address": address, "line": line, "inlined": False, "arguments": []}
+        place["file"] = file
         places.append(place)
         if block is None:
             name, _, offset = (
-                gdb.execute(f"info symbol {sal.pc:#x}", to_string=True)
+                gdb.execute(f"info symbol {address:#x}", to_string=True)
                 .partition(" in section")[0]
                 .partition(" + ")
             )
-            place.update(name=name, address=sal.pc - int(offset or 0), returns=None)
+            place.update(name=name, address=address - int(offset or 0), returns=None)
         else:
             place["name"] = block.function.name
-            place["inlined"] = int(block.function.value().address) != sal.pc
+            place["inlined"] = int(block.function.value().address) & MASK != address
             target = block.function.type.target()
             # Of a function in assembler the debug info says that it returns nothing.
-            has_type = target is not None and not (place["file"] or "").endswith(".S")
-            place["returns"] = kind_of(target) if has_type else None
+            has_type = target is not None and not (file or "").endswith(".S")
+            place["returns"] = returned(target) if has_type else None
         if not place["inlined"]:
             work = functools.partial(fill, place, block, expressions)
             in_scope(place["address"], work)
     return {"places": places}
 
 
+MASK = (1 << 64) - 1
+
+
+def function_places(location):
+    """Addresses, files and lines of a function's copies; `file.c:function` for one of several."""
+    try:
+        _, sals = gdb.decode_line(location)
+    except gdb.error:
+        symbols = hidden_functions(location)
+        if not symbols:
+            raise
+        return [
+            (int(symbol.value().address) & MASK, symbol.symtab.filename, symbol.line)
+            for symbol in symbols
+        ]
+    return [(sal.pc, sal.symtab and sal.symtab.filename, sal.line) for sal in sals or ()]
+
+
+def hidden_functions(location):
+    """The functions of a name that a variable has, too: a linespec finds only the variable."""
+    file, _, name = location.rpartition(":")
+    if not name.isidentifier():
+        return []
+    return [
+        symbol
+        for symbol in statics(name)
+        if symbol.type.code == gdb.TYPE_CODE_FUNC
+        and (not file or ("/" + symbol.symtab.filename).endswith("/" + file))
+    ]
+
+
+def returned(kind):
+    """How what a function returns is read (System V psABI, 3.2.3, "Returning of Values").
+
+    In %rax and %rdx what has at most 16 bytes, as the kernel has no fractions; more is in memory
+    that the caller gave, to which %rax points then.
+    """
+    record = kind_of(kind)
+    bare = plain(kind)
+    if bare.code in COMPOUND or bare.sizeof > 8:
+        with contextlib.suppress(Refused):  # the call's return_value says it
+            record["layout"] = layout_of(kind)
+    return record
+
+
 def fill(place, block, expressions):
+    scope = Scope(place["address"], block, names)
     if block is not None:
         for symbol in block:
             if symbol.is_argument:
-                record = compiled(symbol.name)
-                record.update(kind_of(symbol.type))
+                record = compiled(symbol.name, scope)
                 place["arguments"].append([symbol.name, record])
-    place["expressions"] = [compiled(expression) for expression in expressions]
+    place["expressions"] = [single(compiled(expression, scope)) for expression in expressions]
+
+
+def single(record):
+    """What is collected is one value: a number, a pointer, a text."""
+    layout = record.get("layout", {})
+    if "members" in layout or "element" in layout:
+        return {"error": "it is a " + record["type"], "hint": "name a member of it"}
+    return record
 
 
 def in_scope(address, work):
@@ -393,7 +549,7 @@ def in_scope(address, work):
 
 
 def op_numbers(expressions):
-    return {"numbers": [int(gdb.parse_and_eval(expression)) for expression in expressions]}
+    return {"numbers": [int(gdb.parse_and_eval(checked(expression))) for expression in expressions]}
 
 
 def drop_values(_event):
@@ -415,6 +571,8 @@ class Agent(gdb.MICommand):
         operation = globals()["op_" + request.pop("op")]
         try:
             answer = operation(**request)
+        except Refused as refused:
+            answer = {"refused": refused.why, "hint": refused.hint}
         except KeyError as error:
             raise Refusal(f"gdb has no {error}") from None
         except gdb.MemoryError as error:

@@ -30,6 +30,11 @@ _WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
 
 # gdb/breakpoint.c, insert_breakpoint_locations: gdb keeps what it could not insert.
 _NOT_INSERTED: Final = re.compile(r"^Cannot insert (?:hardware )?breakpoint (\d+)\.", re.M)
+# gdb/breakpoint.c, bpstat_check_breakpoint_conditions; the reason is in the next line.
+_UNTESTABLE: Final = re.compile(
+    r"Error in testing (?:breakpoint condition|condition for breakpoint) (\d+)(?:\.\d+)?:\s*(.*)",
+    re.DOTALL,
+)
 
 # Breakpoints that the message of a wait names.
 _NAMED: Final = 5
@@ -40,6 +45,9 @@ class Resolver(Protocol):
 
     def resolve(self, location: str) -> str:
         """Return the location as gdb takes it, or raise why no breakpoint may be there."""
+
+    def freed(self, location: str) -> Collection[int]:
+        """Return the addresses of a resolved location whose memory the kernel has freed."""
 
 
 class MiRecords(Protocol):
@@ -79,6 +87,7 @@ class BreakpointTable(StopSubscriber):
         self._deleted_by_hit: dict[int, Breakpoint] = {}
         self._hit_now: list[BreakpointRow] = []  # since the last resume
         self._disabled_for_step = False
+        self._untestable: tuple[int, str] | None = None  # a condition, since the last resume
         self._listeners: list[Callable[[bool], None]] = []
         gdb.subscribe(self._on_record)
         run_control.subscribe(self)
@@ -137,12 +146,23 @@ class BreakpointTable(StopSubscriber):
             words.append("-t")
         if hardware:
             words.append("-h")
+        written = None
         if condition is not None:
-            words += ["-c", c_string(condition)]
+            written = self._as_gdb_takes_it(condition, resolved), condition
+            words += ["-c", c_string(written[0])]
         if ignore_count:
             words += ["-i", str(int(ignore_count))]
+        freed = () if waits else self._locations.freed(resolved)
+        if freed:
+            words.append("-d")
         words.append(c_string(resolved))
-        row = self._add(self._insert(" ".join(words)), location)
+        row = self._add(self._insert(" ".join(words)), location, written=written)
+        row.resolved = None if waits else resolved
+        if freed:
+            for place in row.locations:
+                if place.address in freed:
+                    self.enable_location(place.number, False)
+            self._enable([row.number], True)
         breakpoint = self._objects[row.number] = Breakpoint(self, row)
         for listener in self._listeners:
             listener(waits)
@@ -161,10 +181,31 @@ class BreakpointTable(StopSubscriber):
             raise
         return record
 
-    def _add(self, record: Record, text: str, *, internal: bool = False) -> BreakpointRow:
+    def _as_gdb_takes_it(self, condition: str, location: str) -> str:
+        """Return a condition in which each name is that of the function that is named.
+
+        :raises KgdbError: gdb cannot evaluate it.
+        """
+        try:
+            request = self._debugger.request("condition", text=condition, location=location)
+        except GdbError as error:
+            raise GdbError(
+                f"no breakpoint at {location} with the condition '{condition}': {error.message}",
+                hint=error.hint,
+            ) from error
+        return str(request["condition"])
+
+    def _add(
+        self,
+        record: Record,
+        text: str,
+        *,
+        internal: bool = False,
+        written: tuple[str, str] | None = None,
+    ) -> BreakpointRow:
         number = int(record["number"])
         row = self._rows.setdefault(number, BreakpointRow(number))
-        row.text, row.internal = text, internal
+        row.text, row.internal, row.written = text, internal, written
         row.update(record)
         return row
 
@@ -210,9 +251,12 @@ class BreakpointTable(StopSubscriber):
     def set_condition(self, number: int, condition: str | None) -> None:
         """Set a breakpoint's condition; None for always."""
         self._run_control.require_stopped("changing a breakpoint")
-        words = f"-break-condition {number}"
-        self._debugger.command(f"{words} {c_string(condition)}" if condition else words)
-        self._rows[number].condition = condition
+        words, row = f"-break-condition {number}", self._rows[number]
+        if condition:
+            row.written = self._as_gdb_takes_it(condition, row.resolved or row.text), condition
+            words += f" {c_string(row.written[0])}"
+        self._debugger.command(words)
+        row.condition = condition
 
     def delete(self, number: int) -> None:
         """Delete a breakpoint; the kernel is stopped for it if it runs."""
@@ -359,6 +403,12 @@ class BreakpointTable(StopSubscriber):
         if row is not None and payload.get("disp") == "del":
             row.hits = max(row.hits, 1)
             self._forget([row])
+        if self._untestable is not None and row is not None:
+            number, why = self._untestable
+            if number == row.number:
+                record.message = (
+                    f"gdb could not evaluate the condition '{row.condition}': {why.strip()}"
+                )
 
     def recorded(self, stop: Stop) -> None:  # noqa: ARG002 # as every subscriber's
         """After a step, internal breakpoints are enabled again."""
@@ -370,6 +420,7 @@ class BreakpointTable(StopSubscriber):
     def resumed(self, event: Resumed) -> None:
         """Around a step, internal breakpoints are disabled: gdb would end the step at a hit."""
         self._hit_now.clear()
+        self._untestable = None
         if event.stepping and self._internal:
             self._disabled_for_step = True
             self._enable(self._internal_numbers, False)
@@ -397,6 +448,9 @@ class BreakpointTable(StopSubscriber):
 
     def _on_record(self, record: Record) -> None:
         payload = record["payload"] or {}
+        if record["type"] == "log":
+            self._on_log(str(payload))
+            return
         if record["message"] in ("breakpoint-created", "breakpoint-modified"):
             changed = payload.get("bkpt", {})
             number = _number(changed.get("number", ""))
@@ -422,6 +476,13 @@ class BreakpointTable(StopSubscriber):
                 breakpoint = self._objects.get(number) or Breakpoint(self, deleted)
                 self._deleted_by_hit[number] = breakpoint
             self._forget([deleted])
+
+    def _on_log(self, line: str) -> None:
+        match = _UNTESTABLE.match(line)
+        if match is not None:
+            self._untestable = int(match[1]), match[2]
+        elif self._untestable is not None and not self._untestable[1]:
+            self._untestable = self._untestable[0], line
 
 
 def _number(text: object) -> int:

@@ -32,6 +32,8 @@ class BreakpointRow:
     number: int
     enabled: bool = True
     condition: str | None = None
+    written: tuple[str, str] | None = None
+    """A condition that gdb has in other words: gdb's, and the test's."""
     ignore_count: int = 0
     """Hits that gdb still ignores."""
     hits: int = 0
@@ -45,12 +47,16 @@ class BreakpointRow:
     """Whether it is the plugin's own, which no test sees."""
     text: str = ""
     """The location or the expression, as it was given."""
+    resolved: str | None = None
+    """The location as gdb took it; None of one that waits."""
     address: int | None = None
 
     def update(self, record: Mapping[str, Any]) -> None:
         """Take over a `bkpt` of gdb's (gdb manual, "GDB/MI Breakpoint Information")."""
         self.enabled = record.get("enabled", "y") == "y"
         self.condition = record.get("cond")
+        if self.written is not None and self.condition == self.written[0]:
+            self.condition = self.written[1]
         self.ignore_count = int(record.get("ignore", 0))
         self.hits = max(self.hits, int(record.get("times", 0)))
         self.commands = tuple(_script(record.get("script")))

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from ..errors import KgdbError
 from ._generation import Generation
-from ._mi import c_string
+from ._mi import GdbError, c_string
 
 __all__ = ["Debugger", "Door"]
 
@@ -68,6 +68,8 @@ class Debugger:
         text = json.dumps({"op": operation, **arguments})
         payload = self.command(f"-kgdb {c_string(text)}")
         answer: dict[str, Any] = json.loads(payload["json"])
+        if "refused" in answer:
+            raise GdbError(answer["refused"], hint=answer.get("hint"))
         return answer
 
     def numbers(self, *expressions: str) -> list[int]:

@@ -90,6 +90,7 @@ class Locations:
         self._elf = elf
         self._symbols = symbols
         self._addresses: dict[str, int | None] = {}
+        self._freed: dict[str, frozenset[int]] = {}
 
     def resolve(self, location: str) -> str:
         """Return the location as gdb takes it.
@@ -107,9 +108,16 @@ class Locations:
                 addresses, resolved = self._decode(behind), behind
             except GdbError:
                 raise self._unknown(location, error) from error
-        for address in addresses:
+        freed = frozenset(filter(self._is_freed, addresses))
+        # Nothing arrives any more where an inlined copy was in init code.
+        for address in addresses if len(freed) == len(addresses) else set(addresses) - freed:
             self.refuse(address, f"no breakpoint at {location}")
+        self._freed = {resolved: freed}
         return resolved
+
+    def freed(self, location: str) -> frozenset[int]:
+        """Return the addresses in freed init code of the location that was resolved last."""
+        return self._freed.get(location, frozenset())
 
     def behind(self, function: str) -> str:
         """Return the name by which gdb knows a function: `printk` is a macro.
@@ -158,14 +166,19 @@ class Locations:
             return False
         return (low & _MASK) <= address < (high & _MASK)
 
+    def _is_freed(self, address: int) -> bool:
+        """Whether an address is in init code of the kernel's that is gone."""
+        if not self._within(address, "_sinittext", "_einittext"):
+            return False
+        state = int(self._debugger.request("evaluate", expression="(int)system_state")["int"])
+        return state >= _FREEING_INITMEM
+
     def _forbidden(self, address: int) -> str | None:
-        if self._within(address, "_sinittext", "_einittext"):
-            state = int(self._debugger.request("evaluate", expression="(int)system_state")["int"])
-            if state >= _FREEING_INITMEM:
-                return (
-                    "it is in .init.text, whose memory the kernel has freed by now; "
-                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
-                )
+        if self._is_freed(address):
+            return (
+                "it is in .init.text, whose memory the kernel has freed by now; "
+                'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
+            )
         if self._debugger.door == "qemu":
             return None  # it stops the machine, whatever the kernel is about
         for text in _FORBIDDEN:

@@ -140,6 +140,9 @@ class Gdb:
                     listener(record)
             elif kind in ("console", "log", "target", "output"):
                 self._streams.append(record)
+                if kind == "log":
+                    for listener in self._listeners:
+                        listener(record)
             if is_event:
                 self._events.append(record)
             self._changed.notify_all()
@@ -170,7 +173,10 @@ class Gdb:
                 self._log.write(stamped + "\n")
 
     def subscribe(self, listener: Callable[[Record], None]) -> None:
-        """Show every asynchronous record to a function, in the reading thread."""
+        """Show every asynchronous record to a function, in the reading thread.
+
+        So are the lines of gdb's log stream, which are its own messages.
+        """
         self._listeners.append(listener)
 
     def clear_tail(self) -> None:

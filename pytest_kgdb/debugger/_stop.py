@@ -145,7 +145,7 @@ class Stop:
         self._check()
         if self._result is None:
             return None
-        answer = self._debugger.request("evaluate", expression=self._result)
+        answer = self._debugger.request("returned", variable=self._result)
         return Value(self._debugger, answer, self._result)
 
     def __repr__(self) -> str:

@@ -42,7 +42,7 @@ class Call:
         self.cpu = number_of(now["cpu"])
         self.time = number_of(now["time"]) / 1e9
         """The guest's seconds since it booted, as of its last tick."""
-        self._returned: int | bool | None = None
+        self._returned: Any = None
         self._not_returned: str | None = "it has not returned"
 
     def __getitem__(self, name: str) -> Any:
@@ -55,14 +55,28 @@ class Call:
         return self._not_returned is None
 
     @property
-    def return_value(self) -> int | bool | None:
-        """What the call returned; None for a void function.
+    def return_value(self) -> Any:
+        """What the call returned; None for a void function, a dictionary for a structure.
 
-        :raises KgdbError: it was not asked for, or the call has not returned.
+        :raises KgdbError: it was not asked for, the call has not returned, or it cannot be read.
         """
         if self._not_returned is not None:
             raise KgdbError(f"call {self.number} of {self.function}: {self._not_returned}")
+        if isinstance(self._returned, KgdbError):
+            error = self._returned
+            raise KgdbError(
+                f"call {self.number} of {self.function}: {error.message}", hint=error.hint
+            )
         return self._returned
+
+    def note_return(self, event: Event) -> None:
+        """Note that the call has returned, and what (for the spy)."""
+        returns = self._entry.returns
+        try:
+            self._returned = event.registers["ax"] if returns is None else returns.read(event)
+        except KgdbError as error:
+            self._returned = error
+        self._not_returned = None
 
     def note_register(self, register: int | None) -> None:
         """Note that the call returned with that in the return register (for instruments)."""
@@ -78,6 +92,8 @@ class Call:
         args = ", ".join(f"{name}={_shown(self.args, name)}" for name in self.args)
         more = "".join(f", {name}: {_shown(self.collected, name)}" for name in self.collected)
         result = f" = {self._returned!r}" if self.returned else ""
+        if isinstance(self._returned, KgdbError):
+            result = " = ?"
         return f"<{self.number}: {self.function}({args}){result} by {self.task.comm}{more}>"
 
 

@@ -9,12 +9,15 @@ from typing import Any, Final
 from ..debugger import Debugger, GdbError, Locations, cpu_expression
 from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
+from ._layout import decode
 
 __all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "Text", "find_function"]
 
 # Of a `char *` that much is read: it may point at a buffer that holds no string.
 _STRING: Final = 256
 _PAGE: Final = 4096
+_WORD: Final = 8
+_REGISTER: Final = ("int", "bool", "ptr", "string")
 
 # What is recorded of the circumstances of a call. The clock is that of the last tick
 # (kernel/time/timekeeping.c): a stopped machine cannot be asked for less.
@@ -98,6 +101,26 @@ class Returns:
     """`int`, `bool`, `ptr`, `string`, `void`, or what gdb calls the rest."""
     size: int
     signed: bool
+    layout: Mapping[str, Any] | None = None
+    """Of what is no number of 64 bits or less: how its bytes are read."""
+
+    def read(self, event: Event) -> Any:
+        """Return the value at a return (System V psABI, 3.2.3, "Returning of Values").
+
+        :raises KgdbError: its type cannot be read.
+        """
+        registers = event.registers
+        if self.kind in ("void", *_REGISTER) and self.size <= _WORD:
+            return self.decode(registers["ax"])
+        if self.layout is None:
+            raise KgdbError(
+                f"it returned a {self.type}, which is not read",
+                hint="finish() the call, and look at its return_value",
+            )
+        if self.size <= 2 * _WORD:
+            words = registers["ax"] | registers["dx"] << 64
+            return decode(self.layout, words.to_bytes(2 * _WORD, "little"))
+        return decode(self.layout, event.read(registers["ax"], self.size))
 
     def decode(self, register: int) -> int | bool | None:
         """Return the value that `%rax` holds."""
@@ -122,9 +145,16 @@ class Reader:
     signed: bool
     size: int
     code: AgentExpression
+    """Leaves the value, or the address of what lies in memory as a whole."""
+    layout: Mapping[str, Any] | None = None
+    """Of what is no number of 64 bits or less: how its bytes are read."""
+    parts: tuple[tuple[AgentExpression, int], ...] = ()
+    """Of what lies in several registers: each one's value, and how many bytes of it count."""
 
     def read(self, event: Event) -> Any:
         """:raises KgdbError: it leads to memory that is not there."""
+        if self.layout is not None:
+            return decode(self.layout, self._bytes(event, int(self.layout["size"])))
         value = self.code.run(event.registers, event.read)
         if self.kind == "int":
             return _sign(value, 64) if self.signed else value
@@ -133,8 +163,19 @@ class Reader:
         if self.kind == "string":
             return Text(value, read_string(event.read, value) if value else None)
         if self.kind == "chars":
-            return read_string(event.read, value, self.size or _STRING) or ""
+            text = read_string(event.read, value, self.size or _STRING)
+            if text is None:
+                raise KgdbError(f"there is no memory at {value:#x}")
+            return text
         return value
+
+    def _bytes(self, event: Event, size: int) -> bytes:
+        if not self.parts:
+            return event.read(self.code.run(event.registers, event.read), size)
+        return b"".join(
+            code.run(event.registers, event.read).to_bytes(_WORD, "little")[:length]
+            for code, length in self.parts
+        )
 
 
 class Collected(Mapping[str, Any]):
@@ -232,6 +273,7 @@ def find_function(
         "function",
         location=locations.behind(name),
         expressions=[*expressions, *context.values()],
+        cpu=context["cpu"],
     )["places"]
     copies = [record for record in records if not record["inlined"]]
     inlined = tuple(
@@ -287,15 +329,20 @@ def _argument(name: str, record: Mapping[str, Any]) -> Reader | KgdbError:
 
 def _reader(expression: str, record: Mapping[str, Any], refusal: str) -> Reader:
     if "error" in record:
-        reason = str(record["error"])
-        if reason.startswith("Value not scalar"):
-            reason = f"it is a {record.get('type', 'structure')}"
-            raise KgdbError(f"{refusal}: {reason}", hint="name a member of it")
-        raise GdbError(f"{refusal}: {reason}")
+        raise GdbError(f"{refusal}: {record['error']}", hint=record.get("hint"))
     try:
-        code = parse_agent_expression(str(record["code"]))
+        parts = tuple(
+            (parse_agent_expression(text), int(size)) for text, size in record.get("parts", ())
+        )
+        code = parts[0][0] if parts else parse_agent_expression(str(record["code"]))
     except KgdbError as error:
         raise KgdbError(f"{refusal}: {error.message}") from error
     return Reader(
-        expression, str(record["kind"]), bool(record["signed"]), int(record.get("size") or 0), code
+        expression,
+        str(record["kind"]),
+        bool(record["signed"]),
+        int(record.get("size") or 0),
+        code,
+        record.get("layout"),
+        parts,
     )

@@ -160,7 +160,7 @@ class Spy(Instrument):
         task = self._function.entries[0].read_task(event)
         call = self._pending.pop((event.address, event.registers["sp"], number_of(task)), None)
         if call is not None:
-            call.note_register(event.registers["ax"])
+            call.note_return(event)
         return CONTINUE
 
     def __repr__(self) -> str:
