@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import pathlib
+import re
 import sys
 
 import gdb
@@ -15,14 +16,17 @@ import gdb
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from gdb_expressions import (  # they lie beside this file
     COMPOUND,
+    INTEGERS,
     Compiler,
     Refused,
     Scope,
+    find_member,
     is_signed,
     listing_of,
     member_names,
     plain,
     rvalue,
+    tokens_of,
 )
 from gdb_names import Names, condition_for, function_block, statics
 
@@ -110,6 +114,15 @@ def target_of(kind):
     return CODES.get(target.code, "other")
 
 
+def op_symbols_around(addresses):
+    """The symbol before each address."""
+    symbols = []
+    for address in addresses:
+        output = gdb.execute(f"info symbol {address:#x}", to_string=True)
+        symbols.append(output.partition(" in section")[0].partition(" + ")[0])
+    return {"symbols": symbols}
+
+
 def op_symbol_at(address):
     """The symbol that stands exactly there."""
     output = gdb.execute(f"info symbol {address:#x}", to_string=True)
@@ -178,7 +191,7 @@ def op_evaluate(expression, frame=None):
 def op_condition(text, location):
     """A breakpoint's condition as gdb must have it."""
     try:
-        addresses = [address for address, _, _ in function_places(location)]
+        addresses = [address for address, *_ in function_places(location)]
     except gdb.error:
         addresses = []  # a module's that is not loaded
     return {"condition": condition_for(text, location, addresses, names)}
@@ -207,6 +220,88 @@ def find_type(name):
     for _ in range(name[len(name) - stars :].count("*")):
         kind = kind.pointer()
     return kind
+
+
+def bit_field(expression):
+    """The width in bits and the type of a bit-field; None of anything else."""
+    try:
+        tokens = tokens_of(expression)
+    except Refused:
+        return None
+    while len(tokens) > 2 and tokens[0].text == "(" and tokens[-1].text == ")":
+        tokens = tokens[1:-1]
+    if len(tokens) < 3 or tokens[-1].kind != "name" or tokens[-2].text not in (".", "->"):
+        return None
+    parent = gdb.parse_and_eval(checked(expression[tokens[0].start : tokens[-2].start]))
+    kind = plain(parent.type)
+    if kind.code == gdb.TYPE_CODE_PTR:
+        kind = plain(kind.target())
+    member = find_member(kind, tokens[-1].text)
+    return (member[1], member[2]) if member is not None and member[1] else None
+
+
+def op_watchable(expression):
+    """The address and size of an lvalue that a watchpoint can watch."""
+    value = gdb.parse_and_eval(checked(expression))
+    if bit_field(expression) is not None:
+        raise Refused(
+            f"{expression} is a bit-field, and a processor watches whole bytes",
+            "watch a member beside it, or the bytes: *(char *)&(…)",
+        )
+    if value.address is None:
+        raise Refused(
+            f"{expression} is a value not located in memory",
+            "an lvalue of the kernel's memory can be watched: a variable, a member",
+        )
+    return {"address": int(value.address) & MASK, "size": value.type.sizeof}
+
+
+# include/linux/err.h: a pointer may be an error.
+MAX_ERRNO = 4095
+
+
+def op_assign(expression, value):
+    """Assign a number or what a C expression says; one that does not fit is refused."""
+    left = checked(expression)
+    target = gdb.parse_and_eval(left)
+    kind = plain(target.type)
+    if isinstance(value, str):
+        right = checked(value)
+        source = gdb.parse_and_eval(right)
+        numeric = plain(source.type).code in (*INTEGERS, gdb.TYPE_CODE_PTR)
+        number = number_of(source) if numeric else None
+    else:
+        right, number = str(value), value
+    if number is not None and kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR):
+        field = bit_field(expression)
+        bits = field[0] if field is not None else 8 * kind.sizeof
+        low, high = limits(kind, bits)
+        if expression.strip().startswith("$"):
+            low, high = -(1 << (bits - 1)), (1 << bits) - 1  # a register has no sign
+        if not low <= number <= high:
+            raise Refused(
+                f"{expression} is a {target.type}{f' of {bits} bits' if field else ''}, which "
+                f"cannot hold {number}: it holds {low} to {high}"
+            )
+        if kind.sizeof > 8:
+            if target.address is None:
+                raise Refused(f"{expression} lies in no memory")
+            data = (number & (1 << bits) - 1).to_bytes(kind.sizeof, "little")
+            gdb.selected_inferior().write_memory(int(target.address) & MASK, data)
+            return {}
+        if not isinstance(value, str):
+            right = str(number) if number >= 0 else f"({number})"
+    gdb.execute(f"set var {left} = {right}", to_string=True)
+    return {}
+
+
+def limits(kind, bits):
+    """The least and the greatest number that a type holds."""
+    if kind.code == gdb.TYPE_CODE_BOOL:
+        return 0, 1
+    if kind.code == gdb.TYPE_CODE_PTR:
+        return -MAX_ERRNO, (1 << bits) - 1
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(kind) else (0, (1 << bits) - 1)
 
 
 def op_returned(variable):
@@ -347,11 +442,13 @@ def op_symbol(name):
 
 def op_locations(location):
     """Where a breakpoint there would be inserted; nothing is inserted."""
+    places = function_places(location)
     return {
         "locations": [
-            {"address": address, "file": file, "line": line}
-            for address, file, line in function_places(location)
-        ]
+            {"address": address, "file": file, "line": line} for address, file, line, _ in places
+        ],
+        # gdb itself finds nothing there.
+        "hidden": any(hidden for *_, hidden in places),
     }
 
 
@@ -450,7 +547,7 @@ def op_function(location, expressions, cpu):
     """Where a function is, what it takes and returns, and expressions compiled for its entry."""
     names.cpu = cpu
     places = []
-    for address, file, line in function_places(location):
+    for address, file, line, _ in function_places(location):
         block = function_block(address)
         place = {"address": address, "line": line, "inlined": False, "arguments": []}
         place["file"] = file
@@ -478,19 +575,41 @@ def op_function(location, expressions, cpu):
 MASK = (1 << 64) - 1
 
 
+# Where functions are: gdb takes milliseconds to say, and its symbols seldom change.
+decoded = {}
+NAME = re.compile(r"(?:[\w./-]+:)?[A-Za-z_][\w.]*$")
+
+
+def forget_places(_event):
+    decoded.clear()
+
+
+for registry in ("new_objfile", "clear_objfiles", "free_objfile"):
+    if hasattr(gdb.events, registry):
+        getattr(gdb.events, registry).connect(forget_places)
+
+
 def function_places(location):
     """Addresses, files and lines of a function's copies; `file.c:function` for one of several."""
+    if location in decoded:
+        return decoded[location]
     try:
         _, sals = gdb.decode_line(location)
     except gdb.error:
         symbols = hidden_functions(location)
         if not symbols:
             raise
-        return [
-            (int(symbol.value().address) & MASK, symbol.symtab.filename, symbol.line)
+        places = [
+            (int(symbol.value().address) & MASK, symbol.symtab.filename, symbol.line, True)
             for symbol in symbols
         ]
-    return [(sal.pc, sal.symtab and sal.symtab.filename, sal.line) for sal in sals or ()]
+    else:
+        places = [
+            (sal.pc, sal.symtab and sal.symtab.filename, sal.line, False) for sal in sals or ()
+        ]
+    if NAME.match(location):
+        decoded[location] = places
+    return places
 
 
 def hidden_functions(location):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._current import cpu_expression, define_current
     from ._debugger import Debugger, Door
     from ._deletable import Deletable
+    from ._errnos import MAX_ERRNO, errno_name, errno_of
     from ._first_cause import FirstCause
     from ._frames import Frame, Variables
     from ._generation import Generation
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ._values import Task, Value, evaluate
 
 __all__ = [
+    "MAX_ERRNO",
     "Access",
     "Breakpoint",
     "BreakpointLocation",
@@ -60,6 +62,8 @@ __all__ = [
     "c_string",
     "cpu_expression",
     "define_current",
+    "errno_name",
+    "errno_of",
     "evaluate",
     "expression_of",
     "gdb_version",
@@ -82,6 +86,9 @@ _MODULE_OF: Final = {
     "Debugger": "_debugger",
     "Door": "_debugger",
     "Deletable": "_deletable",
+    "MAX_ERRNO": "_errnos",
+    "errno_name": "_errnos",
+    "errno_of": "_errnos",
     "FirstCause": "_first_cause",
     "Frame": "_frames",
     "Variables": "_frames",

@@ -219,9 +219,8 @@ class BreakpointTable(StopSubscriber):
             )
         # By its address: one by its name would end with the frame, and step instead of watch
         # where a register is part of it.
-        address, size = self._debugger.numbers(
-            f"(unsigned long)&({expression})", f"sizeof({expression})"
-        )
+        place = self._debugger.request("watchable", expression=expression)
+        address, size = int(place["address"]), int(place["size"])
         if size not in _WATCHABLE:
             raise KgdbError(
                 f"{expression} has {size} bytes; a watchpoint has "

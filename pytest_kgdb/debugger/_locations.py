@@ -91,6 +91,8 @@ class Locations:
         self._symbols = symbols
         self._addresses: dict[str, int | None] = {}
         self._freed: dict[str, frozenset[int]] = {}
+        self._around: dict[int, str] = {}
+        self._is_hidden = False  # of what was decoded last
 
     def resolve(self, location: str) -> str:
         """Return the location as gdb takes it.
@@ -108,8 +110,17 @@ class Locations:
                 addresses, resolved = self._decode(behind), behind
             except GdbError:
                 raise self._unknown(location, error) from error
-        freed = frozenset(filter(self._is_freed, addresses))
+        freed = self._freed_of(addresses)
+        self._learn_functions(addresses)
         # Nothing arrives any more where an inlined copy was in init code.
+        if resolved == location and self._is_hidden:
+            # gdb takes the name for a variable's that another file has.
+            if len(addresses) > 1:
+                raise KgdbError(
+                    f"no breakpoint at {location}: several functions have the name, and a variable",
+                    hint=f"name the file: FILE.c:{location}",
+                )
+            resolved = f"*{addresses[0]:#x}"
         for address in addresses if len(freed) == len(addresses) else set(addresses) - freed:
             self.refuse(address, f"no breakpoint at {location}")
         self._freed = {resolved: freed}
@@ -152,7 +163,9 @@ class Locations:
         ]
 
     def _decode(self, location: str) -> list[int]:
-        places = self._debugger.request("locations", location=location)["locations"]
+        answer = self._debugger.request("locations", location=location)
+        places = answer["locations"]
+        self._is_hidden = bool(answer.get("hidden"))
         return [int(place["address"]) for place in places]
 
     def _address(self, symbol: str) -> int | None:
@@ -166,15 +179,16 @@ class Locations:
             return False
         return (low & _MASK) <= address < (high & _MASK)
 
-    def _is_freed(self, address: int) -> bool:
-        """Whether an address is in init code of the kernel's that is gone."""
-        if not self._within(address, "_sinittext", "_einittext"):
-            return False
+    def _freed_of(self, addresses: Iterable[int]) -> frozenset[int]:
+        """Return those that are in init code of the kernel's which is gone."""
+        init = frozenset(a for a in addresses if self._within(a, "_sinittext", "_einittext"))
+        if not init:
+            return init
         state = int(self._debugger.request("evaluate", expression="(int)system_state")["int"])
-        return state >= _FREEING_INITMEM
+        return init if state >= _FREEING_INITMEM else frozenset()
 
     def _forbidden(self, address: int) -> str | None:
-        if self._is_freed(address):
+        if self._freed_of([address]):
             return (
                 "it is in .init.text, whose memory the kernel has freed by now; "
                 'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
@@ -201,12 +215,15 @@ class Locations:
         if index == 0:
             return False
         entry = entries[index - 1]
-        return entry == address or self._function(entry) == self._function(address)
+        self._learn_functions([entry, address])
+        return entry == address or self._around[entry] == self._around[address]
 
-    def _function(self, address: int) -> str:
-        return re.split(r" \+ | in section ", self._debugger.console(f"info symbol {address:#x}"))[
-            0
-        ]
+    def _learn_functions(self, addresses: Iterable[int]) -> None:
+        """Ask gdb once for the names of the functions around addresses of the kernel's."""
+        unknown = [address for address in addresses if address not in self._around]
+        if unknown:
+            names = self._debugger.request("symbols_around", addresses=unknown)["symbols"]
+            self._around.update(zip(unknown, names, strict=True))
 
     @cached_property
     def _blocklist(self) -> list[int]:

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from ..errors import KgdbError, StaleError
 from ._debugger import Debugger
+from ._errnos import MAX_ERRNO, errno_name, errno_of
 from ._mi import GdbError
 
 __all__ = ["Task", "Value", "evaluate"]
 
 _NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
+_ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
 _OPTIMIZED_OUT: Final = "optimized out"  # gdb/value.c, error_value_optimized_out
 _OPTIMIZED_OUT_HINT: Final = (
     "stop at another line, or where the value is an argument of a function that was not inlined"
@@ -86,6 +88,11 @@ class Value:
         return repr(self.string()) if record["code"] == "array" or self.number else None
 
     @property
+    def is_pointer(self) -> bool:
+        """Whether it is a pointer."""
+        return bool(self._check()["code"] == "ptr")
+
+    @property
     def symbol(self) -> str | None:
         """The function or variable that a pointer points at; None where there is none."""
         record = self._readable()
@@ -109,6 +116,31 @@ class Value:
     def is_optimized_out(self) -> bool:
         """Whether the compiler left nothing of it here."""
         return bool(self._check().get("optimized_out"))
+
+    @property
+    def error(self) -> str | None:
+        """The error that a pointer or a number is: `-ENOMEM`; None if it is none.
+
+        A pointer is one as for the kernel's IS_ERR() (include/linux/err.h), a number if it is
+        negative.
+        """
+        number = self._signed()
+        if number is None or not -MAX_ERRNO <= number < 0:
+            return None
+        return errno_name(number) or str(number)
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is a pointer that is an error, or a negative error number."""
+        return self.error is not None
+
+    def _signed(self) -> int | None:
+        """The number that it is; a pointer, which has no sign, as PTR_ERR() has it."""
+        record = self._readable()
+        if "int" not in record:
+            return None
+        number = int(record["int"])
+        return number - (1 << 64) if record["code"] == "ptr" and number >> 63 else number
 
     def string(self, length: int | None = None) -> str:
         """Return the text that a `char *` points at, or that a `char []` holds.
@@ -151,6 +183,11 @@ class Value:
         length = self._check().get("length")
         if length is None:
             raise TypeError(f"{self._expression} is a {self.type}, not an array")
+        if self._check().get("flexible"):
+            raise TypeError(
+                f"{self._expression} is a {self.type}, a flexible array, whose length the kernel "
+                "has in another member, if at all; its elements can be read by index"
+            )
         return int(length)
 
     def _int(self) -> int:
@@ -202,10 +239,15 @@ class Value:
         if isinstance(other, Mapping):
             return bool(self.members) and all(self[name] == other[name] for name in other)
         if isinstance(other, bool | int):
-            return "int" in self._readable() and self._int() == int(other)
+            record = self._readable()
+            if record["code"] == "ptr" and other < 0:
+                return self._signed() == int(other)
+            return "int" in record and self._int() == int(other)
         if isinstance(other, float):
             return float(self) == other
         if isinstance(other, str):
+            if self.error is not None and _ERROR.fullmatch(other):
+                return self._signed() == errno_of(other)
             return self._as_text() == other
         if isinstance(other, bytes):
             return self._as_text().encode() == other

@@ -200,7 +200,8 @@ class Attachment:
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member or a register (gdb's `set var`)."""
         self.run_control.require_stopped("assign()")
-        self.debugger.command(f"-gdb-set var {expression} = {value}")
+        plain = value if isinstance(value, int | str) else str(value)
+        self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
 
     def wrote(self) -> None:

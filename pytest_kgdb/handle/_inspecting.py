@@ -132,26 +132,35 @@ class Inspecting(Base):
         self._run_control.require_stopped("physical", StaleError)
         return self._slot.require().memory.physical
 
-    def stack_trace(self, task: drgn.Object | int) -> drgn.StackTrace:
+    def stack_trace(self, task: drgn.Object | Value | int) -> drgn.StackTrace:
         """Return the stack of any task, asleep or stopped on its CPU.
 
-        :param task: a pid, or a `struct task_struct *` of drgn's.
+        :param task: a pid, or a `struct task_struct *` of drgn's or of `evaluate()`'s.
         :raises KgdbError: there is no such task.
         """
         __tracebackhide__ = True
         self._run_control.require_stopped("stack_trace()", StaleError)
-        return self._slot.require().memory.stack_trace(task)
+        return self._slot.require().memory.stack_trace(self._task(task))
 
-    def read_user(self, task: drgn.Object | int, address: int, size: int) -> bytes:
+    def _task(self, task: drgn.Object | Value | int) -> drgn.Object | int:
+        """Return a task as drgn has it, or its pid."""
+        if not isinstance(task, Value):
+            return task
+        if task.members:  # the structure itself
+            return object_of(self.program, task).address_of_()
+        return object_of(self.program, task) if task.is_pointer else int(task)
+
+    def read_user(self, task: drgn.Object | Value | int, address: int, size: int) -> bytes:
         """Read a process's memory.
 
-        :param task: a pid, or a `struct task_struct *` or `struct mm_struct *` of drgn's.
+        :param task: a pid, or a `struct task_struct *` or `struct mm_struct *` of drgn's or of
+            `evaluate()`'s.
         :param size: bytes.
         :raises KgdbError: not all of it is in memory.
         """
         __tracebackhide__ = True
         self._run_control.require_stopped("read_user()", StaleError)
-        return self._slot.require().memory.read_user(task, int(address), int(size))
+        return self._slot.require().memory.read_user(self._task(task), int(address), int(size))
 
     def dmesg(self) -> str:
         """Return the kernel's log buffer, as dmesg(1) shows it."""

@@ -52,6 +52,12 @@ _SECTIONS_6_14: Final = tuple(
 )
 
 
+# kernel/module/main.c, percpu_modalloc.
+_PER_CPU: Final = tuple(
+    f"(unsigned long)&((struct module *)0)->{member}" for member in ("percpu", "percpu_size")
+)
+
+
 @dataclass(frozen=True)
 class _ModuleLayout:
     """Offsets in `struct module`, and the address of the list of modules."""
@@ -96,6 +102,7 @@ class KernelModules:
         self._read = read
         self._module_layout: _ModuleLayout | None = None
         self._section_layout: _SectionLayout | None = None
+        self._per_cpu: list[int] | None = None
 
     def listing(self) -> Iterator[Loaded]:
         """Yield the modules in the kernel's list, the latest first."""
@@ -130,7 +137,25 @@ class KernelModules:
             if name == 0:
                 break
             sections[self._text(name, _SECTION_NAME)] = self._word(attribute + layout.address)
+        base = self._per_cpu_base(address)
+        if base is not None:
+            # The kernel clears the section's flag SHF_ALLOC, so that sysfs has no file of it
+            # (kernel/module/main.c, layout_and_allocate).
+            sections[".data..percpu"] = base
         return sections
+
+    def _per_cpu_base(self, address: int) -> int | None:
+        """Return where a module's per-CPU variables are, as a per-CPU address; None without."""
+        if self._per_cpu is None:
+            try:
+                self._per_cpu = self._numbers(_PER_CPU)
+            except GdbError:
+                self._per_cpu = []  # without CONFIG_SMP they are variables like any other
+        if not self._per_cpu:
+            return None
+        base, size = self._per_cpu
+        length = int.from_bytes(self._read(address + size, 4), "little")
+        return self._word(address + base) if length else None
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")

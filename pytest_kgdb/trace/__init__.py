@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ..debugger import errno_of
 from ._call import Call, TaskAtCall
 from ._instrument import Instrument
 from ._instruments import Instruments
-from ._override import Override, When, errno_of
+from ._override import Override, When
 from ._spy import Cost, Spy
 
 __all__ = [

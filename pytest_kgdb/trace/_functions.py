@@ -132,6 +132,10 @@ class Returns:
         return _sign(value, 8 * self.size) if self.signed else value
 
 
+def _no_memory(address: int, size: int) -> bytes:
+    raise KgdbError(f"a constant reads {size} bytes at {address:#x}")
+
+
 def _sign(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> (bits - 1) else value
 
@@ -150,6 +154,16 @@ class Reader:
     """Of what is no number of 64 bits or less: how its bytes are read."""
     parts: tuple[tuple[AgentExpression, int], ...] = ()
     """Of what lies in several registers: each one's value, and how many bytes of it count."""
+
+    @property
+    def constant(self) -> int | None:
+        """The value of what reads neither registers nor memory; None of anything else."""
+        if self.layout is not None or self.kind in ("chars", "string"):
+            return None
+        if any(name == "reg" or name.startswith("ref") for name, _ in self.code.operations):
+            return None
+        value = self.code.run({}, _no_memory)
+        return _sign(value, 64) if self.signed else value
 
     def read(self, event: Event) -> Any:
         """:raises KgdbError: it leads to memory that is not there."""

@@ -14,11 +14,12 @@ from ..debugger import (
     Stop,
     StopRecord,
     StopSubscriber,
+    errno_of,
 )
 from ..errors import KgdbError
 from ._functions import find_function
 from ._instrument import HookRelay, Instrument
-from ._override import Override, When, errno_of
+from ._override import Override, When
 from ._spy import Spy
 
 __all__ = ["Instruments"]
@@ -89,16 +90,21 @@ class Instruments(StopSubscriber):
                 f"an override skips 0 calls or more, not {skip}, and forces at least one"
             )
         condition = (when,) if isinstance(when, str) else ()
-        target = find_function(self._debugger, self._locations, function, condition, "override")
+        value = self._value(returns)
+        computed = (value,) if isinstance(value, str) else ()
+        target = find_function(
+            self._debugger, self._locations, function, (*condition, *computed), "override"
+        )
         override = Override(
             self._relay,
             target,
-            self._value(returns),
+            None if isinstance(value, str) else value,
             times=times,
             skip=skip,
             condition=bool(condition),
             when=None if isinstance(when, str) else when,
             trace=trace,
+            computed=bool(computed),
         )
         self._add(override)
         return override
@@ -146,7 +152,9 @@ class Instruments(StopSubscriber):
             )
         return -errno.ENOMEM if returns.kind == "int" else 0
 
-    def _value(self, returns: object) -> int | None:
+    @staticmethod
+    def _value(returns: object) -> int | str | None:
+        """Return a number, or the expression that says at each call which."""
         if returns is None or isinstance(returns, int):
             return returns
         if isinstance(returns, str):
@@ -155,7 +163,7 @@ class Instruments(StopSubscriber):
             number = errno_of(returns)
             if number is not None:
                 return number
-            return self._debugger.numbers(returns)[0]
+            return returns
         if hasattr(returns, "__index__"):
             return operator.index(returns)
         if hasattr(returns, "value_"):  # a drgn.Object

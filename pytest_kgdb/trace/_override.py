@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from ..debugger import MAX_ERRNO, errno_of
 from ..errors import KgdbError
 from ..rsp import CONTINUE, Action, Event, Return
 from ._call import Call
@@ -17,32 +16,7 @@ __all__ = ["Override", "When", "errno_of", "in_register"]
 
 When = Callable[[Call], object]
 
-# include/linux/errno.h: what the kernel returns to itself, and no program sees.
-_KERNEL_ERRNOS: Final = {
-    "ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ENOIOCTLCMD": 515,
-    "ERESTART_RESTARTBLOCK": 516, "EPROBE_DEFER": 517, "EOPENSTALE": 518, "ENOPARAM": 519,
-    "EBADHANDLE": 521, "ENOTSYNC": 522, "EBADCOOKIE": 523, "ENOTSUPP": 524, "ETOOSMALL": 525,
-    "ESERVERFAULT": 526, "EBADTYPE": 527, "EJUKEBOX": 528, "EIOCBQUEUED": 529,
-    "ERECALLCONFLICT": 530, "ENOGRACE": 531,
-}  # fmt: skip
-_ERRNO: Final = re.compile(r"(?:ERR_PTR\(\s*)?(-?)(E[A-Z0-9_]+)\s*\)?")
 _INTEGERS: Final = ("int", "bool", "ptr", "string")
-
-
-def errno_of(text: str) -> int | None:
-    """Return the number that `-ENOMEM`, or `ERR_PTR(-ENOMEM)`, stands for; None for other words.
-
-    :raises KgdbError: there is no such error.
-    """
-    match = _ERRNO.fullmatch(text.strip())
-    if match is None:
-        return None
-    sign, name = match.groups()
-    # The host's errnos are those of include/uapi/asm-generic/errno.h, as x86's are.
-    number = _KERNEL_ERRNOS.get(name) or getattr(errno, name, None)
-    if not isinstance(number, int):
-        raise KgdbError(f"there is no error {name}", hint="a number will do")
-    return -number if sign else number
 
 
 def in_register(name: str, returns: Returns | None, value: int | None) -> int | None:
@@ -63,21 +37,39 @@ def in_register(name: str, returns: Returns | None, value: int | None) -> int | 
     if value is None:
         raise KgdbError(f"{name} returns a {kind}", hint="say which value")
     bits = 8 * returns.size if returns is not None else 64
-    if returns is not None and returns.kind == "bool":
-        return int(bool(value))
-    # A negative number for an unsigned type or a pointer is what C makes of it.
-    if not -(1 << (bits - 1)) <= value < 1 << bits:
-        raise KgdbError(f"{name} returns a {kind} of {bits} bits, which cannot hold {value}")
+    if bits > 64:
+        raise KgdbError(
+            f"{name} returns a {kind} of {bits} bits, which cannot be forced",
+            hint="what returns at most 64 bits can: a function that it calls, or a caller",
+        )
+    low, high = _range_of(returns, bits)
+    # ERR_PTR(), and what returns an address or an error as an unsigned long.
+    is_error = bits >= 32 and low == 0 and -MAX_ERRNO <= value < 0
+    if not low <= value <= high and not is_error:
+        raise KgdbError(
+            f"{name} returns a {kind} of {bits} bits, which cannot hold {value}: it holds "
+            f"{low} to {high}"
+        )
     return value & ((1 << bits) - 1)
+
+
+def _range_of(returns: Returns | None, bits: int) -> tuple[int, int]:
+    """Return the least and the greatest number that a type holds."""
+    if returns is None:
+        return -(1 << 63), (1 << 64) - 1  # the debug info does not say
+    if returns.kind == "bool":
+        return 0, 1
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if returns.signed else (0, (1 << bits) - 1)
 
 
 class Override(Instrument):
     """Has a function return at once, without a line of it executed.
 
     :param value: what it returns; None for a void function.
+    :param computed: whether the last of the entry's expressions says at each call what it returns.
     :param times: calls that are forced; None for all.
     :param skip: calls that are let through first, of those for which `when` holds.
-    :param condition: whether a compiled condition is the last of the entry's expressions.
+    :param condition: whether a compiled condition is the first of the entry's expressions.
     :param when: a function of the test's that is asked, with the call.
     :param trace: stop at each call that is forced, for `path` to be noted.
     """
@@ -93,6 +85,7 @@ class Override(Instrument):
         condition: bool,
         when: When | None,
         trace: bool = False,
+        computed: bool = False,
     ) -> None:
         super().__init__(relay, function)
         if not relay.can_force_return:
@@ -115,19 +108,33 @@ class Override(Instrument):
         """The callers of the last call that was forced, if they were asked for."""
         self._trace = trace
         self._matched = 0
-        values = {
-            entry.address: in_register(function.name, entry.returns, value)
+        self._computed = computed
+        self._values = {
+            entry.address: in_register(function.name, entry.returns, self._constant(entry, value))
             for entry in function.entries
         }
-        self._insert(lambda entry: lambda event: self._on_call(entry, values[entry.address], event))
+        self._insert(lambda entry: lambda event: self._on_call(entry, event))
+
+    def _constant(self, entry: FunctionEntry, value: int | None) -> int | None:
+        """Return what is forced, or for what is computed at each call something that fits."""
+        if not self._computed:
+            return value
+        reader = entry.expressions[-1]
+        if reader.kind not in _INTEGERS:
+            raise KgdbError(
+                f"{self.function} cannot return '{reader.expression}', which is no number",
+                hint="a number, a pointer or a truth value can be returned",
+            )
+        constant = reader.constant
+        return 0 if constant is None else constant
 
     # In the relay's thread
 
-    def _on_call(self, entry: FunctionEntry, value: int | None, event: Event) -> Action:
+    def _on_call(self, entry: FunctionEntry, event: Event) -> Action:
         self.calls += 1
         if event.decided or self.forced == self._times:
             return CONTINUE
-        if self._condition and not _holds(entry.expressions[-1], event):
+        if self._condition and not _holds(entry.expressions[0], event):
             return CONTINUE
         call: Call | None = None
         if self._when is not None:
@@ -137,6 +144,10 @@ class Override(Instrument):
         self._matched += 1
         if self._matched <= self._skip:
             return CONTINUE
+        value = self._values[entry.address]
+        if self._computed:
+            number = int(entry.expressions[-1].read(event))
+            value = in_register(self.function, entry.returns, number)
         self.forced += 1
         self.last = call or Call(self.function, self.calls, entry, event)
         self.last.note_register(value)

@@ -41,7 +41,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(TABLE) for name in names}
-OUTSIDE = (ROOT / "data" / "gdb_agent.py",)  # gdb runs it, with an interpreter of its own
+OUTSIDE = tuple((ROOT / "data").glob("gdb_*.py"))  # gdb runs them, in an interpreter of its own
 
 
 def files() -> list[Path]:
