@@ -80,6 +80,11 @@ class Value:
         return int(record["int"]) if "int" in record else None
 
     @property
+    def is_pointer(self) -> bool:
+        """Whether it is a pointer."""
+        return bool(self._check()["code"] == "ptr")
+
+    @property
     def text_of_string(self) -> str | None:
         """What a `char *` or `char []` says, in quotes; None for anything else."""
         record = self._check()

@@ -94,6 +94,7 @@ class KernelMemory:
         self._seen: int | None = None  # the generation at which the kernel was found
         self._program: drgn.Program | None = None
         self._program_seen: int | None = None
+        self._panicked = False  # when the program was last looked at
         self._program_files: int | None = None  # the version of the modules' files
         self._loaded: frozenset[ModuleKey] = frozenset()
         self._placement: Placement | None = None
@@ -147,9 +148,10 @@ class KernelMemory:
         """
         backing = self._backing()
         name = "the page tables of the process"
-        if isinstance(task, int) and task < _FIRST_KERNEL_ADDRESS:
-            name = f"the page tables of pid {task}"
+        if not isinstance(task, int) or task < _FIRST_KERNEL_ADDRESS:
             task = self._task(task)
+            if task.type_.type_name() != "struct mm_struct *":
+                name = f"the page tables of pid {task.pid.value_()}"
         root = backing.table.translate(_pgd(task))[0]
         return PageTable(backing.physical, root, backing.placement.levels, name).read(address, size)
 
@@ -232,8 +234,8 @@ class KernelMemory:
     def program(self) -> drgn.Program:
         """The stopped kernel as a drgn program, with the modules that are loaded now.
 
-        It stays the same object until a module is unloaded, a module's file is added, or another
-        kernel is booted.
+        It stays the same object until a module is unloaded, a module's file is added, the kernel
+        has panicked, or another kernel is booted.
 
         :raises KgdbError: vmlinux has no debug information, or is not the running kernel's.
         :raises StaleError: the kernel is running.
@@ -243,6 +245,9 @@ class KernelMemory:
         program = self._program if self._program_files == files else None
         if program is not None and self._program_seen == self._seen:
             return program
+        if self._panicked:
+            program = None  # drgn keeps who panicked, and the machine may have been restored since
+        self._panicked = self._has_panicked(backing)
         from ._program import load_modules, loaded_modules, make_program
 
         if program is None or self._placement != backing.placement:
@@ -257,6 +262,14 @@ class KernelMemory:
         self._program, self._placement, self._program_files = program, backing.placement, files
         self._loaded, self._program_seen = loaded, self._seen
         return program
+
+    @staticmethod
+    def _has_panicked(backing: Backing) -> bool:
+        # kernel/panic.c: -1 until a CPU panics.
+        address = backing.vmlinux.symbol("panic_cpu")
+        if address is None:
+            return False
+        return backing.read(address + backing.placement.offset, 4) != b"\xff\xff\xff\xff"
 
     def stack_trace(self, task: drgn.Object | int) -> drgn.StackTrace:
         """Return the stack of a task that sleeps, or is on a CPU that kgdb has stopped.

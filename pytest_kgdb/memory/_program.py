@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._backing import Backing
+from ._crash_notes import CRASH_NOTES, provide_crash_notes
 from ._module_files import ModuleLookup
 from ._vmcoreinfo import vmcoreinfo
 
@@ -36,9 +37,10 @@ def make_program(
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     info = vmcoreinfo(backing.vmlinux, backing.placement, backing.read)
     # Adds drgn's own walk of the page tables; segments that are added later precede it.
-    program.set_linux_kernel_custom(info, is_live=True)
+    program.set_linux_kernel_custom(info + CRASH_NOTES, is_live=False)
     for segment in backing.segments(check):
         program.add_memory_segment(*segment)
+    provide_crash_notes(program)
 
     vmlinux = backing.vmlinux.path
 
@@ -109,10 +111,16 @@ def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:
 
     :raises KgdbError: there is no such task.
     """
+    import drgn
     from drgn.helpers.linux.pid import find_task as look_up
 
     if not isinstance(task, int):
-        return task
+        kind = drgn.TypeKind
+        if task.type_.kind == kind.STRUCT:
+            return task.address_of_()
+        if task.type_.kind == kind.POINTER:
+            return task
+        task = int(task)  # task.pid
     pointer = look_up(program, task)
     if not pointer:
         raise KgdbError(f"the guest has no task with pid {task}")
@@ -124,15 +132,9 @@ def stack_trace(program: drgn.Program, task: drgn.Object) -> drgn.StackTrace:
 
     :raises KgdbError: the task is running, and kgdb has not stopped the machine.
     """
-    import drgn
-
     try:
         return program.stack_trace(task)
-    except drgn.UnsupportedOperation as error:  # it is on a CPU
-        # kernel/debug/debug_core.c, kgdb_cpu_enter: each stopped CPU keeps its registers here.
-        for info in program["kgdb_info"]:
-            if info.debuggerinfo and info.task == task:
-                return program.stack_trace(drgn.cast("struct pt_regs *", info.debuggerinfo))
+    except LookupError as error:
         raise KgdbError(
             f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')}) was "
             "running when the machine was stopped, and its registers are not in memory",
