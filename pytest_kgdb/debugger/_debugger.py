@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from ..errors import KgdbError
 from ._generation import Generation
@@ -17,6 +18,9 @@ Door = Literal["kgdb", "qemu"]
 """Whose stub gdb is connected to: the kernel's own, or QEMU's."""
 
 _T = TypeVar("_T")
+
+# gdb/corefile.c, memory_error_message
+_MEMORY_ERROR: Final = re.compile(r"Cannot access memory at address (0x[0-9a-f]+)")
 
 
 class MiCommands(Protocol):
@@ -40,6 +44,7 @@ class Debugger:
     :param door: whose stub gdb is connected to.
     :param first_cause: turns an error of gdb's into the error behind it, where QEMU or the
         kernel went away.
+    :param explain: tells why an address could not be read, or written.
     """
 
     def __init__(
@@ -49,11 +54,13 @@ class Debugger:
         generation: Generation,
         door: Door,
         first_cause: Callable[[KgdbError], KgdbError],
+        explain: Callable[[int], KgdbError | None] = lambda _address: None,
     ) -> None:
         self._gdb = gdb
         self.generation = generation
         self.door: Door = door
         self._first_cause = first_cause
+        self._explain = explain
 
     @property
     def transcript(self) -> Path:
@@ -103,5 +110,17 @@ class Debugger:
         except KgdbError as error:
             cause = self._first_cause(error)
             if cause is error:
+                cause = self._explained(error)
+            if cause is error:
                 raise
             raise cause from error
+
+    def _explained(self, error: KgdbError) -> KgdbError:
+        """Return gdb's error about an address with the reason, where that is known."""
+        match = _MEMORY_ERROR.search(error.message) if isinstance(error, GdbError) else None
+        reason = self._explain(int(match[1], 16)) if match else None
+        if reason is None:
+            return error
+        return GdbError(
+            f"{error.message}: {reason.message}", log=error.log, hint=error.hint or reason.hint
+        )

@@ -77,7 +77,11 @@ class Attachment:
         self.registry = registry
         self.causes = causes = FirstCause(gdb, machine, console)
         self.debugger = debugger = Debugger(
-            gdb, generation=generation, door=relay.door, first_cause=causes.first
+            gdb,
+            generation=generation,
+            door=relay.door,
+            first_cause=causes.first,
+            explain=relay.explain,
         )
         self.run_control = run_control = RunControl(
             debugger,
@@ -113,6 +117,7 @@ class Attachment:
             machine=machine.spec.arch.machine,
             stop_state=run_control,
             modules=registry,
+            read_user=relay.read,
         )
         self._kernel_modules = KernelModules(debugger, memory.read)
         self._module_symbols = ModuleSymbols(

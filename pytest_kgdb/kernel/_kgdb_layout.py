@@ -1,11 +1,11 @@
-"""Where a kernel has the variables of its debugger, from its symbols and debug information."""
+"""Where a kernel has what is read of it at a stop, from its symbols and debug information."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..cache import Cache
 from ..errors import ConfigError
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     import drgn
 
 
+FACT: Final = "stop_layout"
+"""Its name among what is stored of a kernel; another one when it has new members."""
+
+
 @dataclass(frozen=True)
 class KgdbLayout:
-    """Addresses, offsets and sizes of kgdb's variables (kernel/debug/debug_core.c and .h).
+    """Addresses, offsets and sizes of kgdb's variables (kernel/debug/debug_core.c and .h), and what
+    leads from them to the memory of the task that stopped.
 
     Addresses are as linked.
     """
@@ -36,6 +41,18 @@ class KgdbLayout:
 
     task: int
     """Offset of its member `task`."""
+
+    task_mm: int
+    """Offset of `mm` in `struct task_struct`."""
+
+    task_pid: int
+    """Offset of `pid` in `struct task_struct`."""
+
+    task_comm: int
+    """Offset of `comm` in `struct task_struct`."""
+
+    mm_pgd: int
+    """Offset of `pgd` in `struct mm_struct`."""
 
     console_rx: int | None = None
     """`serial8250_ports[0].port.icount.rx`: how many characters the driver of the console has read
@@ -62,6 +79,7 @@ class KgdbLayout:
         program = _types_of(path)
         try:
             element = program.type("struct debuggerinfo_struct")
+            task = program.type("struct task_struct")
             console_rx = None
             if ports is not None:
                 port = program.type("struct uart_8250_port")
@@ -72,6 +90,10 @@ class KgdbLayout:
                 info_size=drgn.sizeof(element),
                 debuggerinfo=drgn.offsetof(element, "debuggerinfo"),
                 task=drgn.offsetof(element, "task"),
+                task_mm=drgn.offsetof(task, "mm"),
+                task_pid=drgn.offsetof(task, "pid"),
+                task_comm=drgn.offsetof(task, "comm"),
+                mm_pgd=drgn.offsetof(program.type("struct mm_struct"), "pgd"),
                 console_rx=console_rx,
             )
         except LookupError as error:
@@ -101,7 +123,7 @@ def kgdb_layout(path: Path, key: str, cache: Cache) -> KgdbLayout | None:
         layout = KgdbLayout.read(path)
         return json.dumps(None if layout is None else layout.dump())
 
-    return KgdbLayout.load(json.loads(cache.memo("kgdb-layout", key, read)))
+    return KgdbLayout.load(json.loads(cache.memo(FACT, key, read)))
 
 
 def _types_of(path: Path) -> drgn.Program:

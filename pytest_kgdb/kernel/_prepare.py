@@ -16,7 +16,7 @@ from ..progress import Progress
 from ..settings import Settings
 from . import _patch
 from ._config import Config, Lost, Request, lost, missing, parse, render
-from ._kgdb_layout import KgdbLayout, kgdb_layout
+from ._kgdb_layout import FACT, KgdbLayout, kgdb_layout
 from ._model import FACTS, HEADERS, Kernel, numbers
 from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
@@ -114,8 +114,8 @@ class _Builder:
         release = facts["release"]
         modules = entry.path / "lib/modules" / release
         vmlinux = entry.path / "vmlinux"
-        if "kgdb_layout" in facts:
-            layout = KgdbLayout.load(facts["kgdb_layout"])
+        if FACT in facts:
+            layout = KgdbLayout.load(facts[FACT])
         else:  # published by an older version
             layout = kgdb_layout(vmlinux, key, self._cache)
         build_tree = self._source.find()

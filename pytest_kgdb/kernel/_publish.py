@@ -15,7 +15,7 @@ from ..arch import Arch
 from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
-from ._kgdb_layout import KgdbLayout
+from ._kgdb_layout import FACT, KgdbLayout
 from ._model import FACTS, HEADERS
 
 _TAR_SECONDS: Final = 300.0
@@ -48,7 +48,7 @@ def publish(
     with ElfFile(target / "vmlinux") as elf:
         written = facts | {"release": release, "build_id": elf.build_id}
     layout = KgdbLayout.read(target / "vmlinux")
-    written["kgdb_layout"] = None if layout is None else layout.dump()
+    written[FACT] = None if layout is None else layout.dump()
     (target / FACTS).write_text(json.dumps(written, indent=1))
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from ..errors import KgdbError, StaleError
 from ..kernel import Vmlinux
 from ..klog import LogLine, RingCursor, SplatFrame
 from ._backing import Backing, DebuggerBacking, RamBacking
 from ._module_files import ModuleFiles, ModuleLookup
-from ._pagetable import PageTable
 from ._physical import PhysicalMemory
 from ._placement import Placement, ReadFunction
 from ._printk import PrintkLayout, PrintkRing, render
 from ._ram import Ram, ram_layout
+from ._user import FIRST_KERNEL_ADDRESS, user_table
 from ._vmcoreinfo import parse, vmcoreinfo
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ._program import ModuleKey
 
 __all__ = ["KernelMemory", "StopState"]
-
-_FIRST_KERNEL_ADDRESS: Final = 1 << 63
 
 
 class StopState(Protocol):
@@ -53,7 +51,10 @@ class KernelMemory:
     :param stop_state: whether the kernel is stopped.
     :param machine: QEMU's machine type, which determines where in the guest the RAM is.
     :param modules: knows the files of the modules that the guest may load.
+    :param read_user: reads the memory of the user program whose task stopped.
     """
+
+    _read_user: ReadFunction | None = None
 
     def __init__(
         self,
@@ -64,7 +65,9 @@ class KernelMemory:
         stop_state: StopState,
         machine: str = "pc",
         modules: ModuleLookup | None = None,
+        read_user: ReadFunction | None = None,
     ) -> None:
+        self._read_user = read_user
         backing = RamBacking(Vmlinux(vmlinux), Ram(ram, ram_layout(memory_bytes, machine)))
         self._start(backing, stop_state, modules)
 
@@ -131,12 +134,15 @@ class KernelMemory:
         return self._memory
 
     def read(self, address: int, size: int) -> bytes:
-        """Read the kernel's virtual memory: image, modules, vmalloc, direct map.
+        """Read virtual memory: image, modules, vmalloc, direct map; the task's that stopped.
 
         :raises KgdbError: not all of it is mapped; the message names the address that is not.
         :raises StaleError: the kernel is running.
         """
-        return self._backing().read(address, size)
+        backing = self._backing()
+        if 0 <= address < FIRST_KERNEL_ADDRESS and self._read_user is not None:
+            return self._read_user(address, size)
+        return backing.read(address, size)
 
     def read_user(self, task: drgn.Object | int, address: int, size: int) -> bytes:
         """Read the virtual memory of a process.
@@ -147,13 +153,12 @@ class KernelMemory:
         :raises StaleError: the kernel is running.
         """
         backing = self._backing()
-        name = "the page tables of the process"
-        if not isinstance(task, int) or task < _FIRST_KERNEL_ADDRESS:
+        name = "the process"
+        if not isinstance(task, int) or task < FIRST_KERNEL_ADDRESS:
             task = self._task(task)
             if task.type_.type_name() != "struct mm_struct *":
-                name = f"the page tables of pid {task.pid.value_()}"
-        root = backing.table.translate(_pgd(task))[0]
-        return PageTable(backing.physical, root, backing.placement.levels, name).read(address, size)
+                name = f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')})"
+        return user_table(backing, _pgd(task), name).read(address, size)
 
     def _task(self, task: drgn.Object | int) -> drgn.Object:
         from ._program import find_task

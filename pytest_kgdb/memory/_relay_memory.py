@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from ..errors import KgdbError
 from ..kernel import Vmlinux
 from ._backing import RamBacking
 from ._ram import Ram, ram_layout
+from ._user import UserMemory
+
+if TYPE_CHECKING:
+    from ..kernel import KgdbLayout
 
 __all__ = ["RelayMemory"]
 
@@ -22,13 +27,22 @@ class RelayMemory:
     :param ram: the file of the guest's RAM.
     :param memory_bytes: the size of the RAM.
     :param machine: QEMU's machine type, which determines where in the guest the RAM is.
+    :param layout: where the kernel has a task's memory; None where that is not known.
     :raises KgdbError: the kernel is not in the RAM.
     """
 
-    def __init__(self, vmlinux: Path, ram: BinaryIO, memory_bytes: int, machine: str) -> None:
+    def __init__(
+        self,
+        vmlinux: Path,
+        ram: BinaryIO,
+        memory_bytes: int,
+        machine: str,
+        layout: KgdbLayout | None = None,
+    ) -> None:
         self._ram = Ram(ram, ram_layout(memory_bytes, machine))
         self._backing = RamBacking(Vmlinux(vmlinux), self._ram)
         self._backing.refresh()
+        self._user = None if layout is None else UserMemory(self._backing, layout)
 
     def refresh(self) -> None:
         """Find the kernel again, which was booted or restored."""
@@ -50,6 +64,26 @@ class RelayMemory:
             physical, mapped = self._backing.table.translate(address)
             self._ram.write(physical, data[:mapped])
             data, address = data[mapped:], address + mapped
+
+    def read_user(self, task: int, address: int, size: int) -> bytes:
+        """Read the memory of a user program.
+
+        :param task: the address of its `struct task_struct`.
+        :raises KgdbError: not all of it is mapped; the message names the address that is not.
+        """
+        return self._need_user().read(task, address, size)
+
+    def open_user(self, task: int, address: int, size: int) -> list[tuple[int, int]]:
+        """Return where in the kernel's memory to write a user program's: addresses and sizes.
+
+        :raises KgdbError: not all of it is mapped, or the program itself may not write there.
+        """
+        return self._need_user().open_for_write(task, address, size)
+
+    def _need_user(self) -> UserMemory:
+        if self._user is None:
+            raise KgdbError("where the kernel has the memory of its tasks is not known")
+        return self._user
 
     def close(self) -> None:
         """Unmap the RAM. Idempotent."""

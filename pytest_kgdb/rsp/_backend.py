@@ -161,6 +161,17 @@ class Backend(ABC):
     ) -> None:
         """Answer from guest memory from now on, where that is of use; None for both to stop."""
 
+    @abstractmethod
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory as the CPU that stopped has it, a user program's included.
+
+        :raises KgdbError: not all of it is there.
+        """
+
+    def explain(self, address: int) -> KgdbError | None:  # noqa: ARG002 # for those that know
+        """Return why gdb could not read an address, or write there; None if that is not known."""
+        return None
+
     @property
     def may_idle(self) -> bool:
         """Whether the stopped kernel costs the host a CPU, and :meth:`idle` would help."""

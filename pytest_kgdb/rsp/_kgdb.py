@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
 from ..deadline import WaitLimit
+from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import KgdbConnection
@@ -193,6 +194,14 @@ class KgdbBackend(Backend):
                 self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
                 return self._stub.insert_or_remove(payload)
         return self._handlers.reply(payload)
+
+    def read(self, address: int, size: int) -> bytes:
+        """See :meth:`Backend.read`."""
+        return self._stop.read(address, size)
+
+    def explain(self, address: int) -> KgdbError | None:
+        """See :meth:`Backend.explain`."""
+        return self._handlers.explain(address)
 
     # Going on
 

@@ -16,7 +16,10 @@ from ._stop_context import GuestMemory, StopContext
 if TYPE_CHECKING:
     from ..kernel import KgdbLayout
 
-__all__ = ["KgdbStop", "int3_of"]
+__all__ = ["FIRST_KERNEL_ADDRESS", "KgdbStop", "int3_of"]
+
+FIRST_KERNEL_ADDRESS: Final = 1 << 63
+"""Below are the addresses of user programs (Documentation/arch/x86/x86_64/mm.rst)."""
 
 _PC: Final = X86_64.registers.pc
 _SP: Final = X86_64.registers.sp
@@ -69,13 +72,46 @@ class KgdbStop:
         if memory is None or layout is None:
             return
         try:
-            cpu = int.from_bytes(memory.read(layout.kgdb_active, 4), "little")
-            info = layout.kgdb_info + cpu * layout.info_size
+            info = self._info(memory, layout)
             address = int.from_bytes(memory.read(info + layout.debuggerinfo, 8), "little")
             self.registers = PtRegs(memory.read, memory.write, address)
             self._floor = self.registers[_SP]
         except KgdbError:
             self.registers = None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory: the kernel's, or the user program's whose task stopped.
+
+        :raises KgdbError: not all of it is mapped RAM.
+        """
+        memory = self.memory
+        if memory is None:
+            return self._connection.read(address, size)
+        if address < FIRST_KERNEL_ADDRESS:
+            return memory.read_user(self._task(memory), address, size)
+        return memory.read(address, size)
+
+    def open_user(self, address: int, size: int) -> list[tuple[int, int]]:
+        """Return where in the kernel's memory to write the user program's: addresses and sizes.
+
+        :raises KgdbError: not all of it is mapped, or the program itself may not write there.
+        """
+        memory = self.memory
+        if memory is None:
+            raise KgdbError(f"{address:#x} is a user program's: guest memory is not mapped here")
+        return memory.open_user(self._task(memory), address, size)
+
+    def _task(self, memory: GuestMemory) -> int:
+        if self.layout is None:
+            raise KgdbError("where the kernel has the task that stopped is not known")
+        info = self._info(memory, self.layout)
+        return int.from_bytes(memory.read(info + self.layout.task, 8), "little")
+
+    @staticmethod
+    def _info(memory: GuestMemory, layout: KgdbLayout) -> int:
+        """Return where the `struct debuggerinfo_struct` is of the CPU that stopped."""
+        cpu = int.from_bytes(memory.read(layout.kgdb_active, 4), "little")
+        return layout.kgdb_info + cpu * layout.info_size
 
     def context(self, *, hooked: bool) -> StopContext | None:
         """Return the stopped CPU for hooks and steps; None where there is nothing to do.
@@ -84,9 +120,7 @@ class KgdbStop:
         """
         memory, registers = self.memory, self.registers
         if memory is not None and registers is not None:
-            return StopContext(
-                self.thread, registers, memory.read, self._emulate, int3_of(registers)
-            )
+            return StopContext(self.thread, registers, self.read, self._emulate, int3_of(registers))
         if not hooked:
             return None
         connection = self._connection

@@ -6,12 +6,14 @@ from typing import Final
 
 from ..errors import KgdbError
 from ._connection import KGDB_BYTES, KgdbConnection
-from ._kgdb_stop import KgdbStop
+from ._kgdb_stop import FIRST_KERNEL_ADDRESS, KgdbStop
 
 __all__ = ["PacketHandlers"]
 
 # Bytes that gdb may put into one packet. Longer accesses to memory are cut for kgdb.
 _PACKET_SIZE: Final = 0x4000
+
+_NO_MEMORY: Final = b"E14"  # EFAULT, as kgdb says it
 
 # gdb asks these once when it connects; kgdb supports none of them (kernel/debug/gdbstub.c).
 _UNSUPPORTED: Final = (
@@ -100,14 +102,16 @@ class PacketHandlers:
 
     def _read(self, payload: bytes) -> bytes | None:
         address, size = (int(number, 16) for number in payload[1:].split(b","))
-        memory = self._stop.memory
-        if memory is not None:
+        if self._stop.memory is not None:
             try:
-                return memory.read(address, size).hex().encode()
+                self._refuse_other_task(address)
+                return self._stop.read(address, size).hex().encode()
             except KgdbError:
-                pass  # not RAM: a device, or nothing; kgdb knows how to fail
+                # Not RAM: a device, or nothing; kgdb knows how to fail. It reads no user's memory.
+                if address < FIRST_KERNEL_ADDRESS:
+                    return _NO_MEMORY
         if self.detached:
-            return b"E14"
+            return _NO_MEMORY
         if size <= KGDB_BYTES:
             return None
         parts: list[bytes] = []
@@ -125,12 +129,48 @@ class PacketHandlers:
             return b"OK"
         where, _, digits = payload[1:].partition(b":")
         address, size = (int(number, 16) for number in where.split(b","))
+        if address >= FIRST_KERNEL_ADDRESS:
+            return self._write_kernel(address, size, digits)
+        try:
+            self._refuse_other_task(address)
+            pieces = self._stop.open_user(address, size)
+        except KgdbError:
+            return _NO_MEMORY
+        for start, length in pieces:
+            reply = self._write_kernel(start, length, digits[: 2 * length])
+            if reply != b"OK":
+                return reply
+            digits = digits[2 * length :]
+        return b"OK"
+
+    def _write_kernel(self, address: int, size: int, digits: bytes) -> bytes:
         for start in range(0, size, KGDB_BYTES):
             part = digits[2 * start : 2 * (start + KGDB_BYTES)]
             reply = self._connection.request(b"M%x,%x:%b" % (address + start, len(part) // 2, part))
             if reply != b"OK":
                 return reply
         return b"OK"
+
+    def _refuse_other_task(self, address: int) -> None:
+        if address < FIRST_KERNEL_ADDRESS and self._gdb_thread:
+            raise KgdbError(
+                f"{address:#x} is a user program's, and gdb has selected another task than the "
+                "one that stopped",
+                hint="read_user(TASK, ADDRESS, SIZE) reads another task's memory",
+            )
+
+    def explain(self, address: int) -> KgdbError | None:
+        """Return why gdb could not read an address, or write there; None if that is not known."""
+        if self._stop.memory is None or self.detached:
+            return None
+        try:
+            self._refuse_other_task(address)
+            self._stop.read(address, 1)
+            if address < FIRST_KERNEL_ADDRESS:
+                self._stop.open_user(address, 1)
+        except KgdbError as error:
+            return error
+        return None
 
     def _access_registers(self, kind: bytes, payload: bytes) -> bytes:
         registers = self._stop.registers

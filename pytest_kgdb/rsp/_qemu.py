@@ -51,6 +51,7 @@ class QemuStubBackend(Backend):
         self._single_steps: set[int] = set()  # CPUs that execute one instruction and then stop
         self._stepped = False  # the last stop was that
         self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
+        self._selected = b""  # gdb's last `Hg`, since the stop
 
     def sockets(self) -> list[socket.socket]:
         """See :meth:`Backend.sockets`."""
@@ -92,6 +93,7 @@ class QemuStubBackend(Backend):
     def record_stop(self, stop_reply: bytes) -> None:
         """See :meth:`Backend.record_stop`."""
         self._running = False
+        self._selected = b""
         self._reply = stop_reply
         self._stepped = self._end_single_step(stop_reply)
 
@@ -140,12 +142,21 @@ class QemuStubBackend(Backend):
             spurious=not self._stepped and pc not in self._breakpoints,
         )
 
+    def read(self, address: int, size: int) -> bytes:
+        """See :meth:`Backend.read`."""
+        self.request(b"Hg" + self.thread)
+        try:
+            return self._read(address, size)
+        finally:
+            if self._selected:
+                self.request(self._selected)
+
     def _read(self, address: int, size: int) -> bytes:
         parts = []
         for start in range(address, address + size, _READ):
             reply = self.request(b"m%x,%x" % (start, min(_READ, address + size - start)))
             if reply[:1] == b"E":
-                raise KgdbError(f"QEMU cannot read {size} bytes at {address:#x}")
+                raise KgdbError(f"{start:#x} is not mapped: QEMU cannot read {size} bytes there")
             parts.append(bytes.fromhex(reply.decode()))
         return b"".join(parts)
 
@@ -175,6 +186,8 @@ class QemuStubBackend(Backend):
 
     def reply(self, payload: bytes) -> bytes:
         """See :meth:`Backend.reply`."""
+        if payload[:2] == b"Hg":
+            self._selected = payload
         return self.request(payload)
 
     # Going on

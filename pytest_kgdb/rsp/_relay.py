@@ -111,6 +111,19 @@ class Relay:
     def list_all_threads(self, value: bool) -> None:
         self._backend.list_all_threads = value
 
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory as the CPU that stopped has it, a user program's included.
+
+        :raises KgdbError: not all of it is there; the message names the address.
+        """
+        with self._lock:
+            return self._backend.read(address, size)
+
+    def explain(self, address: int) -> KgdbError | None:
+        """Return why gdb could not read an address, or write there; None if that is not known."""
+        with self._lock:
+            return self._backend.explain(address)
+
     # Run control
 
     @property

@@ -20,6 +20,12 @@ class GuestMemory(Protocol):
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory behind the guest's back, which must not be instructions."""
 
+    def read_user(self, task: int, address: int, size: int) -> bytes:
+        """Read a user program's memory, given its task; raises KgdbError where there is none."""
+
+    def open_user(self, task: int, address: int, size: int) -> list[tuple[int, int]]:
+        """Return where in the kernel's memory to write a user program's: addresses and sizes."""
+
 
 @dataclass
 class StopContext:

@@ -125,7 +125,7 @@ class Vm:
         """Connect gdb to the stopped kernel, and put the handle on it."""
         machine, kernel, layout = self.machine, self.kernel, self.kernel.kgdb_layout
         memory = RelayMemory(
-            kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine
+            kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine, layout
         )
         self._parts.callback(memory.close)
         interrupt: Callable[[], None]

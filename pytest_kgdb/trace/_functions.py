@@ -50,12 +50,13 @@ class Text(int):
     def string(self) -> str:
         """Return what it pointed at, up to the NUL, or at most 256 bytes.
 
-        :raises KgdbError: that was not the kernel's memory.
+        :raises KgdbError: nothing was mapped there.
         """
         if self._text is None:
             raise KgdbError(
-                f"{int(self):#x} pointed at nothing that the kernel had mapped at the call",
-                hint="a `char __user *` is read from the process: read_user() at a stop",
+                f"{int(self):#x} pointed at nothing that was mapped at the call",
+                hint="a program's page that it has not touched yet is not there: spy on a function "
+                "that the kernel calls later",
             )
         return self._text
 

@@ -80,6 +80,10 @@ class TestKernel:
             (layout.info_size, "sizeof(kgdb_info[0])"),
             (layout.debuggerinfo, f"(unsigned long)&{structure}->debuggerinfo"),
             (layout.task, f"(unsigned long)&{structure}->task"),
+            (layout.task_mm, "(unsigned long)&((struct task_struct *)0)->mm"),
+            (layout.task_pid, "(unsigned long)&((struct task_struct *)0)->pid"),
+            (layout.task_comm, "(unsigned long)&((struct task_struct *)0)->comm"),
+            (layout.mm_pgd, "(unsigned long)&((struct mm_struct *)0)->pgd"),
             (layout.console_rx, "(unsigned long)&serial8250_ports[0].port.icount.rx"),
         ):
             assert int(kgdb.evaluate(expression)) == value

@@ -5,7 +5,17 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from scripted_stub import BASE, CALLER, ENTRY, NAMES, PATH, STACK, ScriptedStub, pack_registers
+from scripted_stub import (
+    BASE,
+    CALLER,
+    ENTRY,
+    NAMES,
+    PATH,
+    STACK,
+    TASKS,
+    ScriptedStub,
+    pack_registers,
+)
 
 from pytest_kgdb.kernel import KgdbLayout
 
@@ -18,7 +28,15 @@ PT_REGS: Final = (
 )  # fmt: skip
 
 LAYOUT: Final = KgdbLayout(
-    kgdb_active=BASE + 0xE00, kgdb_info=BASE + 0xE10, info_size=16, debuggerinfo=8, task=0
+    kgdb_active=BASE + 0xE00,
+    kgdb_info=BASE + 0xE10,
+    info_size=16,
+    debuggerinfo=8,
+    task=0,
+    task_mm=0,
+    task_pid=0,
+    task_comm=0,
+    mm_pgd=0,
 )
 _REGISTERS: Final = BASE + 0xC00
 
@@ -55,7 +73,8 @@ class ScriptedKgdb(ScriptedStub):
         self.silent = False
         self._stepping: set[bytes] = set()
         for cpu in range(2):
-            self.memory.write(LAYOUT.kgdb_info + 16 * cpu + 8, struct.pack("<Q", self._slot(cpu)))
+            info = struct.pack("<QQ", TASKS[cpu], self._slot(cpu))
+            self.memory.write(LAYOUT.kgdb_info + 16 * cpu, info)
         for thread in (b"02", b"01"):
             self.thread = thread
             self.registers["ip"], self.registers["flags"] = ENTRY, 0x202

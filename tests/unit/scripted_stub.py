@@ -27,6 +27,12 @@ RET: Final = NOP + 1
 CALLER: Final = BASE + 0x200
 """Where it returns to; the kernel runs on from there and does not stop."""
 STACK: Final = BASE + 0x800
+TASKS: Final = (BASE + 0x10, BASE + 0x20)
+"""The tasks of the two threads. Only the first has user memory."""
+USER: Final = 0x400FF0
+"""Its user memory: two pages, of which 16 bytes each are shown here, the first part at USER_ALIAS,
+the second right before it. The last 8 bytes are read-only."""
+USER_ALIAS: Final = BASE + 0xF10
 CODE: Final = bytes.fromhex("4154 65488b042500000000 90 c3")
 PATH: Final = {ENTRY: LOAD, LOAD: NOP, NOP: RET, RET: CALLER}
 
@@ -60,6 +66,23 @@ class Memory:
     def write(self, address: int, data: bytes) -> None:
         self.read(address, len(data))
         self._data[address - BASE : address - BASE + len(data)] = data
+
+    def _pieces(self, task: int, address: int, size: int) -> list[tuple[int, int]]:
+        if task != TASKS[0] or not USER <= address <= address + size <= USER + 32:
+            raise KgdbError(f"{address:#x} is not mapped for {task:#x}", hint="touch it")
+        pieces = []
+        for at in range(address - USER, address - USER + size):
+            pieces.append((USER_ALIAS + at if at < 16 else USER_ALIAS + at - 32, 1))
+        return pieces
+
+    def read_user(self, task: int, address: int, size: int) -> bytes:
+        return b"".join(self.read(*piece) for piece in self._pieces(task, address, size))
+
+    def open_user(self, task: int, address: int, size: int) -> list[tuple[int, int]]:
+        pieces = self._pieces(task, address, size)
+        if address + size > USER + 24:
+            raise KgdbError(f"{USER + 24:#x} is mapped read-only")
+        return pieces
 
 
 class ScriptedStub:

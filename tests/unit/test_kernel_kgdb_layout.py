@@ -14,11 +14,14 @@ from pytest_kgdb.kernel._kgdb_layout import kgdb_layout
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
 
-# As in kernel/debug/debug_core.h and include/linux/serial_core.h, with other members around.
+# As in kernel/debug/debug_core.h, include/linux/sched.h, mm_types.h and serial_core.h, with other
+# members around.
 DEBUGGER = """
 struct debuggerinfo_struct { void *debuggerinfo; long more; void *task; int exception_state; };
 struct debuggerinfo_struct kgdb_info[4];
 int kgdb_active = -1;
+struct mm_struct { struct { long users; long *pgd; }; };
+struct task_struct { long state; struct mm_struct *mm; int pid; char comm[16]; } init_task;
 """
 SERIAL = """
 struct uart_icount { unsigned cts, dsr, rng, dcd, rx, tx; };
@@ -49,6 +52,10 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
         info_size=32,
         debuggerinfo=0,
         task=16,
+        task_mm=8,
+        task_pid=16,
+        task_comm=20,
+        mm_pgd=8,
         console_rx=elf.need("serial8250_ports") + 8 + 16,
     )
     assert KgdbLayout.load(layout.dump()) == layout

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fake_guest import BUILD_ID, START_KERNEL_MAP, FakeGuest, Image
 from test_memory_printk import VMCOREINFO, Ring
 
 from pytest_kgdb.errors import ConfigError, DebuggerDied, KgdbError, StaleError
-from pytest_kgdb.kernel import Vmlinux
+from pytest_kgdb.kernel import KgdbLayout, Vmlinux
 from pytest_kgdb.memory import (
     KernelMemory,
     ModuleFiles,
@@ -21,6 +22,7 @@ from pytest_kgdb.memory import (
     ram_layout,
 )
 from pytest_kgdb.memory._backing import DebuggerBacking, RamBacking
+from pytest_kgdb.memory._pagetable import PageTable
 from pytest_kgdb.memory._placement import place
 from pytest_kgdb.memory._vmcoreinfo import parse, vmcoreinfo
 
@@ -390,6 +392,121 @@ def test_the_relays_mapping(tmp_path: Path) -> None:
         memory.refresh()
     memory.close()
     memory.close()
+
+
+class TestUserMemory:
+    """Of a task that the kernel's structures lead to."""
+
+    LAYOUT = KgdbLayout(
+        kgdb_active=0, kgdb_info=0, info_size=0, debuggerinfo=0, task=0,
+        task_mm=0, task_pid=8, task_comm=12, mm_pgd=16,
+    )  # fmt: skip
+    WRITABLE = 2
+
+    @pytest.fixture(params=(4, 5))
+    def guest(self, tmp_path: Path, request: pytest.FixtureRequest) -> FakeGuest:
+        return FakeGuest(tmp_path, levels=request.param)
+
+    @pytest.fixture
+    def memory(self, guest: FakeGuest) -> Iterator[RelayMemory]:
+        with guest.path.open("r+b") as file:
+            memory = RelayMemory(guest.vmlinux, file, guest.memory, "pc", self.LAYOUT)
+        yield memory
+        memory.close()
+
+    def make_task(self, guest: FakeGuest, *, mm: bool = True) -> tuple[int, int]:
+        """Return the address of a task, and the physical one of its page tables."""
+        where, root = guest.page(), guest.page()
+        task = guest.page_offset + where
+        guest.poke_u64(where, task + 64 if mm else 0)
+        guest.poke(where + 8, struct.pack("<I16s", 42, b"cat"))
+        guest.poke_u64(where + 64 + 16, guest.page_offset + root)
+        return task, root
+
+    def map_writable(self, guest: FakeGuest, root: int, address: int, page: int, shift=12) -> None:
+        guest.map(address, page, shift, root=root)
+        table = root
+        for level in (48, 39, 30, 21, 12)[5 - guest.levels :]:
+            entry = table + (address >> level & 511) * 8
+            guest.poke_u64(entry, guest.peek_u64(entry) | self.WRITABLE)
+            if level == shift:
+                return
+            table = guest.peek_u64(entry) & ~0xFFF
+
+    def test_reading(self, guest: FakeGuest, memory: RelayMemory) -> None:
+        task, root = self.make_task(guest)
+        first, second = guest.page(), guest.page(2) + 0x1000
+        guest.map(0x400000, first, root=root)
+        guest.map(0x401000, second, root=root)
+        guest.poke(first + 0xFFC, b"user")
+        guest.poke(second, b" data")
+        assert memory.read_user(task, 0x400FFC, 9) == b"user data"
+        with pytest.raises(KgdbError) as caught:
+            memory.read_user(task, 0x401FFE, 4)
+        assert caught.value.message == (
+            "0x402000 is not mapped in the page tables of task 42 (cat)"
+        )
+        assert "not touched it yet" in str(caught.value.hint)
+
+    def test_a_huge_page(self, guest: FakeGuest, memory: RelayMemory) -> None:
+        task, root = self.make_task(guest)
+        self.map_writable(guest, root, 0x7F0000200000, 0x2000000, 21)
+        guest.poke(0x2012345, b"in the midst")
+        assert memory.read_user(task, 0x7F0000212345, 12) == b"in the midst"
+        assert memory.open_user(task, 0x7F0000212345, 4) == [(guest.page_offset + 0x2012345, 4)]
+
+    def test_writing(self, guest: FakeGuest, memory: RelayMemory) -> None:
+        task, root = self.make_task(guest)
+        first, second, third = guest.page(), guest.page(2) + 0x1000, guest.page()
+        self.map_writable(guest, root, 0x400000, first)
+        self.map_writable(guest, root, 0x401000, second)
+        guest.map(0x402000, third, root=root)
+        assert memory.open_user(task, 0x400FFC, 8) == [
+            (guest.page_offset + first + 0xFFC, 4),
+            (guest.page_offset + second, 4),
+        ]
+        table = PageTable(Ram(guest.path, ram_layout(guest.memory)), root, guest.levels)
+        for address, flags in ((0x400000, 0x63), (0x401000, 0x63), (0x402000, 1)):
+            assert guest.peek_u64(table.walk(address).entry) & 0xFFF == flags
+        with pytest.raises(KgdbError, match=r"0x402000 is mapped read-only in .* task 42 \(cat\)"):
+            memory.open_user(task, 0x401FFE, 4)
+        with pytest.raises(KgdbError, match="0x403000 is not mapped"):
+            memory.open_user(task, 0x403000, 4)
+
+    def test_a_page_that_the_kernel_does_not_map(
+        self, guest: FakeGuest, memory: RelayMemory
+    ) -> None:
+        """memfd_secret(2)."""
+        task, root = self.make_task(guest)
+        self.map_writable(guest, root, 0x400000, guest.memory + 0x1000)
+        with pytest.raises(KgdbError, match="is not mapped in the kernel's page tables"):
+            memory.open_user(task, 0x400000, 4)
+
+    def test_a_kernel_thread(self, guest: FakeGuest, memory: RelayMemory) -> None:
+        task, _ = self.make_task(guest, mm=False)
+        with pytest.raises(KgdbError, match=r"task 42 \(cat\) has no user memory: .* mapped"):
+            memory.read_user(task, 0x400000, 1)
+
+    def test_a_kernel_whose_layout_is_not_known(self, guest: FakeGuest) -> None:
+        with guest.path.open("r+b") as file:
+            memory = RelayMemory(guest.vmlinux, file, guest.memory, "pc")
+        with pytest.raises(KgdbError, match="not known"):
+            memory.read_user(0, 0x400000, 1)
+        memory.close()
+
+    def test_it_is_read_where_the_kernels_memory_is(self, guest: FakeGuest) -> None:
+        """:meth:`KernelMemory.read` has all addresses."""
+        run = Run()
+        memory = KernelMemory(
+            vmlinux=guest.vmlinux, ram=guest.path, memory_bytes=guest.memory, stop_state=run,
+            read_user=lambda address, size: b"%x" % address * size,
+        )  # fmt: skip
+        assert memory.read(0x40, 2) == b"4040"
+        assert memory.read(guest.address("some_text"), 9) == b"some text"
+        run.stopped = False
+        with pytest.raises(StaleError):
+            memory.read(0x40, 2)
+        memory.close()
 
 
 def test_module_files(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from relay_bench import Bench, counter, insert, remove
 from scripted_kgdb import LAYOUT
-from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK
+from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError
+
+BEYOND = 0xFFFFFFFFC0000000
 
 
 @pytest.fixture
@@ -69,8 +71,55 @@ class TestRequests:
         assert bench.sent() == []
 
     def test_what_is_no_ram_is_asked_of_kgdb(self, bench: Bench) -> None:
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
-        assert bench.sent() == [b"m1000,4"]
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
+        assert bench.sent() == [b"m%x,4" % BEYOND]
+
+    def test_a_users_memory(self, bench: Bench) -> None:
+        """kgdb is asked for none, and writes it by its address in the kernel."""
+        gdb, memory, relay = bench.gdb, bench.kgdb.memory, bench.relay
+        memory.write(USER_ALIAS, b"user memory")
+        assert bytes.fromhex(gdb.ask(b"m%x,4" % USER).decode()) == b"user"
+        assert relay.read(USER, 11) == b"user memory"
+        assert relay.explain(USER) is None
+        assert gdb.ask(b"m%x,8" % (USER + 28)) == gdb.ask(b"m0,1") == b"E14"
+        assert bench.sent() == []
+        assert gdb.ask(b"M%x,4:%b" % (USER + 14, b"abcd".hex().encode())) == b"OK"
+        assert relay.read(USER + 13, 6) == b"\0abcd\0"
+        assert [packet[: packet.index(b",")] for packet in bench.sent()] == [
+            b"M%x" % at
+            for at in (USER_ALIAS + 14, USER_ALIAS + 15, USER_ALIAS - 16, USER_ALIAS - 15)
+        ]
+
+    def test_a_users_memory_that_is_not_written(self, bench: Bench) -> None:
+        gdb, relay = bench.gdb, bench.relay
+        for address in (0, USER + 23, USER + 32):  # part of it would be possible
+            assert gdb.ask(b"M%x,4:00000000" % address) == b"E14"
+        assert bench.sent() == []
+        read_only, nothing = relay.explain(USER + 24), relay.explain(0)
+        assert read_only is not None
+        assert nothing is not None
+        assert read_only.message == f"{USER + 24:#x} is mapped read-only"
+        assert (nothing.message, nothing.hint) == (
+            f"0x0 is not mapped for {TASKS[0]:#x}",
+            "touch it",
+        )
+
+    def test_another_tasks_memory_is_not_taken_for_it(self, bench: Bench) -> None:
+        gdb, relay = bench.gdb, bench.relay
+        assert gdb.ask(b"Hg2") == b"OK"
+        assert gdb.ask(b"m%x,4" % USER) == gdb.ask(b"M%x,1:00" % USER) == b"E14"
+        reason = relay.explain(USER)
+        assert reason is not None
+        assert "gdb has selected another task" in reason.message
+        assert gdb.ask(b"m%x,2" % ENTRY) == b"4154"
+        assert gdb.ask(b"Hg1") == b"OK"
+        assert gdb.ask(b"m%x,4" % USER) == b"00000000"
+        gdb.ask(insert(ENTRY))
+        bench.kgdb.turns += [b"02"]
+        assert gdb.ask(b"c") == b"T05swbreak:;thread:02;"
+        assert gdb.ask(b"m%x,4" % USER) == b"E14"
+        with pytest.raises(KgdbError, match=f"not mapped for {TASKS[1]:#x}"):
+            relay.read(USER, 1)
 
     def test_writes_go_through_kgdb(self, bench: Bench) -> None:
         data = b"ab" * 0x200
@@ -201,8 +250,8 @@ class TestTheLine:
     def test_what_kgdb_did_not_take_is_sent_again(self, bench: Bench) -> None:
         """As a kernel does that was saved while it waited for an acknowledgement."""
         bench.kgdb.faults.append(lambda _: bench.kgdb.send_raw(b"-"))
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
-        assert bench.sent() == [b"m1000,4"] * 2
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
+        assert bench.sent() == [b"m%x,4" % BEYOND] * 2
 
     def test_nor_is_a_resume_lost(self, bench: Bench) -> None:
         bench.kgdb.registers["ip"] = CALLER
@@ -222,12 +271,12 @@ class TestTheLine:
 
     def test_a_bad_checksum_is_asked_for_again(self, bench: Bench) -> None:
         bench.kgdb.faults.append(lambda data: bench.kgdb.send_raw(data[:-2] + b"00"))
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
-        assert bench.sent() == [b"m1000,4"]
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
+        assert bench.sent() == [b"m%x,4" % BEYOND]
 
     def test_noise_between_packets_is_skipped(self, bench: Bench) -> None:
         bench.kgdb.faults.append(lambda data: bench.kgdb.send_raw(b"\0boot\r\n" + data))
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
 
     def test_a_reply_in_pieces(self, bench: Bench) -> None:
         def in_pieces(data: bytes) -> None:
@@ -236,7 +285,7 @@ class TestTheLine:
                 time.sleep(0.001)
 
         bench.kgdb.faults.append(in_pieces)
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
 
     def test_a_port_that_closes_in_the_midst_of_a_packet(self, bench: Bench) -> None:
         def half(data: bytes) -> None:
@@ -244,7 +293,7 @@ class TestTheLine:
             bench.kgdb.hang_up()
 
         bench.kgdb.faults.append(half)
-        bench.gdb.send(b"m1000,4")
+        bench.gdb.send(b"m%x,4" % BEYOND)
         assert bench.gdb.receive() == b"", "gdb sees its connection close"
 
     def test_a_port_that_closes_while_the_kernel_runs(self, bench: Bench) -> None:
@@ -260,7 +309,7 @@ class TestTheLine:
         with Bench(tmp_path, waits=waits) as bench:
             waits.set(0.2)  # a marker's, later
             bench.kgdb.silent = True
-            bench.gdb.send(b"m1000,4")
+            bench.gdb.send(b"m%x,4" % BEYOND)
             begin = time.monotonic()
             assert bench.gdb.receive() == b""
             assert 0.15 < time.monotonic() - begin < 5
@@ -277,7 +326,7 @@ class TestReplacing:
         bench.relay.detach()
         assert bench.gdb.ask(remove(NOP)) == b"OK"
         assert bench.gdb.ask(b"Z2,%x,4" % STACK) == b"OK"
-        assert bench.gdb.ask(b"m1000,4") == b"E14"
+        assert bench.gdb.ask(b"m%x,4" % BEYOND) == b"E14"
         assert bench.gdb.ask(b"M1000,1:00") == b"OK"
         bench.gdb.send(b"c")
         assert bench.relay.wait_resumed(10)

@@ -223,7 +223,7 @@ class TestHooks:
 
         bench.relay.add_hook(NOP, hook)
         assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
-        assert "QEMU cannot read 8 bytes at 0x1000" in str(bench.relay.take_hook_error())
+        assert "0x1000 is not mapped" in str(bench.relay.take_hook_error())
 
     def test_a_step_that_qemu_cuts_short(self, bench: Bench) -> None:
         """Another CPU came to a breakpoint while QEMU stopped; the step is done once more."""
