@@ -44,7 +44,7 @@ class UserMemory:
         self._backing = backing
         self._layout = layout
 
-    def _table(self, task: int) -> PageTable:
+    def _table(self, task: int, address: int) -> PageTable:
         read, layout = self._backing.read, self._layout
         mm = int.from_bytes(read(task + layout.task_mm, 8), "little")
         pid = int.from_bytes(read(task + layout.task_pid, 4), "little")
@@ -53,9 +53,9 @@ class UserMemory:
         if not mm:
             # What its CPU has loaded is some other task's (task->active_mm).
             raise KgdbError(
-                f"{name} has no user memory: nothing is mapped there for a kernel thread, or a "
-                "task that exits",
-                hint="read_user(TASK, ADDRESS, SIZE) reads another task's",
+                f"{address:#x} is not mapped: {name} has no user memory",
+                hint="it is a kernel thread, or a task that exits; "
+                "read_user(TASK, ADDRESS, SIZE) reads another one's",
             )
         pgd = int.from_bytes(read(mm + layout.mm_pgd, 8), "little")
         return user_table(self._backing, pgd, name)
@@ -65,7 +65,7 @@ class UserMemory:
 
         :raises KgdbError: not all of it is mapped; the message names the address that is not.
         """
-        return self._table(task).read(address, size)
+        return self._table(task, address).read(address, size)
 
     def open_for_write(self, task: int, address: int, size: int) -> list[tuple[int, int]]:
         """Return where a task's user memory is in the kernel's direct map: addresses and sizes.
@@ -75,7 +75,7 @@ class UserMemory:
 
         :raises KgdbError: not all of it is mapped, or the task itself may not write there.
         """
-        table, kernel = self._table(task), self._backing.table
+        table, kernel = self._table(task, address), self._backing.table
         page_offset = self._backing.placement.page_offset
         pieces, entries = [], []
         while size > 0:

@@ -484,7 +484,7 @@ class TestUserMemory:
 
     def test_a_kernel_thread(self, guest: FakeGuest, memory: RelayMemory) -> None:
         task, _ = self.make_task(guest, mm=False)
-        with pytest.raises(KgdbError, match=r"task 42 \(cat\) has no user memory: .* mapped"):
+        with pytest.raises(KgdbError, match=r"0x400000 is not mapped: task 42 \(cat\) has no"):
             memory.read_user(task, 0x400000, 1)
 
     def test_a_kernel_whose_layout_is_not_known(self, guest: FakeGuest) -> None:
