@@ -1,6 +1,6 @@
 """The serial console."""
 
 from ._console import Console
-from ._shell import Result
+from ._shell import PrintedLog, Result
 
-__all__ = ["Console", "Result"]
+__all__ = ["Console", "PrintedLog", "Result"]

@@ -19,9 +19,9 @@ from pexpect.spawnbase import SpawnBase
 
 from ..deadline import WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
-from ..klog import kernel_records, without_kernel_records
+from ..klog import kernel_records, without_kernel_records, without_printed, without_records
 from ..report import clean
-from ._shell import ANY_ANSWER, Bracketed, Result, answer, new_tag, question
+from ._shell import ANY_ANSWER, Bracketed, PrintedLog, Result, answer, new_tag, question
 from ._transcript import KEPT_BYTES, Transcript
 
 __all__ = ["Console"]
@@ -320,10 +320,12 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         *,
         timeout: float | None = None,
         meanwhile: Callable[[], None] = lambda: None,
+        printed: PrintedLog | None = None,
     ) -> Result:
         """Run a command in the console's shell, in a subshell, with no input.
 
         :param timeout: seconds.
+        :param printed: knows what the kernel prints meanwhile; it is told by its form otherwise.
         :param meanwhile: called while waiting; may raise to end the wait.
         :raises TimeoutError: the command did not end in time; the shell may still run it.
         :raises MachineDied: the console was closed.
@@ -331,15 +333,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """
         bracketed = Bracketed(command)
         mark = self.mark()
+        position = None if printed is None else printed.position()
         self._type(bracketed)
         deadline = self._waits.deadline(timeout)
         while True:
             raw = self.since(mark)
-            if b"\x1f" in raw:
-                seen = kernel_records(self.earlier(mark)) if b"[" in raw else ()
-                text = without_kernel_records(raw, seen)
-                if bracketed.has_ended(text):
-                    break
+            if b"\x1f" in raw and bracketed.has_ended(without_records(raw)):
+                break
             meanwhile()
             if self._eof:
                 raise MachineDied(f"QEMU closed the console during {command!r}", log=self.log)
@@ -353,6 +353,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             with self._arrived:
                 if self.mark() == mark + len(raw) and not self._eof:
                     self._arrived.wait(min(deadline.left, 0.1))
+        lines = None
+        if kernel_records(raw) and printed is not None and position is not None:
+            lines = printed.printed(position)
+        if lines is not None:
+            text = without_printed(raw, lines)
+        else:
+            text = without_kernel_records(raw, kernel_records(self.earlier(mark)))
         result = bracketed.result(text)
         if result is None:
             raise GuestCommandError(

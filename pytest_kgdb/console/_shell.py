@@ -11,9 +11,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["ANY_ANSWER", "Bracketed", "Result", "answer", "new_tag", "question"]
+from ..klog import LogLine
+
+__all__ = ["ANY_ANSWER", "Bracketed", "PrintedLog", "Result", "answer", "new_tag", "question"]
 
 # Bytes of one typed line. N_TTY drops what exceeds its line buffer of 4096
 # (drivers/tty/n_tty.c, N_TTY_BUF_SIZE).
@@ -23,6 +25,16 @@ _tags = itertools.count(1)
 
 ANY_ANSWER: Final = re.compile(rb"\x06kgdb-\d+\r?\n")
 """What a shell prints for some :func:`question`."""
+
+
+class PrintedLog(Protocol):
+    """Knows which of the kernel's messages were printed on the console."""
+
+    def position(self) -> int | None:
+        """Return a position that is before what is printed from now on; None if not known."""
+
+    def printed(self, since: int) -> list[LogLine] | None:
+        """Return the lines that were printed since a position; None if they are not known."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from ..console import Console, Result
+from ..console import Console, PrintedLog, Result
 from ..deadline import WaitLimit
 from ..debugger import FirstCause, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
@@ -25,6 +25,7 @@ class Shell:
     """Runs commands in the guest's shell; a stopped kernel runs for them.
 
     :param oopses: lets a command go on after an oops that the test expects.
+    :param printed: knows what the kernel prints on the console; None where nobody does.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Shell:
         causes: FirstCause,
         oopses: OopsPolicy,
         waits: WaitLimit,
+        printed: PrintedLog | None = None,
     ) -> None:
+        self._printed = printed
         self._run_control = run_control
         self.console = console
         """The guest's console."""
@@ -66,7 +69,9 @@ class Shell:
             self.check_running(command)
 
         return self.while_running(
-            lambda: self.console.run(command, timeout=limit, meanwhile=meanwhile)
+            lambda: self.console.run(
+                command, timeout=limit, meanwhile=meanwhile, printed=self._printed
+            )
         )
 
     def while_running(self, work: Callable[[], Result]) -> Result:

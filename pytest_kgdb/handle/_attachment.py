@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ..console import PrintedLog
 from ..deadline import WaitLimit
 from ..debugger import (
     BreakpointTable,
@@ -52,6 +53,7 @@ class Attachment:
     :param interrupt: asks the running kernel to stop.
     :param snapshots: saves and restores the machine.
     :param reason: why the kernel is stopped now.
+    :param printed: knows what the kernel prints on the console; None where nobody does.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Attachment:
         generation: Generation,
         waits: WaitLimit,
         reason: Reason,
+        printed: PrintedLog | None,
     ) -> None:
         source = kernel.debug_source
         console = machine.console
@@ -139,7 +142,9 @@ class Attachment:
         )
         self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
         run_control.subscribe(self.cpu_stacks)
-        self.shell = Shell(run_control, console, causes=causes, oopses=self.splats, waits=waits)
+        self.shell = Shell(
+            run_control, console, causes=causes, oopses=self.splats, waits=waits, printed=printed
+        )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
         self._waits = waits
 

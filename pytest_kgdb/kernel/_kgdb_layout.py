@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,10 +14,6 @@ from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
     import drgn
-
-
-FACT: Final = "stop_layout"
-"""Its name among what is stored of a kernel; another one when it has new members."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,13 @@ class KgdbLayout:
     """`serial8250_ports[0].port.icount.rx`: how many characters the driver of the console has read
     (include/linux/serial_core.h, struct uart_icount); None if the kernel has another driver."""
 
+    console_driver: int | None = None
+    """`serial8250_ports[0].port.cons`: the `struct console *` of that driver."""
+
+    console_seq: int | None = None
+    """Offset of `seq` in `struct console`: the number of the record that it prints next; None
+    before 5.18 (commit a699449bb13b "printk: refactor and rework printing logic")."""
+
     @classmethod
     def read(cls, path: Path) -> KgdbLayout | None:
         """Return the layout of a vmlinux; None if the kernel was built without kgdb.
@@ -80,10 +84,14 @@ class KgdbLayout:
         try:
             element = program.type("struct debuggerinfo_struct")
             task = program.type("struct task_struct")
-            console_rx = None
+            console_rx = console_driver = console_seq = None
             if ports is not None:
                 port = program.type("struct uart_8250_port")
                 console_rx = ports + drgn.offsetof(port, "port.icount.rx")
+                console_driver = ports + drgn.offsetof(port, "port.cons")
+                console = program.type("struct console")
+                if console.has_member("seq"):
+                    console_seq = drgn.offsetof(console, "seq")
             return cls(
                 kgdb_active=active,
                 kgdb_info=info,
@@ -95,6 +103,8 @@ class KgdbLayout:
                 task_comm=drgn.offsetof(task, "comm"),
                 mm_pgd=drgn.offsetof(program.type("struct mm_struct"), "pgd"),
                 console_rx=console_rx,
+                console_driver=console_driver,
+                console_seq=console_seq,
             )
         except LookupError as error:
             raise ConfigError(
@@ -110,6 +120,11 @@ class KgdbLayout:
     def load(cls, values: dict[str, Any] | None) -> KgdbLayout | None:
         """Return what `dump` was called on; None for None."""
         return None if values is None else cls(**values)
+
+
+_MEMBERS: Final = " ".join(field.name for field in fields(KgdbLayout))
+FACT: Final = f"kgdb-layout-{hashlib.sha256(_MEMBERS.encode()).hexdigest()[:8]}"
+"""Its name among what is stored of a kernel: another one when it has other members."""
 
 
 def kgdb_layout(path: Path, key: str, cache: Cache) -> KgdbLayout | None:

@@ -3,7 +3,15 @@
 from ._cursor import ConsoleCursor, LogCursor, LogEntry, RingCursor
 from ._headlines import KINDS
 from ._ktap import KtapCase, KtapStatus, KtapSuite, parse_ktap
-from ._log import LogLine, LogSource, console_lines, kernel_records, without_kernel_records
+from ._log import (
+    LogLine,
+    LogSource,
+    console_lines,
+    kernel_records,
+    without_kernel_records,
+    without_printed,
+    without_records,
+)
 from ._panic import (
     PANIC,
     PANIC_END,
@@ -40,4 +48,6 @@ __all__ = [
     "log_panic",
     "parse_ktap",
     "without_kernel_records",
+    "without_printed",
+    "without_records",
 ]

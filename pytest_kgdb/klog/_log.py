@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["LogLine", "LogSource", "console_lines", "kernel_records", "without_kernel_records"]
+__all__ = [
+    "LogLine",
+    "LogSource",
+    "console_lines",
+    "kernel_records",
+    "without_kernel_records",
+    "without_printed",
+    "without_records",
+]
 
 # A record as a serial console shows it, with CONFIG_PRINTK_TIME and, where set,
 # CONFIG_PRINTK_CALLER (kernel/printk/printk.c, info_print_prefix). The console driver holds the
 # port's lock for the whole record: a record is never interrupted, but a record may interrupt
-# anything that a program writes.
-_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n]*\n")
+# anything that a program writes. It has no control characters such as the tags around a command.
+_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n\x06\x1e\x1f]*\n")
 _PARTS: Final = re.compile(r"\[ *(\d+\.\d{6})\](?:\[ *([TC]\d+)\])? (.*)", re.DOTALL)
+
+# What the driver prints of records that it lost (kernel/printk/printk.c, console_emit_next_record;
+# printk.h, CONSOLE_DROPPED).
+_DROPPED: Final = re.compile(rb"\*\* \d+ printk messages dropped \*\* ?\r?\n")
+
+# A long line is cut on the console (kernel/printk/printk.c, record_print_text).
+_COMPARED: Final = 900
 
 LogSource = Literal["ring", "console"]
 """Where lines were read: in the ring buffer in the guest's memory, or on the serial console."""
@@ -61,7 +77,36 @@ def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:
         earlier.add(record)
         return b""
 
-    return _RECORD.sub(judge, text)
+    return _DROPPED.sub(b"", _RECORD.sub(judge, text))
+
+
+def without_records(text: bytes) -> bytes:
+    """Remove everything that has the form of a log record, whoever wrote it."""
+    return _DROPPED.sub(b"", _RECORD.sub(b"", text))
+
+
+def without_printed(text: bytes, printed: Iterable[LogLine]) -> bytes:
+    """Remove the records that the kernel has printed, each as often as it was printed.
+
+    What else has the form of a record was written by a program (`dmesg`), and is kept. The kernel
+    prints a record before a program can read it.
+    """
+    left = Counter(_key(f"{line.time:.6f}", line.text) for line in printed)
+
+    def judge(match: re.Match[bytes]) -> bytes:
+        parts = _PARTS.match(match.group().decode("utf-8", "replace").rstrip("\r\n"))
+        assert parts is not None
+        key = _key(parts[1], parts[3])
+        if not left[key]:
+            return match.group()
+        left[key] -= 1
+        return b""
+
+    return _DROPPED.sub(b"", _RECORD.sub(judge, text))
+
+
+def _key(time: str, words: str) -> tuple[str, str]:
+    return time, words.replace("\r", "")[:_COMPARED]
 
 
 def console_lines(text: bytes, seen: Iterable[bytes] = (), *, offset: int = 0) -> list[LogLine]:

@@ -20,6 +20,7 @@ _ID_MASK: Final = (1 << _STATE_SHIFT) - 1
 _COMMITTED: Final = (1, 2)
 _REUSABLE: Final = 3
 _WORD: Final = 8
+_LEVEL: Final = 3  # behind the length: a byte of flags, 5 bits, and the level (struct printk_info)
 _CALLER_CPU: Final = 0x80000000  # kernel/printk/printk.c, printk_caller_id
 
 # The offsets that are needed, by their names in VMCOREINFO (log_buf_vmcoreinfo_setup).
@@ -100,6 +101,15 @@ class Record(NamedTuple):
     caller: int
     """The pid of a task, or a CPU (kernel/printk/printk.c, printk_caller_id)."""
     text: bytes
+    level: int
+    """How urgent it is, 0 most (include/linux/kern_levels.h)."""
+
+    def lines(self) -> list[LogLine]:
+        """Return its lines; of most records it is one."""
+        return [
+            LogLine(line, self.timestamp // 1000 / 1e6, _caller(self.caller), self.seq)
+            for line in self.text.decode(errors="replace").split("\n")
+        ]
 
 
 class PrintkRing:
@@ -151,15 +161,15 @@ class PrintkRing:
 
     def lines(self, since: int) -> list[LogLine] | None:
         """Return the lines from a sequence number on; None if some were overwritten."""
-        first = self.next_seq() - 1 - (self._newest - self._oldest & _ID_MASK)
+        first = self.first_seq()
         # A text is overwritten before its descriptor (printk_ringbuffer.c, data_push_tail).
         if first > since or self._is_reusable(self._oldest + (since - first) & _ID_MASK):
             return None
-        return [
-            LogLine(line, record.timestamp // 1000 / 1e6, _caller(record.caller), record.seq)
-            for record in self.records(since)
-            for line in record.text.decode(errors="replace").split("\n")
-        ]
+        return [line for record in self.records(since) for line in record.lines()]
+
+    def first_seq(self) -> int:
+        """Return the sequence number of the oldest record."""
+        return self.next_seq() - 1 - (self._newest - self._oldest & _ID_MASK)
 
     def _is_reusable(self, identity: int) -> bool:
         size = self._layout.sizes["prb_desc"]
@@ -183,7 +193,7 @@ class PrintkRing:
         (length,) = struct.unpack_from("<H", info, offset["text_len"])
         (caller,) = struct.unpack_from("<I", info, offset["caller"])
         text = _text(self._read, self._data, self._data_bits, begin, end, length)
-        return Record(seq, timestamp, caller, text)
+        return Record(seq, timestamp, caller, text, info[offset["text_len"] + _LEVEL] >> 5)
 
 
 def _caller(number: int) -> str:

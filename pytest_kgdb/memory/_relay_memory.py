@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ..errors import KgdbError
 from ..kernel import Vmlinux
 from ._backing import RamBacking
+from ._console_log import ConsoleLog
 from ._ram import Ram, ram_layout
 from ._user import UserMemory
 
@@ -43,6 +44,8 @@ class RelayMemory:
         self._backing = RamBacking(Vmlinux(vmlinux), self._ram)
         self._backing.refresh()
         self._user = None if layout is None else UserMemory(self._backing, layout)
+        self.console_log = None if layout is None else ConsoleLog(self._backing, layout)
+        """What the kernel has printed on its console; None where that is not known."""
 
     def refresh(self) -> None:
         """Find the kernel again, which was booted or restored."""

@@ -181,6 +181,7 @@ class Vm:
             generation=self._slot.generation,
             waits=self._waits,
             reason=self._reason(at),
+            printed=memory.console_log,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)

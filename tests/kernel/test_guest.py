@@ -69,6 +69,37 @@ def test_dmesg_is_output(kgdb):
     assert len(output.splitlines()) > 100
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_output_and_messages_are_told_apart_by_what_the_kernel_printed(kgdb, stopped):
+    """Not by their form, and not by whether they come twice."""
+    kgdb.run("dmesg -c > /dev/null")
+    if not stopped:
+        kgdb.resume()
+    output = kgdb.run(
+        "echo ONE > /dev/kmsg; echo '<7>HIDDEN' > /dev/kmsg; echo 'TWO' > /dev/kmsg; "
+        "dmesg | grep -v sysrq; echo '[    1.000000] mine'; printf '[    2.000000] no end'"
+    ).output
+    words = [line.partition("] ")[2] for line in output.splitlines()]
+    assert words == ["ONE", "HIDDEN", "TWO", "mine", "no end"]
+
+
+def test_messages_that_come_twice(kgdb):
+    kgdb.run("mkdir -p /sys/kernel/debug; mount -t debugfs none /sys/kernel/debug; dmesg -n 8")
+    # All tasks' stacks, of which several are the same.
+    for _ in range(3):
+        assert kgdb.run("echo t > /proc/sysrq-trigger; echo done", timeout=60).output == "done\n"
+
+
+def test_dmesg_after_a_restore_is_output(kgdb):
+    kgdb.run("echo EARLIER > /dev/kmsg")
+    kgdb.snapshot("here")
+    kgdb.run("echo LATER > /dev/kmsg")
+    for _ in range(2):
+        kgdb.restore("here")
+        assert "EARLIER" in kgdb.run("dmesg").output
+        assert "LATER" not in kgdb.run("dmesg").output
+
+
 def test_a_command_that_does_not_end(kgdb):
     with pytest.raises(TimeoutError, match=r"'sleep 1000' did not end in 1 s"):
         kgdb.run("sleep 1000", timeout=1)

@@ -92,6 +92,8 @@ class FakeGuest:
         "vmcoreinfo_data": 0x2018,
         "vmcoreinfo_size": 0x2020,
         "prb": 0x2028,
+        "console_printk": 0x2030,
+        "ignore_loglevel": 0x2034,
         "some_text": 0x2100,
         "init_top_pgt": 0x3000,
         "_end": 0x200000,

@@ -13,10 +13,30 @@ import pexpect
 import pytest
 
 from pytest_kgdb.console import Console
+from pytest_kgdb.console._shell import new_tag
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
+from pytest_kgdb.klog import LogLine
 
 LIMIT = 10.0
+
+
+class Printed:
+    """What the kernel has printed.
+
+    :param lines: the answer.
+    """
+
+    def __init__(self, lines: list[LogLine] | None) -> None:
+        self.lines = lines
+        self.asked: list[int] = []
+
+    def position(self) -> int:
+        return 7
+
+    def printed(self, since: int) -> list[LogLine] | None:
+        self.asked.append(since)
+        return self.lines
 
 
 class Guest:
@@ -278,6 +298,46 @@ class TestRun:
         record = b"[    2.000000] new\r\n"
         guest.has_shell(lambda _: b"out" + record + b"put\r\n[    1.000000] booted\r\n")
         assert console.run("dmesg").output == "output\n[    1.000000] booted\n"
+
+    def test_what_the_kernel_printed_is_known(self, guest: Guest) -> None:
+        """A trace may have the same line twice; what else looks like a record is a program's."""
+        console = guest.start(b"[    1.000000] booted\r\n")
+        trace = b"[    2.000000]  ? f+0x1/0x2\r\n" * 2 + b"[    2.000000][   T12]  g\r\n"
+        output = b"[    1.000000] booted\r\n[    3.000000] mine\r\n"
+        guest.has_shell(lambda _: b"out" + trace + b"put\r\n" + output + trace)
+        printed = Printed(
+            [LogLine(" ? f+0x1/0x2", 2.0), LogLine(" g", 2.0, "T12"), LogLine(" ? f+0x1/0x2", 2.0)]
+        )
+        assert console.run("dmesg", printed=printed).output == "output\n" + (
+            (output + trace).decode().replace("\r", "")
+        )
+        assert printed.asked == [7]
+        # Where nobody knows, a record that comes again is taken for a program's.
+        assert console.run("true", printed=Printed(None)).output.startswith("out[")
+
+    def test_lost_messages(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.has_shell(lambda _: b"one\r\n** 12 printk messages dropped **\r\ntwo\r\n")
+        assert console.run("x").output == "one\ntwo\n"
+
+    def test_a_record_in_the_midst_of_a_tag(self, guest: Guest) -> None:
+        """The same one twice."""
+        console = guest.start()
+
+        def shell(command: str) -> bytes:
+            tag = str(command).strip("'").encode()
+            return b"done\r\n\x1f" + tag[:3] + b"[    2.000000] x\r\n" * 2 + tag[3:] + b" 0\r\n"
+
+        guest.has_shell(shell)
+        next_tag = f"kgdb-{int(new_tag()[5:]) + 1}"
+        printed = Printed([LogLine("x", 2.0)] * 2)
+        result = console.run(next_tag, printed=printed)
+        assert (result.status, result.output) == (0, "done\n")
+
+    def test_an_output_without_end_that_looks_like_a_record(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.has_shell(lambda _: b"[    2.000000] no end")
+        assert console.run("printf").output == "[    2.000000] no end"
 
     def test_one_that_does_not_end(self, guest: Guest) -> None:
         console = guest.start()

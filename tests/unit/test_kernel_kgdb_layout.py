@@ -25,7 +25,8 @@ struct task_struct { long state; struct mm_struct *mm; int pid; char comm[16]; }
 """
 SERIAL = """
 struct uart_icount { unsigned cts, dsr, rng, dcd, rx, tx; };
-struct uart_port { long lock; struct uart_icount icount; };
+struct console { char name[16]; unsigned long seq; };
+struct uart_port { long lock; struct uart_icount icount; struct console *cons; };
 struct uart_8250_port { struct uart_port port; long more; };
 static struct uart_8250_port serial8250_ports[4] __attribute__((used));
 """
@@ -57,6 +58,8 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
         task_comm=20,
         mm_pgd=8,
         console_rx=elf.need("serial8250_ports") + 8 + 16,
+        console_driver=elf.need("serial8250_ports") + 8 + 24,
+        console_seq=16,
     )
     assert KgdbLayout.load(layout.dump()) == layout
 

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pytest_kgdb.memory import (
     ram_layout,
 )
 from pytest_kgdb.memory._backing import DebuggerBacking, RamBacking
+from pytest_kgdb.memory._console_log import ConsoleLog
 from pytest_kgdb.memory._pagetable import PageTable
 from pytest_kgdb.memory._placement import place
 from pytest_kgdb.memory._vmcoreinfo import parse, vmcoreinfo
@@ -287,22 +289,27 @@ class TestUser:
             next(physical.find(b""))
 
 
+def give_log(guest: FakeGuest, ring: Ring) -> None:
+    """Have a guest with a log."""
+    ring.finish()
+    memory = bytes(ring.memory)
+    start = guest.page(len(memory) >> 12)
+    # The ring's own pointers are to addresses below 64 KiB: map it there.
+    for at in range(0, len(memory), 0x1000):
+        guest.poke(start + at, memory[at : at + 0x1000])
+        guest.map(at, start + at)
+    guest.poke_u64(guest.phys("prb"), 0x1000)
+    info = TestVmcoreinfo()
+    ours = "".join(f"{name}={value}\n" for name, value in info.info(guest).items())
+    info.give(guest, ours + VMCOREINFO)
+
+
 class TestDmesg:
     def test_by_vmcoreinfo(self, tmp_path: Path) -> None:
         guest = FakeGuest(tmp_path)
         ring = Ring()
         ring.say(b"hello", at=5 * 10**9)
-        ring.text()
-        memory = bytes(ring.memory)
-        start = guest.page(len(memory) >> 12)
-        # The ring's own pointers are to addresses below 64 KiB: map it there.
-        for at in range(0, len(memory), 0x1000):
-            guest.poke(start + at, memory[at : at + 0x1000])
-            guest.map(at, start + at)
-        guest.poke_u64(guest.phys("prb"), 0x1000)
-        info = TestVmcoreinfo()
-        ours = "".join(f"{name}={value}\n" for name, value in info.info(guest).items())
-        info.give(guest, ours + VMCOREINFO)
+        give_log(guest, ring)
         assert make(guest).dmesg() == "[    5.000000] hello\n"
 
     def test_a_vmlinux_without_debug_info_is_named(self, tmp_path: Path) -> None:
@@ -392,6 +399,67 @@ def test_the_relays_mapping(tmp_path: Path) -> None:
         memory.refresh()
     memory.close()
     memory.close()
+
+
+class TestConsoleLog:
+    """What the console has printed, by the number that its driver keeps."""
+
+    def make(
+        self, guest: FakeGuest, ring: Ring, printed: int, *, loglevel: int = 7, anyway: bool = False
+    ) -> ConsoleLog:
+        give_log(guest, ring)
+        driver = guest.page()
+        guest.poke_u64(driver, guest.page_offset + driver + 0x100)
+        guest.poke_u64(driver + 0x108, printed)
+        guest.poke(guest.phys("console_printk"), struct.pack("<I", loglevel))
+        guest.poke(guest.phys("ignore_loglevel"), bytes([anyway]))
+        layout = replace(
+            TestUserMemory.LAYOUT, console_driver=guest.page_offset + driver, console_seq=8
+        )
+        with guest.path.open("r+b") as file:
+            memory = RelayMemory(guest.vmlinux, file, guest.memory, "pc", layout)
+        assert memory.console_log is not None
+        return memory.console_log
+
+    def make_ring(self) -> Ring:
+        ring = Ring()
+        for number, level in enumerate((4, 7, 4, 6, 4)):
+            ring.say(b"%d\nmore" % number if number == 3 else b"%d" % number, level=level)
+        return ring
+
+    def test_what_was_printed(self, tmp_path: Path) -> None:
+        log = self.make(FakeGuest(tmp_path), self.make_ring(), 4)
+        assert log.position() == 4
+        lines = log.printed(1)
+        assert lines is not None
+        # The second is not urgent enough. The last is printed now, or not yet.
+        assert [line.text for line in lines] == ["2", "3", "more", "4"]
+
+    def test_the_level(self, tmp_path: Path) -> None:
+        for number, (options, texts) in enumerate(
+            (
+                ({"loglevel": 5}, ["0", "2", "4"]),
+                ({"anyway": True}, ["0", "1", "2", "3", "more", "4"]),
+            )
+        ):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            log = self.make(FakeGuest(directory), self.make_ring(), 4, **options)
+            assert [line.text for line in log.printed(0) or ()] == texts
+
+    def test_what_is_not_known(self, tmp_path: Path) -> None:
+        guest = FakeGuest(tmp_path)
+        ring = Ring()
+        for number in range(20):
+            ring.say(b"%d" % number, level=4)
+        log = self.make(guest, ring, 18)
+        assert log.printed(5) is None, "it was overwritten"
+        assert log.printed(19) is None, "the kernel is another one"
+        guest.poke_u64(guest.phys("prb"), 0x123456)
+        assert log.printed(17) is None
+        assert ConsoleLog(log._backing, TestUserMemory.LAYOUT).position() is None
+        wild = replace(TestUserMemory.LAYOUT, console_driver=0x123456, console_seq=0)
+        assert ConsoleLog(log._backing, wild).position() is None
 
 
 class TestUserMemory:

@@ -65,6 +65,7 @@ class Ring:
         length: int | None = None,
         dataless: bool = False,
         caller: int = 0,
+        level: int = 0,
     ) -> None:
         size = 1 << DATA_BITS
         block = (8 + len(text) + 7) & ~7
@@ -82,7 +83,7 @@ class Ring:
             self.lpos = end
         self.put("<QQQ", DESCS + index * 24, state << 62 | self.next, begin, end)
         stored = len(text) if length is None else length
-        self.put("<QQHHI", INFOS + index * 88, self.seq, at, stored, 0, caller)
+        self.put("<QQHHI", INFOS + index * 88, self.seq, at, stored, level << 13, caller)
         self.seq += 1
         self.next += 1
         self.first = max(self.first, self.next - (1 << COUNT_BITS))
