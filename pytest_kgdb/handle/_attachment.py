@@ -15,6 +15,7 @@ from ..debugger import (
     Debugger,
     FirstCause,
     Gdb,
+    GdbError,
     Generation,
     Locations,
     Reason,
@@ -211,8 +212,28 @@ class Attachment:
         """Assign to a variable, a member or a register (gdb's `set var`)."""
         self.run_control.require_stopped("assign()")
         plain = value if isinstance(value, int | str) else str(value)
-        self.debugger.request("assign", expression=expression, value=plain)
+        with self.explaining_refusal(f"cannot assign to {expression}"):
+            self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
+
+    @contextlib.contextmanager
+    def explaining_refusal(self, what: str) -> Iterator[None]:
+        """Say of a write or a breakpoint of gdb's why it was refused, for which gdb has no words.
+
+        :param what: begins the message.
+        """
+        self.relay.take_refusal()
+        try:
+            yield
+        except GdbError as error:
+            reason = self.relay.take_refusal()
+            if reason is None:
+                raise
+            raise GdbError(
+                f"{what}: not mapped, or not to be written: {reason}\ngdb's words: {error.message}",
+                log=self.debugger.transcript,
+                hint="a pointer may be NULL, or stale; look at it with evaluate() first",
+            ) from error
 
     def wrote(self) -> None:
         """Note that memory or registers were written: what was read before is read anew."""

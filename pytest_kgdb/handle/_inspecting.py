@@ -89,12 +89,16 @@ class Inspecting(Base):
         attachment = self._slot.require()
         attachment.run_control.require_stopped("write()")
         # Through gdb, not into guest memory: QEMU must learn of changed instructions.
-        for start in range(0, len(data), _WRITE_BYTES):
-            piece = bytes(data[start : start + _WRITE_BYTES])
-            attachment.debugger.command(
-                f"-data-write-memory-bytes {int(address) + start:#x} {piece.hex()}"
-            )
-        attachment.wrote()
+        what = f"cannot write {len(data)} bytes at {int(address):#x}"
+        try:
+            with attachment.explaining_refusal(what):
+                for start in range(0, len(data), _WRITE_BYTES):
+                    piece = bytes(data[start : start + _WRITE_BYTES])
+                    attachment.debugger.command(
+                        f"-data-write-memory-bytes {int(address) + start:#x} {piece.hex()}"
+                    )
+        finally:
+            attachment.wrote()  # as far as it came
 
     def execute(self, gdb_command: str) -> str:
         """Run a command as typed at gdb's prompt; return what it printed.

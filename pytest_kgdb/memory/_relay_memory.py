@@ -58,6 +58,15 @@ class RelayMemory:
         """
         return self._backing.read(address, size)
 
+    def check_mapped(self, address: int, size: int) -> None:
+        """Check that all of a range is mapped, to RAM or to a device.
+
+        :raises KgdbError: it is not; the message names the first address that is not.
+        """
+        end = address + size
+        while address < end:
+            address += self._backing.table.translate(address)[1]
+
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory: data only, as QEMU does not notice and translate code again.
 

@@ -111,6 +111,10 @@ class Backend(ABC):
     def request(self, payload: bytes) -> bytes:
         """Send the target a packet and return its reply."""
 
+    def take_refusal(self) -> str | None:
+        """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known."""
+        return None
+
     @abstractmethod
     def reply(self, payload: bytes) -> bytes:
         """Return the reply to a request of gdb's, which neither resumes nor is `Z0` or `z0`."""

@@ -183,7 +183,16 @@ class KgdbBackend(Backend):
 
     def request(self, payload: bytes) -> bytes:
         """See :meth:`Backend.request`."""
+        if payload[:3] == b"Z0," and not self._handlers.check_mapped(
+            int(payload.split(b",")[1], 16), 1, ask=False
+        ):
+            return b"E14"
         return self._connection.request(payload)
+
+    def take_refusal(self) -> str | None:
+        """See :meth:`Backend.take_refusal`."""
+        refusal, self._handlers.refusal = self._handlers.refusal, None
+        return refusal
 
     def reply(self, payload: bytes) -> bytes:
         """See :meth:`Backend.reply`."""

@@ -13,13 +13,15 @@ __all__ = ["PacketHandlers"]
 # Bytes that gdb may put into one packet. Longer accesses to memory are cut for kgdb.
 _PACKET_SIZE: Final = 0x4000
 
-_NO_MEMORY: Final = b"E14"  # EFAULT, as kgdb says it
-
 # gdb asks these once when it connects; kgdb supports none of them (kernel/debug/gdbstub.c).
 _UNSUPPORTED: Final = (
     b"vMustReplyEmpty", b"vCont?", b"qTStatus", b"qTfV", b"qTfP", b"qTsV", b"qTsP", b"qSymbol",
     b"qOffsets", b"qXfer", b"qAttached", b"Qbtrace", b"QProgramSignals", b"QPassSignals", b"X",
 )  # fmt: skip
+
+_FAULT: Final = b"E14"  # EFAULT, as kgdb says it (kernel/debug/gdbstub.c, error_packet)
+
+_PAGE: Final = 4096  # the smallest that is mapped
 
 
 class PacketHandlers:
@@ -32,6 +34,8 @@ class PacketHandlers:
         """Whether the machine is about to be replaced, and kgdb not to be asked."""
         self.list_all_threads = False
         """Whether gdb is told of every task, which takes kgdb long."""
+        self.refusal: str | None = None
+        """Why the last write or breakpoint that was refused was; gdb has but a number for it."""
         self.select_stopped_thread()
 
     def select_stopped_thread(self) -> None:
@@ -109,9 +113,9 @@ class PacketHandlers:
             except KgdbError:
                 # Not RAM: a device, or nothing; kgdb knows how to fail. It reads no user's memory.
                 if address < FIRST_KERNEL_ADDRESS:
-                    return _NO_MEMORY
+                    return _FAULT
         if self.detached:
-            return _NO_MEMORY
+            return _FAULT
         if size <= KGDB_BYTES:
             return None
         parts: list[bytes] = []
@@ -134,8 +138,9 @@ class PacketHandlers:
         try:
             self._refuse_other_task(address)
             pieces = self._stop.open_user(address, size)
-        except KgdbError:
-            return _NO_MEMORY
+        except KgdbError as error:
+            self.refusal = error.message
+            return _FAULT
         for start, length in pieces:
             reply = self._write_kernel(start, length, digits[: 2 * length])
             if reply != b"OK":
@@ -144,10 +149,16 @@ class PacketHandlers:
         return b"OK"
 
     def _write_kernel(self, address: int, size: int, digits: bytes) -> bytes:
+        if not self.check_mapped(address, size):
+            return _FAULT
         for start in range(0, size, KGDB_BYTES):
             part = digits[2 * start : 2 * (start + KGDB_BYTES)]
             reply = self._connection.request(b"M%x,%x:%b" % (address + start, len(part) // 2, part))
             if reply != b"OK":
+                self.refusal = (
+                    f"kgdb could not write at {address + start:#x}, which is mapped, but not to be "
+                    f"written (it replied {reply.decode('ascii', 'replace')})"
+                )
                 return reply
         return b"OK"
 
@@ -171,6 +182,36 @@ class PacketHandlers:
         except KgdbError as error:
             return error
         return None
+
+    def check_mapped(self, address: int, size: int, *, ask: bool = True) -> bool:
+        """Return whether kgdb may write there; note why it may not.
+
+        :param ask: ask kgdb where guest memory is not ours. For a breakpoint it reads first by
+            itself (arch/x86/kernel/kgdb.c, kgdb_arch_set_breakpoint).
+
+        The kernel's own check comes too late: where a CPU has SMAP, a write to an address of user
+        space is an oops within kgdb, whatever fixes up the instruction
+        (arch/x86/mm/fault.c, do_user_addr_fault).
+        """
+        memory = self._stop.memory
+        try:
+            if address < FIRST_KERNEL_ADDRESS:
+                raise KgdbError(f"{address:#x} is not mapped in the kernel's half of memory")
+            if memory is not None:
+                memory.check_mapped(address, size)
+            elif ask:
+                self._ask_mapped(address, size)
+        except KgdbError as error:
+            self.refusal = error.message
+            return False
+        return True
+
+    def _ask_mapped(self, address: int, size: int) -> None:
+        """Have kgdb read a byte of each page, which it survives wherever it is."""
+        end = address + size
+        for at in (address, *range((address | _PAGE - 1) + 1, end, _PAGE)):
+            if self._connection.request(b"m%x,1" % at)[:1] == b"E":
+                raise KgdbError(f"{at:#x} is not mapped: kgdb cannot read it")
 
     def _access_registers(self, kind: bytes, payload: bytes) -> bytes:
         registers = self._stop.registers

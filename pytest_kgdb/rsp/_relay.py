@@ -124,6 +124,14 @@ class Relay:
         with self._lock:
             return self._backend.explain(address)
 
+    def take_refusal(self) -> str | None:
+        """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known.
+
+        The protocol has a number for it, and gdb words of its own.
+        """
+        with self._lock:
+            return self._backend.take_refusal()
+
     # Run control
 
     @property

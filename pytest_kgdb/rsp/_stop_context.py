@@ -17,6 +17,9 @@ class GuestMemory(Protocol):
     def read(self, address: int, size: int) -> bytes:
         """Read virtual memory; raises KgdbError where it is not RAM."""
 
+    def check_mapped(self, address: int, size: int) -> None:
+        """Raise KgdbError if not all of a range is mapped, to RAM or to a device."""
+
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory behind the guest's back, which must not be instructions."""
 

@@ -63,6 +63,9 @@ class Memory:
             raise KgdbError("not mapped")
         return bytes(self._data[address - BASE : address - BASE + size])
 
+    def check_mapped(self, address: int, size: int) -> None:
+        self.read(address, size)
+
     def write(self, address: int, data: bytes) -> None:
         self.read(address, len(data))
         self._data[address - BASE : address - BASE + len(data)] = data

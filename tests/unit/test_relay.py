@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from relay_bench import Bench, counter, insert, remove
 from scripted_kgdb import LAYOUT
-from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS
+from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError
@@ -120,6 +120,26 @@ class TestRequests:
         assert gdb.ask(b"m%x,4" % USER) == b"E14"
         with pytest.raises(KgdbError, match=f"not mapped for {TASKS[1]:#x}"):
             relay.read(USER, 1)
+
+    @pytest.mark.parametrize("ours", [True, False])
+    @pytest.mark.parametrize("address", [0, 0x44, BASE - 2, BASE + 0x1000, 0xDEAD000000000100])
+    def test_a_write_to_nowhere_never_comes_to_kgdb(
+        self, bench: Bench, address: int, ours: bool
+    ) -> None:
+        if ours:
+            bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)
+        assert bench.gdb.ask(b"M%x,4:61626364" % address) == b"E14"
+        assert "mapped" in (bench.relay.take_refusal() or "")
+        assert bench.relay.take_refusal() is None
+        assert not any(packet[:1] == b"M" for packet in bench.sent())
+
+    @pytest.mark.parametrize("ours", [True, False])
+    def test_a_breakpoint_in_user_space_never_comes_to_kgdb(self, bench: Bench, ours: bool) -> None:
+        if ours:
+            bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT)
+        assert bench.gdb.ask(insert(0x1234)) == b"E14"
+        assert "0x1234" in (bench.relay.take_refusal() or "")
+        assert bench.sent() == []
 
     def test_writes_go_through_kgdb(self, bench: Bench) -> None:
         data = b"ab" * 0x200
