@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
     from ._objects import expression_of, object_of, per_cpu
-    from ._process import GdbProcess, agent_path, gdb_version, launch_gdb
+    from ._process import GdbProcess, agent_paths, gdb_version, launch_gdb
     from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
     from ._stop import Reason, Stop
     from ._values import Task, Value, evaluate
@@ -58,7 +58,7 @@ __all__ = [
     "Value",
     "Variables",
     "Watchpoint",
-    "agent_path",
+    "agent_paths",
     "c_string",
     "cpu_expression",
     "define_current",
@@ -104,7 +104,7 @@ _MODULE_OF: Final = {
     "object_of": "_objects",
     "per_cpu": "_objects",
     "GdbProcess": "_process",
-    "agent_path": "_process",
+    "agent_paths": "_process",
     "gdb_version": "_process",
     "launch_gdb": "_process",
     "Restored": "_run_control",

@@ -310,6 +310,15 @@ class BreakpointTable(StopSubscriber):
             with contextlib.suppress(GdbError):
                 self._debugger.command(f"-break-delete {number}")
 
+    def repair_internal(self) -> None:
+        """Undo what a command at gdb's prompt has done to internal breakpoints: `delete`, say."""
+        for function, (number, handler) in list(self._internal.items()):
+            row = self._rows.get(number)
+            if row is not None and row.enabled and not (row.condition or row.ignore_count):
+                continue
+            self.remove_internal(function)
+            self.insert_internal(function, handler)
+
     # Enabling and disabling
 
     def _enable(self, numbers: Collection[int], enabled: bool) -> None:
@@ -411,6 +420,9 @@ class BreakpointTable(StopSubscriber):
 
     def recorded(self, stop: Stop) -> None:  # noqa: ARG002 # as every subscriber's
         """After a step, internal breakpoints are enabled again."""
+        self._end_step()
+
+    def _end_step(self) -> None:
         if self._disabled_for_step:
             self._disabled_for_step = False
             with contextlib.suppress(GdbError):
@@ -431,6 +443,32 @@ class BreakpointTable(StopSubscriber):
             self._deleted_by_hit.clear()
         else:
             self.clear()
+
+    def refused(self, message: str) -> str:
+        """Delete those that could not be inserted: every later resume would fail as well."""
+        self._end_step()
+        if places := self.forget_not_inserted(message):
+            return f": kgdb does not take {places}, deleted now"
+        return (
+            ": kgdb takes no breakpoint where gdb needs one"
+            if _NOT_INSERTED.search(message)
+            else ""
+        )
+
+    def forget_not_inserted(self, message: str) -> str:
+        """Delete the breakpoints that a message of gdb's says it could not insert.
+
+        :return: which they were, for a message; empty if there are none.
+        """
+        places = []
+        for number in sorted(set(map(int, _NOT_INSERTED.findall(message))) - {0}):
+            row = self._rows.get(number)
+            places.append(f"breakpoint {number}" + (f" at {row.text}" if row is not None else ""))
+            with contextlib.suppress(GdbError):
+                self._debugger.command(f"-break-delete {number}")
+            if row is not None:
+                self._forget([row])
+        return ", ".join(places)
 
     def awaited(self) -> str:
         """Return where the kernel was to stop, for a message."""
@@ -466,11 +504,7 @@ class BreakpointTable(StopSubscriber):
             deleted = self._rows.get(number)
             if deleted is None:
                 return
-            if deleted.internal:
-                self._internal = {
-                    name: entry for name, entry in self._internal.items() if entry[0] != number
-                }
-            else:
+            if not deleted.internal:
                 # gdb tells the stop of a temporary breakpoint after its end.
                 breakpoint = self._objects.get(number) or Breakpoint(self, deleted)
                 self._deleted_by_hit[number] = breakpoint

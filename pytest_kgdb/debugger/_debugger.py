@@ -33,6 +33,9 @@ class MiCommands(Protocol):
     def command(self, command: str, *, timeout: float | None = None) -> Any:
         """Run an MI command."""
 
+    def command_text(self, command: str, *, timeout: float | None = None) -> str:
+        """Run an MI command and return what it printed."""
+
     def console(self, command: str, *, timeout: float | None = None) -> str:
         """Run a command of gdb's command line."""
 
@@ -95,6 +98,14 @@ class Debugger:
         :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
         """
         return self._run(lambda: self._gdb.command(command, timeout=timeout))
+
+    def command_text(self, command: str) -> str:
+        """Run an MI command and return what it printed.
+
+        :raises GdbError: gdb refused it.
+        :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
+        """
+        return self._run(lambda: self._gdb.command_text(command))
 
     def console(self, command: str) -> str:
         """Run a command of gdb's command line and return what it printed.

@@ -31,6 +31,10 @@ _STREAMS: Final = 20_000
 _SCRIPT: Final = re.compile(r'(?<=[{,])script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
 
 
+# What records that are not replies begin with (gdb manual, "GDB/MI Output Syntax").
+_RECORDS: Final = "~@&=*^"
+
+
 class GdbError(KgdbError):
     """gdb refused a command; the message is gdb's own."""
 
@@ -113,16 +117,29 @@ class Gdb:
                 break
             *lines, rest = (rest + data).split(b"\n")
             for raw in lines:
-                line = raw.decode("utf-8", "replace").rstrip("\r")
-                if line == "(gdb) " or not line:
+                text = raw.decode("utf-8", "replace").rstrip("\r")
+                if text == "(gdb) " or not text:
                     continue
-                self._log_line("<", line)
-                self._take(_parse(line))
+                self._log_line("<", text)
+                for line in self._records(text):
+                    self._take(_parse(line))
         with self._changed:
             self._ended = True
             self._running = False
             self._changed.notify_all()
         self._on_event()
+
+    def _records(self, line: str) -> list[str]:
+        """Return the records in a line: a reply may be behind the unended last line of a program.
+
+        What a script has started writes to the same pipe as gdb.
+        """
+        with self._changed:
+            for token in self._pending:
+                start = line.find(f"{token}^")
+                if start > 0 and line[0] not in _RECORDS:
+                    return [line[:start], line[start:]]
+        return [line]
 
     def _take(self, record: Record) -> None:
         is_event = False
@@ -136,6 +153,9 @@ class Gdb:
                     is_event = not self._running
                     if is_event:
                         self._resumed_by.clear()
+                        if not self._pending:
+                            # Nobody else gets what a command says of the stop it has led to.
+                            record["text"] = self._take_streams()
                 for listener in self._listeners:
                     listener(record)
             elif kind in ("console", "log", "target", "output"):
@@ -158,12 +178,27 @@ class Gdb:
         elif message == "error" and token in self._resumed_by:
             self._running = False
             self._resumed_by.discard(token)
-            # Where the command still waits for its first answer, this one replaces it.
-            if token not in self._pending:
+            # It says that it aborted, and why in the log stream before.
+            why = "".join(str(line["payload"]) for line in self._streams if line["type"] == "log")
+            record["payload"] = {"msg": why.strip() or record["payload"].get("msg", "")}
+            # Where the first answer has not been taken yet, this one replaces it.
+            if token not in self._replies:
                 return True
+            self._pending.add(token)
         if token in self._pending:
+            record["text"] = self._take_streams()
             self._replies[token] = record
+            self._pending.discard(token)
         return False
+
+    def _take_streams(self) -> str:
+        text = "".join(
+            f"{line['payload']}\n" if line["type"] == "output" else str(line["payload"])
+            for line in self._streams
+            if line["type"] != "log"
+        )
+        self._streams.clear()
+        return text
 
     def _log_line(self, direction: str, line: str) -> None:
         stamped = f"{time.monotonic() - self._began:9.3f} {direction} {line}"
@@ -199,6 +234,14 @@ class Gdb:
         """
         return self._run(command, timeout)[0]
 
+    def command_text(self, command: str, *, timeout: float | None = None) -> str:
+        """Run an MI command and return what it printed.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        :raises KgdbError: as :meth:`command`.
+        """
+        return self._run(command, timeout)[1]
+
     def console(self, command: str, *, timeout: float | None = None) -> str:
         """Run a command as typed at gdb's prompt and return what it printed.
 
@@ -207,10 +250,9 @@ class Gdb:
         :raises DebuggerDied: gdb is gone.
         :raises TimeoutError: no answer in time.
         """
-        _, streams = self._run(f"-interpreter-exec console {c_string(command)}", timeout)
-        return "".join(str(record["payload"]) for record in streams if record["type"] == "console")
+        return self._run(f"-interpreter-exec console {c_string(command)}", timeout)[1]
 
-    def _run(self, command: str, timeout: float | None) -> tuple[Any, list[Record]]:
+    def _run(self, command: str, timeout: float | None) -> tuple[Any, str]:
         if "\n" in command or "\r" in command:
             raise GdbError(f"a gdb command is one line: {command!r}")
         limit = self._waits.of(timeout)
@@ -230,7 +272,6 @@ class Gdb:
                 self._changed.wait_for(lambda: token in self._replies or self._ended, limit)
                 self._pending.discard(token)
                 reply = self._replies.pop(token, None)
-                streams = list(self._streams)
         if reply is None:
             if self._ended:
                 raise self._death(command)
@@ -239,7 +280,7 @@ class Gdb:
             )
         if reply["message"] == "error":
             raise refusal(reply)
-        return reply["payload"], streams
+        return reply["payload"], reply["text"]
 
     # Events
 
@@ -263,10 +304,11 @@ class Gdb:
         with self._changed:
             return bool(self._events)
 
-    def drop_events(self) -> None:
-        """Drop the events that nobody took."""
+    def drop_events(self, *, keep: int = 0) -> None:
+        """Drop the events that nobody took; but the last `keep`."""
         with self._changed:
-            self._events.clear()
+            while len(self._events) > keep:
+                self._events.popleft()
 
     @property
     def target_running(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from ..errors import ConfigError, KgdbError
 from ..process import PIPE, Child, run, which
 
-__all__ = ["GdbProcess", "agent_path", "command_line", "gdb_version", "launch_gdb"]
+__all__ = ["GdbProcess", "agent_paths", "command_line", "gdb_version", "launch_gdb"]
 
 # 12 brought gdb.MICommand, and the present spelling of the index cache's settings (gdb/NEWS).
 _MINIMUM: Final = (12, 0)
@@ -39,6 +39,8 @@ _SETTINGS: Final = (
     "set remotetimeout 30",
     "set tcp auto-retry off",
     "set startup-with-shell off",
+    # A function that is called in a stopped kernel may sleep, or take a lock that is held.
+    "set may-call-functions off",
 )
 
 
@@ -58,9 +60,14 @@ class DebugFiles(Protocol):
         """Where the debug info says that it is."""
 
 
-def agent_path() -> str:
-    """Return the path of the script that runs inside gdb."""
-    return str(resources.files("pytest_kgdb") / "data" / "gdb_agent.py")
+# Run by gdb in this order, in one namespace.
+_AGENT: Final = ("gdb_agent.py", "gdb_prompt.py")
+
+
+def agent_paths() -> list[str]:
+    """Return the paths of the scripts that run inside gdb."""
+    data = resources.files("pytest_kgdb") / "data"
+    return [str(data / name) for name in _AGENT]
 
 
 @cache
@@ -98,7 +105,9 @@ def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
         settings.append(f"set substitute-path {kernel.debug_source} {kernel.source}")
     for setting in settings:
         argv += ["-iex", setting]
-    return [*argv, "-x", agent_path(), str(kernel.vmlinux)]
+    for script in agent_paths():
+        argv += ["-x", script]
+    return [*argv, str(kernel.vmlinux)]
 
 
 class GdbProcess:

@@ -14,7 +14,7 @@ from ._breakpoints import Breakpoint
 from ._classify import classify, select_frame, trap_name
 from ._debugger import Debugger
 from ._frames import Frame
-from ._mi import GdbError, Record, refusal
+from ._mi import GdbError, Record, c_string, refusal
 from ._stop import Reason, Stop
 
 __all__ = ["Restored", "Resumed", "RunControl", "StopRecord", "StopSubscriber"]
@@ -23,6 +23,9 @@ __all__ = ["Restored", "Resumed", "RunControl", "StopRecord", "StopSubscriber"]
 _LIVENESS: Final = 0.1
 
 _CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
+
+# The same at gdb's prompt, where gdb prints the stop.
+_CONTINUE_AT_PROMPT: Final = '-interpreter-exec console "continue"'
 
 
 @dataclass
@@ -38,6 +41,8 @@ class StopRecord:
     breakpoint: Breakpoint | None = None
     message: str | None = None
     """What the kernel said of an oops or a panic."""
+    text: str = ""
+    """What gdb has printed of it, where a command of its prompt has led to it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,13 @@ class StopSubscriber:
     def restored(self, event: Restored) -> None:
         """Take note that the machine was restored to a snapshot."""
 
+    def refused(self, message: str) -> str:  # noqa: ARG002 # for those that know why
+        """Take note that gdb gave up a resume; return what is behind it, and was done about it.
+
+        :param message: gdb's words; empty if it had nothing to resume for.
+        """
+        return ""
+
     def awaited(self) -> str:
         """Return, for the message of a wait that ran out, where the kernel was to stop."""
         return ""
@@ -108,8 +120,8 @@ class MiEvents(Protocol):
     def next_event(self, timeout: float) -> Record | None:
         """Take the oldest event, waiting for one."""
 
-    def drop_events(self) -> None:
-        """Drop those that nobody took."""
+    def drop_events(self, *, keep: int = 0) -> None:
+        """Drop those that nobody took; but the last `keep`."""
 
     def command(self, command: str) -> Any:
         """Run an MI command."""
@@ -188,6 +200,8 @@ class RunControl:
         self._before: Stop | None = None  # the stop that the kernel was resumed from
         self._refused: GdbError | None = None  # gdb's second answer to a resume
         self._interrupting = False  # asked for, and no stop has come since
+        self._continue = _CONTINUE
+        self._text = ""  # what gdb has printed of the last stop
 
     def subscribe(self, subscriber: StopSubscriber) -> None:
         """Tell a subscriber of everything from now on, after those that are there already."""
@@ -242,12 +256,11 @@ class RunControl:
         """
         error, self._refused = self._refused, None
         if error is not None:
-            refused = GdbError(
-                f"gdb did not let the kernel run: {error.message}",
-                log=self._debugger.transcript,
-                hint="it cannot insert a breakpoint; delete the one that was made last",
-            )
-            raise self._causes.first(refused)
+            raise self._causes.first(error)
+
+    def refuse_next(self, error: GdbError) -> None:
+        """Have the next resume refused, once: something that it was for is not there."""
+        self._refused = error
 
     # Stopping
 
@@ -345,7 +358,7 @@ class RunControl:
         :raises KgdbError: it runs already, gdb refused, or gave up the resume before this one.
         """
         __tracebackhide__ = True
-        self._resume(_CONTINUE)
+        self._resume(self._continue)
 
     def step(self, command: str, timeout: float | None = None) -> Stop:
         """Resume by a command of gdb's that steps, and wait for its end.
@@ -357,21 +370,49 @@ class RunControl:
         self._resume(command)
         return self.wait(timeout)
 
-    def _resume(self, command: str, *, silent: bool = False) -> None:
+    def run_at_prompt(self, command: str, *, stepping: bool, timeout: float | None = None) -> str:
+        """Run a command of gdb's prompt that resumes the kernel, and wait for the stop.
+
+        :param command: as typed.
+        :param stepping: whether it steps one task.
+        :param timeout: seconds; the limit of the running test otherwise.
+        :return: what gdb has printed of it and of the stop.
+        """
+        __tracebackhide__ = True
+        with self._printing():
+            words = self._resume(f"-interpreter-exec console {c_string(command)}", stepping)
+            if not self._gdb.target_running and not self._gdb.has_events:
+                self._stay()  # `step 0`
+                for subscriber in self._subscribers:
+                    subscriber.refused("")
+                return words
+            self.wait(timeout)
+            return words + self._text
+
+    @contextlib.contextmanager
+    def _printing(self) -> Iterator[None]:
+        self._continue, self._text = _CONTINUE_AT_PROMPT, ""
+        try:
+            yield
+        finally:
+            self._continue = _CONTINUE
+
+    def _resume(self, command: str, stepping: bool | None = None, *, silent: bool = False) -> str:
         __tracebackhide__ = True
         self.require_stopped("resuming")
         self.check_refused()
-        event = Resumed(stepping=command != _CONTINUE, silent=silent)
+        if stepping is None:
+            stepping = command != self._continue
+        event = Resumed(stepping=stepping, silent=silent)
         for subscriber in self._subscribers:
             subscriber.resumed(event)
         self._before = self._stop or self._before
         self._move()
         self._relay.set_stepping(event.stepping)
         try:
-            self._debugger.command(command)
-        except GdbError:
-            self._stay()
-            raise
+            return self._debugger.command_text(command)
+        except GdbError as error:
+            raise self._give_up(error) from error
 
     def _move(self) -> None:
         self._debugger.generation.advance()
@@ -383,18 +424,35 @@ class RunControl:
         self._stopped = True
         self._stop = self._before and self._before.renewed()
 
-    def adopt_resume(self, timeout: float | None = None) -> bool:
-        """Take note of a resume that a command at gdb's prompt made, and wait for its stop.
+    def _give_up(self, error: GdbError) -> GdbError:
+        """Take note that gdb did not resume the kernel, and return the error that says so."""
+        self._stay()
+        words = error.message.strip()
+        why = "".join(subscriber.refused(words) for subscriber in self._subscribers)
+        if not why:
+            return error
+        return GdbError(
+            f"gdb did not let the kernel run{why}\ngdb's words: {words}",
+            log=self._debugger.transcript,
+            hint="the kernel is where it was, and runs when it is resumed again",
+        )
+
+    def adopt_resume(self, timeout: float | None = None) -> str | None:
+        """Take note of a resume that a script at gdb's prompt made, and wait for its stop.
+
+        Of several stops the last counts: gdb has gone on from the others.
 
         :param timeout: seconds; the limit of the running test otherwise.
-        :return: whether there was one.
+        :return: what gdb has printed of the stop; None if there was no resume.
         """
         if not self._gdb.target_running and not self._gdb.has_events:
-            return False
+            return None
         self._before = self._stop or self._before
         self._move()
-        self.wait(timeout)
-        return True
+        with self._printing():
+            self._gdb.drop_events(keep=0 if self._gdb.target_running else 1)
+            self.wait(timeout)
+            return self._text
 
     @contextlib.contextmanager
     def restoring(
@@ -446,10 +504,10 @@ class RunControl:
             if record is None:
                 return False
             if record["type"] == "result":
-                self._refused = refusal(record)
-                self._stay()
+                self._refused = self._give_up(refusal(record))
                 return True
-            if self._take_stop(StopRecord(record["payload"] or {})):
+            stop = StopRecord(record["payload"] or {}, text=record.get("text", ""))
+            if self._take_stop(stop):
                 return True
 
     def _take_stop(self, record: StopRecord) -> bool:
@@ -462,16 +520,17 @@ class RunControl:
         self._stop = Stop(self._debugger, record.reason, source=self._source)
         for subscriber in self._subscribers:
             if subscriber.intercept(record):
-                self._resume(_CONTINUE, silent=True)
+                self._resume(self._continue, silent=True)
                 return False
         record.reason, record.signal = classify(
             record.payload, lambda: self._debugger.request("stack_names")["names"]
         )
         if record.reason == "interrupt" and not self._interrupting:
             # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
-            self._resume(_CONTINUE, silent=True)
+            self._resume(self._continue, silent=True)
             return False
         self._interrupting = False
+        self._text = record.text
         for subscriber in self._subscribers:
             subscriber.stopped(record)
         if record.reason in ("oops", "panic"):

@@ -62,6 +62,7 @@ class Stop:
         self._source = source
         self._level = level
         self._frames: list[Frame] = []
+        self._writes = debugger.generation.writes
 
     def renewed(self) -> Stop:
         """Return the same stop for the present generation (for run control).
@@ -91,7 +92,9 @@ class Stop:
         return self._read(self._level + 1)[self._level]
 
     def _read(self, limit: int) -> list[Frame]:
-        if len(self._frames) < limit:
+        writes = self._debugger.generation.writes
+        if len(self._frames) < limit or writes != self._writes:
+            self._writes = writes  # registers may be others since
             # Behind a breakpoint that is compiled in, the next line may begin.
             answer = self._debugger.request("frames", limit=limit, behind=self.reason == "int3")
             records = answer["frames"]

@@ -93,11 +93,6 @@ class Value:
         return repr(self.string()) if record["code"] == "array" or self.number else None
 
     @property
-    def is_pointer(self) -> bool:
-        """Whether it is a pointer."""
-        return bool(self._check()["code"] == "ptr")
-
-    @property
     def symbol(self) -> str | None:
         """The function or variable that a pointer points at; None where there is none."""
         record = self._readable()

@@ -23,7 +23,7 @@ from ..debugger import (
     define_current,
 )
 from ..elf import ElfFile
-from ..errors import ConfigError
+from ..errors import ConfigError, DebuggerDied, KgdbError
 from ..guest import FileTransfer, Shell
 from ..machine import Machine
 from ..memory import KernelMemory
@@ -40,6 +40,7 @@ from ..rsp import Relay
 from ..splats import SplatWatch
 from ..trace import Instruments
 from ._cpu_stacks import CpuStacks
+from ._prompt import Prompt
 from ._snapshots import SnapshotKeeping, SnapshotsOfTest
 
 if TYPE_CHECKING:
@@ -148,6 +149,15 @@ class Attachment:
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
         self._waits = waits
+        self.prompt = Prompt(
+            debugger,
+            run_control,
+            self.breakpoints,
+            relay,
+            wrote=self.wrote,
+            lost=self._lost_gdb,
+            directory=machine.directory,
+        )
 
     # Made when a test first asks for them
 
@@ -215,6 +225,12 @@ class Attachment:
         with self.explaining_refusal(f"cannot assign to {expression}"):
             self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
+
+    def _lost_gdb(self, command: str) -> KgdbError:
+        return DebuggerDied(
+            f"after '{command.strip()}' gdb is not on the machine any more",
+            log=self.debugger.transcript,
+        )
 
     @contextlib.contextmanager
     def explaining_refusal(self, what: str) -> Iterator[None]:

@@ -45,14 +45,16 @@ class Breaking(Base):
         :raises KgdbError: the location does not exist or must not be probed.
         """
         __tracebackhide__ = True
-        return self._slot.require().breakpoints.insert(
-            location,
-            condition=condition,
-            temporary=temporary,
-            hardware=hardware,
-            ignore_count=ignore_count,
-            pending=pending,
-        )
+        attachment = self._slot.require()
+        with attachment.explaining_refusal(f"no breakpoint at {location}"):
+            return attachment.breakpoints.insert(
+                location,
+                condition=condition,
+                temporary=temporary,
+                hardware=hardware,
+                ignore_count=ignore_count,
+                pending=pending,
+            )
 
     def watchpoint(self, expression: str, *, access: Access = "write") -> Watchpoint:
         """Stop the kernel when the memory behind an expression is written, or read.

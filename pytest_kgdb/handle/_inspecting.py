@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
@@ -13,9 +12,6 @@ if TYPE_CHECKING:
     import drgn
 
 __all__ = ["Inspecting"]
-
-# Commands of gdb's that are about threads, which are the kernel's tasks.
-_THREADS: Final = re.compile(r"\s*(?:info|i)\s+th|\s*t(?:h(?:r\w*)?)?\b")
 
 # Bytes that one MI command writes.
 _WRITE_BYTES: Final = 512
@@ -100,29 +96,20 @@ class Inspecting(Base):
         finally:
             attachment.wrote()  # as far as it came
 
-    def execute(self, gdb_command: str) -> str:
-        """Run a command as typed at gdb's prompt; return what it printed.
+    def execute(self, gdb_command: str, timeout: float | None = None) -> str:
+        """Run a command as typed at gdb's prompt; return what gdb, or a shell, printed.
 
-        A command that resumes the kernel (`continue`, `stepi`) is followed: this returns at the
-        next stop.
+        A command that resumes the kernel (`continue`, `finish`) is followed: this returns at the
+        next stop. A text of several lines is a script (`python`, `commands`, `define`, `if`).
 
-        :raises KgdbError: gdb refused it; the message is its own.
+        :param timeout: seconds for the next stop; the marker's or `--kgdb-timeout` otherwise.
+        :raises KgdbError: gdb refused it; the message is its own. Or it would cost the handle its
+            gdb (`detach`, `kill`, `continue&`), and the message says what works.
         """
         __tracebackhide__ = True
         attachment = self._slot.require()
         attachment.run_control.require_stopped("execute()")
-        relay = attachment.relay
-        asks_threads = _THREADS.match(gdb_command) is not None
-        if asks_threads:
-            relay.list_all_threads = True
-        try:
-            text = attachment.debugger.console(gdb_command)
-        finally:
-            if asks_threads:
-                relay.list_all_threads = False
-        if not attachment.run_control.adopt_resume():
-            attachment.wrote()  # it may have been `set var`
-        return text
+        return attachment.prompt.execute(gdb_command, timeout)
 
     @property
     def program(self) -> drgn.Program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..arch import X86_64
 from ..errors import KgdbError
 from ._connection import KGDB_BYTES, KgdbConnection
 from ._kgdb_stop import FIRST_KERNEL_ADDRESS, KgdbStop
@@ -20,6 +21,9 @@ _UNSUPPORTED: Final = (
 )  # fmt: skip
 
 _FAULT: Final = b"E14"  # EFAULT, as kgdb says it (kernel/debug/gdbstub.c, error_packet)
+
+# Those that kgdb knows: no FPU, no vectors.
+_REGISTERS: Final = X86_64.registers.kgdb
 
 _PAGE: Final = 4096  # the smallest that is mapped
 
@@ -73,6 +77,8 @@ class PacketHandlers:
             return self._access_registers(kind, payload)
         if kind == b"M":
             return self._write(payload)
+        if kind == b"p" and int(payload[1:], 16) >= _REGISTERS:
+            return b"xxxxxxxx"  # unavailable, where an error would be the whole command's
         if kind == b"H":
             return self._select_thread(payload)
         if payload.startswith(b"qSupported"):

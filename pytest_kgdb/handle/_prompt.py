@@ -1,0 +1,326 @@
+"""gdb's prompt: commands as a test types them, run so that the handle stays right about gdb."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn, Protocol
+
+from ..debugger import BreakpointTable, Debugger, Door, GdbError, RunControl
+from ..errors import KgdbError
+
+__all__ = ["Prompt", "PromptRelay"]
+
+# gdb's whole names of commands (gdb manual), with what to do instead. Aliases and beginnings of
+# them are resolved by gdb itself (data/gdb_prompt.py).
+_TARGET: Final = "it would take gdb off this machine, and the handle with it"
+_NO_REPLACEMENT: Final = (
+    "each test gets a machine, connected and stopped, and nothing else is needed"
+)
+_EXECUTION: Final = (
+    "the kernel is not a program that gdb starts",
+    "the marker kgdb(at='kgdbwait', isolation='reboot') boots it anew",
+)
+_HISTORY: Final = (
+    "kgdb records no execution",
+    "snapshot() and restore() go back to an earlier state of the whole machine",
+)
+_TERMINAL: Final = ("there is no terminal behind it", "pytest --kgdb-attach gives you gdb on one")
+_TRACEPOINTS: Final = (
+    "kgdb has no tracepoints",
+    "spy() records a function's calls without a visible stop",
+)
+_CALLS: Final = (
+    "a function that is called in a stopped kernel may sleep, or take a lock that is held",
+    "run() has the guest do something; override() changes what a function returns",
+)
+_INFERIORS: Final = ("there is one kernel, and gdb is on it", "")
+_REFUSED: Final[dict[str, tuple[str, str]]] = {
+    "detach": (_TARGET, "resume() lets the kernel run"),
+    "disconnect": (_TARGET, "resume() lets the kernel run"),
+    "kill": (_TARGET, "the machine ends with the session; restore() brings back a snapshot"),
+    "quit": ("the next command would find no gdb", "a test ends by returning"),
+    "target": (_TARGET, _NO_REPLACEMENT),
+    "file": (_TARGET, _NO_REPLACEMENT),
+    "exec-file": (_TARGET, _NO_REPLACEMENT),
+    "core-file": (_TARGET, _NO_REPLACEMENT),
+    "symbol-file": ("gdb would forget the kernel's symbols", "add-symbol-file adds some"),
+    "attach": (_TARGET, _NO_REPLACEMENT),
+    "load": ("the kernel is there already", "restore FILE binary writes memory"),
+    "run": _EXECUTION,
+    "start": _EXECUTION,
+    "starti": _EXECUTION,
+    "checkpoint": _HISTORY,
+    "restart": _HISTORY,
+    "record": _HISTORY,
+    "reverse-continue": _HISTORY,
+    "reverse-finish": _HISTORY,
+    "reverse-next": _HISTORY,
+    "reverse-nexti": _HISTORY,
+    "reverse-step": _HISTORY,
+    "reverse-stepi": _HISTORY,
+    "inferior": _INFERIORS,
+    "add-inferior": _INFERIORS,
+    "clone-inferior": _INFERIORS,
+    "remove-inferiors": _INFERIORS,
+    "interpreter-exec": ("the handle speaks MI with gdb itself", "use its methods"),
+    "new-ui": ("the handle speaks MI with gdb itself", "use its methods"),
+    "interrupt": ("the kernel is stopped; kgdb would not hear it", "use interrupt()"),
+    "tstart": _TRACEPOINTS,
+    "tstop": _TRACEPOINTS,
+    "tstatus": _TRACEPOINTS,
+    "tfind": _TRACEPOINTS,
+    "trace": _TRACEPOINTS,
+    "ftrace": _TRACEPOINTS,
+    "strace": _TRACEPOINTS,
+    "edit": _TERMINAL,
+    "tui": _TERMINAL,
+    "layout": _TERMINAL,
+    "focus": _TERMINAL,
+    "python-interactive": _TERMINAL,
+    "guile-repl": _TERMINAL,
+    "compile": _CALLS,
+    "set may-call-functions": _CALLS,
+    "set confirm": ("gdb would ask questions that nobody answers", ""),
+    "set non-stop": ("kgdb stops all CPUs or none", ""),
+    "set mi-async": ("the handle relies on it", ""),
+    "set logging": ("gdb's log is kept anyway", "the transcript is gdb.log in the run's logs"),
+}
+_KGDB_ONLY: Final[dict[str, tuple[str, str]]] = {
+    "monitor": (
+        "kgdb takes no commands but kdb's, which act behind gdb's back",
+        "--kgdb-stub=qemu has QEMU's monitor; on_cpus() and physical ask QEMU",
+    ),
+}
+
+# Those that read further lines until `end`; the second if they have no argument.
+_MORE_LINES: Final = frozenset(
+    {"commands", "define", "document", "if", "while", "while-stepping", "actions"}
+)
+_MORE_LINES_ALONE: Final = frozenset({"python", "guile"})
+
+_CONTINUE: Final = frozenset({"continue", "jump", "signal", "fg"})
+_STEP: Final = frozenset({"step", "stepi", "next", "nexti", "finish", "until", "advance"})
+_SHELL: Final = frozenset({"shell", "make", "pipe"})
+
+# After these gdb may hold other values of the kernel's than were read; gdb tells of an assignment.
+_WRITES: Final = frozenset({"python", "guile", "source", "restore", "return", "load", "define"})
+
+_THREADS: Final = ("info threads", "thread", "taas", "tfaas")
+
+# These leave nothing in gdb that another test could find.
+_HARMLESS: Final = frozenset(
+    {
+        *_CONTINUE, *_STEP, "info", "help", "apropos", "complete", "show", "backtrace", "whatis",
+        "ptype", "echo", "break", "tbreak", "hbreak", "thbreak", "delete", "clear", "enable",
+        "disable", "condition", "ignore", "watch", "rwatch", "awatch", "up", "down", "frame",
+        "thread",
+    }
+)  # fmt: skip
+
+_SOURCED: Final = re.compile(r"^.*?:\d+: Error in sourced command file:\n")
+
+
+class PromptRelay(Protocol):
+    """The part of the relay that is used here."""
+
+    list_all_threads: bool
+
+    @property
+    def door(self) -> Door:
+        """Whose stub gdb is behind."""
+
+    def take_refusal(self) -> str | None:
+        """Why a write or a breakpoint was refused last."""
+
+
+class Prompt:
+    """Runs commands of gdb's command line.
+
+    :param wrote: is called when memory or registers may have been changed.
+    :param lost: is called when gdb is not on the machine any more; returns the error.
+    :param directory: where a file for gdb may be made.
+    """
+
+    def __init__(
+        self,
+        debugger: Debugger,
+        run_control: RunControl,
+        breakpoints: BreakpointTable,
+        relay: PromptRelay,
+        *,
+        wrote: Callable[[], None],
+        lost: Callable[[str], KgdbError],
+        directory: Path,
+    ) -> None:
+        self._debugger = debugger
+        self._run_control = run_control
+        self._breakpoints = breakpoints
+        self._relay = relay
+        self._wrote = wrote
+        self._lost = lost
+        self._directory = directory
+        self.pristine = True
+        """Whether no command has left anything in gdb that another test could find."""
+
+    def execute(self, text: str, timeout: float | None = None) -> str:
+        """Run one command, or several lines; return what gdb, and what it started, has printed.
+
+        :param timeout: seconds for the stop of a command that resumes the kernel.
+        :raises KgdbError: gdb refused it, or the handle did.
+        """
+        __tracebackhide__ = True
+        lines = text.strip().splitlines()
+        if not lines:
+            return ""
+        commands = self._resolve(lines)
+        for line, (name, arguments) in commands:
+            self._check(line, name, arguments, single=len(lines) == 1)
+        first = commands[0][1] if commands else ("", "")
+        names = {name for _, (name, _) in commands}
+        if not self._leaves_nothing(commands):
+            self.pristine = False
+        if len(lines) == 1 and first == ("delete", ""):
+            self._breakpoints.delete_all()
+            return ""
+        self._relay.list_all_threads = any(name.startswith(_THREADS) for name in names)
+        self._relay.take_refusal()
+        self._debugger.request("prompt_begin")
+        output = ""
+        try:
+            output = self._run(lines, first, commands, timeout)
+        except GdbError as error:
+            output = self._not_inserted(text, error)
+        finally:
+            self._relay.list_all_threads = False
+            if self._run_control.is_known_stopped:
+                self._settle(text, names)
+        return output
+
+    def _resolve(self, lines: list[str]) -> list[tuple[str, tuple[str, str]]]:
+        """Return each command with its line; those in another language's block are none."""
+        answer = self._debugger.request("prompt_resolve", lines=lines)["commands"]
+        commands: list[tuple[str, tuple[str, str]]] = []
+        foreign = False
+        for line, names in zip(lines, answer, strict=True):
+            if foreign:
+                foreign = line.strip() != "end"
+                continue
+            commands += [(line, (str(name), str(arguments))) for name, arguments in names]
+            foreign = bool(names) and (
+                names[0][0] == "document" or (names[0][0] in _MORE_LINES_ALONE and not names[0][1])
+            )
+        return commands
+
+    def _check(self, line: str, name: str, arguments: str, *, single: bool) -> None:
+        refused = _REFUSED if self._relay.door == "qemu" else _REFUSED | _KGDB_ONLY
+        words = name.split(" ")
+        for known in (name, words[0]):
+            if known in refused:
+                self._refuse(line, *refused[known])
+        if words[0] in _CONTINUE | _STEP and arguments.endswith("&"):
+            self._refuse(line, "the handle would not know of the stop", "use resume() and wait()")
+        if single and (name in _MORE_LINES or (name in _MORE_LINES_ALONE and not arguments)):
+            self._refuse(
+                line,
+                f"{name} wants more lines",
+                f"give them all in one text: execute('{line.strip()}\\\\n…\\\\nend')",
+            )
+        if name == "shell" and not arguments:
+            self._refuse(line, *_TERMINAL)
+
+    @staticmethod
+    def _refuse(line: str, why: str, hint: str) -> NoReturn:
+        __tracebackhide__ = True
+        raise KgdbError(f"'{line.strip()}' was not given to gdb: {why}", hint=hint or None)
+
+    @staticmethod
+    def _leaves_nothing(commands: list[tuple[str, tuple[str, str]]]) -> bool:
+        return all(
+            name.split(" ")[0] in _HARMLESS and "$" not in arguments.replace("$pc", "")
+            for _, (name, arguments) in commands
+        )
+
+    def _run(
+        self,
+        lines: list[str],
+        first: tuple[str, str],
+        commands: list[tuple[str, tuple[str, str]]],
+        timeout: float | None,
+    ) -> str:
+        __tracebackhide__ = True
+        name, arguments = first
+        if len(lines) > 1:
+            script = self._directory / "prompt.gdb"
+            script.write_text("\n".join(lines) + "\n")
+            command = f"source {script}"
+        elif name in _SHELL:
+            return self._run_shell(name, arguments)
+        elif len(commands) == 1 and name in _CONTINUE | _STEP:
+            return self._run_control.run_at_prompt(
+                lines[0], stepping=name in _STEP, timeout=timeout
+            )
+        else:
+            command = lines[0].strip()
+        try:
+            text = self._debugger.console(command)
+        except GdbError as error:
+            words = _SOURCED.sub("", error.message)
+            if words == error.message:
+                raise
+            raise GdbError(words, log=error.log, hint=error.hint) from error
+        return text + (self._run_control.adopt_resume(timeout) or "")
+
+    def _run_shell(self, name: str, arguments: str) -> str:
+        """Run a shell command apart from gdb's own input and output, which are the handle's."""
+        before = ""
+        if name == "make":
+            arguments = f"make {arguments}"
+        elif name == "pipe":
+            marked = re.match(r"-d\s+(\S+)\s+(.*)", arguments, re.S)
+            marker, rest = (marked[1], marked[2]) if marked else ("|", arguments)
+            before, _, arguments = rest.partition(marker)
+        script, output = self._directory / "prompt.sh", self._directory / "prompt.out"
+        script.write_text(f"{arguments}\n")
+        shell = f'"${{SHELL:-/bin/sh}}" {script} >{output} 2>&1'
+        command = f"pipe {before}| {shell}" if name == "pipe" else f"shell {shell} </dev/null"
+        text = self._debugger.console(command)
+        return text + output.read_text(errors="replace")
+
+    def _not_inserted(self, line: str, error: GdbError) -> str:
+        """Forget a breakpoint that gdb has made and could not insert.
+
+        It is an error at once where nothing is mapped. Where kgdb takes none, in noinstr code, the
+        command is what gdb's manual has it be: gdb's words are returned, and the next resume is
+        refused, once.
+        """
+        __tracebackhide__ = True
+        reason = self._relay.take_refusal()
+        forgotten = self._breakpoints.forget_not_inserted(error.message)
+        if reason is None and forgotten:
+            refused = GdbError(
+                f"the kernel was not resumed: kgdb does not take {forgotten}, deleted since\n"
+                f"gdb's words: {error.message.strip()}",
+                log=self._debugger.transcript,
+                hint="it refuses what is on the kprobe blocklist, noinstr code among it; take a "
+                "caller, or a function that it calls",
+            )
+            self._run_control.refuse_next(refused)
+            return f"{error.message.strip()}\n{refused.message.splitlines()[0]}\n"
+        if reason is None:
+            raise error
+        raise GdbError(
+            f"{forgotten or repr(line.strip())} is refused: not mapped, or not to be written: "
+            f"{reason}\ngdb's words: {error.message.strip()}",
+            log=self._debugger.transcript,
+        ) from error
+
+    def _settle(self, line: str, names: set[str]) -> None:
+        """Have gdb where the handle takes it to be, and notice what was changed."""
+        answer = self._debugger.request("prompt_end")
+        if not answer["connected"]:
+            raise self._lost(line)
+        self._breakpoints.repair_internal()
+        if answer["wrote"] or names & _WRITES:
+            self._wrote()

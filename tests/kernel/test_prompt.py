@@ -1,0 +1,219 @@
+"""gdb's own commands, typed at its prompt by `execute()`, on a real kernel."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+READ = "while :; do dd if=/dev/zero of=/dev/null bs=17 count=1 2>/dev/null; done"
+
+
+@pytest.fixture
+def reading(kgdb):
+    """The kernel at the entry of a read of 17 bytes."""
+    with kgdb.breakpoint("vfs_read", condition="count == 17"):
+        kgdb.type(READ)
+        kgdb.cont()
+    return kgdb
+
+
+def assert_agreed(kgdb) -> None:
+    """Handle and gdb mean the same stop, and the kernel goes on from it."""
+    assert kgdb.stopped
+    assert kgdb.stop.frame.address == int(kgdb.evaluate("(long)$pc")) & (1 << 64) - 1
+    generation = kgdb.generation
+    assert kgdb.stepi().reason == "step"
+    assert kgdb.generation != generation
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("detach", "resume"), ("det", "resume"), ("server detach", "resume"),
+        ("with print pretty on -- detach", "resume"), ("k", "restore"), ("kill", "restore"),
+        ("disconnect", "resume"), ("target remote x", "connected"), ("tar rem x", "connected"),
+        ("file", "connected"), ("symbol-file", "add-symbol-file"), ("run", "kgdbwait"),
+        ("r", "kgdbwait"), ("start", "kgdbwait"), ("attach 1", "connected"), ("record", "snapshot"),
+        ("reverse-step", "snapshot"), ("checkpoint", "snapshot"), ("monitor help", "on_cpus"),
+        ("continue&", "wait"), ("c &", "wait"), ("stepi&", "wait"), ("quit", "returning"),
+        ("q", "returning"), ("inferior 1", "one kernel"), ("tstart", "spy"),
+        ("thread apply all detach", "resume"), ("frame apply all kill", "restore"),
+        ("pipe detach | cat", "resume"), ('interpreter-exec mi "-exec-continue"', "methods"),
+        ("shell", "attach"), ("set may-call-functions on", "override"),
+    ],
+)  # fmt: skip
+def test_what_would_cost_the_handle_its_gdb(kgdb, command, instead):
+    with pytest.raises(KgdbError, match="was not given to gdb") as error:
+        kgdb.execute(command)
+    assert instead in str(error.value)
+    assert_agreed(kgdb)
+
+
+def test_what_aliases_and_definitions_hide(kgdb):
+    kgdb.execute("alias leave = detach")
+    kgdb.execute("alias -a away = continue &")
+    with pytest.raises(KgdbError, match="was not given"):
+        kgdb.execute("define leaving\ndetach\nend")
+    for command in ("leave", "away"):
+        with pytest.raises(KgdbError, match="was not given"):
+            kgdb.execute(command)
+    assert_agreed(kgdb)
+
+
+@pytest.mark.parametrize(
+    "call", ["call vfs_read(0, 0, 0, 0)", "print vfs_read(0, 0, 0, 0)", "output schedule()"]
+)
+def test_a_function_is_not_called(kgdb, call):
+    with pytest.raises(KgdbError, match="Cannot call functions"):
+        kgdb.execute(call)
+    assert_agreed(kgdb)
+
+
+@pytest.mark.parametrize(
+    "command", ["commands", "define twice", "document next", "if 1", "while 1", "python", "py"]
+)
+def test_a_first_line_alone(kgdb, command):
+    with pytest.raises(KgdbError, match="more lines"):
+        kgdb.execute(command)
+    assert_agreed(kgdb)
+
+
+def test_several_lines(kgdb):
+    assert kgdb.execute("python\nprint(1 + 1)\nend") == "2\n"
+    assert kgdb.execute("if init_task.pid == 0\necho idle\\n\nelse\necho no\\n\nend") == "idle\n"
+    kgdb.execute("define twice\necho once,\necho $arg0\\n\nend")
+    assert kgdb.execute("twice more") == "once,more\n"
+    with pytest.raises(KgdbError, match="No symbol") as error:
+        kgdb.execute("echo first\\n\nprint no_such_symbol")
+    assert "/" not in error.value.message, "the script is nobody's file"
+
+
+def test_the_commands_of_a_breakpoint(kgdb):
+    kgdb.execute("break vfs_read if count == 17\ncommands\necho read %d\\n\nend")
+    kgdb.type(READ)
+    assert "vfs_read" in kgdb.execute("continue")
+    assert kgdb.stop.frame.function == "vfs_read"
+
+
+def test_what_gdb_prints_of_a_resume(reading):
+    output = reading.execute("display/i $pc")
+    assert "<vfs_read>" in output
+    assert "vfs_read+" in reading.execute("stepi")
+    assert "=> " in reading.execute("next")
+    reading.execute("undisplay 1")
+    assert "Run till exit" in (output := reading.execute("finish"))
+    assert "Value returned is $1 = 17" in output
+    assert reading.stop.reason == "finished"
+    assert reading.stop.return_value == 17
+    reading.execute('dprintf ksys_read,"ksys_read of %ld\\n", count')
+    reading.execute("tbreak vfs_read if count == 17")
+    output = reading.execute("continue")
+    assert "ksys_read of 17" in output
+    assert "vfs_read" in output
+    assert reading.stop.reason == "breakpoint"
+    assert "vfs_read" in reading.execute("info frame")
+    assert "rip" in reading.execute("info all-registers")
+    assert_agreed(reading)
+
+
+def test_what_a_shell_prints(kgdb):
+    assert kgdb.execute("shell echo one; echo two >&2") == "one\ntwo\n"
+    assert kgdb.execute("!printf unended") == "unended"
+    assert kgdb.execute("shell cat") == "", "it does not read what is for gdb"
+    assert kgdb.execute("pipe output 5 | sed s/5/five/") == "five"
+    assert kgdb.execute("| -d @ output 6 @ cat | cat") == "6"
+    assert kgdb.execute("python import os; os.system('printf 1')") == "1\n"
+    assert_agreed(kgdb)
+
+
+def test_a_script_that_resumes(kgdb):
+    kgdb.type(READ)
+    kgdb.execute("tbreak vfs_read if count == 17\ncontinue\nstepi\nstepi")
+    assert kgdb.stop.frame.function == "vfs_read"
+    assert kgdb.stop.frame.address > int(kgdb.evaluate("(long)vfs_read")) & (1 << 64) - 1
+    assert_agreed(kgdb)
+
+
+def test_another_thread(reading):
+    task = reading.stop.task.pid
+    other = re.search(r"^\*?\s+(\d+)\s+Thread 2 ", reading.execute("info threads"), re.M)
+    reading.execute(f"thread {other[1]}")
+    assert f"Current thread is {other[1]}" in reading.execute("thread")
+    assert reading.stop.frame.function == "vfs_read"
+    assert reading.stop.task.pid == task
+    assert reading.stepi().task.pid == task
+    assert f"Current thread is {other[1]}" not in reading.execute("thread")
+
+
+def test_all_breakpoints_are_deleted_but_the_plugins_own(kgdb):
+    own = kgdb.breakpoint("vfs_read")
+    kgdb.execute("break vfs_write")
+    kgdb.execute("delete")
+    assert "vfs_" not in kgdb.execute("info breakpoints")
+    own.delete()
+    kgdb.breakpoint("vfs_read", temporary=True)
+    kgdb.execute("disable")
+    kgdb.execute("delete")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_a_register_outlives_what_writes_nothing(reading):
+    register, count = reading.evaluate("$pc"), reading.evaluate("count")
+    reading.execute("info breakpoints")
+    reading.execute("print count + 1")
+    assert int(register) > 0
+    assert count == 17
+    reading.execute("set var $rdx = 18")
+    with pytest.raises(KgdbError, match="before a write"):
+        int(register)
+    assert reading.evaluate("count") == 18
+
+
+def test_a_breakpoint_where_nothing_is(kgdb):
+    for location in ("*0x1234", "*0xffffffffc0500000", "*0xdead000000000100"):
+        with pytest.raises(KgdbError, match="mapped"):
+            kgdb.breakpoint(location)
+        with pytest.raises(KgdbError, match="mapped"):
+            kgdb.execute(f"break {location}")
+    assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
+    with pytest.raises(KgdbError, match="noinstr"):
+        kgdb.breakpoint("do_syscall_64")
+    assert "Cannot insert breakpoint" in kgdb.execute("break do_syscall_64")
+    with pytest.raises(KgdbError, match="do_syscall_64"):
+        kgdb.cont(timeout=5)
+    assert kgdb.stopped
+    assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_a_resume_that_gdb_aborts(kgdb):
+    """Where gdb is told of no refusal before: breakpoints are not inserted at once."""
+    kgdb.execute("set breakpoint always-inserted off")
+    kgdb.execute("break do_syscall_64")
+    with pytest.raises(KgdbError, match="do_syscall_64"):
+        kgdb.cont(timeout=5)
+    assert kgdb.stopped
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_a_return_that_is_forced(reading):
+    """gdb pops the frame: the caller goes on, with what the test wants returned."""
+    assert reading.stop.frame.function == "vfs_read"
+    reading.execute("return")
+    assert reading.stop.frame.function == "ksys_read"
+    reading.assign("$rax", -5)
+    with reading.breakpoint("vfs_read", condition="count == 17") as read:
+        assert reading.cont().breakpoint is read
+
+
+def test_a_jump(reading):
+    with reading.breakpoint("vfs_read") as read:
+        reading.execute("jump vfs_read")
+    assert reading.stop.breakpoint is read
