@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import KgdbError
 from ._debugger import Debugger
 from ._stop import Reason
 
-__all__ = ["classify", "select_frame", "trap_name"]
+__all__ = ["asked_by_guest", "classify", "select_frame", "trap_name"]
 
 # A sysrq `g` ends in sysrq_handle_dbg (kernel/debug/debug_core.c), whose last call gcc may have
 # made a jump: then its caller (drivers/tty/sysrq.c) stands next on the stack.
 _SYSRQ: Final = frozenset({"sysrq_handle_dbg", "__handle_sysrq"})
+# drivers/tty/sysrq.c
+_TRIGGER: Final = "write_sysrq_trigger"
 # A panic's way into the debugger (kernel/debug/debug_core.c, kernel/panic.c).
 _PANIC: Final = frozenset({"kgdb_panic", "panic", "vpanic"})
 # The die notifier's signal for an oops (arch/x86/kernel/dumpstack.c, __die).
@@ -58,6 +60,11 @@ def trap_name(debugger: Debugger) -> str | None:
         return _TRAPS.get(debugger.request("numbers", expressions=[expression])["numbers"][0])
     except KgdbError:
         return None
+
+
+def asked_by_guest(names: Sequence[str | None]) -> bool:
+    """Return whether a sysrq came from within the guest, by the functions on the stack."""
+    return _TRIGGER in names
 
 
 def select_frame(debugger: Debugger, reason: Reason) -> int:

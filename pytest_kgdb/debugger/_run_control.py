@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from ..deadline import Deadline, WaitLimit
 from ..errors import KgdbError, MachineDied, TimeoutError
 from ._breakpoints import Breakpoint
-from ._classify import classify, select_frame, trap_name
+from ._classify import asked_by_guest, classify, select_frame, trap_name
 from ._debugger import Debugger
 from ._frames import Frame
 from ._mi import GdbError, Record, c_string, refusal
@@ -200,6 +200,8 @@ class RunControl:
         self._before: Stop | None = None  # the stop that the kernel was resumed from
         self._refused: GdbError | None = None  # gdb's second answer to a resume
         self._interrupting = False  # asked for, and no stop has come since
+        self._breaks = 0  # sent, and not seen to have stopped the kernel
+        self._oops: tuple[int, ...] | None = None  # where the last oops was, and whose
         self._continue = _CONTINUE
         self._text = ""  # what gdb has printed of the last stop
 
@@ -303,6 +305,7 @@ class RunControl:
         if self.stopped:
             return self.wait(timeout)
         self._interrupting = True
+        self._breaks += 1
         self._send_interrupt()
         try:
             return self.wait(timeout)
@@ -331,6 +334,8 @@ class RunControl:
     def record_stop(self, reason: Reason) -> None:
         """Note that the kernel is stopped, where no record of gdb's says so: at a snapshot."""
         self._interrupting = False
+        self._breaks = 0
+        self._oops = None
         self._refused = None
         self._debugger.generation.advance()
         self._stopped = True
@@ -522,11 +527,14 @@ class RunControl:
             if subscriber.intercept(record):
                 self._resume(self._continue, silent=True)
                 return False
-        record.reason, record.signal = classify(
-            record.payload, lambda: self._debugger.request("stack_names")["names"]
-        )
-        if record.reason == "interrupt" and not self._interrupting:
-            # A sysrq that an earlier interrupt() sent, when a breakpoint came first.
+        names: list[str | None] = []
+
+        def stack() -> list[str | None]:
+            names.extend(self._debugger.request("stack_names")["names"])
+            return names
+
+        record.reason, record.signal = classify(record.payload, stack)
+        if self._is_known(record, names):
             self._resume(self._continue, silent=True)
             return False
         self._interrupting = False
@@ -549,6 +557,24 @@ class RunControl:
         for subscriber in self._subscribers:
             subscriber.recorded(stop)
         return True
+
+    def _is_known(self, record: StopRecord, names: list[str | None]) -> bool:
+        """Return whether a stop is the rest of one that a test has seen, or has not waited for."""
+        if record.reason == "interrupt":
+            if asked_by_guest(names) or (self._debugger.door == "kgdb" and not self._breaks):
+                return False
+            self._breaks = max(0, self._breaks - 1)
+            # One that an earlier interrupt() sent, when a breakpoint came first.
+            return not self._interrupting
+        if record.reason != "oops":
+            return False
+        # The kernel notifies its debuggers of some exceptions twice: of the trap, and of the oops
+        # (arch/x86/kernel/traps.c, do_error_trap; dumpstack.c, __die). The task is where it was,
+        # and cannot come there again: the oops is its end.
+        place = self._debugger.numbers("(unsigned long)$pc", "(unsigned long)$sp", "current->pid")
+        oops = (*place, self._debugger.generation.writes)
+        before, self._oops = self._oops, oops
+        return before == oops
 
     def frames(self) -> list[Frame]:
         """Return the stack of the stopped kernel, innermost first, while a stop is intercepted."""

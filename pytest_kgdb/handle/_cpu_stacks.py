@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..debugger import StopSubscriber
 from ..errors import KgdbError
 
-__all__ = ["CpuStacks"]
+__all__ = ["CpuStacks", "deaf_cpus"]
+
+# Intel SDM volume 1, "EFLAGS Register"
+_INTERRUPT_FLAG: Final = 1 << 9
 
 
 class RegisterMachine(Protocol):
@@ -56,5 +60,20 @@ class CpuStacks(StopSubscriber):
             return f"(not available: {error.message})"
 
     def diagnose(self) -> str:
-        """Return the same, for the message of an interrupt that failed."""
-        return self.read()
+        """Return the same, for the message of an interrupt that failed, and who does not hear it."""
+        stacks = self.read()
+        deaf = deaf_cpus(stacks)
+        if not deaf:
+            return stacks
+        names = ", ".join(f"CPU {cpu}" for cpu in deaf)
+        return f"interrupts are off on {names}\n{stacks}"
+
+
+def deaf_cpus(dump: str) -> list[int]:
+    """Return the CPUs whose interrupts are off, by what QEMU's monitor shows of registers."""
+    cpus = []
+    for part in re.split(r"^CPU#", dump, flags=re.M)[1:]:
+        flags = re.search(r"\bRFL=([0-9a-f]+)", part)
+        if flags is not None and not int(flags[1], 16) & _INTERRUPT_FLAG:
+            cpus.append(int(re.match(r"\d+", part)[0]))  # type: ignore[index] # QEMU numbers them
+    return cpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -316,3 +317,47 @@ def test_finish_waits_for_its_own_task(kgdb, smp):
     assert stop.reason == "finished"
     assert stop.task.pid == task
     assert stop.return_value == 0
+
+
+def test_the_guests_own_sysrq_is_a_stop(kgdb):
+    """It is nobody's interrupt(), and no rest of one: several, and mixed with ours."""
+    for _ in range(3):
+        kgdb.type("echo g > /proc/sysrq-trigger")
+        stop = kgdb.cont(timeout=5)
+        assert (stop.reason, stop.task.comm) == ("interrupt", "sh")
+        kgdb.resume()
+        assert kgdb.interrupt().task.comm != "cat"
+    with kgdb.breakpoint(OPEN):
+        open_something(kgdb)
+        for _ in range(5):
+            kgdb.resume()
+            kgdb.interrupt()
+        assert kgdb.cont().reason == "breakpoint"
+
+
+PROVOKE = Path(__file__).parent / "modules" / "provoke"
+
+
+@pytest.mark.parametrize("smp", [pytest.param(1), pytest.param(2, marks=smp)])
+@pytest.mark.parametrize("how", ["BUG", "EXCEPTION"])
+def test_an_oops_is_one_stop(kgdb, how, smp):  # noqa: ARG001 # of the marker
+    """Twice, at the same place; by two processes, each of which dies of it."""
+    kgdb.modules.load(PROVOKE)
+    for _ in range(2):
+        with kgdb.expect_splat("BUG"):
+            kgdb.type(f"/bin/echo {how} > /sys/kernel/debug/provoke; echo went-on")
+            stop = kgdb.cont(timeout=5)
+            assert stop.reason == "oops"
+            assert stop.frame.function == f"provoke_{how.lower()}"
+            kgdb.resume()
+            kgdb.console.expect("\nwent-on", timeout=5)
+            kgdb.interrupt()
+
+
+def test_a_breakpoint_that_a_module_calls_is_a_stop(kgdb):
+    kgdb.modules.load(PROVOKE)
+    kgdb.type("/bin/echo INT3 > /sys/kernel/debug/provoke")
+    stop = kgdb.cont(timeout=5)
+    assert stop.reason == "int3"
+    assert stop.frame.function == "provoke_write"
+    assert kgdb.run("echo alive").output == "alive\n"
