@@ -60,7 +60,7 @@ class CpuStacks(StopSubscriber):
             return f"(not available: {error.message})"
 
     def diagnose(self) -> str:
-        """Return the same, for the message of an interrupt that failed, and who does not hear it."""
+        """Return the same, for the message of an interrupt that failed, and who is deaf to it."""
         stacks = self.read()
         deaf = deaf_cpus(stacks)
         if not deaf:

@@ -58,6 +58,9 @@ class Backend(ABC):
     list_all_threads = False
     """Whether gdb is told of every thread; may be set."""
 
+    stepping = False
+    """Whether what gdb inserts now is to step by; may be set."""
+
     @abstractmethod
     def sockets(self) -> list[socket.socket]:
         """Return what may have something to be received; nothing while detached."""

@@ -74,6 +74,7 @@ class KgdbBackend(Backend):
         self._handlers = PacketHandlers(self._connection, self._stop)
         self._running = False
         self._hit: Hit | None = None  # its kernel is on its way into kgdb
+        self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
 
     # What has come
 
@@ -130,6 +131,10 @@ class KgdbBackend(Backend):
         self._stop.reply = stop_reply
         self._handlers.select_stopped_thread()
         self._stop.find_registers()
+        if self._hit is not None and self._hit.address in self._by_stub and self._stub is not None:
+            # It is as any other breakpoint from here on: an int3 has been executed.
+            hit, self._hit = self._hit, None
+            self._stub.restore_instruction(hit)
 
     @property
     def thread(self) -> bytes:
@@ -182,12 +187,34 @@ class KgdbBackend(Backend):
         self._handlers.list_all_threads = value
 
     def request(self, payload: bytes) -> bytes:
-        """See :meth:`Backend.request`."""
-        if payload[:3] == b"Z0," and not self._handlers.check_mapped(
-            int(payload.split(b",")[1], 16), 1, ask=False
-        ):
-            return b"E14"
-        return self._connection.request(payload)
+        """See :meth:`Backend.request`; where kgdb takes no breakpoint to step by, QEMU does."""
+        kind = payload[:3]
+        if kind not in (b"Z0,", b"z0,"):
+            return self._connection.request(payload)
+        address = int(payload.split(b",")[1], 16)
+        if kind == b"z0," and address in self._by_stub:
+            return self._ask_stub(b"z1,%x,1" % address)
+        if kind == b"Z0,":
+            if address in self._by_stub:
+                return self._ask_stub(b"Z1,%x,1" % address)
+            if not self._handlers.check_mapped(address, 1, ask=False):
+                return b"E14"
+        reply = self._connection.request(payload)
+        if kind == b"Z0," and reply != b"OK" and self.stepping and self.can_force_return:
+            # The caller of a function that kgdb does take may be noinstr code.
+            instead = self._ask_stub(b"Z1,%x,1" % address)
+            if instead == b"OK":
+                self._by_stub.add(address)
+            return instead
+        return reply
+
+    def _ask_stub(self, payload: bytes) -> bytes:
+        if self._stub is None:
+            return b"E01"
+        if self._stub.socket is not None:
+            self._vcpus.cont()  # a removal may have nothing to do, and the machine stays paused
+        self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
+        return self._stub.insert_or_remove(payload)
 
     def take_refusal(self) -> str | None:
         """See :meth:`Backend.take_refusal`."""
@@ -200,8 +227,7 @@ class KgdbBackend(Backend):
             if self.detached:
                 return b"OK"
             if self._stub is not None:
-                self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
-                return self._stub.insert_or_remove(payload)
+                return self._ask_stub(payload)
         return self._handlers.reply(payload)
 
     def read(self, address: int, size: int) -> bytes:
@@ -272,6 +298,7 @@ class KgdbBackend(Backend):
     ) -> None:
         """See :meth:`Backend.reattach`."""
         breakpoints.forget()
+        self._by_stub.clear()
         self._vcpus.paused = paused
         self._connection.reopen()
         self._running = False

@@ -156,6 +156,7 @@ class Relay:
         While it steps, the breakpoints that it inserts for that stop no other task.
         """
         with self._lock:
+            self._backend.stepping = stepping
             if not stepping:
                 self._hooks.stepping.end()
             elif self._backend.threads_are_tasks:

@@ -340,7 +340,7 @@ PROVOKE = Path(__file__).parent / "modules" / "provoke"
 
 @pytest.mark.parametrize("smp", [pytest.param(1), pytest.param(2, marks=smp)])
 @pytest.mark.parametrize("how", ["BUG", "EXCEPTION"])
-def test_an_oops_is_one_stop(kgdb, how, smp):  # noqa: ARG001 # of the marker
+def test_an_oops_is_one_stop(kgdb, how, smp):  # of the marker
     """Twice, at the same place; by two processes, each of which dies of it."""
     kgdb.modules.load(PROVOKE)
     for _ in range(2):
@@ -360,4 +360,51 @@ def test_a_breakpoint_that_a_module_calls_is_a_stop(kgdb):
     stop = kgdb.cont(timeout=5)
     assert stop.reason == "int3"
     assert stop.frame.function == "provoke_write"
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+# Whose callers are noinstr code, where kgdb takes no breakpoint of gdb's.
+BELOW_NOINSTR = {"ksys_read": "count == 17", "handle_mm_fault": None, "__x64_sys_newuname": None}
+CALLERS = (
+    "(while :; do dd if=/dev/zero of=/dev/null bs=17 count=1; uname -r; sleep 0.01; done)"
+    " >/dev/null 2>&1 &"
+)
+
+
+@pytest.fixture
+def callers(kgdb):
+    """Processes that come there, on all CPUs."""
+    for _ in range(2):
+        kgdb.run(CALLERS)
+    return kgdb
+
+
+@pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
+@pytest.mark.parametrize("function", BELOW_NOINSTR)
+def test_finish_into_noinstr(callers, function, cpus):  # noqa: ARG001 # of the marker
+    """With other tasks that come by there meanwhile."""
+    kgdb = callers
+    with kgdb.breakpoint(function, condition=BELOW_NOINSTR[function]):
+        kgdb.cont()
+    stop = kgdb.stop
+    task, caller = stop.task.pid, stop.frame.up().address
+    stop = kgdb.finish()
+    assert stop.reason == "finished"
+    assert stop.task.pid == task
+    assert stop.frame.address == caller
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+@pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
+def test_next_into_noinstr(callers, cpus):  # noqa: ARG001 # of the marker
+    kgdb = callers
+    with kgdb.breakpoint("ksys_read", condition="count == 17"):
+        task = kgdb.cont().task.pid
+    functions = set()
+    for _ in range(14):
+        stop = kgdb.next()
+        assert stop.reason == "step"
+        assert stop.task.pid == task
+        functions.add(stop.frame.function)
+    assert len(functions) > 1
     assert kgdb.run("echo alive").output == "alive\n"
