@@ -18,14 +18,16 @@ from ._vmlinux import Vmlinux
 if TYPE_CHECKING:
     from ._collect import collect_modules
     from ._ko import ModuleFile, read_module, without_addresses
-    from ._modules import build_module
+    from ._modules import Built, build_external, build_module
 
 __all__ = [
+    "Built",
     "Config",
     "Kernel",
     "KgdbLayout",
     "ModuleFile",
     "Vmlinux",
+    "build_external",
     "build_module",
     "collect_modules",
     "file_hash",
@@ -35,7 +37,9 @@ __all__ = [
 ]
 
 _LAZY: Final = {
+    "Built": "_modules",
     "ModuleFile": "_ko",
+    "build_external": "_modules",
     "build_module": "_modules",
     "collect_modules": "_collect",
     "read_module": "_ko",

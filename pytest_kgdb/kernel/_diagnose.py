@@ -20,6 +20,8 @@ _OTHERS: Final = (
     re.compile(r"^\*\*\* (?!$)"),
     re.compile(r"^make(?:\[\d+\])?: \*\*\* "),
 )
+_WARNING: Final = re.compile(r"^[^\s:][^:]*:\d+:(?:\d+:)? warning: |^WARNING: modpost: ")
+_MAX_WARNINGS: Final = 20
 _MAX_LINES: Final = 12
 _MAX_WIDTH: Final = 300
 
@@ -52,6 +54,14 @@ def first_error(log: str) -> str:
                     last += 1
                 return _shown(lines, number, last)
     return _shown(lines, max(0, len(lines) - 6), len(lines))
+
+
+def warnings(log: str) -> str:
+    """Return the warnings in the log of a build that succeeded, one a line."""
+    shown = [line[:_MAX_WIDTH] for line in log.splitlines() if _WARNING.match(line)]
+    if len(shown) > _MAX_WARNINGS:
+        shown[_MAX_WARNINGS:] = [f"and {len(shown) - _MAX_WARNINGS} more"]
+    return "\n".join(shown)
 
 
 def fix(log: str) -> str | None:

@@ -27,10 +27,11 @@ class Mirror:
     of the state directory.
 
     :param state_dir: the directory with the copy and the list of its files.
+    :param root: the copy, if it is not `src` in there.
     """
 
-    def __init__(self, state_dir: Path) -> None:
-        self.root = state_dir / "src"
+    def __init__(self, state_dir: Path, root: Path | None = None) -> None:
+        self.root = state_dir / "src" if root is None else root
         self._list = state_dir / "files.json"
 
     def sync(
@@ -44,7 +45,7 @@ class Mirror:
         :raises CacheError: a file cannot be written.
         """
         have = self._load()
-        whole = have.pop(_UNFINISHED, None) is None and bool(have)
+        whole = have.pop(_UNFINISHED, None) is None and bool(have) and self.root.is_dir()
         present = have if whole else self._names()
         gone = [name for name in present if name not in files]
         new = [name for name, state in files.items() if have.get(name) != state.token]

@@ -98,7 +98,7 @@ class _Builder:
     ) -> None:
         self._settings, self._spec, self._source = settings, spec, source
         self._arch, self._cache, self._progress = arch, cache, progress
-        self._tools: Toolchain = toolchain(cache)
+        self._tools: Toolchain = toolchain(cache, settings.make)
         self._recipe: Recipe = recipe(settings, self._source_version())
 
     def kernel(self) -> Kernel:
@@ -160,6 +160,8 @@ class _Builder:
             "compiler": self._tools.version,
             "commit": self._source.scm() if self._recipe.names_its_commit else "",
         }
+        if self._tools.given:  # without them, the keys are those of earlier versions
+            parts["make"] = "\n".join(self._tools.given)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _build(self, target: Path) -> None:
@@ -176,7 +178,7 @@ class _Builder:
                 objects,
                 state_dir,
                 arch=self._arch,
-                variables=[*self._tools.variables(), *flags],
+                variables=self._tools.variables(*flags),
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )
@@ -200,9 +202,13 @@ class _Builder:
         """Return the state directory, the build directory, and variables for make.
 
         The variables make the objects independent of the build directory. All configurations on
-        one base share a build directory: only what they differ in is compiled.
+        one base share a build directory, if make's variables are the same: only what they differ in
+        is compiled.
         """
         base = f"{self._arch.name}-{self._recipe.base}"
+        if self._tools.given:
+            given = "\n".join(self._tools.given)
+            base += f"-{hashlib.sha256(given.encode()).hexdigest()[:8]}"
         if build_tree.state_dir is None:
             name = f"build-{identity(build_tree.tree.name, build_tree.tree.resolve())}-{base}"
             stack.enter_context(self._cache.lock(name, label=self._label))

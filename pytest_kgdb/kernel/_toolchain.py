@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +34,9 @@ _CONSTANT: Final = {
 _CCACHE: Final = {"CCACHE_DEPEND": "1"}
 
 
+_FLAGS: Final = ("KCFLAGS", "KAFLAGS", "KCPPFLAGS")  # added to what a build of ours has in them
+
+
 class Toolchain(NamedTuple):
     """The compiler, the linker and ccache."""
 
@@ -40,18 +44,50 @@ class Toolchain(NamedTuple):
     """The versions that they print: part of every key."""
     ccache: str | None
     """The compiler cache's path, if it is installed."""
+    compiler: str = "gcc"
+    """The C compiler, as make's `CC` names it."""
+    given: tuple[str, ...] = ()
+    """The user's variables for make's command line: `LLVM=1`, `CC=…`, `KCFLAGS=…`."""
 
-    def variables(self) -> list[str]:
-        """Return variables for make's command line."""
-        return [] if self.ccache is None else ["CC=ccache gcc"]
+    @property
+    def key(self) -> str:
+        """What a build's key has of it: the versions, and the user's variables if there are any."""
+        return "\n".join([self.version, *self.given])
+
+    def variables(self, *ours: str) -> list[str]:
+        """Return variables for make's command line.
+
+        :param ours: further ones; flags are put before the user's.
+        """
+        values = dict(variable.split("=", 1) for variable in ours)
+        if self.ccache is not None and not self.compiler.startswith("ccache "):
+            values["CC"] = f"ccache {self.compiler}"
+        for variable in self.given:
+            name, _, value = variable.partition("=")
+            if name in _FLAGS and name in values:
+                values[name] += f" {value}"
+            elif name != "CC" or "CC" not in values:
+                values[name] = value
+        return [f"{name}={value}" for name, value in values.items()]
 
 
-def toolchain(cache: Cache) -> Toolchain:
-    """Return the toolchain that is installed.
+def toolchain(cache: Cache, given: Sequence[str] = ()) -> Toolchain:
+    """Return the toolchain that is installed, or that variables of make choose.
 
+    :param given: `LLVM=1`, `CC=…`, `LD=…`, and others that are handed on.
     :raises ConfigError: a program is missing; it names the Debian package.
     """
-    paths = [which("gcc", package="gcc"), which("ld", package="binutils")]
+    values = dict(variable.split("=", 1) for variable in given)
+    # Documentation/kbuild/llvm.rst: 1, a suffix as -15, or a directory that ends with a slash.
+    llvm = values.get("LLVM", "")
+    before, behind = (llvm, "") if llvm.endswith("/") else ("", llvm if llvm[:1] == "-" else "")
+    default = (f"{before}clang{behind}", f"{before}ld.lld{behind}") if llvm else ("gcc", "ld")
+    compiler = values.get("CC", default[0])
+    linker = values.get("LD", default[1])
+    paths = [
+        which(compiler.split()[-1], package=_package(compiler)),
+        which(linker.split()[-1], package=_package(linker)),
+    ]
     signs = []
     for path in paths:
         status = Path(path).stat()
@@ -61,7 +97,16 @@ def toolchain(cache: Cache) -> Toolchain:
         lines = [run([path, "--version"], timeout=60).output.splitlines()[0] for path in paths]
         return "; ".join(lines)
 
-    return Toolchain(cache.memo("toolchain", "\n".join(signs), ask), shutil.which("ccache"))
+    version = cache.memo("toolchain", "\n".join(signs), ask)
+    return Toolchain(version, shutil.which("ccache"), compiler, tuple(given))
+
+
+def _package(program: str) -> str:
+    """Return the Debian package of a compiler or a linker."""
+    name = Path(program.split()[-1]).name
+    if name.startswith("ld.lld"):
+        return name.replace("ld.lld", "lld")
+    return "binutils" if name.startswith("ld") else name
 
 
 def check_tools() -> None:
@@ -77,6 +122,7 @@ def environment() -> dict[str, str]:
     """Return the environment of a build, without variables that would change its result.
 
     ARCH, LLVM, KCFLAGS, CROSS_COMPILE, MAKEFLAGS and the like are left out: no key has them.
+    --kgdb-make names those that are wanted.
     """
     kept = {
         name: value

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -14,6 +14,7 @@ from ..console import Result
 from ..debugger import RunControl
 from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from ..guest import FileTransfer, Shell
+from ..settings import make_variable
 from ._kernel_list import KernelModules, Loaded
 from ._module import Module
 from ._registry import ModuleRegistry, arguments
@@ -132,24 +133,34 @@ class Modules:
 
     # Loading
 
-    def known(self, path: str | os.PathLike[str]) -> list[Path]:
+    def known(
+        self, path: str | os.PathLike[str], make: Mapping[str, object] | None = None, /
+    ) -> list[Path]:
         """Register a module that the guest will load: build it if need be, and note its names.
 
         A breakpoint on one of its functions then waits for it.
 
         :param path: on the host: a directory, or a `.ko`.
+        :param make: variables for make's command line: `{"DEBUG": 1}`.
         :return: the `.ko` files.
         :raises BuildError: it could not be built.
         """
-        return self._registry.add(Path(path))
+        return self._registry.add(Path(path), _variables(make))
 
-    def load(self, path: str | os.PathLike[str], /, **params: object) -> Module:
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        make: Mapping[str, object] | None = None,
+        /,
+        **params: object,
+    ) -> Module:
         """Load a module and wait until its init has run.
 
         A kernel that was running runs on.
 
         :param path: on the host, a directory that is built, or a `.ko`, put into the guest; a
             path in the guest; or the name of a module that is in the guest.
+        :param make: variables for make's command line, where it is built: `{"DEBUG": 1}`.
         :param params: the module's parameters.
         :raises GuestCommandError: it was refused, or its init failed, with the kernel's reason;
             or the kernel stopped in its init at a breakpoint.
@@ -157,7 +168,7 @@ class Modules:
         """
         __tracebackhide__ = True
         with self._kept_stopped():
-            command, name = self._prepare(path, params)
+            command, name = self._prepare(path, make, params)
             self._tracker.watch()
             before = self._log.dmesg()
             try:
@@ -168,7 +179,13 @@ class Modules:
             self._symbols.sync(self._registry.watched)
         return Module(self, name)
 
-    def load_stopped(self, path: str | os.PathLike[str], /, **params: object) -> Module:
+    def load_stopped(
+        self,
+        path: str | os.PathLike[str],
+        make: Mapping[str, object] | None = None,
+        /,
+        **params: object,
+    ) -> Module:
         """Load a module up to its init, and stop there: symbols are known, nothing of it has run.
 
         `cont()` goes on into its init. The arguments are those of :meth:`load`.
@@ -177,7 +194,7 @@ class Modules:
         """
         __tracebackhide__ = True
         with self._kept_stopped() as stay:
-            command, name = self._prepare(path, params)
+            command, name = self._prepare(path, make, params)
             self._tracker.watch()
             before = self._log.dmesg()
             with self._tracker.stopping_at(name):
@@ -188,10 +205,16 @@ class Modules:
                     stay.append(True)
         return Module(self, name)
 
-    def begin(self, path: str | os.PathLike[str], /, **params: object) -> Module:
+    def begin(
+        self,
+        path: str | os.PathLike[str],
+        make: Mapping[str, object] | None = None,
+        /,
+        **params: object,
+    ) -> Module:
         """Do the same as :meth:`load_stopped`, under its old name."""
         __tracebackhide__ = True
-        return self.load_stopped(path, **params)
+        return self.load_stopped(path, make, **params)
 
     def _check_arrived(self) -> None:
         # In this order: the look for a stop may find that the module has arrived.
@@ -235,10 +258,15 @@ class Modules:
         if was_running and not stay:
             control.resume()
 
-    def _prepare(self, path: str | os.PathLike[str], params: dict[str, Any]) -> tuple[str, str]:
+    def _prepare(
+        self,
+        path: str | os.PathLike[str],
+        make: Mapping[str, object] | None,
+        params: dict[str, Any],
+    ) -> tuple[str, str]:
         """Put the module where the guest can load it; return the command and its name."""
         self._run_control.require_stopped("loading a module")
-        source = self._registry.resolve(path)
+        source = self._registry.resolve(path, _variables(make))
         words = arguments(source.info, source.name, params)
         self._registry.watched.add(source.name)
         for needed in source.needs:
@@ -293,6 +321,21 @@ class Modules:
             log=self._shell.console.log,
             hint="to stop in a module's init: load_stopped(), then cont()",
         )
+
+
+def _variables(make: Mapping[str, object] | None) -> list[str]:
+    """Return variables as words of make's command line.
+
+    :raises ConfigError: one cannot be set.
+    """
+    words = []
+    for name, value in (make or {}).items():
+        text = ("1" if value else "0") if isinstance(value, bool) else str(value)
+        try:
+            words.append(make_variable(f"{name}={text}"))
+        except ValueError as error:
+            raise ConfigError(f"a variable of make's: {error}") from None
+    return words
 
 
 def _new_lines(before: str, after: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ from ..memory import ModuleFiles, module_name
 from ..process import run, which
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    from ..kernel import Built, Kernel
 
 __all__ = ["LoadedModule", "ModuleRegistry", "ModuleSource", "arguments"]
 
@@ -70,14 +70,14 @@ class ModuleRegistry:
     the kernel: the addresses of those whose symbols gdb has.
 
     :param provided: files of the modules that are in the guest from the beginning.
-    :param build: builds what a path on the host stands for, and returns the `.ko` files.
+    :param build: builds what a path on the host stands for, with variables for make.
     """
 
     def __init__(
         self,
         kernel: Kernel,
         provided: Iterable[Path],
-        build: Callable[[Path], list[Path]],
+        build: Callable[[Path, Sequence[str]], Built],
     ) -> None:
         self._kernel = kernel
         self._build = build
@@ -147,12 +147,22 @@ class ModuleRegistry:
         self.watched.add(info.name)
         return info
 
-    def add(self, path: Path) -> list[Path]:
-        """Build what a path stands for, register its modules, and return their files."""
-        built = self._build(path.expanduser())
-        for file in built:
+    def add(self, path: Path, variables: Sequence[str] = ()) -> list[Path]:
+        """Build what a path stands for, register its modules, and return their files.
+
+        :param variables: for make's command line.
+        """
+        built = self._build(path.expanduser(), variables)
+        for file in built.modules:
             self._add(file)
-        return built
+        self._add_needed(built)
+        return built.modules
+
+    def _add_needed(self, built: Built) -> None:
+        """Register the modules whose symbols others use; those that were named stay as they are."""
+        for file in built.needed:
+            if read_module(file).name not in self._named:
+                self._add(file)
 
     @property
     def version(self) -> int:
@@ -184,9 +194,10 @@ class ModuleRegistry:
         for path in self._named.values():
             yield from read_module(path).functions
 
-    def resolve(self, path: str | os.PathLike[str]) -> ModuleSource:
+    def resolve(self, path: str | os.PathLike[str], variables: Sequence[str] = ()) -> ModuleSource:
         """Return the module that a path or a name stands for.
 
+        :param variables: for make's command line, where it is built.
         :raises ConfigError: there is none, or there are several.
         """
         text = os.fspath(path)
@@ -206,9 +217,9 @@ class ModuleRegistry:
                 return ModuleSource(name, info, guest, info.depends)
         host = Path(text).expanduser()
         if host.is_dir() or host.is_file():
-            return self._of_host(host, None)
+            return self._of_host(host, None, variables)
         if host.suffix == ".ko" and any((host.parent / name).is_file() for name in _MAKEFILES):
-            return self._of_host(host.parent, module_name(host))
+            return self._of_host(host.parent, module_name(host), variables)
         if text.startswith("/"):
             name = module_name(Path(text))
             file = self.find(name)
@@ -219,9 +230,9 @@ class ModuleRegistry:
             hint=f"known are {', '.join(names)}" if names else "name its directory, or its .ko",
         )
 
-    def _of_host(self, path: Path, name: str | None) -> ModuleSource:
-        built = self._build(path)
-        infos = [read_module(file) for file in built]
+    def _of_host(self, path: Path, name: str | None, variables: Sequence[str]) -> ModuleSource:
+        built = self._build(path, variables)
+        infos = [read_module(file) for file in built.modules]
         if name is None and len(infos) == 1:
             name = infos[0].name
         matching = [info for info in infos if info.name == name]
@@ -233,6 +244,7 @@ class ModuleRegistry:
             )
         for info in infos:
             self._add(info.path)
+        self._add_needed(built)
         (info,) = matching
         return ModuleSource(info.name, info, self._in_guest.get(info.name), info.depends)
 

@@ -112,13 +112,14 @@ class Artifacts:
         """Return the out-of-tree modules, built against a kernel."""
         if not self._settings.module:
             return []
-        from ..kernel import build_module
+        from ..kernel import build_external
 
-        return [
-            built
-            for module in self._settings.module
-            for built in build_module(kernel, module, self.cache, self._progress)
-        ]
+        variables = (*self._settings.make, *self._settings.module_make)
+        files: dict[Path, None] = {}
+        for module in self._settings.module:
+            built = build_external(kernel, module, self.cache, self._progress, variables)
+            files.update(dict.fromkeys([*built.needed, *built.modules]))
+        return list(files)
 
     def initrd(self, kernel: Kernel) -> Initrd:
         """Return the initrd for a kernel, with the modules in it."""

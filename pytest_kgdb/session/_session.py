@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from ..deadline import WaitLimit
 from ..debugger import gdb_version
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
-from ..kernel import build_module
+from ..kernel import Built, build_external
 from ..machine import MachineSpec
 from ..process import which
 from ._accel import choose, qemu_version
@@ -99,8 +99,12 @@ class Session:
         return ModuleRegistry(
             self.kernel,
             self._modules,
-            lambda path: build_module(self.kernel, path, self._cache, self._progress),
+            self._build_module,
         )
+
+    def _build_module(self, path: Path, variables: Sequence[str]) -> Built:
+        given = (*self.settings.make, *self.settings.module_make, *variables)
+        return build_external(self.kernel, path, self._cache, self._progress, given)
 
     # Lending
 

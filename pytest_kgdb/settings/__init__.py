@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         from_pytest,
         make_settings,
     )
-    from ._values import Forward
+    from ._values import Forward, make_variable
 
 __all__ = [
     "MARKER_KEYS",
@@ -37,12 +37,13 @@ __all__ = [
     "from_pytest",
     "given",
     "make_settings",
+    "make_variable",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _model
+    from . import _model, _values
 
-    return getattr(_model, name)
+    return getattr(_values if name == "make_variable" else _model, name)

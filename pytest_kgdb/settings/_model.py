@@ -88,6 +88,12 @@ class Settings(MachineOptions):
     """`CONFIG_X=value` lines, as in a `.config`; the last line for a symbol counts."""
 
     patch: tuple[Path, ...] = ()
+    make: tuple[str, ...] = ()
+    """Variables for make's command line, of kernels and modules: `LLVM=1`."""
+
+    module_make: tuple[str, ...] = ()
+    """The same, of modules only."""
+
     module: tuple[Path, ...] = ()
     initrd: str = "busybox"
     disk: str = "none"

@@ -33,6 +33,14 @@ OPTIONS: Final = (
     ("fragment", "list", "FILE", "configuration fragment laid over the base; repeatable"),
     ("set", "list", "CONFIG_X=y", "one configuration symbol; repeatable"),
     ("patch", "list", "FILE", "patch, mbox, or directory with a quilt series; repeatable"),
+    (
+        "make",
+        "list",
+        "VAR=VALUE",
+        "variable for make of the kernel and of modules: LLVM=1, CC=gcc-12, KCFLAGS=-O1; "
+        "repeatable",
+    ),
+    ("module-make", "list", "VAR=VALUE", "variable for make of modules only; repeatable"),
     ("module", "list", "DIR_OR_KO", "out-of-tree module to build and put in the guest; repeatable"),
     ("initrd", "value", "INITRD", "initrd: busybox (default), initramfs-tools, or a file"),
     ("disk", "value", "DISK", "disk: none (default), debian[:SUITE], or a qcow2 file"),

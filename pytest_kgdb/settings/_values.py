@@ -23,6 +23,13 @@ MAX_SMP: Final = 255
 _SIZE = re.compile(r"(\d+)\s*(?:([MG])(?:i?B)?)?", re.IGNORECASE)
 _SYMBOL = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.+)", re.DOTALL)
 _BARE_VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9A-Fa-f]+|".*"', re.DOTALL)
+# What says where and for what kbuild builds (Documentation/kbuild/kbuild.rst).
+_NOT_THE_USERS: Final = frozenset(
+    [
+        *("ARCH", "SRCARCH", "M", "O", "SUBDIRS"),
+        *("KBUILD_EXTMOD", "KBUILD_OUTPUT", "KBUILD_EXTRA_SYMBOLS"),
+    ]
+)
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:[:=/][^\s,]+)?")
 _FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
@@ -218,6 +225,17 @@ def symbol(value: object, _base: Path) -> str:
     return f"CONFIG_{name}={setting}"
 
 
+def make_variable(value: object, _base: Path = Path()) -> str:
+    """Return `NAME=VALUE` as on make's command line."""
+    line = text(value)
+    name, equals, _ = line.partition("=")
+    if not equals or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"{line!r} does not set a variable of make's: write NAME=VALUE")
+    if name in _NOT_THE_USERS:
+        raise ValueError(f"{line!r}: {name} is set by the build itself")
+    return line
+
+
 def packages(value: object, _base: Path) -> list[str]:
     """Return names of Debian packages that are separated by commas or spaces."""
     names = text(value).replace(",", " ").split()
@@ -279,6 +297,8 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "fragment": existing_file,
     "set": symbol,
     "patch": existing_path,
+    "make": make_variable,
+    "module_make": make_variable,
     "module": existing_path,
     "initrd": initrd,
     "disk": disk,
