@@ -97,6 +97,10 @@ class StopSubscriber:
         """Return, for the message of a wait that ran out, where the kernel was to stop."""
         return ""
 
+    def activity(self) -> str:
+        """Return, for the same message, what the kernel does: who runs, who waits."""
+        return ""
+
     def diagnose(self) -> str:
         """Return, for the message of an interrupt that failed, what the kernel does instead."""
         return ""
@@ -288,9 +292,13 @@ class RunControl:
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         awaited = "".join(subscriber.awaited() for subscriber in self._subscribers)
+        # An interrupt that failed says more.
+        listeners = () if self._interrupting else self._subscribers
+        activity = "".join(subscriber.activity() for subscriber in listeners)
         return TimeoutError(
             f"the kernel did not stop in {deadline.seconds:g} s{awaited}\n"
-            f"the console's last lines are:\n{self._console.tail()}",
+            f"the console's last lines are:\n{self._console.tail()}"
+            + (f"\nwhat the kernel does:\n{activity}" if activity else ""),
             log=self._console.log,
             hint="it runs on: interrupt() stops it where it is",
         )

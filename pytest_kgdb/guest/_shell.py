@@ -25,6 +25,7 @@ class Shell:
     """Runs commands in the guest's shell; a stopped kernel runs for them.
 
     :param oopses: lets a command go on after an oops that the test expects.
+    :param activity: returns what a running kernel does: who runs, who waits, where.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     """
 
@@ -36,6 +37,7 @@ class Shell:
         causes: FirstCause,
         oopses: OopsPolicy,
         waits: WaitLimit,
+        activity: Callable[[], str],
         printed: PrintedLog | None = None,
     ) -> None:
         self._printed = printed
@@ -45,6 +47,7 @@ class Shell:
         self._causes = causes
         self._oopses = oopses
         self._waits = waits
+        self._activity = activity
 
     def run(
         self,
@@ -83,11 +86,13 @@ class Shell:
             control.resume()
         try:
             result = work()
-        except TimeoutError:
+        except TimeoutError as error:
+            # Before the interrupt, whose own stack would be there otherwise.
+            explained = self._explained(error)
             if was_stopped:
                 with contextlib.suppress(KgdbError):
                     control.interrupt()
-            raise
+            raise explained from error
         except MachineDied as error:
             if (cause := self._causes.first(error)) is error:
                 raise
@@ -95,6 +100,16 @@ class Shell:
         if was_stopped:
             control.interrupt()
         return result
+
+    def _explained(self, error: TimeoutError) -> TimeoutError:
+        """Return the error with what the kernel does instead."""
+        if self._run_control.is_known_stopped:
+            return error
+        return TimeoutError(
+            f"{error.message}\nwhat the kernel does:\n{self._activity()}",
+            log=error.log,
+            hint=error.hint,
+        )
 
     def check_running(self, command: str) -> None:
         """Check that the kernel still runs a command.

@@ -145,7 +145,13 @@ class Attachment:
         self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
         run_control.subscribe(self.cpu_stacks)
         self.shell = Shell(
-            run_control, console, causes=causes, oopses=self.splats, waits=waits, printed=printed
+            run_control,
+            console,
+            causes=causes,
+            oopses=self.splats,
+            waits=waits,
+            activity=self.cpu_stacks.activity,
+            printed=printed,
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
         self._waits = waits
@@ -206,7 +212,7 @@ class Attachment:
             self.splats,
             leaks,
             self.snapshots,
-            cpu_stacks=self.cpu_stacks.read,
+            self.modules if "MODULES" in self.kernel.config else None,
         )
 
     @cached_property

@@ -27,8 +27,8 @@ class RegisterMachine(Protocol):
 class StackMemory(Protocol):
     """The part of the kernel's memory that is used here."""
 
-    def cpu_stacks(self, dump: str, source: Path | None) -> str:
-        """Return what each CPU does, by its registers; the machine is paused."""
+    def cpu_stacks(self, dump: str, source: Path | None, *, registers: bool = True) -> str:
+        """Return what each CPU does, by its registers, and who waits; the machine is paused."""
 
 
 class CpuStacks(StopSubscriber):
@@ -51,13 +51,24 @@ class CpuStacks(StopSubscriber):
         self._memory = memory
         self._source = source
 
-    def read(self) -> str:
-        """Return, for each CPU, its task, its stack and its registers, in lines."""
+    def read(self, *, registers: bool = True) -> str:
+        """Return, for each CPU, its task, its stack and its registers, in lines.
+
+        The tasks that wait follow, with their stacks.
+
+        :param registers: whether the registers are wanted.
+        """
         try:
             with self._paused():
-                return self._memory.cpu_stacks(self._machine.registers(), self._source)
+                return self._memory.cpu_stacks(
+                    self._machine.registers(), self._source, registers=registers
+                )
         except KgdbError as error:
             return f"(not available: {error.message})"
+
+    def activity(self) -> str:
+        """Return the same without registers, for the message of a wait that ran out."""
+        return self.read(registers=False)
 
     def diagnose(self) -> str:
         """Return the same, for the message of an interrupt that failed, and who is deaf to it."""

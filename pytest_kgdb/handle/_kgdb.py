@@ -59,10 +59,13 @@ class Kgdb(Running, Breaking, Inspecting, Talking):
         *,
         when: str | When | None = None,
         limit: int = 100,
+        again: bool = True,
     ) -> FailEach:
         """Run a scenario once for each call of a function that it makes, with that call failing.
 
         Each run begins with the kernel as it is now, and it is so again at the end.
+        After a failure that was handled it is run again, without one: nothing may have stayed
+        behind.
 
         :param scenario: a command for the guest's shell, or a function that is called with this
             handle. What it cannot do is an error handled; what it asserts must hold.
@@ -70,6 +73,7 @@ class Kgdb(Running, Breaking, Inspecting, Talking):
             type otherwise.
         :param when: which calls are meant, as for :meth:`override`.
         :param limit: calls that are tried at the most.
+        :param again: False for a scenario that cannot be run again where it was broken off.
         :raises KgdbError: the scenario does not pass by itself, or never calls the function.
         """
         __tracebackhide__ = True
@@ -85,7 +89,7 @@ class Kgdb(Running, Breaking, Inspecting, Talking):
         def run() -> object:
             return self.run(scenario) if isinstance(scenario, str) else scenario(self)
 
-        return attachment.fail_each.run(function, run, fail, limit=limit)
+        return attachment.fail_each.run(function, run, fail, limit=limit, again=again)
 
     def kunit(
         self, suite: str, *, module: str | None = None, timeout: float | None = None

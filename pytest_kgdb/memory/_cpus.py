@@ -39,7 +39,11 @@ def cpu_stacks(program: drgn.Program, dump: str, source: Path | None) -> Iterato
             task = cpu_curr(program, int(number))
             comm = task.comm.string_().decode(errors="replace")
             lines[0] += f", task {task.pid.value_()} ({comm})"
-            if _USER.search(text):
+            if task.pid.value_() == 0 and not _USER.search(text):
+                lines[0] = f"CPU {number}, idle"
+                if not _is_idle(program, text):
+                    lines += _frames(program, text, source)
+            elif _USER.search(text):
                 lines.append("  in user mode")
             else:
                 lines += _frames(program, text, source)
@@ -47,6 +51,16 @@ def cpu_stacks(program: drgn.Program, dump: str, source: Path | None) -> Iterato
             # The kernel may be broken in any way, and the other CPUs must be reported.
             lines.append(f"  (its stack cannot be read: {error})")
         yield "\n".join(lines)
+
+
+def _is_idle(program: drgn.Program, text: str) -> bool:
+    """Whether a CPU that has nothing to run waits for an interrupt (kernel/sched/idle.c)."""
+    dumped = dict(_REGISTER.findall(text))
+    try:
+        name = program.symbol(int(dumped["RIP"], 16)).name
+    except (LookupError, KeyError):
+        return False
+    return bool(re.search(r"idle|safe_halt|^(?:acpi|intel)_\w*(?:enter|mwait)", name))
 
 
 def _frames(program: drgn.Program, text: str, source: Path | None) -> Iterator[str]:

@@ -29,6 +29,8 @@ INTERNAL: Final = pytest.StashKey[tuple[Path, ...]]()
 _LOST: Final = (BootError, CacheError, DebuggerDied, MachineDied)
 """What says nothing about the kernel under test: the test is an error, not a failure."""
 
+_KEPT: Final = 100  # characters of an object's text that pytest keeps of its beginning, at least
+
 _PACKAGE: Final = Path(__file__).parent.parent
 _SITE: Final = Path(pytest.__file__).parent.parent
 _NOT_THE_USERS: Final = (_SITE / "_pytest", _SITE / "pluggy")
@@ -63,8 +65,10 @@ class Failures:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what a kernel test raised into what its author has to know."""
         error, users = _our_error(item.config, call)
-        report = yield
         ours = is_kernel_test(item)
+        if ours and call.excinfo is not None:
+            _show_whole(call.excinfo)
+        report = yield
         # A case that KUnit skipped is its own affair: the suite has run.
         ran = call.excinfo is not None and getattr(call.excinfo.value, "kgdb_ran", False)
         if ours and not ran and (requirement := Requirement.of(item.config)):
@@ -127,6 +131,29 @@ class Failures:
             report.sections.append(("kgdb artifacts", f"could not be saved: {error}"))
         else:
             report.sections.append(("kgdb artifacts", str(saved)))
+
+
+def _show_whole(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Put a report whole into the message of the `assert` that it is the message of.
+
+    pytest shortens an object that is not a text to a line (`_pytest.assertion.rewrite`,
+    `_format_assertmsg`); the report is in a variable of the test's.
+    """
+    error = excinfo.value
+    if type(error) is not AssertionError or not error.args or not isinstance(error.args[0], str):
+        return
+    first, newline, rest = error.args[0].partition("\n")
+    if not first.startswith("<FailEach "):
+        return
+    from ..recipes import FailEach
+
+    step = error.__traceback__
+    while step is not None:
+        for value in step.tb_frame.f_locals.values():
+            if isinstance(value, FailEach) and repr(value)[:_KEPT] == first[:_KEPT]:
+                error.args = (f"{value}{newline}{rest}", *error.args[1:])
+                return
+        step = step.tb_next
 
 
 def _in_short(error: KgdbError) -> str:

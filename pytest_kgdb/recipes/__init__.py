@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ._fail_each import FailEach, FailEachRunner, Outcome, Snapshots, Verdict
+from ._fail_each import FailEachRunner, Snapshots
 from ._kunit import KunitCase, KunitRunner, KunitSuite
 from ._leaks import LeakBaseline, LeakDetector
+from ._outcomes import FailEach, Outcome, Verdict
 
 __all__ = [
     "FailEach",

@@ -2,118 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal, Protocol, overload
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
 
 from ..debugger import RunControl
 from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied, TimeoutError
 from ..guest import Shell
 from ..klog import Splat
 from ..splats import SplatWatch
-from ..trace import Call, Override
+from ..trace import Override
 from ._leaks import LeakBaseline, LeakDetector
+from ._outcomes import (
+    PATH_FRAMES,
+    FailEach,
+    Outcome,
+    Verdict,
+    last_line,
+    place_in,
+    place_of_splat,
+    place_of_stop,
+)
 
 __all__ = ["FailEach", "FailEachRunner", "Outcome", "Snapshots", "Verdict"]
 
-Verdict = Literal["handled", "failed", "oops", "panic", "splat", "hang", "leak"]
 
 # More calls than any scenario makes: such an override only counts.
 _NEVER: Final = 1 << 62
-_PATH: Final = 12  # frames that are kept of where the call came from
+_AGAIN: Final = "run again, without a failure: "
 
 
-@dataclass
-class Outcome:
-    """The outcome of one failed call."""
-
-    number: int
-    """Which call failed, from 1."""
-    verdict: Verdict
-    message: str
-    """The kernel's words, or the scenario's."""
-    call: Call | None
-    """The call that failed."""
-    path: tuple[str, ...]
-    """Where it was called from: its callers with file and line, innermost first."""
-    result: object
-    """What the scenario returned."""
-    error: BaseException | None
-    """The exception that it raised."""
-    console: str = field(repr=False)
-    """What the console showed meanwhile."""
-    leaks: tuple[Splat, ...] | None = None
-    """The memory that was lost by it, as splats; None where it was not looked for."""
+class GuestModule(Protocol):
+    """The part of a module that is used here."""
 
     @property
-    def ok(self) -> bool:
-        """Whether the kernel got over it, and the scenario had nothing against it."""
-        return self.verdict == "handled"
+    def name(self) -> str:
+        """The kernel's name for it."""
 
-    def __str__(self) -> str:
-        path = "\n".join(f"        {frame}" for frame in self.path)
-        message = f": {self.message}" if self.message else ""
-        return f"    call {self.number}: {self.verdict}{message}" + (f"\n{path}" if path else "")
+    def unload(self) -> None:
+        """Unload it; raises GuestCommandError."""
 
 
-class FailEach(Sequence[Outcome]):
-    """The outcomes, in the order of the calls; its text shows those that were not handled."""
+class GuestModules(Protocol):
+    """The guest's modules, the latest first; the kernel must be stopped."""
 
-    def __init__(
-        self,
-        function: str,
-        outcomes: Sequence[Outcome],
-        *,
-        calls: int,
-        complete: bool,
-        unsought: str | None = None,
-    ) -> None:
-        self.function = function
-        self._outcomes = tuple(outcomes)
-        self.calls = calls
-        """Calls that the scenario makes when none fails."""
-        self.complete = complete
-        """Whether there is no further call that could fail; there is where `limit` was reached."""
-        self.unsought = unsought
-        """Why leaks were not looked for; None where they were."""
-
-    @property
-    def bad(self) -> tuple[Outcome, ...]:
-        """The outcomes that were not handled."""
-        return tuple(outcome for outcome in self._outcomes if not outcome.ok)
-
-    @property
-    def ok(self) -> bool:
-        """Whether all were handled."""
-        return not self.bad
-
-    @overload
-    def __getitem__(self, index: int) -> Outcome: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Outcome]: ...
-
-    def __getitem__(self, index: int | slice) -> Outcome | Sequence[Outcome]:
-        return self._outcomes[index]
-
-    def __len__(self) -> int:
-        return len(self._outcomes)
-
-    def __iter__(self) -> Iterator[Outcome]:
-        return iter(self._outcomes)
-
-    def __str__(self) -> str:
-        more = "" if self.complete else "; there are more calls, limit= was reached"
-        leaks = "leaks were looked for"
-        if self.unsought is not None:
-            leaks = f"leaks were not looked for: {self.unsought}"
-        lines = [
-            f"{self.function} failed in {len(self)} calls, one after the other: "
-            f"{len(self.bad)} not handled ({leaks}){more}"
-        ]
-        return "\n".join([*lines, *map(str, self.bad)])
-
-    __repr__ = __str__
+    def __iter__(self) -> Iterator[GuestModule]: ...
 
 
 class Snapshots(Protocol):
@@ -133,7 +66,7 @@ class Snapshots(Protocol):
 class FailEachRunner:
     """Runs a scenario again and again, with another call of a function failing each time.
 
-    :param cpu_stacks: returns what each CPU does, for a hang.
+    :param modules: the guest's modules; None where there are none.
     """
 
     def __init__(
@@ -143,15 +76,14 @@ class FailEachRunner:
         splats: SplatWatch,
         leaks: LeakDetector,
         snapshots: Snapshots,
-        *,
-        cpu_stacks: Callable[[], str],
+        modules: GuestModules | None,
     ) -> None:
         self._run_control = run_control
         self._shell = shell
         self._splats = splats
         self._leaks = leaks
         self._snapshots = snapshots
-        self._cpu_stacks = cpu_stacks
+        self._modules = modules
 
     def run(
         self,
@@ -160,6 +92,7 @@ class FailEachRunner:
         fail: Callable[[int, int | None], Override],
         *,
         limit: int,
+        again: bool = True,
     ) -> FailEach:
         """Fail each call once; see :meth:`Kgdb.fail_each`.
 
@@ -171,6 +104,7 @@ class FailEachRunner:
         names = (f"fail_each-{number}" for number in range(len(taken) + 1))
         name = next(candidate for candidate in names if candidate not in taken)
         self._snapshots.take(name)
+        present = self._module_names()
         outcomes: list[Outcome] = []
         complete = False
         unsought = self._leaks.why_not()
@@ -180,6 +114,9 @@ class FailEachRunner:
             _refuse(function, usual, counted)
             calls = counted.calls
             baseline = LeakBaseline(self._usual_leaks() if unsought is None else ())
+            unrepeated: str | None = "again=False"
+            if again:
+                unrepeated = self._why_not_again(scenario, usual, present)
             for number in range(1, limit + 1):
                 self._snapshots.restore(name)
                 with fail(number - 1, 1) as failing:
@@ -188,11 +125,20 @@ class FailEachRunner:
                     break
                 if unsought is None:
                     outcome = self._with_leaks(outcome, baseline)
+                if unrepeated is None and outcome.ok:
+                    outcome = self._repeated(scenario, outcome, usual, present)
                 outcomes.append(outcome)
         finally:
             self._snapshots.restore(name)
         complete = complete or calls <= limit
-        return FailEach(function, outcomes, calls=calls, complete=complete, unsought=unsought)
+        return FailEach(
+            function,
+            outcomes,
+            calls=calls,
+            complete=complete,
+            unsought=unsought,
+            unrepeated=unrepeated,
+        )
 
     def _usual_leaks(self) -> list[Splat]:
         """Return the leaks before the scenario, or of its every run: no failure leads to them.
@@ -201,7 +147,7 @@ class FailEachRunner:
         """
         leaks = self._leaks.find()
         # The log counts them, which is taken note of here.
-        verdict, message = self._judge(None, leaks_apart=True)
+        verdict, message, _ = self._judge(None, leaks_apart=True)
         if verdict != "handled":
             raise KgdbError(f"the kernel had trouble before any call failed: {verdict}: {message}")
         return leaks
@@ -219,9 +165,9 @@ class FailEachRunner:
         except KgdbError as caught:
             error = caught
         # The kernel has run on for it, and may have had more to report.
-        verdict, message = self._judge(error, leaks_apart=True)
+        verdict, message, place = self._judge(error, leaks_apart=True)
         if verdict != "handled":
-            return replace(outcome, verdict=verdict, message=message)
+            return replace(outcome, verdict=verdict, message=message, place=place)
         if error is not None:
             raise error
         if leaks and outcome.ok:
@@ -232,50 +178,117 @@ class FailEachRunner:
     def _try(self, scenario: Callable[[], object], number: int, failing: Override) -> Outcome:
         console = self._shell.console
         mark = console.mark()
-        result: object = None
-        error: BaseException | None = None
-        try:
-            result = scenario()
-        except (MachineDied, DebuggerDied):
-            raise
-        except Exception as caught:
-            error = caught
-        verdict, message = self._judge(error)
+        result, error = _outcome_of(scenario)
+        verdict, message, place = self._judge(error)
         return Outcome(
             number,
             verdict,
             message,
             failing.last,
-            failing.path[:_PATH],
+            failing.path[:PATH_FRAMES],
             result,
             error,
             console.since(mark).decode("utf-8", "replace"),
+            place=place,
         )
 
-    def _judge(
-        self, error: BaseException | None, *, leaks_apart: bool = False
-    ) -> tuple[Verdict, str]:
+    # The run after a failure
+
+    def _module_names(self) -> set[str]:
+        return {module.name for module in self._modules or ()}
+
+    def _why_not_again(
+        self, scenario: Callable[[], object], usual: Outcome, present: set[str]
+    ) -> str | None:
+        """Return why a scenario is not to be run again after a failure; None if it is.
+
+        One that does not pass twice in a row without any failure would tell nothing.
+        """
+        again = self._repeated(scenario, usual, usual, present)
+        if again.ok:
+            return None
+        return f"the scenario does not pass twice: {again.message.splitlines()[0]}"
+
+    def _repeated(
+        self, scenario: Callable[[], object], outcome: Outcome, usual: Outcome, present: set[str]
+    ) -> Outcome:
+        """Return an outcome, corrected by a run without a failure: whether something stayed behind.
+
+        The modules that the scenario has loaded, and had no occasion to unload, are unloaded first.
+
+        :param usual: how the scenario ends.
+        :param present: the modules before it.
+        """
+        self._run_control.interrupt()
+        left: list[str] = []
+
+        def again() -> object:
+            for module in self._modules or ():
+                if module.name not in present:
+                    left[:] = [module.name]
+                    module.unload()
+                    self._run_control.interrupt()
+            left.clear()
+            return scenario()
+
+        result, error = _outcome_of(again)
+        verdict, message, place = self._judge(error)
+        if verdict != "handled":
+            return replace(
+                outcome, verdict=verdict, message=f"{_AGAIN}{message}", place=place, error=error
+            )
+        status, expected = (getattr(each, "status", None) for each in (result, usual.result))
+        if left:
+            what = f"module {left[0]} cannot be unloaded: {message}"
+        elif error is not None:
+            what = f"{_AGAIN}{message}"
+        elif status != expected:
+            what = f"{_AGAIN}status {status} instead of {expected}: {last_line(result)}"
+        else:
+            return outcome
+        return replace(outcome, verdict="leftover", message=what, error=error)
+
+    # Judging
+
+    def _judge(self, error: BaseException | None, *, leaks_apart: bool = False) -> _Judgement:
         # Acknowledged, so that they are not the test's own as well.
-        splats = self._splats.pending()
-        self._splats.acknowledge(splats)
-        titles = [
-            splat.title for splat in splats if not (leaks_apart and splat.kind == "memory leak")
-        ]
+        pending = self._splats.pending()
+        self._splats.acknowledge(pending)
+        splats = [splat for splat in pending if not (leaks_apart and splat.kind == "memory leak")]
         control = self._run_control
         stop = control.stop if control.stopped else None
         if stop is not None and stop.reason in ("oops", "panic"):
             verdict: Verdict = "oops" if stop.reason == "oops" else "panic"
-            return verdict, stop.message or "".join(titles[:1])
+            title = splats[0].title if splats else ""
+            return _Judgement(verdict, stop.message or title, place_of_stop(stop))
         if isinstance(error, KernelPanic):
-            return "panic", error.message.splitlines()[0]
-        if titles:
-            return "splat", titles[0]
+            place = place_of_splat(splats[0]) if splats else ""
+            return _Judgement("panic", error.message.splitlines()[0], place)
+        if splats:
+            return _Judgement("splat", splats[0].title, place_of_splat(splats[0]))
         if isinstance(error, TimeoutError):
-            return "hang", f"{error.message.splitlines()[0]}\n{self._cpu_stacks()}"
+            return _Judgement("hang", error.message, place_in(error.message))
         if error is not None and not isinstance(error, KgdbError):
-            return "failed", f"{type(error).__name__}: {error}"
+            return _Judgement("failed", f"{type(error).__name__}: {error}", "")
         # What the scenario could not do is what was to be expected of it.
-        return "handled", error.message.splitlines()[0] if isinstance(error, KgdbError) else ""
+        message = error.message.splitlines()[0] if isinstance(error, KgdbError) else ""
+        return _Judgement("handled", message, "")
+
+
+class _Judgement(NamedTuple):
+    verdict: Verdict
+    message: str
+    place: str
+
+
+def _outcome_of(scenario: Callable[[], object]) -> tuple[object, BaseException | None]:
+    """Run a scenario; return what it returned, and what it raised."""
+    try:
+        return scenario(), None
+    except (MachineDied, DebuggerDied):
+        raise
+    except Exception as caught:
+        return None, caught
 
 
 def _refuse(function: str, baseline: Outcome, counted: Override) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
 from ..machine import by_hand, storage_by_hand
 
 if TYPE_CHECKING:
+    from ..debugger import Frame, Stop
     from ..kernel import Kernel
     from ._vm import Vm
+
+# arch/x86/include/asm/idtentry.h: how an interrupt or an exception enters the kernel.
+_ENTRY: Final = re.compile(
+    r"(?:asm_)?(?:common_interrupt|sysvec_|exc_|irqentry_)\w*$|ret_from_intr$"
+)
 
 __all__ = ["commands", "sections"]
 
@@ -44,6 +51,17 @@ def sections(vm: Vm, mark: int) -> list[tuple[str, str]]:
     return shown
 
 
+def _interrupted(stop: Stop) -> list[Frame]:
+    """Return the frames of a stop; of an interrupt, those of what it interrupted."""
+    frames = stop.backtrace(limit=40)
+    if stop.reason == "interrupt":
+        entries = [
+            number for number, frame in enumerate(frames, 1) if _ENTRY.match(frame.function or "")
+        ]
+        frames = frames[entries[-1] if entries else len(frames) :]
+    return frames[:20]
+
+
 def _where(vm: Vm) -> str:
     if not vm.machine.alive:
         return "gone: QEMU has ended"
@@ -56,7 +74,12 @@ def _where(vm: Vm) -> str:
     stop = attachment.run_control.stop
     assert stop is not None
     lines = [repr(stop)]
-    for frame in stop.backtrace(limit=20):
+    if stop.reason == "interrupt":
+        # Who waits is to be known; the interrupt's own way into the debugger is not.
+        with contextlib.suppress(KgdbError):
+            lines.append(f"on CPU {stop.cpu}: task {stop.task.pid} ({stop.task.comm})")
+            lines += attachment.memory.blocked_tasks(vm.kernel.debug_source)
+    for frame in _interrupted(stop):
         lines.append(str(frame))
         with contextlib.suppress(KgdbError):
             if frame.level < 3:

@@ -1,0 +1,124 @@
+"""Each call of a function failing, in a driver: what is found, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.errors import TimeoutError
+
+FAULTY = Path(__file__).parent / "modules/faulty"
+SOURCE = FAULTY / "faulty.c"
+NONE, DEVICE_STAYS, REFERENCE_STAYS, CRASH, WARNING, LOCK_STAYS, IGNORED = range(7)
+
+
+def line_of(text: str) -> str:
+    """File and line of what the driver's source has once."""
+    (number,) = [
+        number for number, line in enumerate(SOURCE.read_text().splitlines(), 1) if text in line
+    ]
+    return f"{SOURCE}:{number}"
+
+
+def loaded(mistake):
+    return lambda kgdb: kgdb.modules.load(FAULTY, mistake=mistake).unload()
+
+
+def opened(mistake):
+    def scenario(kgdb):
+        module = kgdb.modules.load(FAULTY, mistake=mistake)
+        kgdb.run("true </dev/faulty1", timeout=10)
+        module.unload()
+
+    return scenario
+
+
+TEXT = {"when": "len == 5 && current->pid > 1"}
+
+
+def test_nothing_stays(kgdb):
+    report = kgdb.fail_each("misc_register", loaded(NONE), "-EBUSY")
+    assert report.ok, report
+    assert report.unrepeated is None
+    assert kgdb.fail_each("kmemdup", opened(NONE), "NULL", **TEXT).ok
+
+
+def test_a_device_stays_registered(kgdb):
+    report = kgdb.fail_each("misc_register", loaded(DEVICE_STAYS), "-EBUSY")
+    (bad,) = report.bad
+    assert (bad.number, bad.verdict) == (2, "leftover")
+    assert "run again, without a failure: " in bad.message
+    assert "faulty_init" in bad.path[0]
+
+
+def test_a_reference_to_the_module_stays(kgdb):
+    (bad,) = kgdb.fail_each("kmemdup", opened(REFERENCE_STAYS), "NULL", **TEXT).bad
+    assert bad.verdict == "leftover"
+    assert "module faulty cannot be unloaded" in bad.message
+
+
+def test_a_lock_stays_locked(kgdb):
+    kgdb.modules.load(FAULTY, mistake=LOCK_STAYS)
+
+    def scenario(kgdb):
+        kgdb.run("true </dev/faulty1", timeout=3)
+
+    (bad,) = kgdb.fail_each("kmemdup", scenario, "NULL", **TEXT).bad
+    assert bad.verdict == "hang"
+    assert f"faulty_take at {line_of('/* hang */')}" in bad.place
+    assert "blocked" in bad.message
+
+
+def test_places(kgdb):
+    (bad,) = kgdb.fail_each("misc_register", loaded(CRASH), "-EBUSY").bad
+    assert bad.verdict == "oops"
+    assert bad.place == f"faulty_crash at {line_of('/* crash */')}"
+    assert line_of("/* the first */") in str(bad)
+    scenario = lambda kgdb: kgdb.modules.load(FAULTY, mistake=WARNING)  # noqa: E731
+    (bad,) = kgdb.fail_each("misc_register", scenario, "-EBUSY").bad
+    assert (bad.number, bad.verdict) == (2, "splat")
+    assert bad.place == f"faulty_init at {line_of('/* warning */')}"
+
+
+def test_modules_that_the_scenario_leaves(kgdb):
+    """They are no reason for the next run to fail."""
+    report = kgdb.fail_each(
+        "misc_register", lambda kgdb: kgdb.modules.load(FAULTY, mistake=NONE), "-EBUSY"
+    )
+    assert report.ok, report
+    assert report.unrepeated is None
+
+
+def test_scenario_that_cannot_be_repeated(kgdb):
+    report = kgdb.fail_each("version_proc_show", "mkdir /tmp/once && cat /proc/version", "-EIO")
+    assert report.ok, report
+    assert "does not pass twice" in report.unrepeated
+    assert "what stays behind was not looked for" in str(report)
+    command = "mkdir /tmp/d && cat /proc/version >/dev/null && rmdir /tmp/d"
+    report = kgdb.fail_each("version_proc_show", command, "-EIO", again=False)
+    assert report.ok, report
+    assert report.unrepeated == "again=False"
+    (bad,) = kgdb.fail_each("version_proc_show", command, "-EIO").bad
+    assert "status 1 instead of 0: mkdir:" in bad.message
+
+
+def test_where_a_command_hangs(kgdb):
+    kgdb.modules.load(FAULTY, mistake=LOCK_STAYS)
+    with kgdb.override("kmemdup", "NULL", when="len == 5"):
+        kgdb.run("true </dev/faulty1")
+    with pytest.raises(TimeoutError) as caught:
+        kgdb.run("true </dev/faulty1", timeout=3)
+    text = str(caught.value)
+    assert "CPU 0, idle" in text
+    assert f"faulty_take at {line_of('/* hang */')}" in text
+    assert "sysrq" not in text.partition("what the kernel does")[2]
+    with pytest.raises(TimeoutError) as caught:
+        kgdb.cont(timeout=1)
+    assert f"faulty_take at {line_of('/* hang */')}" in str(caught.value)
+
+
+def test_who_runs(kgdb):
+    with pytest.raises(TimeoutError) as caught:
+        kgdb.run("while :; do :; done", timeout=2)
+    assert "(sh)\n  in user mode" in str(caught.value)
