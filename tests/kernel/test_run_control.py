@@ -381,7 +381,7 @@ def callers(kgdb):
 
 @pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
 @pytest.mark.parametrize("function", BELOW_NOINSTR)
-def test_finish_into_noinstr(callers, function, cpus):  # noqa: ARG001 # of the marker
+def test_finish_into_noinstr(callers, function, cpus):  # of the marker
     """With other tasks that come by there meanwhile."""
     kgdb = callers
     with kgdb.breakpoint(function, condition=BELOW_NOINSTR[function]):
@@ -396,7 +396,7 @@ def test_finish_into_noinstr(callers, function, cpus):  # noqa: ARG001 # of the 
 
 
 @pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
-def test_next_into_noinstr(callers, cpus):  # noqa: ARG001 # of the marker
+def test_next_into_noinstr(callers, cpus):  # of the marker
     kgdb = callers
     with kgdb.breakpoint("ksys_read", condition="count == 17"):
         task = kgdb.cont().task.pid

@@ -60,9 +60,9 @@ def describe(address):
     row = {
         "function": block.function.name,
         "linkage": gdb.execute(f"info symbol {address:#x}", to_string=True).partition(" ")[0],
-        "inlined": inner.function.name if inner.start == block.start and (
-            inner.function.name != block.function.name
-        ) else None,
+        "inlined": inner.function.name
+        if inner.start == block.start and (inner.function.name != block.function.name)
+        else None,
         "returns": 0 if result is None else plain(result).sizeof,
         "arguments": [],
     }

@@ -28,7 +28,24 @@ _SECONDS: Final = 1800
 # gdb's numbers of the registers of arguments (System V psABI, figure 3.4).
 _ORDER: Final = (5, 4, 3, 2, 8, 9)
 _STACK: Final = 7
-_NAMES: Final = "ax bx cx dx si di bp sp r8 r9 r10 r11 r12 r13 r14 r15".split()
+_NAMES: Final = [
+    "ax",
+    "bx",
+    "cx",
+    "dx",
+    "si",
+    "di",
+    "bp",
+    "sp",
+    "r8",
+    "r9",
+    "r10",
+    "r11",
+    "r12",
+    "r13",
+    "r14",
+    "r15",
+]
 
 
 @pytest.fixture(scope="module")
