@@ -28,7 +28,7 @@ from gdb_expressions import (  # they lie beside this file
     rvalue,
     tokens_of,
 )
-from gdb_names import Names, condition_for, function_block, statics
+from gdb_names import Names, condition_for, entry_of, function_block, statics
 
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
@@ -222,17 +222,34 @@ def find_type(name):
     return kind
 
 
+def is_parenthesised(tokens):
+    """Whether the first token is a parenthesis that the last one closes."""
+    if len(tokens) < 3 or tokens[0].text != "(":
+        return False
+    depth = 0
+    for token in tokens[:-1]:
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if depth == 0:
+            return False
+    return True
+
+
 def bit_field(expression):
     """The width in bits and the type of a bit-field; None of anything else."""
     try:
         tokens = tokens_of(expression)
     except Refused:
         return None
-    while len(tokens) > 2 and tokens[0].text == "(" and tokens[-1].text == ")":
+    while is_parenthesised(tokens):
         tokens = tokens[1:-1]
     if len(tokens) < 3 or tokens[-1].kind != "name" or tokens[-2].text not in (".", "->"):
         return None
-    parent = gdb.parse_and_eval(checked(expression[tokens[0].start : tokens[-2].start]))
+    if tokens[0].kind == "operator" and tokens[0].text != "(":
+        return None  # an operator on the member
+    try:
+        parent = gdb.parse_and_eval(checked(expression[tokens[0].start : tokens[-2].start]))
+    except gdb.error:
+        return None  # no member of one thing
     kind = plain(parent.type)
     if kind.code == gdb.TYPE_CODE_PTR:
         kind = plain(kind.target())
@@ -561,7 +578,7 @@ def op_function(location, expressions, cpu):
             place.update(name=name, address=address - int(offset or 0), returns=None)
         else:
             place["name"] = block.function.name
-            place["inlined"] = int(block.function.value().address) & MASK != address
+            place["inlined"] = entry_of(block) != address
             target = block.function.type.target()
             # Of a function in assembler the debug info says that it returns nothing.
             has_type = target is not None and not (file or "").endswith(".S")

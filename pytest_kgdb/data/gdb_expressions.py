@@ -188,7 +188,15 @@ class Scope:
         self.entry = entry
         self.block = block
         self.statics = statics
-        self.own = {} if block is None else {symbol.name: symbol for symbol in block}
+        self.own = {}
+        self.twofold = set()
+        self.registers = None
+        for symbol in block or ():
+            if symbol.addr_class == gdb.SYMBOL_LOC_LABEL:
+                continue  # it may have the name of an argument
+            if symbol.is_argument and symbol.name in self.own:
+                self.twofold.add(symbol.name)
+            self.own.setdefault(symbol.name, symbol)
 
     def lookup_type(self, name):
         if self.block is not None:
@@ -199,33 +207,76 @@ class Scope:
         return gdb.lookup_type(name)
 
     def own_name(self, name):
-        """A name of the function's own as gdb finds it, though something be inlined there."""
-        block = gdb.block_for_pc(self.entry)
-        while block is not None and not is_same_block(block, self.block):
-            if any(symbol.name == name for symbol in block):
-                break
-            if block.function is not None:
-                break  # gdb does not look beyond an inlined function
+        """A name of the function's own as gdb finds it, though something be inlined there.
+
+        None if gdb takes another copy of the function for it.
+        """
+        function, depth = self.block.function.name, depth_of(self.block)
+        block, plain_name = gdb.block_for_pc(self.entry), True
+        while depth_of(block) > depth:
+            if any(symbol.name == function for symbol in block):
+                return None
+            inlined = block.function is not None
+            if inlined and block.function.name == function:
+                return None  # gcc has inlined a part of it into itself
+            if inlined or any(symbol.name == name for symbol in block):
+                plain_name = False
             block = block.superblock
-        else:
+        if plain_name:
             return name
-        function = self.block.function.name
         found = gdb.lookup_symbol(function, self.block)[0]
-        if found is None or int(found.value().address) != self.block.start:
-            raise Refused(
-                f"gdb does not find this copy of {function}() by its name, and something else is "
-                "inlined at its first instruction"
-            )
+        if found is None or int(found.value().address) & MASK != self.entry:
+            return None
         return f"{function}::{name}"
+
+    def register_of(self, name):
+        """The register in which the psABI has an argument at the entry; None where it has none.
+
+        None, too, for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
+        """
+        if self.registers is None:
+            self.registers = {}
+            symbol = gdb.execute(f"info symbol {self.entry:#x}", to_string=True)
+            if "." not in symbol.partition(" in section")[0]:
+                self.registers = argument_registers(self.block)
+        return self.registers.get(name)
+
+
+# gdb's numbers of the registers that arguments are in (System V psABI, 3.2.3, "Passing").
+ARGUMENT_REGISTERS = (5, 4, 3, 2, 8, 9)
+
+
+def argument_registers(block):
+    """The registers of a function's arguments, as far as one register holds one of them.
+
+    The kernel has no fractions, so that of 16 bytes each 8 take the next register.
+    """
+    free, registers = list(ARGUMENT_REGISTERS), {}
+    result = block.function.type.target()
+    if result is not None and plain(result).sizeof > 16:
+        free.pop(0)  # where the caller wants it
+    for symbol in block:
+        if not symbol.is_argument:
+            continue
+        words = -(-plain(symbol.type).sizeof // 8)
+        if 1 <= words <= min(2, len(free)):
+            if words == 1:
+                registers[symbol.name] = free[0]
+            del free[:words]
+    return registers
 
 
 def is_same_block(one, other):
-    return (
-        other is not None
-        and (one.start, one.end) == (other.start, other.end)
-        and (one.function is not None and one.function.name)
-        == (other.function is not None and other.function.name)
-    )
+    """Whether two blocks around one address are the same: gdb has no identity of them."""
+    return other is not None and depth_of(one) == depth_of(other)
+
+
+def depth_of(block):
+    depth = 0
+    while block is not None:
+        block = block.superblock
+        depth += 1
+    return depth
 
 
 # Code is a list of [operation, operand]; a jump's operand is a label, ["label", number] its place.
@@ -592,7 +643,9 @@ class Compiler:
         if item.bits is not None:
             raise Refused("%s is a bit-field, which has no address" % (item.what or "it"))
         if item.where not in ("memory", "nodebug"):
-            raise Refused(f"{described(item)} lies in no memory at the entry")
+            raise Refused(
+                f"{item.what or 'it'} lies in a register at the entry, which has no address"
+            )
         kind = item.type if item.type is not None else gdb.lookup_type("void")
         return Item(kind.pointer(), "value", item.code)
 
@@ -720,6 +773,8 @@ class Compiler:
         kind = gdb.parse_and_eval(name).type
         if plain(kind).code == gdb.TYPE_CODE_VOID:
             raise Refused(f"there is no register {name}")
+        if not (is_integer(kind) or is_pointer(kind)) or plain(kind).sizeof > 8:
+            raise Refused(f"{name} is a {kind}, and general registers are read there")
         code = self.located(name)
         if is_integer(kind):
             code += extend(kind)
@@ -735,6 +790,8 @@ class Compiler:
     def qualified(self, names):
         """`'file.c'::name`, `function::name`."""
         text = "::".join(names)
+        if len(names) == 2 and names[0].startswith("'") and "." in names[0]:
+            return self.global_item(self.scope.statics.of_file(*names)[0], names[1])
         block = self.scope.block
         if (
             block is not None
@@ -747,17 +804,21 @@ class Compiler:
             address = value.address
         except gdb.error as error:
             raise Refused(str(error)) from None
+        if value.is_optimized_out:
+            raise Refused(f"{text} was optimised out by the compiler")
         if address is None:
             raise Refused(f"{text} lies in no memory")
         return Item(value.type, "memory", [const(int(address))], what=text)
 
     def variable(self, name):
         symbol = self.scope.own.get(name)
+        if name in self.scope.twofold:
+            raise Refused(
+                f"gcc has specialised this copy of the function, and its debug info has {name} "
+                "twice"
+            )
         if symbol is None:
-            try:
-                symbol = self.scope.statics.find(name, self.scope.block)
-            except Refused:
-                raise
+            symbol = self.scope.statics.find(name, self.scope.block)
             if symbol is None:
                 return self.without_debug_info(name)
         if symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
@@ -766,6 +827,10 @@ class Compiler:
             raise Refused(f"{name} is a type")
         if symbol.needs_frame:
             return self.local(symbol)
+        return self.global_item(symbol, name)
+
+    def global_item(self, symbol, name):
+        """A variable or function that is the same everywhere, or a constant."""
         value = symbol.value()
         address = value.address
         if address is None:
@@ -788,16 +853,44 @@ class Compiler:
         name = self.scope.own_name(symbol.name)
         kind = plain(symbol.type)
         if kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and kind.sizeof <= 8:
-            code = self.located(name) + extend(kind)
-            return Item(symbol.type, "value", code, what=symbol.name)
-        try:
-            code = parse_listing(gdb.execute("maint agent-eval &" + name, to_string=True))
-            return Item(symbol.type, "memory", code, what=symbol.name)
-        except gdb.error as error:
-            parts = register_parts(name, kind, self.scope.entry)
-            if parts is None or sum(size for _, size in parts) != kind.sizeof:
-                raise Refused(f"{described_name(symbol)}: {error}") from None
-            return Item(symbol.type, "parts", parts, what=symbol.name)
+            if name is None:
+                parts = register_parts(symbol.name, kind, self.scope.entry)
+                code = parts[0][0] if parts is not None and len(parts) == 1 else None
+            else:
+                code = self.located(name)
+            if code is None:
+                raise Refused(
+                    f"gdb does not find {symbol.name} of this copy of the function, and something "
+                    "else is inlined at its first instruction"
+                )
+            self.check_register(symbol, code)
+            return Item(symbol.type, "value", code + extend(kind), what=symbol.name)
+        error = "gdb does not find this copy of the function"
+        if name is not None:
+            try:
+                code = parse_listing(gdb.execute("maint agent-eval &" + name, to_string=True))
+                return Item(symbol.type, "memory", code, what=symbol.name)
+            except gdb.error as refusal:
+                error = str(refusal)
+        parts = register_parts(symbol.name, kind, self.scope.entry)
+        if parts is None or sum(size for _, size in parts) != kind.sizeof:
+            raise Refused(f"{symbol.name}, a {symbol.type}: {error}")
+        return Item(symbol.type, "parts", parts, what=symbol.name)
+
+    def check_register(self, symbol, code):
+        """Refuse an argument of which the debug info has only where it is later on.
+
+        gcc may give one register for all of a function (seen of 6.1's ip_rt_update_pmtu).
+        """
+        if not symbol.is_argument or not code or code[0][0] != "reg" or len(code) > 2:
+            return
+        expected = self.scope.register_of(symbol.name)
+        if expected is not None and code[0][1] != expected:
+            raise Refused(
+                f"the debug info has {symbol.name} in {NUMBERS[code[0][1]]}, where a caller does "
+                f"not put it: in {NUMBERS[expected]}",
+                f"at the entry it is (({symbol.type})${NUMBERS[expected]})",
+            )
 
     def without_debug_info(self, name):
         if name in WORDS:
@@ -947,7 +1040,8 @@ def bit_field(item, kind):
 
 RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): (.*)")
 PIECE = re.compile(r"a variable in \$(\w+) \[(\d+)-byte piece\](?:, and )?")
-MASK_LINE = re.compile(r"^Reg mask: ([0-9a-f]+)$", re.MULTILINE)
+WHOLE = re.compile(r"a variable in \$(\w+)\.?$")
+MASK_LINE = re.compile(r"^Reg mask: ([0-9a-f ]+)$", re.MULTILINE)
 # As gdb numbers them for agents, and in the remote protocol (gdb/features/i386/64bit-core.xml).
 NUMBERS = [
     "rax",
@@ -969,23 +1063,24 @@ NUMBERS = [
 ]
 
 
+def outer_frame():
+    """The frame of the function at whose entry the target is, not of what is inlined there."""
+    frame = gdb.newest_frame()
+    while frame.type() == gdb.INLINE_FRAME:
+        frame = frame.older()
+    return frame
+
+
 def register_parts(name, kind, entry):
-    """Where a structure lies whose bytes are in registers; None if gdb shows no such."""
-    if kind.sizeof <= 8:
-        try:
-            # What a tracepoint would record of it: one register, if it is in one.
-            listing = gdb.execute("maint agent " + name, to_string=True)
-        except gdb.error:
-            return None
-        match = MASK_LINE.search(listing)
-        mask = int.from_bytes(bytes.fromhex(match.group(1)), "little") if match else 0
-        if "trace" in listing or mask == 0 or mask & (mask - 1) or mask.bit_length() > 16:
-            return None
-        return [([["reg", mask.bit_length() - 1]], kind.sizeof)]
+    """Where something lies that is in registers at a function's entry; None for all else."""
     try:
+        # It looks in the selected frame.
+        outer_frame().select()
         text = gdb.execute("info address " + name, to_string=True)
     except gdb.error:
-        return None
+        return register_mask(name, kind)
+    finally:
+        gdb.newest_frame().select()
     if "multi-location" in text:
         ranges = [RANGE.search(line) for line in text.splitlines()]
         at_entry = [
@@ -997,9 +1092,33 @@ def register_parts(name, kind, entry):
     else:
         text = text.partition(" is ")[2]
     parts = PIECE.findall(text)
-    if not parts or PIECE.sub("", text).strip(" .\n") or not all(r in NUMBERS for r, _ in parts):
+    whole = WHOLE.search(text.strip())
+    if whole and not parts:
+        parts = [(whole.group(1), str(kind.sizeof))]
+    elif PIECE.sub("", text).strip(" .\n"):
+        return None
+    if not parts or not all(register in NUMBERS for register, _ in parts):
         return None
     return [([["reg", NUMBERS.index(register)]], int(size)) for register, size in parts]
+
+
+def register_mask(name, kind):
+    """The one register that a tracepoint would record of a variable, if it is in one.
+
+    `info address` calls such a location corrupt where a structure has it (gdb 13).
+    """
+    inlined = gdb.newest_frame().type() == gdb.INLINE_FRAME
+    if kind.sizeof > 8 or inlined:
+        return None
+    try:
+        listing = gdb.execute("maint agent " + name, to_string=True)
+    except gdb.error:
+        return None
+    match = MASK_LINE.search(listing)
+    mask = int.from_bytes(bytes.fromhex(match.group(1)), "little") if match else 0
+    if "trace" in listing or mask == 0 or mask & (mask - 1) or mask.bit_length() > 16:
+        return None
+    return [([["reg", mask.bit_length() - 1]], kind.sizeof)]
 
 
 def lookup(name, block):

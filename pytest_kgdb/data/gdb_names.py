@@ -47,6 +47,7 @@ class Names:
         self.cpu = "kgdb_active.counter"
         self.bounds = {}
         self.verdicts = {}  # of names that mean the same everywhere
+        self.expanded = False
         for event in ("new_objfile", "clear_objfiles", "free_objfile"):
             registry = getattr(gdb.events, event, None)
             if registry is not None:
@@ -55,6 +56,7 @@ class Names:
     def forget(self, _event=None):
         self.bounds.clear()
         self.verdicts.clear()
+        self.expanded = False
 
     # Where variables lie
 
@@ -103,27 +105,46 @@ class Names:
         """
         return self.meaning(name, block)[0]
 
-    def meaning(self, name, block):
+    def meaning(self, name, block, addressed=False):
         """A symbol, and how gdb is to be told which, if it would take another one.
 
         :param block: from where it is seen; None for nowhere.
+        :param addressed: whether only its address is asked for, which may be freed memory's.
         """
         if block is not None:
             symbol = gdb.lookup_symbol(name, block)[0]
         else:
             symbol = gdb.lookup_global_symbol(name) or gdb.lookup_static_symbol(name)
-        if symbol is None:
-            return None, None
-        if symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF or is_local(symbol):
+        if symbol is not None and (symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF or is_local(symbol)):
             return symbol, None
+        self.expand_modules()
         others = statics(name)
         here = [other for other in others if block is not None and sees(block, other)]
         if not here and gdb.lookup_global_symbol(name) is None and others:
             symbol, spelled = self.choose(name, others, block)
+        elif symbol is None:
+            return None, None
         else:
             symbol, spelled = (here or [symbol])[0], None
-        self.check(name, symbol)
+        if not addressed:
+            self.check(name, symbol)
         return symbol, spelled
+
+    def expand_modules(self):
+        """Have gdb read all of the modules' debug info, once.
+
+        Its index has no variables that were optimised out: another file's would be taken.
+        """
+        if self.expanded:
+            return
+        self.expanded = True
+        for objfile in gdb.objfiles():
+            if not is_module(objfile) or not objfile.is_valid():
+                continue
+            this = objfile.lookup_global_symbol("__this_module")
+            directory = this.symtab.filename.rpartition("/")[0] if this is not None else ""
+            if directory:
+                gdb.execute("maint expand-symtabs " + re.escape(directory) + "/", to_string=True)
 
     def choose(self, name, others, block):
         """Of the statics of a name that other files have, the one that is meant."""
@@ -155,6 +176,30 @@ class Names:
             )
         return chosen[0], f"'{chosen[0].symtab.filename}'::{name}"
 
+    def of_file(self, file, name):
+        """The variable or function of a file: `'FILE.c'::NAME`, and how gdb is to be told.
+
+        gdb takes another file's of that name where the first file that it finds has none.
+        """
+        self.expand_modules()
+        others = statics(name)
+        found = gdb.lookup_global_symbol(name)
+        if found is not None:
+            others.append(found)
+        file = file.strip("'")
+        matching = [other for other in others if is_file(other.symtab.filename, file)]
+        if len(matching) != 1:
+            files = list(dict.fromkeys(short(other) for other in matching or others))
+            raise Refused(
+                f"{'several' if matching else 'no'} {file} has a '{name}'"
+                + (f": {', '.join(files[:12])}" if matching else ""),
+                "say which: " + " or ".join(f"'{other}'::{name}" for other in files[:2])
+                if files
+                else None,
+            )
+        self.check(name, matching[0])
+        return matching[0], f"'{matching[0].symtab.filename}'::{name}"
+
     def check(self, name, symbol):
         """Refuse a variable that cannot be read."""
         if symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
@@ -185,6 +230,13 @@ class Names:
             return text  # what is no C is gdb's own
         pieces, end = [], 0
         for index, token in enumerate(tokens):
+            if token.kind == "file" and "." in token.text and index + 2 < len(tokens):
+                last = tokens[index + 2]
+                symbol, spelled = self.of_file(token.text, last.text)
+                self.check_per_cpu(tokens, index, last.text, symbol)
+                pieces += [text[end : token.start], spelled]
+                end = last.end
+                continue
             if token.kind != "name" or not is_free(tokens, index):
                 continue
             spelled = own(token.text) if own is not None else None
@@ -195,32 +247,44 @@ class Names:
                 end = token.end
         return "".join([*pieces, text[end:]])
 
+    def check_per_cpu(self, tokens, index, name, symbol):
+        """Whether a name is a per-CPU variable's; it is refused where the CPU is missing."""
+        address = address_of(symbol) if symbol.addr_class in VARIABLES else None
+        if address is None or not self.is_per_cpu(address):
+            return False
+        if not takes_address(tokens, index):
+            raise Refused(
+                f"{name} is a per-CPU variable, of which each CPU has its own",
+                f'say whose: per_cpu({name}, CPU) in an expression, kgdb.per_cpu("{name}", cpu)',
+            )
+        return True
+
     def spelling(self, tokens, index, block):
         """How gdb is to be told a name; None as it is."""
         name = tokens[index].text
         verdict = self.verdicts.get(name)
         if verdict is None or not (verdict == "plain" or takes_address(tokens, index)):
-            symbol, spelled = self.meaning(name, block)
+            symbol, spelled = self.meaning(name, block, takes_address(tokens, index))
             if symbol is None:
                 return str(WORDS[name]) if name in WORDS else None
             if is_local(symbol):
                 return None
             address = address_of(symbol) if symbol.addr_class in VARIABLES else None
-            if address is not None and self.is_per_cpu(address):
-                if not takes_address(tokens, index):
-                    raise Refused(
-                        f"{name} is a per-CPU variable, of which each CPU has its own",
-                        f"say whose: per_cpu({name}, CPU) in an expression, "
-                        f'kgdb.per_cpu("{name}", cpu)',
-                    )
-            elif (
-                spelled is None
+            per_cpu = self.check_per_cpu(tokens, index, name, symbol)
+            if (
+                not per_cpu
+                and spelled is None
                 and gdb.lookup_global_symbol(name) is not None
                 and not (address and self.within(address, "__init_begin", "__init_end"))
             ):
                 self.verdicts[name] = "plain"
             return spelled
         return None
+
+
+def is_file(filename, file):
+    """Whether a path ends with another, as a whole name."""
+    return ("/" + filename).endswith("/" + file.lstrip("/"))
 
 
 def is_free(tokens, index):
@@ -382,14 +446,19 @@ def function_block(address):
     return function
 
 
+def entry_of(block):
+    """A function's first instruction; its block may begin with a part that gcc has split off."""
+    return int(block.function.value().address) & UNSIGNED
+
+
 def named_block(address, name):
-    """The innermost block of a function of that name, inlined or not, around an address."""
-    block = gdb.block_for_pc(address)
+    """The outermost block of a function of that name, inlined or not, around an address."""
+    block, found = gdb.block_for_pc(address), None
     while block is not None:
         if block.function is not None and block.function.name == name:
-            return block
+            found = block
         block = block.superblock
-    return None
+    return found
 
 
 class Of(gdb.Function):
@@ -408,7 +477,7 @@ class Of(gdb.Function):
             raise gdb.GdbError(f"the frame is not in {function.string()}()")
         wanted = name.string()
         for symbol in block:
-            if symbol.name == wanted:
+            if symbol.name == wanted and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
                 return symbol.value(frame) if symbol.needs_frame else symbol.value()
         raise gdb.GdbError(f"{function.string()}() has no {wanted}")
 
@@ -453,11 +522,18 @@ def string_hint(function):
     return None
 
 
+def has(block, name):
+    """Whether a block has a variable of a name."""
+    return any(
+        symbol.name == name and symbol.addr_class != gdb.SYMBOL_LOC_LABEL for symbol in block
+    )
+
+
 def visible_in(name, address):
     """The innermost block at an address that has a name, as far out as gdb looks; or None."""
     block = gdb.block_for_pc(address)
     while block is not None and not block.is_static and not block.is_global:
-        if any(symbol.name == name for symbol in block):
+        if has(block, name):
             return block
         if block.function is not None:
             return None
@@ -481,7 +557,7 @@ def condition_block(address, location):
         return None
     if location.lstrip().startswith("*"):
         block = function_block(address)
-        return block if block is not None and block.start == address else None
+        return block if block is not None and entry_of(block) == address else None
     name = location.rpartition(":")[2].strip()
     return named_block(address, name) or function_block(address)
 
@@ -501,7 +577,7 @@ def condition_for(text, location, addresses, names):
             if block is None:
                 continue
             found = visible_in(name, address)
-            if any(symbol.name == name for symbol in block):
+            if has(block, name):
                 if found is None or not is_same_block(found, block):
                     spelled = f'$_of("{block.function.name}", "{name}")'
             elif found is not None and not is_within(found, block):

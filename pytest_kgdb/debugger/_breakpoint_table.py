@@ -30,11 +30,9 @@ _WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
 
 # gdb/breakpoint.c, insert_breakpoint_locations: gdb keeps what it could not insert.
 _NOT_INSERTED: Final = re.compile(r"^Cannot insert (?:hardware )?breakpoint (\d+)\.", re.M)
-# gdb/breakpoint.c, bpstat_check_breakpoint_conditions; the reason is in the next line.
-_UNTESTABLE: Final = re.compile(
-    r"Error in testing (?:breakpoint condition|condition for breakpoint) (\d+)(?:\.\d+)?:\s*(.*)",
-    re.DOTALL,
-)
+# gdb/breakpoint.c, bpstat_check_breakpoint_conditions: the reason is in the next line, and the
+# breakpoint's number in some versions.
+_UNTESTABLE: Final = re.compile(r"Error in testing [a-z ]*condition\b[a-z ]*([\d.]*):\s*(.*)", re.S)
 
 # Breakpoints that the message of a wait names.
 _NAMED: Final = 5
@@ -87,7 +85,7 @@ class BreakpointTable(StopSubscriber):
         self._deleted_by_hit: dict[int, Breakpoint] = {}
         self._hit_now: list[BreakpointRow] = []  # since the last resume
         self._disabled_for_step = False
-        self._untestable: tuple[int, str] | None = None  # a condition, since the last resume
+        self._untestable: str | None = None  # why a condition was not evaluated at this stop
         self._listeners: list[Callable[[bool], None]] = []
         gdb.subscribe(self._on_record)
         run_control.subscribe(self)
@@ -411,12 +409,11 @@ class BreakpointTable(StopSubscriber):
         if row is not None and payload.get("disp") == "del":
             row.hits = max(row.hits, 1)
             self._forget([row])
-        if self._untestable is not None and row is not None:
-            number, why = self._untestable
-            if number == row.number:
-                record.message = (
-                    f"gdb could not evaluate the condition '{row.condition}': {why.strip()}"
-                )
+        if self._untestable is not None and row is not None and row.condition is not None:
+            record.message = (
+                f"gdb could not evaluate the condition '{row.condition}': "
+                f"{self._untestable.strip()}"
+            )
 
     def recorded(self, stop: Stop) -> None:  # noqa: ARG002 # as every subscriber's
         """After a step, internal breakpoints are enabled again."""
@@ -432,9 +429,20 @@ class BreakpointTable(StopSubscriber):
         """Around a step, internal breakpoints are disabled: gdb would end the step at a hit."""
         self._hit_now.clear()
         self._untestable = None
+        self._check_conditions()
         if event.stepping and self._internal:
             self._disabled_for_step = True
             self._enable(self._internal_numbers, False)
+
+    def _check_conditions(self) -> None:
+        """Say the names of a condition anew, whose breakpoint has waited for its module."""
+        for row in list(self._rows.values()):
+            if row.resolved is None and row.written is not None and row.locations:
+                row.resolved = row.text
+                text = self._as_gdb_takes_it(row.written[1], row.text)
+                if text != row.written[0]:
+                    row.written = text, row.written[1]
+                    self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
 
     def restored(self, event: Restored) -> None:
         """Another test begins without breakpoints."""
@@ -513,9 +521,9 @@ class BreakpointTable(StopSubscriber):
     def _on_log(self, line: str) -> None:
         match = _UNTESTABLE.match(line)
         if match is not None:
-            self._untestable = int(match[1]), match[2]
-        elif self._untestable is not None and not self._untestable[1]:
-            self._untestable = self._untestable[0], line
+            self._untestable = match[2]
+        elif self._untestable == "":
+            self._untestable = line
 
 
 def _number(text: object) -> int:

@@ -4,6 +4,7 @@
 """
 
 import json
+import pathlib
 
 import gdb
 import gdb_agent as agent
@@ -51,7 +52,7 @@ def parameter(symbol, scope):
 
 def describe(address):
     block = agent.function_block(address)
-    if block is None or block.start != address:
+    if block is None or agent.entry_of(block) != address:
         return None
     result = block.function.type.target()
     inner = gdb.block_for_pc(address)
@@ -61,7 +62,7 @@ def describe(address):
         "function": block.function.name,
         "linkage": gdb.execute(f"info symbol {address:#x}", to_string=True).partition(" ")[0],
         "inlined": inner.function.name
-        if inner.start == block.start and (inner.function.name != block.function.name)
+        if inner.function is not None and (inner.function.name != block.function.name)
         else None,
         "returns": 0 if result is None else plain(result).sizeof,
         "arguments": [],
@@ -75,7 +76,7 @@ def describe(address):
     return row
 
 
-with open(ENTRIES) as entries, open(OUTPUT, "w") as output:
+with pathlib.Path(ENTRIES).open() as entries, pathlib.Path(OUTPUT).open("w") as output:
     for line in entries:
         row = describe(int(line, 16))
         if row is not None:

@@ -28,7 +28,7 @@ _SECONDS: Final = 1800
 # gdb's numbers of the registers of arguments (System V psABI, figure 3.4).
 _ORDER: Final = (5, 4, 3, 2, 8, 9)
 _STACK: Final = 7
-_NAMES: Final = [
+_NAMES: Final = (
     "ax",
     "bx",
     "cx",
@@ -37,15 +37,8 @@ _NAMES: Final = [
     "di",
     "bp",
     "sp",
-    "r8",
-    "r9",
-    "r10",
-    "r11",
-    "r12",
-    "r13",
-    "r14",
-    "r15",
-]
+    *tuple(f"r{number}" for number in range(8, 16)),
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,401 @@
+"""Values at their edges on a real kernel: each is what the source means there, or is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError, TimeoutError
+
+EDGES = Path(__file__).parent / "modules" / "edges"
+STEP = "echo {} > /sys/module/edges/parameters/step"
+
+
+@pytest.fixture
+def edges(kgdb: Any) -> Any:
+    kgdb.modules.load(EDGES)
+    return kgdb
+
+
+def step(kgdb: Any, number: int) -> int:
+    kgdb.run(STEP.format(number))
+    return int(re.findall(rf"edges: step {number} gives (-?\d+)", kgdb.dmesg())[-1])
+
+
+# Names at a function's entry
+
+
+def test_names_at_an_entry_that_is_inlined_code(edges: Any) -> None:
+    with edges.spy("outer", collect=["part->y", "n * 2"]) as calls:
+        step(edges, 1)
+    (call,) = calls.calls
+    assert (call.args["n"], call["part->y"], call["n * 2"]) == (4, 2, 8)
+    with edges.override("outer", "n + part->z", when="n == 4 && part->x == 1") as forced:
+        assert step(edges, 1) == 7
+    assert (forced.calls, forced.forced) == (1, 1)
+
+
+@pytest.mark.parametrize("location", ["outer", "*outer", "main.c:outer", "edges/main.c:outer"])
+def test_a_condition_has_the_functions_own_names(edges: Any, location: str) -> None:
+    with edges.breakpoint(location, condition="n == 4 && part->x == 1") as hit:
+        assert hit.condition == "n == 4 && part->x == 1"
+        edges.type(STEP.format(1))
+        assert edges.cont().breakpoint is hit
+        assert hit.condition == "n == 4 && part->x == 1"
+        hit.condition = "n == 104"  # scale()'s
+        edges.type(STEP.format(1))
+        with pytest.raises(TimeoutError):
+            edges.cont(timeout=1)
+    edges.interrupt()
+
+
+def test_a_condition_of_a_breakpoint_that_waited(kgdb: Any) -> None:
+    hit = kgdb.breakpoint("outer", condition="n == 4", pending=True)
+    kgdb.modules.load(EDGES)
+    kgdb.type(STEP.format(1))
+    assert kgdb.cont().breakpoint is hit
+    assert hit.condition == "n == 4"
+
+
+def test_names_of_the_kernels_functions(kgdb: Any) -> None:
+    kgdb.breakpoint("kfree_skb_reason", condition="reason == SKB_DROP_REASON_NO_SOCKET")
+    with kgdb.breakpoint("utsns_put"):
+        kgdb.type("exec 3</proc/self/ns/uts; exec 3>&-; echo over")
+        seen = int(kgdb.cont().frame.args["ns"])
+    kgdb.resume()
+    kgdb.console.expect("over")
+    kgdb.interrupt()
+    with kgdb.spy("utsns_put") as puts:
+        kgdb.run("exec 3</proc/self/ns/uts; exec 3>&-")
+    assert puts.calls[0].args["ns"] == seen
+
+
+# Expressions that are compiled
+
+
+def test_what_is_collected(edges: Any) -> None:
+    expected = {
+        "record.level": 5,
+        "record.tilt": -3,
+        "record.wide": 0x123456789A,
+        "record.high": 2,
+        "record.grade": -2,
+        "record.grade == GRADE_LOW": 1,
+        "record.yes": True,
+        "record.yes == true && !false": 1,
+        "record.tag": "WXYZ",
+        "record.tag[1] == 'X'": 1,
+        "record.huge": (3 << 64) + 4,
+        "record.minus": -5,
+        "record.bad == -12": 1,
+        "record.op == irq_handler": 1,
+        "record.table->rows[2].value": 0xDEADBEEF,
+        "((struct row *)record.opaque)->value >> 28": 0xD,
+        "record.grid[1][2]": 12,
+        "&record.table->rows[2] - record.table->rows": 2,
+        "sizeof(struct row)": 8,
+        "(u8)record.port": 0x90,
+        "(signed char)200": -56,
+        "x << 31": -(1 << 31),
+        "(long)x << 31": 21 << 31,
+        "-7 / 2": -3,
+        "-1 < 1u": 0,
+        "x ? x : 1 / 0": 21,
+        "x != 21 && 1 / 0": 0,
+        "major": 42,
+        "edge_pair.second": 55,
+        "per_cpu(edge_pair, 0).second": 55,
+        "'main.c'::shared": 1,
+        "current->mm->map_count > 0": 1,
+        "system_state": 3,
+    }
+    with edges.spy("give_long", collect=list(expected)) as calls:
+        step(edges, 8)
+    (call,) = calls.calls
+    assert {name: call[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("record", "struct record"),
+        ("record.grid", r"int \[2\]\[3\]"),
+        ("record.huge + 1", "128 bits"),
+        ("&record.level", "bit-field"),
+        ("*record.opaque", "cast it"),
+        ('record.name == "the record"', "compares text"),
+        ("strlen(record.name)", r"it calls strlen\(\)"),
+        ("record.op(3)", "it calls"),
+        ('$_streq(record.name, "a")', "gdb does not see the call"),
+        ("x = 3", "assigns"),
+        ("x++", "assigns"),
+        ("never", "optimised out"),
+        ("'nosuch.c'::shared", "no nosuch.c has a 'shared'"),
+        ("boot_command_line", "init data"),
+        ("nosuch", "No symbol"),
+        ("x +", "ends too early"),
+        ("1.5", "no fractions"),
+    ],
+)
+def test_what_cannot_be_collected(edges: Any, expression: str, why: str) -> None:
+    with pytest.raises(KgdbError, match=why):
+        edges.spy("give_long", collect=[expression])
+    assert step(edges, 8) == 21
+
+
+def test_arguments_of_each_type(edges: Any) -> None:
+    with edges.spy("of_each") as calls:
+        step(edges, 4)
+    assert dict(calls.calls[0].args) == {
+        "a": ord("x"),
+        "yes": True,
+        "grade": -1,
+        "small": 200,
+        "text": "beta",
+    }
+    with edges.spy("by_value", collect=["a.a", "b.second", "c.z"]) as calls:
+        step(edges, 3)
+    (call,) = calls.calls
+    assert dict(call.args) == {
+        "a": {"a": 1},
+        "b": {"first": 2, "second": 3},
+        "c": {"x": 1, "y": 2, "z": 3},
+    }
+    assert [call[name] for name in ("a.a", "b.second", "c.z")] == [1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "when",
+    ["grade == GRADE_NONE", "grade < GRADE_HIGH", "yes", "yes == true", "!!yes", "text[0] == 'b'"],
+)
+def test_when_an_override_forces(edges: Any, when: str) -> None:
+    with edges.override("of_each", 3, when=when) as forced:
+        assert step(edges, 4) == 3
+    assert forced.forced == 1
+    with edges.override("of_each", 3, when=f"!({when})") as forced:
+        assert step(edges, 4) != 3
+    assert forced.forced == 0
+
+
+# What functions return
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "value"),
+    [
+        ("give_one", 5, {"a": 5}),
+        ("give_two", 5, {"first": 6, "second": 7}),
+        ("give_three", 5, {"x": 7, "y": 8, "z": 9}),
+        ("give_wide", 6, (77 << 64) + 7),
+        ("give_u8", 7, 200),
+        ("give_s8", 7, -100),
+        ("give_bool", 7, True),
+    ],
+)
+def test_a_spy_and_finish_agree(edges: Any, function: str, number: int, value: object) -> None:
+    with edges.spy(function, returns=True) as calls:
+        step(edges, number)
+    assert calls.calls[0].return_value == value
+    edges.breakpoint(function, temporary=True)
+    edges.type(STEP.format(number))
+    edges.cont()
+    assert edges.finish().return_value == value
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        ("give_u8", -1),
+        ("give_u8", 256),
+        ("give_s8", 200),
+        ("give_bool", 2),
+        ("give_long", 1 << 63),
+        ("give_pointer", -5000),
+        ("give_wide", 5),
+        ("give_two", 5),
+        ("give_u8", "300"),
+        ("give_long", "record"),
+    ],
+)
+def test_what_a_type_cannot_hold_is_not_forced(edges: Any, function: str, value: object) -> None:
+    with pytest.raises(KgdbError, match=function):
+        edges.override(function, value)
+
+
+def test_an_override_computes_at_each_call(edges: Any) -> None:
+    with edges.override("give_long", "x * 2 + record.port"):
+        assert step(edges, 8) == 42 + 8080
+        edges.assign("record.port", 1)
+        assert step(edges, 8) == 43
+    with edges.override("give_u8", "x + 100"), pytest.raises(KgdbError, match="cannot hold 300"):
+        step(edges, 7)
+
+
+# Conditions that cannot be evaluated
+
+
+@pytest.mark.parametrize(
+    ("condition", "works"),
+    [
+        ('strcmp(text, "beta") == 0', r"\$_streq"),
+        ('text == "beta"', r"\$_streq"),
+        ("record.op(1) == 1", "calls nothing"),
+        ("edge_count == 1", r"per_cpu\("),
+        ("'nosuch.c'::shared == 1", "'main.c'::shared"),
+    ],
+)
+def test_a_condition_that_is_refused(edges: Any, condition: str, works: str) -> None:
+    with pytest.raises(KgdbError, match=works):
+        edges.breakpoint("of_each", condition=condition)
+    hit = edges.breakpoint("of_each", condition='$_streq(text, "beta") && small == 200')
+    edges.type(STEP.format(4))
+    assert edges.cont().breakpoint is hit
+
+
+def test_a_stop_says_that_its_condition_was_not_evaluated(edges: Any) -> None:
+    edges.breakpoint("of_each", condition="*(int *)16 == 1")
+    edges.type(STEP.format(4))
+    stop = edges.cont()
+    assert "could not evaluate the condition '*(int *)16 == 1'" in stop.message
+    assert "0x10" in stop.message
+    assert "could not evaluate" in repr(stop)
+
+
+# Values
+
+
+def test_values(edges: Any) -> None:
+    record = edges.evaluate("record")
+    assert {"low", "high", "word", "level"} <= set(record.members)
+    assert record == {"low": 1, "high": 2, "level": 5, "huge": (3 << 64) + 4, "minus": -5}
+    assert len(edges.evaluate("record.grid")) == 2
+    with pytest.raises(TypeError, match="flexible array"):
+        len(edges.evaluate("record.table->rows"))
+    assert edges.evaluate("record.table->rows")[2]["value"] == 0xDEADBEEF
+    bad = edges.evaluate("record.bad")
+    assert bad == -12
+    assert bad == "-ENOMEM"
+    assert bad == "ERR_PTR(-ENOMEM)"
+    assert (bad.is_error, bad.error) == (True, "-ENOMEM")
+    assert bad != -11
+    good = edges.evaluate("&record")
+    assert (good.is_error, good.error) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "fits", "does_not"),
+    [
+        ("record.level", 7, 8),
+        ("record.tilt", -8, 8),
+        ("record.port", 0xFFFF, 70000),
+        ("record.port", 0, -1),
+        ("record.yes", True, 2),
+        ("record.tag[0]", 65, 128),
+        ("record.huge", 1 << 127, 1 << 128),
+        ("record.minus", -(1 << 127), 1 << 127),
+        ("record.bad", -12, -5000),
+    ],
+)
+def test_assign_what_fits(edges: Any, target: str, fits: int, does_not: int) -> None:
+    edges.assign(target, fits)
+    assert edges.evaluate(target) == fits
+    with pytest.raises(KgdbError, match="cannot hold"):
+        edges.assign(target, does_not)
+    assert edges.evaluate(target) == fits
+
+
+# Names
+
+
+def test_a_static_that_several_files_have(edges: Any) -> None:
+    assert edges.evaluate("major") == 41, "not the kernel's, whose memory was freed"
+    with pytest.raises(KgdbError, match=r"(?s)main\.c.*'main\.c'::shared|'other\.c'::shared"):
+        edges.evaluate("shared")
+    assert edges.evaluate("'main.c'::shared") == 0
+    with edges.breakpoint("other_step"):
+        edges.type(STEP.format(8))
+        assert edges.cont().frame.evaluate("shared") == 0, "other.c's own"
+        assert edges.evaluate("'main.c'::shared") == 1
+
+
+def test_freed_init_data_is_no_value(kgdb: Any) -> None:
+    assert kgdb.evaluate("major").type == "int", "virtio_blk.c's, and not init/initramfs.c's"
+    with pytest.raises(KgdbError, match=r"init data \(init/initramfs\.c\).*freed"):
+        kgdb.evaluate("'init/initramfs.c'::major")
+    with pytest.raises(KgdbError, match="init data"):
+        kgdb.evaluate("boot_command_line")
+    assert int(kgdb.evaluate("&boot_command_line")) > 1 << 63
+
+
+def test_what_was_optimised_out(edges: Any) -> None:
+    with pytest.raises(KgdbError, match="optimised out"):
+        edges.evaluate("never")
+
+
+@pytest.mark.kgdb(smp=2)
+def test_per_cpu_variables_of_a_module(edges: Any) -> None:
+    step(edges, 8)
+    assert sum(int(edges.per_cpu("edge_count", cpu)) for cpu in (0, 1)) == 1
+    cpu = next(cpu for cpu in (0, 1) if edges.per_cpu("edge_count", cpu) == 1)
+    assert edges.per_cpu("edge_pair", cpu)["second"] == 55
+    assert edges.evaluate(f"per_cpu(edge_pair, {cpu}).second") == 55
+    for refused in (edges.evaluate, edges.watchpoint):
+        with pytest.raises(KgdbError, match=r"per-CPU.*\n.*per_cpu\(edge_count, CPU\)"):
+            refused("edge_count")
+    assert edges.evaluate("&edge_count").type == "int *"
+    edges.assign(f"per_cpu(edge_count, {cpu})", 10)
+    edges.assign(f"per_cpu(edge_count, {1 - cpu})", 20)
+    with edges.spy("give_long", collect=["edge_count"]) as calls:
+        step(edges, 8)
+    (call,) = calls.calls
+    assert call["edge_count"] == (11 if call.cpu == cpu else 21)
+
+
+def test_per_cpu_variables_of_the_kernel(kgdb: Any) -> None:
+    for expression in ("runqueues", "runqueues.nr_running", "runqueues.curr->pid"):
+        with pytest.raises(KgdbError, match="per_cpu"):
+            kgdb.evaluate(expression)
+        with pytest.raises(KgdbError, match="per_cpu"):
+            kgdb.watchpoint(expression)
+    assert kgdb.evaluate("sizeof(runqueues)") > 100
+    assert kgdb.evaluate("&runqueues").type == "struct rq *"
+    assert kgdb.evaluate("per_cpu(runqueues, 0).cpu") == 0
+    kgdb.watchpoint("per_cpu(runqueues, 0).nr_running").delete()
+
+
+def test_a_bit_field_is_not_watched(edges: Any) -> None:
+    with pytest.raises(KgdbError, match="bit-field"):
+        edges.watchpoint("record.level")
+    edges.watchpoint("record.port").delete()
+    edges.watchpoint("*record.name").delete()
+
+
+@pytest.mark.parametrize("name", ["irq_handler", "main.c:irq_handler"])
+def test_a_function_with_the_name_of_a_variable(edges: Any, name: str) -> None:
+    with edges.breakpoint(name) as hit:
+        assert hit.address is not None
+        edges.type(STEP.format(2))
+        assert edges.cont().breakpoint is hit
+    with edges.spy(name) as calls:
+        step(edges, 2)
+    assert calls.calls[0].args["irq"] == 7
+    with edges.override(name, 3) as forced:
+        assert step(edges, 2) == 3
+    assert forced.forced == 1
+
+
+@pytest.mark.parametrize("name", ["clear_local_APIC", "lapic_timer_shutdown"])
+def test_a_function_with_a_copy_in_freed_init_text(kgdb: Any, name: str) -> None:
+    with kgdb.breakpoint(name):
+        assert kgdb.run("echo fine").output == "fine\n"
+
+
+def test_tasks_as_stack_trace_takes_them(kgdb: Any) -> None:
+    kgdb.breakpoint("vfs_read", temporary=True)
+    kgdb.type("cat /proc/version")
+    stop = kgdb.cont()
+    for task in (stop.task["pid"], stop.task, kgdb.current, kgdb.evaluate("*current")):
+        assert "vfs_read" in [frame.name for frame in kgdb.stack_trace(task)]
