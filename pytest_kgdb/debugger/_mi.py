@@ -31,6 +31,9 @@ _STREAMS: Final = 20_000
 _SCRIPT: Final = re.compile(r'(?<=[{,])script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
 
 
+# gdb/python/python.c, gdbpy_print_stack: the exception itself is in the log stream.
+_PYTHON_ERROR: Final = "Error while executing Python code"
+
 # What records that are not replies begin with (gdb manual, "GDB/MI Output Syntax").
 _RECORDS: Final = "~@&=*^"
 
@@ -89,18 +92,21 @@ class Gdb:
         self._on_event = on_event
         self._tokens = itertools.count(1)
         self._changed = threading.Condition()
+        self._listeners: list[Callable[[Record], None]] = []
+        self._recent: deque[str] = deque(maxlen=_TAIL)
+        self._sending = threading.Lock()
+        self._began = time.monotonic()
+        self._log = transcript.open("a", encoding="utf-8", errors="replace")
+        self._start()
+
+    def _start(self) -> None:
         self._replies: dict[int, Record] = {}
         self._pending: set[int] = set()
         self._resumed_by: set[int] = set()  # tokens of commands that gdb has answered by ^running
         self._events: deque[Record] = deque()
         self._streams: deque[Record] = deque(maxlen=_STREAMS)
-        self._listeners: list[Callable[[Record], None]] = []
-        self._recent: deque[str] = deque(maxlen=_TAIL)
         self._ended = False
         self._running = False
-        self._sending = threading.Lock()
-        self._began = time.monotonic()
-        self._log = transcript.open("a", encoding="utf-8", errors="replace")
         self._reader = threading.Thread(target=self._read, name="kgdb-gdb", daemon=True)
         self._reader.start()
 
@@ -179,17 +185,22 @@ class Gdb:
             self._running = False
             self._resumed_by.discard(token)
             # It says that it aborted, and why in the log stream before.
-            why = "".join(str(line["payload"]) for line in self._streams if line["type"] == "log")
-            record["payload"] = {"msg": why.strip() or record["payload"].get("msg", "")}
+            record["payload"] = {"msg": self._logged() or record["payload"].get("msg", "")}
             # Where the first answer has not been taken yet, this one replaces it.
             if token not in self._replies:
                 return True
             self._pending.add(token)
         if token in self._pending:
+            if message == "error":
+                record["log"] = self._logged()
             record["text"] = self._take_streams()
             self._replies[token] = record
             self._pending.discard(token)
         return False
+
+    def _logged(self) -> str:
+        lines = (str(line["payload"]) for line in self._streams if line["type"] == "log")
+        return "".join(lines).strip()
 
     def _take_streams(self) -> str:
         text = "".join(
@@ -341,10 +352,20 @@ class Gdb:
             "command that gdb died of",
         )
 
-    def close(self) -> None:
-        """End gdb; always, and within seconds."""
+    def replace(self, transport: MiTransport) -> None:
+        """End this gdb, and go on with another one, which knows nothing of what this one did."""
+        self._end()
+        self._log_line("=", "another gdb")
+        self._transport = transport
+        self._start()
+
+    def _end(self) -> None:
         self._transport.close()
         self._reader.join(2)
+
+    def close(self) -> None:
+        """End gdb; always, and within seconds."""
+        self._end()
         self._log.close()
 
     def __enter__(self) -> Gdb:
@@ -367,7 +388,10 @@ def _parse(line: str) -> Record:
 
 def refusal(record: Record) -> GdbError:
     """Return the error for an `^error` record."""
-    return GdbError(str((record["payload"] or {}).get("msg", "gdb gave no reason")))
+    message = str((record["payload"] or {}).get("msg", "gdb gave no reason"))
+    if message.startswith(_PYTHON_ERROR):
+        message = str(record.get("log") or message)  # with the traceback
+    return GdbError(message)
 
 
 def c_string(text: str) -> str:

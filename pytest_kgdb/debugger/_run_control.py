@@ -493,15 +493,34 @@ class RunControl:
             relay.wait_resumed(deadline.left)
         gdb.drop_events()
         yield
-        if gdb.next_event(self._waits.seconds) is None:
+        self._await_restored()
+        if not removed:
+            remove_breakpoints()
+        self._note_restored(reason, keep_breakpoints=keep_breakpoints)
+
+    @contextlib.contextmanager
+    def replacing(self, reason: Reason, connect: Callable[[], None]) -> Iterator[None]:
+        """Around the same for another test, with another gdb.
+
+        :param connect: connects a new gdb to the restored kernel, and ends the old one.
+        :raises TimeoutError: it did not say that the kernel is stopped.
+        """
+        self._move()
+        yield
+        connect()
+        self._await_restored()
+        self._note_restored(reason, keep_breakpoints=False)
+
+    def _await_restored(self) -> None:
+        if self._gdb.next_event(self._waits.seconds) is None:
             raise TimeoutError(
                 f"gdb did not notice within {self._waits.seconds:g} s that the machine was "
                 "restored",
                 log=self._debugger.transcript,
                 hint="the next test gets a new machine",
             )
-        if not removed:
-            remove_breakpoints()
+
+    def _note_restored(self, reason: Reason, *, keep_breakpoints: bool) -> None:
         self.record_stop(reason)
         event = Restored(keep_breakpoints)
         for subscriber in self._subscribers:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..console import PrintedLog
 from ..deadline import WaitLimit
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Attachment"]
 
+# `$name = 1`, `$name += 1`, `$name++`, `--$name` (gdb manual, "Convenience Vars")
+_ASSIGNED: Final = re.compile(
+    r"\$([A-Za-z_]\w*)\s*(?:(?:[-+*/%&|^]|<<|>>)?=(?!=)|\+\+|--)|(?:\+\+|--)\s*\$([A-Za-z_]\w*)"
+)
+
 
 class Attachment:
     """gdb attached to one machine's stopped kernel, and all that a handle does with it.
@@ -56,6 +62,7 @@ class Attachment:
     :param snapshots: saves and restores the machine.
     :param reason: why the kernel is stopped now.
     :param printed: knows what the kernel prints on the console; None where nobody does.
+    :param spoiled: is called when a test first leaves something in gdb.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Attachment:
         waits: WaitLimit,
         reason: Reason,
         printed: PrintedLog | None,
+        spoiled: Callable[[], None],
     ) -> None:
         source = kernel.debug_source
         console = machine.console
@@ -155,12 +163,16 @@ class Attachment:
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
         self._waits = waits
+        self._on_spoiled = spoiled
+        self.gdb_is_pristine = True
+        """Whether gdb has nothing in it that another test could find."""
         self.prompt = Prompt(
             debugger,
             run_control,
             self.breakpoints,
             relay,
             wrote=self.wrote,
+            spoiled=self.spoil_gdb,
             lost=self._lost_gdb,
             directory=machine.directory,
         )
@@ -227,16 +239,34 @@ class Attachment:
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member or a register (gdb's `set var`)."""
         self.run_control.require_stopped("assign()")
+        self.note_expression(f"{expression} = {value}")
         plain = value if isinstance(value, int | str) else str(value)
         with self.explaining_refusal(f"cannot assign to {expression}"):
             self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
 
     def _lost_gdb(self, command: str) -> KgdbError:
+        self.spoil_gdb()
         return DebuggerDied(
             f"after '{command.strip()}' gdb is not on the machine any more",
             log=self.debugger.transcript,
+            hint="the next test gets a new gdb, on the same machine",
         )
+
+    def spoil_gdb(self) -> None:
+        """Note that a test has left something in gdb: the next one gets another gdb."""
+        if self.gdb_is_pristine:
+            self.gdb_is_pristine = False
+            self._on_spoiled()
+
+    def note_expression(self, text: str) -> None:
+        """Note what an expression leaves in gdb: a convenience variable, `$name = 1`."""
+        if not self.gdb_is_pristine:
+            return
+        for before, after in _ASSIGNED.findall(text):
+            name = before or after
+            if self.debugger.request("is_convenience", name=name)["convenience"]:
+                self.spoil_gdb()
 
     @contextlib.contextmanager
     def explaining_refusal(self, what: str) -> Iterator[None]:
@@ -274,6 +304,24 @@ class Attachment:
             self.run_control.restoring(reason, remove, keep_breakpoints=keep_breakpoints),
         ):
             yield
+
+    @contextlib.contextmanager
+    def replacing_gdb(self, reason: Reason, connect: Callable[[], None]) -> Iterator[None]:
+        """Around the same for another test, with another gdb.
+
+        :param reason: why the kernel is stopped there.
+        :param connect: connects the new gdb, which has the symbols of no module yet.
+        """
+        self.registry.loaded.clear()
+
+        def connect_and_define() -> None:
+            connect()
+            if self.debugger.door == "qemu":
+                define_current(self.debugger)
+
+        with self.run_control.replacing(reason, connect_and_define):
+            yield
+        self.gdb_is_pristine = True
 
     def close(self) -> None:
         """End the instruments, and let go of guest memory: the machine is about to end."""

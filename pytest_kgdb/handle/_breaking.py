@@ -46,6 +46,7 @@ class Breaking(Base):
         """
         __tracebackhide__ = True
         attachment = self._slot.require()
+        attachment.note_expression(condition or "")
         with attachment.explaining_refusal(f"no breakpoint at {location}"):
             return attachment.breakpoints.insert(
                 location,

@@ -29,6 +29,7 @@ class Inspecting(Base):
         __tracebackhide__ = True
         self._run_control.require_stopped("evaluate()")
         text = expression if isinstance(expression, str) else expression_of(expression)
+        self._slot.require().note_expression(text)
         return evaluate(self._debugger, text)
 
     def drgn_object(self, value: Value) -> drgn.Object:

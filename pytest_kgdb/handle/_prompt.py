@@ -139,6 +139,7 @@ class Prompt:
     """Runs commands of gdb's command line.
 
     :param wrote: is called when memory or registers may have been changed.
+    :param spoiled: is called before a command that may leave something in gdb.
     :param lost: is called when gdb is not on the machine any more; returns the error.
     :param directory: where a file for gdb may be made.
     """
@@ -151,6 +152,7 @@ class Prompt:
         relay: PromptRelay,
         *,
         wrote: Callable[[], None],
+        spoiled: Callable[[], None],
         lost: Callable[[str], KgdbError],
         directory: Path,
     ) -> None:
@@ -159,10 +161,9 @@ class Prompt:
         self._breakpoints = breakpoints
         self._relay = relay
         self._wrote = wrote
+        self._spoiled = spoiled
         self._lost = lost
         self._directory = directory
-        self.pristine = True
-        """Whether no command has left anything in gdb that another test could find."""
 
     def execute(self, text: str, timeout: float | None = None) -> str:
         """Run one command, or several lines; return what gdb, and what it started, has printed.
@@ -180,7 +181,7 @@ class Prompt:
         first = commands[0][1] if commands else ("", "")
         names = {name for _, (name, _) in commands}
         if not self._leaves_nothing(commands):
-            self.pristine = False
+            self._spoiled()
         if len(lines) == 1 and first == ("delete", ""):
             self._breakpoints.delete_all()
             return ""

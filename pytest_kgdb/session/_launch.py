@@ -43,12 +43,11 @@ class Launch:
         self.kernel = kernel
         self.logs = logs
         self.snapshot = snapshot
+        self._index_cache = index_cache
         self.at: Point = at
         with contextlib.ExitStack() as stack:
             # gdb first: it reads the symbols while QEMU starts and the kernel boots.
-            self.gdb: GdbProcess = stack.enter_context(
-                launch_gdb(kernel, index_cache=index_cache, log=logs / "gdb.stderr")
-            )
+            self.gdb: GdbProcess = stack.enter_context(self.another_gdb())
             self.qemu: QemuProcess = stack.enter_context(
                 QemuProcess(
                     spec,
@@ -60,6 +59,10 @@ class Launch:
                 )
             )
             self._stack = stack.pop_all()
+
+    def another_gdb(self) -> GdbProcess:
+        """Start a gdb on the kernel, without waiting for it."""
+        return launch_gdb(self.kernel, index_cache=self._index_cache, log=self.logs / "gdb.stderr")
 
     def close(self) -> None:
         """End both; always, and within seconds."""

@@ -158,11 +158,15 @@ class Session:
             self.acquire(self.settings.for_marker({}, "kgdb_session"))
         return self._kgdb
 
-    def _usable(self, request: TestRequest) -> bool:
-        return self._vm is not None and self._vm.alive and self._vm.spec == self._spec(request)
+    def _usable(self, request: TestRequest, *, gdb: bool = True) -> bool:
+        vm = self._vm
+        alive = vm is not None and vm.machine.alive and (vm.gdb.alive or not gdb)
+        return vm is not None and alive and vm.spec == self._spec(request)
 
     def _restore(self, request: TestRequest) -> None:
-        if not self._usable(request) or request.at not in self._live.snapshots.saved:
+        # A gdb that died is replaced with the restore.
+        usable = self._usable(request, gdb=False)
+        if not usable or request.at not in self._live.snapshots.saved:
             self._boot(request, snapshots=True)
         if self._live.snapshots.current == request.at:
             return

@@ -23,6 +23,7 @@ class SnapshotStore:
 
     :param slot: the handle's place, whose attachment is told of each restore.
     :param on_reconnect: is called when the console is connected anew.
+    :param connect_gdb: connects another gdb to the stopped kernel, and ends the one that there is.
     :param saved: snapshots that there are already, and kgdb's stop reply at each.
     :param pci: the PCI devices' configuration at each.
     """
@@ -35,6 +36,7 @@ class SnapshotStore:
         *,
         waits: WaitLimit,
         on_reconnect: Callable[[], None],
+        connect_gdb: Callable[[], None],
         saved: Mapping[str, bytes],
         pci: Mapping[str, Spaces],
     ) -> None:
@@ -43,6 +45,7 @@ class SnapshotStore:
         self._slot = slot
         self._waits = waits
         self._on_reconnect = on_reconnect
+        self._connect_gdb = connect_gdb
         self._pci = (
             PciSpaces(machine.monitor.human) if PciSpaces.needed(machine.spec.qemu_arg) else None
         )
@@ -71,7 +74,14 @@ class SnapshotStore:
     ) -> None:
         machine, relay = self._machine, self._relay
         relay.detach()
-        with self._slot.require().restoring(reason, keep_breakpoints=keep_breakpoints):
+        attachment = self._slot.require()
+        # A test's own restore keeps its gdb, whatever is in it.
+        keeps_gdb = keep_breakpoints or (attachment.gdb_is_pristine and attachment.gdb.alive)
+        with (
+            attachment.restoring(reason, keep_breakpoints=keep_breakpoints)
+            if keeps_gdb
+            else attachment.replacing_gdb(reason, self._connect_gdb)
+        ):
             machine.vcpus.stop(self._waits.seconds)
             machine.console.disconnect()
             machine.load(name)

@@ -19,6 +19,7 @@ from ._image_boot import check_image_kernel, run_to_start_kernel
 from ._launch import Launch
 from ._snapshot import Snapshot
 from ._snapshot_store import SnapshotStore
+from ._spare_gdb import SpareGdb
 
 if TYPE_CHECKING:
     from ..settings import Point
@@ -78,6 +79,8 @@ class Vm:
                     process=launch.qemu,
                 )
             )
+            self._spare = SpareGdb(launch.another_gdb)
+            stack.callback(self._spare.close)
             # What is made later is closed before these.
             self._parts = stack.enter_context(contextlib.ExitStack())
             if snapshot is not None:
@@ -165,6 +168,7 @@ class Vm:
             self._slot,
             waits=self._waits,
             on_reconnect=on_reconnect,
+            connect_gdb=lambda: self._replace_gdb(relay),
             saved=snapshot.stop_replies if snapshot is not None else {},
             pci=snapshot.pci if snapshot is not None else {},
         )
@@ -182,10 +186,15 @@ class Vm:
             waits=self._waits,
             reason=self._reason(at),
             printed=memory.console_log,
+            spoiled=self._spare.prepare,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
         self._parts.callback(self._slot.empty, attachment)
+
+    def _replace_gdb(self, relay: Relay) -> None:
+        self.gdb.replace(self._spare.take())
+        self.gdb.command(f"-target-select remote {relay.path}")
 
     def _interrupt_qemu(self, relay: Relay) -> None:
         """Interrupt by QEMU's stub, once the resume that gdb has announced has reached it."""

@@ -340,7 +340,7 @@ PROVOKE = Path(__file__).parent / "modules" / "provoke"
 
 @pytest.mark.parametrize("smp", [pytest.param(1), pytest.param(2, marks=smp)])
 @pytest.mark.parametrize("how", ["BUG", "EXCEPTION"])
-def test_an_oops_is_one_stop(kgdb, how, smp):  # of the marker
+def test_an_oops_is_one_stop(kgdb, how, smp):
     """Twice, at the same place; by two processes, each of which dies of it."""
     kgdb.modules.load(PROVOKE)
     for _ in range(2):
