@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
     from ._objects import expression_of, object_of, per_cpu
-    from ._process import GdbProcess, agent_paths, gdb_version, launch_gdb
+    from ._process import (
+        GdbProcess,
+        agent_paths,
+        gdb_version,
+        launch_gdb,
+        launch_template,
+    )
     from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
     from ._stop import Reason, Stop
+    from ._template import ForkedGdb, GdbTemplate
     from ._values import Task, Value, evaluate
 
 __all__ = [
@@ -38,10 +45,12 @@ __all__ = [
     "Deletable",
     "Door",
     "FirstCause",
+    "ForkedGdb",
     "Frame",
     "Gdb",
     "GdbError",
     "GdbProcess",
+    "GdbTemplate",
     "Generation",
     "Locations",
     "MiTransport",
@@ -68,6 +77,7 @@ __all__ = [
     "expression_of",
     "gdb_version",
     "launch_gdb",
+    "launch_template",
     "object_of",
     "per_cpu",
 ]
@@ -107,6 +117,9 @@ _MODULE_OF: Final = {
     "agent_paths": "_process",
     "gdb_version": "_process",
     "launch_gdb": "_process",
+    "launch_template": "_process",
+    "GdbTemplate": "_template",
+    "ForkedGdb": "_template",
     "Restored": "_run_control",
     "Resumed": "_run_control",
     "RunControl": "_run_control",

@@ -12,8 +12,16 @@ from typing import Final, Protocol
 
 from ..errors import ConfigError, KgdbError
 from ..process import PIPE, Child, run, which
+from ._template import GdbTemplate
 
-__all__ = ["GdbProcess", "agent_paths", "command_line", "gdb_version", "launch_gdb"]
+__all__ = [
+    "GdbProcess",
+    "agent_paths",
+    "command_line",
+    "gdb_version",
+    "launch_gdb",
+    "launch_template",
+]
 
 # 12 brought gdb.MICommand, and the present spelling of the index cache's settings (gdb/NEWS).
 _MINIMUM: Final = (12, 0)
@@ -61,7 +69,7 @@ class DebugFiles(Protocol):
 
 
 # Run by gdb in this order, in one namespace.
-_AGENT: Final = ("gdb_agent.py", "gdb_prompt.py")
+_AGENT: Final = ("gdb_agent.py", "gdb_prompt.py", "gdb_template.py")
 
 
 def agent_paths() -> list[str]:
@@ -162,6 +170,16 @@ class GdbProcess:
         with contextlib.suppress(OSError, ValueError):
             self._stdin.close()
         self._child.kill()
+
+
+def launch_template(
+    kernel: DebugFiles, *, index_cache: Path, directory: Path, log: Path
+) -> GdbTemplate:
+    """Start a gdb on a kernel that others are forked from, without waiting for it.
+
+    :param directory: for its socket.
+    """
+    return GdbTemplate(command_line(kernel, index_cache), directory / "gdb-template", log=log)
 
 
 def launch_gdb(kernel: DebugFiles, *, index_cache: Path, log: Path) -> GdbProcess:

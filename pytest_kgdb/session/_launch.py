@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..debugger import GdbProcess, launch_gdb
+from ..debugger import GdbProcess, GdbTemplate, launch_gdb, launch_template
 from ..machine import MachineSpec, QemuProcess
 from ._snapshot import Snapshot
 
@@ -47,7 +47,9 @@ class Launch:
         self.at: Point = at
         with contextlib.ExitStack() as stack:
             # gdb first: it reads the symbols while QEMU starts and the kernel boots.
-            self.gdb: GdbProcess = stack.enter_context(self.another_gdb())
+            self.gdb: GdbProcess = stack.enter_context(
+                launch_gdb(kernel, index_cache=index_cache, log=logs / "gdb.stderr")
+            )
             self.qemu: QemuProcess = stack.enter_context(
                 QemuProcess(
                     spec,
@@ -60,9 +62,17 @@ class Launch:
             )
             self._stack = stack.pop_all()
 
-    def another_gdb(self) -> GdbProcess:
-        """Start a gdb on the kernel, without waiting for it."""
-        return launch_gdb(self.kernel, index_cache=self._index_cache, log=self.logs / "gdb.stderr")
+    def gdb_template(self, directory: Path) -> GdbTemplate:
+        """Start a gdb on the kernel that others are forked from, without waiting for it.
+
+        :param directory: for its socket.
+        """
+        return launch_template(
+            self.kernel,
+            index_cache=self._index_cache,
+            directory=directory,
+            log=self.logs / "gdb-template.log",
+        )
 
     def close(self) -> None:
         """End both; always, and within seconds."""

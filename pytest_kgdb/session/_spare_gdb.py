@@ -1,38 +1,40 @@
-"""A second gdb on the same kernel, for the test after one that left something in the first."""
+"""Another gdb on the same kernel, for the test after one that left something in the first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..debugger import GdbProcess
+from ..debugger import ForkedGdb, GdbTemplate
 
 __all__ = ["SpareGdb"]
 
 
 class SpareGdb:
-    """Starts a gdb that reads the symbols by the time it is needed.
+    """Has a template read the symbols by the time that another gdb is needed.
 
-    :param launch: starts one, without waiting for it.
+    :param launch: starts a template, without waiting for it.
     """
 
-    def __init__(self, launch: Callable[[], GdbProcess]) -> None:
+    def __init__(self, launch: Callable[[], GdbTemplate]) -> None:
         self._launch = launch
-        self._process: GdbProcess | None = None
+        self._template: GdbTemplate | None = None
 
     def prepare(self) -> None:
-        """Start one, if none is there."""
-        if self._process is None:
-            self._process = self._launch()
+        """Start the template, if it is not there."""
+        if self._template is None:
+            self._template = self._launch()
 
-    def take(self) -> GdbProcess:
-        """Return it, started now if need be; it is the caller's."""
+    def take(self) -> ForkedGdb:
+        """Return another gdb, which is the caller's.
+
+        :raises DebuggerDied: the template is gone, too.
+        """
         self.prepare()
-        process, self._process = self._process, None
-        assert process is not None
-        return process
+        assert self._template is not None
+        return self._template.fork()
 
     def close(self) -> None:
-        """End it, if nobody took it."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        """End the template, and those that were taken."""
+        if self._template is not None:
+            self._template.close()
+            self._template = None

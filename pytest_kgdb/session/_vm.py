@@ -79,7 +79,7 @@ class Vm:
                     process=launch.qemu,
                 )
             )
-            self._spare = SpareGdb(launch.another_gdb)
+            self._spare = SpareGdb(lambda: launch.gdb_template(self.machine.directory))
             stack.callback(self._spare.close)
             # What is made later is closed before these.
             self._parts = stack.enter_context(contextlib.ExitStack())
