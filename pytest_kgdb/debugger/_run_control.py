@@ -206,6 +206,7 @@ class RunControl:
         self._interrupting = False  # asked for, and no stop has come since
         self._breaks = 0  # sent, and not seen to have stopped the kernel
         self._oops: tuple[int, ...] | None = None  # where the last oops was, and whose
+        self._stepping = False  # the relay takes what gdb inserts for what it steps by
         self._continue = _CONTINUE
         self._text = ""  # what gdb has printed of the last stop
 
@@ -421,6 +422,7 @@ class RunControl:
             subscriber.resumed(event)
         self._before = self._stop or self._before
         self._move()
+        self._stepping = event.stepping
         self._relay.set_stepping(event.stepping)
         try:
             return self._debugger.command_text(command)
@@ -565,6 +567,9 @@ class RunControl:
             self._resume(self._continue, silent=True)
             return False
         self._interrupting = False
+        if self._stepping:
+            self._stepping = False
+            self._relay.set_stepping(False)
         self._text = record.text
         for subscriber in self._subscribers:
             subscriber.stopped(record)

@@ -299,6 +299,7 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.reattach`."""
         breakpoints.forget()
         self._by_stub.clear()
+        self.stepping = False
         self._vcpus.paused = paused
         self._connection.reopen()
         self._running = False
