@@ -35,6 +35,7 @@ from ..modules import (
     ModuleSymbols,
     ModuleTracker,
     frame_of_unloaded,
+    name_of_unloaded,
 )
 from ..recipes import FailEachRunner, KunitRunner, LeakDetector
 from ..rsp import Relay
@@ -148,7 +149,14 @@ class Attachment:
         )
         paused = functools.partial(relay.machine_paused, machine.monitor)
         self.splats = SplatWatch(
-            machine, console, memory, run_control, paused=paused, causes=causes, source=source
+            machine,
+            console,
+            memory,
+            run_control,
+            paused=paused,
+            causes=causes,
+            source=source,
+            name_of=lambda address: name_of_unloaded(registry, address),
         )
         self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
         run_control.subscribe(self.cpu_stacks)

@@ -1,7 +1,7 @@
 """What the kernel says of itself, as text: log lines, splats, panics, KTAP."""
 
 from ._cursor import ConsoleCursor, LogCursor, LogEntry, RingCursor
-from ._headlines import KINDS
+from ._headlines import KINDS, is_detail
 from ._ktap import KtapCase, KtapStatus, KtapSuite, parse_ktap
 from ._log import (
     LogLine,
@@ -44,6 +44,7 @@ __all__ = [
     "console_panic",
     "console_panic_end",
     "find_splats",
+    "is_detail",
     "kernel_records",
     "log_panic",
     "parse_ktap",

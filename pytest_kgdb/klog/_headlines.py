@@ -16,6 +16,7 @@ __all__ = [
     "RULE",
     "WORDS",
     "headline",
+    "is_detail",
     "stage_of",
 ]
 
@@ -152,6 +153,13 @@ def headline(text: str) -> str | None:
     if match is None or match.lastgroup is None:
         return None
     return _HEADLINES[int(match.lastgroup[1:])][0]
+
+
+def is_detail(text: str) -> bool:
+    """Whether a line is a part of a splat, or of a stack, that does not say what happened."""
+    if headline(text) is not None:
+        return False
+    return bool(stage_of(text) or CUT_HERE.match(text) or RULE.match(text))
 
 
 def stage_of(text: str) -> tuple[int, str | None] | None:

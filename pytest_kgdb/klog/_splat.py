@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -39,25 +39,21 @@ class SplatFrame:
     is_call: bool = True
     """Whether it is a return address, which is behind the call; RIP is not."""
     file: str | None = None
+    """The file of the line in the function itself."""
     line: int | None = None
-    inlined_in: tuple[str, ...] = ()
-    """`file:line` of each call that was inlined there, inner first."""
+    """That line, from 1; it is where something was inlined if `inlined` says so."""
+    inlined: tuple[str, ...] = ()
+    """`file:line` in the functions that are inlined there, innermost first."""
 
     @property
-    def own_place(self) -> tuple[str | None, int | None]:
-        """File and line in the function itself, not in a function inlined into it."""
-        if not self.inlined_in:
-            return self.file, self.line
-        file, _, line = self.inlined_in[-1].rpartition(":")
-        return file, int(line)
+    def places(self) -> tuple[str, ...]:
+        """`file:line` in each function, the innermost of those inlined first."""
+        return () if self.file is None else (*self.inlined, f"{self.file}:{self.line}")
 
     @property
     def where(self) -> str:
-        """`file:line`, and where it was inlined; "" where the line is not known."""
-        if self.file is None:
-            return ""
-        own = f"{self.file}:{self.line}"
-        return own + "".join(f", inlined at {place}" for place in self.inlined_in)
+        """`file:line`, and where that was inlined; "" where the line is not known."""
+        return ", inlined at ".join(self.places)
 
     def __str__(self) -> str:
         module = f" [{self.module}]" if self.module else ""
@@ -103,6 +99,8 @@ class Splat:
     source: LogSource = field(default="ring", compare=False)
     is_fatal: bool = False
     """Whether it killed a task or the kernel: an oops, a BUG, a panic."""
+    addresses: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Addresses in its text, as they are printed, with what was there in a module that is gone."""
 
     @property
     def key(self) -> SplatKey:
@@ -116,8 +114,20 @@ class Splat:
         lines = []
         for line in self.text.splitlines():
             where = next(places).where if frame_of(line) else ""
+            where = where or "; ".join(name for word, name in self.addresses if word in line)
             lines.append(f"{line}  ({where})" if where else line)
         return "\n".join(lines)
+
+    @property
+    def headline_and_rip(self) -> str:
+        """The lines that say where a fault was: those up to the registers."""
+        lines = self.text.splitlines()
+        last = next((n for n, line in enumerate(lines) if line.startswith("RIP:")), 0)
+        return "\n".join(lines[: last + 1])
+
+    def with_addresses(self, names: Mapping[str, str]) -> Splat:
+        """Return the splat with names for addresses in its text."""
+        return replace(self, addresses=tuple(names.items())) if names else self
 
     def with_frames(self, frames: Sequence[SplatFrame]) -> Splat:
         """Return the splat with these frames, and with file and line of the function at fault."""
@@ -125,18 +135,14 @@ class Splat:
         if file is None and function is not None:
             own = [frame for frame in frames if in_source(frame.function) == function]
             if own:
-                file, line = min(own, key=lambda frame: not frame.reliable).own_place
+                nearest = min(own, key=lambda frame: not frame.reliable)
+                file, line = nearest.file, nearest.line
         elif file is not None:
             # UBSAN names the file that was compiled, which for a module is a copy of the source.
-            place = (file.rpartition("/")[2], line)
-            file = next(
-                (
-                    frame.file
-                    for frame in frames
-                    if frame.file and (frame.file.rpartition("/")[2], frame.line) == place
-                ),
-                file,
-            )
+            end = f"{file.rpartition('/')[2]}:{line}"
+            places = (place for frame in frames for place in frame.places)
+            found = next((place for place in places if place.rpartition("/")[2] == end), None)
+            file = file if found is None else found.rpartition(":")[0]
         return replace(self, frames=tuple(frames), file=file, line=line)
 
     def __str__(self) -> str:

@@ -233,7 +233,7 @@ class KernelMemory:
         """
         from ._symbols import symbolise
 
-        return symbolise(self.program, frames, source)
+        return symbolise(self.program, frames, source, self._modules)
 
     @property
     def program(self) -> drgn.Program:

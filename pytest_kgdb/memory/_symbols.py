@@ -7,20 +7,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import KgdbError
 from ..klog import SplatFrame
+from ._module_files import ModuleLookup
+from ._module_lines import program_of_file
 
 if TYPE_CHECKING:
     import drgn
 
 
 def symbolise(
-    program: drgn.Program, frames: Sequence[SplatFrame], source: Path | None
+    program: drgn.Program,
+    frames: Sequence[SplatFrame],
+    source: Path | None,
+    modules: ModuleLookup,
 ) -> list[SplatFrame]:
     """Return frames with file, line and inlining, where the debug information has them.
 
     :param source: the directory of the kernel's source in the debug information.
+    :param modules: has the files of modules that are gone, or whose init is.
     """
-    return [_placed(program, frame, source) for frame in frames]
+    placed = []
+    for frame in frames:
+        new = _placed(program, frame, source)
+        if new.file is None and frame.module is not None:
+            new = _placed_by_file(frame, source, modules)
+        placed.append(new)
+    return placed
+
+
+def _placed_by_file(frame: SplatFrame, source: Path | None, modules: ModuleLookup) -> SplatFrame:
+    assert frame.module is not None
+    name = frame.module.replace("-", "_")
+    for path in modules.candidates(name):
+        try:
+            new = _placed(program_of_file(path, name), frame, source)
+        except (OSError, KgdbError):
+            continue
+        if new.file is not None:
+            return new
+    return frame
 
 
 def _placed(program: drgn.Program, frame: SplatFrame, source: Path | None) -> SplatFrame:
@@ -28,14 +54,14 @@ def _placed(program: drgn.Program, frame: SplatFrame, source: Path | None) -> Sp
         # A return address is behind its call, and may be behind the end of the function.
         address = start + frame.offset - (1 if frame.is_call else 0)
         try:
-            inner, *outer = program.source_location(address)
+            *inner, own = program.source_location(address)
         except (LookupError, ValueError):
             continue
         return replace(
             frame,
-            file=relative(inner.filename, source),
-            line=inner.line,
-            inlined_in=tuple(f"{relative(call.filename, source)}:{call.line}" for call in outer),
+            file=relative(own.filename, source),
+            line=own.line,
+            inlined=tuple(f"{relative(call.filename, source)}:{call.line}" for call in inner),
         )
     return frame
 

@@ -11,7 +11,7 @@ from ._modules import Modules
 from ._registry import LoadedModule, ModuleRegistry
 from ._symbols import ModuleSymbols
 from ._tracker import ModuleTracker
-from ._unloaded import frame_in, frame_of_unloaded
+from ._unloaded import frame_in, frame_of_unloaded, name_of_unloaded
 
 __all__ = [
     "KernelModules",
@@ -23,4 +23,5 @@ __all__ = [
     "Modules",
     "frame_in",
     "frame_of_unloaded",
+    "name_of_unloaded",
 ]

@@ -14,6 +14,7 @@ from ..console import Result
 from ..debugger import RunControl
 from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from ..guest import FileTransfer, Shell
+from ..klog import is_detail
 from ..settings import make_variable
 from ._kernel_list import KernelModules, Loaded
 from ._module import Module
@@ -22,6 +23,8 @@ from ._symbols import ModuleSymbols
 from ._tracker import ModuleTracker
 
 __all__ = ["Modules"]
+
+_OF_MODULE = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+ \[[\w-]+[^\]]*\]$")
 
 # Lines of the kernel's log that an error shows.
 _LINES = 20
@@ -294,7 +297,7 @@ class Modules:
             self._refused(what, command, result, before)
 
     def _refused(self, what: str, command: str, result: Result, before: str) -> NoReturn:
-        lines = _new_lines(before, self._log.dmesg())
+        lines = _shown(_new_lines(before, self._log.dmesg()))
         message = f"{what} failed: {result.output.strip() or command}"
         if lines:
             message += "\nthe kernel said:\n" + "\n".join(f"    {line}" for line in lines)
@@ -347,4 +350,19 @@ def _new_lines(before: str, after: str) -> list[str]:
     texts = (re.sub(r"^\[[^\]]*\] ", "", line) for line in lines)
     # An interrupt() is in the log, too. And busybox, being refused, tries again by another system
     # call: the kernel says everything twice.
-    return list(dict.fromkeys(line for line in texts if line != "sysrq: DEBUG"))[-_LINES:]
+    return list(dict.fromkeys(line for line in texts if line != "sysrq: DEBUG"))
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """Return the lines that say what happened: of a splat the headlines, and the module's frames.
+
+    Registers, and the way through the kernel, are left out if there are many lines.
+    """
+    if len(lines) <= _LINES:
+        return lines
+    kept = [line for line in lines if not is_detail(line) or _OF_MODULE.search(line)]
+    if len(kept) > _LINES:
+        half = _LINES // 2
+        left = len(kept) - 2 * half
+        kept[half:-half] = [f"… {left} lines left out …"]
+    return kept

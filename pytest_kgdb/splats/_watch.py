@@ -28,6 +28,9 @@ from ._expected import ExpectedSplat
 
 __all__ = ["SplatWatch"]
 
+# The addresses of the kernel's half (Documentation/x86/x86_64/mm.rst), as it prints them.
+_ADDRESS: Final = re.compile(r"\b(?:0x)?(f{4}[0-9a-f]{12})\b")
+
 _SHOWN: Final = 3  # splats that an error shows whole
 
 
@@ -71,6 +74,7 @@ class SplatWatch(StopSubscriber):
 
     :param paused: pauses the machine of a kernel that runs.
     :param source: where the debug info says that the kernel's source is.
+    :param name_of: returns what was at an address in a module that is gone.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class SplatWatch(StopSubscriber):
         paused: Callable[[], contextlib.AbstractContextManager[None]],
         causes: FirstCause,
         source: Path | None,
+        name_of: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         self._machine = machine
         self._console = console
@@ -90,6 +95,7 @@ class SplatWatch(StopSubscriber):
         self._run_control = run_control
         self._paused = paused
         self._source = source
+        self._name_of = name_of
         self._expected: list[ExpectedSplat] = []
         self._reported: list[LogCursor] = []  # where the test was told of an oops or a panic
         self._acknowledged: set[_Key] = set()
@@ -190,8 +196,15 @@ class SplatWatch(StopSubscriber):
         if key not in self._symbolised and splat.frames:
             # Whatever is broken in the kernel's memory, the splat itself must be reported.
             with contextlib.suppress(Exception):
-                self._symbolised[key] = splat.with_frames(self.symbolise(splat.frames))
+                named = splat.with_addresses(self._names(splat.text))
+                self._symbolised[key] = named.with_frames(self.symbolise(splat.frames))
         return self._symbolised.get(key, splat)
+
+    def _names(self, text: str) -> dict[str, str]:
+        """Return what was at the addresses in a text that are in modules that are gone."""
+        words = dict.fromkeys(_ADDRESS.findall(text))
+        names = ((word, self._name_of(int(word, 16))) for word in words)
+        return {word: name for word, name in names if name is not None}
 
     def symbolise(self, frames: Sequence[SplatFrame]) -> list[SplatFrame]:
         """Return frames with lines of the source, where they are known."""
@@ -220,7 +233,11 @@ class SplatWatch(StopSubscriber):
             for splat in find_splats(lines)
             if splat.is_fatal and all(cursor.precedes(splat) for cursor in self._reported)
         ]
-        return new[-1].title if new else None
+        if not new:
+            return None
+        title = new[-1].title
+        names = "; ".join(dict.fromkeys(self._names(new[-1].headline_and_rip).values()))
+        return f"{title} ({names})" if names else title
 
     # Judging
 
