@@ -184,12 +184,14 @@ class _Build:
             surroundings.sync(
                 directory for directory in asked.objects if not self._is_own(directory)
             )
-        neighbours = [symbols.parent for symbols in asked.symbols]
+        # A link in the copy's surroundings leads to the original; a directory there is none.
+        asked_symbols = [Path(surroundings.in_original(str(file))) for file in asked.symbols]
+        neighbours = [symbols.parent for symbols in asked_symbols]
         modules = self._builder.entries(neighbours, self._on_the_way)
         # The user's own Module.symvers may be of another kernel; there need be none.
         symbols = [
             modules[file.parent].path / _SYMVERS if file.parent in modules else file
-            for file in asked.symbols
+            for file in asked_symbols
         ]
         with self._held() as (state_dir, surroundings, headers):
             output = self._make(state_dir, surroundings, headers, symbols)
@@ -204,7 +206,7 @@ class _Build:
                 shutil.copy2(module, target / module.name)
             shutil.copy2(surroundings.root / _SYMVERS, target / _SYMVERS)
             read = dependencies(surroundings.top, surroundings.root, headers) | set(asked.makefiles)
-            read |= set(symbols) & set(asked.symbols)
+            read |= set(symbols) & set(asked_symbols)
             outside = sorted(
                 str(file) for file in read if self._is_outside(file, surroundings, headers)
             )

@@ -24,7 +24,7 @@ $(MAKECMDGOALS): sub-make
 sub-make:
 	@if [ -f .config ] || [ -d include/config ]; then \
 		echo '*** The source tree is not clean'; exit 1; fi
-	@echo make $(MAKECMDGOALS) >>$(O)/ran
+	@echo make $(MAKECMDGOALS) $(TOLD) >>$(O)/ran
 	@$(MAKE) --no-print-directory -C $(O) -f $(CURDIR)/Makefile S=$(CURDIR) O= $(MAKECMDGOALS)
 else
 S ?= $(CURDIR)

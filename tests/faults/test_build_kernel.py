@@ -146,6 +146,20 @@ class TestBuild:
             monkeypatch.setenv(name, value)
         assert kernel(tree, root).release == "6.1.99"
 
+    def test_variables_for_make(self, tree: Path, root: Path) -> None:
+        first = kernel(tree, root)
+        second = kernel(tree, root, make=["TOLD=something", "KCFLAGS=-O1"])
+        assert second.key != first.key
+        assert kernel(tree, root) == first, "the key of a kernel without them has changed"
+        # Two compilers do not take turns in one build directory.
+        ran = [path.read_text() for path in sorted(root.glob("v1/work/build/*/objects/ran"))]
+        assert ["something" in text for text in ran] in ([True, False], [False, True])
+        assert kernel(tree, root, make=["TOLD=something", "KCFLAGS=-O2"]).key != second.key
+
+    def test_a_compiler_that_is_not_installed(self, tree: Path, root: Path) -> None:
+        with pytest.raises(ConfigError, match="gcc-99"):
+            kernel(tree, root, make=["CC=gcc-99"])
+
     def test_a_path_with_spaces(self, tmp_path: Path, root: Path) -> None:
         tree = fake_tree(tmp_path / "my own kernel")
         built = kernel(tree, root)
