@@ -107,6 +107,10 @@ class FakeGdb(Transport):
         self.agent: dict[str, Callable[..., Any]] = {
             "locations": self._locations,
             "symbol": self._symbol,
+            "symbols_around": self._symbols_around,
+            "condition": lambda text, location: {"condition": text},
+            "watchable": self._watchable,
+            "returned": lambda variable: {"id": 1, "int": self.number(variable)},
             "stack_names": lambda: {"names": self.stack},
             "frames": self._frames,
             "select": lambda frame: {},
@@ -188,7 +192,8 @@ class FakeGdb(Transport):
         return ["^done"]
 
     def _delete(self, numbers: Iterable[int]) -> list[int]:
-        deleted = [number for number in numbers if number in self.rows] or list(self.rows)
+        named = list(numbers)
+        deleted = [number for number in named or list(self.rows) if number in self.rows]
         for number in deleted:
             del self.rows[number]
         return deleted
@@ -302,6 +307,16 @@ class FakeGdb(Transport):
         if name not in self.symbols:
             return {"kind": None}
         return {"kind": "symbol", "address": self.address_of(name)[0]}
+
+    def _symbols_around(self, addresses: list[int]) -> dict[str, Any]:
+        texts = (self.symbol_at(address & ((1 << 64) - 1)) for address in addresses)
+        return {"symbols": [re.split(r" \+ | in section", text)[0] for text in texts]}
+
+    def _watchable(self, expression: str) -> dict[str, Any]:
+        return {
+            "address": self.number(f"(unsigned long)&({expression})"),
+            "size": self.number(f"sizeof({expression})"),
+        }
 
     def _frames(self, limit: int, behind: bool = False) -> dict[str, Any]:
         records = [

@@ -8,7 +8,7 @@ import pytest
 from fake_gdb import FakeGdb, Parts
 from fake_hooks import ENTRY, Memory, compiled
 
-from pytest_kgdb.debugger import GdbError
+from pytest_kgdb.debugger import GdbError, cpu_expression
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import Event
 from pytest_kgdb.trace._functions import (
@@ -22,6 +22,7 @@ from pytest_kgdb.trace._functions import (
 )
 
 INT = {"type": "ssize_t", "kind": "int", "size": 8, "signed": True}
+INT_RETURNS = Returns("ssize_t", "int", 8, True)
 
 
 def copy(name: str = "vfs_read", address: int = ENTRY, **fields: Any) -> dict[str, Any]:
@@ -42,8 +43,9 @@ def copy(name: str = "vfs_read", address: int = ENTRY, **fields: Any) -> dict[st
 @pytest.fixture
 def find(parts: Parts, gdb: FakeGdb) -> Any:
     def find(*copies: dict[str, Any], expressions: tuple[str, ...] = (), **codes: Any) -> Function:
-        def function(location: str, expressions: list[str]) -> dict[str, Any]:
+        def function(location: str, expressions: list[str], cpu: str) -> dict[str, Any]:
             assert location == "vfs_read"
+            assert cpu == cpu_expression(parts.debugger), "of which `current` is"
             known = [codes.get(text, compiled("const8 7")) for text in expressions]
             return {"places": [{**one, "expressions": known} for one in copies]}
 
@@ -141,11 +143,71 @@ def test_an_expression_that_gdb_cannot_compile(find: Any) -> None:
     )
 
 
-def test_a_structure_has_members(find: Any) -> None:
-    broken = {"error": "Value not scalar: cannot be an rvalue.", "type": "struct path"}
-    with pytest.raises(KgdbError, match="it is a struct path") as error:
+def test_what_the_agent_advises_is_advised(find: Any) -> None:
+    broken = {"error": "it is a function", "hint": "name its address"}
+    with pytest.raises(GdbError, match="'path' cannot be read at its entry: it is a fun") as error:
         find(copy(), expressions=("path",), path=broken)
-    assert error.value.hint == "name a member of it"
+    assert error.value.hint == "name its address"
+
+
+U32 = {"kind": "int", "size": 4, "signed": False}
+QSTR = {
+    "kind": "struct",
+    "size": 16,
+    "signed": False,
+    "members": [
+        ["flag", 0, 1, {"kind": "bool", "size": 1, "signed": False}],
+        ["level", 1, 3, {"kind": "int", "size": 4, "signed": True}],
+        ["len", 32, 0, U32],
+        ["name", 64, 0, {"kind": "chars", "size": 4, "signed": True}],
+        ["pair", 96, 0, {"kind": "array", "size": 4, "count": 2, "element": U32 | {"size": 2}}],
+    ],
+}
+QSTR_BYTES = bytes([0b1101, 0, 0, 0, 7, 0, 0, 0]) + b"ab\0c" + bytes([1, 0, 2, 0])
+QSTR_VALUE = {"flag": True, "level": -2, "len": 7, "name": "ab", "pair": [1, 2]}
+
+
+def test_a_structure_has_members(find: Any) -> None:
+    in_memory = compiled("reg 5", kind="struct", layout=QSTR)
+    parts = [[compiled(f"reg {number}")["code"], 8] for number in (5, 4)]
+    in_registers = {"kind": "struct", "signed": False, "parts": parts, "layout": QSTR}
+    function = find(
+        copy(), expressions=("*path", "path"), **{"*path": in_memory, "path": in_registers}
+    )
+    memory = Memory()
+    memory.put(0x5000, QSTR_BYTES)
+    (entry,) = function.entries
+    words = [int.from_bytes(QSTR_BYTES[start : start + 8], "little") for start in (0, 8)]
+    values = entry.read_expressions(event(memory, di=0x5000))
+    assert values["*path"] == QSTR_VALUE
+    values = entry.read_expressions(event(memory, di=words[0], si=words[1]))
+    assert values["path"] == QSTR_VALUE
+    assert isinstance(values["*path"], KgdbError)
+
+
+def test_a_structure_that_is_returned() -> None:
+    memory = Memory()
+    memory.put(0x5000, QSTR_BYTES + bytes(8))
+    words = [int.from_bytes(QSTR_BYTES[start : start + 8], "little") for start in (0, 8)]
+    in_registers = Returns("struct qstr", "struct", 16, False, QSTR)
+    assert in_registers.read(event(ax=words[0], dx=words[1])) == QSTR_VALUE
+    in_memory = Returns("struct qstr", "struct", 24, False, QSTR | {"size": 24})
+    assert in_memory.read(event(memory, ax=0x5000)) == QSTR_VALUE
+    unread = Returns("long double", "float", 16, False)
+    with pytest.raises(KgdbError, match="it returned a long double, which is not read"):
+        unread.read(event(ax=0, dx=0))
+    assert INT_RETURNS.read(event(ax=(1 << 64) - 5)) == -5
+
+
+def test_constants(find: Any) -> None:
+    expressions = {
+        "-5": compiled("const64 18446744073709551611", signed=True),
+        "count": compiled("reg 3"),
+        "*path": compiled("reg 5", kind="struct", layout=QSTR),
+    }
+    (entry,) = find(copy(), expressions=tuple(expressions), **expressions).entries
+    constants = [reader.constant for reader in entry.expressions[: len(expressions)]]
+    assert constants == [-5, None, None]
 
 
 def test_an_argument_that_cannot_be_read_is_missed_only_when_it_is_asked_for(find: Any) -> None:
@@ -173,7 +235,6 @@ def test_an_argument_that_cannot_be_read_is_missed_only_when_it_is_asked_for(fin
         (compiled("reg 3", kind="string"), 0, 0),
         (compiled("reg 3", kind="chars", size=3), 0x1000, "ext"),
         (compiled("reg 3", kind="chars", size=0), 0x1000, "ext4"),
-        (compiled("reg 3", kind="chars", size=3), 0x9000, ""),
     ],
 )
 def test_kinds(find: Any, code: dict[str, Any], register: int, value: object) -> None:
@@ -183,6 +244,13 @@ def test_kinds(find: Any, code: dict[str, Any], register: int, value: object) ->
     read = entry.read_arguments(event(memory, dx=register))["x"]
     assert read == value
     assert isinstance(read, type(value) | Text)
+
+
+def test_an_array_of_characters_that_is_not_there(find: Any) -> None:
+    (entry,) = find(copy(arguments=[["x", compiled("reg 3", kind="chars", size=3)]])).entries
+    read = entry.read_arguments(event(dx=0x9000))["x"]
+    assert isinstance(read, KgdbError)
+    assert read.message == "there is no memory at 0x9000"
 
 
 # Strings
@@ -199,7 +267,7 @@ def test_a_text_of_a_call() -> None:
     unread = Text(0x1000, None)
     assert unread != "ext4"
     assert (str(unread), repr(unread)) == ("0x1000", "0x1000")
-    with pytest.raises(KgdbError, match="0x1000 pointed at nothing that the kernel had mapped"):
+    with pytest.raises(KgdbError, match="0x1000 pointed at nothing that was mapped at the call"):
         unread.string()
 
 

@@ -30,14 +30,18 @@ def returns() -> dict[str, Any]:
 
 @pytest.fixture
 def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) -> Instruments:
-    def function(location: str, expressions: list[str]) -> dict[str, Any]:
+    def function(location: str, expressions: list[str], cpu: str) -> dict[str, Any]:
+        codes = {
+            "count == 17": compiled("reg 3", "const8 17", "equal"),
+            "count + 1": compiled("reg 3", "const8 1", "add"),
+            "&count": compiled("reg 3", kind="struct"),
+            "panic_timeout + 1": compiled("const8 4"),
+            "1 << 40": compiled("const64 1099511627776"),
+        }
         place = {
             "name": location, "address": ENTRY, "inlined": False, "file": "fs/read_write.c",
             "line": 454, "returns": returns, "arguments": [["count", compiled("reg 3")]],
-            "expressions": [
-                compiled("reg 3", "const8 17", "equal") if text == "count == 17"
-                else compiled("const8 7") for text in expressions
-            ],
+            "expressions": [codes.get(text, compiled("const8 7")) for text in expressions],
         }  # fmt: skip
         return {"places": [place]}
 
@@ -70,9 +74,8 @@ def test_a_spy(instruments: Instruments, relay: HookedRelay) -> None:
     ],
 )  # fmt: skip
 def test_what_an_override_returns(
-    instruments: Instruments, relay: HookedRelay, gdb: FakeGdb, value: object, register: int
+    instruments: Instruments, relay: HookedRelay, value: object, register: int
 ) -> None:
-    gdb.numbers["panic_timeout + 1"] = 4
     override(instruments, value)
     assert relay.arrive() == Return(register)
 
@@ -92,6 +95,32 @@ def test_what_an_override_cannot_return(instruments: Instruments) -> None:
     for options in ({"skip": -1}, {"times": 0}):
         with pytest.raises(KgdbError, match="skips 0 calls or more"):
             override(instruments, **options)
+
+
+def test_an_expression_is_evaluated_at_each_call(
+    instruments: Instruments, relay: HookedRelay
+) -> None:
+    override(instruments, "count + 1", when="count == 17")
+    assert [relay.arrive(dx=size) for size in (3, 17)] == [CONTINUE, Return(18)]
+    instruments.end()
+    override(instruments, "count + 1")
+    assert [relay.arrive(dx=size) for size in (3, 4)] == [Return(4), Return(5)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("&count", "vfs_read cannot return '&count', which is no number"),
+        ("1 << 40", "int of 32 bits, which cannot hold 1099511627776"),
+        (1 << 31, "int of 32 bits, which cannot hold 2147483648"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_once(
+    instruments: Instruments, relay: HookedRelay, value: object, message: str
+) -> None:
+    with pytest.raises(KgdbError, match=message):
+        override(instruments, value)
+    assert relay.hooks == {}
 
 
 def test_a_condition_is_compiled_or_called(instruments: Instruments, relay: HookedRelay) -> None:

@@ -27,9 +27,9 @@ VOID = Returns("void", "void", 1, False)
     ("returns", "value", "register", "seen"),
     [
         (INT, -12, 0xFFFFFFF4, -12), (INT, 7, 7, 7), (LONG, -12, (1 << 64) - 12, -12),
-        (UNSIGNED, -1, 0xFFFF, 0xFFFF), (POINTER, -12, (1 << 64) - 12, (1 << 64) - 12),
-        (POINTER, 0, 0, 0), (BOOL, 5, 1, True), (BOOL, False, 0, False), (VOID, None, None, None),
-        (INT, 0xFFFFFFFF, 0xFFFFFFFF, -1),
+        (UNSIGNED, 0xFFFF, 0xFFFF, 0xFFFF), (POINTER, -12, (1 << 64) - 12, (1 << 64) - 12),
+        (POINTER, 0, 0, 0), (BOOL, 1, 1, True), (BOOL, False, 0, False), (VOID, None, None, None),
+        (INT, -1, 0xFFFFFFFF, -1),
     ],
 )  # fmt: skip
 def test_values(returns: Returns, value: int | None, register: int | None, seen: object) -> None:
@@ -45,7 +45,11 @@ def test_nothing_is_known_of_a_function_in_assembler() -> None:
     ("returns", "value", "message"),
     [
         (INT, 1 << 32, "int of 32 bits, which cannot hold 4294967296"),
+        (INT, 0xFFFFFFFF, r"cannot hold 4294967295: it holds -2147483648 to 2147483647"),
         (UNSIGNED, 65536, "u16 of 16 bits"),
+        (UNSIGNED, -1, "u16 of 16 bits, which cannot hold -1: it holds 0 to 65535"),
+        (BOOL, 5, "bool of 8 bits, which cannot hold 5: it holds 0 to 1"),
+        (POINTER, -4096, r"struct file \* of 64 bits, which cannot hold -4096"),
         (VOID, 1, "returns nothing, not 1"),
         (INT, None, r"returns a int\n.*say which value"),
         (Returns("struct pair", "struct", 16, False), 1, "struct pair, which cannot be forced"),
