@@ -485,8 +485,22 @@ def test_a_step_without_internal_ones_says_nothing(parts: Parts, gdb: FakeGdb) -
 def test_one_that_the_prompt_deleted_is_inserted_anew(parts: Parts, gdb: FakeGdb) -> None:
     parts.table.insert_internal("do_init_module", lambda: False)
     parts.prompt("delete")
-    parts.table.insert_internal("do_init_module", lambda: False)
+    parts.table.repair_internal()
     assert list(gdb.rows) == [2]
+
+
+@pytest.mark.parametrize("change", ["disable 1", "condition 1 $_exitcode", "ignore 1 5"])
+def test_one_that_the_prompt_changed_is_inserted_anew(
+    parts: Parts, gdb: FakeGdb, change: str
+) -> None:
+    parts.table.insert_internal("do_init_module", lambda: False)
+    parts.table.repair_internal()
+    assert list(gdb.rows) == [1], "it is as it was"
+    parts.prompt(change)
+    parts.table.repair_internal()
+    assert list(gdb.rows) == [2]
+    row = gdb.rows[2]
+    assert (row.enabled, row.condition, row.ignore) == (True, None, 0)
 
 
 # Disabled for a while
