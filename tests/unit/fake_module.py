@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from fake_gdb import FakeGdb, Place, Row
 from scripted_gdb import Command
 
+from pytest_kgdb.kernel import Built
 from pytest_kgdb.modules import ModuleRegistry
 from pytest_kgdb.modules._kernel_list import Loaded
 
@@ -79,8 +80,13 @@ def write_module(
     return path
 
 
+def as_given(path: Path, variables: Sequence[str]) -> Built:  # it builds nothing
+    """Take a `.ko` as it is."""
+    return Built([path], [])
+
+
 def registry(
-    tree: Path | None = None, provided: list[Path] | None = None, build: Any = lambda path: [path]
+    tree: Path | None = None, provided: list[Path] | None = None, build: Any = as_given
 ) -> ModuleRegistry:
     """Return a registry of a kernel with modules of its own in a tree."""
     kernel: Any = SimpleNamespace(modules_dir=tree, release="6.1.192")

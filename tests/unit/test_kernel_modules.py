@@ -9,7 +9,7 @@ from fake_module import MODINFO, elf
 
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import read_module, without_addresses
-from pytest_kgdb.kernel._modules import _subdirectory
+from pytest_kgdb.kernel._modules import _directories
 
 
 @pytest.fixture
@@ -60,20 +60,37 @@ def write(directory: Path, **files: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("files", "directory"),
+    ("files", "directories"),
     [
-        ({"Makefile": "obj-m += a.o\n"}, "."),
-        ({"Kbuild": "obj-$(CONFIG_A) := a.o\n", "Makefile": "all:\n"}, "."),
-        ({"Makefile": "ifneq ($(KERNELRELEASE),)\n  obj-m := a.o\nendif\n"}, "."),
-        ({"Makefile": "all:\n\tmake M=src\n", "src__Kbuild": "obj-m := a.o\n"}, "src"),
-        ({"Makefile": "include x.mk\n"}, "."),
-        ({"driver__linux__Makefile": "obj-m:=a.o\n", "README": ""}, "driver/linux"),
-        ({"a__Makefile": "obj-m:=a.o\n", "b__Makefile": "obj-m:=b.o\n"}, None),
-        ({".git__Makefile": "obj-m:=a.o\n"}, None),
-        ({}, None),
+        ({"Makefile": "obj-m += a.o\n"}, ["."]),
+        ({"Kbuild": "obj-$(CONFIG_A) := a.o\n", "Makefile": "all:\n"}, ["."]),
+        ({"Makefile": "ifneq ($(KERNELRELEASE),)\n  obj-m := a.o\nendif\n"}, ["."]),
+        ({"Makefile": "all:\n\tmake M=src\n", "src__Kbuild": "obj-m := a.o\n"}, ["src"]),
+        ({"Makefile": "include x.mk\n"}, ["."]),
+        ({"driver__linux__Makefile": "obj-m:=a.o\n", "README": ""}, ["driver/linux"]),
+        (
+            {"Makefile": "all:\n", "a__Makefile": "obj-m:=a.o\n", "b__Kbuild": "obj-m:=b.o\n"},
+            ["a", "b"],
+        ),
     ],
 )
-def test_where_a_project_builds_its_module(
-    tmp_path: Path, files: dict[str, str], directory: str | None
+def test_where_a_project_builds_its_modules(
+    tmp_path: Path, files: dict[str, str], directories: list[str]
 ) -> None:
-    assert _subdirectory(write(tmp_path, **files)) == directory
+    assert _directories(write(tmp_path, **files)) == [tmp_path / name for name in directories]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"a__Makefile": "obj-m:=a.o\n", "b__Makefile": "obj-m:=b.o\n"},
+            r"has no Makefile; modules are built in a, b\n.*name one of them: .*/a",
+        ),
+        ({".git__Makefile": "obj-m:=a.o\n"}, "is not the source of a module"),
+        ({}, "is not the source of a module"),
+    ],
+)
+def test_where_it_builds_none(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        _directories(write(tmp_path, **files))

@@ -8,7 +8,7 @@ import pytest
 from fake_module import elf, registry, write_module
 
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.kernel import read_module
+from pytest_kgdb.kernel import Built, read_module
 from pytest_kgdb.modules import LoadedModule, ModuleRegistry
 from pytest_kgdb.modules._registry import ModuleSource, arguments
 
@@ -103,7 +103,7 @@ def test_by_name(tmp_path: Path) -> None:
 
 def test_by_a_path_on_the_host(tmp_path: Path) -> None:
     demo = write_module(tmp_path, "demo")
-    modules = registry(build=lambda path: [demo])
+    modules = registry(build=lambda path, variables: Built([demo], []))
     for path in (demo, tmp_path, str(demo)):
         assert modules.resolve(path) == ModuleSource("demo", read_module(demo), None, ())
     assert modules.resolve("demo").in_guest is None, "by its name from now on"
@@ -112,12 +112,34 @@ def test_by_a_path_on_the_host(tmp_path: Path) -> None:
 def test_a_directory_with_several(tmp_path: Path) -> None:
     files = [write_module(tmp_path, name) for name in ("one", "two")]
     (tmp_path / "Makefile").touch()
-    modules = registry(build=lambda path: files if path.is_dir() else [path])
+    modules = registry(build=lambda path, variables: Built(files if path.is_dir() else [path], []))
     with pytest.raises(ConfigError, match=r"(?s)builds one\.ko, two\.ko.*name one of them"):
         modules.resolve(tmp_path)
     assert modules.resolve(tmp_path / "two.ko").name == "two"
     with pytest.raises(ConfigError, match=r"builds one\.ko, two\.ko, and no three"):
         modules.resolve(tmp_path / "three.ko")
+
+
+def test_neighbours_whose_symbols_it_needs(tmp_path: Path) -> None:
+    user, core = write_module(tmp_path, "user"), write_module(tmp_path, "core")
+    asked: list[tuple[Path, list[str]]] = []
+
+    def build(path: Path, variables: list[str]) -> Built:
+        asked.append((path, variables))
+        return Built([user], [core])
+
+    for add in (registry(build=build).add, registry(build=build).resolve):
+        add(tmp_path, ["DEBUG=1"])
+    assert asked == [(tmp_path, ["DEBUG=1"])] * 2, "make gets the variables"
+    modules = registry(build=build)
+    assert modules.add(tmp_path) == [user]
+    assert modules.resolve("core").name == "core"
+    own = write_module(tmp_path / "own", "core")
+    modules = registry(build=lambda path, variables: Built([path], []))
+    modules.add(own)
+    modules._build = build
+    modules.add(tmp_path)
+    assert modules.find("core") == own, "one that was named stays"
 
 
 def test_by_a_path_in_the_guest(tmp_path: Path) -> None:
