@@ -603,10 +603,13 @@ class RunControl:
         # The kernel notifies its debuggers of some exceptions twice: of the trap, and of the oops
         # (arch/x86/kernel/traps.c, do_error_trap; dumpstack.c, __die). The task is where it was,
         # and cannot come there again: the oops is its end.
-        place = self._debugger.numbers("(unsigned long)$pc", "(unsigned long)$sp", "current->pid")
-        oops = (*place, self._debugger.generation.writes)
-        before, self._oops = self._oops, oops
-        return before == oops
+        before, self._oops = self._oops, None
+        with contextlib.suppress(GdbError):  # where even the task cannot be read
+            place = self._debugger.numbers(
+                "(unsigned long)$pc", "(unsigned long)$sp", "current->pid"
+            )
+            self._oops = (*place, self._debugger.generation.writes)
+        return self._oops is not None and before == self._oops
 
     def frames(self) -> list[Frame]:
         """Return the stack of the stopped kernel, innermost first, while a stop is intercepted."""

@@ -475,6 +475,12 @@ def test_an_oops_stops_once(parts: Parts, gdb: FakeGdb) -> None:
     assert parts.stop_by(lambda: gdb.signal("SIGSEGV", "do_error_trap")).reason == "oops"
 
 
+def test_an_oops_of_a_task_that_cannot_be_read_is_one(parts: Parts, gdb: FakeGdb) -> None:
+    assert "current->pid" not in gdb.numbers
+    for _ in range(2):
+        assert parts.stop_by(lambda: gdb.signal("SIGSEGV", "do_error_trap")).reason == "oops"
+
+
 def test_one_that_comes_while_a_breakpoint_is_hit(parts: Parts, gdb: FakeGdb) -> None:
     opened = parts.table.insert(OPEN)
     parts.run_control._send_interrupt = lambda: gdb.hit(1)  # the breakpoint is faster
