@@ -237,7 +237,7 @@ class FailEachRunner:
             return replace(
                 outcome, verdict=verdict, message=f"{_AGAIN}{message}", place=place, error=error
             )
-        status, expected = (getattr(each, "status", None) for each in (result, usual.result))
+        status, expected = (getattr(value, "status", None) for value in (result, usual.result))
         if left:
             what = f"module {left[0]} cannot be unloaded: {message}"
         elif error is not None:

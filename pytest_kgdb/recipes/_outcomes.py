@@ -74,13 +74,13 @@ class Outcome:
         place = f" in {_short(self.place)}" if self.place else ""
         caller = next((frame for frame in self.path if _USERS.search(frame)), None)
         caller = caller or next(iter(self.path), "")
-        made = f", called by {_short(caller.partition(' ')[2])}" if caller else ""
-        return f"call {self.number}: {self.verdict}{place}{made}"
+        origin = f", called by {_short(caller.partition(' ')[2])}" if caller else ""
+        return f"call {self.number}: {self.verdict}{place}{origin}"
 
 
 def _short(place: str) -> str:
     """Return a place with its file's name only."""
-    return re.sub(r"/\S*/", "", place)
+    return re.sub(r"\S*/", "", place)
 
 
 class FailEach(Sequence[Outcome]):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_guest_shell import FakeShell, StopState
 
+from pytest_kgdb.console import Result
 from pytest_kgdb.errors import (
     DebuggerDied,
     GuestCommandError,
@@ -119,24 +120,34 @@ class World:
         self.why_no_leaks: str | None = "the kernel is without CONFIG_DEBUG_KMEMLEAK"
         self.leaks: list[Splat] = []
         self.leak_error: KgdbError | None = None
+        self.modules: Any = []
+        """The guest's modules, the latest first."""
+        self.usual: object = "all well"
+        """What the scenario returns where nothing fails."""
+        self.runs_again: list[int] = []
+        """The calls after whose failures the scenario ran again."""
+        self.on_again: dict[int, Callable[[], object]] = {}
+        """What the run after a failure does, by the number of the failed call; 0 of none."""
         parts: Any = self
         self.runner = FailEachRunner(
-            parts.control, parts.shell, parts, parts, parts, cpu_stacks=lambda: "CPU 0: spins"
+            parts.control, parts.shell, parts, parts, parts, modules=self.modules
         )
 
     def scenario(self) -> object:
         self.shell.console.text += b"running\n"
+        if self.failing is None:
+            self.runs_again.append(self.failed)
+            return self.on_again.get(self.failed, lambda: self.usual)()
         for number in range(1, self.calls + 1):
-            assert self.failing is not None
             if self.failing.call():
                 self.failed = number
                 self.on_failure.get(number, lambda: None)()
                 return f"call {number} failed"
-        return "all well"
+        return self.usual
 
-    def run(self, limit: int = 100, scenario: Any = None) -> FailEach:
+    def run(self, limit: int = 100, scenario: Any = None, **options: Any) -> FailEach:
         made: Any = lambda skip, times: Failing(self, skip, times)  # noqa: E731
-        return self.runner.run("kmalloc", scenario or self.scenario, made, limit=limit)
+        return self.runner.run("kmalloc", scenario or self.scenario, made, limit=limit, **options)
 
     def verdicts(self, **options: Any) -> list[str]:
         return [outcome.verdict for outcome in self.run(**options)]
@@ -169,6 +180,8 @@ class World:
     def restore(self, name: str) -> None:
         self.events.append(f"restore {name}")
         self.control.stop = SimpleNamespace(reason="interrupt", message=None)
+        self.failed = 0
+        del self.modules[:]
         self.leaks = [one for one in self.leaks if one.frames[0].function == "usual"]
 
 
@@ -218,10 +231,25 @@ def raises(error: BaseException) -> Callable[[], object]:
 
 def stops(world: World, reason: str, message: str | None) -> Callable[[], object]:
     def work() -> None:
-        world.control.stop = SimpleNamespace(reason=reason, message=message)
+        frames = ["#0 memcpy at lib/x86/string.c:9", "#1 demo_read at /src/demo.c:12"]
+        world.control.stop = SimpleNamespace(
+            reason=reason,
+            message=message,
+            frame=SimpleNamespace(level=0),
+            backtrace=lambda limit: frames[:limit],
+        )
         raise GuestCommandError("'modprobe' did not end: the kernel stopped meanwhile")
 
     return work
+
+
+HANG = """\
+'cat' did not end in 3 s
+what the kernel does:
+CPU 0: idles
+task 71 (cat) waits:
+    #0 schedule_timeout at kernel/time/timer.c:1934
+    #1 demo_wait at /src/demo.c:30"""
 
 
 def test_verdicts(world: World) -> None:
@@ -233,7 +261,7 @@ def test_verdicts(world: World) -> None:
         4: stops(world, "panic", "no more"),
         5: raises(KernelPanic("it panicked past the debugger\nit said:")),
         6: lambda: world.reported.append(splat()),
-        7: raises(TimeoutError("'cat' did not end in 3 s\nmore")),
+        7: raises(TimeoutError(HANG)),
         8: stops(world, "breakpoint", None),
     }
     report = world.run()
@@ -244,11 +272,20 @@ def test_verdicts(world: World) -> None:
         ("panic", "no more"),
         ("panic", "it panicked past the debugger"),
         ("splat", "WARNING: at demo.c:3"),
-        ("hang", "'cat' did not end in 3 s\nCPU 0: spins"),
+        ("hang", HANG),
         ("handled", "'modprobe' did not end: the kernel stopped meanwhile"),
         ("handled", ""),
     ]
     assert [one.number for one in report.bad] == [2, 3, 4, 5, 6, 7]
+    in_driver = "memcpy at lib/x86/string.c:9, from demo_read at /src/demo.c:12"
+    places = {one.verdict: one.place for one in report}
+    assert places["oops"] == in_driver
+    assert places["hang"] == "demo_wait at /src/demo.c:30"
+    assert (places["failed"], places["handled"]) == ("", "")
+    assert "        oops in memcpy at lib/x86/string.c:9, from demo_read at /src/demo.c:12" in str(
+        report
+    )
+    assert "call 3: oops in memcpy at string.c:9, from demo_read at demo.c:12" in repr(report)
     assert isinstance(report[1].error, AssertionError)
     assert world.reported == [], "they are not the test's own as well"
 
@@ -269,6 +306,83 @@ def test_infrastructure_that_is_lost_is_no_verdict(world: World, error: KgdbErro
     with pytest.raises(type(error)):
         world.run()
     assert world.events[-1] == "restore fail_each-0"
+
+
+# The run after a failure
+
+
+def test_each_handled_failure_is_followed_by_a_run_without(world: World) -> None:
+    world.on_failure = {2: raises(AssertionError("the file is still there"))}
+    report = world.run()
+    assert world.runs_again == [0, 1, 3]
+    assert report.unrepeated is None
+    assert world.control.interrupts == 3, "it begins stopped"
+
+
+def test_what_stays_behind(world: World) -> None:
+    world.usual = Result(0, "fine\n")
+    world.on_again = {
+        1: lambda: Result(1, "demo: busy\n"),
+        2: raises(GuestCommandError("no such device")),
+        3: stops(world, "oops", "BUG: use after free"),
+    }
+    world.calls = 4
+    report = world.run()
+    assert [(one.verdict, one.message) for one in report] == [
+        ("leftover", "run again, without a failure: status 1 instead of 0: demo: busy"),
+        ("leftover", "run again, without a failure: no such device"),
+        ("oops", "run again, without a failure: BUG: use after free"),
+        ("handled", ""),
+    ]
+
+
+class Loaded:
+    """A module that the scenario has loaded."""
+
+    def __init__(self, world: World, name: str, error: KgdbError | None = None) -> None:
+        self.world, self.name, self.error = world, name, error
+
+    def unload(self) -> None:
+        self.world.events.append(f"unload {self.name}")
+        if self.error is not None:
+            raise self.error
+
+
+def test_modules_that_are_left_are_unloaded_before(world: World) -> None:
+    world.on_failure = {
+        1: lambda: world.modules.append(Loaded(world, "demo")),
+        2: lambda: world.modules.append(Loaded(world, "demo", GuestCommandError("in use"))),
+    }
+    report = world.run()
+    assert [event for event in world.events if event.startswith("unload")] == ["unload demo"] * 2
+    assert [(one.verdict, one.message) for one in report] == [
+        ("handled", ""),
+        ("leftover", "module demo cannot be unloaded: in use"),
+        ("handled", ""),
+    ]
+
+
+def test_modules_that_were_there_before_stay(world: World) -> None:
+    world.modules.append(Loaded(world, "core"))
+    world.run(limit=1)
+    assert "unload core" not in world.events
+
+
+def test_a_scenario_that_does_not_pass_twice(world: World) -> None:
+    world.on_again = {0: raises(GuestCommandError("it exists\nalready"))}
+    report = world.run()
+    assert [one.verdict for one in report] == ["handled"] * 3
+    assert world.runs_again == [0]
+    assert report.unrepeated is not None
+    assert report.unrepeated.startswith("the scenario does not pass twice: ")
+    assert "it exists" in report.unrepeated
+    assert f"what stays behind was not looked for: {report.unrepeated}" in str(report)
+
+
+def test_not_again(world: World) -> None:
+    report = world.run(again=False)
+    assert world.runs_again == []
+    assert report.unrepeated == "again=False"
 
 
 # A scenario from which nothing can be learned
