@@ -22,6 +22,9 @@ from pytest_kgdb.errors import (
 )
 from pytest_kgdb.guest import Shell, ssh_command_line
 
+PRINTED: Any = object()
+"""What knows the kernel's words on the console."""
+
 
 class Console:
     """A console whose shell takes some looks to answer."""
@@ -34,7 +37,10 @@ class Console:
         self.on_look: Callable[[int], None] = lambda number: None
         self.error: BaseException | None = None
 
-    def run(self, command: str, *, timeout: float, meanwhile: Callable[[], None]) -> Result:
+    def run(
+        self, command: str, *, timeout: float, meanwhile: Callable[[], None], printed: object
+    ) -> Result:
+        assert printed is PRINTED
         self.commands.append((command, timeout))
         for number in range(1, self.looks + 1):
             self.on_look(number)
@@ -53,8 +59,18 @@ class World:
         console: Any = self.console
         oopses: Any = SimpleNamespace(wants_oops=lambda: self.wants_oops)
         self.shell = Shell(
-            parts.run_control, console, causes=parts.causes, oopses=oopses, waits=parts.waits
+            parts.run_control,
+            console,
+            causes=parts.causes,
+            oopses=oopses,
+            waits=parts.waits,
+            activity=self.activity,
+            printed=PRINTED,
         )
+
+    def activity(self) -> str:
+        assert not self.control.is_known_stopped, "an interrupt's own stack would be there"
+        return "CPU 0: task 71 (cat) in demo_read"
 
     def at(self, number: int, event: Callable[[], None]) -> None:
         """Have something happen before a look, and be taken note of."""
@@ -181,7 +197,9 @@ def test_a_panic_past_the_debugger(world: World) -> None:
 def test_a_resume_that_gdb_gives_up(world: World) -> None:
     def give_up() -> None:
         resume = world.gdb.commands[-1]
-        world.gdb.say(f'{resume.token}^error,msg="Command aborted."')
+        world.gdb.say(
+            r'&"Cannot insert breakpoint 9.\n"', f'{resume.token}^error,msg="Command aborted."'
+        )
 
     world.at(2, give_up)
     with pytest.raises(GdbError, match="did not let the kernel run"):
@@ -191,8 +209,12 @@ def test_a_resume_that_gdb_gives_up(world: World) -> None:
 
 def test_a_command_that_does_not_end(world: World) -> None:
     world.console.error = TimeoutError("'cat' did not end in 5 s")
-    with pytest.raises(TimeoutError, match="did not end"):
+    with pytest.raises(TimeoutError) as error:
         world.shell.run("cat")
+    assert error.value.message == (
+        "'cat' did not end in 5 s\nwhat the kernel does:\nCPU 0: task 71 (cat) in demo_read"
+    )
+    assert error.value.__cause__ is world.console.error
     assert world.control.stopped, "as it was"
     world.control.resume()
     with pytest.raises(TimeoutError):
