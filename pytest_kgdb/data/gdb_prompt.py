@@ -87,7 +87,7 @@ class Prompt:
     """What the test's last command has left: the thread that it has chosen, what it wrote."""
 
     def __init__(self):
-        self.home = None  # the thread that stopped
+        self.stopped_at = None  # the thread that stopped
         self.chosen = None  # another one, and its frame, for the next command
         self.wrote = self.resumed = False
         gdb.events.memory_changed.connect(self.on_write)
@@ -126,7 +126,7 @@ def op_prompt_resolve(lines):
 
 
 def op_prompt_begin():
-    prompt.home = gdb.selected_thread(), level_of_frame()
+    prompt.stopped_at = gdb.selected_thread(), level_of_frame()
     prompt.wrote = prompt.resumed = False
     if prompt.chosen is not None:
         select(*prompt.chosen)
@@ -137,13 +137,13 @@ def op_prompt_end():
     """Give the handle the thread that stopped; say what has happened."""
     inferior = gdb.selected_inferior()
     here = gdb.selected_thread()
-    home, level = prompt.home or (None, 0)
+    stopped, level = prompt.stopped_at or (None, 0)
     # Not threads(), at which gdb asks for those that there are, and forgets the others.
     connected = inferior.num == 1 and inferior.pid != 0
-    if connected and not prompt.resumed and home is not None:
-        if here is not None and here.num != home.num:
+    if connected and not prompt.resumed and stopped is not None:
+        if here is not None and here.num != stopped.num:
             prompt.chosen = here, level_of_frame()
-            connected = select(home, level)
+            connected = select(stopped, level)
         else:
             prompt.chosen = None
     return {"connected": connected, "wrote": prompt.wrote}
@@ -152,5 +152,5 @@ def op_prompt_end():
 def op_is_convenience(name):
     """Whether a name behind a $ is none of a register."""
     registers = gdb.selected_frame().architecture().registers()
-    known = {register.name for register in registers} | {"pc", "sp", "fp", "ps"}
-    return {"convenience": name not in known}
+    names = {register.name for register in registers} | {"pc", "sp", "fp", "ps"}
+    return {"convenience": name not in names}

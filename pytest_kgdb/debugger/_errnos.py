@@ -45,5 +45,5 @@ def errno_name(number: int) -> str | None:
     for name, value in _KERNEL_ERRNOS.items():
         if value == -number:
             return f"-{name}"
-    known = errno.errorcode.get(-number)
-    return f"-{known}" if known is not None else None
+    text = errno.errorcode.get(-number)
+    return f"-{text}" if text is not None else None

@@ -196,7 +196,7 @@ class Prompt:
         finally:
             self._relay.list_all_threads = False
             if self._run_control.is_known_stopped:
-                self._settle(text, names)
+                self._sync(text, names)
         return output
 
     def _resolve(self, lines: list[str]) -> list[tuple[str, tuple[str, str]]]:
@@ -217,9 +217,9 @@ class Prompt:
     def _check(self, line: str, name: str, arguments: str, *, single: bool) -> None:
         refused = _REFUSED if self._relay.door == "qemu" else _REFUSED | _KGDB_ONLY
         words = name.split(" ")
-        for known in (name, words[0]):
-            if known in refused:
-                self._refuse(line, *refused[known])
+        for command in (name, words[0]):
+            if command in refused:
+                self._refuse(line, *refused[command])
         if words[0] in _CONTINUE | _STEP and arguments.endswith("&"):
             self._refuse(line, "the handle would not know of the stop", "use resume() and wait()")
         if single and (name in _MORE_LINES or (name in _MORE_LINES_ALONE and not arguments)):
@@ -317,7 +317,7 @@ class Prompt:
             log=self._debugger.transcript,
         ) from error
 
-    def _settle(self, line: str, names: set[str]) -> None:
+    def _sync(self, line: str, names: set[str]) -> None:
         """Have gdb where the handle takes it to be, and notice what was changed."""
         answer = self._debugger.request("prompt_end")
         if not answer["connected"]:

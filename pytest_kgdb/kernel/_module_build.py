@@ -135,8 +135,8 @@ class ModuleBuilder:
 
     def neighbours(self, entry: Entry) -> list[Entry]:
         """Return the entries of the modules whose symbols those of an entry use."""
-        found = (self.cache.get("module", key) for key in _read_inputs(entry).modules.values())
-        return [neighbour for neighbour in found if neighbour is not None]
+        entries = (self.cache.get("module", key) for key in _read_inputs(entry).modules.values())
+        return [neighbour for neighbour in entries if neighbour is not None]
 
     def _show_warnings(self, entry: Entry, label: str) -> None:
         if entry.path in _SHOWN:
@@ -173,7 +173,7 @@ class _Build:
 
         :raises BuildError: it does not compile.
         """
-        with self._held() as (state_dir, surroundings, headers):
+        with self._prepared() as (state_dir, surroundings, headers):
             asked = evaluate(
                 surroundings.root,
                 headers,
@@ -193,7 +193,7 @@ class _Build:
             modules[file.parent].path / _SYMVERS if file.parent in modules else file
             for file in asked_symbols
         ]
-        with self._held() as (state_dir, surroundings, headers):
+        with self._prepared() as (state_dir, surroundings, headers):
             output = self._make(state_dir, surroundings, headers, symbols)
             built = _modules_in(surroundings.root)
             if not built:
@@ -216,7 +216,7 @@ class _Build:
             (target / _WARNINGS).write_text(warned)
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[tuple[Path, Surroundings, Path]]:
+    def _prepared(self) -> Iterator[tuple[Path, Surroundings, Path]]:
         """Hold the state directory, the copy in its surroundings, and the kernel's headers."""
         with (
             _headers(self._kernel, self._cache) as headers,

@@ -67,11 +67,11 @@ def evaluate(
     for _ in range(_DEPTH):
         below = []
         for directory in directories:
-            found = [directory / name for name in MAKEFILES if (directory / name).is_file()]
-            if not found:
+            files = [directory / name for name in MAKEFILES if (directory / name).is_file()]
+            if not files:
                 continue
             makefile = _ASK.format(
-                release=release, headers=headers, top=top, directory=directory, file=found[0]
+                release=release, headers=headers, top=top, directory=directory, file=files[0]
             )
             for word, values in _ask(makefile, headers, variables, cwd):
                 # Relative paths are relative to where make runs, but for objects.

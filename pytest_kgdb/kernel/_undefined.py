@@ -55,8 +55,8 @@ def _explain(name: str, tree: Path, kernel: Kernel) -> str:
         if off:
             requests = [Lost(Request(symbol, "y", "the module"), "n") for symbol in off]
             reasons = explain(requests, tree, kernel.arch.name, dict(config.symbols))
-            wanted = " ".join(f"--kgdb-set=CONFIG_{symbol}=y" for symbol in off)
-            return f"{name} is exported by {file}: {wanted}" + "".join(
+            options = " ".join(f"--kgdb-set=CONFIG_{symbol}=y" for symbol in off)
+            return f"{name} is exported by {file}: {options}" + "".join(
                 f"\n  CONFIG_{item.request.name}: {item.reason}" for item in reasons if item.reason
             )
     return (
@@ -79,12 +79,12 @@ def _exporters(name: str, tree: Path) -> list[Path]:
 
 def _builders(tree: Path, file: Path) -> Iterator[str]:
     """Yield the configuration symbols for which kbuild builds a file, its own before the rest."""
-    wanted = file.stem
+    product = file.stem
     directory = file.parent
     seen = set()
     while True:
         # A part of a module is in NAME-y or NAME-objs; NAME.o is in obj-$(CONFIG_X).
-        goals = [wanted]
+        goals = [product]
         while goals:
             goal = goals.pop()
             for target, symbol, words in _rules(tree / directory):
@@ -98,7 +98,7 @@ def _builders(tree: Path, file: Path) -> Iterator[str]:
                     goals.append(target)
         if directory == Path():
             return
-        wanted, directory = f"{directory.name}/", directory.parent
+        product, directory = f"{directory.name}/", directory.parent
 
 
 def _rules(directory: Path) -> Iterator[tuple[str, str, list[str]]]:

@@ -79,17 +79,17 @@ class UserMemory:
         page_offset = self._backing.placement.page_offset
         pieces, entries = [], []
         while size > 0:
-            found = table.walk(address)
-            if not found.writable:
+            mapping = table.walk(address)
+            if not mapping.writable:
                 # The zero page, a file's, or one that is copied when it is written.
                 raise KgdbError(
                     f"{address:#x} is mapped read-only in {table.name}",
                     hint="others may have the same page; physical.write() writes it for all",
                 )
-            alias, length = page_offset + found.physical, min(size, found.size)
+            alias, length = page_offset + mapping.physical, min(size, mapping.size)
             kernel.walk(alias)  # arch/x86/mm/pat/set_memory.c, set_direct_map_invalid_noflush
             pieces.append((alias, length))
-            entries.append(found.entry)
+            entries.append(mapping.entry)
             address += length
             size -= length
         for entry in entries:
