@@ -14,21 +14,25 @@ import sys
 import gdb
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from gdb_expressions import (  # they lie beside this file
-    COMPOUND,
-    INTEGERS,
+from gdb_expressions import (
     Compiler,
-    Refused,
-    Scope,
-    find_member,
-    is_signed,
-    listing_of,
-    member_names,
-    plain,
     rvalue,
-    tokens_of,
 )
 from gdb_names import Names, condition_for, entry_of, function_block, statics
+from gdb_places import (
+    Scope,
+    listing_of,
+)
+from gdb_types import (
+    COMPOUND,
+    INTEGERS,
+    Refused,
+    find_member,
+    is_signed,
+    member_names,
+    plain,
+    tokens_of,
+)
 
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.

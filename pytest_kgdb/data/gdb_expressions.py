@@ -1,162 +1,46 @@
-"""C expressions, read and compiled inside gdb.
+"""C expressions, compiled inside gdb.
 
-gdb compiles expressions for a target that evaluates them by itself (gdb manual, "The GDB Agent
-Expression Mechanism"), but not all that C has: no enumerators' comparison, no anonymous members, no
-structure in registers; and it takes names for those of the function that is inlined at an address.
-So it is asked only where a variable is, and the rest is made here, from gdb's types.
+gdb compiles expressions for a target that evaluates them by itself, but not all that C has: no
+enumerators' comparison, no anonymous members, no structure in registers; and it takes names for
+those of the function that is inlined at an address. So it is asked only where a variable is, and
+the rest is made here, from gdb's types.
 
-Written for Python 3.6 and gdb 12, as gdb_agent.py, which imports it.
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
 import re
 
 import gdb
-
-MASK = (1 << 64) - 1
-TOKEN = re.compile(
-    r"""\s*(?:
-    (?P<char>(?:u8|[uUL])?'(?:\\(?:[0-7]{1,3}|x[0-9a-fA-F]+|.)|[^\\'])')
-  | (?P<file>'[^']+'(?=\s*::))
-  | (?P<text>"(?:\\.|[^"\\])*")
-  | (?P<float>(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?[fFlL]?|\d+[eE][+-]?\d+)
-  | (?P<number>0[xX][0-9a-fA-F]+[uUlL]*|0[bB][01]+[uUlL]*|\d+[uUlL]*)
-  | (?P<register>\$\w*)
-  | (?P<name>[A-Za-z_]\w*)
-  | (?P<operator><<=|>>=|->|\+\+|--|<<|>>|<=|>=|==|!=|&&|\|\||::|[-+*/%&|^]=
-      |[-+*/%&|^~!<>=?:.,()\[\]{}@])
-)""",
-    re.VERBOSE,
+from gdb_places import (
+    NUMBERS,
+    new_label,
+    parse_listing,
+    register_parts,
 )
-TYPE_WORDS = frozenset(
-    [
-        "void",
-        "char",
-        "short",
-        "int",
-        "long",
-        "float",
-        "double",
-        "signed",
-        "unsigned",
-        "_Bool",
-        "bool",
-        "const",
-        "volatile",
-        "struct",
-        "union",
-        "enum",
-        "__int128",
-        "restrict",
-        "__restrict",
-    ]
+from gdb_types import (
+    ANNOTATIONS,
+    COMPOUND,
+    INTEGERS,
+    MASK,
+    QUALIFIERS,
+    TAGS,
+    TYPE_WORDS,
+    WORDS,
+    Refused,
+    char_of,
+    common_type,
+    expanded,
+    find_member,
+    integer_type,
+    is_integer,
+    is_pointer,
+    is_signed,
+    lookup,
+    plain,
+    pointed_size,
+    promoted,
+    tokens_of,
 )
-TAGS = frozenset(("struct", "union", "enum"))
-QUALIFIERS = frozenset(("const", "volatile", "restrict", "__restrict"))
-# include/linux/compiler_types.h: what sparse reads, and gcc does not.
-ANNOTATIONS = frozenset(("__user", "__iomem", "__percpu", "__rcu", "__force", "__kernel"))
-KEYWORDS = TYPE_WORDS | {"sizeof", "alignof", "_Alignof", "__typeof__", "typeof"}
-# Words of C that are macros in the kernel (include/linux/stddef.h).
-WORDS = {"true": 1, "false": 0, "NULL": 0}
-ESCAPES = {"n": 10, "t": 9, "r": 13, "0": 0, "a": 7, "b": 8, "f": 12, "v": 11, "e": 27}
-
-INTEGERS = (
-    gdb.TYPE_CODE_INT,
-    gdb.TYPE_CODE_CHAR,
-    gdb.TYPE_CODE_ENUM,
-    gdb.TYPE_CODE_BOOL,
-)
-COMPOUND = (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION)
-
-
-class Refused(Exception):
-    """An expression cannot be compiled: why, and what works instead."""
-
-    def __init__(self, why, hint=None):
-        super().__init__(why)
-        self.why = why
-        self.hint = hint
-
-
-class Token:
-    """A word of an expression, and where it stands."""
-
-    __slots__ = ("end", "kind", "start", "text")
-
-    def __init__(self, kind, text, start, end):
-        self.kind, self.text, self.start, self.end = kind, text, start, end
-
-
-def tokens_of(text):
-    """Split an expression; raises Refused where it is no C."""
-    tokens, at = [], 0
-    stripped = text.rstrip()
-    while at < len(stripped):
-        match = TOKEN.match(stripped, at)
-        if match is None:
-            raise Refused(f"'{stripped[at:].strip()[:20]}' is no C")
-        kind = match.lastgroup
-        tokens.append(Token(kind, match.group(kind), match.start(kind), match.end(kind)))
-        at = match.end()
-    return tokens
-
-
-def expanded(text):
-    """An expression with macros replaced: `current`, `per_cpu()`, the kernel's own with -g3."""
-    output = gdb.execute("macro expand " + text, to_string=True)
-    return output.partition("expands to: ")[2].strip() or text
-
-
-def plain(kind):
-    return kind.strip_typedefs().unqualified()
-
-
-def is_integer(kind):
-    return plain(kind).code in INTEGERS
-
-
-def is_pointer(kind):
-    return plain(kind).code in (gdb.TYPE_CODE_PTR, gdb.TYPE_CODE_REF)
-
-
-def is_signed(kind):
-    """Whether a type's numbers have a sign, as C sees it."""
-    kind = plain(kind)
-    if kind.code == gdb.TYPE_CODE_BOOL or kind.code in (gdb.TYPE_CODE_PTR, gdb.TYPE_CODE_REF):
-        return False
-    if kind.code == gdb.TYPE_CODE_ENUM:
-        return any(field.enumval < 0 for field in kind.fields())
-    try:
-        return kind.is_signed
-    except (AttributeError, ValueError):  # gdb 12.0 had no such member
-        return not str(kind).startswith("unsigned")
-
-
-def find_member(kind, name):
-    """A member's place in bits, its width in bits (0: a whole type) and type; None if not there.
-
-    A member of an anonymous member is one of the structure's own (C11 6.7.2.1).
-    """
-    for field in plain(kind).fields():
-        if not hasattr(field, "bitpos"):
-            continue
-        if field.name == name:
-            return field.bitpos, field.bitsize, field.type
-        if not field.name and plain(field.type).code in COMPOUND:
-            found = find_member(field.type, name)
-            if found is not None:
-                return field.bitpos + found[0], found[1], found[2]
-    return None
-
-
-def member_names(kind):
-    """The names by which a structure's members are reached."""
-    names = []
-    for field in plain(kind).fields():
-        if field.name:
-            names.append(field.name)
-        elif plain(field.type).code in COMPOUND:
-            names.extend(member_names(field.type))
-    return names
 
 
 class Item:
@@ -175,153 +59,6 @@ class Item:
     def address(self):
         """The code that leaves the address of what lies in memory: on this CPU."""
         return self.code if self.offset is None else [*self.code, *self.offset, ["add", 0]]
-
-
-class Scope:
-    """Where an expression's names are looked up: at a function's entry.
-
-    :param entry: the address; gdb's target must be there.
-    :param block: the function's outermost block; None without debug info.
-    """
-
-    def __init__(self, entry, block, statics):
-        self.entry = entry
-        self.block = block
-        self.statics = statics
-        self.own = {}
-        self.twofold = set()
-        self.registers = None
-        for symbol in block or ():
-            if symbol.addr_class == gdb.SYMBOL_LOC_LABEL:
-                continue  # it may have the name of an argument
-            if symbol.is_argument and symbol.name in self.own:
-                self.twofold.add(symbol.name)
-            self.own.setdefault(symbol.name, symbol)
-
-    def lookup_type(self, name):
-        if self.block is not None:
-            try:
-                return gdb.lookup_type(name, self.block)
-            except gdb.error:
-                pass
-        return gdb.lookup_type(name)
-
-    def own_name(self, name):
-        """A name of the function's own as gdb finds it, though something be inlined there.
-
-        None if gdb takes another copy of the function for it.
-        """
-        function, depth = self.block.function.name, depth_of(self.block)
-        block, plain_name = gdb.block_for_pc(self.entry), True
-        while depth_of(block) > depth:
-            if any(symbol.name == function for symbol in block):
-                return None
-            inlined = block.function is not None
-            if inlined and block.function.name == function:
-                return None  # gcc has inlined a part of it into itself
-            if inlined or any(symbol.name == name for symbol in block):
-                plain_name = False
-            block = block.superblock
-        if plain_name:
-            return name
-        found = gdb.lookup_symbol(function, self.block)[0]
-        if found is None or int(found.value().address) & MASK != self.entry:
-            return None
-        return f"{function}::{name}"
-
-    def register_of(self, name):
-        """The register in which the psABI has an argument at the entry; None where it has none.
-
-        None, too, for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
-        """
-        if self.registers is None:
-            self.registers = {}
-            symbol = gdb.execute(f"info symbol {self.entry:#x}", to_string=True)
-            if "." not in symbol.partition(" in section")[0]:
-                self.registers = argument_registers(self.block)
-        return self.registers.get(name)
-
-
-# gdb's numbers of the registers that arguments are in (System V psABI, 3.2.3, "Passing").
-ARGUMENT_REGISTERS = (5, 4, 3, 2, 8, 9)
-
-
-def argument_registers(block):
-    """The registers of a function's arguments, as far as one register holds one of them.
-
-    The kernel has no fractions, so that of 16 bytes each 8 take the next register.
-    """
-    free, registers = list(ARGUMENT_REGISTERS), {}
-    result = block.function.type.target()
-    if result is not None and plain(result).sizeof > 16:
-        free.pop(0)  # where the caller wants it
-    for symbol in block:
-        if not symbol.is_argument:
-            continue
-        words = -(-plain(symbol.type).sizeof // 8)
-        if 1 <= words <= min(2, len(free)):
-            if words == 1:
-                registers[symbol.name] = free[0]
-            del free[:words]
-    return registers
-
-
-def is_same_block(one, other):
-    """Whether two blocks around one address are the same: gdb has no identity of them."""
-    return other is not None and depth_of(one) == depth_of(other)
-
-
-def depth_of(block):
-    depth = 0
-    while block is not None:
-        block = block.superblock
-        depth += 1
-    return depth
-
-
-# Code is a list of [operation, operand]; a jump's operand is a label, ["label", number] its place.
-labels = 0
-
-
-def new_label():
-    global labels
-    labels += 1
-    return labels
-
-
-def parse_listing(listing):
-    """gdb's listing of agent code (gdb/ax-general.c, ax_print) as code."""
-    lines = [line.split() for line in listing.splitlines()]
-    lines = [words for words in lines if len(words) > 1 and words[0].isdigit()]
-    targets = {words[2]: new_label() for words in lines if words[1] in ("goto", "if_goto")}
-    code = []
-    for offset, name, *operand in lines:
-        if offset in targets:
-            code.append(["label", targets[offset]])
-        if name in ("goto", "if_goto"):
-            code.append([name, targets[operand[0]]])
-        elif name != "end":
-            code.append([name, int(operand[0]) if operand else 0])
-    return code
-
-
-def listing_of(code):
-    """Code as gdb would list it."""
-    places, number = {}, 0
-    for name, operand in code:
-        if name == "label":
-            places[operand] = number
-        else:
-            number += 1
-    lines, number = [], 0
-    for name, operand in [*code, ["end", 0]]:
-        if name == "label":
-            continue
-        if name in ("goto", "if_goto"):
-            operand = places[operand]
-        lines.append(f"{number} {name} {operand}")
-        number += 1
-    return "\n".join(lines)
 
 
 def const(number):
@@ -940,54 +677,6 @@ def described_name(symbol):
     return f"{symbol.name}, a {symbol.type}"
 
 
-def pointed_size(kind):
-    target = plain(plain(kind).target())
-    if target.code in (gdb.TYPE_CODE_VOID, gdb.TYPE_CODE_FUNC):
-        return 1  # as gcc has it
-    return target.sizeof or 1
-
-
-def integer_type(words):
-    """The type that the words of C name."""
-    if not words:
-        raise Refused("a type is missing")
-    signs = [word for word in words if word in ("signed", "unsigned")]
-    rest = [word for word in words if word not in ("signed", "unsigned")]
-    longs = rest.count("long")
-    if "void" in rest:
-        return gdb.lookup_type("void")
-    if "_Bool" in rest:
-        return gdb.lookup_type("_Bool")
-    if "__int128" in rest:
-        # gcc's name for it, which is not C's.
-        return gdb.lookup_type("__int128 unsigned" if "unsigned" in signs else "__int128")
-    if "float" in rest or "double" in rest:
-        raise Refused("the kernel has no fractions")
-    base = "char" if "char" in rest else "short" if "short" in rest else "long" if longs else "int"
-    return gdb.lookup_type(" ".join([*signs[:1], base]))
-
-
-def promoted(kind):
-    """C's integer promotion."""
-    kind = plain(kind)
-    if kind.sizeof < 4 or kind.code == gdb.TYPE_CODE_BOOL:
-        return integer_type(["int"])
-    if kind.code == gdb.TYPE_CODE_ENUM:
-        words = ["long"] if kind.sizeof > 4 else ["int"]
-        return integer_type(words if is_signed(kind) else ["unsigned", *words])
-    return kind
-
-
-def common_type(one, other):
-    """C's usual arithmetic conversions."""
-    one, other = promoted(one), promoted(other)
-    size = max(one.sizeof, other.sizeof)
-    if size > 8:
-        return one if one.sizeof == size else other
-    unsigned = any(kind.sizeof == size and not is_signed(kind) for kind in (one, other))
-    return integer_type([*(["unsigned"] if unsigned else []), "long" if size == 8 else "int"])
-
-
 def number_item(text):
     digits = text.rstrip("uUlL")
     suffix = text[len(digits) :].lower()
@@ -1007,20 +696,6 @@ def number_item(text):
     return Item(integer_type([*words, "long" if long else "int"]), "value", [const(number)])
 
 
-def char_of(text):
-    body = text[text.index("'") + 1 : -1]
-    if not body.startswith("\\"):
-        number = ord(body)
-        return number - 256 if 127 < number < 256 else number
-    if body[1] == "x":
-        number = int(body[2:], 16)
-    elif body[1] in "01234567":
-        number = int(body[1:], 8)
-    else:
-        return ESCAPES.get(body[1], ord(body[1]))
-    return number - 256 if number > 127 else number
-
-
 def bit_field(item, kind):
     """What reads a bit-field: the least that holds it, as a whole."""
     position, width = item.bits
@@ -1036,93 +711,3 @@ def bit_field(item, kind):
     if shift:
         code += [const(shift), ["rsh_unsigned", 0]]
     return [*code, ["ext" if is_signed(kind) else "zero_ext", width]]
-
-
-RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): (.*)")
-PIECE = re.compile(r"a variable in \$(\w+) \[(\d+)-byte piece\](?:, and )?")
-WHOLE = re.compile(r"a variable in \$(\w+)\.?$")
-MASK_LINE = re.compile(r"^Reg mask: ([0-9a-f ]+)$", re.MULTILINE)
-# As gdb numbers them for agents, and in the remote protocol (gdb/features/i386/64bit-core.xml).
-NUMBERS = [
-    "rax",
-    "rbx",
-    "rcx",
-    "rdx",
-    "rsi",
-    "rdi",
-    "rbp",
-    "rsp",
-    "r8",
-    "r9",
-    "r10",
-    "r11",
-    "r12",
-    "r13",
-    "r14",
-    "r15",
-]
-
-
-def outer_frame():
-    """The frame of the function at whose entry the target is, not of what is inlined there."""
-    frame = gdb.newest_frame()
-    while frame.type() == gdb.INLINE_FRAME:
-        frame = frame.older()
-    return frame
-
-
-def register_parts(name, kind, entry):
-    """Where something lies that is in registers at a function's entry; None for all else."""
-    try:
-        # It looks in the selected frame.
-        outer_frame().select()
-        text = gdb.execute("info address " + name, to_string=True)
-    except gdb.error:
-        return register_mask(name, kind)
-    finally:
-        gdb.newest_frame().select()
-    if "multi-location" in text:
-        ranges = [RANGE.search(line) for line in text.splitlines()]
-        at_entry = [
-            match.group(3)
-            for match in ranges
-            if match and int(match.group(1), 16) <= entry < int(match.group(2), 16)
-        ]
-        text = at_entry[0] if at_entry else ""
-    else:
-        text = text.partition(" is ")[2]
-    parts = PIECE.findall(text)
-    whole = WHOLE.search(text.strip())
-    if whole and not parts:
-        parts = [(whole.group(1), str(kind.sizeof))]
-    elif PIECE.sub("", text).strip(" .\n"):
-        return None
-    if not parts or not all(register in NUMBERS for register, _ in parts):
-        return None
-    return [([["reg", NUMBERS.index(register)]], int(size)) for register, size in parts]
-
-
-def register_mask(name, kind):
-    """The one register that a tracepoint would record of a variable, if it is in one.
-
-    `info address` calls such a location corrupt where a structure has it (gdb 13).
-    """
-    inlined = gdb.newest_frame().type() == gdb.INLINE_FRAME
-    if kind.sizeof > 8 or inlined:
-        return None
-    try:
-        listing = gdb.execute("maint agent " + name, to_string=True)
-    except gdb.error:
-        return None
-    match = MASK_LINE.search(listing)
-    mask = int.from_bytes(bytes.fromhex(match.group(1)), "little") if match else 0
-    if "trace" in listing or mask == 0 or mask & (mask - 1) or mask.bit_length() > 16:
-        return None
-    return [([["reg", mask.bit_length() - 1]], kind.sizeof)]
-
-
-def lookup(name, block):
-    """gdb's symbol of a name, or None."""
-    if block is not None:
-        return gdb.lookup_symbol(name, block)[0]
-    return gdb.lookup_global_symbol(name) or gdb.lookup_static_symbol(name)

@@ -10,12 +10,14 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py, which imports it.
 import re
 
 import gdb
-from gdb_expressions import (
+from gdb_places import (
+    is_same_block,
+)
+from gdb_types import (
     KEYWORDS,
     TAGS,
     WORDS,
     Refused,
-    is_same_block,
     tokens_of,
 )
 

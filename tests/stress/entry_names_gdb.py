@@ -8,7 +8,13 @@ import pathlib
 
 import gdb
 import gdb_agent as agent
-from gdb_expressions import INTEGERS, Scope, plain
+from gdb_places import (
+    Scope,
+)
+from gdb_types import (
+    INTEGERS,
+    plain,
+)
 
 ENTRIES = gdb.convenience_variable("entry_names_in").string()
 OUTPUT = gdb.convenience_variable("entry_names_out").string()

@@ -28,17 +28,8 @@ _SECONDS: Final = 1800
 # gdb's numbers of the registers of arguments (System V psABI, figure 3.4).
 _ORDER: Final = (5, 4, 3, 2, 8, 9)
 _STACK: Final = 7
-_NAMES: Final = (
-    "ax",
-    "bx",
-    "cx",
-    "dx",
-    "si",
-    "di",
-    "bp",
-    "sp",
-    *tuple(f"r{number}" for number in range(8, 16)),
-)
+_LEGACY: Final = ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")
+_NAMES: Final = (*_LEGACY, *(f"r{number}" for number in range(8, 16)))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,229 @@
+"""Where a function's arguments are at its entry, inside gdb.
+
+gdb is asked: its `maintenance agent-eval` compiles an expression for a target that evaluates it by
+itself (gdb manual, "The GDB Agent Expression Mechanism"), and `info address` says what it does not
+compile.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import re
+
+import gdb
+from gdb_types import (
+    MASK,
+    plain,
+)
+
+# Code is a list of [operation, operand]; a jump's operand is a label, ["label", number] its place.
+labels = 0
+
+
+def new_label():
+    global labels
+    labels += 1
+    return labels
+
+
+def parse_listing(listing):
+    """gdb's listing of agent code (gdb/ax-general.c, ax_print) as code."""
+    lines = [line.split() for line in listing.splitlines()]
+    lines = [words for words in lines if len(words) > 1 and words[0].isdigit()]
+    targets = {words[2]: new_label() for words in lines if words[1] in ("goto", "if_goto")}
+    code = []
+    for offset, name, *operand in lines:
+        if offset in targets:
+            code.append(["label", targets[offset]])
+        if name in ("goto", "if_goto"):
+            code.append([name, targets[operand[0]]])
+        elif name != "end":
+            code.append([name, int(operand[0]) if operand else 0])
+    return code
+
+
+def listing_of(code):
+    """Code as gdb would list it."""
+    places, number = {}, 0
+    for name, operand in code:
+        if name == "label":
+            places[operand] = number
+        else:
+            number += 1
+    lines, number = [], 0
+    for name, operand in [*code, ["end", 0]]:
+        if name == "label":
+            continue
+        if name in ("goto", "if_goto"):
+            operand = places[operand]
+        lines.append(f"{number} {name} {operand}")
+        number += 1
+    return "\n".join(lines)
+
+
+class Scope:
+    """Where an expression's names are looked up: at a function's entry.
+
+    :param entry: the address; gdb's target must be there.
+    :param block: the function's outermost block; None without debug info.
+    """
+
+    def __init__(self, entry, block, statics):
+        self.entry = entry
+        self.block = block
+        self.statics = statics
+        self.own = {}
+        self.twofold = set()
+        self.registers = None
+        for symbol in block or ():
+            if symbol.addr_class == gdb.SYMBOL_LOC_LABEL:
+                continue  # it may have the name of an argument
+            if symbol.is_argument and symbol.name in self.own:
+                self.twofold.add(symbol.name)
+            self.own.setdefault(symbol.name, symbol)
+
+    def lookup_type(self, name):
+        if self.block is not None:
+            try:
+                return gdb.lookup_type(name, self.block)
+            except gdb.error:
+                pass
+        return gdb.lookup_type(name)
+
+    def own_name(self, name):
+        """A name of the function's own as gdb finds it, though something be inlined there.
+
+        None if gdb takes another copy of the function for it.
+        """
+        function, depth = self.block.function.name, depth_of(self.block)
+        block, plain_name = gdb.block_for_pc(self.entry), True
+        while depth_of(block) > depth:
+            if any(symbol.name == function for symbol in block):
+                return None
+            inlined = block.function is not None
+            if inlined and block.function.name == function:
+                return None  # gcc has inlined a part of it into itself
+            if inlined or any(symbol.name == name for symbol in block):
+                plain_name = False
+            block = block.superblock
+        if plain_name:
+            return name
+        found = gdb.lookup_symbol(function, self.block)[0]
+        if found is None or int(found.value().address) & MASK != self.entry:
+            return None
+        return f"{function}::{name}"
+
+    def register_of(self, name):
+        """The register in which the psABI has an argument at the entry; None where it has none.
+
+        None, too, for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
+        """
+        if self.registers is None:
+            self.registers = {}
+            symbol = gdb.execute(f"info symbol {self.entry:#x}", to_string=True)
+            if "." not in symbol.partition(" in section")[0]:
+                self.registers = argument_registers(self.block)
+        return self.registers.get(name)
+
+
+# gdb's numbers of the registers that arguments are in (System V psABI, 3.2.3, "Passing").
+ARGUMENT_REGISTERS = (5, 4, 3, 2, 8, 9)
+
+
+def argument_registers(block):
+    """The registers of a function's arguments, as far as one register holds one of them.
+
+    The kernel has no fractions, so that of 16 bytes each 8 take the next register.
+    """
+    free, registers = list(ARGUMENT_REGISTERS), {}
+    result = block.function.type.target()
+    if result is not None and plain(result).sizeof > 16:
+        free.pop(0)  # where the caller wants it
+    for symbol in block:
+        if not symbol.is_argument:
+            continue
+        words = -(-plain(symbol.type).sizeof // 8)
+        if 1 <= words <= min(2, len(free)):
+            if words == 1:
+                registers[symbol.name] = free[0]
+            del free[:words]
+    return registers
+
+
+def is_same_block(one, other):
+    """Whether two blocks around one address are the same: gdb has no identity of them."""
+    return other is not None and depth_of(one) == depth_of(other)
+
+
+def depth_of(block):
+    depth = 0
+    while block is not None:
+        block = block.superblock
+        depth += 1
+    return depth
+
+
+RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): (.*)")
+PIECE = re.compile(r"a variable in \$(\w+) \[(\d+)-byte piece\](?:, and )?")
+WHOLE = re.compile(r"a variable in \$(\w+)\.?$")
+MASK_LINE = re.compile(r"^Reg mask: ([0-9a-f ]+)$", re.MULTILINE)
+# As gdb numbers them for agents, and in the remote protocol (gdb/features/i386/64bit-core.xml).
+NAMES = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
+NUMBERS = (*NAMES, *(f"r{number}" for number in range(8, 16)))
+
+
+def outer_frame():
+    """The frame of the function at whose entry the target is, not of what is inlined there."""
+    frame = gdb.newest_frame()
+    while frame.type() == gdb.INLINE_FRAME:
+        frame = frame.older()
+    return frame
+
+
+def register_parts(name, kind, entry):
+    """Where something lies that is in registers at a function's entry; None for all else."""
+    try:
+        # It looks in the selected frame.
+        outer_frame().select()
+        text = gdb.execute("info address " + name, to_string=True)
+    except gdb.error:
+        return register_mask(name, kind)
+    finally:
+        gdb.newest_frame().select()
+    if "multi-location" in text:
+        ranges = [RANGE.search(line) for line in text.splitlines()]
+        at_entry = [
+            match.group(3)
+            for match in ranges
+            if match and int(match.group(1), 16) <= entry < int(match.group(2), 16)
+        ]
+        text = at_entry[0] if at_entry else ""
+    else:
+        text = text.partition(" is ")[2]
+    parts = PIECE.findall(text)
+    whole = WHOLE.search(text.strip())
+    if whole and not parts:
+        parts = [(whole.group(1), str(kind.sizeof))]
+    elif PIECE.sub("", text).strip(" .\n"):
+        return None
+    if not parts or not all(register in NUMBERS for register, _ in parts):
+        return None
+    return [([["reg", NUMBERS.index(register)]], int(size)) for register, size in parts]
+
+
+def register_mask(name, kind):
+    """The one register that a tracepoint would record of a variable, if it is in one.
+
+    `info address` calls such a location corrupt where a structure has it (gdb 13).
+    """
+    inlined = gdb.newest_frame().type() == gdb.INLINE_FRAME
+    if kind.sizeof > 8 or inlined:
+        return None
+    try:
+        listing = gdb.execute("maint agent " + name, to_string=True)
+    except gdb.error:
+        return None
+    match = MASK_LINE.search(listing)
+    mask = int.from_bytes(bytes.fromhex(match.group(1)), "little") if match else 0
+    if "trace" in listing or mask == 0 or mask & (mask - 1) or mask.bit_length() > 16:
+        return None
+    return [([["reg", mask.bit_length() - 1]], kind.sizeof)]
