@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..debugger import Debugger, GdbError, Locations, cpu_expression
+from ..debugger import Debugger, GdbError, Locations, cpu_expression, errno_name, errno_of
 from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._layout import decode
 
 __all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "Text", "find_function"]
+
+_ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
 
 # Of a `char *` that much is read: it may point at a buffer that holds no string.
 _STRING: Final = 256
@@ -34,7 +37,32 @@ _CONTEXT: Final = {
 ReadMemory = Callable[[int, int], bytes]
 
 
-class Text(int):
+class Pointer(int):
+    """A pointer as it was at a call: its address, without a sign.
+
+    One that is an error (include/linux/err.h) compares with the number and with the name, as a
+    :class:`Value` does.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        number = int(self)
+        if isinstance(other, int) and other < 0:
+            number -= 1 << 64
+        if isinstance(other, str) and _ERROR.fullmatch(other):
+            return number - (1 << 64) == errno_of(other)
+        return number == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # int has a != of its own
+
+    __hash__ = int.__hash__
+
+    def __repr__(self) -> str:
+        error = errno_name(int(self) - (1 << 64)) if int(self) >> 63 else None
+        return hex(self) if error is None else f"ERR_PTR({error})"
+
+
+class Text(Pointer):
     """A `char *` as it was at a call: its address, and what was there then.
 
     It compares with a text by what it pointed at, and with a number by its address.
@@ -63,8 +91,8 @@ class Text(int):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, str | bytes):
             text = other if isinstance(other, str) else other.decode("utf-8", "replace")
-            return self._text == text
-        return int(self) == other
+            return self._text == text or (self._text is None and super().__eq__(other))
+        return super().__eq__(other)
 
     __hash__ = int.__hash__
 
@@ -130,6 +158,8 @@ class Returns:
         value = register & ((1 << 8 * self.size) - 1)
         if self.kind == "bool":
             return bool(value & 0xFF)
+        if self.kind in ("ptr", "string"):
+            return Pointer(value)
         return _sign(value, 8 * self.size) if self.signed else value
 
 
@@ -175,6 +205,8 @@ class Reader:
             return _sign(value, 64) if self.signed else value
         if self.kind == "bool":
             return bool(value)
+        if self.kind == "ptr":
+            return Pointer(value)
         if self.kind == "string":
             return Text(value, read_string(event.read, value) if value else None)
         if self.kind == "chars":

@@ -205,6 +205,20 @@ def test_a_spy_and_finish_agree(edges: Any, function: str, number: int, value: o
     assert edges.finish().return_value == value
 
 
+def test_a_spy_knows_error_pointers(edges: Any) -> None:
+    with (
+        edges.override("give_pointer", "-ENOMEM"),
+        edges.spy("give_pointer", returns=True) as calls,
+    ):
+        step(edges, 7)
+    value = calls.calls[0].return_value
+    assert value == -12
+    assert value == "-ENOMEM"
+    assert value == (1 << 64) - 12
+    assert value != -11
+    assert repr(value) == "ERR_PTR(-ENOMEM)"
+
+
 @pytest.mark.parametrize(
     ("function", "value"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.trace._functions import Returns
+from pytest_kgdb.trace._functions import Pointer, Returns, Text
 from pytest_kgdb.trace._layout import decode
 
 INT = {"kind": "int", "size": 4, "signed": True}
@@ -64,3 +64,23 @@ def test_what_functions_return() -> None:
     }
     with pytest.raises(KgdbError, match="returned a union odd"):
         Returns("union odd", "union", 64, False).read(event(1))
+
+
+def test_pointers_at_a_call() -> None:
+    bad, good = Pointer((1 << 64) - 12), Pointer(1 << 63 | 5)
+    assert bad == -12
+    assert bad == "-ENOMEM"
+    assert bad == "ERR_PTR(-ENOMEM)"
+    assert bad == (1 << 64) - 12
+    assert (bad != -12) is False
+    assert bad != -11
+    assert repr(bad) == "ERR_PTR(-ENOMEM)"
+    assert good == 1 << 63 | 5
+    assert good != "-ENOMEM"
+    assert repr(good) == "0x8000000000000005"
+    text = Text(16, "abc")
+    assert text == "abc"
+    assert text != "abd"
+    assert (text != "abc") is False
+    assert text == 16
+    assert Text((1 << 64) - 12, None) == "-ENOMEM"
