@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from relay_bench import WAITS, Bench
+from relay_bench import WAITS, Bench, insert
 from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, NOP, STACK
+from scripted_stub import CALLER, NOP, STACK, packet
 
 from pytest_kgdb.rsp import QemuStub
 
@@ -100,3 +100,54 @@ def test_running_to_an_instruction(qemu: ScriptedQemu) -> None:
     breakpoint = b"1,%x,1" % NOP
     assert qemu.packets == [b"?", b"Z" + breakpoint, b"c", b"z" + breakpoint]
     assert not qemu.running
+
+
+class TestWhereKgdbTakesNone:
+    """noinstr code: kgdb refuses the breakpoint at which a step of gdb's is to end."""
+
+    PLACE = b"1,%x,1" % NOP
+
+    def insert(self, bench: Bench) -> bytes:
+        """Insert one that kgdb refuses; the kernel runs without."""
+        bench.kgdb.faults.append(lambda _: bench.kgdb.send_raw(packet(b"E22")))
+        reply = bench.gdb.ask(insert(NOP))
+        bench.kgdb.breakpoints.clear()
+        bench.kgdb.registers["ip"] = CALLER
+        return reply
+
+    def test_qemu_has_it_instead(self, bench: Bench, qemu: ScriptedQemu) -> None:
+        bench.relay.set_stepping(True)
+        assert self.insert(bench) == b"OK"
+        qemu.wait_for(b"Z" + self.PLACE)
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        qemu.registers["ip"] = NOP
+        qemu.stop()
+        qemu.wait_for(b"M%x,1:cc" % NOP)
+        bench.kgdb.registers["ip"] = NOP + 1
+        bench.kgdb.stop()
+        assert bench.gdb.receive() == b"T05swbreak:;thread:01;", "as any other breakpoint"
+        assert bench.kgdb.registers["ip"] == NOP
+        assert bench.kgdb.memory.read(NOP, 1) == b"\x90", "the instruction is back"
+
+    def test_another_task_passes(self, bench: Bench, qemu: ScriptedQemu) -> None:
+        bench.relay.set_stepping(True)
+        assert self.insert(bench) == b"OK"
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        qemu.registers["ip"] = NOP
+        qemu.stop()
+        qemu.wait_for(b"M%x,1:cc" % NOP)
+        bench.kgdb.thread = b"02"
+        bench.kgdb.registers["ip"] = NOP + 1
+        bench.kgdb.stop()
+        qemu.wait_for(b"Z" + self.PLACE, 2)  # it is there again behind the other one
+        assert bench.gdb.silent()
+
+    def test_only_for_a_step(self, bench: Bench, qemu: ScriptedQemu) -> None:
+        for stepping in (None, False):
+            if stepping is not None:
+                bench.relay.set_stepping(True)
+                bench.relay.set_stepping(stepping)
+            assert self.insert(bench) == b"E22"
+        assert qemu.packets == []
