@@ -94,6 +94,11 @@ class GdbTemplate:
             [*argv, "-ex", f"python serve_forks({self._path!r})"], name="gdb", log=log
         )
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._child.poll() is None
+
     def fork(self) -> ForkedGdb:
         """Return another gdb, waiting until the template has read the symbols.
 

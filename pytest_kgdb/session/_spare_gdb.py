@@ -20,7 +20,9 @@ class SpareGdb:
         self._template: GdbTemplate | None = None
 
     def prepare(self) -> None:
-        """Start the template, if it is not there."""
+        """Start the template, if it is not there, or has died."""
+        if self._template is not None and not self._template.alive:
+            self.close()
         if self._template is None:
             self._template = self._launch()
 
