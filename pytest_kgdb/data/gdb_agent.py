@@ -33,6 +33,7 @@ from gdb_types import (
     plain,
     tokens_of,
 )
+from gdb_unwinder import unwinder  # it lies beside this file
 
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
@@ -151,9 +152,14 @@ def frame_at(level):
 
 def frame_record(frame, level, behind=False):
     sal = gdb.find_pc_line(frame.pc() - 1) if behind else frame.find_sal()
+    function = frame.name()
+    if level and unwinder.is_interrupted(frame):
+        # gdb takes the pc for a return address, and looks at the instruction before.
+        sal = gdb.find_pc_line(frame.pc())
+        function = op_symbol_at(frame.pc())["symbol"] or function
     return {
         "level": level,
-        "function": frame.name(),
+        "function": function,
         "address": frame.pc(),
         "file": sal.symtab.filename if sal.symtab else None,
         "fullname": sal.symtab.fullname() if sal.symtab else None,
@@ -365,7 +371,6 @@ KERNEL_TEXT = 0xFFFFFFFF80000000
 OUTERMOST = (
     "entry_SYSCALL",
     "ret_from_fork",
-    "asm_",
     "secondary_startup",
     "x86_64_start",
     "start_cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
@@ -22,7 +23,7 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
     import drgn
 
     try:
-        kind = program.type(value.type)
+        kind = _type_of(program, value.type)
     except (LookupError, SyntaxError) as error:
         raise KgdbError(
             f"drgn has no type '{value.type}': {error}",
@@ -38,6 +39,17 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
             f"{value!r} lies in no memory and is no number, so there is no object of it",
             hint="a member of it may be a number; what is in a register has no address",
         ) from error
+
+
+def _type_of(program: drgn.Program, name: str) -> drgn.Type:
+    """Return drgn's type of a name of gdb's, which in assembler leaves out `struct`."""
+    try:
+        return program.type(name)
+    except LookupError:
+        for keyword in ("struct", "union", "enum"):
+            with contextlib.suppress(LookupError):
+                return program.type(f"{keyword} {name}")
+        raise
 
 
 def expression_of(obj: drgn.Object) -> str:

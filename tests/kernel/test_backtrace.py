@@ -1,0 +1,136 @@
+"""Stacks beneath interrupts and exceptions, held against drgn's, which has the same tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+
+def functions(stop):
+    return [frame.function for frame in stop.backtrace()]
+
+
+def calls(stop):
+    """The functions that were called, without those that were inlined.
+
+    Where an inlined one ends, gdb and drgn look at different instructions.
+    """
+    return [frame.function for frame in stop.backtrace() if not frame._record["inline"]]
+
+
+def check(kgdb, stop):
+    ours, theirs = calls(stop), drgns(kgdb, stop)
+    # gdb knows calls that are jumps, too.
+    assert [name for name in ours if name in theirs] == theirs
+    assert ours[-1] == theirs[-1]
+
+
+def drgns(kgdb, stop):
+    """drgn's stack of the same, up to the entry from user space."""
+    trace = kgdb.program.stack_trace(kgdb.drgn_object(stop.task))
+    return [frame.name for frame in trace if not frame.is_inline and frame.pc >> 63]
+
+
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize(
+    "function",
+    [
+        "scheduler_tick",  # in a timer's interrupt
+        "run_timer_softirq",  # behind an interrupt, on its stack
+        "call_timer_fn",
+        "wake_up_process",
+        "handle_mm_fault",  # in an exception
+        "clear_page_erms",  # assembler
+        "do_exit",
+        "kthread_should_stop",
+        "process_one_work",
+    ],
+)
+def test_it_goes_to_the_end(kgdb, function):
+    try:
+        kgdb.breakpoint(function)
+    except KgdbError:
+        pytest.skip("this kernel has no such function")
+    kgdb.type("while :; do cat /proc/self/maps; sleep 0.01; done > /dev/null & sleep 0.3")
+    for _ in range(4):
+        stop = kgdb.cont()
+        check(kgdb, stop)
+
+
+@pytest.mark.kgdb(smp=2)
+def test_beneath_an_interrupt(kgdb):
+    kgdb.resume()
+    for _ in range(5):
+        stop = kgdb.interrupt()
+        check(kgdb, stop)
+        assert "Backtrace stopped" not in kgdb.execute("bt")
+        names = functions(stop)
+        assert "asm_common_interrupt" in names, names
+        assert names[-1] != "asm_common_interrupt" or stop.task["mm"]
+        kgdb.resume()
+
+
+def test_beneath_a_page_fault_of_the_kernels(kgdb):
+    with kgdb.breakpoint("handle_mm_fault", condition="!(flags & 64)"):  # FAULT_FLAG_USER
+        kgdb.type("cat /proc/self/maps > /dev/null")
+        stop = kgdb.cont()
+    frames = stop.backtrace()
+    names = [frame.function for frame in frames]
+    entry = names.index("asm_exc_page_fault")
+    check(kgdb, stop)
+    assert len(names) > entry + 2
+    # The registers are those that the exception saved, and the caller's variables are known.
+    regs = frames[names.index("exc_page_fault")].args["regs"]
+    interrupted = frames[entry + 1]
+    assert interrupted.address == regs["ip"]
+    for name, member in (("$rsp", "sp"), ("$rbx", "bx"), ("$rax", "ax"), ("$r12", "r12")):
+        assert interrupted.evaluate(f"(unsigned long){name}") == regs[member]
+    assert interrupted.up().function == names[entry + 2]
+
+
+def test_at_gdbs_prompt(kgdb):
+    with kgdb.breakpoint("handle_mm_fault", condition="!(flags & 64)"):
+        kgdb.type("cat /proc/self/maps > /dev/null")
+        names = functions(kgdb.cont())
+    shown = kgdb.execute("bt")
+    assert all(f"{name} (" in shown for name in names)
+    assert "Backtrace stopped" not in shown
+    assert names[-2] in kgdb.execute(f"frame {len(names) - 2}")
+
+
+def test_a_stop_in_assembler(kgdb):
+    kgdb.breakpoint("clear_page_erms", temporary=True)
+    kgdb.type("cat /proc/self/maps > /dev/null")
+    stop = kgdb.cont()
+    callers = functions(stop)[1:6]  # where they are inlined in each other
+    before = kgdb.evaluate("(unsigned long)$rbx")
+    assert stop.backtrace()[1].evaluate("(unsigned long)$rbx") == int(before)
+    assert kgdb.finish().frame.function in callers
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_panic_in_an_interrupt(kgdb, tmp_path):
+    source = tmp_path / "inipi"
+    source.mkdir()
+    (source / "Makefile").write_text("obj-m := inipi.o\n")
+    (source / "inipi.c").write_text(
+        """
+        #include <linux/module.h>
+        #include <linux/smp.h>
+        static noinline void in_ipi(void *arg) { panic("from an interrupt"); }
+        static int __init inipi_init(void)
+        {
+            smp_call_function_single(!raw_smp_processor_id(), in_ipi, NULL, true);
+            return 0;
+        }
+        module_init(inipi_init);
+        MODULE_LICENSE("GPL");
+        """
+    )
+    kgdb.modules.load_stopped(source)
+    stop = kgdb.cont()
+    assert (stop.reason, stop.frame.function) == ("panic", "in_ipi")
+    assert "do_idle" in functions(stop)
+    ours, theirs = calls(stop), drgns(kgdb, stop)
+    assert ours[ours.index("in_ipi") :] == theirs[theirs.index("in_ipi") :]
