@@ -141,8 +141,8 @@ class Splat:
             # UBSAN names the file that was compiled, which for a module is a copy of the source.
             end = f"{file.rpartition('/')[2]}:{line}"
             places = (place for frame in frames for place in frame.places)
-            found = next((place for place in places if place.rpartition("/")[2] == end), None)
-            file = file if found is None else found.rpartition(":")[0]
+            match = next((place for place in places if place.rpartition("/")[2] == end), None)
+            file = file if match is None else match.rpartition(":")[0]
         return replace(self, frames=tuple(frames), file=file, line=line)
 
     def __str__(self) -> str:

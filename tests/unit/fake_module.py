@@ -88,9 +88,17 @@ def as_given(path: Path, variables: Sequence[str]) -> Built:  # it builds nothin
 def registry(
     tree: Path | None = None, provided: list[Path] | None = None, build: Any = as_given
 ) -> ModuleRegistry:
-    """Return a registry of a kernel with modules of its own in a tree."""
+    """Return a registry of a kernel with modules of its own in a tree.
+
+    :param build: returns the modules of a path; may return :class:`Built` with those needed.
+    """
     kernel: Any = SimpleNamespace(modules_dir=tree, release="6.1.192")
-    return ModuleRegistry(kernel, provided or [], build)
+
+    def built(path: Path, variables: Sequence[str]) -> Built:
+        result = build(path, *([variables] if variables else []))
+        return result if isinstance(result, Built) else Built(result, [])
+
+    return ModuleRegistry(kernel, provided or [], built)
 
 
 class KernelList:
