@@ -432,10 +432,10 @@ class Compiler:
             raise Refused(f"{described(item)} has no members")
         if not kind.fields():
             raise Refused(f"what is in a {kind} is not known here: it is only declared")
-        found = find_member(kind, token.text)
-        if found is None:
+        match = find_member(kind, token.text)
+        if match is None:
             raise Refused(f"{kind} has no member {token.text}")
-        position, width, member = found
+        position, width, member = match
         what = "{}{}{}".format(item.what or "…", arrow, token.text)
         if item.where == "parts":
             return self.part(item, position, width, member, what)

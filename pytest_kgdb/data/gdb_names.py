@@ -185,9 +185,9 @@ class Names:
         """
         self.expand_modules()
         others = statics(name)
-        found = gdb.lookup_global_symbol(name)
-        if found is not None:
-            others.append(found)
+        match = gdb.lookup_global_symbol(name)
+        if match is not None:
+            others.append(match)
         file = file.strip("'")
         matching = [other for other in others if is_file(other.symtab.filename, file)]
         if len(matching) != 1:
@@ -344,15 +344,15 @@ def is_local(symbol):
 
 def statics(name):
     """The files' own variables and functions of a name, and enumerators."""
-    found, seen = [], set()
+    matches, seen = [], set()
     for symbol in gdb.lookup_static_symbols(name):
         if symbol.addr_class in (gdb.SYMBOL_LOC_TYPEDEF, gdb.SYMBOL_LOC_UNRESOLVED):
             continue
         key = (symbol.symtab.filename, symbol.line, address_of(symbol), objfile_of(symbol).filename)
         if key not in seen:
             seen.add(key)
-            found.append(symbol)
-    return found
+            matches.append(symbol)
+    return matches
 
 
 def address_of(symbol):
@@ -388,11 +388,11 @@ def sees(block, symbol):
     if (mine.start, mine.end) == (its.start, its.end):
         return True
     # A header's symbols have their symtab's block, which is the file's that includes it.
-    found = gdb.lookup_symbol(symbol.name, mine)[0]
+    match = gdb.lookup_symbol(symbol.name, mine)[0]
     return (
-        found is not None
-        and address_of(found) == address_of(symbol)
-        and found.symtab.filename == symbol.symtab.filename
+        match is not None
+        and address_of(match) == address_of(symbol)
+        and match.symtab.filename == symbol.symtab.filename
         and symbol.symtab.filename == mine_filename(block)
     )
 
@@ -455,12 +455,12 @@ def entry_of(block):
 
 def named_block(address, name):
     """The outermost block of a function of that name, inlined or not, around an address."""
-    block, found = gdb.block_for_pc(address), None
+    block, match = gdb.block_for_pc(address), None
     while block is not None:
         if block.function is not None and block.function.name == name:
-            found = block
+            match = block
         block = block.superblock
-    return found
+    return match
 
 
 class Of(gdb.Function):
@@ -477,11 +477,11 @@ class Of(gdb.Function):
         block = named_block(frame.pc(), function.string())
         if block is None:
             raise gdb.GdbError(f"the frame is not in {function.string()}()")
-        wanted = name.string()
+        variable = name.string()
         for symbol in block:
-            if symbol.name == wanted and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
+            if symbol.name == variable and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
                 return symbol.value(frame) if symbol.needs_frame else symbol.value()
-        raise gdb.GdbError(f"{function.string()}() has no {wanted}")
+        raise gdb.GdbError(f"{function.string()}() has no {variable}")
 
 
 Of()
@@ -578,11 +578,11 @@ def condition_for(text, location, addresses, names):
         for address, block in blocks:
             if block is None:
                 continue
-            found = visible_in(name, address)
+            match = visible_in(name, address)
             if has(block, name):
-                if found is None or not is_same_block(found, block):
+                if match is None or not is_same_block(match, block):
                     spelled = f'$_of("{block.function.name}", "{name}")'
-            elif found is not None and not is_within(found, block):
+            elif match is not None and not is_within(match, block):
                 # Of what is inlined there: at the function's entry, C sees no such thing.
                 symbol, spelled = names.meaning(name, block)
                 if symbol is None:

@@ -107,8 +107,8 @@ class Scope:
             block = block.superblock
         if plain_name:
             return name
-        found = gdb.lookup_symbol(function, self.block)[0]
-        if found is None or int(found.value().address) & MASK != self.entry:
+        match = gdb.lookup_symbol(function, self.block)[0]
+        if match is None or int(match.value().address) & MASK != self.entry:
             return None
         return f"{function}::{name}"
 

@@ -137,9 +137,9 @@ def find_member(kind, name):
         if field.name == name:
             return field.bitpos, field.bitsize, field.type
         if not field.name and plain(field.type).code in COMPOUND:
-            found = find_member(field.type, name)
-            if found is not None:
-                return field.bitpos + found[0], found[1], found[2]
+            match = find_member(field.type, name)
+            if match is not None:
+                return field.bitpos + match[0], match[1], match[2]
     return None
 
 

@@ -88,17 +88,9 @@ def as_given(path: Path, variables: Sequence[str]) -> Built:  # it builds nothin
 def registry(
     tree: Path | None = None, provided: list[Path] | None = None, build: Any = as_given
 ) -> ModuleRegistry:
-    """Return a registry of a kernel with modules of its own in a tree.
-
-    :param build: returns the modules of a path; may return :class:`Built` with those needed.
-    """
+    """Return a registry of a kernel with modules of its own in a tree."""
     kernel: Any = SimpleNamespace(modules_dir=tree, release="6.1.192")
-
-    def built(path: Path, variables: Sequence[str]) -> Built:
-        result = build(path, *([variables] if variables else []))
-        return result if isinstance(result, Built) else Built(result, [])
-
-    return ModuleRegistry(kernel, provided or [], built)
+    return ModuleRegistry(kernel, provided or [], build)
 
 
 class KernelList:

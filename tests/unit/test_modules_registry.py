@@ -206,18 +206,3 @@ def test_a_machine_that_ended_has_loaded_nothing(loaded: ModuleRegistry, tmp_pat
     loaded.add(write_module(tmp_path, "demo"))
     loaded.detach()
     assert (loaded.loaded, loaded.unloaded, loaded.find("demo")) == ({}, [], None)
-
-
-def test_what_a_module_needs_of_its_neighbours(tmp_path: Path) -> None:
-    user, base = write_module(tmp_path, "user", depends="base"), write_module(tmp_path, "base")
-    given: list[object] = []
-
-    def build(path: Path, variables: object = ()) -> Built:
-        given.append(variables)
-        return Built([user], [base])
-
-    modules = registry(build=build)
-    source = modules.resolve(tmp_path, ["DEBUG=1"])
-    assert (source.name, source.needs) == ("user", ("base",))
-    assert modules.is_known("base")
-    assert given == [["DEBUG=1"]]

@@ -27,6 +27,8 @@ class World:
         self.alive = True
         self.stop_reply = b"T05thread:1;"
         self.loads = True
+        self.gdb_is_pristine = True
+        self.gdb_alive = True
         self.waits = WaitLimit(7.0)
         self.spec = SimpleNamespace(qemu_arg=("-device edu",) if edu else ())
         self.monitor = SimpleNamespace(human=self.human)
@@ -44,6 +46,7 @@ class World:
             waits=self.waits,
             on_reconnect=lambda: self.note("on reconnect"),
             saved={"kgdbwait": b"S05"},
+            connect_gdb=lambda: self.note("connect gdb"),
             pci={},
         )
 
@@ -85,6 +88,16 @@ class World:
 
     def require(self) -> Any:
         return self
+
+    @property
+    def gdb(self) -> Any:
+        return SimpleNamespace(alive=self.gdb_alive)
+
+    @contextlib.contextmanager
+    def replacing_gdb(self, reason: str, connect: Any) -> Iterator[None]:
+        self.note(f"{reason}, another gdb")
+        yield
+        connect()
 
     @contextlib.contextmanager
     def restoring(self, reason: str, *, keep_breakpoints: bool) -> Iterator[None]:
@@ -140,6 +153,24 @@ def test_a_tests_own(world: World) -> None:
         f"at {stop}",
     ]
     assert world.store.current is None
+
+
+@pytest.mark.parametrize("what", ["left something in it", "killed it"])
+def test_another_gdb_after_a_test_that(world: World, what: str) -> None:
+    if what == "killed it":
+        world.gdb_alive = False
+    else:
+        world.gdb_is_pristine = False
+    world.store.save("ready")
+    world.store.save_named("its own", SimpleNamespace(reason="breakpoint"))  # type: ignore[arg-type]
+    del world.events[:]
+    world.store.restore_named("its own")
+    assert "breakpoint, keep breakpoints" in world.events
+    assert "connect gdb" not in world.events, "a test keeps what it did"
+    del world.events[:]
+    world.store.restore("ready", "interrupt")
+    assert world.events[:2] == ["detach", "interrupt, another gdb"]
+    assert world.events[-2:] == ["reattach T05thread:1;", "connect gdb"]
 
 
 def test_the_next_test_does_not_find_them(world: World) -> None:
