@@ -284,6 +284,9 @@ class Names:
         return None
 
 
+names = Names()
+
+
 def is_file(filename, file):
     """Whether a path ends with another, as a whole name."""
     return ("/" + filename).endswith("/" + file.lstrip("/"))

@@ -7,7 +7,9 @@ import json
 import pathlib
 
 import gdb
-import gdb_agent as agent
+import gdb_agent  # noqa: F401 # it defines the macros
+import gdb_functions as agent
+from gdb_names import entry_of, function_block, names
 from gdb_places import (
     Scope,
 )
@@ -57,8 +59,8 @@ def parameter(symbol, scope):
 
 
 def describe(address):
-    block = agent.function_block(address)
-    if block is None or agent.entry_of(block) != address:
+    block = function_block(address)
+    if block is None or entry_of(block) != address:
         return None
     result = block.function.type.target()
     inner = gdb.block_for_pc(address)
@@ -75,7 +77,7 @@ def describe(address):
     }
 
     def work():
-        scope = Scope(address, block, agent.names)
+        scope = Scope(address, block, names)
         row["arguments"] = [parameter(symbol, scope) for symbol in block if symbol.is_argument]
 
     agent.in_scope(address, work)

@@ -1,0 +1,261 @@
+"""Functions as spies and overrides need them, inside gdb: entries, arguments, what is returned.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import contextlib
+import functools
+import re
+
+import gdb
+from gdb_expressions import (
+    Compiler,
+    rvalue,
+)
+from gdb_names import (
+    entry_of,
+    function_block,
+    names,
+    statics,
+)
+from gdb_places import (
+    Scope,
+    listing_of,
+)
+from gdb_types import (
+    COMPOUND,
+    MASK,
+    Refused,
+    is_signed,
+    plain,
+)
+
+CODES = {
+    getattr(gdb, name): name[len("TYPE_CODE_") :].lower()
+    for name in dir(gdb)
+    if name.startswith("TYPE_CODE_")
+}
+
+
+# Where functions are: gdb takes milliseconds to say, and its symbols seldom change.
+decoded = {}
+NAME = re.compile(r"(?:[\w./-]+:)?[A-Za-z_][\w.]*$")
+
+
+def forget_places(_event):
+    decoded.clear()
+
+
+for registry in ("new_objfile", "clear_objfiles", "free_objfile"):
+    if hasattr(gdb.events, registry):
+        getattr(gdb.events, registry).connect(forget_places)
+
+
+def function_places(location):
+    """Addresses, files and lines of a function's copies; `file.c:function` for one of several."""
+    if location in decoded:
+        return decoded[location]
+    try:
+        _, sals = gdb.decode_line(location)
+    except gdb.error:
+        symbols = hidden_functions(location)
+        if not symbols:
+            raise
+        places = [
+            (int(symbol.value().address) & MASK, symbol.symtab.filename, symbol.line, True)
+            for symbol in symbols
+        ]
+    else:
+        places = [
+            (sal.pc, sal.symtab and sal.symtab.filename, sal.line, False) for sal in sals or ()
+        ]
+    if NAME.match(location):
+        decoded[location] = places
+    return places
+
+
+def hidden_functions(location):
+    """The functions of a name that a variable has, too: a linespec finds only the variable."""
+    file, _, name = location.rpartition(":")
+    if not name.isidentifier():
+        return []
+    return [
+        symbol
+        for symbol in statics(name)
+        if symbol.type.code == gdb.TYPE_CODE_FUNC
+        and (not file or ("/" + symbol.symtab.filename).endswith("/" + file))
+    ]
+
+
+def kind_of(kind):
+    """How a type's values are to be read."""
+    bare = plain(kind)
+    code = CODES.get(bare.code, "other")
+    record = {"type": str(kind), "size": bare.sizeof, "kind": code, "signed": False}
+    if code in ("int", "char", "enum"):
+        record["kind"] = "int"
+        record["signed"] = is_signed(kind)
+    elif code == "ptr":
+        record["kind"] = "string" if is_char(plain(bare.target())) else "ptr"
+    return record
+
+
+def is_char(kind):
+    return kind.sizeof == 1 and kind.unqualified().name in ("char", "unsigned char", "signed char")
+
+
+def compiled(expression, scope):
+    """An expression as agent code for the present pc, and how its value is to be read."""
+    try:
+        return reading(Compiler(expression, scope).compile())
+    except Refused as refused:
+        return {"error": refused.why, "hint": refused.hint}
+    except gdb.error as error:
+        return {"error": str(error)}
+
+
+def reading(item):
+    """How what was compiled is read: code, kind, size, sign."""
+    if item.where in ("text", "nodebug"):
+        rvalue(item)  # which says why not
+    kind = plain(item.type)
+    record = kind_of(item.type)
+    if item.where == "memory":
+        if kind.code == gdb.TYPE_CODE_ARRAY and is_char(plain(kind.target())):
+            record["kind"], record["size"] = "chars", kind.sizeof
+            record["code"] = listing_of(item.address)
+            return record
+        if kind.sizeof > 8 or kind.code in (*COMPOUND, gdb.TYPE_CODE_ARRAY):
+            record["kind"], record["layout"] = "memory", layout_of(kind)
+            record["code"] = listing_of(item.address)
+            return record
+    if item.where == "parts":
+        record["kind"], record["layout"] = "parts", layout_of(kind)
+        record["parts"] = [[listing_of(code), size] for code, size in item.code]
+        return record
+    item = rvalue(item)
+    record = kind_of(item.type)
+    record["code"] = listing_of(item.code)
+    return record
+
+
+# How deep and how large a structure is that is recorded as a whole.
+LAYOUT_DEPTH = 4
+LAYOUT_BYTES = 512
+
+
+def layout_of(kind, depth=0):
+    """How the bytes of a value are read: its kind and size, and its members' places in bits."""
+    record = kind_of(kind)
+    kind = plain(kind)
+    if depth > LAYOUT_DEPTH or kind.sizeof > LAYOUT_BYTES:
+        raise Refused(f"it is a {kind} of {kind.sizeof} bytes", "name a member of it")
+    if kind.code in COMPOUND:
+        record["members"] = members_of(kind, depth)
+    elif kind.code == gdb.TYPE_CODE_ARRAY:
+        low, high = kind.range()
+        record["count"] = max(0, high - low + 1)
+        record["element"] = layout_of(kind.target(), depth + 1)
+        if is_char(plain(kind.target())):
+            record["kind"] = "chars"
+    elif record["kind"] not in ("int", "bool", "ptr", "string"):
+        raise Refused(f"it has a {kind}", "name a member of it")
+    return record
+
+
+def members_of(kind, depth):
+    """Each member's name, first bit, width in bits (0: a whole type) and layout."""
+    members = []
+    for field in kind.fields():
+        if not hasattr(field, "bitpos"):
+            continue
+        if field.name:
+            layout = layout_of(field.type, depth + 1)
+            members.append([field.name, field.bitpos, field.bitsize, layout])
+        elif plain(field.type).code in COMPOUND:
+            for name, bit, width, layout in members_of(plain(field.type), depth + 1):
+                members.append([name, field.bitpos + bit, width, layout])
+    return members
+
+
+def single(record):
+    """What is collected is one value: a number, a pointer, a text."""
+    layout = record.get("layout", {})
+    if "members" in layout or "element" in layout:
+        return {"error": "it is a " + record["type"], "hint": "name a member of it"}
+    return record
+
+
+def returned(kind):
+    """How what a function returns is read (System V psABI, 3.2.3, "Returning of Values").
+
+    In %rax and %rdx what has at most 16 bytes, as the kernel has no fractions; more is in memory
+    that the caller gave, to which %rax points then.
+    """
+    record = kind_of(kind)
+    bare = plain(kind)
+    if bare.code in COMPOUND or bare.sizeof > 8:
+        with contextlib.suppress(Refused):  # the call's return_value says it
+            record["layout"] = layout_of(kind)
+    return record
+
+
+def fill(place, block, expressions):
+    scope = Scope(place["address"], block, names)
+    if block is not None:
+        for symbol in block:
+            if symbol.is_argument:
+                record = compiled(symbol.name, scope)
+                place["arguments"].append([symbol.name, record])
+    place["expressions"] = [single(compiled(expression, scope)) for expression in expressions]
+
+
+def op_function(location, expressions, cpu):
+    """Where a function is, what it takes and returns, and expressions compiled for its entry."""
+    names.cpu = cpu
+    places = []
+    for address, file, line, _ in function_places(location):
+        block = function_block(address)
+        place = {"address": address, "line": line, "inlined": False, "arguments": []}
+        place["file"] = file
+        places.append(place)
+        if block is None:
+            name, _, offset = (
+                gdb.execute(f"info symbol {address:#x}", to_string=True)
+                .partition(" in section")[0]
+                .partition(" + ")
+            )
+            place.update(name=name, address=address - int(offset or 0), returns=None)
+        else:
+            place["name"] = block.function.name
+            place["inlined"] = entry_of(block) != address
+            target = block.function.type.target()
+            # Of a function in assembler the debug info says that it returns nothing.
+            has_type = target is not None and not (file or "").endswith(".S")
+            place["returns"] = returned(target) if has_type else None
+        if not place["inlined"]:
+            work = functools.partial(fill, place, block, expressions)
+            in_scope(place["address"], work)
+    return {"places": places}
+
+
+def op_locations(location):
+    """Where a breakpoint there would be inserted; nothing is inserted."""
+    places = function_places(location)
+    return {
+        "locations": [
+            {"address": address, "file": file, "line": line} for address, file, line, _ in places
+        ],
+        # gdb itself finds nothing there.
+        "hidden": any(hidden for *_, hidden in places),
+    }
+
+
+def in_scope(address, work):
+    """Do something as if the kernel had stopped at an address."""
+    here = int(gdb.parse_and_eval("(unsigned long)$pc"))
+    gdb.execute(f"set var $pc = {address:#x}")
+    try:
+        work()
+    finally:
+        gdb.execute(f"set var $pc = {here:#x}")

@@ -1,0 +1,140 @@
+"""Expressions in the selected frame, and what is written to, inside gdb.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import gdb
+from gdb_names import (
+    names,
+)
+from gdb_types import (
+    INTEGERS,
+    MASK,
+    Refused,
+    find_member,
+    is_signed,
+    plain,
+    tokens_of,
+)
+
+
+def selected_block():
+    """Where the selected frame is; None where the debug info knows nothing of it."""
+    try:
+        return gdb.selected_frame().block()
+    except (gdb.error, RuntimeError):
+        return None
+
+
+def checked(expression):
+    """An expression for gdb in which each name means what it means in the selected frame."""
+    return names.checked(expression, selected_block())
+
+
+def number_of(value):
+    """A number of any size: gdb gives Python those of up to 64 bits (before gdb 14)."""
+    kind = plain(value.type)
+    if kind.sizeof <= 8:
+        return int(value)
+    number = int(value.format_string(format="z"), 16)
+    bits = 8 * kind.sizeof
+    return number - (1 << bits) if is_signed(kind) and number >> (bits - 1) else number
+
+
+def is_parenthesised(tokens):
+    """Whether the first token is a parenthesis that the last one closes."""
+    if len(tokens) < 3 or tokens[0].text != "(":
+        return False
+    depth = 0
+    for token in tokens[:-1]:
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if depth == 0:
+            return False
+    return True
+
+
+def bit_field(expression):
+    """The width in bits and the type of a bit-field; None of anything else."""
+    try:
+        tokens = tokens_of(expression)
+    except Refused:
+        return None
+    while is_parenthesised(tokens):
+        tokens = tokens[1:-1]
+    if len(tokens) < 3 or tokens[-1].kind != "name" or tokens[-2].text not in (".", "->"):
+        return None
+    if tokens[0].kind == "operator" and tokens[0].text != "(":
+        return None  # an operator on the member
+    try:
+        parent = gdb.parse_and_eval(checked(expression[tokens[0].start : tokens[-2].start]))
+    except gdb.error:
+        return None  # no member of one thing
+    kind = plain(parent.type)
+    if kind.code == gdb.TYPE_CODE_PTR:
+        kind = plain(kind.target())
+    member = find_member(kind, tokens[-1].text)
+    return (member[1], member[2]) if member is not None and member[1] else None
+
+
+def op_watchable(expression):
+    """The address and size of an lvalue that a watchpoint can watch."""
+    value = gdb.parse_and_eval(checked(expression))
+    if bit_field(expression) is not None:
+        raise Refused(
+            f"{expression} is a bit-field, and a processor watches whole bytes",
+            "watch a member beside it, or the bytes: *(char *)&(…)",
+        )
+    if value.address is None:
+        raise Refused(
+            f"{expression} is a value not located in memory",
+            "an lvalue of the kernel's memory can be watched: a variable, a member",
+        )
+    return {"address": int(value.address) & MASK, "size": value.type.sizeof}
+
+
+# include/linux/err.h: a pointer may be an error.
+MAX_ERRNO = 4095
+
+
+def op_assign(expression, value):
+    """Assign a number or what a C expression says; one that does not fit is refused."""
+    left = checked(expression)
+    target = gdb.parse_and_eval(left)
+    kind = plain(target.type)
+    if isinstance(value, str):
+        right = checked(value)
+        source = gdb.parse_and_eval(right)
+        numeric = plain(source.type).code in (*INTEGERS, gdb.TYPE_CODE_PTR)
+        number = number_of(source) if numeric else None
+    else:
+        right, number = str(value), value
+    if number is not None and kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR):
+        field = bit_field(expression)
+        bits = field[0] if field is not None else 8 * kind.sizeof
+        low, high = limits(kind, bits)
+        if expression.strip().startswith("$"):
+            low, high = -(1 << (bits - 1)), (1 << bits) - 1  # a register has no sign
+        if not low <= number <= high:
+            raise Refused(
+                f"{expression} is a {target.type}{f' of {bits} bits' if field else ''}, which "
+                f"cannot hold {number}: it holds {low} to {high}"
+            )
+        if kind.sizeof > 8:
+            if target.address is None:
+                raise Refused(f"{expression} lies in no memory")
+            data = (number & (1 << bits) - 1).to_bytes(kind.sizeof, "little")
+            gdb.selected_inferior().write_memory(int(target.address) & MASK, data)
+            return {}
+        if not isinstance(value, str):
+            right = str(number) if number >= 0 else f"({number})"
+    gdb.execute(f"set var {left} = {right}", to_string=True)
+    return {}
+
+
+def limits(kind, bits):
+    """The least and the greatest number that a type holds."""
+    if kind.code == gdb.TYPE_CODE_BOOL:
+        return 0, 1
+    if kind.code == gdb.TYPE_CODE_PTR:
+        return -MAX_ERRNO, (1 << bits) - 1
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(kind) else (0, (1 << bits) - 1)
