@@ -591,7 +591,7 @@ class Compiler:
         kind = plain(symbol.type)
         if kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and kind.sizeof <= 8:
             if name is None:
-                parts = register_parts(symbol.name, kind, self.scope.entry)
+                parts = register_parts(symbol.name, kind, self.scope.entry, name)
                 code = parts[0][0] if parts is not None and len(parts) == 1 else None
             else:
                 code = self.located(name)
@@ -609,7 +609,7 @@ class Compiler:
                 return Item(symbol.type, "memory", code, what=symbol.name)
             except gdb.error as refusal:
                 error = str(refusal)
-        parts = register_parts(symbol.name, kind, self.scope.entry)
+        parts = register_parts(symbol.name, kind, self.scope.entry, name)
         if parts is None or sum(size for _, size in parts) != kind.sizeof:
             raise Refused(f"{symbol.name}, a {symbol.type}: {error}")
         return Item(symbol.type, "parts", parts, what=symbol.name)

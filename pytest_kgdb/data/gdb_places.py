@@ -179,14 +179,17 @@ def outer_frame():
     return frame
 
 
-def register_parts(name, kind, entry):
-    """Where something lies that is in registers at a function's entry; None for all else."""
+def register_parts(name, kind, entry, own):
+    """Where something lies that is in registers at a function's entry; None for all else.
+
+    :param own: the name as :meth:`Scope.own_name` gives it.
+    """
     try:
         # It looks in the selected frame.
         outer_frame().select()
         text = gdb.execute("info address " + name, to_string=True)
     except gdb.error:
-        return register_mask(name, kind)
+        return None if own is None else register_mask(own, kind)
     finally:
         gdb.newest_frame().select()
     if "multi-location" in text:
@@ -194,7 +197,7 @@ def register_parts(name, kind, entry):
         at_entry = [
             match.group(3)
             for match in ranges
-            if match and int(match.group(1), 16) <= entry < int(match.group(2), 16)
+            if match and holds(entry, int(match.group(1), 16), int(match.group(2), 16))
         ]
         text = at_entry[0] if at_entry else ""
     else:
@@ -210,13 +213,17 @@ def register_parts(name, kind, entry):
     return [([["reg", NUMBERS.index(register)]], int(size)) for register, size in parts]
 
 
+def holds(entry, low, high):
+    """Whether a range has a function's entry: one that is empty there is of the entry alone."""
+    return low <= entry < high or low == entry == high
+
+
 def register_mask(name, kind):
     """The one register that a tracepoint would record of a variable, if it is in one.
 
     `info address` calls such a location corrupt where a structure has it (gdb 13).
     """
-    inlined = gdb.newest_frame().type() == gdb.INLINE_FRAME
-    if kind.sizeof > 8 or inlined:
+    if kind.sizeof > 8:
         return None
     try:
         listing = gdb.execute("maint agent " + name, to_string=True)
