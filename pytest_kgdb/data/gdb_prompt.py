@@ -65,11 +65,18 @@ def resolved(line, depth=0):
     commands = [[name, rest.strip()]]
     if name in APPLIES:
         commands += resolved(applied(name, rest), depth + 1)
-    elif text.startswith("User-defined"):
-        body = gdb.execute("show user " + word, to_string=True).splitlines()[1:]
-        for inner_line in body:
+    else:
+        for inner_line in definition(word):
             commands += resolved(inner_line, depth + 1)
     return commands
+
+
+def definition(word):
+    """The lines of a command that was made by `define`."""
+    try:
+        return gdb.execute("show user " + word, to_string=True).splitlines()[1:]
+    except gdb.error:
+        return []
 
 
 def applied(name, rest):

@@ -13,7 +13,7 @@ from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import KgdbConnection
-from ._kgdb_stop import KgdbStop, int3_of
+from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import Hit, QemuStub
 from ._stop_context import GuestMemory, StopContext
@@ -165,15 +165,22 @@ class KgdbBackend(Backend):
                 return b"T05" + hit.reason + reply[3:]
         if reply[:3] == b"T05":
             address = served  # the program counter has been put back for the hooks
-            if address is None and registers is not None:
-                address = int3_of(registers)
-                if address in breakpoints.inserted:
-                    registers[_PC] = address
-                else:
-                    address = None
+            if address is None and breakpoints.inserted:
+                address = self._step_back(breakpoints)
             if address in breakpoints.requested:
                 return b"T05swbreak:;" + reply[3:]
         return reply
+
+    def _step_back(self, breakpoints: InsertedBreakpoints) -> int | None:
+        """Put the program counter back to a breakpoint's int3; return where, if it was one."""
+        if self._stop.registers is None and breakpoints.hooks:
+            return None  # it would have been served
+        context = self._stop.context(hooked=True)  # asks kgdb where memory is not ours
+        address = context.breakpoint if context is not None else None
+        if context is None or address not in breakpoints.inserted:
+            return None
+        context.registers[_PC] = address
+        return address
 
     # Requests
 

@@ -417,6 +417,7 @@ class Session:
         from ._attach import attach
 
         _ = self.handle
+        self._live.attachment.spoil_gdb()  # whatever is typed there
         relay = self._live.attachment.relay
         relay.list_all_threads = True
         try:

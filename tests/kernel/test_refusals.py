@@ -19,9 +19,12 @@ def assert_usable(kgdb) -> None:
 
 @pytest.fixture(params=["guest memory is ours", "kgdb is asked"])
 def either(kgdb, request):
+    relay = attachment_of(kgdb).relay
+    memory, layout = relay.guest_memory_used
     if request.param == "kgdb is asked":
-        attachment_of(kgdb).relay.use_guest_memory(None, None)
-    return kgdb
+        relay.use_guest_memory(None, None)
+    yield kgdb
+    relay.use_guest_memory(memory, layout)
 
 
 @pytest.mark.parametrize("address", NOWHERE)
@@ -52,6 +55,15 @@ def readable(kgdb, address: int) -> bool:
     except KgdbError:
         return False
     return True
+
+
+def test_a_breakpoint_is_known_either_way(either):
+    with either.breakpoint("vfs_read") as read:
+        either.type("cat /proc/version")
+        stop = either.cont()
+        assert (stop.breakpoint, stop.reason) == (read, "breakpoint")
+        assert stop.frame.address == read.address
+    assert_usable(either)
 
 
 @pytest.mark.parametrize("lvalue", ["init_task.mm->flags", "((struct file *)0)->f_flags"])
