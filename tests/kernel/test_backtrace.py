@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_kgdb.errors import KgdbError
+
+MODULES = Path(__file__).parent / "modules"
 
 
 def functions(stop):
@@ -110,25 +114,8 @@ def test_a_stop_in_assembler(kgdb):
 
 
 @pytest.mark.kgdb(smp=2)
-def test_a_panic_in_an_interrupt(kgdb, tmp_path):
-    source = tmp_path / "inipi"
-    source.mkdir()
-    (source / "Makefile").write_text("obj-m := inipi.o\n")
-    (source / "inipi.c").write_text(
-        """
-        #include <linux/module.h>
-        #include <linux/smp.h>
-        static noinline void in_ipi(void *arg) { panic("from an interrupt"); }
-        static int __init inipi_init(void)
-        {
-            smp_call_function_single(!raw_smp_processor_id(), in_ipi, NULL, true);
-            return 0;
-        }
-        module_init(inipi_init);
-        MODULE_LICENSE("GPL");
-        """
-    )
-    kgdb.modules.load_stopped(source)
+def test_a_panic_in_an_interrupt(kgdb):
+    kgdb.modules.load_stopped(MODULES / "ipi")
     stop = kgdb.cont()
     assert (stop.reason, stop.frame.function) == ("panic", "in_ipi")
     assert "do_idle" in functions(stop)
