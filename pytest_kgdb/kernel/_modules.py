@@ -60,6 +60,7 @@ def build_external(
         )
     if path.is_file():
         return Built([_given(kernel, path)], [])
+    variables = _for_compiler(kernel, variables)
     builder = ModuleBuilder(kernel, cache, progress, toolchain(cache, variables))
     modules: dict[Path, None] = {}
     needed: dict[Path, None] = {}
@@ -69,6 +70,17 @@ def build_external(
         for neighbour in builder.neighbours(entry):
             needed.update(dict.fromkeys(sorted(neighbour.path.glob("*.ko"))))
     return Built(list(modules), [file for file in needed if file not in modules])
+
+
+def _for_compiler(kernel: Kernel, variables: Sequence[str]) -> Sequence[str]:
+    """Return variables with the compiler that the kernel was built with, if none is chosen.
+
+    gcc does not know the options that a kernel of clang's is built with (CONFIG_CC_IS_CLANG).
+    """
+    chosen = any(variable.startswith(("LLVM=", "CC=")) for variable in variables)
+    if chosen or kernel.config.get("CC_IS_CLANG") != "y":
+        return variables
+    return ("LLVM=1", *variables)
 
 
 def vermagic(path: Path) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_module import MODINFO, elf
 
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import read_module, without_addresses
-from pytest_kgdb.kernel._modules import _directories
+from pytest_kgdb.kernel._modules import _directories, _for_compiler
 
 
 @pytest.fixture
@@ -94,3 +96,12 @@ def test_where_a_project_builds_its_modules(
 def test_where_it_builds_none(tmp_path: Path, files: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         _directories(write(tmp_path, **files))
+
+
+def test_compiler_of_the_kernel() -> None:
+    clang: Any = SimpleNamespace(config={"CC_IS_CLANG": "y"})
+    gcc: Any = SimpleNamespace(config={"CC_IS_GCC": "y"})
+    assert list(_for_compiler(clang, ["DEBUG=1"])) == ["LLVM=1", "DEBUG=1"]
+    assert list(_for_compiler(clang, ["LLVM=-15"])) == ["LLVM=-15"]
+    assert list(_for_compiler(clang, ["CC=clang-16"])) == ["CC=clang-16"]
+    assert list(_for_compiler(gcc, [])) == []
