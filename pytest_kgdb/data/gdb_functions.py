@@ -247,7 +247,7 @@ def op_locations(location):
             {"address": address, "file": file, "line": line} for address, file, line, _ in places
         ],
         # gdb itself finds nothing there.
-        "hidden": any(hidden for *_, hidden in places),
+        "hidden": any(is_hidden for *_, is_hidden in places),
     }
 
 

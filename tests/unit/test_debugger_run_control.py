@@ -164,7 +164,7 @@ def test_a_step(start: Start) -> None:
         """  # noqa: E501
     )
     assert parts.run_control.step("-exec-next").reason == "step"
-    assert parts.relay.stepping == [True]
+    assert parts.relay.stepping == [True, False]
 
 
 def test_a_finish_has_what_the_function_returned(start: Start) -> None:
@@ -298,7 +298,7 @@ def test_the_relay_is_told_of_steps_before_gdb_resumes(parts: Parts, gdb: FakeGd
     gdb.on_resume = step
     parts.run_control.step("-exec-step-instruction")
     parts.run_control.resume()
-    assert seen == [[True], [True, False]]
+    assert seen == [[True], [True, False, False]], "a step ends with its stop"
 
 
 # Stale
