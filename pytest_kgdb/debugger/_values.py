@@ -137,7 +137,7 @@ class Value:
     def _signed(self) -> int | None:
         """The number that it is; a pointer, which has no sign, as PTR_ERR() has it."""
         record = self._readable()
-        if "int" not in record:
+        if "int" not in record or record["code"] not in ("ptr", "int"):
             return None
         number = int(record["int"])
         return number - (1 << 64) if record["code"] == "ptr" and number >> 63 else number

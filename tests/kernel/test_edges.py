@@ -295,6 +295,7 @@ def test_values(edges: Any) -> None:
     assert bad == "ERR_PTR(-ENOMEM)"
     assert (bad.is_error, bad.error) == (True, "-ENOMEM")
     assert bad != -11
+    assert edges.evaluate("record.grade").error is None
     good = edges.evaluate("&record")
     assert (good.is_error, good.error) == (False, None)
 
