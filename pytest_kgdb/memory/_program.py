@@ -132,9 +132,11 @@ def stack_trace(program: drgn.Program, task: drgn.Object) -> drgn.StackTrace:
 
     :raises KgdbError: the task is running, and kgdb has not stopped the machine.
     """
+    import drgn
+
     try:
         return program.stack_trace(task)
-    except LookupError as error:
+    except (LookupError, drgn.FaultError) as error:
         raise KgdbError(
             f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')}) was "
             "running when the machine was stopped, and its registers are not in memory",

@@ -304,4 +304,25 @@ def test_a_spy_outlasts_a_restore(stub):
         assert opens.count == before >= 1
         stub.run("cat /etc/passwd")
         assert opens.count > before
+
+
+def test_the_stack_of_a_task_that_runs(stub):
+    """Only kgdb saves the registers; drgn says so, too."""
+    stub.breakpoint("vfs_read", temporary=True)
+    stub.type("cat /proc/version")
+    stop = stub.cont()
+    with pytest.raises(KgdbError, match="its registers are not in memory"):
+        stub.stack_trace(stop.task)
+    assert len(stub.stack_trace(2)) > 2
+    assert "vfs_read" in [frame.function for frame in stop.backtrace()]
+
+
+def test_a_programs_memory(stub):
+    stub.breakpoint("do_sys_openat2", temporary=True)
+    stub.type("cat /proc/version")
+    name = stub.cont().frame.args["filename"]
+    assert name == "/proc/version"
+    assert stub.read(int(name), 5) == b"/proc"
+    with pytest.raises(KgdbError, match="0x44 is not mapped"):
+        stub.read(0x44, 4)
     assert stub.run("echo on").output == "on\n"
