@@ -227,7 +227,9 @@ class SplatWatch(StopSubscriber):
         lines = self._read()
         if reason == "panic":
             words = (log_panic(line.text) for line in reversed(lines))
-            return next((text for text in words if text is not None), None)
+            text = next((text for text in words if text is not None), None)
+            fatal = [splat for splat in find_splats(lines) if splat.is_fatal]
+            return self._with_names(text, fatal[-1]) if text and fatal else text
         new = [
             splat
             for splat in find_splats(lines)
@@ -235,9 +237,12 @@ class SplatWatch(StopSubscriber):
         ]
         if not new:
             return None
-        title = new[-1].title
-        names = "; ".join(dict.fromkeys(self._names(new[-1].headline_and_rip).values()))
-        return f"{title} ({names})" if names else title
+        return self._with_names(new[-1].title, new[-1])
+
+    def _with_names(self, text: str, splat: Splat) -> str:
+        """Return a text with what was at the splat's addresses in modules that are gone."""
+        names = "; ".join(dict.fromkeys(self._names(splat.headline_and_rip).values()))
+        return f"{text} ({names})" if names else text
 
     # Judging
 

@@ -69,7 +69,7 @@ def test_memory_of_a_module_that_is_gone(kgdb):
     kgdb.modules.load(FAULTY, mistake=TIMER_STAYS).unload()
     kgdb.resume()
     stop = kgdb.wait(timeout=30)
-    assert stop.reason == "oops"
+    assert stop.reason in ("oops", "panic"), "of an oops in an interrupt, the kernel panics"
     assert "faulty_t" in stop.message
     assert "of module faulty, unloaded" in stop.message
     assert any("of module faulty, unloaded" in str(splat) for splat in kgdb.splats)
