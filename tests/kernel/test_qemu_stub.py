@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kgdb import initrd
 from pytest_kgdb.cache import Cache
-from pytest_kgdb.errors import KernelPanic
+from pytest_kgdb.errors import KernelPanic, KgdbError
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import from_pytest
