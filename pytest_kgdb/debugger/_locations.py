@@ -15,7 +15,7 @@ from typing import Final
 from ..elf import ElfFile
 from ..errors import KgdbError
 from ._debugger import Debugger
-from ._mi import GdbError
+from ._mi import GdbError, c_string
 
 __all__ = ["Locations", "NoSuchLocation"]
 
@@ -163,6 +163,7 @@ class Locations:
         ]
 
     def _decode(self, location: str) -> list[int]:
+        c_string(location)  # of a second line gdb.decode_line makes what its Python then dies of
         answer = self._debugger.request("locations", location=location)
         places = answer["locations"]
         self._is_hidden = bool(answer.get("hidden"))

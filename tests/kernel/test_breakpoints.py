@@ -197,6 +197,8 @@ def test_inserting_while_the_kernel_runs_is_refused(kgdb):
 
 def test_a_newline_begins_no_other_command(kgdb):
     with pytest.raises(KgdbError, match="one line"):
+        kgdb.breakpoint("vfs_read\nshell touch /tmp/kgdb-must-not-be")
+    with pytest.raises(KgdbError, match="one line"):
         kgdb.assign("panic_timeout", "1\n-gdb-exit")
     assert kgdb.evaluate("panic_timeout") == 0
 
