@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 __all__ = [
     "LogLine",
@@ -31,6 +31,8 @@ _DROPPED: Final = re.compile(rb"\*\* \d+ printk messages dropped \*\* ?\r?\n")
 
 # A long line is cut on the console (kernel/printk/printk.c, record_print_text).
 _COMPARED: Final = 900
+
+_Key = TypeVar("_Key")
 
 LogSource = Literal["ring", "console"]
 """Where lines were read: in the ring buffer in the guest's memory, or on the serial console."""
@@ -92,17 +94,26 @@ def without_printed(text: bytes, printed: Iterable[LogLine]) -> bytes:
     prints a record before a program can read it.
     """
     left = Counter(_key(f"{line.time:.6f}", line.text) for line in printed)
+    rest = _RECORD.sub(lambda match: _taken(left, _parsed(match), match.group()), text)
+    # An overrun of the port's buffer garbles a record: it is told by its time.
+    times = Counter(time for time, _ in left.elements())
+    if times:
+        rest = _RECORD.sub(lambda match: _taken(times, _parsed(match)[0], match.group()), rest)
+    return _DROPPED.sub(b"", rest)
 
-    def judge(match: re.Match[bytes]) -> bytes:
-        parts = _PARTS.match(match.group().decode("utf-8", "replace").rstrip("\r\n"))
-        assert parts is not None
-        key = _key(parts[1], parts[3])
-        if not left[key]:
-            return match.group()
-        left[key] -= 1
-        return b""
 
-    return _DROPPED.sub(b"", _RECORD.sub(judge, text))
+def _taken(left: Counter[_Key], key: _Key, record: bytes) -> bytes:
+    """Return what stays of a record: nothing, if there is one left to be taken."""
+    if not left[key]:
+        return record
+    left[key] -= 1
+    return b""
+
+
+def _parsed(match: re.Match[bytes]) -> tuple[str, str]:
+    parts = _PARTS.match(match.group().decode("utf-8", "replace").rstrip("\r\n"))
+    assert parts is not None
+    return _key(parts[1], parts[3])
 
 
 def _key(time: str, words: str) -> tuple[str, str]:

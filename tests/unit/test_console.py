@@ -315,6 +315,14 @@ class TestRun:
         # Where nobody knows, a record that comes again is taken for a program's.
         assert console.run("true", printed=Printed(None)).output.startswith("out[")
 
+    def test_a_garbled_message(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.has_shell(
+            lambda _: b"[    2.000000] do_sysl_64\r\n[    2.000000] x\r\n[    2.000000] mine\r\n"
+        )
+        printed = Printed([LogLine("x", 2.0), LogLine("do_syscall_64", 2.0)])
+        assert console.run("x", printed=printed).output == "[    2.000000] mine\n"
+
     def test_lost_messages(self, guest: Guest) -> None:
         console = guest.start()
         guest.has_shell(lambda _: b"one\r\n** 12 printk messages dropped **\r\ntwo\r\n")
