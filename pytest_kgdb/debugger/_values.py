@@ -174,21 +174,24 @@ class Value:
         return self._child(f"{self._expression}[{index}]", "index", index)
 
     def __iter__(self) -> Iterator[Value]:
-        """Go through an array's elements."""
-        for index in range(len(self)):
-            yield self[index]
+        """Go through an array's elements.
 
-    def __len__(self) -> int:
-        """Return an array's length."""
-        length = self._check().get("length")
-        if length is None:
-            raise TypeError(f"{self._expression} is a {self.type}, not an array")
+        :raises TypeError: it is a flexible array.
+        """
         if self._check().get("flexible"):
             raise TypeError(
                 f"{self._expression} is a {self.type}, a flexible array, whose length the kernel "
                 "has in another member, if at all; its elements can be read by index"
             )
-        return int(length)
+        for index in range(len(self)):
+            yield self[index]
+
+    def __len__(self) -> int:
+        """Return how many elements an array's type has: a flexible array's has none."""
+        length = self._check().get("length")
+        if length is None:
+            raise TypeError(f"{self._expression} is a {self.type}, not an array")
+        return 0 if self._check().get("flexible") else int(length)
 
     def _int(self) -> int:
         record = self._readable()

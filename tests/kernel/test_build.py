@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb import initrd
+from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.elf import ElfFile
 from pytest_kgdb.errors import BuildError, ConfigError
@@ -50,10 +51,18 @@ def cache(settings: Settings) -> Iterator[Cache]:
 def objects(kgdb_kernel: Kernel) -> Path:
     """A directory that a kernel like ours was built in."""
     directories = [
-        path.parent for path in worktree_files(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+        path.parent
+        for path in worktree_files(kgdb_kernel, "src/kgdb-x86-minimal/vmlinux")
+        if is_complete(path)
     ]
     assert directories, "the kernel was built elsewhere; TestPatched builds one here"
     return directories[0]
+
+
+def is_complete(vmlinux: Path) -> bool:
+    """Whether the image is that of vmlinux: a build that was interrupted leaves another one."""
+    image = vmlinux.parent / X86_64.image
+    return image.exists() and ElfFile(vmlinux).build_id == _image.image_build_id(image)
 
 
 def worktree_files(kernel: Kernel, name: str) -> list[Path]:

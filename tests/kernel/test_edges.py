@@ -286,8 +286,9 @@ def test_values(edges: Any) -> None:
     assert {"low", "high", "word", "level"} <= set(record.members)
     assert record == {"low": 1, "high": 2, "level": 5, "huge": (3 << 64) + 4, "minus": -5}
     assert len(edges.evaluate("record.grid")) == 2
+    assert len(edges.evaluate("record.table->rows")) == 0
     with pytest.raises(TypeError, match="flexible array"):
-        len(edges.evaluate("record.table->rows"))
+        list(edges.evaluate("record.table->rows"))
     assert edges.evaluate("record.table->rows")[2]["value"] == 0xDEADBEEF
     bad = edges.evaluate("record.bad")
     assert bad == -12
