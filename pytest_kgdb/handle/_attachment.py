@@ -21,6 +21,7 @@ from ..debugger import (
     Locations,
     Reason,
     RunControl,
+    c_string,
     define_current,
 )
 from ..elf import ElfFile
@@ -249,6 +250,7 @@ class Attachment:
         self.run_control.require_stopped("assign()")
         self.note_expression(f"{expression} = {value}")
         plain = value if isinstance(value, int | str) else str(value)
+        c_string(f"{expression} = {plain}")  # one line
         with self.explaining_refusal(f"cannot assign to {expression}"):
             self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
