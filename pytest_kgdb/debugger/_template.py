@@ -53,8 +53,17 @@ class ForkedGdb:
         return data
 
     def fate(self) -> str:
-        """Return how gdb ended, as far as one who is not its parent knows."""
-        return "it was killed, or crashed" if self._wait(1.0) else "its output ended"
+        """Return how gdb ended, waiting at most 1 s for its end."""
+        if not self._wait(1.0):
+            return "its output ended"
+        # Its parent, the template, reaps it before the next fork only: until then its status is
+        # there to read (proc(5), /proc/pid/stat, exit_code; since Linux 3.5).
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            if fields[0] == "Z":
+                status = os.waitstatus_to_exitcode(int(fields[49]))
+                return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        return "it was killed, or crashed"
 
     def last_words(self) -> str:
         """Return the last 5 lines of gdb's standard error."""

@@ -40,9 +40,9 @@ def cpu_stacks(program: drgn.Program, dump: str, source: Path | None) -> Iterato
             comm = task.comm.string_().decode(errors="replace")
             lines[0] += f", task {task.pid.value_()} ({comm})"
             if task.pid.value_() == 0 and not _USER.search(text):
-                lines[0] = f"CPU {number}, idle"
-                if not _is_idle(program, text):
-                    lines += _frames(program, text, source)
+                if _is_idle(program, text):
+                    lines[0] += ", idle"
+                lines += _frames(program, text, source)
             elif _USER.search(text):
                 lines.append("  in user mode")
             else:

@@ -8,6 +8,7 @@ import pytest
 from knocking import knocks
 
 from pytest_kgdb.errors import ConfigError, GuestCommandError, TimeoutError
+from pytest_kgdb.guest import ssh_command_line
 
 pytestmark = pytest.mark.kgdb(memory=512, timeout=300)
 
@@ -96,8 +97,7 @@ def test_ports_are_known_before_anything_listens(kgdb):
     assert len(kgdb.forwards) == 1
 
 
-def test_no_key(kgdb, monkeypatch):
-    monkeypatch.setattr(kgdb, "_disk", None)
+def test_no_key(kgdb, tmp_path):
     with pytest.raises(ConfigError, match="has a key only for a Debian") as caught:
-        kgdb.ssh("true")
+        ssh_command_line(kgdb.forwards, tmp_path, None)
     assert f"ssh -p {kgdb.forwards[0].host}" in str(caught.value.hint)
