@@ -53,12 +53,12 @@ class Item:
         self.code = code
         self.bits = bits  # of a bit-field: its first bit from the address, and its width
         self.what = what  # what it is called, for messages
-        self.offset = offset  # of a per-CPU variable: code for what is added to the address
+        self.offset = offset  # of a per-CPU variable: returns code for what is added to the address
 
     @property
     def address(self):
         """The code that leaves the address of what lies in memory: on this CPU."""
-        return self.code if self.offset is None else [*self.code, *self.offset, ["add", 0]]
+        return self.code if self.offset is None else [*self.code, *self.offset(), ["add", 0]]
 
 
 def const(number):
@@ -577,7 +577,8 @@ class Compiler:
         item = Item(value.type, "memory", [const(int(address))], what=name)
         is_function = value.type.code == gdb.TYPE_CODE_FUNC
         if self.scope.statics.is_per_cpu(int(address)) and not is_function:
-            item.offset = self.cpu_offset()
+            # Only where it is read: the CPU's number may itself be one, of whose address it is made.
+            item.offset = self.cpu_offset
         return item
 
     def cpu_offset(self):

@@ -602,13 +602,16 @@ class RunControl:
             return False
         # The kernel notifies its debuggers of some exceptions twice: of the trap, and of the oops
         # (arch/x86/kernel/traps.c, do_error_trap; dumpstack.c, __die). The task is where it was,
-        # and cannot come there again: the oops is its end.
+        # and cannot come there again: the oops is its end. Of a general protection fault, both are
+        # stops: only the second knows the address (traps.c, exc_general_protection).
         before, self._oops = self._oops, None
         with contextlib.suppress(GdbError):  # where even the task cannot be read
             place = self._debugger.numbers(
                 "(unsigned long)$pc", "(unsigned long)$sp", "current->pid"
             )
             self._oops = (*place, self._debugger.generation.writes)
+        if record.signal == "SIGSEGV":
+            return False
         return self._oops is not None and before == self._oops
 
     def frames(self) -> list[Frame]:
