@@ -577,7 +577,7 @@ class Compiler:
         item = Item(value.type, "memory", [const(int(address))], what=name)
         is_function = value.type.code == gdb.TYPE_CODE_FUNC
         if self.scope.statics.is_per_cpu(int(address)) and not is_function:
-            # Only where it is read: the CPU's number may itself be one, of whose address it is made.
+            # Only where it is read: the CPU's number may be one itself, found by its address.
             item.offset = self.cpu_offset
         return item
 

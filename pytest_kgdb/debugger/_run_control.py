@@ -206,6 +206,7 @@ class RunControl:
         self._interrupting = False  # asked for, and no stop has come since
         self._breaks = 0  # sent, and not seen to have stopped the kernel
         self._oops: tuple[int, ...] | None = None  # where the last oops was, and whose
+        self._oops_signal: str | None = None  # what gdb was told of that oops
         self._stepping = False  # the relay takes what gdb inserts for what it steps by
         self._continue = _CONTINUE
         self._text = ""  # what gdb has printed of the last stop
@@ -610,9 +611,10 @@ class RunControl:
                 "(unsigned long)$pc", "(unsigned long)$sp", "current->pid"
             )
             self._oops = (*place, self._debugger.generation.writes)
-        if record.signal == "SIGSEGV":
-            return False
-        return self._oops is not None and before == self._oops
+        # The second says SIGSEGV of each (dumpstack.c, __die), and of a general protection fault
+        # the first does, too.
+        first, self._oops_signal = self._oops_signal, record.signal
+        return self._oops is not None and before == self._oops and first != "SIGSEGV"
 
     def frames(self) -> list[Frame]:
         """Return the stack of the stopped kernel, innermost first, while a stop is intercepted."""

@@ -465,14 +465,22 @@ def test_an_oops_stops_once(parts: Parts, gdb: FakeGdb) -> None:
     """The kernel notifies its debuggers of the trap, and of the oops."""
     gdb.numbers |= {"(unsigned long)$pc": 1, "(unsigned long)$sp": 2, "current->pid": 3}
     opened = parts.table.insert(OPEN)
-    assert parts.stop_by(lambda: gdb.signal("SIGSEGV", "do_error_trap")).reason == "oops"
+    assert parts.stop_by(lambda: gdb.signal("SIGILL", "do_error_trap")).reason == "oops"
     parts.run_control.resume()
     gdb.on_resume = lambda: gdb.hit(1)
     gdb.signal("SIGSEGV", "do_error_trap")
     assert parts.run_control.wait().breakpoint is opened
     gdb.on_resume = lambda: None
     gdb.numbers["current->pid"] = 4
-    assert parts.stop_by(lambda: gdb.signal("SIGSEGV", "do_error_trap")).reason == "oops"
+    assert parts.stop_by(lambda: gdb.signal("SIGILL", "do_error_trap")).reason == "oops"
+
+
+def test_both_notices_of_a_general_protection_fault_are_stops(parts: Parts, gdb: FakeGdb) -> None:
+    gdb.numbers |= {"(unsigned long)$pc": 1, "(unsigned long)$sp": 2, "current->pid": 3}
+    for _ in range(2):
+        assert (
+            parts.stop_by(lambda: gdb.signal("SIGSEGV", "exc_general_protection")).reason == "oops"
+        )
 
 
 def test_an_oops_of_a_task_that_cannot_be_read_is_one(parts: Parts, gdb: FakeGdb) -> None:
