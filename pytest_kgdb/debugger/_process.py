@@ -108,6 +108,9 @@ def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
         *_SETTINGS,
         f"set index-cache directory {index_cache}",
         "set index-cache enabled on",
+        # gdb's Python keeps no compiled modules otherwise (gdb manual, "Python Commands"), and
+        # would compile the agent's at each start.
+        "python import sys; sys.dont_write_bytecode = False",
     ]
     if kernel.debug_source and kernel.source and kernel.debug_source != kernel.source:
         settings.append(f"set substitute-path {kernel.debug_source} {kernel.source}")
