@@ -379,12 +379,7 @@ def callers(kgdb):
     return kgdb
 
 
-# Another CPU that has come to the same place is led into kgdb after the step has ended, and stops
-# with reason int3: a known fault, in one run of three.
-led_in_late = pytest.mark.xfail(reason="another CPU's hit outlives the step", strict=False)
-
-
-@pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=[smp, led_in_late])])
+@pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
 @pytest.mark.parametrize("function", BELOW_NOINSTR)
 def test_finish_into_noinstr(callers, function, cpus):  # of the marker
     """With other tasks that come by there meanwhile."""
@@ -397,7 +392,14 @@ def test_finish_into_noinstr(callers, function, cpus):  # of the marker
     assert stop.reason == "finished"
     assert stop.task.pid == task
     assert stop.frame.address == caller
-    assert kgdb.run("echo alive").output == "alive\n"
+    try:
+        assert kgdb.run("echo alive").output == "alive\n"
+    except GuestCommandError as error:
+        # Another CPU that has come to the same place is led into kgdb after the step has ended: a
+        # known fault, in one run of three.
+        if cpus == 2 and "<Stop int3 " in str(error):
+            pytest.xfail("another CPU's hit outlives the step")
+        raise
 
 
 @pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
