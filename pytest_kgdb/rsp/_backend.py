@@ -96,6 +96,11 @@ class Backend(ABC):
     def may_be_hook(self) -> bool:
         """Whether the stop may be one at a breakpoint, or at the end of a single step."""
 
+    @property
+    def is_spurious(self) -> bool:
+        """Whether it is known that there is no reason for the stop."""
+        return False
+
     @abstractmethod
     def context(self, *, hooked: bool) -> StopContext | None:
         """Return the stopped CPU for hooks and steps; None where it is nothing for them.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["KgdbBackend"]
 
 _PC: Final = X86_64.registers.pc
+_INT3: Final = b"\xcc"
 _CONT: Final = ResumeRequest(CONT, step=False)
 _STEP: Final = ResumeRequest(STEP, step=True)
 
@@ -75,6 +76,8 @@ class KgdbBackend(Backend):
         self._running = False
         self._hit: Hit | None = None  # its kernel is on its way into kgdb
         self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
+        self._led: set[int] = set()  # where int3s have been that led the kernel into kgdb
+        self._led_late = False  # the stop is at one of them, after its hit
 
     # What has come
 
@@ -111,7 +114,9 @@ class KgdbBackend(Backend):
         """Take a hit from QEMU's stub; what kgdb itself touches is none."""
         assert self._stub is not None
         hit = self._stub.take_hit(kernel_runs=self._running)
-        self._hit = hit or self._hit
+        if hit is not None:
+            self._hit = hit
+            self._led.add(hit.address)
 
     # The stop
 
@@ -131,10 +136,32 @@ class KgdbBackend(Backend):
         self._stop.reply = stop_reply
         self._handlers.select_stopped_thread()
         self._stop.find_registers()
-        if self._hit is not None and self._hit.address in self._by_stub and self._stub is not None:
+        if self._hit is None:
+            self._led_late = self._restore_led_late()
+            return
+        self._led_late = False
+        if self._hit.address in self._by_stub and self._stub is not None:
             # It is as any other breakpoint from here on: an int3 has been executed.
             hit, self._hit = self._hit, None
             self._stub.restore_instruction(hit)
+
+    def _restore_led_late(self) -> bool:
+        """Put a CPU back that executed a hit's int3, too, and waited for kgdb until now.
+
+        There is no reason for its stop: if a breakpoint is still there, it comes to it again.
+        """
+        if not self._led or self._stop.reply[:3] != b"T05":
+            return False
+        context = self._stop.context(hooked=True)
+        if context is None or context.breakpoint not in self._led:
+            return False
+        try:
+            if context.read(context.breakpoint, 1) == _INT3:
+                return False  # a breakpoint of kgdb's, or the kernel's own int3
+        except KgdbError:
+            return False
+        context.registers[_PC] = context.breakpoint
+        return True
 
     @property
     def thread(self) -> bytes:
@@ -146,9 +173,17 @@ class KgdbBackend(Backend):
         """See :attr:`Backend.may_be_hook`."""
         return self._hit is None and self._stop.reply[:3] == b"T05"
 
+    @property
+    def is_spurious(self) -> bool:
+        """See :attr:`Backend.is_spurious`."""
+        return self._led_late
+
     def context(self, *, hooked: bool) -> StopContext | None:
         """See :meth:`Backend.context`."""
-        return self._stop.context(hooked=hooked) if self._stop.is_trap else None
+        context = self._stop.context(hooked=hooked) if self._stop.is_trap else None
+        if context is not None:
+            context.spurious = self._led_late
+        return context
 
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:
         """Return the stop reply; at a breakpoint the program counter is put back to it.
@@ -306,6 +341,8 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.reattach`."""
         breakpoints.forget()
         self._by_stub.clear()
+        self._led.clear()
+        self._led_late = False
         self.stepping = False
         self._vcpus.paused = paused
         self._connection.reopen()

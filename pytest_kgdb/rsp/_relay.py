@@ -348,8 +348,9 @@ class Relay:
         backend, hooks = self._backend, self._hooks
         backend.record_stop(payload)
         self._served.notify_all()
-        if hooks.busy and backend.may_be_hook:
-            context = backend.context(hooked=hooks.hooked or self._breakpoints.stale)
+        spurious = backend.is_spurious
+        if (hooks.busy or spurious) and backend.may_be_hook:
+            context = backend.context(hooked=hooks.hooked or self._breakpoints.stale or spurious)
             if context is not None and hooks.serve(context, now):
                 return
         self._report_stop()

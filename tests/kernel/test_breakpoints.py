@@ -145,6 +145,17 @@ def test_hardware_breakpoints_fire_each_time(kgdb):
             assert opened.hits == number
 
 
+@pytest.mark.kgdb(smp=2)
+def test_hardware_breakpoints_on_two_cpus(kgdb):
+    """Both come to it at once, now and then."""
+    for _ in range(2):
+        kgdb.run("(while :; do cat /proc/version; done) >/dev/null 2>&1 &")
+    with kgdb.breakpoint(OPEN, hardware=True) as opened:
+        for _ in range(30):
+            assert kgdb.cont().breakpoint is opened
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
 def test_many_breakpoints_at_once(kgdb):
     names = [
         "vfs_read", "vfs_write", "vfs_open", "do_filp_open", "do_exit", "do_sys_openat2",

@@ -392,14 +392,7 @@ def test_finish_into_noinstr(callers, function, cpus):  # of the marker
     assert stop.reason == "finished"
     assert stop.task.pid == task
     assert stop.frame.address == caller
-    try:
-        assert kgdb.run("echo alive").output == "alive\n"
-    except GuestCommandError as error:
-        # Another CPU that has come to the same place is led into kgdb after the step has ended: a
-        # known fault, in one run of three.
-        if cpus == 2 and "<Stop int3 " in str(error):
-            pytest.xfail("another CPU's hit outlives the step")
-        raise
+    assert kgdb.run("echo alive").output == "alive\n"
 
 
 @pytest.mark.parametrize("cpus", [pytest.param(1), pytest.param(2, marks=smp)])
@@ -410,8 +403,6 @@ def test_next_into_noinstr(callers, cpus):  # of the marker
     functions = set()
     for _ in range(14):
         stop = kgdb.next()
-        if cpus == 2 and stop.reason == "int3":
-            pytest.xfail("another CPU's hit outlives the step")  # the same fault
         assert stop.reason == "step"
         assert stop.task.pid == task
         functions.add(stop.frame.function)
