@@ -219,10 +219,13 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, data: bytes, *, sync: bool = False) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, sync: bool = False, mode: int | None = None
+) -> None:
     """Write a temporary file beside a path and rename it: readers see the old content or the new.
 
     :param sync: whether to fsync the file before the rename.
+    :param mode: its permissions; by default what the umask leaves of 0o666.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.new")
     try:
@@ -230,6 +233,8 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = False) -> None:
             write_synced(temporary, data)
         else:
             temporary.write_bytes(data)
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -276,7 +276,7 @@ class _Build:
             shlex.quote(f"-ffile-prefix-map={copy}={str(original).rstrip('/')}")
             for copy, original in surroundings.originals()
         )
-        return self._tools.variables(f"KCFLAGS={maps}")
+        return self._tools.variables(self._cache, f"KCFLAGS={maps}")
 
     def _is_own(self, path: Path) -> bool:
         return path.is_relative_to(self._path.resolve())

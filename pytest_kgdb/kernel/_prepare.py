@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._make import Make
 
 # Part of every key: to be increased when the same inputs are to give another kernel.
-_RECIPE: Final = "1"
+_RECIPE: Final = "2"
 
 # About how many jobs `make` has on a 6.x kernel: the total that the first build reports.
 _JOBS: Final = {"minimal": 2000, "defconfig": 4600, "distro": 4300, "distro-full": 29000}
@@ -178,7 +178,7 @@ class _Builder:
                 objects,
                 state_dir,
                 arch=self._arch,
-                variables=self._tools.variables(*flags),
+                variables=self._tools.variables(self._cache, *flags),
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )

@@ -15,6 +15,7 @@ from ..arch import Arch
 from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
+from ._image import image_build_id
 from ._kgdb_layout import FACT, KgdbLayout
 from ._model import FACTS, HEADERS
 
@@ -34,6 +35,7 @@ def publish(
     :param target: an empty directory.
     :param facts: the caller's facts about the kernel; the release, the build id and the
         layout of kgdb's variables are added.
+    :raises BuildError: the image that was built has another vmlinux in it.
     """
     for name in ("vmlinux", "System.map", ".config"):
         _copy(objects / name, target / name)
@@ -47,9 +49,27 @@ def publish(
     _copy(_pack_headers(objects, tree, state_dir, arch), target / HEADERS)
     with ElfFile(target / "vmlinux") as elf:
         written = facts | {"release": release, "build_id": elf.build_id}
+    check_image(objects, arch, written["build_id"])
     layout = KgdbLayout.read(target / "vmlinux")
     written[FACT] = None if layout is None else layout.dump()
     (target / FACTS).write_text(json.dumps(written, indent=1))
+
+
+def check_image(objects: Path, arch: Arch, build_id: str) -> None:
+    """Check that an image has the vmlinux with that build id in it, as far as both can be read.
+
+    A compiler cache that knows no .incbin gives an old one.
+
+    :raises BuildError: it has another.
+    """
+    of_image = image_build_id(objects / arch.image)
+    if build_id and of_image and build_id != of_image:
+        raise BuildError(
+            f"make built {arch.image} of another vmlinux in {objects}: the build id of vmlinux is "
+            f"{build_id}, that of the image {of_image}",
+            hint=f"remove {(objects / arch.image).parent / 'compressed'}; if a compiler cache is "
+            "used, switch off its depend mode",
+        )
 
 
 def read_release(objects: Path) -> str:

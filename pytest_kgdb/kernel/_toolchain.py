@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..cache import Cache
+from ..cache import Cache, write_atomically
 from ..process import run, which
 
 # The programs that kbuild needs besides the compiler, and their Debian packages
@@ -30,9 +30,22 @@ _CONSTANT: Final = {
 
 # In depend mode, ccache uses the dependency files that kbuild makes the compiler write. Without it,
 # ccache preprocesses each file first, and a first build takes 1.5 times as long. Dependency files
-# lack system headers, which no file of the kernel includes; host programs are built without ccache.
-_CCACHE: Final = {"CCACHE_DEPEND": "1"}
-
+# lack system headers, which no file of the kernel includes (host programs are built without
+# ccache), and what the assembler includes by .incbin: the compressed kernel in the image, the real
+# mode code, config.gz. Preprocessing, ccache would see that and keep no such object; but it gives
+# one that was kept in depend mode before.
+_CCACHE: Final = """\
+#!/bin/sh
+for word; do
+    case $word in *.c | *.S) source=$word ;; esac
+done
+if [ -n "$source" ] && grep -qsF .incbin -- "$source"; then
+    export CCACHE_DISABLE=1
+else
+    export CCACHE_DEPEND=1
+fi
+exec ccache "$@"
+"""
 
 _FLAGS: Final = ("KCFLAGS", "KAFLAGS", "KCPPFLAGS")  # added to what a build of ours has in them
 
@@ -54,14 +67,16 @@ class Toolchain(NamedTuple):
         """What a build's key has of it: the versions, and the user's variables if there are any."""
         return "\n".join([self.version, *self.given])
 
-    def variables(self, *ours: str) -> list[str]:
+    def variables(self, cache: Cache, *ours: str) -> list[str]:
         """Return variables for make's command line.
 
+        :param cache: where the script is that calls ccache; always at the same place, as each
+            object's command line has it.
         :param ours: further ones; flags are put before the user's.
         """
         values = dict(variable.split("=", 1) for variable in ours)
         if self.ccache is not None and not self.compiler.startswith("ccache "):
-            values["CC"] = f"ccache {self.compiler}"
+            values["CC"] = f"{_ccache_script(cache)} {self.compiler}"
         for variable in self.given:
             name, _, value = variable.partition("=")
             if name in _FLAGS and name in values:
@@ -101,6 +116,17 @@ def toolchain(cache: Cache, given: Sequence[str] = ()) -> Toolchain:
     return Toolchain(version, shutil.which("ccache"), compiler, tuple(given))
 
 
+def _ccache_script(cache: Cache) -> Path:
+    path = cache.workdir("tools", "ccache") / "cc"
+    try:
+        written = path.read_text()
+    except OSError:
+        written = ""
+    if written != _CCACHE or not os.access(path, os.X_OK):
+        write_atomically(path, _CCACHE.encode(), mode=0o755)
+    return path
+
+
 def _package(program: str) -> str:
     """Return the Debian package of a compiler or a linker."""
     name = Path(program.split()[-1]).name
@@ -129,4 +155,4 @@ def environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _KEPT or name.startswith("CCACHE_")
     }
-    return _CCACHE | kept | _CONSTANT
+    return kept | _CONSTANT

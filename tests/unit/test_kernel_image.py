@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kgdb.arch import X86_64
+from pytest_kgdb.errors import BuildError
 from pytest_kgdb.kernel import _image
 from pytest_kgdb.kernel._modules import vermagic
+from pytest_kgdb.kernel._publish import check_image
 
 BUILD_ID = bytes(range(20))
 
@@ -62,6 +65,17 @@ def test_release_of_an_image(path: Path) -> None:
 def test_build_id_inside_an_image(path: Path, pack: Callable[[bytes], bytes]) -> None:
     path.write_bytes(image(pack(elf())))
     assert _image.image_build_id(path) == BUILD_ID.hex()
+
+
+def test_an_image_of_another_vmlinux_is_not_published(tmp_path: Path) -> None:
+    boot = tmp_path / X86_64.image
+    boot.parent.mkdir(parents=True)
+    boot.write_bytes(image(elf()))
+    check_image(tmp_path, X86_64, BUILD_ID.hex())
+    boot.write_bytes(image(elf(bytes(20))))
+    with pytest.raises(BuildError, match="of another vmlinux") as caught:
+        check_image(tmp_path, X86_64, BUILD_ID.hex())
+    assert str(boot.parent / "compressed") in caught.value.hint
 
 
 def test_build_id_inside_an_lzma_image(path: Path) -> None:

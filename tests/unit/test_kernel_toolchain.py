@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.kernel._toolchain import Toolchain, toolchain
+from pytest_kgdb.kernel._toolchain import Toolchain, environment, toolchain
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import make_variable
 
@@ -37,7 +40,9 @@ def test_llvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache) -> 
     install(tmp_path, monkeypatch, "clang-15", "ld.lld-15", "ccache")
     tools = toolchain(cache, ["LLVM=-15"])
     assert tools.version == "clang-15 version 1; ld.lld-15 version 1"
-    assert tools.variables() == ["CC=ccache clang-15", "LLVM=-15"]
+    compiler, variable = tools.variables(cache)
+    assert re.fullmatch(rf"CC={cache.root}/\S+/ccache/cc clang-15", compiler)
+    assert variable == "LLVM=-15"
     assert tools.key != tools.version
 
 
@@ -46,18 +51,68 @@ def test_compiler_that_is_missing(cache: Cache) -> None:
         toolchain(cache, ["CC=gcc-99"])
 
 
-def test_flags_are_added_to_ours() -> None:
+def test_flags_are_added_to_ours(cache: Cache) -> None:
     tools = Toolchain("1", None, "gcc", ("KCFLAGS=-O1", "DEBUG=1"))
-    assert tools.variables("KCFLAGS=-fmap", "KAFLAGS=-fmap") == [
+    assert tools.variables(cache, "KCFLAGS=-fmap", "KAFLAGS=-fmap") == [
         "KCFLAGS=-fmap -O1",
         "KAFLAGS=-fmap",
         "DEBUG=1",
     ]
 
 
-def test_ccache_that_was_named() -> None:
+def test_ccache_that_was_named(cache: Cache) -> None:
     tools = Toolchain("1", "/usr/bin/ccache", "ccache gcc-12", ("CC=ccache gcc-12",))
-    assert tools.variables() == ["CC=ccache gcc-12"]
+    assert tools.variables(cache) == ["CC=ccache gcc-12"]
+
+
+@pytest.mark.parametrize("depend", [False, True])
+@pytest.mark.parametrize("name", ["it.S", "it.c"])
+def test_what_the_assembler_includes_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache, name: str, depend: bool
+) -> None:
+    if depend:  # as the user has it, or had it
+        monkeypatch.setenv("CCACHE_DEPEND", "1")
+    line = '.incbin "data"'
+    (tmp_path / name).write_text(line + "\n" if name == "it.S" else f"asm({json.dumps(line)});\n")
+    if depend:
+        compiled(tmp_path, monkeypatch, cache, name, "old", compiler="ccache gcc")
+    objects = [compiled(tmp_path, monkeypatch, cache, name, data) for data in ("one", "two")]
+    assert [b"one" in objects[0], b"two" in objects[1]] == [True, True]
+
+
+def test_other_files_come_from_ccache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache
+) -> None:
+    (tmp_path / "it.c").write_text("int it;\n")
+    for data in ("one", "two"):
+        compiled(tmp_path, monkeypatch, cache, "it.c", data)
+    counts = subprocess.run(["ccache", "--print-stats"], capture_output=True, text=True).stdout
+    assert "\ndirect_cache_hit\t1\n" in counts
+    assert "\npreprocessed_cache_hit\t0\n" in counts
+
+
+def compiled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Cache,
+    name: str,
+    data: str,
+    compiler: str = "",
+) -> bytes:
+    """Compile a file as kbuild does, beside one with that data."""
+    monkeypatch.setenv("CCACHE_DIR", str(tmp_path / "ccache"))
+    (tmp_path / "data").write_text(data)
+    (variable,) = toolchain(cache).variables(cache)
+    argv = [
+        *(compiler or variable.removeprefix("CC=")).split(),
+        "-Wp,-MMD,.it.d",
+        "-c",
+        "-o",
+        "it.o",
+        name,
+    ]
+    subprocess.run(argv, cwd=tmp_path, env=environment(), check=True)
+    return (tmp_path / "it.o").read_bytes()
 
 
 @pytest.mark.parametrize("variable", ["LLVM", "=1", "a b=1", "M=/tmp", "ARCH=arm64", "O=x"])
