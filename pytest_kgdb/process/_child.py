@@ -12,7 +12,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
@@ -26,6 +27,7 @@ _TAIL_BYTES: Final = 64 * 1024  # how much of the output's end `tail` reads
 _LINE_BYTES: Final = 64 * 1024  # a longer line is passed on in pieces
 _DEATH_SECONDS: Final = 10.0  # from SIGKILL to the exit: longer means stuck in the kernel
 _DRAIN_SECONDS: Final = 2.0  # from the exit to the end of the output
+_POLL_SECONDS: Final = 0.001
 _LONG_SECONDS: Final = 1e6  # poll(2) takes its milliseconds as an int
 
 
@@ -256,6 +258,7 @@ class Child:
             self._signal(signal.SIGKILL)
             REAPER.unregister(self)
             self._status = self._popen.wait()
+            _await_group(self.pgid)
         if self._drainer is not None and self._drainer is not threading.current_thread():
             self._drainer.join(_DRAIN_SECONDS)
 
@@ -284,6 +287,44 @@ class Child:
                         on_line = None
                 if not data:
                     return
+
+
+def _await_group(pgid: int) -> None:
+    """Wait, 10 seconds at most, until nothing runs in a process group that was sent SIGKILL.
+
+    Its leader can be gone before a compiler's memory is: that process still has its files open.
+    """
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while _group_exists(pgid) and any(_runs_in(path, pgid) for path in _processes()):
+        if time.monotonic() > deadline:  # stuck in the kernel, and cannot run any more
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _group_exists(pgid: int) -> bool:
+    # One system call in the usual case. What init has not reaped yet counts as existing here.
+    try:
+        os.killpg(pgid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _processes() -> Iterator[Path]:
+    return Path("/proc").glob("[0-9]*/stat")
+
+
+def _runs_in(stat: Path, pgid: int) -> bool:
+    """Whether this process belongs to the group and has a thread that has not exited."""
+    try:
+        # proc(5): the fields after the command's name, which may contain anything.
+        fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return False
+    state, process_group, threads = fields[0], int(fields[2]), int(fields[17])
+    return process_group == pgid and not (state in "ZX" and threads <= 1)
 
 
 def quoted(tail: str) -> str:

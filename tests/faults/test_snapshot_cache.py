@@ -222,7 +222,15 @@ def test_qemu_killed_while_it_restores(bench: Bench, monkeypatch: pytest.MonkeyP
     load = Machine.load
 
     def loading(machine: Machine, name: str) -> None:
-        killed_soon(machine)
+        human = machine.monitor.human
+
+        def restoring(command: str, *, timeout: float | None = None) -> str:
+            if command.startswith("loadvm"):
+                os.kill(machine.child.pid, signal.SIGSTOP)  # or it would be done before its death
+                killed_soon(machine)
+            return human(command, timeout=timeout)
+
+        patched.setattr(machine.monitor, "human", restoring)
         load(machine, name)
 
     with bench.session() as session:

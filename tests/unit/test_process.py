@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -213,6 +215,38 @@ def test_the_group_goes_with_its_leader() -> None:
     assert child.wait(10) == 0
     with os.fdopen(reader) as pipe:
         assert pipe.read() == ""
+
+
+@pytest.mark.parametrize("ended", ["killed", "by itself"])
+def test_the_group_is_gone_when_its_leader_is(ended: str) -> None:
+    # To give back so much memory takes longer than the leader's end.
+    member = "data = bytes([1]) * (600 << 20); print('up', flush=True); input()"
+    last = "wait" if ended == "killed" else "read line"
+    child = Child.spawn(
+        ["sh", "-c", f'{shlex.quote(sys.executable)} -c "{member}" & echo pid $!; {last}'],
+        name="it",
+        stdin=PIPE,
+    )
+    deadline = time.monotonic() + 10
+    while "up" not in child.tail():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    pid = int(re.findall(r"pid (\d+)", child.tail())[0])
+    if ended == "killed":
+        child.kill()
+    else:
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait(10)
+    assert state(pid) in ("gone", "zombie")
+
+
+def state(pid: int) -> str:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "gone"
+    return "zombie" if text.rpartition(")")[2].split()[0] in "ZX" else text
 
 
 def test_output_that_a_stranger_holds_open_does_not_hold_us(
