@@ -49,6 +49,10 @@ class Initrd:
     """Hash of all that it is built from."""
     kind: str
     """`busybox`, `initramfs-tools`, or `file` for the user's own."""
+    base: Initrd | None = None
+    """The same without the external modules, where it is known."""
+    external: Path | None = None
+    """What that one lacks: a cpio archive."""
 
 
 def prepare(
@@ -82,11 +86,34 @@ def prepare(
 
 
 def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
+    base = _without_external(kernel, cache)
+    if not modules:
+        return base
+    parts = [_RECIPE, base.key, kernel.key, kernel.release]
+    parts += [f"{path.name} {file_hash(path, cache)}" for path in modules]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def build(target: Path) -> None:
+        from .kernel import collect_external  # a warm start builds nothing
+
+        with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
+            collect_external(kernel, modules, Path(scratch))
+            data = archive(_tree(Path(scratch)))
+        (target / "external").write_bytes(data)
+        # The kernel unpacks several archives after one another, each at a multiple of four.
+        before = base.path.read_bytes()
+        (target / "initrd").write_bytes(before + bytes(-len(before) % 4) + data)
+
+    label = f"the initrd of {kernel.release} with {', '.join(path.stem for path in modules)}"
+    entry = cache.make("initrd", key, build, label=label, about={"kind": "busybox"})
+    return Initrd(entry.path / "initrd", key, "busybox", base, entry.path / "external")
+
+
+def _without_external(kernel: Kernel, cache: Cache) -> Initrd:
     program = _find_busybox(cache)
     parts = [_RECIPE, file_hash(program, cache)]
     parts += [_data(name) for name in _SCRIPTS]
-    parts += [f"{path.name} {file_hash(path, cache)}" for path in modules]
-    if kernel.modules_dir is not None or modules:
+    if kernel.modules_dir is not None:
         parts += [kernel.key, kernel.release]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -94,7 +121,7 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
         from .kernel import collect_modules  # a warm start builds nothing
 
         with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
-            collect_modules(kernel, modules, Path(scratch))
+            collect_modules(kernel, (), Path(scratch))
             data = archive(_members(program, Path(scratch)))
         if len(data) >= _COMPRESS_BYTES and kernel.config.get("RD_GZIP") == "y":
             import gzip  # rarely needed
@@ -152,10 +179,15 @@ def _members(busybox: Path, modules: Path) -> Iterator[Member]:
         yield Member(f"etc/{name}", stat.S_IFREG | mode, _data(name).encode())
     yield Member("etc/passwd", stat.S_IFREG | 0o644, b"root::0:0:root:/root:/bin/sh\n")
     yield Member("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\n")
-    for directory, names, files in os.walk(modules):
+    yield from _tree(modules)
+
+
+def _tree(root: Path) -> Iterator[Member]:
+    """Yield what is in a directory."""
+    for directory, names, files in os.walk(root):
         for name in (*names, *files):
             path = Path(directory, name)
-            member = str(path.relative_to(modules))
+            member = str(path.relative_to(root))
             if path.is_dir():
                 yield Member(member, stat.S_IFDIR | 0o755)
             else:

@@ -7,6 +7,7 @@ from ._shell import OopsPolicy, Shell
 from ._ssh import command_line as ssh_command_line
 from ._ssh import run as run_ssh
 from ._transfer import FileTransfer
+from ._unpack import unpack
 
 __all__ = [
     "FileTransfer",
@@ -15,4 +16,5 @@ __all__ = [
     "Shell",
     "run_ssh",
     "ssh_command_line",
+    "unpack",
 ]

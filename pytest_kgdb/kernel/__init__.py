@@ -16,7 +16,7 @@ from ._source import file_hash
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
-    from ._collect import collect_modules
+    from ._collect import collect_external, collect_modules
     from ._ko import ModuleFile, read_module, without_addresses
     from ._modules import Built, build_external, build_module
 
@@ -29,6 +29,7 @@ __all__ = [
     "Vmlinux",
     "build_external",
     "build_module",
+    "collect_external",
     "collect_modules",
     "file_hash",
     "prepare",
@@ -41,6 +42,7 @@ _LAZY: Final = {
     "ModuleFile": "_ko",
     "build_external": "_modules",
     "build_module": "_modules",
+    "collect_external": "_collect",
     "collect_modules": "_collect",
     "read_module": "_ko",
     "without_addresses": "_ko",

@@ -141,7 +141,13 @@ def group(
 
 def machine_of(item: pytest.Item) -> Hashable:
     """Return what tests have in common that can share a machine."""
-    return (kernel_of(item), item.stash[REQUEST].machine)
+    request = item.stash[REQUEST]
+    return (kernel_of(item), request.machine, _early(item, request))
+
+
+def _early(item: pytest.Item, request: TestRequest) -> bool:
+    """Whether a test has a machine of its own because it begins before modules can be put in."""
+    return request.at == "kgdbwait" and bool(settings_of(item.config).module)
 
 
 def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
@@ -180,4 +186,6 @@ def _machine(item: pytest.Item, request: TestRequest) -> str:
     if request.append:
         parts.append(request.append)
     parts += request.qemu_arg
+    if _early(item, request):
+        parts.append("at kgdbwait")
     return " ".join(parts)

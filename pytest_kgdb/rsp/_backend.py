@@ -115,6 +115,16 @@ class Backend(ABC):
         :param served: the breakpoint at which the CPU is, if its hooks have run.
         """
 
+    def write_user(self, address: int, data: bytes) -> None:
+        """Write the memory of the user program whose task stopped: data only.
+
+        :raises KgdbError: not all of it can be written.
+        """
+        raise KgdbError(
+            f"{len(data)} bytes at {address:#x} cannot be written: {self.target} has no access of "
+            "its own to a user program's memory"
+        )
+
     @abstractmethod
     def request(self, payload: bytes) -> bytes:
         """Send the target a packet and return its reply."""

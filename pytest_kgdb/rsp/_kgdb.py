@@ -280,6 +280,10 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.explain`."""
         return self._handlers.explain(address)
 
+    def write_user(self, address: int, data: bytes) -> None:
+        """See :meth:`Backend.write_user`."""
+        self._stop.write_user(address, data)
+
     # Going on
 
     def resume_request(self, payload: bytes) -> ResumeRequest | None:

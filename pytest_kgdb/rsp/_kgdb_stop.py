@@ -101,6 +101,18 @@ class KgdbStop:
             raise KgdbError(f"{address:#x} is a user program's: guest memory is not mapped here")
         return memory.open_user(self._task(memory), address, size)
 
+    def write_user(self, address: int, data: bytes) -> None:
+        """Write the user program's memory behind its back: data only.
+
+        :raises KgdbError: not all of it is mapped, or the program itself may not write there.
+        """
+        pieces = self.open_user(address, len(data))
+        memory = self.memory
+        assert memory is not None
+        for start, size in pieces:
+            memory.write(start, data[:size])
+            data = data[size:]
+
     def _task(self, memory: GuestMemory) -> int:
         if self.layout is None:
             raise KgdbError("where the kernel has the task that stopped is not known")

@@ -119,6 +119,16 @@ class Relay:
         with self._lock:
             return self._backend.read(address, size)
 
+    def write_user(self, address: int, data: bytes) -> None:
+        """Write the memory of the user program whose task stopped, and which is not code.
+
+        A hook may call it.
+
+        :raises KgdbError: not all of it is mapped, or it is not ours to write.
+        """
+        with self._lock:
+            self._backend.write_user(address, data)
+
     def explain(self, address: int) -> KgdbError | None:
         """Return why gdb could not read an address, or write there; None if that is not known."""
         with self._lock:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..kernel import Kernel
     from ..modules import ModuleRegistry
     from ..progress import Progress
-    from ..settings import Settings, TestRequest
+    from ..settings import Point, Settings, TestRequest
     from ._vm import Vm
 
 __all__ = ["Session"]
@@ -74,6 +74,8 @@ class Session:
         self._machines = itertools.count(1)
         self._mark = 0
         self._loader: Loader | None = None
+        # Files are put into a guest through its memory, which takes a hook in kgdb.
+        self._unpacks = initrd.base is not None and disk is None and settings.stub == "kgdb"
         if settings.boot == "disk":
             assert disk is not None  # the settings have been looked at together
             self._loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
@@ -161,7 +163,7 @@ class Session:
     def _usable(self, request: TestRequest, *, gdb: bool = True) -> bool:
         vm = self._vm
         alive = vm is not None and vm.machine.alive and (vm.gdb.alive or not gdb)
-        return vm is not None and alive and vm.spec == self._spec(request)
+        return vm is not None and alive and vm.spec in self._specs(request)
 
     def _restore(self, request: TestRequest) -> None:
         # A gdb that died is replaced with the restore.
@@ -207,11 +209,26 @@ class Session:
     def _boot(self, request: TestRequest, *, snapshots: bool) -> None:
         """Get a machine: from its snapshot, which is made first if need be, or by a boot."""
         self._close_vm()
-        spec = self._spec(request)
         if not snapshots:
-            self._vm = vm = self._make_vm(spec, request)
+            self._vm = vm = self._make_vm(self._spec(request, self._initrd), request)
             self._closing_on_error(lambda: self._boot_to(vm, request.at))
             return
+        initrd = self._initrd_at(request.at)
+        self._start(self._spec(request, initrd), request)
+        if initrd is self._initrd or self._initrd.external is None:
+            return
+        try:
+            self._live.unpack(self._initrd.external.read_bytes())
+        except KgdbError as error:
+            self._progress.say(
+                f"the modules could not be put into the guest ({error.message.splitlines()[0]}); "
+                "booting one that has them"
+            )
+            self._unpacks = False
+            self._boot(request, snapshots=True)
+
+    def _start(self, spec: MachineSpec, request: TestRequest) -> None:
+        """Start a machine from its snapshot, which is made first if need be."""
         for attempt in (1, 2):
             entry = self._snapshot(spec, request)
             # A corrupted snapshot could boot unnoticed, so its hashes are verified while QEMU and
@@ -257,7 +274,7 @@ class Session:
         :raises KgdbError: the machine does not come up; the message says why.
         """
         self._waits.set(request.timeout)
-        spec = self._spec(request)
+        spec = self._spec(request, self._initrd_at(request.at))
         return spec, Snapshot.from_entry(self._snapshot(spec, request).path)
 
     def _make_vm(
@@ -310,7 +327,11 @@ class Session:
         return key_of(
             spec,
             kernel=self.kernel.key,
-            initrd=self._initrd.key,
+            initrd=next(
+                initrd.key
+                for initrd in (self._initrd, self._initrd.base)
+                if initrd is not None and spec.initrd in (None, initrd.path)
+            ),
             disk=self._disk.key if self._disk is not None else "",
             qemu=self._qemu,
         )
@@ -331,14 +352,26 @@ class Session:
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
         return self._cache.memo("gdb", key, gdb_version)
 
-    def _spec(self, request: TestRequest) -> MachineSpec:
+    def _initrd_at(self, at: Point) -> Initrd:
+        """Return the initrd of the machine that is started from its snapshot.
+
+        A module that is edited changes the initrd, and the kernel would boot anew for it. Where
+        the guest has come up, the modules are put into it after the restore instead.
+        """
+        base = self._initrd.base
+        return base if self._unpacks and at == "ready" and base is not None else self._initrd
+
+    def _specs(self, request: TestRequest) -> list[MachineSpec]:
+        """Return the machines that do for a test, started from a snapshot or booted."""
+        initrds = {initrd.path: initrd for initrd in (self._initrd_at(request.at), self._initrd)}
+        return [self._spec(request, initrd) for initrd in initrds.values()]
+
+    def _spec(self, request: TestRequest, initrd: Initrd) -> MachineSpec:
         spec = MachineSpec(
             arch=self.kernel.arch,
             image=self.kernel.image,
             # A system on a disk is booted without the busybox that nobody asked for.
-            initrd=self._initrd.path
-            if self._disk is None or "initrd" in self.settings.origins
-            else None,
+            initrd=initrd.path if self._disk is None or "initrd" in self.settings.origins else None,
             **vars(request.machine),
             disk=self._disk.path if self._disk is not None else None,
             forwards=tuple(

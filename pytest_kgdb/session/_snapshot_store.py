@@ -53,6 +53,7 @@ class SnapshotStore:
         """The session's own snapshots, and the stop that kgdb reported at each."""
         self.pci: dict[str, Spaces] = dict(pci)
         """The PCI devices' configuration at each snapshot, where QEMU may not save it."""
+        self._tags: dict[str, str] = {}  # where a snapshot has another name in QEMU
         self.current: str | None = None
         """The snapshot at which the machine is, untouched since; None once it moved on."""
         self._named: dict[str, tuple[bytes, Stop]] = {}
@@ -96,6 +97,15 @@ class SnapshotStore:
         """Save the stopped machine, for this session and others."""
         self.saved[name] = self._save(name)
 
+    def supersede(self, name: str) -> None:
+        """Save the stopped machine as one of the session's snapshots, for this session alone.
+
+        The others are given up: they are of the machine before something was done to it.
+        """
+        tag = f"{name}+"
+        self.saved = {name: self._save(tag)}
+        self._tags = {name: tag}
+
     def restore(self, name: str, reason: Reason) -> None:
         """Restore memory, disk, debugger and console; breakpoints are deleted.
 
@@ -103,7 +113,8 @@ class SnapshotStore:
 
         :param reason: why the kernel is stopped at that snapshot.
         """
-        self._restore(name, self.saved[name], reason, keep_breakpoints=False)
+        tag = self._tags.get(name, name)
+        self._restore(tag, self.saved[name], reason, keep_breakpoints=False)
         self.current = name
 
     # Those of the running test (handle.SnapshotKeeping)

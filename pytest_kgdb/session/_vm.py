@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ..deadline import WaitLimit
 from ..debugger import Gdb, Reason
 from ..errors import BootError, MachineDied, TimeoutError
+from ..guest import unpack
 from ..handle import Attachment, MachineSlot
 from ..machine import Machine, SysrqBreak, boot_to_kgdbwait
 from ..memory import RelayMemory
@@ -300,6 +301,17 @@ class Vm:
         )
 
     # Snapshots
+
+    def unpack(self, archive: bytes) -> None:
+        """Unpack a cpio archive in a guest that is ready, as if it had booted with its files.
+
+        :raises KgdbError: it could not be unpacked.
+        """
+        attachment = self.attachment
+        (address,) = attachment.debugger.numbers("(unsigned long)&ksys_write")
+        unpack(attachment.shell, attachment.relay, address, archive)
+        self.snapshots.supersede("ready")
+        self.restore("ready")
 
     def restore(self, at: Point) -> None:
         """Restore the machine to one of the session's snapshots."""

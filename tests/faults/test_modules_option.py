@@ -67,6 +67,100 @@ def test_they_are_in_the_guest(tmp_path: Path, session_options: list[str]) -> No
     assert len(ran.reports) == 4
 
 
+LISTING = r"""
+from pathlib import Path
+import pytest
+
+FILES = "find . -type f -exec md5sum {} + && stat -c '%n %a %u %g' $(find .)"
+
+
+def listing(kgdb, name):
+    lines = kgdb.run(f"cd /lib/modules && {FILES}").output.splitlines(True)
+    Path(__file__).with_name(name).write_text("".join(sorted(lines)))
+
+
+def test_put_in(kgdb):
+    listing(kgdb, "put in")
+    assert kgdb.breakpoint("vfs_read").number == 1
+
+
+def test_put_in_once(kgdb):
+    kgdb.run("rm -r /lib/modules")
+
+
+def test_pristine(kgdb):
+    listing(kgdb, "pristine")
+
+
+@pytest.mark.kgdb(isolation="reboot")
+def test_booted(kgdb):
+    listing(kgdb, "booted")
+"""
+
+
+def test_they_are_as_if_it_had_booted_with_them(tmp_path: Path, session_options: list[str]) -> None:
+    ran = InnerRun(tmp_path, LISTING, [*session_options, f"--kgdb-module={DEMO}"]).end()
+    assert ran.status == 0, ran.output
+    put_in, pristine, booted = (
+        (tmp_path / name).read_text() for name in ("put in", "pristine", "booted")
+    )
+    assert "extra/demo.ko" in booted
+    assert put_in == pristine == booted
+
+
+ANSWER = """
+def test_it(kgdb):
+    kgdb.modules.load("edited")
+    assert kgdb.evaluate("edited_answer") == {answer}
+"""
+
+
+def test_one_that_is_edited_costs_no_boot(
+    tmp_path: Path, session_options: list[str], kgdb_kernel: Kernel, pytestconfig: pytest.Config
+) -> None:
+    snapshots = from_pytest(pytestconfig).cache_dir / "v1/snapshot"
+    source = tmp_path / "edited"
+    source.mkdir()
+    (source / "Makefile").write_text("obj-m := edited.o\n")
+    left = []
+    for answer in (42, 43):
+        (source / "edited.c").write_text(
+            f'#include <linux/module.h>\nint edited_answer = {answer};\nMODULE_LICENSE("GPL");\n'
+        )
+        test = ANSWER.format(answer=answer)
+        run = tmp_path / str(answer)
+        ran = InnerRun(run, test, [*session_options, f"--kgdb-module={source}"]).end()
+        assert ran.status == 0, ran.output
+        left.append(sorted(snapshots.iterdir()))
+    assert left[0] == left[1]
+
+
+WITHOUT = """
+import pytest_kgdb.session._vm as vm
+from pytest_kgdb.errors import KgdbError
+
+
+def refuse(*_):
+    raise KgdbError("the guest has no cpio\\nand so on")
+
+
+vm.unpack = refuse
+
+
+def test_it(kgdb):
+    kgdb.modules.load("demo")
+"""
+
+
+def test_where_they_cannot_be_put_in(tmp_path: Path, session_options: list[str]) -> None:
+    ran = InnerRun(tmp_path, WITHOUT, [*session_options, f"--kgdb-module={DEMO}"]).end()
+    assert ran.status == 0, ran.output
+    assert (
+        "the modules could not be put into the guest (the guest has no cpio); "
+        "booting one that has them" in ran.output
+    )
+
+
 def refused(tmp_path: Path, options: list[str], module: Path) -> Outcome:
     ran = InnerRun(tmp_path / "run", NOTHING, [*options, f"--kgdb-module={module}"]).end()
     assert ran.status == 1, ran.output
