@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from ._breakpoint_table import BreakpointTable
     from ._breakpoints import Access, Breakpoint, BreakpointLocation, BreakpointRow, Watchpoint
+    from ._constants import Constants, Remember
     from ._current import cpu_expression, define_current
     from ._debugger import Debugger, Door
     from ._deletable import Deletable
@@ -41,6 +42,7 @@ __all__ = [
     "BreakpointLocation",
     "BreakpointRow",
     "BreakpointTable",
+    "Constants",
     "Debugger",
     "Deletable",
     "Door",
@@ -57,6 +59,7 @@ __all__ = [
     "NoSuchLocation",
     "Reason",
     "Record",
+    "Remember",
     "Restored",
     "Resumed",
     "RunControl",
@@ -91,6 +94,8 @@ _MODULE_OF: Final = {
     "BreakpointLocation": "_breakpoints",
     "BreakpointRow": "_breakpoints",
     "Watchpoint": "_breakpoints",
+    "Constants": "_constants",
+    "Remember": "_constants",
     "cpu_expression": "_current",
     "define_current": "_current",
     "Debugger": "_debugger",

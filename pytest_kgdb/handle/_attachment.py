@@ -13,6 +13,7 @@ from ..console import PrintedLog
 from ..deadline import WaitLimit
 from ..debugger import (
     BreakpointTable,
+    Constants,
     Debugger,
     FirstCause,
     Gdb,
@@ -20,6 +21,7 @@ from ..debugger import (
     Generation,
     Locations,
     Reason,
+    Remember,
     RunControl,
     c_string,
     define_current,
@@ -65,6 +67,7 @@ class Attachment:
     :param reason: why the kernel is stopped now.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     :param spoiled: is called when a test first leaves something in gdb.
+    :param remember: keeps what gdb says of the kernel from session to session.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Attachment:
         reason: Reason,
         printed: PrintedLog | None,
         spoiled: Callable[[], None],
+        remember: Remember,
     ) -> None:
         source = kernel.debug_source
         console = machine.console
@@ -134,7 +138,8 @@ class Attachment:
             modules=registry,
             read_user=relay.read,
         )
-        self._kernel_modules = KernelModules(debugger, memory.read)
+        self.constants = Constants(debugger, remember)
+        self._kernel_modules = KernelModules(self.constants, memory.read)
         self._module_symbols = ModuleSymbols(
             debugger, self.breakpoints, self._kernel_modules, registry, machine.directory
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..debugger import Debugger, GdbError
+from ..debugger import Constants, GdbError
 from ..errors import KgdbError
 
 __all__ = ["STATES", "KernelModules", "Loaded"]
@@ -94,11 +94,12 @@ class Loaded:
 class KernelModules:
     """Reads the kernel's list of modules (kernel/module/main.c, `modules`) while it is stopped.
 
+    :param constants: knows the offsets in its structures.
     :param read: reads the kernel's memory: address and size.
     """
 
-    def __init__(self, debugger: Debugger, read: Callable[[int, int], bytes]) -> None:
-        self._debugger = debugger
+    def __init__(self, constants: Constants, read: Callable[[int, int], bytes]) -> None:
+        self._constants = constants
         self._read = read
         self._module_layout: _ModuleLayout | None = None
         self._section_layout: _SectionLayout | None = None
@@ -188,4 +189,4 @@ class KernelModules:
         return self._section_layout
 
     def _numbers(self, expressions: tuple[str, ...]) -> list[int]:
-        return [number & _MASK for number in self._debugger.numbers(*expressions)]
+        return [number & _MASK for number in self._constants.numbers(expressions)]

@@ -296,10 +296,15 @@ class Session:
             # Imported while gdb and QEMU start.
             from ._vm import Vm
 
-            return Vm(launch, self._slot, self._registry, waits=self._waits)
+            return Vm(
+                launch, self._slot, self._registry, waits=self._waits, remember=self._remember
+            )
         except BaseException:
             launch.close()
             raise
+
+    def _remember(self, key: str, compute: Callable[[], str]) -> str:
+        return self._cache.memo("gdb-numbers", f"{self.kernel.key}\n{key}", compute)
 
     def _boot_to(self, vm: Vm, at: str) -> None:
         vm.boot()

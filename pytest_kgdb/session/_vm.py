@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..deadline import WaitLimit
-from ..debugger import Gdb, Reason
+from ..debugger import Gdb, Reason, Remember
 from ..errors import BootError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
@@ -42,6 +42,7 @@ class Vm:
     :param launch: gdb and QEMU, which become this one's.
     :param slot: where the handle that tests hold finds this machine.
     :param waits: how long the running test waits.
+    :param remember: keeps what gdb says of the kernel from session to session.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Vm:
         registry: ModuleRegistry,
         *,
         waits: WaitLimit,
+        remember: Remember,
     ) -> None:
+        self._remember = remember
         self.spec = launch.spec
         self.kernel = launch.kernel
         self._slot = slot
@@ -188,6 +191,7 @@ class Vm:
             reason=self._reason(at),
             printed=memory.console_log,
             spoiled=self._spare.prepare,
+            remember=self._remember,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
@@ -308,7 +312,7 @@ class Vm:
         :raises KgdbError: it could not be unpacked.
         """
         attachment = self.attachment
-        (address,) = attachment.debugger.numbers("(unsigned long)&ksys_write")
+        (address,) = attachment.constants.numbers(["(unsigned long)&ksys_write"])
         unpack(attachment.shell, attachment.relay, address, archive)
         self.snapshots.supersede("ready")
         self.restore("ready")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from fake_gdb import FakeGdb, Parts
 
+from pytest_kgdb.debugger import Constants
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.modules import KernelModules
 from pytest_kgdb.modules._kernel_list import _LIST, _SECTIONS, _SECTIONS_6_14
@@ -51,7 +52,8 @@ def memory() -> Memory:
 def kernel(parts: Parts, gdb: FakeGdb, memory: Memory) -> KernelModules:
     signed = [HEAD - (1 << 64), LIST, NAME, STATE]  # as gdb gives addresses
     gdb.numbers.update(zip(_LIST, signed, strict=True))
-    return KernelModules(parts.debugger, memory.read)
+    constants = Constants(parts.debugger, lambda _, compute: compute())
+    return KernelModules(constants, memory.read)
 
 
 def link(memory: Memory, *modules: tuple[int, bytes, int]) -> None:
