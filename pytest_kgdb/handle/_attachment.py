@@ -144,13 +144,13 @@ class Attachment:
             debugger, self.breakpoints, self._kernel_modules, registry, machine.directory
         )
         self._tracker = ModuleTracker(
-            debugger,
             run_control,
             self.breakpoints,
             self.instruments,
             kernel=self._kernel_modules,
             registry=registry,
             symbols=self._module_symbols,
+            register=relay.register,
             enabled="MODULES" in kernel.config,
         )
         paused = functools.partial(relay.machine_paused, machine.monitor)

@@ -8,7 +8,6 @@ from typing import Final
 
 from ..debugger import (
     BreakpointTable,
-    Debugger,
     GdbError,
     Restored,
     RunControl,
@@ -30,19 +29,19 @@ _COMING: Final = "do_init_module"
 _INIT_ENDED: Final = "trim_init_extable"
 _GOING: Final = "free_module"
 
-# The first argument (x86-64 psABI, "Parameter Passing"), as an address.
-_FIRST_ARGUMENT: Final = "(unsigned long)$rdi"
+# The register of the first argument (x86-64 psABI, "Parameter Passing").
+_FIRST_ARGUMENT: Final = "di"
 
 
 class ModuleTracker(StopSubscriber):
     """Keeps gdb's symbols, breakpoints and instruments right while modules come and go.
 
+    :param register: returns a register of the task that stopped.
     :param enabled: whether the kernel has modules at all (CONFIG_MODULES).
     """
 
     def __init__(
         self,
-        debugger: Debugger,
         run_control: RunControl,
         table: BreakpointTable,
         instruments: Instruments,
@@ -50,14 +49,15 @@ class ModuleTracker(StopSubscriber):
         kernel: KernelModules,
         registry: ModuleRegistry,
         symbols: ModuleSymbols,
+        register: Callable[[str], int],
         enabled: bool,
     ) -> None:
-        self._debugger = debugger
         self._table = table
         self._instruments = instruments
         self._kernel = kernel
         self._registry = registry
         self._symbols = symbols
+        self._register = register
         self._enabled = enabled
         self._awaited: str | None = None
         run_control.subscribe(self)
@@ -111,7 +111,7 @@ class ModuleTracker(StopSubscriber):
     # At the internal breakpoints
 
     def _argument(self) -> int:
-        return self._debugger.numbers(_FIRST_ARGUMENT)[0]
+        return self._register(_FIRST_ARGUMENT)
 
     def _on_coming(self) -> bool:
         name = self._kernel.name_at(self._argument())

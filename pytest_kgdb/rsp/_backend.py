@@ -108,6 +108,16 @@ class Backend(ABC):
         :param hooked: whether there are hooks.
         """
 
+    def register(self, name: str) -> int:
+        """Return a register of the thread that stopped.
+
+        :raises KgdbError: the stop is none at which they can be read.
+        """
+        context = self.context(hooked=True)
+        if context is None:
+            raise KgdbError(f"the registers of the CPU that stopped are not known to {self.target}")
+        return context.registers[name]
+
     @abstractmethod
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:
         """Return the stop reply as gdb is to have it.

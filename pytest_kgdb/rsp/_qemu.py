@@ -142,6 +142,14 @@ class QemuStubBackend(Backend):
             spurious=not self._stepped and pc not in self._breakpoints,
         )
 
+    def register(self, name: str) -> int:
+        """See :meth:`Backend.register`."""
+        try:
+            return super().register(name)
+        finally:
+            if self._selected:
+                self.request(self._selected)
+
     def read(self, address: int, size: int) -> bytes:
         """See :meth:`Backend.read`."""
         self.request(b"Hg" + self.thread)

@@ -119,6 +119,16 @@ class Relay:
         with self._lock:
             return self._backend.read(address, size)
 
+    def register(self, name: str) -> int:
+        """Return a register of the task or CPU that stopped, as :class:`RegisterTable` names it.
+
+        gdb would first find the frame that it is of, and read debug information for that.
+
+        :raises KgdbError: the stop is none at which they can be read.
+        """
+        with self._lock:
+            return self._backend.register(name)
+
     def write_user(self, address: int, data: bytes) -> None:
         """Write the memory of the user program whose task stopped, and which is not code.
 

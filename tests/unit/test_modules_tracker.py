@@ -35,6 +35,7 @@ class World:
         self.gdb = ModuleGdb(KERNEL, FUNCTIONS)
         self.parts = parts = Parts(directory, self.gdb, expects=lambda name: name == "demo_init")
         self.kernel = KernelList()
+        self.registers: dict[str, int] = {}
         self.registry: ModuleRegistry = registry()
         self.files = {name: write_module(directory / name, name) for name in ("demo", "other")}
         self.relay = HookedRelay()
@@ -44,13 +45,13 @@ class World:
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)
         self.tracker = ModuleTracker(
-            parts.debugger,
             parts.run_control,
             parts.table,
             self.instruments,
             kernel=kernel,
             registry=self.registry,
             symbols=self.symbols,
+            register=lambda name: self.registers[name],
             enabled=enabled,
         )
         self.gdb.agent["function"] = self._function
@@ -73,7 +74,7 @@ class World:
 
     def at(self, function: str, module: int) -> None:
         """Have the kernel come to a function of its loader, with a module as its argument."""
-        self.gdb.numbers["(unsigned long)$rdi"] = module
+        self.registers["di"] = module
         number = next(
             row.number for row in self.gdb.rows.values() if row.original == f"*{function}"
         )
