@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
@@ -28,6 +30,9 @@ class KgdbError(Exception):
     :param log: the file with the details.
     :param hint: what the user can do about it.
     """
+
+    unmade = False
+    """Whether a breakpoint or another instrument could not be made, so that nothing was tested."""
 
     def __init__(
         self, message: str, *, log: Path | str | None = None, hint: str | None = None
@@ -90,3 +95,14 @@ class StaleError(KgdbError):
 
 class GuestCommandError(KgdbError):
     """A command in the guest did not complete, or failed although it had to succeed."""
+
+
+@contextlib.contextmanager
+def making_instrument() -> Iterator[None]:
+    """Mark an error on the way: what was to be seen or steered in the kernel never was."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except KgdbError as error:
+        error.unmade = not isinstance(error, (DebuggerDied, MachineDied, StaleError, TimeoutError))
+        raise

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import making_instrument
 from ._base import Base
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Breaking(Base):
         __tracebackhide__ = True
         attachment = self._slot.require()
         attachment.note_expression(condition or "")
-        with attachment.explaining_refusal(f"no breakpoint at {location}"):
+        with making_instrument(), attachment.explaining_refusal(f"no breakpoint at {location}"):
             return attachment.breakpoints.insert(
                 location,
                 condition=condition,
@@ -65,7 +66,8 @@ class Breaking(Base):
         :raises KgdbError: the expression has no address, or a size that cannot be watched.
         """
         __tracebackhide__ = True
-        return self._slot.require().breakpoints.watch(expression, access)
+        with making_instrument():
+            return self._slot.require().breakpoints.watch(expression, access)
 
     def delete_breakpoints(self) -> None:
         """Delete all breakpoints and watchpoints, and end all instruments."""
@@ -93,7 +95,9 @@ class Breaking(Base):
             probed, or an expression cannot be read at its entry.
         """
         __tracebackhide__ = True
-        return self._slot.require().instruments.spy(function, collect, returns=returns, keep=keep)
+        with making_instrument():
+            instruments = self._slot.require().instruments
+            return instruments.spy(function, collect, returns=returns, keep=keep)
 
     def override(
         self,
@@ -116,9 +120,10 @@ class Breaking(Base):
             probed, or its type cannot hold the value.
         """
         __tracebackhide__ = True
-        return self._slot.require().instruments.override(
-            function, returns, times=times, when=when, skip=skip
-        )
+        with making_instrument():
+            return self._slot.require().instruments.override(
+                function, returns, times=times, when=when, skip=skip
+            )
 
     # What the kernel says of itself
 

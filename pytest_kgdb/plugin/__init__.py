@@ -58,11 +58,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make each kernel a parameter, where there are several."""
+    """Make each kernel a parameter, where there are several, and each repetition."""
     if "kgdb_kernel" in metafunc.fixturenames:
         from ._collect import parametrize
 
         parametrize(metafunc)
+    if given(metafunc.config):
+        from ._collect import repeat
+
+        repeat(metafunc)
 
 
 # Last: pytest's own order by scope and a plugin's shuffling come before the grouping by machine.
@@ -93,6 +97,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped and not terminalreporter.hasopt("s"):
         tests = "1 test" if skipped == 1 else f"{skipped} tests"
         terminalreporter.write_line(f"kgdb: {tests} skipped: {NO_KERNEL}")
+
+
+@pytest.fixture
+def _kgdb_repeat(request: pytest.FixtureRequest) -> int:
+    """Which repetition of a test it is."""
+    return int(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..settings import Settings, TestRequest
 from ._configure import settings_of
 from ._names import FIXTURES
+from ._record import repeats
 
 REQUEST: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
@@ -32,6 +33,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "kgdb_kernel", specs, ids=kernel_ids(specs), indirect=True, scope="session"
     )
+
+
+def repeat(metafunc: pytest.Metafunc) -> None:
+    """Make each kernel test as many as `--kgdb-repeat` says."""
+    number = settings_of(metafunc.config).repeat
+    if number > 1 and not FIXTURES.isdisjoint(metafunc.fixturenames):
+        metafunc.fixturenames.append("_kgdb_repeat")
+        metafunc.parametrize("_kgdb_repeat", range(number), indirect=True, ids=repeats(number))
 
 
 def kernel_ids(specs: Sequence[str]) -> list[str]:

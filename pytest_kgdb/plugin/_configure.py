@@ -7,6 +7,7 @@ import pytest
 from ..errors import ConfigError
 from ..settings import Settings, from_pytest
 from ._require import Requirement
+from ._terminal import is_worker
 
 _SETTINGS = pytest.StashKey[Settings]()
 
@@ -37,6 +38,13 @@ def check(config: pytest.Config) -> None:
             f"{settings.origin('attach')}: gdb needs the terminal, which pytest-xdist's workers "
             "do not have\nhint: run without -n"
         )
+    if settings.record is not None and not is_worker(config):
+        from ._record import Recorder
+
+        try:
+            config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
     if settings.require:
         Requirement.register(config)
 

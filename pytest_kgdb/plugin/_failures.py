@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
-from ..errors import BootError, CacheError, DebuggerDied, KgdbError, MachineDied
+from ..errors import KgdbError
 from ..report import save, sections
 from ._artifacts import KernelSession
 from ._collect import is_kernel_test
 from ._names import NO_KERNEL
 from ._require import Requirement
+from ._status import FAIL, PASS, SKIP, status_of, tested_nothing
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -25,9 +26,6 @@ FAILED: Final = pytest.StashKey[bool]()
 
 INTERNAL: Final = pytest.StashKey[tuple[Path, ...]]()
 """Further files and directories whose frames are not the user's: those of what builds on this."""
-
-_LOST: Final = (BootError, CacheError, DebuggerDied, MachineDied)
-"""What says nothing about the kernel under test: the test is an error, not a failure."""
 
 _KEPT: Final = 100  # characters of an object's text that pytest keeps of its beginning, at least
 
@@ -69,6 +67,12 @@ class Failures:
         if ours and call.excinfo is not None:
             _show_whole(call.excinfo)
         report = yield
+        fixture = call.when != "call" and not users
+        if error is not None and _is_expected(item, report, error, ours=fixture):
+            # What was expected to fail has not been tried.
+            report.outcome = "failed"
+            del report.wasxfail
+        report.kgdb_status = _status(report, call, ours=fixture)  # type: ignore[attr-defined]
         # A case that KUnit skipped is its own affair: the suite has run.
         ran = call.excinfo is not None and getattr(call.excinfo.value, "kgdb_ran", False)
         if ours and not ran and (requirement := Requirement.of(item.config)):
@@ -85,6 +89,8 @@ class Failures:
         first = not item.stash.get(FAILED, False)
         item.stash[FAILED] = True
         if error is not None:
+            if tested_nothing(error, ours=fixture):
+                setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
             if id(error) in self._shown:
                 report.longrepr = self._again(error)
                 return report
@@ -95,8 +101,6 @@ class Failures:
             # The summary has one line for each, and no room for the class's module.
             if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
                 crash.message = _in_short(error)
-            if isinstance(error, _LOST):
-                setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
         if ours and first and report.when != "teardown":  # by then the kernel has been put back
             self._add_sections(item, report)
         return report
@@ -154,6 +158,27 @@ def _show_whole(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
                 error.args = (f"{value}{newline}{rest}", *error.args[1:])
                 return
         step = step.tb_next
+
+
+def _is_expected(
+    item: pytest.Item, report: pytest.TestReport, error: KgdbError, *, ours: bool
+) -> bool:
+    """Whether pytest takes for an expected failure what says nothing about the kernel."""
+    if not hasattr(report, "wasxfail") or not tested_nothing(error, ours=ours):
+        return False
+    for mark in item.iter_markers("xfail"):
+        raises = mark.kwargs.get("raises")
+        if raises is not None and isinstance(error, raises):
+            return False  # the test's author expects just that
+    return True
+
+
+def _status(report: pytest.TestReport, call: pytest.CallInfo[None], *, ours: bool) -> str:
+    if hasattr(report, "wasxfail"):
+        return FAIL if report.skipped else PASS
+    if report.passed or call.excinfo is None:
+        return FAIL if report.failed else PASS
+    return SKIP if report.skipped else status_of(call.excinfo.value, ours=ours)
 
 
 def _in_short(error: KgdbError) -> str:

@@ -78,6 +78,8 @@ OPTIONS: Final = (
     ("artifacts", "value", "DIR", "where the full logs of failed tests are saved"),
     ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
+    ("repeat", "number", "N", "run each kernel test so often (default: 1)"),
+    ("record", "value", "FILE", "write what each test came to, one JSON object in a line"),
     ("print-commands", "flag", "", "print the commands that the session runs, ready to paste"),
 )
 

@@ -141,7 +141,7 @@ def timeout(value: object, _base: Path) -> float:
 
 
 def jobs(value: object, _base: Path) -> int:
-    """Return a number of parallel jobs."""
+    """Return a number of parallel jobs, or of repetitions."""
     return whole(value)
 
 
@@ -320,6 +320,8 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "artifacts": path,
     "attach": flag,
     "require": flag,
+    "repeat": jobs,
+    "record": path,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),

@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 from register_stub import RegisterStub
 
-from pytest_kgdb.debugger import agent_path
+from pytest_kgdb.debugger import agent_paths
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import parse_agent_expression
 
@@ -46,7 +46,7 @@ def rows(kgdb_kernel: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dic
             f"target remote {directory / 'stub'}",
             f'set $entry_names_in = "{directory / "in"}"',
             f'set $entry_names_out = "{directory / "out"}"',
-            f"python import sys; sys.path.insert(0, {str(Path(agent_path()).parent)!r})",
+            f"python import sys; sys.path.insert(0, {str(Path(agent_paths()[0]).parent)!r})",
             f"source {_SCRIPT}",
         ]
         for command in commands:

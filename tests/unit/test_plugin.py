@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -478,6 +479,114 @@ def test_a_lost_machine_is_an_error_and_not_a_failure(inner: Inner) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
     assert inner.events("release") == ["release", "release", "release"]
+
+
+STATUSES = """
+    import pytest
+    from pytest_kgdb.errors import *
+    from pytest_kgdb.errors import making_instrument
+    def test_good(kgdb): pass
+    def test_wrong(kgdb): assert 1 == 2
+    def test_panic(kgdb): kgdb.fail(KernelPanic("Attempted to kill init!"))
+    def test_late(kgdb): kgdb.fail(TimeoutError("it did not stop"))
+    def test_bug(kgdb): nonesuch
+    def test_stale(kgdb): kgdb.fail(StaleError("it has run on"))
+    def test_misspelt(kgdb):
+        with making_instrument():
+            kgdb.fail(KgdbError("there is no function vfs_raed"))
+    def test_lost(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
+    def test_module(kgdb): kgdb.fail(BuildError("it does not compile"))
+    def test_skipped(kgdb): pytest.skip("not today")
+    @pytest.mark.xfail
+    def test_known(kgdb): assert 1 == 2
+    """
+
+
+def recorded(path: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["test"].partition("::test_")[2]: line["status"] for line in lines}
+
+
+def test_statuses_are_kcidbs(inner: Inner) -> None:
+    inner.pytester.makepyfile(STATUSES)
+    inner.run("--kgdb-record=record").assert_outcomes(
+        passed=1, failed=5, errors=3, skipped=1, xfailed=1
+    )
+    assert recorded(inner.path / "record") == {
+        "good": "PASS",
+        **dict.fromkeys(("wrong", "panic", "late", "known"), "FAIL"),
+        **dict.fromkeys(("bug", "stale", "misspelt"), "ERROR"),
+        **dict.fromkeys(("lost", "module"), "MISS"),
+        "skipped": "SKIP",
+    }
+
+
+def test_what_tested_nothing_is_no_expected_failure(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_kgdb.errors import *
+        from pytest_kgdb.errors import making_instrument
+        pytestmark = pytest.mark.xfail
+        def test_lost(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
+        def test_misspelt(kgdb):
+            with making_instrument():
+                kgdb.fail(KgdbError("there is no function vfs_raed"))
+        def test_panic(kgdb): kgdb.fail(KernelPanic("Attempted to kill init!"))
+        @pytest.mark.xfail(raises=MachineDied)
+        def test_of_that(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(errors=2, xfailed=2)
+    result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
+
+
+@pytest.mark.parametrize("broken", ["build", "boot"])
+def test_nor_is_a_kernel_that_is_not_there(inner: Inner, broken: str) -> None:
+    error = f"errors.{broken.title()}Error('it is not there')"
+    inner.fake(
+        f"build_errors[:] = [{error}]"
+        if broken == "build"
+        else f"Session.acquire_errors = [{error}]"
+    )
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.xfail
+        def test_it(kgdb): pass
+        """
+    )
+    inner.run("--kgdb-record=record").assert_outcomes(errors=1)
+    assert recorded(inner.path / "record") == {"it": "MISS"}
+
+
+def test_repetitions(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.parametrize("letter", "ab")
+        def test_it(kgdb, letter): assert letter == "a"
+        def test_plain(): pass
+        """
+    )
+    inner.run("--kgdb-repeat=3", "--kgdb-record=record").assert_outcomes(passed=4, failed=3)
+    lines = [json.loads(line) for line in (inner.path / "record").read_text().splitlines()]
+    ran = sorted(
+        (line["test"].partition("::")[2], line["repeat"], line["status"]) for line in lines
+    )
+    assert ran == [
+        *(("test_it[a]", number, "PASS") for number in (1, 2, 3)),
+        *(("test_it[b]", number, "FAIL") for number in (1, 2, 3)),
+        ("test_plain", 1, "PASS"),
+    ]
+
+
+def test_a_record_that_cannot_be_written(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_it(kgdb): pass")
+    result = inner.run("--kgdb-record=nonesuch/record")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --kgdb-record: cannot write *: No such file*"])
 
 
 def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:

@@ -115,6 +115,7 @@ _TEXT = re.compile(rf"\b(?:{'|'.join(TEXTS)})\b", re.IGNORECASE)
 KEPT = {
     ("handle/_running.py", "moment"),  # an alias of `generation`
     ("modules/_modules.py", "known"),  # public: modules.known(PATH)
+    ("plugin/_status.py", "PASS"),  # KCIDB's status
 }
 KEPT_TEXTS = (
     "panicked and halted",  # what a kernel does after a panic (kernel/panic.c, panic)

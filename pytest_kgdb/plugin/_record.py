@@ -1,0 +1,81 @@
+"""`--kgdb-record`: what each test came to, for a program to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import IO, Final
+
+import pytest
+
+from ..errors import ConfigError
+from ._status import FAIL, PASS, SKIP, worst
+
+__all__ = ["Recorder", "repeated", "repeats"]
+
+_REPEAT: Final = "repeat"
+_ID: Final = re.compile(rf"\[{_REPEAT}(\d+)\]|-{_REPEAT}(\d+)(?=[\]-])|(?<=\[){_REPEAT}(\d+)-")
+_OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
+
+
+def repeats(number: int) -> list[str]:
+    """Return the ids of the parameters with which a test is run several times."""
+    return [f"{_REPEAT}{index}" for index in range(1, number + 1)]
+
+
+def repeated(nodeid: str) -> tuple[str, int]:
+    """Return the id of a test without that of its repetition, and which one it is."""
+    match = _ID.search(nodeid)
+    if match is None:
+        return nodeid, 1
+    return nodeid[: match.start()] + nodeid[match.end() :], int(match[1] or match[2] or match[3])
+
+
+class Recorder:
+    """Writes a line for each test as it ends; a pytest plugin."""
+
+    def __init__(self, path: Path) -> None:
+        self._reports: dict[str, list[pytest.TestReport]] = {}
+        try:
+            self._file: IO[str] = path.open("w")
+        except OSError as error:
+            raise ConfigError(f"--kgdb-record: cannot write {path}: {error.strerror}") from error
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of a phase; after the last one, write the test's line."""
+        reports = self._reports.setdefault(report.nodeid, [])
+        reports.append(report)
+        if report.when == "teardown":
+            del self._reports[report.nodeid]
+            self._write(report.nodeid, reports)
+
+    def _write(self, nodeid: str, reports: list[pytest.TestReport]) -> None:
+        statuses = [
+            getattr(report, "kgdb_status", _OF_OUTCOME[report.outcome]) for report in reports
+        ]
+        status = worst(statuses)
+        decisive = next(one for one, its in zip(reports, statuses, strict=True) if its == status)
+        test, repeat = repeated(nodeid)
+        record = {
+            "test": test,
+            "repeat": repeat,
+            "status": status,
+            "message": _message(decisive),
+            "seconds": round(sum(report.duration for report in reports), 4),
+        }
+        print(json.dumps(record), file=self._file, flush=True)
+
+    def pytest_unconfigure(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _message(report: pytest.TestReport) -> str:
+    if report.passed:
+        return ""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message if crash is not None else report.longrepr or "")
+    return text.partition("\n")[0]

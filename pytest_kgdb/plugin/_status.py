@@ -1,0 +1,70 @@
+"""What a test came to, in KCIDB's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import pytest
+
+from ..errors import (
+    BootError,
+    BuildError,
+    CacheError,
+    ConfigError,
+    DebuggerDied,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    SplatError,
+    StaleError,
+)
+
+__all__ = ["ERROR", "FAIL", "MISS", "PASS", "SKIP", "status_of", "tested_nothing", "worst"]
+
+# https://github.com/kernelci/kcidb-io, schema v5, tests[].status.
+PASS: Final = "PASS"  # noqa: S105 # no word to enter
+"""The kernel did what the test expects."""
+FAIL: Final = "FAIL"
+"""It did not."""
+ERROR: Final = "ERROR"
+"""The test itself is at fault."""
+MISS: Final = "MISS"
+"""The test could not be run: build, boot, cache, machine or debugger failed."""
+SKIP: Final = "SKIP"
+"""The test was not to be run."""
+
+_ORDER: Final = (MISS, ERROR, FAIL, SKIP, PASS)
+
+_INFRASTRUCTURE: Final = (BootError, BuildError, CacheError, DebuggerDied, MachineDied)
+
+
+def status_of(error: BaseException, *, ours: bool) -> str:
+    """Return the status of a test of which a phase ended with this.
+
+    :param ours: whether no code of the user's led to it: a fixture of ours failed.
+    """
+    if isinstance(error, pytest.skip.Exception):
+        return SKIP
+    if isinstance(error, _INFRASTRUCTURE):
+        return MISS
+    if isinstance(error, KgdbError):
+        if error.unmade or isinstance(error, (ConfigError, StaleError)):
+            return ERROR
+        return MISS if ours and not isinstance(error, (KernelPanic, SplatError)) else FAIL
+    return FAIL if isinstance(error, (AssertionError, pytest.fail.Exception)) else ERROR
+
+
+def tested_nothing(error: BaseException, *, ours: bool) -> bool:
+    """Whether an error of ours says nothing about the kernel under test.
+
+    Such a test is an error, not a failure, and never an expected failure.
+    """
+    if not isinstance(error, KgdbError):
+        return False
+    return status_of(error, ours=ours) == MISS or error.unmade
+
+
+def worst(statuses: Iterable[str]) -> str:
+    """Return the status of a test from those of its phases."""
+    return min(statuses, key=_ORDER.index, default=PASS)
