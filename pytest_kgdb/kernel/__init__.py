@@ -18,7 +18,9 @@ from ._vmlinux import Vmlinux
 if TYPE_CHECKING:
     from ._collect import collect_external, collect_modules
     from ._ko import ModuleFile, read_module, without_addresses
+    from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
+    from ._patch import Patch, read_patches
 
 __all__ = [
     "Built",
@@ -26,25 +28,33 @@ __all__ = [
     "Kernel",
     "KgdbLayout",
     "ModuleFile",
+    "NotCompiled",
+    "Patch",
     "Vmlinux",
     "build_external",
     "build_module",
     "collect_external",
     "collect_modules",
     "file_hash",
+    "not_compiled",
     "prepare",
     "read_module",
+    "read_patches",
     "without_addresses",
 ]
 
 _LAZY: Final = {
     "Built": "_modules",
     "ModuleFile": "_ko",
+    "NotCompiled": "_makefiles",
+    "Patch": "_patch",
     "build_external": "_modules",
     "build_module": "_modules",
     "collect_external": "_collect",
     "collect_modules": "_collect",
+    "not_compiled": "_makefiles",
     "read_module": "_ko",
+    "read_patches": "_patch",
     "without_addresses": "_ko",
 }
 

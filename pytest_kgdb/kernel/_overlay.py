@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..cache import write_atomically
@@ -18,10 +18,11 @@ class Overlay:
     :param tree: the tree; nobody else may change it meanwhile.
     :param state_dir: the directory with the originals, and the list of changed files.
     :param label: the tree's name in messages.
+    :param say: is told of patches that fit elsewhere, or not exactly.
     """
 
-    def __init__(self, tree: Path, state_dir: Path, label: str) -> None:
-        self._tree, self._label = tree, label
+    def __init__(self, tree: Path, state_dir: Path, label: str, say: Callable[[str], None]) -> None:
+        self._tree, self._label, self._say = tree, label, say
         self._originals = state_dir / "originals"
         self._list = state_dir / "patched.json"
 
@@ -36,7 +37,7 @@ class Overlay:
         touched = self._touched()
         with _patch.scratch_directory() as name:
             scratch = Path(name)
-            patched = _patch.apply(patches, self._base, scratch, self._label)
+            patched = _patch.apply(patches, self._base, scratch, self._label, self._say)
             for file in sorted({*patched, *touched}):
                 # The original is saved before the file is changed, in case we are killed.
                 if file not in touched:

@@ -87,7 +87,7 @@ class OwnedTree(Source):
         worktree.commit(self.content, self._base)
 
     def _overlay(self, worktree: Worktree) -> Overlay:
-        return Overlay(worktree.tree, worktree.state_dir, self.label)
+        return Overlay(worktree.tree, worktree.state_dir, self.label, self._progress.say)
 
     def kconfig(self) -> str:
         return patched_key(self._base, configuring(self._patches))

@@ -21,6 +21,8 @@ _REPLY: Final = re.compile(r"\s*(re|aw|fwd?)\s*:", re.IGNORECASE)
 _STRIP: Final = re.compile(r"-p\s*(\d+)|--strip=(\d+)")
 _HEADER: Final = re.compile(rb"^--- [^\n]+\n\+\+\+ [^\n]+\n@@ ", re.MULTILINE)
 _GIT: Final = re.compile(rb"^diff --git ", re.MULTILINE)
+# patch(1), "Applying Patches with Imperfect Context".
+_INEXACT: Final = re.compile(r"^(Hunk #\d+ succeeded at .*(?:fuzz|offset).*)\.$", re.MULTILINE)
 _PATCH_SECONDS: Final = 60.0
 
 
@@ -67,6 +69,10 @@ def read(path: Path) -> list[Patch]:
     return patches
 
 
+read_patches = read
+"""The name outside of this package."""
+
+
 def key(patches: Sequence[Patch]) -> str:
     """Return one hash for patches and their order."""
     result = hashlib.sha256()
@@ -76,13 +82,18 @@ def key(patches: Sequence[Patch]) -> str:
 
 
 def apply(
-    patches: Sequence[Patch], find: Callable[[str], Path | None], scratch: Path, label: str
+    patches: Sequence[Patch],
+    find: Callable[[str], Path | None],
+    scratch: Path,
+    label: str,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Path | None]:
     """Apply patches to copies of the files that they change.
 
     :param find: returns the path of a file of the tree, None if it has no such file.
     :param scratch: an empty directory for the copies.
     :param label: the tree's name in messages.
+    :param say: is told of patches that fit elsewhere, or not exactly.
     :returns: the patched copy of every file that is changed, by name; None if it was removed.
     :raises BuildError: a patch does not apply.
     """
@@ -93,18 +104,26 @@ def apply(
         for name in touched - names:
             _fetch(name, find, scratch, patch)
         names |= touched
-        options = ["--batch", f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
+        options = [f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
         options += ["--remove-empty-files", "--directory", str(scratch)]
-        options += ["--reverse"] if patch.reverse else ["--forward"]
+        # With --batch, a patch that is to be taken out and is not in would be put in.
+        options += ["--reverse", "--force"] if patch.reverse else ["--forward", "--batch"]
         result = run(
             [program, *options], name="patch", timeout=_PATCH_SECONDS, input=patch.data, check=False
         )
         if result.status != 0:
             output = "\n".join(f"  {line}" for line in result.output.splitlines()[:20])
-            raise BuildError(
-                f"the patch {patch.name} does not apply to {label}:\n{output}",
-                hint="rebase it on this kernel; patches before it in the list are applied first",
+            verb, hint = (
+                ("cannot be taken out of", "is it in there, as it is?")
+                if patch.reverse
+                else (
+                    "does not apply to",
+                    "rebase it on this kernel; patches before it in the list are applied first",
+                )
             )
+            raise BuildError(f"the patch {patch.name} {verb} {label}:\n{output}", hint=hint)
+        if inexact := _INEXACT.findall(result.output):
+            say(f"the patch {patch.name} fits {label} not exactly: {'; '.join(inexact)}")
     return {name: path if (path := scratch / name).is_file() else None for name in names}
 
 
@@ -126,6 +145,8 @@ def _file(path: Path, name: str, strip: int = 1, *, reverse: bool = False) -> li
     data = path.read_bytes()
     if data.startswith(b"From ") and b"\nSubject:" in data:
         patches = list(_mails(path, name))
+        if reverse:
+            patches = [patch._replace(reverse=True) for patch in reversed(patches)]
     else:
         patches = [Patch(name, data, strip, reverse)] if _is_patch(data) else []
     for patch in patches:

@@ -156,7 +156,7 @@ class UserTree(Source):
         def find(name: str) -> Path | None:
             return path if (path := self._path / name).is_file() else None
 
-        patched = _patch.apply(self._patches, find, scratch, str(self._path))
+        patched = _patch.apply(self._patches, find, scratch, str(self._path), self._progress.say)
         for name, path in patched.items():
             if path is None:
                 files.pop(name, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ from ..errors import KgdbError
 from ..process import run
 from ._config import Lost, Request
 from ._kconfig import explain
+from ._makefiles import builders
 from ._model import Kernel
 
 _GREP_SECONDS: Final = 60.0
@@ -18,7 +18,6 @@ _SHOWN: Final = 3
 
 # scripts/mod/modpost.c, check_exports
 _UNDEFINED: Final = re.compile(r'^ERROR: modpost: "(\w+)" \[[^\]]*\] undefined!', re.MULTILINE)
-_RULE: Final = re.compile(r"^\s*([\w-]+)-(?:y|objs|m|\$\(CONFIG_(\w+)\))\s*[:+]?=\s*(.*)$")
 _SOURCES: Final = ("*.c", "*.S", "*.rs")
 
 
@@ -51,7 +50,7 @@ def _explain(name: str, tree: Path, kernel: Kernel) -> str:
         )
     config = kernel.config
     for file in files:
-        off = [symbol for symbol in _builders(tree, file) if config.get(symbol) not in ("y", "m")]
+        off = [symbol for symbol in builders(tree, file) if config.get(symbol) not in ("y", "m")]
         if off:
             requests = [Lost(Request(symbol, "y", "the module"), "n") for symbol in off]
             reasons = explain(requests, tree, kernel.arch.name, dict(config.symbols))
@@ -75,39 +74,3 @@ def _exporters(name: str, tree: Path) -> list[Path]:
         return []
     files = [Path(line[2:]) for line in result.output.splitlines() if line.startswith("./")]
     return sorted(file for file in files if file.parts[0] not in ("samples", "tools"))
-
-
-def _builders(tree: Path, file: Path) -> Iterator[str]:
-    """Yield the configuration symbols for which kbuild builds a file, its own before the rest."""
-    product = file.stem
-    directory = file.parent
-    seen = set()
-    while True:
-        # A part of a module is in NAME-y or NAME-objs; NAME.o is in obj-$(CONFIG_X).
-        goals = [product]
-        while goals:
-            goal = goals.pop()
-            for target, symbol, words in _rules(tree / directory):
-                if goal not in words:
-                    continue
-                if symbol and symbol not in seen:
-                    seen.add(symbol)
-                    yield symbol
-                if target not in ("obj", "lib") and target not in seen:
-                    seen.add(target)
-                    goals.append(target)
-        if directory == Path():
-            return
-        product, directory = f"{directory.name}/", directory.parent
-
-
-def _rules(directory: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield what a directory's Makefile assigns: name, symbol, words without `.o`."""
-    for name in ("Kbuild", "Makefile"):
-        path = directory / name
-        if path.is_file():
-            text = path.read_text(errors="replace").replace("\\\n", " ")
-            for line in text.splitlines():
-                if match := _RULE.match(line):
-                    words = [word.removesuffix(".o") for word in match[3].split("#")[0].split()]
-                    yield match[1], match[2] or "", words

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb.errors import BuildError, ConfigError
-from pytest_kgdb.kernel._patch import Patch, key, read
+from pytest_kgdb.kernel._patch import Patch, apply, key, read
 
 DIFF = """\
 --- a/fs/open.c
@@ -194,3 +194,51 @@ def test_key_tells_order_and_direction() -> None:
     keys = {key([one, two]), key([two, one]), key([Patch("1", b"a", reverse=True), two])}
     assert len(keys) == 3
     assert key([one]) == key([Patch("other name", b"a")])
+
+
+def test_one_that_fits_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "one.c").write_text("first\na\nb\nc\nold\nd\ne\nx\n")
+    diff = b"--- a/one.c\n+++ b/one.c\n@@ -1,7 +1,7 @@\n a\n b\n c\n-old\n+new\n d\n e\n f\n"
+    (tmp_path / "scratch").mkdir()
+    lines: list[str] = []
+    apply(
+        [Patch("fix", diff)],
+        lambda name: tmp_path / name,
+        tmp_path / "scratch",
+        "it",
+        lines.append,
+    )
+    (line,) = lines
+    assert line == (
+        "the patch fix fits it not exactly: Hunk #1 succeeded at 2 with fuzz 1 (offset 1 line)"
+    )
+
+
+class TestReverse:
+    """Patches that are to be taken out (`quilt`'s -R, `gate --revert`)."""
+
+    DIFF = b"--- a/one.c\n+++ b/one.c\n@@ -1 +1 @@\n-old\n+new\n"
+
+    def apply(self, tmp_path: Path, content: str) -> str:
+        (tmp_path / "one.c").write_text(content)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        patch = Patch("fix.patch", self.DIFF, reverse=True)
+        done = apply([patch], lambda name: tmp_path / name, scratch, "the tree")
+        path = done["one.c"]
+        assert path is not None
+        return path.read_text()
+
+    def test_one_that_is_in(self, tmp_path: Path) -> None:
+        assert self.apply(tmp_path, "new\n") == "old\n"
+
+    def test_one_that_is_not_in_is_not_put_in(self, tmp_path: Path) -> None:
+        with pytest.raises(BuildError, match=r"fix\.patch cannot be taken out of the tree"):
+            self.apply(tmp_path, "old\n")
+
+    def test_the_last_of_a_mailbox_first(self, tmp_path: Path) -> None:
+        box = tmp_path / "box"
+        box.write_text(mail("[PATCH 1/2] one") + mail("[PATCH 2/2] two"))
+        (tmp_path / "series").write_text("box -R\n")
+        patches = [(patch.name, patch.reverse) for patch in read(tmp_path)]
+        assert patches == [("box: [PATCH 2/2] two", True), ("box: [PATCH 1/2] one", True)]
