@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: success; 1: `doctor` or `cache verify` found a problem; 2: the command failed.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if hasattr(options, "rest"):
+        options.rest = rest  # pytest's
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int = options.run(options)
         sys.stdout.flush()
@@ -91,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_build(commands)
     _add_attach(commands)
+    _add_gate(commands)
     _add_cache(commands)
     return parser
 
@@ -126,6 +132,42 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="where the kernel is stopped: booted with a shell (default), or in early boot",
     )
     parser.set_defaults(run=_command("_build", "attach"))
+
+
+def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "gate",
+        help="run tests on a kernel without and with a change, and say what they prove of it",
+        usage="pytest-kgdb gate --kgdb-kernel=SPEC (--patch FILE | --revert FILE | A..B) "
+        "[OPTIONS] TESTS...",
+        epilog="Other options and the tests are pytest's. Exit status: 0 proven, 1 not proven, "
+        "6 inconclusive; 2 to 5 as pytest's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--patch", action="append", metavar="FILE", help="patch, mbox or quilt series; repeatable"
+    )
+    parser.add_argument(
+        "--revert", metavar="FILE", help="patch or revision that the kernel contains, to be undone"
+    )
+    parser.add_argument("--repeat", metavar="N", help="run each test so often on each side")
+    parser.add_argument(
+        "--confidence",
+        metavar="C",
+        help="run each test so often that one that fails in a tenth of its runs is seen to be "
+        "flaky with this confidence (default: 0.99, 22 runs)",
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="VERDICTS",
+        help="verdicts that are good ones, by commas: proves, passes, fails, broken, flaky, "
+        "not-tested, cannot-tell",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the outcome as JSON")
+    parser.add_argument("--markdown", metavar="FILE", help="write the outcome for a pull request")
+    parser.add_argument("--logs", metavar="DIR", help="keep what pytest printed on each side")
+    add_arguments(parser, (*KERNEL, "make", "module-make", *MACHINE, "isolation", "artifacts"))
+    parser.set_defaults(run=_command("_gate", "gate"), rest=[])
 
 
 def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -72,6 +72,7 @@ class Failures:
             # What was expected to fail has not been tried.
             report.outcome = "failed"
             del report.wasxfail
+        report.kgdb_uses_kernel = ours  # type: ignore[attr-defined]
         report.kgdb_status = _status(report, call, ours=fixture)  # type: ignore[attr-defined]
         # A case that KUnit skipped is its own affair: the suite has run.
         ran = call.excinfo is not None and getattr(call.excinfo.value, "kgdb_ran", False)

@@ -61,6 +61,7 @@ class Recorder:
             "test": test,
             "repeat": repeat,
             "status": status,
+            "kernel": any(getattr(report, "kgdb_uses_kernel", False) for report in reports),
             "message": _message(decisive),
             "seconds": round(sum(report.duration for report in reports), 4),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._options import OPTIONS, add_arguments, add_options, given
+from ._options import OPTIONS, add_arguments, add_options, given, ini_key
 
 if TYPE_CHECKING:
     from ._model import (
@@ -36,6 +36,7 @@ __all__ = [
     "from_arguments",
     "from_pytest",
     "given",
+    "ini_key",
     "make_settings",
     "make_variable",
 ]

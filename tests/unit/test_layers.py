@@ -38,6 +38,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("handle",),
     ("session",),
     ("plugin",),
+    ("gate",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(TABLE) for name in names}

@@ -1,0 +1,154 @@
+"""A gate's outcome for a terminal, for a program, and for a pull request."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from ._run import Outcome
+from ._verdicts import Result, Run, Verdict, summary
+
+__all__ = ["as_json", "as_markdown", "as_table"]
+
+SCHEMA: Final = "pytest-kgdb gate 1"
+
+_KEYS: Final = {
+    "FAIL_TO_PASS": Verdict.PROVES,
+    "PASS_TO_PASS": Verdict.PASSES_BOTH,
+    "PASS_TO_FAIL": Verdict.BROKEN,
+    "FAIL_TO_FAIL": Verdict.FAILS_BOTH,
+}
+
+
+def as_table(outcome: Outcome) -> list[str]:
+    """Return the lines of a table: each test, its verdict, its rates, and why."""
+    rows = [
+        (result.test, result.verdict.value, _rate(result.base), _rate(result.patched))
+        for result in outcome.results
+    ]
+    head = ("test", "verdict", "base", "patched")
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(4)]
+    lines = []
+    if rows:
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(head, widths, strict=True))]
+    for row, result in zip(rows, outcome.results, strict=True):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+        if result.reason:
+            lines.append(f"    {result.reason}")
+    lines += [f"note: {note}" for note in outcome.notes]
+    lines.append(f"{summary(outcome.status)}: {_counted(outcome)}")
+    lines += trailers(outcome)
+    return [line.rstrip() for line in lines]
+
+
+def trailers(outcome: Outcome) -> list[str]:
+    """Return what a commit message may say: only of what was proven."""
+    if outcome.status != 0 or not any(
+        result.verdict is Verdict.PROVES for result in outcome.results
+    ):
+        return []
+    return ["suggested trailer: Tested-by: YOUR NAME <YOU@EXAMPLE.ORG> # pytest-kgdb gate"]
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome as JSON values; docs/gate.md describes them."""
+    base, patched = outcome.change.sides
+    return {
+        "schema": SCHEMA,
+        "verdict": summary(outcome.status),
+        "status": outcome.status,
+        "base": _side(outcome, 0),
+        "patched": _side(outcome, 1),
+        "git_commit_hash": _revision(patched.spec) or _revision(base.spec),
+        "files": list(outcome.change.files),
+        "notes": list(outcome.notes),
+        "tests": [
+            {
+                "test": result.test,
+                "verdict": result.verdict.value,
+                "reason": result.reason,
+                "base": _runs(result.base),
+                "patched": _runs(result.patched),
+            }
+            for result in outcome.results
+        ],
+        **{
+            key: [result.test for result in outcome.results if result.verdict is verdict]
+            for key, verdict in _KEYS.items()
+        },
+    }
+
+
+def as_markdown(outcome: Outcome) -> str:
+    """Return the outcome for a pull request, or for GitHub's step summary."""
+    base, patched = outcome.change.sides
+    lines = [
+        f"### pytest-kgdb gate: {summary(outcome.status)}",
+        "",
+        f"Base: `{base.label}`. Patched: `{patched.label}`.",
+        "",
+    ]
+    if outcome.results:
+        lines += ["| test | verdict | base | patched | |", "|---|---|---|---|---|"]
+        lines += [_row(result) for result in outcome.results]
+        lines.append("")
+    lines += [f"- {_escaped(note)}" for note in outcome.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(result: Result) -> str:
+    cells = (
+        f"`{_escaped(result.test)}`",
+        f"**{result.verdict.value}**",
+        _rate(result.base),
+        _rate(result.patched),
+        _escaped(result.reason),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
+
+
+def _rate(runs: tuple[Run, ...]) -> str:
+    """Return how many of the runs passed: `10/10`."""
+    if not runs:
+        return "-"
+    return f"{sum(run.status == 'PASS' for run in runs)}/{len(runs)} passed"
+
+
+def _counted(outcome: Outcome) -> str:
+    verdicts = [result.verdict for result in outcome.results]
+    parts = [
+        f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in verdicts
+    ]
+    return ", ".join(parts) or "no test was run"
+
+
+def _side(outcome: Outcome, index: int) -> dict[str, Any]:
+    side = outcome.change.sides[index]
+    return {
+        "kernel": side.label,
+        "spec": side.spec,
+        "patches": [str(path) for path in side.settings.patch],
+        "release": outcome.releases[index],
+        "build_id": outcome.build_ids[index],
+    }
+
+
+def _runs(runs: tuple[Run, ...]) -> dict[str, Any]:
+    return {
+        "runs": len(runs),
+        "passed": sum(run.status == "PASS" for run in runs),
+        "failed": sum(run.status == "FAIL" for run in runs),
+        "statuses": [run.status for run in runs],
+        "messages": sorted({run.message for run in runs if run.message}),
+        "seconds": round(sum(run.seconds for run in runs), 4),
+    }
+
+
+def _revision(spec: str) -> str | None:
+    match = re.search(r"@([0-9a-f]{40})$", spec)
+    return match[1] if match else None

@@ -1,0 +1,182 @@
+"""What the runs of a test on both sides say of a change."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["POLICIES", "Result", "Run", "Verdict", "exit_status", "judge", "repeats_for", "summary"]
+
+PROVEN: Final = 0
+NOT_PROVEN: Final = 1
+INCONCLUSIVE: Final = 6
+
+# What differs from one run of the same failure to the next: addresses, times, pids.
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?", re.IGNORECASE)
+
+# errors.BootError, as a report's message begins.
+_NO_BOOT: Final = "BootError: "
+
+# A test that fails more rarely than that is seen failing too rarely to be called flaky.
+_RARE: Final = 0.1
+
+
+class Verdict(enum.Enum):
+    """What a test says of a change; the value is how it is shown."""
+
+    PROVES = "proves the fix"
+    """It fails before, and passes after."""
+    PASSES_BOTH = "passes both"
+    """It does not test the change: nothing is proven."""
+    FAILS_BOTH = "fails both"
+    BROKEN = "broken by the change"
+    """It passes before, and fails after."""
+    FLAKY = "flaky"
+    """It does not come to the same each time."""
+    NOT_TESTED = "not tested"
+    """Nothing of the change is compiled; or the test was skipped, or has no kernel."""
+    CANNOT_TELL = "cannot tell"
+    """The test is at fault, or could not be run: a build, a boot, the machine failed."""
+
+
+POLICIES: Final = {
+    "proves": Verdict.PROVES,
+    "passes": Verdict.PASSES_BOTH,
+    "fails": Verdict.FAILS_BOTH,
+    "broken": Verdict.BROKEN,
+    "flaky": Verdict.FLAKY,
+    "not-tested": Verdict.NOT_TESTED,
+    "cannot-tell": Verdict.CANNOT_TELL,
+}
+"""The names of verdicts on the command line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a test came to."""
+
+    status: str
+    """PASS, FAIL, ERROR, MISS or SKIP."""
+    message: str = ""
+    seconds: float = 0.0
+    kernel: bool = True
+    """Whether the test uses a kernel."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A test, its runs on both sides, and the verdict."""
+
+    test: str
+    verdict: Verdict
+    reason: str
+    """Why the verdict is none for or against the change; a rate, a message."""
+    base: tuple[Run, ...]
+    patched: tuple[Run, ...]
+
+
+def repeats_for(confidence: float) -> int:
+    """Return how often a test is run on each side.
+
+    A test that fails in one run of ten is then seen both passing and failing, in the runs of both
+    sides together, with that confidence; one that does so more often, with more.
+
+    :raises ValueError: it is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"{confidence:g} is no confidence: it is between 0 and 1, as 0.99")
+    return max(1, math.ceil(math.log(1 - confidence) / (2 * math.log(1 - _RARE))))
+
+
+def judge(test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: str = "") -> Result:
+    """Return the verdict on the runs of one test.
+
+    :param unchanged: why both kernels are the same, where they are.
+    """
+    verdict, reason = _judge(base, patched, unchanged)
+    return Result(test, verdict, reason, tuple(base), tuple(patched))
+
+
+def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple[Verdict, str]:
+    if (
+        not unchanged
+        and base
+        and patched
+        and all(run.status in ("PASS", "FAIL") for run in base)
+        and all(run.status == "MISS" and run.message.startswith(_NO_BOOT) for run in patched)
+    ):
+        return Verdict.BROKEN, f"the patched kernel does not boot: {patched[0].message}"
+    for side, runs in (("base", base), ("patched kernel", patched)):
+        if not runs:
+            return Verdict.CANNOT_TELL, f"it was not run on the {side}"
+        for run in runs:
+            if run.status in ("MISS", "ERROR"):
+                return Verdict.CANNOT_TELL, f"on the {side}: {run.message or run.status}"
+    runs = (*base, *patched)
+    if all(run.status == "SKIP" for run in runs):
+        return Verdict.NOT_TESTED, f"skipped: {runs[0].message}"
+    if any(run.status == "SKIP" for run in runs):
+        return Verdict.CANNOT_TELL, "it was skipped in some of its runs"
+    if not all(run.kernel for run in runs):
+        return Verdict.NOT_TESTED, "it uses no kernel"
+    failed = [_failures(side) for side in (base, patched)]
+    varies = any(0 < count < len(side) for count, side in zip(failed, (base, patched), strict=True))
+    rates = (
+        f"it failed in {failed[0]} of {len(base)} runs on the base, in {failed[1]} of "
+        f"{len(patched)} on the patched kernel"
+    )
+    if varies or (unchanged and bool(failed[0]) != bool(failed[1])):
+        return Verdict.FLAKY, rates
+    if unchanged:
+        return Verdict.NOT_TESTED, unchanged
+    if failed[0] and (reasons := _reasons(base)):
+        return Verdict.CANNOT_TELL, f"on the base it fails for different reasons: {reasons}"
+    if failed[0] and failed[1]:
+        return Verdict.FAILS_BOTH, base[0].message
+    if failed[0]:
+        return Verdict.PROVES, base[0].message
+    if failed[1]:
+        return Verdict.BROKEN, patched[0].message
+    return Verdict.PASSES_BOTH, ""
+
+
+def _failures(runs: Iterable[Run]) -> int:
+    return sum(run.status == "FAIL" for run in runs)
+
+
+def _reasons(runs: Iterable[Run]) -> str:
+    """Return the reasons for which a test fails, if there are several."""
+    reasons = {_NUMBER.sub("N", run.message): run.message for run in runs}
+    return "; ".join(reasons.values()) if len(reasons) > 1 else ""
+
+
+def exit_status(results: Sequence[Result], expected: Iterable[Verdict] | None) -> int:
+    """Return the command's exit status: 0 proven, 1 not proven, 6 inconclusive.
+
+    :param expected: the verdicts that are good ones; by default at least one test proves the fix,
+        and the others pass on both sides.
+    """
+    verdicts = Counter(result.verdict for result in results)
+    if expected is not None:
+        allowed = set(expected)
+        bad = [verdict for verdict in verdicts if verdict not in allowed]
+    else:
+        good = {Verdict.PROVES, Verdict.PASSES_BOTH, Verdict.NOT_TESTED}
+        bad = [verdict for verdict in verdicts if verdict not in good]
+    if any(verdict in (Verdict.BROKEN, Verdict.FAILS_BOTH) for verdict in bad):
+        return NOT_PROVEN
+    if any(verdict in (Verdict.FLAKY, Verdict.CANNOT_TELL) for verdict in bad):
+        return INCONCLUSIVE
+    if bad or (expected is None and not verdicts[Verdict.PROVES]):
+        return NOT_PROVEN
+    return PROVEN
+
+
+def summary(status: int) -> str:
+    """Return an exit status in words."""
+    return {PROVEN: "proven", INCONCLUSIVE: "inconclusive"}.get(status, "not proven")

@@ -1,0 +1,137 @@
+"""A gate on real kernels, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.settings import from_pytest
+
+SECONDS = 600.0
+
+# That of the kernel of the tests, of which fs/proc/version.c is a few lines.
+PATCH = """\
+--- a/fs/proc/version.c
++++ b/fs/proc/version.c
+@@ -1,2 +1,3 @@
+ // SPDX-License-Identifier: GPL-2.0
+ #include <linux/fs.h>
++const char kgdb_gate_fix[] = "fixed";
+"""
+NOT_COMPILED = """\
+--- /dev/null
++++ b/drivers/media/usb/gspca/kgdb.c
+@@ -0,0 +1 @@
++int kgdb;
+"""
+
+TESTS = """
+import random
+import pytest
+from pytest_kgdb import KgdbError
+
+def test_fix(kgdb):
+    try:
+        assert kgdb.evaluate("kgdb_gate_fix").string() == "fixed"
+    except KgdbError:
+        assert False, "it is not fixed"
+
+def test_other(kgdb):
+    assert kgdb.run("echo fine").output == "fine\\n"
+
+def test_regression(kgdb):
+    with pytest.raises(KgdbError):
+        kgdb.evaluate("kgdb_gate_fix")
+
+def test_flaky(kgdb):
+    assert random.random() < 0.5
+
+def test_misspelt(kgdb):
+    kgdb.breakpoint("version_proc_shwo")
+
+def test_plain():
+    pass
+"""
+
+
+def gate(
+    directory: Path, pytestconfig: pytest.Config, kernel: Kernel, *words: str
+) -> tuple[int, str, dict[str, str]]:
+    """Run a gate; return its status, its output, and the verdicts by test."""
+    (directory / "test_gated.py").write_text(TESTS)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    settings = from_pytest(pytestconfig)
+    argv = [sys.executable, "-m", "pytest_kgdb.cli", "gate", f"--kgdb-kernel={kernel.spec}"]
+    argv += [f"--kgdb-cache-dir={settings.cache_dir}", "--json=out.json", *words, "test_gated.py"]
+    done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=SECONDS)
+    verdicts = {}
+    if (directory / "out.json").exists():
+        tests = json.loads((directory / "out.json").read_text())["tests"]
+        verdicts = {one["test"].partition("::test_")[2]: one["verdict"] for one in tests}
+    return done.returncode, done.stdout + done.stderr, verdicts
+
+
+def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> None:
+    (tmp_path / "fix.patch").write_text(PATCH)
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, "--patch=fix.patch")
+    assert verdicts == {
+        "fix": "proves the fix",
+        "other": "passes both",
+        "regression": "broken by the change",
+        "flaky": "flaky",
+        "misspelt": "cannot tell",
+        "plain": "not tested",
+    }, output
+    assert status == 1
+    assert "    AssertionError: it is not fixed" in output
+
+
+def test_proven(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> None:
+    (tmp_path / "fix.patch").write_text(PATCH)
+    words = ("--kgdb-patch=fix.patch", "--revert=fix.patch", "--repeat=2", "-k", "fix or other")
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
+    assert (status, verdicts) == (0, {"fix": "proves the fix", "other": "passes both"}), output
+    assert "suggested trailer: Tested-by:" in output
+
+
+def test_nothing_of_it_is_compiled(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    (tmp_path / "none.patch").write_text(NOT_COMPILED)
+    words = ("--patch=none.patch", "--repeat=1", "-k", "other")
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
+    assert (status, verdicts) == (1, {"other": "not tested"}), output
+    assert "both have the same vmlinux and modules" in output
+
+
+@pytest.mark.parametrize(
+    ("patch", "status", "says"),
+    [
+        (PATCH.replace("const char", "oops char"), 1, "does not compile"),
+        (
+            PATCH.replace("-1,2 +1,3", "-1,3 +1,3").replace("+const", "-nonesuch\n+const"),
+            1,
+            "does not apply to",
+        ),
+    ],
+    ids=["does not compile", "does not apply"],
+)
+def test_a_patched_kernel_that_cannot_be_built(
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    kgdb_kernel: Kernel,
+    patch: str,
+    status: int,
+    says: str,
+) -> None:
+    (tmp_path / "fix.patch").write_text(patch)
+    words = ("--patch=fix.patch", "--repeat=1")
+    found, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
+    assert (found, verdicts) == (status, {}), output
+    assert says in output
+    assert "Traceback" not in output

@@ -1,0 +1,133 @@
+"""What runs on both sides say of a change."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_kgdb.gate._verdicts import Run, Verdict, exit_status, judge, repeats_for, summary
+
+_STATUS = {"p": "PASS", "f": "FAIL", "e": "ERROR", "m": "MISS", "s": "SKIP"}
+
+
+def runs(letters: str, message: str = "assert 1 == 2", *, kernel: bool = True) -> list[Run]:
+    return [
+        Run(_STATUS[letter], "" if letter == "p" else message, 0.1, kernel) for letter in letters
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "patched", "verdict"),
+    [
+        ("fff", "ppp", Verdict.PROVES),
+        ("ppp", "ppp", Verdict.PASSES_BOTH),
+        ("fff", "fff", Verdict.FAILS_BOTH),
+        ("ppp", "fff", Verdict.BROKEN),
+        ("fpf", "ppp", Verdict.FLAKY),
+        ("fff", "ppf", Verdict.FLAKY),
+        ("pfp", "fff", Verdict.FLAKY),
+        ("fff", "ppm", Verdict.CANNOT_TELL),
+        ("mff", "ppp", Verdict.CANNOT_TELL),
+        ("eee", "ppp", Verdict.CANNOT_TELL),
+        ("fff", "eee", Verdict.CANNOT_TELL),
+        ("sss", "ppp", Verdict.CANNOT_TELL),
+        ("sss", "sss", Verdict.NOT_TESTED),
+        ("", "ppp", Verdict.CANNOT_TELL),
+        ("fff", "", Verdict.CANNOT_TELL),
+    ],
+)
+def test_verdicts(base: str, patched: str, verdict: Verdict) -> None:
+    assert judge("test", runs(base), runs(patched)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("base", "patched", "verdict"),
+    [
+        ("ppp", "ppp", Verdict.NOT_TESTED),
+        ("fff", "fff", Verdict.NOT_TESTED),
+        ("fff", "ppp", Verdict.FLAKY),
+        ("ppf", "ppp", Verdict.FLAKY),
+        ("mmm", "ppp", Verdict.CANNOT_TELL),
+    ],
+)
+def test_verdicts_where_both_kernels_are_the_same(
+    base: str, patched: str, verdict: Verdict
+) -> None:
+    assert judge("test", runs(base), runs(patched), unchanged="the same").verdict is verdict
+
+
+def test_a_test_without_a_kernel() -> None:
+    result = judge("test", runs("f", kernel=False), runs("p", kernel=False))
+    assert (result.verdict, result.reason) == (Verdict.NOT_TESTED, "it uses no kernel")
+
+
+def test_a_patched_kernel_that_does_not_boot() -> None:
+    dead = runs("mm", "BootError: the kernel panicked")
+    assert judge("test", runs("pp"), dead).verdict is Verdict.BROKEN
+    assert judge("test", dead, runs("pp")).verdict is Verdict.CANNOT_TELL
+    assert judge("test", runs("pp"), runs("mm", "MachineDied: QEMU")).verdict is Verdict.CANNOT_TELL
+
+
+def test_a_test_that_fails_for_different_reasons() -> None:
+    base = [*runs("f", "assert -12 == 0"), *runs("f", "KernelPanic: it oopsed")]
+    result = judge("test", base, runs("pp"))
+    assert result.verdict is Verdict.CANNOT_TELL
+    assert "assert -12 == 0; KernelPanic: it oopsed" in result.reason
+    # Numbers differ from run to run.
+    base = [*runs("f", "pid 17 at 0xffffc900"), *runs("f", "pid 18 at 0xffffc800")]
+    assert judge("test", base, runs("pp")).verdict is Verdict.PROVES
+
+
+def test_the_first_reason_is_told() -> None:
+    assert judge("test", runs("f", "1 != 2"), runs("p")).reason == "1 != 2"
+    result = judge("test", runs("fpp"), runs("ppp"))
+    assert result.reason.startswith("it failed in 1 of 3 runs on the base, in 0 of 3")
+    assert judge("test", runs("e", "NameError: x"), runs("p")).reason == "on the base: NameError: x"
+
+
+def test_confidence() -> None:
+    assert [repeats_for(value) for value in (0.5, 0.9, 0.99, 0.999)] == [4, 11, 22, 33]
+    for wrong in (0, 1, -1, 99):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            repeats_for(wrong)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_flaky_test_is_seen_to_be_flaky(rate: float) -> None:
+    """The probability that all runs of both sides together come to one thing on each side."""
+    number = repeats_for(0.99)
+    one_side = rate**number, (1 - rate) ** number
+    assert sum(one) <= 0.01 if (one := [a * b for a in one_side for b in one_side]) else False
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [
+        ([Verdict.PROVES], 0),
+        ([Verdict.PROVES, Verdict.PASSES_BOTH, Verdict.NOT_TESTED], 0),
+        ([Verdict.PASSES_BOTH], 1),
+        ([Verdict.NOT_TESTED], 1),
+        ([], 1),
+        ([Verdict.PROVES, Verdict.BROKEN], 1),
+        ([Verdict.PROVES, Verdict.FAILS_BOTH], 1),
+        ([Verdict.BROKEN, Verdict.FLAKY], 1),
+        ([Verdict.PROVES, Verdict.FLAKY], 6),
+        ([Verdict.CANNOT_TELL], 6),
+    ],
+)
+def test_exit_status(verdicts: list[Verdict], status: int) -> None:
+    results = [judge_as(verdict) for verdict in verdicts]
+    assert exit_status(results, None) == status
+    assert summary(status) == {0: "proven", 1: "not proven", 6: "inconclusive"}[status]
+
+
+def judge_as(verdict: Verdict):  # a Result
+    result = judge("test", runs("p"), runs("p"))
+    return type(result)(result.test, verdict, "", result.base, result.patched)
+
+
+def test_a_policy_of_the_users() -> None:
+    broken, flaky = judge_as(Verdict.BROKEN), judge_as(Verdict.FLAKY)
+    assert exit_status([broken], [Verdict.BROKEN]) == 0
+    assert exit_status([broken, flaky], [Verdict.BROKEN]) == 6
+    assert exit_status([broken, flaky], [Verdict.FLAKY]) == 1
+    assert exit_status([judge_as(Verdict.PASSES_BOTH)], [Verdict.PROVES]) == 1
