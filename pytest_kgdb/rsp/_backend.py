@@ -6,7 +6,7 @@ import contextlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from ..errors import KgdbError
 from ._breakpoints import InsertedBreakpoints
@@ -15,7 +15,7 @@ from ._stop_context import GuestMemory, StopContext
 if TYPE_CHECKING:
     from ..kernel import KgdbLayout
 
-__all__ = ["CONT", "STEP", "Backend", "Door", "ResumeRequest"]
+__all__ = ["CONT", "STEP", "Backend", "Door", "Monitor", "ResumeRequest"]
 
 Door = Literal["kgdb", "qemu"]
 
@@ -33,6 +33,13 @@ class ResumeRequest(NamedTuple):
 
     step: bool
     """Whether the thread that stopped is to execute one instruction."""
+
+
+class Monitor(Protocol):
+    """QEMU's monitor."""
+
+    def execute(self, command: str) -> Any:
+        """Execute a QMP command, and return what it returns."""
 
 
 class Backend(ABC):
@@ -208,6 +215,20 @@ class Backend(ABC):
     def may_idle(self) -> bool:
         """Whether the stopped kernel costs the host a CPU, and :meth:`idle` would help."""
         return False
+
+    @contextlib.contextmanager
+    def machine_paused(self, monitor: Monitor) -> Iterator[None]:
+        """Have a machine whose kernel runs paused, so that its memory does not change.
+
+        :param monitor: QEMU's monitor.
+        """
+        monitor.execute("stop")
+        paused = monitor.execute("query-status")["status"] == "paused"
+        try:
+            yield
+        finally:
+            if paused:  # and not stopped by the stub (`debug`)
+                monitor.execute("cont")
 
     def idle(self) -> None:  # noqa: B027 # is called where it may
         """Have the stopped kernel cost nothing until the next request."""

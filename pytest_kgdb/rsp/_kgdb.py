@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ..arch import X86_64
 from ..deadline import WaitLimit
 from ..errors import KgdbError
-from ._backend import CONT, STEP, Backend, ResumeRequest
+from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import KgdbConnection
 from ._kgdb_stop import KgdbStop
@@ -113,7 +113,9 @@ class KgdbBackend(Backend):
     def _take_hit(self) -> None:
         """Take a hit from QEMU's stub; what kgdb itself touches is none."""
         assert self._stub is not None
-        hit = self._stub.take_hit(kernel_runs=self._running)
+        self._note_hit(self._stub.take_hit(kernel_runs=self._running))
+
+    def _note_hit(self, hit: Hit | None) -> None:
         if hit is not None:
             self._hit = hit
             self._led.add(hit.address)
@@ -315,6 +317,23 @@ class KgdbBackend(Backend):
     def idle(self) -> None:
         """See :meth:`Backend.idle`."""
         self._vcpus.stop_nowait()
+
+    @contextlib.contextmanager
+    def machine_paused(self, monitor: Monitor) -> Iterator[None]:
+        """See :meth:`Backend.machine_paused`; through QEMU's stub while that is attached.
+
+        It says of each stop, by whomever. Until it has the acknowledgement for that, it takes a
+        request to stop the machine for none (gdbstub/gdbstub.c, gdb_read_byte).
+        """
+        if self._stub is None or self._stub.socket is None:
+            with super().machine_paused(monitor):
+                yield
+            return
+        stop_reply = self._stub.stop()
+        try:
+            yield
+        finally:
+            self._note_hit(self._stub.go_on(stop_reply, kernel_runs=self._running))
 
     @contextlib.contextmanager
     def quiesced(self, timeout: float) -> Iterator[None]:

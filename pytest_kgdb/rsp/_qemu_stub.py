@@ -8,6 +8,7 @@ the instruction that comes next then leads the kernel into kgdb, as if kgdb had 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import select
 import socket
 import time
@@ -25,6 +26,11 @@ from ._registers import PacketRegisters
 __all__ = ["Hit", "QemuStub"]
 
 _KERNEL: Final = 1 << 63
+
+# Requests that have no effect, and the first two bytes of what they are answered by: a thread, and
+# an empty packet (gdb manual, "General Query Packets" and "Packets"). The second one's reply cannot
+# be taken for one to the first.
+_BARRIERS: Final = ((b"qC", b"QC"), (b"vMustReplyEmpty", b""))
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,11 @@ class QemuStub:
 
     # The machine
 
-    def stop(self) -> None:
-        """Stop the machine, attaching the stub if it is not."""
+    def stop(self) -> bytes:
+        """Stop the machine, attaching the stub if it is not.
+
+        :returns: the stop reply, which may be a hit's; empty where it was stopped already.
+        """
         if self._connection is None:
             self._connection = Connection(
                 self._connect, waits=self._waits, target="QEMU's gdb stub", port="its gdb stub"
@@ -113,8 +122,10 @@ class QemuStub:
             self._running = False
         if self._running:
             self._connection.socket.sendall(INTERRUPT)
-            self._await(b"interrupt", stop=True)
+            reply = self._await(b"interrupt", stop=True)
             self._running = False
+            return reply
+        return b""
 
     def cont(self) -> None:
         """Let a stopped machine run."""
@@ -141,12 +152,20 @@ class QemuStub:
         hit = None
         while connection.packets:
             reply = connection.packets.popleft()
-            if reply[:1] != b"T" or reply[:3] == PAUSED:
-                continue  # by QMP, which lets it run again
-            self._running = False
-            if kernel_runs:
-                hit = self._lead_into_kgdb(reply)
-            self._resume()
+            if reply[:1] == b"T":
+                hit = self.go_on(reply, kernel_runs=kernel_runs) or hit
+        return hit
+
+    def go_on(self, stop_reply: bytes, *, kernel_runs: bool) -> Hit | None:
+        """Let the machine run on from a stop; lead the kernel into kgdb if it is a hit's."""
+        self._running = False
+        hit = None
+        if stop_reply[:3] == PAUSED:
+            # Perhaps not by us, and who it was (QMP) may have let it run again, or not.
+            self._request(b"vMustReplyEmpty")
+        elif kernel_runs:
+            hit = self._lead_into_kgdb(stop_reply)
+        self._resume()
         return hit
 
     def _lead_into_kgdb(self, stop_reply: bytes) -> Hit | None:
@@ -212,9 +231,33 @@ class QemuStub:
     # The conversation
 
     def _request(self, payload: bytes) -> bytes:
-        assert self._connection is not None
-        self._connection.send(payload)
-        return self._await(payload, stop=False)
+        """Send a request to the stopped machine, once more if it was not stopped.
+
+        A running machine is stopped by whatever comes, and says so; the packet itself is lost
+        (gdbstub/gdbstub.c, gdb_read_byte). But a stop reply may also be older than the request. By
+        what a barrier behind it is answered, they are told apart.
+        """
+        connection = self._connection
+        assert connection is not None
+        deadline = connection.deadline()
+        connection.send(payload)
+        barriers = itertools.cycle(_BARRIERS)
+        replies: list[bytes] = []
+        awaited: bytes | None = None
+        while True:
+            reply = connection.next_packet(payload, deadline)
+            if _is_stop_reply(reply):
+                barrier, awaited = next(barriers)
+                connection.send(barrier)
+            elif awaited is None:
+                return reply
+            elif reply[:2] != awaited:
+                replies.append(reply)
+            elif replies:
+                return replies[0]
+            else:
+                awaited = None
+                connection.send(payload)
 
     def _stop_reply(self, payload: bytes) -> bytes:
         assert self._connection is not None
@@ -227,5 +270,9 @@ class QemuStub:
         deadline = self._connection.deadline()
         while True:
             reply = self._connection.next_packet(request, deadline)
-            if (reply[:1] in (b"T", b"S")) == stop:  # a stop reply comes also unasked
+            if _is_stop_reply(reply) == stop:  # a stop reply comes also unasked
                 return reply
+
+
+def _is_stop_reply(reply: bytes) -> bool:
+    return reply[:1] in (b"T", b"S")

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
-from ._backend import Backend, Door, ResumeRequest
+from ._backend import Backend, Door, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._hook_server import HookServer
 from ._hooks import Hook
@@ -33,13 +33,6 @@ _STEP_SECONDS: Final = 1.0
 
 # Seconds that the thread waits for something to happen before it looks around.
 _LOOK: Final = 5.0
-
-
-class Monitor(Protocol):
-    """QEMU's monitor."""
-
-    def execute(self, command: str) -> Any:
-        """Execute a QMP command, and return what it returns."""
 
 
 class Relay:
@@ -266,7 +259,7 @@ class Relay:
 
     @contextlib.contextmanager
     def machine_paused(self, monitor: Monitor) -> Iterator[None]:
-        """Have a machine whose kernel runs paused by QMP, so that its memory does not change.
+        """Have a machine whose kernel runs paused, so that its memory does not change.
 
         No hook is served meanwhile, which in QEMU's gdb stub would let the machine run. A machine
         that has come to a hook already stays for it.
@@ -275,13 +268,8 @@ class Relay:
         """
         with self._lock:
             self._served.wait_for(lambda: not self._backend.stepping_off, _STEP_SECONDS)
-            monitor.execute("stop")
-            paused = monitor.execute("query-status")["status"] == "paused"
-            try:
+            with self._backend.machine_paused(monitor):
                 yield
-            finally:
-                if paused:  # and not stopped by the stub (`debug`)
-                    monitor.execute("cont")
 
     def close(self) -> None:
         """End the relay; gdb sees its connection close."""
