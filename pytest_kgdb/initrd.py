@@ -100,9 +100,7 @@ def _busybox(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> Initrd:
             collect_external(kernel, modules, Path(scratch))
             data = archive(_tree(Path(scratch)))
         (target / "external").write_bytes(data)
-        # The kernel unpacks several archives after one another, each at a multiple of four.
-        before = base.path.read_bytes()
-        (target / "initrd").write_bytes(before + bytes(-len(before) % 4) + data)
+        (target / "initrd").write_bytes(joined(base.path.read_bytes(), data))
 
     label = f"the initrd of {kernel.release} with {', '.join(path.stem for path in modules)}"
     entry = cache.make("initrd", key, build, label=label, about={"kind": "busybox"})
@@ -161,6 +159,17 @@ def archive(members: Iterable[Member]) -> bytes:
         out.write(name + bytes(-(110 + len(name)) % 4))
         out.write(member.data + bytes(-len(member.data) % 4))
     return out.getvalue()
+
+
+def joined(first: bytes, second: bytes) -> bytes:
+    """Return two archives as one, in which the second one's files count."""
+    if first.endswith(_TRAILER):
+        return first[: -len(_TRAILER)] + second
+    # A compressed one: the kernel unpacks several after one another, each at a multiple of four.
+    return first + bytes(-len(first) % 4) + second
+
+
+_TRAILER: Final = archive([])  # the end of every archive
 
 
 def _members(busybox: Path, modules: Path) -> Iterator[Member]:

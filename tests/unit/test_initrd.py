@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.initrd import Member, archive, is_static, prepare
+from pytest_kgdb.initrd import Member, archive, is_static, joined, prepare
 from pytest_kgdb.kernel import Config, Kernel
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
@@ -152,3 +153,13 @@ def test_the_import_is_light() -> None:
         "assert all(getattr(kernel, name) for name in kernel.__all__)"
     )
     assert run([sys.executable, "-c", code], timeout=30).output == "[]\n"
+
+
+def test_two_archives_are_joined_to_one(tmp_path: Path) -> None:
+    first, second = (archive([Member(name, 0o100644, name.encode())]) for name in ("one", "two"))
+    done = subprocess.run(
+        ["cpio", "-t", "--quiet"], input=joined(first, second), capture_output=True
+    )
+    assert done.stdout.split() == [b"one", b"two"]
+    # A compressed one stays as it is, and what follows begins at a multiple of four.
+    assert joined(b"\x1f\x8b123", second) == b"\x1f\x8b123\0\0\0" + second
