@@ -53,6 +53,8 @@ class Kernel:
     """The compiler's version."""
     key: str
     """Hash of all that it is built from."""
+    name: str = ""
+    """Its name for people: the SPEC, the revision that it stands for, the patches."""
     kgdb_layout: KgdbLayout | None = None
     """Where the variables of its debugger are; None if it was built without kgdb."""
     source_lock: object = field(default=None, repr=False, compare=False)

@@ -162,7 +162,7 @@ class CheckedOut(OwnedTree):
         cache: Cache,
         progress: Progress,
     ) -> None:
-        self._repository = repository
+        self._repository, self._cache = repository, cache
         self._git = which("git", package="git")
         label = f"{repository}@{revision}"
         if revision.startswith("-"):
@@ -170,6 +170,17 @@ class CheckedOut(OwnedTree):
         self._objects, self._commit, tree = self._resolve(label, revision)
         name = f"{identity(repository.name, repository.resolve())}-git"
         super().__init__(label, name, tree, patches, cache, progress)
+
+    def shown(self, spec: str) -> str:  # noqa: ARG002 # the revision that it stands for now
+        """See :meth:`Source.shown`: `linux@abc123def456 ("the commit's subject")`."""
+        argv = [self._git, "-C", str(self._repository), "log", "-1", "--format=%s", self._commit]
+
+        def ask() -> str:
+            result = run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False)
+            return result.output.strip()
+
+        subject = self._cache.memo("subject", self._commit, ask)
+        return f'{self._repository.name}@{self._commit[:12]} ("{subject}")'
 
     @property
     def version(self) -> str:

@@ -38,6 +38,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
     release = facts["release"]
     return Kernel(
         spec=spec,
+        name=spec,
         arch=from_elf_machine(facts["machine"]),
         release=release,
         version=numbers(release),

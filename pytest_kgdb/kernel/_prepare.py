@@ -20,7 +20,7 @@ from ._kgdb_layout import FACT, KgdbLayout, kgdb_layout
 from ._model import FACTS, HEADERS, Kernel, numbers
 from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
-from ._source import BuildTree, Source, UserTree, identity
+from ._source import BuildTree, Source, UserTree, identity, with_patches
 from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
@@ -65,7 +65,8 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
         source = CheckedOut(named.tree, named.revision, patches, cache, progress)
     else:
         source = UserTree(named, patches, arch, cache, progress)
-    return _Builder(settings, spec, source, arch, cache, progress).kernel()
+    name = with_patches(source.shown(spec), patches)
+    return _Builder(settings, spec, name, source, arch, cache, progress).kernel()
 
 
 def _build_options(settings: Settings) -> list[str]:
@@ -91,12 +92,14 @@ class _Builder:
         self,
         settings: Settings,
         spec: str,
+        name: str,
         source: Source,
         arch: Arch,
         cache: Cache,
         progress: Progress,
     ) -> None:
-        self._settings, self._spec, self._source = settings, spec, source
+        self._settings, self._source = settings, source
+        self._spec, self._name = spec, name
         self._arch, self._cache, self._progress = arch, cache, progress
         self._tools: Toolchain = toolchain(cache, settings.make)
         self._recipe: Recipe = recipe(settings, self._source_version())
@@ -108,7 +111,7 @@ class _Builder:
             key,
             self._build,
             label=self._label,
-            about={"spec": self._spec, "config": self._settings.config},
+            about={"spec": self._name, "config": self._settings.config},
         )
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
         release = facts["release"]
@@ -121,6 +124,7 @@ class _Builder:
         build_tree = self._source.find()
         return Kernel(
             spec=self._spec,
+            name=self._name,
             arch=self._arch,
             release=release,
             version=numbers(release),

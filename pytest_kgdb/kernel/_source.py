@@ -22,6 +22,7 @@ from ._fingerprint import content_key, contents, state_of, tree_key
 from ._mirror import Mirror
 from ._spec import SourceTree, version
 
+_SHOWN_PATCHES: Final = 3  # in a name
 _GIT_SECONDS: Final = 60.0
 
 
@@ -64,6 +65,10 @@ class Source(ABC):
 
         :raises BuildError: it was changed during the build.
         """
+
+    def shown(self, spec: str) -> str:
+        """Return the name for people of what a SPEC stands for, without its patches."""
+        return spec
 
     def kconfig(self) -> str:
         """Return a hash of the files that configuring reads; of more files, if that is cheaper."""
@@ -192,10 +197,12 @@ def patched_key(content: str, patches: Sequence[_patch.Patch]) -> str:
 
 
 def with_patches(label: str, patches: Sequence[_patch.Patch]) -> str:
-    """Return a source's name, with the number of its patches."""
-    if not patches:
-        return label
-    return f"{label} with {'a patch' if len(patches) == 1 else f'{len(patches)} patches'}"
+    """Return a source's name, with those of its patches: `linux + fix.patch`."""
+    names = [patch.name for patch in patches]
+    if len(names) > _SHOWN_PATCHES:
+        rest = len(names) - _SHOWN_PATCHES + 1
+        names = [*names[: _SHOWN_PATCHES - 1], f"{rest} more patches"]
+    return " + ".join([label, *names])
 
 
 def identity(name: str, path: Path) -> str:

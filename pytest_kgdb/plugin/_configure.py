@@ -54,7 +54,8 @@ def header(config: pytest.Config) -> list[str]:
     settings = settings_of(config)
     if not settings.kernel:
         return []
-    parts = [f"kernel {', '.join(settings.kernel)}", f"config {settings.config}"]
+    kernels = " + ".join([", ".join(settings.kernel), *(path.name for path in settings.patch)])
+    parts = [f"kernel {kernels}", f"config {settings.config}"]
     if settings.disk != "none":
         parts.append(f"disk {settings.disk}")
     parts.append(f"isolation {settings.isolation}")

@@ -428,7 +428,7 @@ class Session:
         accel, why = self._chosen or ("?", "")
         qemu = qemu_version(self.kernel.arch.qemu)
         lines = [
-            f"Linux {self.kernel.release} ({self.kernel.spec}), QEMU {qemu} with {accel}, "
+            f"Linux {self.kernel.release} ({self.kernel.name}), QEMU {qemu} with {accel}, "
             f"gdb {self._gdb}"
         ]
         if why and why != "asked for":
