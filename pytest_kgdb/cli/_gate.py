@@ -8,18 +8,16 @@ import os
 import re
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
-from ..cache import Cache
 from ..errors import BuildError, ConfigError
 from ..gate import (
     POLICIES,
     Change,
     Gate,
     GateFailed,
-    Side,
+    Runner,
     Verdict,
     as_json,
     as_markdown,
@@ -27,16 +25,14 @@ from ..gate import (
     from_patches,
     from_revert,
     from_revisions,
-    repeats_for,
 )
-from ..kernel import Kernel, file_hash
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
-from ..settings import OPTIONS, Settings, from_arguments, ini_key
+from ..settings import Settings
+from ._on_kernels import KernelBuilder, common, logs, one_kernel, repeat
 
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
 _RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s.][^\s]*|)")
-_OF_A_SIDE: Final = ("kernel", "patch")
 
 
 def gate(options: argparse.Namespace) -> int:
@@ -53,25 +49,17 @@ def gate(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace, progress: Progress) -> int:
-    settings = from_arguments(options)
-    if len(settings.kernel) != 1:
-        raise ConfigError(
-            "gate tests a change of one kernel: name it with --kgdb-kernel=SPEC",
-            hint="one SPEC: a source tree, a tarball, TREE@REV, or distro[:VERSION]",
-        )
+    settings = one_kernel(options)
     expected = _policy(options.expect)
-    repeat = _repeat(options)
+    number = repeat(options, sides=2)
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
         change, arguments = _change(options, settings, Path(scratch))
-        kernels = _Kernels(Artifacts(settings, progress).cache, progress)
-        directory = _logs(options, kernels.cache)
+        kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)
+        directory = logs(options, kernels.cache)
         outcome = Gate(
             change,
             kernels,
-            arguments=arguments,
-            options=_common(options),
-            repeat=repeat,
-            directory=directory,
+            Runner(arguments, common(options), repeat=number, directory=directory),
             progress=progress,
         ).run(expected)
     print("\n".join(as_table(outcome)))
@@ -105,19 +93,6 @@ def _change(
     return from_revisions(settings, before, after), arguments
 
 
-def _logs(options: argparse.Namespace, cache: Cache) -> Path:
-    """Return the directory for what pytest prints; the last runs' are kept."""
-    if options.logs:
-        directory = Path(options.logs)
-    else:
-        directory = cache.root / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-gate"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
-    return directory
-
-
 def _existing(name: str) -> Path:
     path = Path(name).absolute()
     if not path.exists():
@@ -132,56 +107,3 @@ def _policy(text: str | None) -> list[Verdict] | None:
     if unknown := [name for name in names if name not in POLICIES]:
         raise ConfigError(f"--expect: {unknown[0]!r} is none of {', '.join(POLICIES)}")
     return [POLICIES[name] for name in names]
-
-
-def _repeat(options: argparse.Namespace) -> int:
-    if options.repeat is not None and options.confidence is not None:
-        raise ConfigError("--repeat and --confidence both say how often a test is run")
-    try:
-        if options.repeat is not None:
-            if (repeat := int(options.repeat)) < 1:
-                raise ValueError(f"{repeat} is no number of runs")
-            return repeat
-        return repeats_for(float(options.confidence or 0.99))
-    except ValueError as error:
-        raise ConfigError(f"--repeat, --confidence: {error}") from error
-
-
-def _common(options: argparse.Namespace) -> list[str]:
-    """Return the options of ours that both sides have, as they were given."""
-    words = []
-    for name, kind, *_ in OPTIONS:
-        value = getattr(options, ini_key(name), None)
-        if value is None or name in _OF_A_SIDE:
-            continue
-        if kind == "flag":
-            words.append(f"--kgdb-{name}")
-        else:
-            values = value if isinstance(value, list) else [value]
-            words += [f"--kgdb-{name}={item}" for item in values]
-    return words
-
-
-class _Kernels:
-    """A :class:`pytest_kgdb.gate.Kernels` on the cache."""
-
-    def __init__(self, cache: Cache, progress: Progress) -> None:
-        self.cache = cache
-        self._progress = progress
-
-    def build(self, side: Side) -> Kernel:
-        return Artifacts(side.settings, self._progress).kernel(side.spec)
-
-    def same(self, one: Kernel, other: Kernel) -> bool:
-        if one.build_id != other.build_id or not one.build_id:
-            return False
-        return self._modules(one) == self._modules(other)
-
-    def _modules(self, kernel: Kernel) -> dict[str, str]:
-        directory = kernel.modules_dir
-        if directory is None:
-            return {}
-        return {
-            str(path.relative_to(directory)): file_hash(path, self.cache)
-            for path in sorted(directory.rglob("*.ko"))
-        }

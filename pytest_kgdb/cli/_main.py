@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_build(commands)
     _add_attach(commands)
     _add_gate(commands)
+    _add_bisect(commands)
     _add_cache(commands)
     return parser
 
@@ -150,13 +151,6 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--revert", metavar="FILE", help="patch or revision that the kernel contains, to be undone"
     )
-    parser.add_argument("--repeat", metavar="N", help="run each test so often on each side")
-    parser.add_argument(
-        "--confidence",
-        metavar="C",
-        help="run each test so often that one that fails in a tenth of its runs is seen to be "
-        "flaky with this confidence (default: 0.99, 22 runs)",
-    )
     parser.add_argument(
         "--expect",
         metavar="VERDICTS",
@@ -165,9 +159,54 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--json", metavar="FILE", help="write the outcome as JSON")
     parser.add_argument("--markdown", metavar="FILE", help="write the outcome for a pull request")
-    parser.add_argument("--logs", metavar="DIR", help="keep what pytest printed on each side")
+    _add_tests(parser)
+    parser.set_defaults(run=_command("_gate", "gate"), name="gate")
+
+
+def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bisect",
+        help="search for the commit that broke a test",
+        usage="pytest-kgdb bisect --kgdb-kernel=TREE --good REV --bad REV [OPTIONS] TESTS...",
+        epilog="Other options and the tests are pytest's. Exit status: 0 found, 1 an end is not "
+        "what it was said to be, 6 inconclusive; 2 to 5 as pytest's. A search that was interrupted "
+        "is gone on with by the same command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--good", metavar="REV", help="a revision on which the tests pass")
+    parser.add_argument("--bad", metavar="REV", help="a later one on which they fail")
+    parser.add_argument(
+        "--first-parent", action="store_true", help="follow the first parent of merges only"
+    )
+    parser.add_argument(
+        "--path", action="append", default=[], metavar="PATH", help="only commits that change it"
+    )
+    parser.add_argument("--log", metavar="FILE", help="write the log, for git bisect replay")
+    _add_tests(parser)
+    parser.set_defaults(run=_command("_bisect", "bisect"), name="bisect")
+    parser = commands.add_parser(
+        "bisect-step",
+        help="test the kernel as it is: the command for git bisect run",
+        usage="pytest-kgdb bisect-step --kgdb-kernel=TREE [OPTIONS] TESTS...",
+        epilog="Exit status: 0 good, 1 bad, 125 cannot be tested, 128 misuse.",
+        allow_abbrev=False,
+    )
+    _add_tests(parser)
+    parser.set_defaults(run=_command("_bisect", "step"), name="bisect-step")
+
+
+def _add_tests(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that run tests on several kernels."""
+    parser.add_argument("--repeat", metavar="N", help="run each test so often on each kernel")
+    parser.add_argument(
+        "--confidence",
+        metavar="C",
+        help="run each test so often that one that fails in a tenth of its runs is seen to be "
+        "flaky with this confidence (default: 0.99)",
+    )
+    parser.add_argument("--logs", metavar="DIR", help="keep what pytest printed on each kernel")
     add_arguments(parser, (*KERNEL, "make", "module-make", *MACHINE, "isolation", "artifacts"))
-    parser.set_defaults(run=_command("_gate", "gate"), rest=[])
+    parser.set_defaults(rest=[])
 
 
 def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

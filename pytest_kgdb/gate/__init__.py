@@ -1,18 +1,26 @@
 """Base against patched: the same tests on both kernels, and what that says of the change."""
 
+from ._bisect import Bisection, Commit, Conclusion, State, judge_commit
 from ._change import Change, Side, from_patches, from_revert, from_revisions
 from ._formats import as_json, as_markdown, as_table
-from ._run import Gate, GateFailed, Outcome
+from ._git import show_commit, tree_of
+from ._run import Gate, Outcome
+from ._runner import GateFailed, Runner
 from ._verdicts import POLICIES, Result, Verdict, repeats_for
 
 __all__ = [
     "POLICIES",
+    "Bisection",
     "Change",
+    "Commit",
+    "Conclusion",
     "Gate",
     "GateFailed",
     "Outcome",
     "Result",
+    "Runner",
     "Side",
+    "State",
     "Verdict",
     "as_json",
     "as_markdown",
@@ -20,5 +28,8 @@ __all__ = [
     "from_patches",
     "from_revert",
     "from_revisions",
+    "judge_commit",
     "repeats_for",
+    "show_commit",
+    "tree_of",
 ]

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError
 from ..kernel import read_patches
-from ..process import run, which
 from ..settings import Settings
+from ._git import git, resolved, tree_of
 
 __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
 
-_GIT_SECONDS: Final = 120.0
 _BASE_COMMIT: Final = re.compile(rb"^base-commit: ([0-9a-f]{7,40})\s*$", re.MULTILINE)
 
 
@@ -86,12 +84,12 @@ def from_revisions(settings: Settings, before: str, after: str) -> Change:
 
     :raises ConfigError: the kernel is no git tree, or has no such revision.
     """
-    tree = _tree(settings.kernel[0])
+    tree = tree_of(settings.kernel[0])
     base, patched = (
-        replace(settings, kernel=(f"{tree}@{_resolved(tree, revision)}",))
+        replace(settings, kernel=(f"{tree}@{resolved(tree, revision)}",))
         for revision in (before or "HEAD", after or "HEAD")
     )
-    names = _git(tree, "diff", "--name-only", base.kernel[0].rpartition("@")[2],
+    names = git(tree, "diff", "--name-only", base.kernel[0].rpartition("@")[2],
                  patched.kernel[0].rpartition("@")[2])  # fmt: skip
     return _change(base, patched, names.split("\n"))
 
@@ -113,48 +111,16 @@ def _at_base_commit(settings: Settings, patches: Sequence[Path]) -> Settings:
         if not path.is_file() or (match := _BASE_COMMIT.search(path.read_bytes())) is None:
             continue
         commit = match[1].decode()
-        return replace(settings, kernel=(f"{spec}@{_resolved(Path(spec), commit)}",))
+        return replace(settings, kernel=(f"{spec}@{resolved(Path(spec), commit)}",))
     return settings
 
 
 def _commit(spec: str, revision: str, scratch: Path) -> Path:
-    tree = _tree(spec)
-    commit = _resolved(tree, revision)
+    tree = tree_of(spec)
+    commit = resolved(tree, revision)
     path = scratch / f"{commit[:12]}.patch"
-    path.write_text(_git(tree, "format-patch", "--stdout", "-1", commit))
+    path.write_text(git(tree, "format-patch", "--stdout", "-1", commit))
     return path
-
-
-def _tree(spec: str) -> Path:
-    tree = Path(spec if Path(spec).exists() else spec.rpartition("@")[0] or spec)
-    if not (tree / ".git").exists():
-        raise ConfigError(
-            f"{spec} is no git tree, so that it has no revisions",
-            hint="name a clone of the kernel as --kgdb-kernel, or a patch instead of the revision",
-        )
-    return tree
-
-
-def _resolved(tree: Path, revision: str) -> str:
-    result = run(
-        [which("git", package="git"), "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
-        name="git",
-        timeout=_GIT_SECONDS,
-        cwd=tree,
-        check=False,
-    )
-    if result.status == 0:
-        return result.output.strip()
-    shallow = _git(tree, "rev-parse", "--is-shallow-repository").strip() == "true"
-    raise ConfigError(
-        f"{tree} has no revision {revision}",
-        hint=f"the clone is shallow: git -C {tree} fetch --unshallow" if shallow else None,
-    )
-
-
-def _git(tree: Path, *words: str) -> str:
-    argv = [which("git", package="git"), *words]
-    return run(argv, name="git", timeout=_GIT_SECONDS, cwd=tree).output
 
 
 def _shown(path: Path) -> str:

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["POLICIES", "Result", "Run", "Verdict", "exit_status", "judge", "repeats_for", "summary"]
+__all__ = [
+    "POLICIES",
+    "Result",
+    "Run",
+    "Verdict",
+    "exit_status",
+    "judge",
+    "reason_of",
+    "repeats_for",
+    "summary",
+]
 
 PROVEN: Final = 0
 NOT_PROVEN: Final = 1
@@ -80,17 +90,17 @@ class Result:
     patched: tuple[Run, ...]
 
 
-def repeats_for(confidence: float) -> int:
+def repeats_for(confidence: float, *, sides: int = 2) -> int:
     """Return how often a test is run on each side.
 
-    A test that fails in one run of ten is then seen both passing and failing, in the runs of both
+    A test that fails in one run of ten is then seen both passing and failing, in the runs of all
     sides together, with that confidence; one that does so more often, with more.
 
     :raises ValueError: it is not between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"{confidence:g} is no confidence: it is between 0 and 1, as 0.99")
-    return max(1, math.ceil(math.log(1 - confidence) / (2 * math.log(1 - _RARE))))
+    return max(1, math.ceil(math.log(1 - confidence) / (sides * math.log(1 - _RARE))))
 
 
 def judge(test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: str = "") -> Result:
@@ -149,9 +159,14 @@ def _failures(runs: Iterable[Run]) -> int:
     return sum(run.status == "FAIL" for run in runs)
 
 
+def reason_of(run: Run) -> str:
+    """Return why a run failed, the same for the same reason from run to run."""
+    return _NUMBER.sub("N", run.message)
+
+
 def _reasons(runs: Iterable[Run]) -> str:
     """Return the reasons for which a test fails, if there are several."""
-    reasons = {_NUMBER.sub("N", run.message): run.message for run in runs}
+    reasons = {reason_of(run): run.message for run in runs}
     return "; ".join(reasons.values()) if len(reasons) > 1 else ""
 
 

@@ -1,0 +1,126 @@
+"""`bisect` and `bisect-step`: which commit broke a test."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from ..errors import BuildError, ConfigError, KgdbError
+from ..gate import (
+    Bisection,
+    Conclusion,
+    GateFailed,
+    Runner,
+    State,
+    judge_commit,
+    show_commit,
+    tree_of,
+)
+from ..plugin._artifacts import Artifacts
+from ..progress import Progress
+from ._on_kernels import KernelBuilder, common, logs, one_kernel, repeat
+
+# git-bisect(1), "Bisect run": 125 skips a commit, 128 and more end the search.
+_GOOD: Final = 0
+_BAD: Final = 1
+_SKIP: Final = 125
+_MISUSE: Final = 128
+
+_SUCCESS: Final = 0
+_WRONG_END: Final = 1
+_INCONCLUSIVE: Final = 6
+_USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
+
+_POLL_SECONDS: Final = 0.1
+
+
+def bisect(options: argparse.Namespace) -> int:
+    """Search for the first bad commit, and print it."""
+    try:
+        return _bisect(options, Progress())
+    except GateFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _USAGE
+
+
+def _bisect(options: argparse.Namespace, progress: Progress) -> int:
+    settings = one_kernel(options)
+    tree = tree_of(settings.kernel[0]).resolve()
+    if not options.good or not options.bad:
+        raise ConfigError("bisect searches between two revisions: --good REV --bad REV")
+    number = repeat(options, sides=1)
+    builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
+    arguments, ours = list(options.rest), common(options)
+    parts = [str(tree), options.good, options.bad, str(options.first_parent), *options.path]
+    parts += [*arguments, *ours, *map(str, settings.patch), str(number)]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    with builder.cache.lock(f"bisect-{name}", label="the search"):
+        conclusion = Bisection(
+            tree,
+            options.good,
+            options.bad,
+            settings=settings,
+            directory=builder.cache.workdir("bisect", name),
+            runner=Runner(arguments, ours, repeat=number, directory=logs(options, builder.cache)),
+            builder=builder,
+            progress=progress,
+            options=["--first-parent"] if options.first_parent else [],
+            paths=options.path,
+        ).run()
+    if options.log:
+        Path(options.log).write_text(conclusion.log)
+    return _report(tree, conclusion)
+
+
+def _report(tree: Path, conclusion: Conclusion) -> int:
+    for commit in conclusion.commits:
+        reason = f"  {commit.reason}" if commit.reason else ""
+        print(f"{commit.state.value:4}  {commit.revision[:12]}{reason}")
+    if conclusion.culprit is not None:
+        print(f"{conclusion.culprit} is the first bad commit\n")
+        print(show_commit(tree, conclusion.culprit))
+        return _SUCCESS
+    print(f"inconclusive: {conclusion.why}")
+    for revision in conclusion.suspects:
+        print(f"  it may be {revision[:12]}")
+    ends = len(conclusion.commits) < 3 and not conclusion.suspects
+    return _WRONG_END if ends and _is_wrong(conclusion) else _INCONCLUSIVE
+
+
+def _is_wrong(conclusion: Conclusion) -> bool:
+    """Whether the tests say clearly that an end is not what it was said to be."""
+    last = conclusion.commits[-1].state
+    return last is (State.GOOD if len(conclusion.commits) == 1 else State.BAD)
+
+
+def step(options: argparse.Namespace) -> int:
+    """Test the kernel as it is checked out, for `git bisect run`."""
+    progress = Progress()
+    try:
+        settings = one_kernel(options)
+        number = repeat(options, sides=1)
+        builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
+        try:
+            builder.build(settings)
+        except BuildError as error:
+            print(f"skip: {error.message}")
+            return _SKIP
+        runner = Runner(
+            options.rest, common(options), repeat=number, directory=logs(options, builder.cache)
+        )
+        with runner.start("bisected", settings) as child:
+            while child.poll() is None:
+                time.sleep(_POLL_SECONDS)
+            commit = judge_commit(runner.result("bisected", child))
+    except KgdbError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _MISUSE if isinstance(error, (ConfigError, GateFailed)) else _SKIP
+    print(f"{commit.state.value}{': ' if commit.reason else ''}{commit.reason}")
+    return {State.GOOD: _GOOD, State.BAD: _BAD, State.SKIP: _SKIP}[commit.state]

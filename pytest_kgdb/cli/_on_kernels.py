@@ -1,0 +1,113 @@
+"""What the commands that run tests on several kernels have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from ..cache import Cache
+from ..errors import ConfigError
+from ..gate import repeats_for
+from ..kernel import Kernel, file_hash
+from ..plugin._artifacts import Artifacts
+from ..progress import Progress
+from ..settings import OPTIONS, Settings, from_arguments, ini_key
+
+__all__ = ["KernelBuilder", "common", "logs", "one_kernel", "repeat"]
+
+_OF_A_SIDE: Final = ("kernel", "patch")
+
+
+def one_kernel(options: argparse.Namespace) -> Settings:
+    """Return the settings of a command line that names one kernel.
+
+    :raises ConfigError: it names none, or several.
+    """
+    settings = from_arguments(options)
+    if len(settings.kernel) != 1:
+        raise ConfigError(
+            f"{options.name} is about one kernel: name it with --kgdb-kernel=SPEC",
+            hint="a source tree, a tarball, TREE@REV, or distro[:VERSION]",
+        )
+    return settings
+
+
+def logs(options: argparse.Namespace, cache: Cache) -> Path:
+    """Return the directory for what pytest prints; the last runs' are kept."""
+    if options.logs:
+        directory = Path(options.logs)
+    else:
+        directory = (
+            cache.root / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{options.name}"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
+    return directory
+
+
+def repeat(options: argparse.Namespace, *, sides: int) -> int:
+    """Return how often each test is run on each kernel.
+
+    :param sides: on how many kernels it comes to the same.
+    :raises ConfigError: the options contradict one another.
+    """
+    if options.repeat is not None and options.confidence is not None:
+        raise ConfigError("--repeat and --confidence both say how often a test is run")
+    try:
+        if options.repeat is not None:
+            if (number := int(options.repeat)) < 1:
+                raise ValueError(f"{number} is no number of runs")
+            return number
+        return repeats_for(float(options.confidence or 0.99), sides=sides)
+    except ValueError as error:
+        raise ConfigError(f"--repeat, --confidence: {error}") from error
+
+
+def common(options: argparse.Namespace) -> list[str]:
+    """Return the options of ours that both sides have, as they were given."""
+    words = []
+    for name, kind, *_ in OPTIONS:
+        value = getattr(options, ini_key(name), None)
+        if value is None or name in _OF_A_SIDE:
+            continue
+        if kind == "flag":
+            words.append(f"--kgdb-{name}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--kgdb-{name}={item}" for item in values]
+    return words
+
+
+class KernelBuilder:
+    """Builds kernels, or finds them in the cache."""
+
+    def __init__(self, cache: Cache, progress: Progress) -> None:
+        self.cache = cache
+        self._progress = progress
+
+    def build(self, settings: Settings) -> Kernel:
+        """Return the kernel of these settings.
+
+        :raises BuildError: it cannot be built.
+        """
+        return Artifacts(settings, self._progress).kernel(settings.kernel[0])
+
+    def same(self, one: Kernel, other: Kernel) -> bool:
+        """Whether two kernels, their modules included, do not differ."""
+        if one.build_id != other.build_id or not one.build_id:
+            return False
+        return self._modules(one) == self._modules(other)
+
+    def _modules(self, kernel: Kernel) -> dict[str, str]:
+        directory = kernel.modules_dir
+        if directory is None:
+            return {}
+        return {
+            str(path.relative_to(directory)): file_hash(path, self.cache)
+            for path in sorted(directory.rglob("*.ko"))
+        }

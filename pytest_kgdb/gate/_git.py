@@ -1,0 +1,64 @@
+"""git, as far as a change or a search is concerned; the user's repository is only read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError
+from ..process import Completed, run, which
+
+__all__ = ["git", "resolved", "run_git", "show_commit", "tree_of"]
+
+_SECONDS: Final = 300.0
+
+
+def tree_of(spec: str) -> Path:
+    """Return the git tree that a SPEC names.
+
+    :raises ConfigError: it names none.
+    """
+    tree = Path(spec if Path(spec).exists() else spec.rpartition("@")[0] or spec)
+    if not (tree / ".git").exists():
+        raise ConfigError(
+            f"{spec} is no git tree, so that it has no revisions",
+            hint="name a clone of the kernel as --kgdb-kernel, or a patch instead of the revision",
+        )
+    return tree
+
+
+def resolved(tree: Path, revision: str) -> str:
+    """Return the commit that a revision stands for.
+
+    :raises ConfigError: there is none.
+    """
+    result = run_git(tree, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if result.status == 0:
+        return result.output.strip()
+    shallow = git(tree, "rev-parse", "--is-shallow-repository").strip() == "true"
+    raise ConfigError(
+        f"{tree} has no revision {revision}",
+        hint=f"the clone is shallow: git -C {tree} fetch --unshallow" if shallow else None,
+    )
+
+
+def show_commit(tree: Path, revision: str) -> str:
+    """Return a commit with its diff, for people."""
+    return git(tree, "show", "--stat", "--patch", "--no-color", revision)
+
+
+def git(tree: Path, *words: str) -> str:
+    """Run git in a repository and return its output.
+
+    :raises CommandFailed: it failed.
+    """
+    return run_git(tree, *words, check=True).output
+
+
+def run_git(tree: Path, *words: str, check: bool = False) -> Completed:
+    """Run git in a repository, whatever the environment says of another one."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    argv = [which("git", package="git"), *words]
+    return run(argv, name="git", timeout=_SECONDS, cwd=tree, env=environment, check=check)

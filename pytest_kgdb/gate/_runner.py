@@ -1,0 +1,107 @@
+"""Runs the tests on one kernel, in a pytest of its own, and reads what they came to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ..errors import KgdbError
+from ..process import Child
+from ..settings import Settings
+from ._verdicts import Run
+
+__all__ = ["GateFailed", "Runner"]
+
+# pytest's exit statuses (pytest.ExitCode).
+_RAN: Final = (0, 1)
+_USAGE: Final = 4
+_NO_TESTS: Final = 5
+_FAILED: Final = 2
+
+
+class GateFailed(KgdbError):
+    """The tests could not be run on a kernel: pytest itself did not.
+
+    :param status: pytest's exit status.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, log: Path | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, log=log, hint=hint)
+        self.status = status
+
+
+class Runner:
+    """Runs the tests on one kernel after another, or side by side.
+
+    :param arguments: pytest's command line: the tests, and options.
+    :param options: the options of ours that hold for every kernel.
+    :param repeat: how often each test is run.
+    :param directory: for the logs and the records.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], options: Sequence[str], *, repeat: int, directory: Path
+    ) -> None:
+        self._arguments = [*arguments]
+        self._options = [*options]
+        self._repeat = repeat
+        self._directory = directory
+
+    def start(self, name: str, settings: Settings) -> Child:
+        """Start them on a kernel.
+
+        :param name: that of the kernel's log and record.
+        """
+        argv = [sys.executable, "-m", "pytest", *self._arguments, *self._options]
+        argv += [f"--kgdb-kernel={spec}" for spec in settings.kernel]
+        argv += [f"--kgdb-patch={path}" for path in settings.patch]
+        argv += [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
+        argv += ["-p", "no:cacheprovider"]
+        self._record(name).unlink(missing_ok=True)
+        return Child.spawn(argv, name=f"pytest on the {name} kernel", log=self._log(name))
+
+    def done(self, name: str) -> int:
+        """Return how many runs are over."""
+        try:
+            return self._record(name).read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+    def result(self, name: str, child: Child) -> dict[str, list[Run]]:
+        """Return the runs of each test, once pytest has ended.
+
+        :raises GateFailed: pytest itself did not run.
+        """
+        status = child.poll()
+        if status not in _RAN:
+            raise self._failure(name, child, status)
+        runs: dict[str, list[Run]] = {}
+        for line in self._record(name).read_text().splitlines():
+            record = json.loads(line)
+            runs.setdefault(record["test"], []).append(
+                Run(record["status"], record["message"], record["seconds"], record["kernel"])
+            )
+        return runs
+
+    def _failure(self, name: str, child: Child, status: int | None) -> GateFailed:
+        if status == _NO_TESTS:
+            return GateFailed(
+                "no test was found", status=_NO_TESTS, hint="name the tests as for pytest"
+            )
+        tail = "\n".join(f"  {line}" for line in child.tail(15).splitlines())
+        return GateFailed(
+            f"pytest did not run on the {name} kernel (status {status}):\n{tail}",
+            status=_USAGE if status == _USAGE else _FAILED,
+            log=self._log(name),
+        )
+
+    def _record(self, name: str) -> Path:
+        return self._directory / f"{name}.jsonl"
+
+    def _log(self, name: str) -> Path:
+        return self._directory / f"{name}.log"

@@ -1,0 +1,212 @@
+"""Which commit broke a test: real git, and tests whose outcome is made up for each commit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.errors import BuildError
+from pytest_kgdb.gate import Bisection, Conclusion, State, judge_commit
+from pytest_kgdb.gate._verdicts import Run
+from pytest_kgdb.progress import Silent
+from pytest_kgdb.settings import Settings, make_settings
+
+GOOD, BAD = Run("PASS"), Run("FAIL", "assert 17 == 42")
+
+
+class Child:
+    """A pytest that has ended."""
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def poll(self) -> int:
+        return 0
+
+
+class World:
+    """A repository with commits, and what the tests come to on each."""
+
+    def __init__(self, directory: Path, commits: int) -> None:
+        self.tree = directory / "linux"
+        self.tree.mkdir()
+        (self.tree / "Makefile").touch()
+        (self.tree / "Kconfig").touch()
+        (self.tree / "arch/x86").mkdir(parents=True)
+        (self.tree / "arch/x86/Kconfig").touch()
+        self.git("init", "-q")
+        self.revisions = []
+        for number in range(commits):
+            (self.tree / "number").write_text(str(number))
+            self.git("add", ".")
+            self.git("commit", "-q", "-m", f"commit {number}")
+            self.revisions.append(self.git("rev-parse", "HEAD"))
+        self.directory = directory / "search"
+        self.directory.mkdir()
+        self.outcome: Callable[[int], list[Run] | str] = lambda number: [GOOD]
+        self.tested: list[int] = []
+        self.interrupt_at: int | None = None
+
+    def git(self, *words: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        argv = ["git", *identity, *words]
+        done = subprocess.run(argv, cwd=self.tree, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    # As Runner and KernelBuilder
+
+    def build(self, settings: Settings) -> object:
+        self.now = self.revisions.index(settings.kernel[0].rpartition("@")[2])
+        outcome = self.outcome(self.now)
+        if isinstance(outcome, str):
+            raise BuildError(outcome)
+        return None
+
+    def start(self, name: str, settings: Settings) -> Any:
+        if len(self.tested) == self.interrupt_at:
+            self.interrupt_at = None
+            raise KeyboardInterrupt
+        self.tested.append(self.now)
+        return Child()
+
+    def done(self, name: str) -> int:
+        return 0
+
+    def result(self, name: str, child: object) -> dict[str, list[Run]]:
+        outcome = self.outcome(self.now)
+        assert isinstance(outcome, list)
+        return {"test_it": outcome}
+
+    def search(self, good: int = 0, bad: int = -1, **options: Any) -> Conclusion:
+        runner: Any = self
+        return Bisection(
+            self.tree,
+            self.revisions[good],
+            self.revisions[bad],
+            settings=make_settings(kernel=[str(self.tree)]),
+            directory=self.directory,
+            runner=runner,
+            builder=self,
+            progress=Silent(),
+            **options,
+        ).run()
+
+
+@pytest.mark.parametrize("commits", [2, 16, 64])
+@pytest.mark.parametrize("place", [0.1, 0.5, 1.0])
+def test_the_culprit(tmp_path: Path, commits: int, place: float) -> None:
+    world = World(tmp_path, commits)
+    culprit = max(1, int(place * (commits - 1)))
+    world.outcome = lambda number: [BAD] if number >= culprit else [GOOD]
+    conclusion = world.search()
+    assert conclusion.culprit == world.revisions[culprit]
+    assert f"# first bad commit: [{conclusion.culprit}]" in conclusion.log
+    assert world.tested[:2] == [commits - 1, 0]
+    assert len(world.tested) == len(set(world.tested))
+    assert world.git("status", "--porcelain") == ""
+    assert world.git("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.parametrize("culprit", range(1, 16))
+def test_commits_that_cannot_be_tested(tmp_path: Path, culprit: int) -> None:
+    """One does not build, one does not boot, and on every third the test varies."""
+    world = World(tmp_path, 16)
+
+    def outcome(number: int) -> list[Run] | str:
+        if number == 5:
+            return "it does not compile"
+        if number == 9:
+            return [Run("MISS", "BootError: the kernel panicked")]
+        if number % 3 == 1 and number != 1:
+            return [BAD, GOOD]
+        return [BAD] * 2 if number >= culprit else [GOOD] * 2
+
+    world.outcome = outcome
+    conclusion = world.search(bad=14) if culprit < 15 else world.search(good=2, bad=14)
+    if culprit == 15:
+        assert conclusion.culprit is None
+        assert "is not bad: the tests pass there" in conclusion.why
+    elif conclusion.culprit is None:
+        assert world.revisions[culprit] in conclusion.suspects
+    else:
+        assert conclusion.culprit == world.revisions[culprit]
+
+
+def test_ends_that_are_not_what_they_were_said_to_be(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    assert "the bad end" in world.search().why
+    world.outcome = lambda number: [BAD]
+    world.directory = tmp_path / "another"
+    world.directory.mkdir()
+    assert "the good end" in world.search().why
+
+
+def test_a_commit_that_fails_for_another_reason_is_not_the_culprit(tmp_path: Path) -> None:
+    world = World(tmp_path, 8)
+    other = Run("FAIL", "KernelPanic: another bug")
+    world.outcome = lambda number: [BAD] if number >= 6 else [other] if 2 < number < 5 else [GOOD]
+    assert world.search().culprit in (world.revisions[6], None)
+    world.outcome = lambda number: [BAD] if number >= 4 else [other] if number == 3 else [GOOD]
+    conclusion = World.search(world)
+    assert conclusion.culprit is None
+    assert {world.revisions[3], world.revisions[4]} <= set(conclusion.suspects)
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
+    world = World(tmp_path, 16)
+    world.outcome = lambda number: [BAD] if number >= 11 else [GOOD]
+    world.interrupt_at = at
+    with pytest.raises(KeyboardInterrupt):
+        world.search()
+    assert world.search().culprit == world.revisions[11]
+    assert len(world.tested) == len(set(world.tested))
+
+
+def test_only_commits_of_a_path(tmp_path: Path) -> None:
+    world = World(tmp_path, 8)
+    (world.tree / "other").write_text("")
+    world.git("add", ".")
+    world.git("commit", "-q", "-m", "another file")
+    world.revisions.append(world.git("rev-parse", "HEAD"))
+    world.outcome = lambda number: [BAD] if number >= 3 else [GOOD]
+    assert world.search(paths=["number"]).culprit == world.revisions[3]
+
+
+def test_merges(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    world.git("checkout", "-q", "-b", "side", world.revisions[0])
+    (world.tree / "side").write_text("")
+    world.git("add", ".")
+    world.git("commit", "-q", "-m", "side")
+    world.revisions.append(world.git("rev-parse", "HEAD"))
+    world.git("merge", "-q", "--no-edit", world.revisions[2])
+    world.revisions.append(world.git("rev-parse", "HEAD"))
+    world.outcome = lambda number: [BAD] if number in (3, 4) else [GOOD]
+    conclusion = world.search(options=["--first-parent"])
+    assert conclusion.culprit == world.revisions[3]
+
+
+@pytest.mark.parametrize(
+    ("runs", "state"),
+    [
+        ({"a": [GOOD, GOOD]}, State.GOOD),
+        ({"a": [BAD, BAD]}, State.BAD),
+        ({"a": [GOOD], "b": [BAD]}, State.BAD),
+        ({"a": [GOOD, BAD]}, State.SKIP),
+        ({"a": [Run("ERROR", "NameError")]}, State.SKIP),
+        ({"a": [Run("MISS", "MachineDied")]}, State.SKIP),
+        ({"a": [Run("SKIP", "not here")]}, State.SKIP),
+        ({"a": [Run("SKIP", "not here")], "b": [GOOD]}, State.GOOD),
+        ({}, State.SKIP),
+    ],
+)
+def test_what_runs_say_of_a_commit(runs: dict[str, list[Run]], state: State) -> None:
+    assert judge_commit(runs).state is state
