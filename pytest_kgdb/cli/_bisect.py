@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,7 @@ from ..gate import (
 )
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
-from ._on_kernels import KernelBuilder, common, logs, one_kernel, repeat
+from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel, repeat, tests_key
 
 # git-bisect(1), "Bisect run": 125 skips a commit, 128 and more end the search.
 _GOOD: Final = 0
@@ -34,8 +33,6 @@ _SUCCESS: Final = 0
 _WRONG_END: Final = 1
 _INCONCLUSIVE: Final = 6
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
-
-_POLL_SECONDS: Final = 0.1
 
 
 def bisect(options: argparse.Namespace) -> int:
@@ -56,10 +53,11 @@ def _bisect(options: argparse.Namespace, progress: Progress) -> int:
     if not options.good or not options.bad:
         raise ConfigError("bisect searches between two revisions: --good REV --bad REV")
     number = repeat(options, sides=1)
+    check_writable(options.log)
     builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
     arguments, ours = list(options.rest), common(options)
     parts = [str(tree), options.good, options.bad, str(options.first_parent), *options.path]
-    parts += [*arguments, *ours, *map(str, settings.patch), str(number)]
+    parts += [*arguments, *ours, *map(str, settings.patch), str(number), tests_key(arguments)]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     with builder.cache.lock(f"bisect-{name}", label="the search"):
         conclusion = Bisection(
@@ -116,8 +114,7 @@ def step(options: argparse.Namespace) -> int:
             options.rest, common(options), repeat=number, directory=logs(options, builder.cache)
         )
         with runner.start("bisected", settings) as child:
-            while child.poll() is None:
-                time.sleep(_POLL_SECONDS)
+            runner.wait({"bisected": child}, lambda _: None)
             commit = judge_commit(runner.result("bisected", child))
     except KgdbError as error:
         print(f"error: {error}", file=sys.stderr)

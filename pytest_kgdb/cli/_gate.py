@@ -29,7 +29,7 @@ from ..gate import (
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
 from ..settings import Settings
-from ._on_kernels import KernelBuilder, common, logs, one_kernel, repeat
+from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel, repeat
 
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
 _RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s.][^\s]*|)")
@@ -52,6 +52,7 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
     settings = one_kernel(options)
     expected = _policy(options.expect)
     number = repeat(options, sides=2)
+    check_writable(options.json, options.markdown)
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
         change, arguments = _change(options, settings, Path(scratch))
         kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +18,15 @@ from ..plugin._artifacts import Artifacts
 from ..progress import Progress
 from ..settings import OPTIONS, Settings, from_arguments, ini_key
 
-__all__ = ["KernelBuilder", "common", "logs", "one_kernel", "repeat"]
+__all__ = [
+    "KernelBuilder",
+    "check_writable",
+    "common",
+    "logs",
+    "one_kernel",
+    "repeat",
+    "tests_key",
+]
 
 _OF_A_SIDE: Final = ("kernel", "patch")
 
@@ -33,6 +43,31 @@ def one_kernel(options: argparse.Namespace) -> Settings:
             hint="a source tree, a tarball, TREE@REV, or distro[:VERSION]",
         )
     return settings
+
+
+def check_writable(*names: str | None) -> None:
+    """Check that files can be written, before the long work of which they are to have the outcome.
+
+    :raises ConfigError: one cannot.
+    """
+    for name in names:
+        if name is None:
+            continue
+        try:
+            Path(name).open("a").close()
+        except OSError as error:
+            raise ConfigError(f"cannot write {name}: {error.strerror}") from error
+
+
+def tests_key(arguments: Iterable[str]) -> str:
+    """Return a hash of the test files that a command line names."""
+    result = hashlib.sha256()
+    for argument in arguments:
+        path = Path(argument.partition("::")[0])
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
+        for file in files:
+            result.update(os.fsencode(file) + b"\0" + file.read_bytes())
+    return result.hexdigest()
 
 
 def logs(options: argparse.Namespace, cache: Cache) -> Path:

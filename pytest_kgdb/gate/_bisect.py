@@ -6,15 +6,13 @@ import enum
 import json
 import re
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from ..cache import write_atomically
-from ..deadline import Deadline
-from ..errors import BuildError, TimeoutError
+from ..errors import BuildError
 from ..progress import Progress
 from ..settings import Settings
 from ._git import git, resolved, run_git
@@ -23,8 +21,6 @@ from ._verdicts import Run, reason_of
 
 __all__ = ["Bisection", "Commit", "Conclusion", "State", "judge_commit"]
 
-_SECONDS: Final = 24 * 3600.0  # for all the runs on a commit
-_POLL_SECONDS: Final = 0.1
 _COMMITS: Final = "commits.json"  # what was found out
 _NAME: Final = "bisected"  # of the kernel, in the names of logs
 
@@ -230,10 +226,5 @@ class Bisection:
             self._progress.stage(f"testing {revision[:12]}") as stage,
             self._runner.start(_NAME, settings) as child,
         ):
-            deadline = Deadline(_SECONDS)
-            while child.poll() is None:
-                if deadline.expired:
-                    raise TimeoutError(f"the tests were not done in {_SECONDS / 3600:g} hours")
-                stage.update(text=f"{self._runner.done(_NAME)} runs")
-                time.sleep(_POLL_SECONDS)
+            self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
             return judge_commit(self._runner.result(_NAME, child), reasons)

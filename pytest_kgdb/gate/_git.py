@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
+from ..kernel import git_environment
 from ..process import Completed, run, which
 
 __all__ = ["git", "resolved", "run_git", "show_commit", "tree_of"]
@@ -58,7 +58,6 @@ def git(tree: Path, *words: str) -> str:
 
 def run_git(tree: Path, *words: str, check: bool = False) -> Completed:
     """Run git in a repository, whatever the environment says of another one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment = kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    environment = git_environment() | {"LC_ALL": "C"}
     argv = [which("git", package="git"), *words]
     return run(argv, name="git", timeout=_SECONDS, cwd=tree, env=environment, check=check)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
-from ..deadline import Deadline
-from ..errors import BuildError, TimeoutError
+from ..errors import BuildError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
 from ..settings import Settings
@@ -18,9 +16,6 @@ from ._runner import Runner
 from ._verdicts import Result, Run, Verdict, exit_status, judge
 
 __all__ = ["Gate", "Outcome"]
-
-_SECONDS: Final = 24 * 3600.0  # for all the runs of a side; each wait in a test has its own bound
-_POLL_SECONDS: Final = 0.1
 
 
 class Kernels(Protocol):
@@ -112,21 +107,12 @@ class Gate:
         title = " and on ".join(side.label for side in sides)
         with contextlib.ExitStack() as stack:
             stage = stack.enter_context(self._progress.stage(f"testing on {title}"))
-            children = [
-                stack.enter_context(self._runner.start(side.name, side.settings)) for side in sides
-            ]
-            deadline = Deadline(_SECONDS)
-            while any(child.poll() is None for child in children):
-                if deadline.expired:
-                    raise TimeoutError(f"the tests were not done in {_SECONDS / 3600:g} hours")
-                stage.update(
-                    text=", ".join(f"{side.name} {self._runner.done(side.name)}" for side in sides)
-                )
-                time.sleep(_POLL_SECONDS)
-            base, patched = (
-                self._runner.result(side.name, child)
-                for side, child in zip(sides, children, strict=True)
-            )
+            children = {
+                side.name: stack.enter_context(self._runner.start(side.name, side.settings))
+                for side in sides
+            }
+            self._runner.wait(children, lambda text: stage.update(text=text))
+            base, patched = (self._runner.result(name, child) for name, child in children.items())
         return base, patched
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from ..errors import KgdbError
+from ..deadline import Deadline
+from ..errors import KgdbError, TimeoutError
 from ..process import Child
 from ..settings import Settings
 from ._verdicts import Run
 
 __all__ = ["GateFailed", "Runner"]
+
+_SECONDS: Final = 24 * 3600.0  # for all the runs; each wait in a test has its own bound
+_POLL_SECONDS: Final = 0.1
 
 # pytest's exit statuses (pytest.ExitCode).
 _RAN: Final = (0, 1)
@@ -64,6 +69,20 @@ class Runner:
         argv += ["-p", "no:cacheprovider"]
         self._record(name).unlink(missing_ok=True)
         return Child.spawn(argv, name=f"pytest on the {name} kernel", log=self._log(name))
+
+    def wait(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:
+        """Wait until the tests are over.
+
+        :param children: what :meth:`start` returned, by name.
+        :param say: is told how many runs are over.
+        :raises TimeoutError: they were not within a day.
+        """
+        deadline = Deadline(_SECONDS)
+        while any(child.poll() is None for child in children.values()):
+            if deadline.expired:
+                raise TimeoutError(f"the tests were not done in {_SECONDS / 3600:g} hours")
+            say(", ".join(f"{name} {self.done(name)}" for name in children))
+            time.sleep(_POLL_SECONDS)
 
     def done(self, name: str) -> int:
         """Return how many runs are over."""

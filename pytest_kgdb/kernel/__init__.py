@@ -12,7 +12,7 @@ from ._config import Config
 from ._kgdb_layout import KgdbLayout
 from ._model import Kernel
 from ._prepare import prepare
-from ._source import file_hash
+from ._source import file_hash, git_environment
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
-    from ._patch import Patch, read_patches
+    from ._patch import read_patches
 
 __all__ = [
     "Built",
@@ -29,13 +29,13 @@ __all__ = [
     "KgdbLayout",
     "ModuleFile",
     "NotCompiled",
-    "Patch",
     "Vmlinux",
     "build_external",
     "build_module",
     "collect_external",
     "collect_modules",
     "file_hash",
+    "git_environment",
     "not_compiled",
     "prepare",
     "read_module",
@@ -47,7 +47,6 @@ _LAZY: Final = {
     "Built": "_modules",
     "ModuleFile": "_ko",
     "NotCompiled": "_makefiles",
-    "Patch": "_patch",
     "build_external": "_modules",
     "build_module": "_modules",
     "collect_external": "_collect",

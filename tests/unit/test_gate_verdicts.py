@@ -95,8 +95,8 @@ def test_confidence() -> None:
 def test_a_flaky_test_is_seen_to_be_flaky(rate: float) -> None:
     """The probability that all runs of both sides together come to one thing on each side."""
     number = repeats_for(0.99)
-    one_side = rate**number, (1 - rate) ** number
-    assert sum(one) <= 0.01 if (one := [a * b for a in one_side for b in one_side]) else False
+    all_fail, all_pass = rate**number, (1 - rate) ** number
+    assert (all_fail + all_pass) ** 2 <= 0.01
 
 
 @pytest.mark.parametrize(
