@@ -142,7 +142,7 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         usage="pytest-kgdb gate --kgdb-kernel=SPEC (--patch FILE | --revert FILE | A..B) "
         "[OPTIONS] TESTS...",
         epilog="Other options and the tests are pytest's. Exit status: 0 proven, 1 not proven, "
-        "6 inconclusive; 2 to 5 as pytest's.",
+        "6 inconclusive; 2 to 5 as pytest's; 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument(
