@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ._hooks import Hook
@@ -69,9 +69,12 @@ class InsertedBreakpoints:
         if not hooks:
             self.hooks.pop(address, None)
 
-    def sync(self, without: set[int | None]) -> None:
-        """Have the target have what is needed, except at some addresses that are stepped off."""
-        needed = self.needed - without
+    def sync(self, without: set[int | None], also: Collection[int] = ()) -> None:
+        """Have the target have what is needed, except at some addresses that are stepped off.
+
+        :param also: where it is to have one as well, which nobody needs.
+        """
+        needed = self.needed - without | set(also)
         for address in sorted(self.inserted - needed):
             self._remove(address)
         for address in sorted(needed - self.inserted):

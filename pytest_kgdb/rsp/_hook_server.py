@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from ..arch import X86_64
+from ..errors import KgdbError
 from ._backend import CONT, STEP
 from ._breakpoints import InsertedBreakpoints
 from ._hooks import STOP, Event, Hook, Return
@@ -19,17 +20,27 @@ _PC: Final = X86_64.registers.pc
 _SP: Final = X86_64.registers.sp
 _RESULT: Final = X86_64.registers.result
 _WORD: Final = 8
+_INT3: Final = b"\xcc"
 
 
 class HookServer:
     """Calls hooks between a stop that the target reports and the packet by which it goes on.
 
     :param resume: sends the target a packet by which it goes on, which has no reply.
+    :param one_at_a_time: whether no other thread may stop while gdb steps one, as where gdb knows
+        of one thread only.
     """
 
-    def __init__(self, breakpoints: InsertedBreakpoints, resume: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        breakpoints: InsertedBreakpoints,
+        resume: Callable[[bytes], None],
+        *,
+        one_at_a_time: bool = True,
+    ) -> None:
         self._breakpoints = breakpoints
         self._resume = resume
+        self._one_at_a_time = one_at_a_time
         self._error: BaseException | None = None  # what a hook raised first
         self._resumed_at = time.monotonic()
         self._begin()
@@ -92,22 +103,50 @@ class HookServer:
             if not self.stepping.step_ends(thread):
                 self._go(CONT)
                 return True
+        if context.interrupted_step and address is not None:
+            # Its hooks have run and gdb has been told of it, before the interrupt.
+            context.registers[_PC] = address
+            if self.stepping.awaits(thread):
+                self._go(STEP, without=address)
+            else:
+                self.stepping.step_ends(thread)
+                self._leave(context, CONT)
+            return True
         if context.spurious:
             self._go(CONT)
             return True
         if address is None or address not in self._breakpoints.inserted:
-            self.stepping.stop_reported(thread)
-            return False
+            return self._report(context)
         registers = context.registers
         registers[_PC] = address
         self._served = address
         event = Event(address, registers, context.read, now - self._resumed_at)
         if self._call_hooks(event, thread):
-            self.stepping.stop_reported(thread)
-            return False
+            return self._report(context)
         self._leave(context, CONT)
         if event.took is not None:
             event.took(time.monotonic() - now)
+        return True
+
+    def _report(self, context: StopContext) -> bool:
+        """Have gdb told of a stop; True if that is put off, as gdb steps another thread.
+
+        kgdb holds the other CPUs during a step, but not for long (kernel/debug/debug_core.c,
+        kgdb_cpu_enter: 100 `sstep_tries`), and gdb dies of another thread's stop while one steps
+        over a breakpoint (gdb 13, infrun.c, finish_step_over). The thread is put back instead, and
+        stops again.
+        """
+        over = self.stepping.step_over_by_other(context.thread)
+        if over is None or not self._one_at_a_time:
+            self.stepping.stop_reported(context.thread)
+            return False
+        address = context.breakpoint
+        if address is not None:
+            inserted = address in self._breakpoints.inserted or address == over
+            if inserted or _is_int3(context, address):
+                context.registers[_PC] = address
+        # Where that is the breakpoint which is stepped over, its step is interrupted once more.
+        self._go(CONT, also={over} if address == over else ())
         return True
 
     def _end_step(self, context: StopContext, address: int, packet: bytes) -> None:
@@ -147,7 +186,7 @@ class HookServer:
             if step and context is not None:
                 if context.emulate():
                     return True
-                self.stepping.step_begins(context.thread)
+                self._step_begins(context)
             self._go(packet)
             return False
         registers = context.registers
@@ -167,14 +206,19 @@ class HookServer:
         elif step:
             if context.emulate():
                 return True
+            self._step_begins(context)
             self._go(packet, without=address)
-            self.stepping.step_begins(context.thread)
             return False
         elif self._served == address and address in self._breakpoints.hooks:
             self._leave(context, packet)
             return False
         self._go(packet)
         return False
+
+    def _step_begins(self, context: StopContext) -> None:
+        address, breakpoints = context.registers[_PC], self._breakpoints
+        over = address in breakpoints.inserted and address not in breakpoints.requested
+        self.stepping.step_begins(context.thread, address if over else None)
 
     def _leave(self, context: StopContext, packet: bytes) -> None:
         """Go on from an address whose hooks have run."""
@@ -198,9 +242,18 @@ class HookServer:
         registers[_SP] = stack + _WORD
         self._forced = self._served = None
 
-    def _go(self, packet: bytes, without: int | None = None) -> None:
+    def _go(self, packet: bytes, without: int | None = None, also: Collection[int] = ()) -> None:
         # Another CPU may stop before a step has ended: the one that steps is still there.
-        self._breakpoints.sync({*(address for address, _ in self._steps.values()), without})
+        left_out = {*(address for address, _ in self._steps.values()), without}
+        self._breakpoints.sync(left_out, also=also)
         self._served = self._forced = None
         self._resumed_at = time.monotonic()
         self._resume(packet)
+
+
+def _is_int3(context: StopContext, address: int) -> bool:
+    """Whether the kernel's code has an int3 there; kgdb removes its own at each stop."""
+    try:
+        return context.read(address, len(_INT3)) == _INT3
+    except KgdbError:
+        return False

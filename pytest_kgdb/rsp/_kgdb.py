@@ -17,6 +17,7 @@ from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import Hit, QemuStub
 from ._stop_context import GuestMemory, StopContext
+from ._trap_cause import TrapCauses
 from ._vcpus import VcpuControl, Vcpus
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class KgdbBackend(Backend):
             stub_socket=self._stub_socket,
             on_stub=self._take_hit,
         )
-        self._stop = KgdbStop(self._connection, stub, stop_reply)
+        self._traps = TrapCauses()
+        self._stop = KgdbStop(self._connection, stub, self._traps, stop_reply)
         self._handlers = PacketHandlers(self._connection, self._stop)
         self._running = False
         self._hit: Hit | None = None  # its kernel is on its way into kgdb
@@ -178,7 +180,7 @@ class KgdbBackend(Backend):
     @property
     def is_spurious(self) -> bool:
         """See :attr:`Backend.is_spurious`."""
-        return self._led_late
+        return self._led_late or self._stop.interrupted_step
 
     def context(self, *, hooked: bool) -> StopContext | None:
         """See :meth:`Backend.context`."""
@@ -244,6 +246,7 @@ class KgdbBackend(Backend):
             if not self._handlers.check_mapped(address, 1, ask=False):
                 return b"E14"
         reply = self._connection.request(payload)
+        self._traps.record_request(payload, reply)
         if kind == b"Z0," and reply != b"OK" and self.stepping and self.can_force_return:
             # The caller of a function that kgdb does take may be noinstr code.
             instead = self._ask_stub(b"Z1,%x,1" % address)
@@ -302,7 +305,7 @@ class KgdbBackend(Backend):
 
     def resume(self, packet: bytes) -> None:
         """See :meth:`Backend.resume`."""
-        self._stop.forget_registers()
+        self._stop.resumes(step=packet == STEP)
         self._vcpus.cont()
         if self._stub is not None:
             self._stub.reinsert()
@@ -363,6 +366,7 @@ class KgdbBackend(Backend):
     ) -> None:
         """See :meth:`Backend.reattach`."""
         breakpoints.forget()
+        self._traps.reset()
         self._by_stub.clear()
         self._led.clear()
         self._led_late = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
@@ -12,38 +13,37 @@ from ._packets import stopped_thread
 from ._qemu_stub import QemuStub
 from ._registers import PacketRegisters, PtRegs, RegisterFile
 from ._stop_context import GuestMemory, StopContext
+from ._trap_cause import TrapCauses
 
 if TYPE_CHECKING:
     from ..kernel import KgdbLayout
 
-__all__ = ["FIRST_KERNEL_ADDRESS", "KgdbStop", "int3_of"]
+__all__ = ["FIRST_KERNEL_ADDRESS", "KgdbStop"]
 
 FIRST_KERNEL_ADDRESS: Final = 1 << 63
 """Below are the addresses of user programs (Documentation/arch/x86/x86_64/mm.rst)."""
 
 _PC: Final = X86_64.registers.pc
 _SP: Final = X86_64.registers.sp
-_FLAGS: Final = X86_64.registers.flags
-# The trap flag (Intel SDM volume 1, "EFLAGS Register"): set in what a single step has interrupted,
-# and clear in what an int3 has, as a single-stepped instruction has no breakpoint in it.
-_TRAP_FLAG: Final = 1 << 8
-_INT3_BYTES: Final = 1
-
-
-def int3_of(registers: RegisterFile) -> int | None:
-    """Return where the int3 is that the CPU may have executed; None after a single step."""
-    return None if registers[_FLAGS] & _TRAP_FLAG else registers[_PC] - _INT3_BYTES
 
 
 class KgdbStop:
     """The stopped CPU, in guest memory where that is ours, and by requests to kgdb otherwise.
 
+    :param traps: knows kgdb's breakpoints and single steps.
     :param reply: kgdb's stop reply; empty if it is to be asked for.
     """
 
-    def __init__(self, connection: KgdbConnection, stub: QemuStub | None, reply: bytes) -> None:
+    def __init__(
+        self,
+        connection: KgdbConnection,
+        stub: QemuStub | None,
+        traps: TrapCauses,
+        reply: bytes,
+    ) -> None:
         self._connection = connection
         self._stub = stub
+        self._traps = traps
         self.reply = reply
         self.memory: GuestMemory | None = None
         self.layout: KgdbLayout | None = None
@@ -61,8 +61,25 @@ class KgdbStop:
         """Whether the kernel stopped for a debugger, rather than at an oops."""
         return self.reply[1:3] in (b"05", b"02", b"00")
 
-    def forget_registers(self) -> None:
-        """Take note that the kernel runs."""
+    @property
+    def interrupted_step(self) -> bool:
+        """Whether the thread is back at an instruction whose single step is still due."""
+        if self.reply[:3] != b"T05" or not self._traps.steps(self.thread):
+            return False
+        registers = self.registers if self.registers is not None else self._ask_registers()
+        return self._traps.interrupted_step(self.thread, registers)
+
+    def resumes(self, *, step: bool) -> None:
+        """Take note that the kernel goes on.
+
+        :param step: whether the thread that stopped is to execute one instruction.
+        """
+        registers = self.registers
+        if step or registers is not None:
+            known = registers if registers is not None else self._ask_registers()
+            self._traps.resumes(self.thread, known)
+            if step:
+                self._traps.step_begins(self.thread, known[_PC])
         self.registers = None
 
     def find_registers(self) -> None:
@@ -132,19 +149,31 @@ class KgdbStop:
         """
         memory, registers = self.memory, self.registers
         if memory is not None and registers is not None:
-            return StopContext(self.thread, registers, self.read, self._emulate, int3_of(registers))
+            return self._context(registers, self.read, self._emulate)
         if not hooked:
             return None
         connection = self._connection
-        # arch/x86/kernel/kgdb.c, dbg_set_reg, passes over the stack pointer.
-        asked = PacketRegisters(connection.request, "kgdb", fixed=(_SP,))
+        asked = self._ask_registers()
         floor = asked[_SP]
-        return StopContext(
-            self.thread,
+        return self._context(
             asked,
             connection.read,
             lambda: emulate(asked, connection.read, connection.write, floor),
-            int3_of(asked),
+        )
+
+    def _context(
+        self,
+        registers: RegisterFile,
+        read: Callable[[int, int], bytes],
+        emulate: Callable[[], bool],
+    ) -> StopContext:
+        return StopContext(
+            self.thread,
+            registers,
+            read,
+            emulate,
+            breakpoint=self._traps.int3(self.thread, registers),
+            interrupted_step=self._traps.interrupted_step(self.thread, registers),
         )
 
     def _emulate(self) -> bool:
@@ -154,6 +183,10 @@ class KgdbStop:
             return False
         watched = self._stub is not None and self._stub.watching
         return emulate(registers, memory.read, memory.write, self._floor, operands=not watched)
+
+    def _ask_registers(self) -> PacketRegisters:
+        # arch/x86/kernel/kgdb.c, dbg_set_reg, passes over the stack pointer.
+        return PacketRegisters(self._connection.request, "kgdb", fixed=(_SP,))
 
     def pass_on(self) -> bytes:
         """Return the packet that has the kernel handle an exception by itself.

@@ -49,7 +49,9 @@ class Relay:
         self.path = path
         self._backend = backend
         self._breakpoints = InsertedBreakpoints(backend.request, lazy=backend.lazy_removal)
-        self._hooks = HookServer(self._breakpoints, self._go_on)
+        self._hooks = HookServer(
+            self._breakpoints, self._go_on, one_at_a_time=backend.threads_are_tasks
+        )
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)

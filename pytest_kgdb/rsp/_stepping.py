@@ -19,6 +19,7 @@ class SteppingThreadFilter:
         self._thread: bytes | None = None
         self._for_all: frozenset[int] = frozenset()
         self._stepping: bytes | None = None  # the target's single step of it has not ended yet
+        self._stepped_over: int | None = None  # the breakpoint that it steps over
         self._strays: set[bytes] = set()  # threads whose single step gdb has given up
 
     def begin(self, thread: bytes, requested: Iterable[int]) -> None:
@@ -41,10 +42,22 @@ class SteppingThreadFilter:
         """Return whether a breakpoint of gdb's stops a thread that has come to it."""
         return self._thread in (None, thread) or address in self._for_all
 
-    def step_begins(self, thread: bytes) -> None:
-        """Take note that the target single-steps a thread for gdb."""
+    def step_begins(self, thread: bytes, over: int | None) -> None:
+        """Take note that the target single-steps a thread for gdb.
+
+        :param over: where gdb has a breakpoint that the thread steps over.
+        """
         self._strays.discard(thread)
         self._stepping = thread
+        self._stepped_over = over
+
+    def awaits(self, thread: bytes) -> bool:
+        """Whether gdb waits for the end of a thread's single step."""
+        return thread == self._stepping
+
+    def step_over_by_other(self, thread: bytes) -> int | None:
+        """Return the breakpoint over which gdb waits for another thread to step, if it does."""
+        return self._stepped_over if self._stepping not in (None, thread) else None
 
     def step_ends(self, thread: bytes) -> bool:
         """Take the end of a thread's single step; return whether gdb waits for it."""

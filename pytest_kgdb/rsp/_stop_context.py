@@ -48,5 +48,8 @@ class StopContext:
     breakpoint: int | None
     """Where the breakpoint is that may have been hit; None where a single step has ended."""
 
+    interrupted_step: bool = False
+    """Whether an interrupt came instead of the single step from there, which is still due."""
+
     spurious: bool = False
     """Whether there is no reason for the stop, and the target is to go on."""

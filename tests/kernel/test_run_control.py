@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -97,6 +98,45 @@ def test_an_interrupt_that_comes_second_is_not_seen_later(kgdb):
         for _ in range(10):
             assert kgdb.cont().reason == "breakpoint"
     assert set(reasons) <= {"breakpoint", "interrupt"}
+
+
+# By offset in OPEN: what the relay emulates, and what kgdb steps by the trap flag.
+@pytest.mark.parametrize("kind", ["push", "mov", "movl", "call", "test"])
+def test_an_interrupt_in_the_place_of_a_step(kgdb, kind):
+    """It comes before the step off a breakpoint is executed, and the kernel stops in its handler.
+
+    The breakpoint is there again when the handler returns, and so is the trap flag.
+    """
+    lines = re.findall(r"<\+(\d+)>:\s+(\w+)", kgdb.execute(f"disassemble {OPEN}"))
+    offset = next(int(offset) for offset, name in lines if name == kind)
+    open_something(kgdb)
+    with kgdb.breakpoint(f"*({OPEN}+{offset})") as breakpoint:
+        for _ in range(15):
+            kgdb.resume()
+            assert kgdb.interrupt().reason in ("breakpoint", "interrupt")
+        tasks = []
+        for _ in range(5):
+            stop = kgdb.cont()
+            assert (stop.reason, stop.breakpoint) == ("breakpoint", breakpoint)
+            assert stop.frame.address == kgdb.evaluate(f"(unsigned long)&{OPEN}") + offset
+            tasks.append(stop.task.pid)
+    assert len(set(tasks)) > 1, "each cat comes once"
+
+
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize("kind", ["push", "movl"])
+def test_an_interrupt_in_the_place_of_a_step_on_two_cpus(kgdb, kind):
+    """gdb dies of a stop of another task's while it steps one over a breakpoint."""
+    lines = re.findall(r"<\+(\d+)>:\s+(\w+)", kgdb.execute(f"disassemble {OPEN}"))
+    offset = next(int(offset) for offset, name in lines if name == kind)
+    kgdb.type("while :; do cat /proc/version; done > /dev/null &")
+    open_something(kgdb)
+    with kgdb.breakpoint(f"*({OPEN}+{offset})"):
+        for _ in range(10):
+            kgdb.resume()
+            assert kgdb.interrupt().reason in ("breakpoint", "interrupt")
+        for _ in range(10):
+            assert kgdb.cont().reason == "breakpoint"
 
 
 def test_stepping(kgdb):

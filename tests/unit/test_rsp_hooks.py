@@ -8,6 +8,7 @@ from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Hook, Return
 from pytest_kgdb.rsp._breakpoints import InsertedBreakpoints
 from pytest_kgdb.rsp._hook_server import HookServer
 from pytest_kgdb.rsp._stop_context import StopContext
+from pytest_kgdb.rsp._trap_cause import TrapCauses
 
 HERE, CALLER = 0xFFFFFFFF81000000, 0xFFFFFFFF81999999
 
@@ -101,6 +102,76 @@ def test_two_processors_step_at_once(kgdb: Kgdb) -> None:
     assert kgdb.step_ends(HERE + 0x103, b"2")
     assert kgdb.inserted == {HERE, HERE + 0x100}
     assert not kgdb.step_ends(HERE + 9), "this one can only be gdb's"
+
+
+def test_an_interrupted_step_is_not_another_call(kgdb: Kgdb) -> None:
+    """gdb steps off its breakpoint, is told of a stop in an interrupt handler, and goes on."""
+    kgdb.hook("spy")
+    kgdb.breakpoints.insert(HERE)
+    context, _ = kgdb.hit(HERE)
+    kgdb.emulates = False
+    kgdb.breakpoints.remove(HERE)
+    assert not kgdb.resume(b"s", context)
+    assert kgdb.packets[-2:] == [b"z0,%x,1" % HERE, b"s"]
+    handler = kgdb.context(CALLER + 1, breakpoint=CALLER)
+    assert not kgdb.server.serve(handler, 0.0)
+    kgdb.breakpoints.insert(HERE)
+    assert not kgdb.resume(b"c", handler)
+    again = kgdb.context(HERE + 1, breakpoint=HERE)
+    again.interrupted_step = True
+    assert kgdb.server.serve(again, 0.0), "gdb has been told of it before"
+    assert again.registers["ip"] == HERE
+    assert kgdb.packets[-2:] == [b"z0,%x,1" % HERE, b"s"]
+    assert kgdb.step_ends(HERE + 3)
+    assert kgdb.packets[-2:] == [b"Z0,%x,1" % HERE, b"c"]
+    assert kgdb.calls == ["spy"]
+
+
+class TestTrapCauses:
+    INT3, STEP = {"ip": HERE + 1, "flags": 0x246}, {"ip": HERE + 1, "flags": 0x346}
+
+    @pytest.fixture
+    def causes(self) -> TrapCauses:
+        causes = TrapCauses()
+        causes.record_request(b"Z0,%x,1" % HERE, b"OK")
+        return causes
+
+    def test_an_int3(self, causes: TrapCauses) -> None:
+        assert causes.int3(b"1", self.INT3) == HERE
+        assert not causes.interrupted_step(b"1", self.INT3)
+
+    def test_a_step_that_ends_behind_a_breakpoint_that_it_did_not_begin_at(
+        self, causes: TrapCauses
+    ) -> None:
+        causes.step_begins(b"1", HERE - 7)
+        assert causes.int3(b"1", self.STEP) is None
+
+    def test_an_interrupted_step(self, causes: TrapCauses) -> None:
+        causes.step_begins(b"1", HERE)
+        causes.resumes(b"1", {"ip": CALLER, "flags": 0x46})  # from the handler
+        assert causes.int3(b"2", self.STEP) is None, "another thread's"
+        assert causes.interrupted_step(b"1", self.STEP)
+        assert causes.int3(b"1", self.STEP) == HERE
+        causes.resumes(b"1", self.STEP)
+        assert not causes.steps(b"1")
+
+    def test_a_step_that_is_over(self, causes: TrapCauses) -> None:
+        causes.step_begins(b"1", HERE)
+        causes.resumes(b"1", {"ip": HERE + 3, "flags": 0x346})
+        assert causes.int3(b"1", self.STEP) is None
+
+    def test_what_is_not_inserted_any_more(self, causes: TrapCauses) -> None:
+        causes.step_begins(b"1", HERE)
+        causes.record_request(b"z0,%x,1" % HERE, b"OK")
+        assert causes.int3(b"1", self.STEP) is None
+        causes.record_request(b"Z0,%x,1" % HERE, b"E01")
+        assert causes.int3(b"1", self.STEP) is None
+
+    def test_another_machine(self, causes: TrapCauses) -> None:
+        causes.step_begins(b"1", HERE)
+        causes.reset()
+        assert not causes.steps(b"1")
+        assert causes.int3(b"1", self.STEP) is None
 
 
 def test_gdb_sees_its_breakpoint_after_the_hook(kgdb: Kgdb) -> None:
@@ -269,3 +340,58 @@ def test_a_step_outlasts_what_others_do_meanwhile(kgdb: Kgdb) -> None:
     assert not kgdb.resume(b"s", kgdb.context(HERE + 0x10))
     assert kgdb.hit(HERE + 0x40, b"2")[1]
     assert not kgdb.step_ends(HERE + 0x13)
+
+
+class TestAnotherThreadStopsDuringAStepOver:
+    """gdb steps thread 1 over its breakpoint at HERE; it dies of a stop of another thread's."""
+
+    @pytest.fixture
+    def stepping(self, kgdb: Kgdb) -> Kgdb:
+        kgdb.breakpoints.insert(HERE)
+        kgdb.breakpoints.insert(HERE + 0x40)
+        context, served = kgdb.hit(HERE)
+        assert not served
+        kgdb.emulates = False
+        kgdb.breakpoints.remove(HERE)
+        assert not kgdb.resume(b"s", context)
+        return kgdb
+
+    def test_at_another_breakpoint(self, stepping: Kgdb) -> None:
+        context, served = stepping.hit(HERE + 0x40, b"2")
+        assert served
+        assert context.registers["ip"] == HERE + 0x40, "it comes to the breakpoint again"
+        assert stepping.packets[-1] == b"c"
+        assert not stepping.step_ends(HERE + 3)
+        assert not stepping.hit(HERE + 0x40, b"2")[1], "nothing is waited for any more"
+
+    def test_at_the_same_breakpoint(self, stepping: Kgdb) -> None:
+        """It was executed before it was removed."""
+        context, served = stepping.hit(HERE, b"2")
+        assert served
+        assert context.registers["ip"] == HERE
+        assert HERE in stepping.inserted, "the other one is not to pass"
+        first = stepping.context(HERE + 1, breakpoint=HERE)
+        first.interrupted_step = True
+        assert stepping.server.serve(first, 0.0)
+        assert first.registers["ip"] == HERE
+        assert HERE not in stepping.inserted
+        assert stepping.packets[-1] == b"s"
+        assert not stepping.step_ends(HERE + 3)
+
+    def test_at_the_kernels_own_int3(self, stepping: Kgdb) -> None:
+        """As kgdb_breakpoint(), by which a test interrupts the kernel."""
+        context = stepping.context(CALLER + 1, thread=b"2", breakpoint=CALLER)
+        context.read = lambda _address, _size: b"\xcc"
+        assert stepping.server.serve(context, 0.0)
+        assert context.registers["ip"] == CALLER
+
+    def test_where_threads_are_processors(self, kgdb: Kgdb) -> None:
+        """gdb knows of all of them, and of what each does."""
+        server = HookServer(kgdb.breakpoints, kgdb.packets.append, one_at_a_time=False)
+        kgdb.breakpoints.insert(HERE)
+        kgdb.breakpoints.insert(HERE + 0x40)
+        kgdb.emulates = False
+        kgdb.breakpoints.requested.discard(HERE)
+        assert not server.resume(b"s", kgdb.context(HERE), step=True)
+        other = kgdb.context(HERE + 0x41, thread=b"2", breakpoint=HERE + 0x40)
+        assert not server.serve(other, 0.0)
