@@ -276,7 +276,7 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
             self.save_bp(info, pending, cfa, bp_offset, bp_base)
             if (base, sp_offset) == (ORC_REG_SP, 8):  # nothing has been pushed
                 for name in PRESERVED:
-                    info.add_saved_register(name, pending.read_register(name))
+                    keep(info, pending, name)
         else:
             caller = self.save_regs(info, cfa, kind, shift)
             self.interrupted.add(caller)
@@ -304,7 +304,7 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
         elif base == ORC_REG_BP:
             save(info, "rbp", read_word(int(pending.read_register("rbp")) + offset))
         else:
-            info.add_saved_register("rbp", pending.read_register("rbp"))
+            keep(info, pending, "rbp")
 
     def save_regs(self, info, address, kind, shift):
         """The registers of what was interrupted; returns its pc and stack pointer."""
@@ -316,7 +316,8 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
         values = dict(zip(PT_REGS[first:], words))  # noqa: B905 # Python 3.6
         if values["cs"] & 3:
             # A user program: the kernel's stack ends here.
-            values["rip"], values["rsp"] = 0, self.top(address + 8 * len(words), shift)
+            # gdb reads a word at the stack pointer, and behind the registers the stack ends.
+            values["rip"], values["rsp"] = 0, self.top(address + 8 * (len(words) - 1), shift)
         for name, value in values.items():
             if name is not None:
                 save(info, name, value)
@@ -354,6 +355,13 @@ def read_word(address):
 def save(info, name, value):
     kind = "unsigned int" if name in HALVES else "unsigned long"
     info.add_saved_register(name, gdb.Value(value & MASK).cast(gdb.lookup_type(kind)))
+
+
+def keep(info, pending, name):
+    """The caller's register is this frame's, if that is known."""
+    value = pending.read_register(name)
+    if not value.is_optimized_out:  # gdb ends the backtrace with an error otherwise
+        info.add_saved_register(name, value)
 
 
 def start_of(pc):
