@@ -248,7 +248,20 @@ def op_locations(location):
         ],
         # gdb itself finds nothing there.
         "hidden": any(is_hidden for *_, is_hidden in places),
+        "skipped": [address for address, *_ in places if is_skipped(address)],
     }
+
+
+def is_skipped(address):
+    """Whether gdb would put a breakpoint on this function behind its first instructions.
+
+    It does so in code of clang's (gdb/amd64-tdep.c, amd64_skip_prologue).
+    """
+    symtab = gdb.find_pc_line(address).symtab
+    if symtab is None or "clang" not in (symtab.producer or ""):
+        return False
+    block = function_block(address)
+    return block is not None and entry_of(block) == address
 
 
 def in_scope(address, work):

@@ -121,6 +121,10 @@ class Locations:
                     hint=f"name the file: FILE.c:{location}",
                 )
             resolved = f"*{addresses[0]:#x}"
+        elif self._skipped == addresses and self._within(addresses[0], "_stext", "_etext"):
+            # An override and a breakpoint on it are about the same instruction. A module's address
+            # would not outlive the module.
+            resolved = f"*{addresses[0]:#x}"
         for address in addresses if len(freed) == len(addresses) else set(addresses) - freed:
             self.refuse(address, f"no breakpoint at {location}")
         self._freed = {resolved: freed}
@@ -167,6 +171,7 @@ class Locations:
         answer = self._debugger.request("locations", location=location)
         places = answer["locations"]
         self._is_hidden = bool(answer.get("hidden"))
+        self._skipped = [int(address) for address in answer.get("skipped", ())]
         return [int(place["address"]) for place in places]
 
     def _address(self, symbol: str) -> int | None:
