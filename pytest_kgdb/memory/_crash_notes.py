@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,44 +34,73 @@ _END: Final = bytes(12)
 _NOTES: Final = len(_NOTE) + _PRSTATUS + len(_END)
 
 
-def provide_crash_notes(program: drgn.Program) -> None:
+def provide_crash_notes(program: drgn.Program, read: Callable[[int, int], bytes]) -> None:
     """Have drgn find each stopped CPU's registers, read anew whenever it asks.
 
     The kernel has them in kgdb_info (kernel/debug/debug_core.c, kgdb_cpu_enter). One without kgdb
     keeps its own `crash_notes`, which are empty until it dumps.
+
+    :param read: reads the kernel's virtual memory.
+    """
+    notes = _Notes(read)
+    program.register_object_finder("pytest-kgdb", notes.find, enable_index=0)
+    program.add_memory_segment(_LOWEST, _SIZE, notes.read, False)
+
+
+class _Notes:
+    """Makes the notes of each CPU.
+
+    It has no reference to the program, which has one to it: an unused program is as large as the
+    index of vmlinux, and would stay until a garbage collection.
     """
 
+    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+        self._read = read
+        self._info = self._info_size = self._cpus = self._registers = 0
+        self._offsets: int | None = None
+
     def find(
-        program: drgn.Program, name: str, _flags: drgn.FindObjectFlags, _filename: str | None
+        self,
+        program: drgn.Program,
+        name: str,
+        _flags: drgn.FindObjectFlags,
+        _filename: str | None,
     ) -> drgn.Object | None:
+        """Find `crash_notes`, as which drgn looks for them."""
         import drgn
 
         if name != "crash_notes" or "kgdb_info" not in program:
             return None
+        info = program["kgdb_info"]
+        self._info, self._cpus = info.address_, len(info)
+        self._info_size = info[0].type_.size
+        self._registers = drgn.offsetof(info[0].type_, "debuggerinfo")
+        try:
+            self._offsets = program["__per_cpu_offset"].address_
+        except KeyError:  # built without CONFIG_SMP
+            self._offsets = None
         notes = program.array_type(program.type("unsigned char"), _NOTES)
         return drgn.Object(program, program.pointer_type(notes), _BASE)
 
-    def read(address: int, size: int, _offset: int, _physical: bool) -> bytes:
+    def read(self, address: int, size: int, _offset: int, _physical: bool) -> bytes:
+        """Read the notes of one CPU; drgn asks for them where :meth:`find` has told it."""
         import drgn
 
-        for cpu, info in enumerate(program["kgdb_info"]):
-            if address == _address(program, cpu):
-                if not info.debuggerinfo:
+        for cpu in range(self._cpus):
+            if address == self._address(cpu):
+                registers = self._word(self._info + cpu * self._info_size + self._registers)
+                if not registers:
                     raise drgn.FaultError(f"kgdb has not stopped CPU {cpu}", address)
-                registers = program.read(info.debuggerinfo.value_(), _PT_REGS)
-                prstatus = (bytes(_PR_REG) + registers).ljust(_PRSTATUS, b"\0")
+                pt_regs = self._read(registers, _PT_REGS)
+                prstatus = (bytes(_PR_REG) + pt_regs).ljust(_PRSTATUS, b"\0")
                 notes: bytes = _NOTE + prstatus + _END
                 return notes[:size]
         raise drgn.FaultError("no CPU has its notes there", address)
 
-    program.register_object_finder("pytest-kgdb", find, enable_index=0)
-    program.add_memory_segment(_LOWEST, _SIZE, read, False)
+    def _address(self, cpu: int) -> int:
+        """Return where drgn looks for a CPU's notes (include/linux/percpu-defs.h, per_cpu_ptr)."""
+        offset = 0 if self._offsets is None else self._word(self._offsets + 8 * cpu)
+        return _BASE + offset & _MASK
 
-
-def _address(program: drgn.Program, cpu: int) -> int:
-    """Return where drgn looks for a CPU's notes (include/linux/percpu-defs.h, per_cpu_ptr)."""
-    try:
-        offset = int(program["__per_cpu_offset"][cpu])
-    except KeyError:  # built without CONFIG_SMP
-        offset = 0
-    return _BASE + offset & _MASK
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._read(address, 8), "little")

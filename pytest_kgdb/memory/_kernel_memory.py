@@ -109,7 +109,7 @@ class KernelMemory:
     def close(self) -> None:
         """Unmap the RAM. Nothing can be read any more, by the program neither. Idempotent."""
         self._closed = True
-        self._program = None
+        self._forget_program()
         self._memory.close()
 
     def invalidate(self) -> None:
@@ -264,9 +264,21 @@ class KernelMemory:
                 # drgn cannot remove a module, and would find the symbols of the unloaded one.
                 program = make_program(backing, self._modules, self._check)
         load_modules(program)
+        if program is not self._program:
+            self._forget_program()
         self._program, self._placement, self._program_files = program, backing.placement, files
         self._loaded, self._program_seen = loaded, self._seen
         return program
+
+    def _forget_program(self) -> None:
+        """Free the program, which is as large as the index of vmlinux, now and not some time.
+
+        Its cache has objects that refer to it (drgn/helpers/linux/mm.py, _page0): a garbage
+        collection that frees it may not come in hundreds of tests.
+        """
+        if self._program is not None:
+            self._program.cache.clear()
+            self._program = None
 
     @staticmethod
     def _has_panicked(backing: Backing) -> bool:

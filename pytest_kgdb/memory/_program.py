@@ -40,7 +40,7 @@ def make_program(
     program.set_linux_kernel_custom(info + CRASH_NOTES, is_live=False)
     for segment in backing.segments(check):
         program.add_memory_segment(*segment)
-    provide_crash_notes(program)
+    provide_crash_notes(program, backing.read)
 
     vmlinux = backing.vmlinux.path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from guest_files import built_from, put_file
 
 from pytest_kgdb.errors import KgdbError
+
+MODULES = Path(__file__).parent / "modules"
 
 SOURCE = r"""
 #include <linux/kthread.h>
@@ -178,3 +181,20 @@ def test_known_before_its_init_runs(sample) -> None:
     assert int(sample.evaluate("mod->init")) == init
     assert sample.run("cat /sys/module/sample/initstate").output == "live\n"
     assert sample.program["sample_runs"].value_() == 1
+
+
+def test_a_program_that_is_replaced_is_freed_at_once(kgdb):
+    """Each is as large as the index of vmlinux, and a garbage collection may not come."""
+    import drgn
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            kgdb.modules.load(MODULES / "demo")
+            kgdb.program["init_task"].comm.string_()
+            kgdb.run("rmmod demo")
+        programs = [one for one in gc.get_objects() if isinstance(one, drgn.Program)]
+    finally:
+        gc.enable()
+    assert len(programs) == 1
