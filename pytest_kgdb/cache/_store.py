@@ -207,6 +207,10 @@ class Cache:
                 self._workdir_locks[path] = lock
         return path
 
+    def workdir_path(self, kind: str, name: str) -> Path:
+        """Return the path of a work directory, which need not exist."""
+        return self._layout.workdir(kind, name)
+
     def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:
         """Return the result of `compute`, from the disk if it was computed with this key before."""
         path = self._layout.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]

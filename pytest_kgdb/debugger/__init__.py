@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._deletable import Deletable
     from ._errnos import MAX_ERRNO, errno_name, errno_of
     from ._first_cause import FirstCause
-    from ._frames import Frame, Variables
+    from ._frames import Frame, SourceText, Variables
     from ._generation import Generation
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
@@ -63,6 +63,7 @@ __all__ = [
     "Restored",
     "Resumed",
     "RunControl",
+    "SourceText",
     "Stop",
     "StopRecord",
     "StopSubscriber",
@@ -106,6 +107,7 @@ _MODULE_OF: Final = {
     "errno_of": "_errnos",
     "FirstCause": "_first_cause",
     "Frame": "_frames",
+    "SourceText": "_frames",
     "Variables": "_frames",
     "Generation": "_generation",
     "Locations": "_locations",

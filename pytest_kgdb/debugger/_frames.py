@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import linecache
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import KgdbError
 from ._debugger import Debugger
 from ._values import Value, evaluate
 
-__all__ = ["Frame", "Variables"]
+__all__ = ["Frame", "SourceText", "Variables"]
+
+
+class SourceText(Protocol):
+    """The source that the kernel and its modules were compiled from."""
+
+    def name(self, file: str) -> str:
+        """Return a file's name, relative to the kernel's tree if it is in there."""
+
+    def read(self, file: str, address: int) -> bytes:
+        """Return the content of the file that an address was compiled from.
+
+        :raises KgdbError: it is not available.
+        """
 
 
 class Variables(Mapping[str, Value]):
@@ -66,7 +77,9 @@ class Frame:
     Used after the kernel moved on it raises :class:`~pytest_kgdb.errors.StaleError`.
     """
 
-    def __init__(self, debugger: Debugger, record: Mapping[str, Any], source: Path | None) -> None:
+    def __init__(
+        self, debugger: Debugger, record: Mapping[str, Any], source: SourceText | None
+    ) -> None:
         self._debugger = debugger
         self._generation = debugger.generation.number
         self._record = record
@@ -132,18 +145,15 @@ class Frame:
         """Return the source around the line, numbered, the line itself marked.
 
         :param context: lines before and after.
-        :raises KgdbError: there is no line, or the file is not where the build left it.
+        :raises KgdbError: there is no line; or the file as it was compiled is not available.
         """
         path, line = self._get("fullname"), self.line
         if path is None or line is None:
             raise KgdbError(f"frame {self.level} ({self.function}) has no source line")
-        lines = linecache.getlines(str(path)) or (
-            linecache.getlines(str(self._source / str(self.file))) if self._source else []
-        )
-        if not lines:
-            raise KgdbError(
-                f"the source {path} cannot be read", hint="is the kernel's tree still there?"
-            )
+        if self._source is None:
+            raise KgdbError(f"the source {path} is not available")
+        text = self._source.read(str(path), self.address).decode(errors="replace")
+        lines = text.split("\n")[: text.count("\n") + (not text.endswith("\n"))]
         first = max(1, line - context)
         shown = lines[first - 1 : line + context]
         return "\n".join(
@@ -161,8 +171,8 @@ class Frame:
         return f"<Frame {self}>"
 
 
-def _relative(file: str, source: Path | None) -> str:
-    if source is not None and file.startswith(f"{source}/"):
-        return file[len(str(source)) + 1 :]
+def _relative(file: str, source: SourceText | None) -> str:
+    if source is not None and file.startswith("/"):
+        return source.name(file)
     # A tree built in place, or with O= below it, names its files "./…" or "../…".
     return re.sub(r"^(?:\.{1,2}/)+", "", file)

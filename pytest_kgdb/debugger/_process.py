@@ -47,9 +47,19 @@ _SETTINGS: Final = (
     "set remotetimeout 30",
     "set tcp auto-retry off",
     "set startup-with-shell off",
+    # Otherwise a file of the same name in the directory that pytest runs in would be shown.
+    "set directories $cdir",
     # A function that is called in a stopped kernel may sleep, or take a lock that is held.
     "set may-call-functions off",
 )
+
+
+class SourcePlace(Protocol):
+    """Where gdb is to read a kernel's source from."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory, which need not be there yet."""
 
 
 class DebugFiles(Protocol):
@@ -60,8 +70,8 @@ class DebugFiles(Protocol):
         """The kernel with its symbols and debug info."""
 
     @property
-    def source(self) -> Path | None:
-        """Where the kernel's source is now."""
+    def sources(self) -> SourcePlace:
+        """The files that it was compiled from."""
 
     @property
     def debug_source(self) -> Path | None:
@@ -112,8 +122,10 @@ def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
         # would compile the agent's at each start.
         "python import sys; sys.dont_write_bytecode = False",
     ]
-    if kernel.debug_source and kernel.source and kernel.debug_source != kernel.source:
-        settings.append(f"set substitute-path {kernel.debug_source} {kernel.source}")
+    directory = kernel.sources.directory
+    if kernel.debug_source and kernel.debug_source != directory:
+        # What is there now may be of another revision.
+        settings.append(f'set substitute-path "{kernel.debug_source}" "{directory}"')
     for setting in settings:
         argv += ["-iex", setting]
     for script in agent_paths():

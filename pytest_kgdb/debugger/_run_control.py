@@ -13,7 +13,7 @@ from ..errors import KgdbError, MachineDied, TimeoutError
 from ._breakpoints import Breakpoint
 from ._classify import asked_by_guest, classify, select_frame, trap_name
 from ._debugger import Debugger
-from ._frames import Frame
+from ._frames import Frame, SourceText
 from ._mi import GdbError, Record, c_string, refusal
 from ._stop import Reason, Stop
 
@@ -175,7 +175,7 @@ class RunControl:
 
     :param gdb: gdb's events.
     :param interrupt: asks a running kernel to stop.
-    :param source: where the debug info says that the kernel's source is.
+    :param source: the source that the kernel and its modules were compiled from.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class RunControl:
         console: ConsoleTail,
         interrupt: Callable[[], None],
         waits: WaitLimit,
-        source: Path | None,
+        source: SourceText | None,
     ) -> None:
         self._debugger = debugger
         self._gdb = gdb

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, Literal
 
 from ..errors import KgdbError
 from ._breakpoints import Breakpoint
 from ._current import cpu_expression
 from ._debugger import Debugger
-from ._frames import Frame
+from ._frames import Frame, SourceText
 from ._values import Task, Value
 
 __all__ = ["Reason", "Stop"]
@@ -43,7 +42,7 @@ class Stop:
         message: str | None = None,
         result: str | None = None,
         watched: Mapping[str, str] | None = None,
-        source: Path | None = None,
+        source: SourceText | None = None,
         level: int = 0,
     ) -> None:
         self._debugger = debugger

@@ -33,6 +33,7 @@ from ..machine import Machine
 from ..memory import KernelMemory
 from ..modules import (
     KernelModules,
+    KernelSourceText,
     ModuleRegistry,
     Modules,
     ModuleSymbols,
@@ -88,6 +89,7 @@ class Attachment:
         remember: Remember,
     ) -> None:
         source = kernel.debug_source
+        self.source = KernelSourceText(kernel.sources, registry, machine.directory / "sources")
         console = machine.console
         self.kernel = kernel
         self.gdb = gdb
@@ -110,7 +112,7 @@ class Attachment:
             console=console,
             interrupt=interrupt,
             waits=waits,
-            source=source,
+            source=self.source,
         )
         self.locations = Locations(
             debugger,
@@ -141,7 +143,12 @@ class Attachment:
         self.constants = Constants(debugger, remember)
         self._kernel_modules = KernelModules(self.constants, memory.read)
         self._module_symbols = ModuleSymbols(
-            debugger, self.breakpoints, self._kernel_modules, registry, machine.directory
+            debugger,
+            self.breakpoints,
+            self._kernel_modules,
+            registry,
+            machine.directory,
+            self.source.substitutions,
         )
         self._tracker = ModuleTracker(
             run_control,
@@ -188,6 +195,7 @@ class Attachment:
             wrote=self.wrote,
             spoiled=self.spoil_gdb,
             lost=self._lost_gdb,
+            unpack_sources=self.source.unpack,
             directory=machine.directory,
         )
 

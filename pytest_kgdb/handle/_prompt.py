@@ -119,6 +119,16 @@ _HARMLESS: Final = frozenset(
     }
 )  # fmt: skip
 
+# These show no source lines; of info, all but two.
+_NO_SOURCE: Final = frozenset(
+    {
+        "apropos", "backtrace", "break", "call", "clear", "complete", "condition", "delete",
+        "disable", "display", "echo", "enable", "hbreak", "help", "ignore", "info", "output",
+        "print", "printf", "ptype", "set", "show", "tbreak", "thbreak", "whatis", "x",
+    }
+)  # fmt: skip
+_SOURCE: Final = frozenset({"info source", "info line"})
+
 _SOURCED: Final = re.compile(r"^.*?:\d+: Error in sourced command file:\n")
 
 
@@ -141,6 +151,7 @@ class Prompt:
     :param wrote: is called when memory or registers may have been changed.
     :param spoiled: is called before a command that may leave something in gdb.
     :param lost: is called when gdb is not on the machine any more; returns the error.
+    :param unpack_sources: is called before a command that may show source lines.
     :param directory: where a file for gdb may be made.
     """
 
@@ -154,6 +165,7 @@ class Prompt:
         wrote: Callable[[], None],
         spoiled: Callable[[], None],
         lost: Callable[[str], KgdbError],
+        unpack_sources: Callable[[], None],
         directory: Path,
     ) -> None:
         self._debugger = debugger
@@ -163,6 +175,7 @@ class Prompt:
         self._wrote = wrote
         self._spoiled = spoiled
         self._lost = lost
+        self._unpack_sources = unpack_sources
         self._directory = directory
 
     def execute(self, text: str, timeout: float | None = None) -> str:
@@ -185,6 +198,8 @@ class Prompt:
         if len(lines) == 1 and first == ("delete", ""):
             self._breakpoints.delete_all()
             return ""
+        if any(name.split(" ")[0] not in _NO_SOURCE or name in _SOURCE for name in names):
+            self._unpack_sources()
         self._relay.list_all_threads = any(name.startswith(_THREADS) for name in names)
         self._relay.take_refusal()
         self._debugger.request("prompt_begin")

@@ -13,6 +13,7 @@ from ._kgdb_layout import KgdbLayout
 from ._model import Kernel
 from ._prepare import prepare
 from ._source import file_hash, git_environment
+from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ __all__ = [
     "Kernel",
     "KgdbLayout",
     "ModuleFile",
+    "NoSources",
     "NotCompiled",
+    "SourceArchive",
+    "SourceDirectory",
+    "SourceFiles",
     "Vmlinux",
     "build_external",
     "build_module",

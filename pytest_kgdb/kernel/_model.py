@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..arch import Arch
 from ._config import Config
 from ._kgdb_layout import KgdbLayout
+from ._sources import NoSources, SourceFiles
 
 FACTS: Final = "kernel.json"
 """The file of a cache entry with facts about the kernel, so that no start opens the vmlinux."""
@@ -39,8 +41,12 @@ class Kernel:
     """The `.config`: a path, and a mapping of its symbols."""
     build_id: str
     """The build id of vmlinux in hexadecimal digits; "" if it has none."""
-    source: Path | None
-    """The source that it was built from; None if that is not there any more."""
+    source: Path | None = field(repr=False, compare=False)
+    """A directory with its source; None if it is not to be had.
+
+    One in the cache is brought back to this kernel's source when this is first read, and stays so
+    while this object lives. The user's own may be edited: what was compiled is in `sources`.
+    """
     debug_source: Path | None
     """The source's path in the debug information, which may differ from `source`."""
     build_dir: Path | None
@@ -57,8 +63,33 @@ class Kernel:
     """Its name for people: the SPEC, the revision that it stands for, the patches."""
     kgdb_layout: KgdbLayout | None = None
     """Where the variables of its debugger are; None if it was built without kgdb."""
+    sources: SourceFiles = field(default_factory=NoSources, repr=False, compare=False)
+    """The files that it was compiled from, as they were then."""
     source_lock: object = field(default=None, repr=False, compare=False)
     """`source` does not change for as long as something refers to this."""
+    find_source: Callable[[], tuple[Path | None, object]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    """Returns `source` and its lock, where that takes time."""
+
+    def __post_init__(self) -> None:
+        if self.source is None and self.find_source is not None:
+            object.__delattr__(self, "source")  # so that it is asked for below
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> object:
+            if name != "source" or self.find_source is None:
+                raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+            source, lock = self.find_source()
+            object.__setattr__(self, "source", source)
+            object.__setattr__(self, "source_lock", lock)
+            return source
+
+
+def headers_name(key: str) -> str:
+    """Return the name of the work directory in which a kernel's headers package is unpacked."""
+    return f"kit-{key[:40]}"  # names in the cache stay as earlier versions wrote them
 
 
 def numbers(release: str) -> tuple[int, int, int]:

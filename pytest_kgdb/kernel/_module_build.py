@@ -20,14 +20,15 @@ from ..progress import Progress
 from ._diagnose import first_error, fix, warnings
 from ._fingerprint import FileState, content_key, is_product, state_of
 from ._mirror import Mirror
-from ._model import Kernel
+from ._model import Kernel, headers_name
 from ._module_inputs import MAKEFILES, dependencies, evaluate, token
 from ._source import slug
+from ._source_record import Recorder
 from ._surroundings import Surroundings
 from ._toolchain import Toolchain, environment
 from ._undefined import undefined_hint
 
-_RECIPE: Final = "3"  # part of every key: to be increased when the same inputs give another module
+_RECIPE: Final = "4"  # part of every key: to be increased when the same inputs give another module
 _BUILD_SECONDS: Final = 3600.0
 _UNPACK_SECONDS: Final = 300.0
 # Documentation/kbuild/modules.rst: the assignment in a Makefile that builds a module.
@@ -212,8 +213,27 @@ class _Build:
             )
             inputs = _Inputs({file: token(Path(file)) for file in outside}, _keys(modules))
             (target / _INPUTS).write_text(json.dumps(inputs._asdict(), sort_keys=True))
+            self._record_sources(state_dir, surroundings, headers, target)
             warned = surroundings.in_original(warnings(output))
             (target / _WARNINGS).write_text(warned)
+
+    def _record_sources(
+        self, state_dir: Path, surroundings: Surroundings, headers: Path, target: Path
+    ) -> None:
+        """Keep what the module was compiled from, but for the kernel's headers."""
+        recorder = Recorder(state_dir)
+        files: dict[str, Path] = {}
+        for name in recorder.compiled(surroundings.top):
+            for base in (headers, surroundings.root):
+                path = os.path.normpath(base / name)
+                if not Path(path).is_file() or not self._is_users(Path(path), surroundings):
+                    continue
+                files[surroundings.in_original(path)] = Path(path)
+        recorder.record(files, target)
+
+    def _is_users(self, path: Path, surroundings: Surroundings) -> bool:
+        is_copy = path.is_relative_to(surroundings.top)
+        return is_copy or self._is_outside(path, surroundings, self._cache.root)
 
     @contextlib.contextmanager
     def _prepared(self) -> Iterator[tuple[Path, Surroundings, Path]]:
@@ -311,7 +331,7 @@ def _headers(kernel: Kernel, cache: Cache) -> Iterator[Path]:
         yield kernel.build_dir
         return
     assert kernel.headers is not None
-    name = f"kit-{kernel.key[:40]}"  # names in the cache stay as earlier versions wrote them
+    name = headers_name(kernel.key)
     with cache.lock(name, label=f"the headers of {kernel.release}"):
         state_dir = cache.workdir("kit", name)
         headers = state_dir / "headers"

@@ -17,6 +17,7 @@ from ._image import image_build_id, image_release
 from ._kgdb_layout import kgdb_layout
 from ._model import Kernel, numbers
 from ._publish import has_modules, install_modules, read_release
+from ._sources import SourceDirectory
 from ._spec import is_source
 
 
@@ -36,6 +37,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
     facts = _facts(path, arch, cache)
     _check_parts(path, arch, facts)
     release = facts["release"]
+    source = Path(facts["source"])
     return Kernel(
         spec=spec,
         name=spec,
@@ -46,8 +48,8 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
         image=path / arch.image,
         config=config,
         build_id=facts["build_id"],
-        source=source if (source := Path(facts["source"])).is_dir() else None,
-        debug_source=Path(facts["source"]),
+        source=source if source.is_dir() else None,
+        debug_source=source,
         build_dir=path,
         modules_dir=_modules_dir(path, facts, cache),
         headers=None,
@@ -56,6 +58,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kerne
         kgdb_layout=kgdb_layout(path / "vmlinux", facts["key"], cache)
         if config.get("KGDB") == "y"
         else None,
+        sources=SourceDirectory(source, source, compiled=(path / "vmlinux").stat().st_mtime),
     )
 
 

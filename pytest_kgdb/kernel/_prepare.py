@@ -6,21 +6,23 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..arch import X86_64, Arch
-from ..cache import Cache
-from ..errors import ConfigError
+from ..cache import Cache, Entry
+from ..errors import ConfigError, KgdbError
 from ..progress import Progress
 from ..settings import Settings
 from . import _patch
 from ._config import Config, Lost, Request, lost, missing, parse, render
 from ._kgdb_layout import FACT, KgdbLayout, kgdb_layout
-from ._model import FACTS, HEADERS, Kernel, numbers
+from ._model import FACTS, HEADERS, Kernel, headers_name, numbers
 from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
 from ._source import BuildTree, Source, UserTree, identity, with_patches
+from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
@@ -85,6 +87,17 @@ def _build_options(settings: Settings) -> list[str]:
     return names
 
 
+class _BuildDirectory(NamedTuple):
+    """Where a kernel is built."""
+
+    state_dir: Path
+    objects: Path
+    debug_objects: Path
+    """The build directory in the debug information."""
+    flags: list[str]
+    """Variables for make."""
+
+
 class _Builder:
     """Builds one kernel, or takes it from the cache."""
 
@@ -114,14 +127,20 @@ class _Builder:
             about={"spec": self._name, "config": self._settings.config},
         )
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
-        release = facts["release"]
+        release, top = facts["release"], Path(facts["debug_source"])
         modules = entry.path / "lib/modules" / release
         vmlinux = entry.path / "vmlinux"
+        source, lock = self._source.directory, None
+        if SourceArchive.is_in(entry.path):
+            sources = self._archive(entry, top)
+        elif (lock := self._source.find()) is not None:
+            source, sources = lock.tree, self._directory(lock, top)
+        else:
+            sources = NoSources(top)
         if FACT in facts:
             layout = KgdbLayout.load(facts[FACT])
         else:  # published by an older version
             layout = kgdb_layout(vmlinux, key, self._cache)
-        build_tree = self._source.find()
         return Kernel(
             spec=self._spec,
             name=self._name,
@@ -132,16 +151,53 @@ class _Builder:
             image=entry.path / Path(self._arch.image).name,
             config=Config(entry.path / ".config"),
             build_id=facts["build_id"],
-            source=None if build_tree is None else build_tree.tree,
-            debug_source=Path(facts["debug_source"]),
+            source=source,
+            debug_source=top,
             build_dir=None,
             modules_dir=modules if modules.is_dir() else None,
             headers=entry.path / HEADERS,
             compiler=facts["compiler"],
             key=key,
             kgdb_layout=layout,
-            source_lock=build_tree,
+            sources=sources,
+            source_lock=lock,
+            find_source=self._find_source,
         )
+
+    def _archive(self, entry: Entry, top: Path) -> SourceFiles:
+        """Return the source files that are kept in an entry."""
+        name = f"sources-{entry.key[:40]}"
+        state_dir = self._cache.workdir_path("sources", name)
+        headers = self._cache.workdir_path("kit", headers_name(entry.key)) / "headers"
+        return SourceArchive(
+            entry.path,
+            self._name,
+            state_dir / "src",
+            lambda: self._sources_locked(name),
+            tops=(top, headers),
+        )
+
+    def _directory(self, build_tree: BuildTree, top: Path) -> SourceFiles:
+        """Return the source files of an entry that an older version has published."""
+        worktree = build_tree.worktree
+        if worktree is None:
+            return SourceDirectory(build_tree.tree, top, compared=self._source.compared)
+        has, content = worktree.has, self._source.content
+        return SourceDirectory(build_tree.tree, top, unchanged=lambda: has(content))
+
+    @contextlib.contextmanager
+    def _sources_locked(self, name: str) -> Iterator[None]:
+        with self._cache.lock(name, label=f"the sources of {self._name}"):
+            self._cache.workdir("sources", name)
+            yield
+
+    def _find_source(self) -> tuple[Path | None, object]:
+        """Return a directory with the source, and what keeps it as it is."""
+        build_tree = self._source.find()
+        if build_tree is None:
+            with contextlib.suppress(KgdbError), self._source.open() as build_tree:
+                pass
+        return (None, None) if build_tree is None else (build_tree.tree, build_tree)
 
     @property
     def _label(self) -> str:
@@ -172,17 +228,19 @@ class _Builder:
         # Imported lazily, as in `_check`: a warm start builds nothing.
         from ._make import Make
         from ._publish import publish
+        from ._source_record import record_kernel
 
         check_tools()
         with contextlib.ExitStack() as stack:
             build_tree = stack.enter_context(self._source.open())
-            state_dir, objects, flags = self._directories(build_tree, stack)
+            place = self._place(build_tree, stack)
+            state_dir, objects = place.state_dir, place.objects
             make = Make(
                 build_tree.tree,
                 objects,
                 state_dir,
                 arch=self._arch,
-                variables=self._tools.variables(self._cache, *flags),
+                variables=self._tools.variables(self._cache, *place.flags),
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )
@@ -192,6 +250,8 @@ class _Builder:
             if parse((objects / ".config").read_text()).get("MODULES") == "y":
                 targets.append("modules")
             make.build(["vmlinux", *targets], self._label, _JOBS.get(self._recipe.base))
+            shown = (build_tree.debug_tree, place.debug_objects)
+            record_kernel(objects, build_tree.tree, shown, state_dir, target)
             self._source.check()
             facts = {
                 "compiler": self._tools.version,
@@ -200,10 +260,8 @@ class _Builder:
             }
             publish(objects, build_tree.tree, state_dir, target, self._arch, facts)
 
-    def _directories(
-        self, build_tree: BuildTree, stack: contextlib.ExitStack
-    ) -> tuple[Path, Path, list[str]]:
-        """Return the state directory, the build directory, and variables for make.
+    def _place(self, build_tree: BuildTree, stack: contextlib.ExitStack) -> _BuildDirectory:
+        """Return where to build.
 
         The variables make the objects independent of the build directory. All configurations on
         one base share a build directory, if make's variables are the same: only what they differ in
@@ -217,18 +275,18 @@ class _Builder:
             name = f"build-{identity(build_tree.tree.name, build_tree.tree.resolve())}-{base}"
             stack.enter_context(self._cache.lock(name, label=self._label))
             state_dir = self._cache.workdir("build", name)
-            return state_dir, state_dir / "objects", []
+            objects = state_dir / "objects"
+            return _BuildDirectory(state_dir, objects, objects, [])
         state_dir, objects = (
             build_tree.state_dir / f"build-{base}",
             build_tree.tree / f"{OBJECTS}{base}",
         )
         state_dir.mkdir(exist_ok=True)
-        maps = (
-            ("../", f"{build_tree.debug_tree}/"),
-            (objects, build_tree.debug_tree / objects.name),
-        )
+        debug_objects = build_tree.debug_tree / objects.name
+        maps = (("../", f"{build_tree.debug_tree}/"), (objects, debug_objects))
         options = " ".join(f"-fdebug-prefix-map={old}={new}" for old, new in maps)
-        return state_dir, objects, [f"KCFLAGS={options}", f"KAFLAGS={options}"]
+        flags = [f"KCFLAGS={options}", f"KAFLAGS={options}"]
+        return _BuildDirectory(state_dir, objects, debug_objects, flags)
 
     def _configure_if_needed(self, make: Make, tree: Path, stamp: Path) -> None:
         """Configure, unless nothing has changed that the configuration depends on."""

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from . import _patch
 from ._fingerprint import content_key, contents, state_of, tree_key
 from ._mirror import Mirror
 from ._spec import SourceTree, version
+from ._worktree_pool import Worktree
 
 _SHOWN_PATCHES: Final = 3  # in a name
 _GIT_SECONDS: Final = 60.0
@@ -35,7 +37,7 @@ class BuildTree:
     """Its path in the debug information, which is the same for all trees of one source."""
     state_dir: Path | None = None
     """The directory with the notes on it, if it is in the cache; it is then built in there, too."""
-    worktree: object = field(default=None, repr=False)
+    worktree: Worktree | None = field(default=None, repr=False)
     """The tree does not change for as long as something refers to this."""
 
 
@@ -47,9 +49,15 @@ class Source(ABC):
     content: str
     """Hash of all files that a build reads."""
 
+    directory: Path | None = None
+    """The user's own directory with exactly this content at present; None if there is none."""
+
+    compared: float | None = None
+    """When `content` was computed, in seconds since the epoch; None if it cannot change."""
+
     @abstractmethod
     def find(self) -> BuildTree | None:
-        """Return the directory in which the user can read it, None if there is none at present."""
+        """Return a directory that has it, None if there is none at present."""
 
     @property
     @abstractmethod
@@ -95,7 +103,9 @@ class UserTree(Source):
         progress: Progress,
     ) -> None:
         self._path, self._dirty, self._patches = spec.path, spec.dirty, patches
+        self.directory = None if patches else spec.path
         self._arch, self._cache, self._progress = arch, cache, progress
+        self.compared = time.time()
         self._tree_key = tree_key(self._path, arch, cache, progress, dirty=self._dirty)
         # kbuild refuses such paths (top Makefile, "cannot contain spaces or colons").
         self._copied = self._dirty or bool(patches) or bool(re.search(r"[\s:]", str(self._path)))

@@ -9,12 +9,14 @@ from ._kernel_list import KernelModules
 from ._module import Module
 from ._modules import Modules
 from ._registry import LoadedModule, ModuleRegistry
+from ._source_text import KernelSourceText
 from ._symbols import ModuleSymbols
 from ._tracker import ModuleTracker
 from ._unloaded import frame_in, frame_of_unloaded, name_of_unloaded
 
 __all__ = [
     "KernelModules",
+    "KernelSourceText",
     "LoadedModule",
     "Module",
     "ModuleRegistry",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,8 @@ class ModuleSymbols:
     """Adds and removes the symbols of modules in gdb.
 
     :param directory: for copies of files that gdb cannot read as they are.
+    :param substitutions: returns the directories of a module's source, and where to read the files
+        that it was compiled from instead.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class ModuleSymbols:
         kernel: KernelModules,
         registry: ModuleRegistry,
         directory: Path,
+        substitutions: Callable[[LoadedModule], Iterable[tuple[Path, Path]]] = lambda _: (),
     ) -> None:
         self._debugger = debugger
         self._table = table
         self._kernel = kernel
         self._registry = registry
         self._directory = directory
+        self._substitutions = substitutions
         self._unused = _UNUSED
         self._copies: dict[Path, Path] = {}
 
@@ -107,6 +111,8 @@ class ModuleSymbols:
     def _add_symbol_file(self, module: LoadedModule) -> None:
         words = [f'add-symbol-file "{self._readable(module.file)}"']
         words += [f"-s {name} {address:#x}" for name, address in module.sections.items()]
+        for directory, substitute in self._substitutions(module):
+            self._debugger.console(f'set substitute-path "{directory}" "{substitute}"')
         # An index holds the addresses at which the module was when it was made, and
         # gdb finds it by the build id, wherever the module is now.
         self._debugger.console("set index-cache enabled off")

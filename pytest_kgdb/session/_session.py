@@ -456,6 +456,7 @@ class Session:
 
         _ = self.handle
         self._live.attachment.spoil_gdb()  # whatever is typed there
+        self._live.attachment.source.unpack()
         relay = self._live.attachment.relay
         relay.list_all_threads = True
         try:

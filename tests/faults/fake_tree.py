@@ -49,6 +49,8 @@ init/main.o fs/open.o: %.o: $(S)/%.c $(S)/include/linux/kernel.h .config
 	@echo '  CC      $@'
 	@sh $(S)/scripts/slow.sh $@
 	@gcc -ffreestanding -fno-stack-protector -I$(S)/include -c -o $@ $<
+	@printf 'source_%s := %s\n\ndeps_%s := \\\n  %s \\\n' \
+		$@ $< $@ $(S)/include/linux/kernel.h >$(@D)/.$(@F).cmd
 	@echo $@ >>compiled
 
 bzImage: vmlinux

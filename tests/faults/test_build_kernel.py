@@ -19,8 +19,9 @@ from fake_tree import OPEN, built_in_place, fake_tree
 
 from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
-from pytest_kgdb.errors import BuildError, ConfigError
-from pytest_kgdb.kernel import Kernel, _prebuilt, prepare
+from pytest_kgdb.cache._files import Manifest, make_manifest
+from pytest_kgdb.errors import BuildError, ConfigError, KgdbError
+from pytest_kgdb.kernel import Kernel, SourceArchive, _prebuilt, prepare
 from pytest_kgdb.progress import Progress, Silent
 from pytest_kgdb.settings import make_settings
 
@@ -186,22 +187,27 @@ class TestBuild:
         )
         patched = kernel(tree, root, patch=[str(patch)])
         assert patched.build_id != plain.build_id
+        assert b"return 7" in patched.sources.read("fs/open.c")
         assert patched.source is not None
         assert "return 7" in (patched.source / "fs/open.c").read_text()
         assert "return 7" not in (tree / "fs/open.c").read_text()
 
 
+def repository(tree: Path) -> Path:
+    """Make a tree a repository with the tags one and two, that differ in one file."""
+    words = ["git", "-C", str(tree), "-c", "user.name=A", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["tag", "one"]):
+        subprocess.run([*words, *command], check=True)
+    (tree / "fs/open.c").write_text(OPEN.replace("COUNT", "COUNT + 2"))
+    for command in (["commit", "-qam", "two"], ["tag", "two"]):
+        subprocess.run([*words, *command], check=True)
+    return tree
+
+
 class TestRevisions:
     @pytest.fixture
     def repository(self, tree: Path) -> Path:
-        """A repository with the tags one and two, that differ in one file."""
-        words = ["git", "-C", str(tree), "-c", "user.name=A", "-c", "user.email=a@b"]
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"], ["tag", "one"]):
-            subprocess.run([*words, *command], check=True)
-        (tree / "fs/open.c").write_text(OPEN.replace("COUNT", "COUNT + 2"))
-        for command in (["commit", "-qam", "two"], ["tag", "two"]):
-            subprocess.run([*words, *command], check=True)
-        return tree
+        return repository(tree)
 
     def test_uncommitted_changes_stay_out(self, repository: Path, root: Path) -> None:
         (repository / "fs/open.c").write_text("broken\n")
@@ -229,6 +235,83 @@ class TestRevisions:
         assert one.debug_source == two.debug_source == one.source
         again = [kernel(f"{repository}@{name}", root) for name in ("one", "two")]
         assert again == [one, two]
+
+
+class TestSources:
+    """What a kernel was compiled from, whatever its source's directory has become since."""
+
+    def test_of_a_tree_that_was_edited(self, tree: Path, root: Path) -> None:
+        built = kernel(tree, root)
+        (tree / "fs/open.c").write_text("something else\n")
+        (tree / "include/linux/kernel.h").unlink()
+        for built_then in (built, kernel_of_entry(built, tree, root)):
+            assert built_then.sources.read(f"{tree}/fs/open.c").decode() == OPEN
+            assert built_then.sources.read("include/linux/kernel.h") == b"#define COUNT 1\n"
+
+    def test_of_a_revision_that_another_has_replaced(self, tree: Path, root: Path) -> None:
+        repository(tree)
+        one, two = (kernel(f"{tree}@{name}", root) for name in ("one", "two"))
+        for _ in range(2):
+            assert one.sources.read("fs/open.c").decode() == OPEN
+            assert b"COUNT + 2" in two.sources.read("fs/open.c")
+            one, two = (kernel(f"{tree}@{name}", root) for name in ("one", "two"))
+        shown = one.sources.directory / "fs/open.c"
+        one.sources.unpack()
+        two.sources.unpack()
+        assert shown.read_text() == OPEN
+        assert "COUNT + 2" in (two.sources.directory / "fs/open.c").read_text()
+
+    def test_what_it_was_not_compiled_from(self, tree: Path, root: Path) -> None:
+        with pytest.raises(KgdbError, match=r"Kbuild is not available: .* not compiled from it"):
+            kernel(tree, root).sources.read("Kbuild")
+
+    def test_of_a_kernel_that_an_older_version_has_built(self, tree: Path, root: Path) -> None:
+        repository(tree)
+        for spec in (str(tree), f"{tree}@one"):
+            built = kernel(spec, root)
+            without_archive(built, root)
+            again = kernel(spec, root)
+            assert not SourceArchive.is_in(again.vmlinux.parent)
+            compiled_from = again.sources.read(f"{again.debug_source}/fs/open.c")
+            assert (b"COUNT + 2" in compiled_from) == (spec == str(tree))
+        one = again
+        assert b"COUNT + 2" in kernel(f"{tree}@two", root).sources.read("fs/open.c")
+        assert one.sources.read("fs/open.c").decode() == OPEN, "its worktree was taken from it"
+
+    def test_of_such_a_kernel_whose_tree_is_edited_then(self, tree: Path, root: Path) -> None:
+        without_archive(kernel(tree, root), root)
+        built = kernel(tree, root)
+        path = tree / "fs/open.c"
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        time.sleep(0.01)  # a file system's clock is a little behind
+        path.write_text("something else\n")
+        os.utime(path, ns=times)
+        with pytest.raises(KgdbError, match=r"fs/open\.c is not available: .* was changed since"):
+            built.sources.read("fs/open.c")
+
+
+def kernel_of_entry(built: Kernel, tree: Path, root: Path) -> Kernel:
+    """The same kernel, as the next session has it."""
+    path = tree / "fs/open.c"
+    edited = path.read_text()
+    path.write_text(OPEN)
+    (tree / "include/linux/kernel.h").write_text("#define COUNT 1\n")
+    again = kernel(tree, root)
+    path.write_text(edited)
+    assert again.key == built.key
+    return again
+
+
+def without_archive(built: Kernel, root: Path) -> None:
+    """Make a cache entry one as older versions have written it."""
+    entry = built.vmlinux.parents[1]
+    for name in ("sources.json", "sources.bin"):
+        (entry / "files" / name).unlink()
+    about = Manifest.load((entry / "manifest.json").read_bytes())
+    remade = make_manifest(
+        entry / "files", kind=about.kind, key=about.key, about=about.about, created=1.0, sync=False
+    )
+    (entry / "manifest.json").write_bytes(remade.dump())
 
 
 class TestSymbols:

@@ -20,7 +20,7 @@ from pytest_kgdb import initrd
 from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.elf import ElfFile
-from pytest_kgdb.errors import BuildError, ConfigError
+from pytest_kgdb.errors import BuildError, ConfigError, KgdbError
 from pytest_kgdb.kernel import Kernel, _image, build_module, prepare
 from pytest_kgdb.kernel._config import parse
 from pytest_kgdb.kernel._fingerprint import _records, _walk
@@ -342,6 +342,9 @@ class TestPatched:
         assert kernel.build_id not in ("", kgdb_kernel.build_id)
         assert kernel.source is not None
         assert mark in (kernel.source / "fs/open.c").read_text()
+        assert mark.encode() in kernel.sources.read("fs/open.c")
+        with contextlib.suppress(KgdbError):  # in the same directory, without an archive
+            assert mark.encode() not in kgdb_kernel.sources.read("fs/open.c")
 
     def test_compiler_error_is_shown_alone(self, patched: Callable[[str], Kernel]) -> None:
         with pytest.raises(BuildError) as caught:

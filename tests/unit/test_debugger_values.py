@@ -295,6 +295,23 @@ def test_a_cpus_own_copy(parts: Parts, gdb: FakeGdb, memory: Memory) -> None:
 # Frames and their variables
 
 
+class Text:
+    """The source in a directory."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+
+    def name(self, file: str) -> str:
+        return file.removeprefix(f"{self.top}/")
+
+    def read(self, file: str, address: int) -> bytes:
+        assert address
+        path = self.top / self.name(file)
+        if not path.exists():
+            raise KgdbError(f"the source {self.name(file)} is not available")
+        return path.read_bytes()
+
+
 @pytest.fixture
 def frame(parts: Parts, gdb: FakeGdb, tmp_path: Path) -> Frame:
     (tmp_path / "fs").mkdir()
@@ -308,7 +325,7 @@ def frame(parts: Parts, gdb: FakeGdb, tmp_path: Path) -> Frame:
         "line": 3,
     }
     gdb.agent["frames"] = lambda limit, behind=False: {"frames": [{"level": 0}, record][:limit]}
-    return Frame(parts.debugger, record, tmp_path)
+    return Frame(parts.debugger, record, Text(tmp_path))
 
 
 def test_a_frame(frame: Frame) -> None:
@@ -328,10 +345,11 @@ def test_a_frame_without_symbols(parts: Parts) -> None:
 
 def test_a_source_that_is_not_there(parts: Parts) -> None:
     record = {"level": 0, "function": "f", "address": 1, "file": "./fs/gone.c", "line": 3}
-    frame = Frame(parts.debugger, {**record, "fullname": "/gone/fs/gone.c"}, None)
-    assert frame.file == "fs/gone.c"
-    with pytest.raises(KgdbError, match=r"/gone/fs/gone\.c cannot be read"):
-        frame.source()
+    for source in (None, Text(Path("/gone"))):
+        frame = Frame(parts.debugger, {**record, "fullname": "/gone/fs/gone.c"}, source)
+        assert frame.file == "fs/gone.c"
+        with pytest.raises(KgdbError, match=r"fs/gone\.c is not available"):
+            frame.source()
 
 
 def test_the_callers_frame(parts: Parts, gdb: FakeGdb, frame: Frame) -> None:

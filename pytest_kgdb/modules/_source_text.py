@@ -1,0 +1,61 @@
+"""The source of a stopped kernel's code, its modules' included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..kernel import SourceArchive, SourceDirectory, SourceFiles
+from ._registry import LoadedModule, ModuleRegistry
+
+__all__ = ["KernelSourceText"]
+
+
+class KernelSourceText:
+    """Finds the text that an address was compiled from: the kernel's, or a loaded module's.
+
+    :param kernel: the files that the kernel was compiled from, with the modules of its own tree.
+    :param directory: for the files of modules, when gdb needs them.
+    """
+
+    def __init__(self, kernel: SourceFiles, registry: ModuleRegistry, directory: Path) -> None:
+        self._kernel, self._registry, self._directory = kernel, registry, directory
+        self._modules: dict[Path, SourceFiles] = {}
+
+    def name(self, file: str) -> str:
+        """Return a file's name, relative to the kernel's tree if it is in there."""
+        return self._kernel.name(file)
+
+    def read(self, file: str, address: int) -> bytes:
+        """Return the content of the file that an address was compiled from.
+
+        :raises KgdbError: it is not available.
+        """
+        place = self._registry.at(address)
+        if place is None or not Path(self.name(file)).is_absolute():
+            return self._kernel.read(file)
+        return self.of_module(place[0]).read(file)
+
+    def of_module(self, module: LoadedModule) -> SourceFiles:
+        """Return the files that a module was compiled from."""
+        path = module.file
+        if path not in self._modules:
+            if SourceArchive.is_in(path.parent):
+                directory = self._directory / f"module-{len(self._modules)}"
+                files: SourceFiles = SourceArchive(path.parent, module.name, directory)
+            else:  # built by the user
+                files = SourceDirectory(Path("/"), compiled=path.stat().st_mtime)
+            self._modules[path] = files
+        return self._modules[path]
+
+    def substitutions(self, module: LoadedModule) -> list[tuple[Path, Path]]:
+        """Return the directories of a module's source, and where gdb is to read it instead."""
+        files = self.of_module(module)
+        if not isinstance(files, SourceArchive):
+            return []
+        files.unpack()
+        directories = sorted({Path(name).parent for name in files.files if name.startswith("/")})
+        return [(path, files.directory / path.relative_to("/")) for path in directories]
+
+    def unpack(self) -> None:
+        """Make the kernel's files available to gdb."""
+        self._kernel.unpack()
