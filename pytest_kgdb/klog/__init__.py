@@ -15,6 +15,7 @@ from ._log import (
 from ._panic import (
     PANIC,
     PANIC_END,
+    PANIC_END_WORDS,
     PANIC_WORDS,
     console_panic,
     console_panic_end,
@@ -27,6 +28,7 @@ __all__ = [
     "KINDS",
     "PANIC",
     "PANIC_END",
+    "PANIC_END_WORDS",
     "PANIC_WORDS",
     "ConsoleCursor",
     "KtapCase",

@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["PANIC", "PANIC_END", "PANIC_WORDS", "console_panic", "console_panic_end", "log_panic"]
+__all__ = [
+    "PANIC",
+    "PANIC_END",
+    "PANIC_END_WORDS",
+    "PANIC_WORDS",
+    "console_panic",
+    "console_panic_end",
+    "log_panic",
+]
 
 PANIC_WORDS: Final = "Kernel panic - not syncing"
 """How the line of a panic begins."""
+
+PANIC_END_WORDS: Final = f"---[ end {PANIC_WORDS}"
+"""How the last line of a panic begins."""
 
 _WORDS: Final = PANIC_WORDS.encode()
 

@@ -6,27 +6,33 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from ._boot import boot_to_kgdbwait, check_boot
+    from ._boot import BootLog, boot_death, boot_to_kgdbwait, check_boot, last_lines
     from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
     from ._machine import Machine
     from ._process import QemuProcess
     from ._sysrq import SysrqBreak
 
 __all__ = [
+    "BootLog",
     "Machine",
     "MachineSpec",
     "QemuProcess",
     "SysrqBreak",
+    "boot_death",
     "boot_to_kgdbwait",
     "by_hand",
     "check_boot",
     "kernel_command_line",
+    "last_lines",
     "storage_by_hand",
 ]
 
 # Each name is imported when it is first used: QEMU and gdb are started by parts that need few of
 # the others, which are imported while these start.
 _MODULE_OF: Final = {
+    "BootLog": "_boot",
+    "boot_death": "_boot",
+    "last_lines": "_boot",
     "boot_to_kgdbwait": "_boot",
     "check_boot": "_boot",
     "MachineSpec": "_command",

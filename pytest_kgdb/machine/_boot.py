@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
+from ..deadline import Deadline
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
-from ..klog import PANIC_END, console_panic
+from ..klog import PANIC_END, PANIC_END_WORDS, console_panic
+from ..report import clean
 from ._command import kernel_command_line
 from ._machine import Machine
 
-__all__ = ["boot_to_kgdbwait", "check_boot"]
+__all__ = ["BootLog", "boot_death", "boot_to_kgdbwait", "check_boot", "last_lines"]
 
 # kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
 _KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
 
+_LINES: Final = 15  # of the console, in an error
+_LOG_LINES: Final = 25  # of a panic in the log, with its registers and its stack
+_LOOK_SECONDS: Final = 0.05
 _PANIC_SECONDS: Final = 2.0  # that a panicking kernel has to print its last line
 
 # src/boot.c of SeaBIOS, do_boot
@@ -26,29 +32,54 @@ _NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable devi
 _INIT: Final = re.compile(rb"\] Run \S+ as init process")
 
 
-def boot_to_kgdbwait(machine: Machine, timeout: float | None = None) -> None:
+class BootLog(Protocol):
+    """The kernel's log in the guest's memory, which is there before a console is."""
+
+    def panic(self) -> str | None:
+        """Return the reason of a panic that is in it; None if there is none."""
+
+    def lines(self) -> list[str]:
+        """Return its lines, oldest first; none where it cannot be read."""
+
+
+def boot_to_kgdbwait(
+    machine: Machine, timeout: float | None = None, log: BootLog | None = None
+) -> None:
     """Let the machine run until the kernel waits for its debugger.
 
     :param timeout: seconds.
+    :param log: the kernel's log, for what it does not print on the console.
     :raises BootError: it did not; the message has the console's last lines.
     """
     timeout = machine.waits.of(timeout)
     machine.cont()
     try:
         machine.console.wait_for(
-            _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine)
+            _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine, log)
         )
     except TimeoutError as error:
         raise BootError(
-            f"the kernel did not reach kgdb in {timeout:g} s\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
+            f"the kernel did not reach kgdb in {timeout:g} s\n{last_lines(machine, log)}",
             log=machine.console.log,
             hint=_loaders(machine)
             or "does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
             "these parameters? A slow host wants a larger --kgdb-timeout",
         ) from error
     except MachineDied as error:
-        raise machine.death("QEMU ended before the kernel reached kgdb") from error
+        raise boot_death(machine, "QEMU ended before the kernel reached kgdb", log) from error
+
+
+def boot_death(machine: Machine, what: str, log: BootLog | None) -> MachineDied:
+    """Return the error for a QEMU that ended while the kernel booted.
+
+    :param what: the beginning of the message: what happened.
+    :param log: the kernel's log; the RAM outlives QEMU.
+    """
+    death = machine.death(what)
+    hint = death.hint
+    if machine.child.poll() == 0:
+        hint = "the kernel has reset the machine, by itself or by a fault in a fault's handler"
+    return MachineDied(f"{death.message}\n{last_lines(machine, log)}", log=death.log, hint=hint)
 
 
 def _loaders(machine: Machine) -> str | None:
@@ -61,15 +92,40 @@ def _loaders(machine: Machine) -> str | None:
     )
 
 
-def check_boot(machine: Machine) -> None:
-    """Check that the console shows nothing that rules out that the kernel comes up.
+def last_lines(machine: Machine, log: BootLog | None) -> str:
+    """Return the console's last lines; those of the kernel's log where the console lacks them.
 
+    :param log: the kernel's log; None if it cannot be read.
+    """
+    printed = machine.console.since()
+    if log is not None and (not printed.strip() or (log.panic() and not console_panic(printed))):
+        lines = log.lines()
+        if lines:
+            shown = clean("\n".join(f"    {line}" for line in lines[-_LOG_LINES:]))
+            return f"not on its console, but in its memory, the kernel's last lines are:\n{shown}"
+    return f"the console's last lines are:\n{machine.console.tail(_LINES)}"
+
+
+def _wait_for_end(log: BootLog) -> None:
+    """Wait until the last line of a panic is in the log."""
+    deadline = Deadline(_PANIC_SECONDS)
+    while not deadline.expired and not any(PANIC_END_WORDS in line for line in log.lines()):
+        time.sleep(_LOOK_SECONDS)
+
+
+def check_boot(
+    machine: Machine, log: BootLog | None = None, when: str = "before kgdb was up"
+) -> None:
+    """Check that nothing rules out that the kernel comes up.
+
+    :param when: what it is on the way to, for the message of a panic.
+    :param log: the kernel's log, for what it does not print on the console.
     :raises BootError: it does.
     """
     if machine.spec.image is None and (match := _NO_BOOT.search(machine.console.since())):
         raise BootError(
             f"the BIOS found nothing to start on the disk: {match[0].decode()}\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
+            f"the console's last lines are:\n{machine.console.tail(_LINES)}",
             log=machine.console.log,
             hint="is there a boot loader for a BIOS, not for UEFI alone, in its first sector? "
             "Without --kgdb-boot=disk QEMU loads the kernel",
@@ -77,18 +133,20 @@ def check_boot(machine: Machine) -> None:
     if machine.spec.stub == "kgdb" and _INIT.search(machine.console.since()):
         raise BootError(
             "the kernel started init without having waited for a debugger\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
+            f"the console's last lines are:\n{machine.console.tail(_LINES)}",
             log=machine.console.log,
             hint=_loaders(machine)
             or "something in its parameters (--kgdb-append) or its configuration keeps "
             f"kgdboc={machine.spec.arch.kgdb} or kgdbwait from working",
         )
-    reason = console_panic(machine.console.since(), whole=True)
-    if reason is not None:
-        with contextlib.suppress(KgdbError):  # the rest of its lines
-            machine.console.wait_for(PANIC_END, mark=0, timeout=_PANIC_SECONDS)
+    reason = console_panic(machine.console.since(), whole=True) or (log and log.panic())
+    if reason:
+        if log is not None and not machine.console.since().strip():
+            _wait_for_end(log)
+        else:
+            with contextlib.suppress(KgdbError):  # the rest of its lines
+                machine.console.wait_for(PANIC_END, mark=0, timeout=_PANIC_SECONDS)
         raise BootError(
-            f"the kernel panicked before kgdb was up: {reason}\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
+            f"the kernel panicked {when}: {clean(reason)}\n{last_lines(machine, log)}",
             log=machine.console.log,
         )

@@ -1,5 +1,6 @@
 """The memory of a stopped kernel, read without its help: RAM, page tables, drgn, the log."""
 
+from ._early_log import EarlyLog
 from ._kernel_memory import KernelMemory, StopState
 from ._module_files import ModuleFiles, ModuleLookup, module_name
 from ._physical import PageOwner, PhysicalMemory
@@ -7,6 +8,7 @@ from ._ram import Ram, Segment, ram_layout
 from ._relay_memory import RelayMemory
 
 __all__ = [
+    "EarlyLog",
     "KernelMemory",
     "ModuleFiles",
     "ModuleLookup",

@@ -11,13 +11,13 @@ from ..deadline import WaitLimit
 from ..debugger import evaluate
 from ..errors import BootError, DebuggerDied, KgdbError, MachineDied
 from ..kernel import Vmlinux
-from ..machine import check_boot, kernel_command_line
+from ..machine import boot_death, check_boot, kernel_command_line, last_lines
 from ..rsp import QemuStub
 
 if TYPE_CHECKING:
     from ..handle import Attachment
     from ..kernel import Kernel
-    from ..machine import Machine
+    from ..machine import BootLog, Machine
 
 __all__ = ["check_image_kernel", "run_to_start_kernel"]
 
@@ -25,29 +25,32 @@ __all__ = ["check_image_kernel", "run_to_start_kernel"]
 _NEEDED = ("nokaslr", "rodata=off")
 
 
-def run_to_start_kernel(machine: Machine, kernel: Kernel, waits: WaitLimit) -> None:
+def run_to_start_kernel(machine: Machine, kernel: Kernel, waits: WaitLimit, log: BootLog) -> None:
     """Run a machine until the kernel's first function in C, by QEMU's stub.
 
+    :param log: the kernel's log, for what it does not print on the console.
     :raises BootError: it never came there.
     """
 
     timeout = waits.seconds
 
     def patience(seconds: float) -> bool:
-        check_boot(machine)
+        check_boot(machine, log, "before start_kernel had begun")
         if seconds < timeout:
             return True
         raise BootError(
-            f"the kernel did not reach start_kernel in {timeout:g} s\n"
-            f"the console's last lines are:\n{machine.console.tail(15)}",
+            f"the kernel did not reach start_kernel in {timeout:g} s\n{last_lines(machine, log)}",
             log=machine.console.log,
             hint="is it one for this machine? A slow host wants a larger --kgdb-timeout",
         )
 
     # A debug register's, for there is no kernel in memory yet.
-    QemuStub(machine.connect_stub, waits=waits).run_to(
-        Vmlinux(kernel.vmlinux).need("start_kernel"), patience
-    )
+    stub = QemuStub(machine.connect_stub, waits=waits)
+    try:
+        stub.run_to(Vmlinux(kernel.vmlinux).need("start_kernel"), patience)
+    except (MachineDied, ConnectionError) as error:
+        what = "QEMU ended before the kernel reached start_kernel"
+        raise boot_death(machine, what, log) from error
 
 
 @contextlib.contextmanager

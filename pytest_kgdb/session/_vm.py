@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from ..deadline import WaitLimit
@@ -12,8 +13,8 @@ from ..debugger import Gdb, Reason, Remember
 from ..errors import BootError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
-from ..machine import Machine, SysrqBreak, boot_to_kgdbwait
-from ..memory import RelayMemory
+from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, check_boot, last_lines
+from ..memory import EarlyLog, RelayMemory
 from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
 from ._image_boot import check_image_kernel, run_to_start_kernel
@@ -210,15 +211,23 @@ class Vm:
 
     # Booting
 
+    @cached_property
+    def _boot_log(self) -> EarlyLog:
+        machine, spec = self.machine, self.spec
+        log = EarlyLog(self.kernel.vmlinux, machine.ram, spec.memory << 20, spec.arch.machine)
+        self._parts.callback(log.close)
+        return log
+
     def boot(self) -> None:
         """Boot to kgdbwait and connect gdb.
 
         :raises BootError: the kernel never came there.
         """
+        log = self._boot_log
         if self.spec.stub == "qemu":
-            run_to_start_kernel(self.machine, self.kernel, self._waits)
+            run_to_start_kernel(self.machine, self.kernel, self._waits, log)
         else:
-            boot_to_kgdbwait(self.machine, self._waits.seconds)
+            boot_to_kgdbwait(self.machine, self._waits.seconds, log)
         with (
             check_image_kernel(lambda: self.attachment, self.kernel, self.machine)
             if self.spec.image is None and self.spec.boot_area is None
@@ -241,7 +250,7 @@ class Vm:
         except TimeoutError as error:
             raise BootError(
                 f"the guest's init did not say that it is ready within {limit:g} s\n"
-                f"the console's last lines are:\n{console.tail(_CONSOLE_LINES)}",
+                f"{last_lines(self.machine, self._boot_log)}",
                 log=console.log,
                 hint=self._why_not_ready(),
             ) from error
@@ -256,6 +265,8 @@ class Vm:
     def _check_boot(self) -> None:
         control = self.attachment.run_control
         if not control.stopped:
+            if self.spec.stub == "qemu":  # which no panic stops
+                check_boot(self.machine, self._boot_log, "on its way to the shell")
             return
         control.check_refused()
         stop = control.stop

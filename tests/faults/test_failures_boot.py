@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 
@@ -96,6 +97,83 @@ def test_the_same_failure_is_reported_once(ran: Outcome) -> None:
 def test_other_machines_come_up(ran: Outcome) -> None:
     assert ran.passed("test_early_boot_of_the_same"), ran.output
     assert ran.passed("test_a_good_one"), ran.output
+
+
+# Before the kernel has a console.
+EARLY = r"""
+import pytest
+
+
+@pytest.mark.kgdb(append="memmap=exactmap memmap=4M@16M")
+def test_no_memory_map(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="memmap=256M$0")
+def test_no_memory(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="log_buf_len=1M mem=8M")
+def test_no_room_for_the_log(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(memory=32)
+def test_a_reset(kgdb):
+    pass
+
+
+def test_a_good_one(kgdb):
+    assert kgdb.run("echo fine").output == "fine\n"
+"""
+
+
+@pytest.fixture(scope="module", params=["kgdb", "qemu"])
+def early(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    session_options: list[str],
+) -> Outcome:
+    """The run with one stub; nothing waits for its limit."""
+    options = [*session_options, f"--kgdb-stub={request.param}", "--kgdb-timeout=600"]
+    return InnerRun(tmp_path_factory.mktemp("early"), EARLY, options).end()
+
+
+@pytest.mark.parametrize(
+    ("test", "reason", "function"),
+    [
+        ("test_no_memory_map", "Invalid user supplied memory map", "e820__finish_early_params"),
+        ("test_no_memory", "alloc_low_pages: can not alloc memory", "alloc_low_pages"),
+        (
+            "test_no_room_for_the_log",
+            r".*\w: Failed to allocate \d+ bytes align=0x\w+",
+            "setup_arch",
+        ),
+    ],
+)
+def test_panic_before_the_console(early: Outcome, test: str, reason: str, function: str) -> None:
+    report = early.failure(test)
+    assert report.when == "setup", early.output
+    no_traceback_of_ours(report.text)
+    first, *lines = report.text.splitlines()
+    assert re.fullmatch(rf"the kernel panicked (before|on its way to) .*?: {reason}", first)
+    assert lines[0] == "not on its console, but in its memory, the kernel's last lines are:"
+    assert any(re.search(rf"\] Kernel panic - not syncing: {reason}$", line) for line in lines)
+    assert any(f" {function}+0x" in line for line in lines), "the stack is part of it"
+    assert any("---[ end Kernel panic" in line for line in lines)
+    assert early.seconds < 300
+
+
+def test_reset_before_the_console(early: Outcome) -> None:
+    text = early.failure("test_a_reset").text
+    no_traceback_of_ours(text)
+    assert re.match(r"QEMU ended before the kernel reached \w+: exit status 0\n", text)
+    assert "hint: the kernel has reset the machine" in text
+
+
+def test_others_come_up_then(early: Outcome) -> None:
+    assert early.passed("test_a_good_one"), early.output
 
 
 MUTE_INIT = b"#!/bin/sh\necho this initrd keeps quiet\nexec /bin/sleep 100000\n"
