@@ -108,11 +108,17 @@ def scan(root: Path) -> tuple[dict[str, os.stat_result], dict[str, str]]:
 def disk_usage(root: Path) -> int:
     """Return the bytes that a directory uses on the disk."""
     size = 0
+    linked: set[int] = set()
     for entry, _ in _walk(root, ""):
         try:
-            size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES
+            status = entry.stat(follow_symlinks=False)
         except OSError:  # removed meanwhile
             continue
+        if status.st_nlink > 1:
+            if status.st_ino in linked:
+                continue
+            linked.add(status.st_ino)
+        size += status.st_blocks * _BLOCK_BYTES
     return size
 
 

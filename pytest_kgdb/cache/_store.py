@@ -190,6 +190,11 @@ class Cache:
         self._layout.prepare()
         return self._locks.lock(checked(name), label, _WAIT_SECONDS if timeout is None else timeout)
 
+    def try_lock(self, name: str) -> AbstractContextManager[bool]:
+        """Hold the lock of a name if nobody does; the value is whether it was free."""
+        self._layout.prepare()
+        return self._locks.try_lock(checked(name))
+
     def workdir(self, kind: str, name: str) -> Path:
         """Return a directory that may be changed, such as a build tree; it is created if need be.
 
@@ -210,6 +215,11 @@ class Cache:
     def workdir_path(self, kind: str, name: str) -> Path:
         """Return the path of a work directory, which need not exist."""
         return self._layout.workdir(kind, name)
+
+    def workdir_changed(self, kind: str, name: str) -> None:
+        """Note that a work directory has another size, if that was so without its lock."""
+        with contextlib.suppress(OSError):
+            self._layout.workdir_size(self._layout.workdir(kind, name)).unlink()
 
     def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:
         """Return the result of `compute`, from the disk if it was computed with this key before."""

@@ -61,25 +61,30 @@ class OwnedTree(Source):
     def find(self) -> BuildTree | None:
         worktree = self._pool.find(self.content)
         if worktree is None:
-            worktree = self._pool.find_free(self._base)
-            if worktree is None:
-                return None
-            try:
-                self._patch(worktree)  # a few files at the most
-            except BuildError:
-                return None
+            with self._pool.claim_free(self._base) as worktree:
+                if worktree is None:
+                    return None
+                try:
+                    self._patch(worktree)  # a few files at the most
+                except BuildError:
+                    return None
         return self._build_tree(worktree)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[BuildTree]:
+    def open(self, base: str | None = None) -> Iterator[BuildTree]:
+        # Others may bring a tree of this source to another content while this one is built.
         with self._pool.claim(self.content, f"the source {self.label}") as worktree:
+            if base is not None:
+                self._pool.seed(worktree, base)
             if not worktree.has(self.content):
                 if not worktree.has_base(self._base):
                     worktree.begin_replacing()
                     self._overlay(worktree).set_patches([])
                     self._bring(worktree)
                 self._patch(worktree)
-            yield self._build_tree(worktree)
+        yield self._build_tree(worktree)
+        if base is not None:
+            self._pool.prune()
 
     def _patch(self, worktree: Worktree) -> None:
         worktree.begin_patching()
@@ -201,7 +206,8 @@ class CheckedOut(OwnedTree):
         clean = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
         def git(*words: str) -> None:
-            argv = [self._git, f"--git-dir={git_dir}", *words]
+            # A tree that was made of links to another's files has other times of inodes only.
+            argv = [self._git, "-c", "core.trustctime=false", f"--git-dir={git_dir}", *words]
             run(argv, timeout=_GIT_SECONDS, env=git_environment() | clean, cwd=top)
 
         with self._progress.stage(f"checking out {self.label}"):

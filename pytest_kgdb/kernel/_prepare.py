@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..arch import X86_64, Arch
 from ..cache import Cache, Entry
@@ -23,12 +23,13 @@ from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
 from ._source import BuildTree, Source, UserTree, identity, with_patches
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
-from ._spec import OBJECTS, BuildDir, Revision, SourceTree, Tarball
+from ._spec import BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
 
 if TYPE_CHECKING:
     from ._make import Make
+    from ._object_pool import ObjectPool
 
 # Part of every key: to be increased when the same inputs are to give another kernel.
 _RECIPE: Final = "2"
@@ -85,17 +86,6 @@ def _build_options(settings: Settings) -> list[str]:
     if "config" in settings.origins:
         names.insert(0, settings.origin("config"))
     return names
-
-
-class _BuildDirectory(NamedTuple):
-    """Where a kernel is built."""
-
-    state_dir: Path
-    objects: Path
-    debug_objects: Path
-    """The build directory in the debug information."""
-    flags: list[str]
-    """Variables for make."""
 
 
 class _Builder:
@@ -232,15 +222,19 @@ class _Builder:
 
         check_tools()
         with contextlib.ExitStack() as stack:
-            build_tree = stack.enter_context(self._source.open())
-            place = self._place(build_tree, stack)
+            build_tree = stack.enter_context(self._source.open(self._base))
+            pool = self._objects(build_tree)
+            place = stack.enter_context(
+                pool.open(self._cache, self._base, self._variant, self._label)
+            )
             state_dir, objects = place.state_dir, place.objects
+            flags = [f"{name}={place.flags}" for name in ("KCFLAGS", "KAFLAGS") if place.flags]
             make = Make(
                 build_tree.tree,
                 objects,
                 state_dir,
                 arch=self._arch,
-                variables=self._tools.variables(self._cache, *place.flags),
+                variables=self._tools.variables(self._cache, *flags),
                 jobs=self._settings.jobs,
                 progress=self._progress,
             )
@@ -260,33 +254,30 @@ class _Builder:
             }
             publish(objects, build_tree.tree, state_dir, target, self._arch, facts)
 
-    def _place(self, build_tree: BuildTree, stack: contextlib.ExitStack) -> _BuildDirectory:
-        """Return where to build.
-
-        The variables make the objects independent of the build directory. All configurations on
-        one base share a build directory, if make's variables are the same: only what they differ in
-        is compiled.
-        """
+    @property
+    def _base(self) -> str:
+        """The name of the base configuration, with the choice of tools."""
         base = f"{self._arch.name}-{self._recipe.base}"
         if self._tools.given:
             given = "\n".join(self._tools.given)
             base += f"-{hashlib.sha256(given.encode()).hexdigest()[:8]}"
-        if build_tree.state_dir is None:
-            name = f"build-{identity(build_tree.tree.name, build_tree.tree.resolve())}-{base}"
-            stack.enter_context(self._cache.lock(name, label=self._label))
-            state_dir = self._cache.workdir("build", name)
-            objects = state_dir / "objects"
-            return _BuildDirectory(state_dir, objects, objects, [])
-        state_dir, objects = (
-            build_tree.state_dir / f"build-{base}",
-            build_tree.tree / f"{OBJECTS}{base}",
-        )
-        state_dir.mkdir(exist_ok=True)
-        debug_objects = build_tree.debug_tree / objects.name
-        maps = (("../", f"{build_tree.debug_tree}/"), (objects, debug_objects))
-        options = " ".join(f"-fdebug-prefix-map={old}={new}" for old, new in maps)
-        flags = [f"KCFLAGS={options}", f"KAFLAGS={options}"]
-        return _BuildDirectory(state_dir, objects, debug_objects, flags)
+        return base
+
+    @property
+    def _variant(self) -> str:
+        """What distinguishes the configuration from others on its base."""
+        if not self._recipe.requests and self._recipe.base != "file":
+            return ""
+        return self._recipe.key[:8]
+
+    def _objects(self, build_tree: BuildTree) -> ObjectPool:
+        """Return the build directories of a tree."""
+        from ._object_pool import ObjectsApart, ObjectsInTree
+
+        tree, state_dir = build_tree.tree, build_tree.state_dir
+        if state_dir is not None:
+            return ObjectsInTree(state_dir, tree, build_tree.debug_tree)
+        return ObjectsApart(self._cache, f"build-{identity(tree.name, tree.resolve())}")
 
     def _configure_if_needed(self, make: Make, tree: Path, stamp: Path) -> None:
         """Configure, unless nothing has changed that the configuration depends on."""

@@ -65,8 +65,11 @@ class Source(ABC):
         """Its version; "" if it would have to be unpacked first."""
 
     @abstractmethod
-    def open(self) -> contextlib.AbstractContextManager[BuildTree]:
-        """Hold a directory to build from. The source is copied or unpacked first if need be."""
+    def open(self, base: str | None = None) -> contextlib.AbstractContextManager[BuildTree]:
+        """Hold a directory to build from. The source is copied or unpacked first if need be.
+
+        :param base: the base configuration that is to be built; None to read it only.
+        """
 
     def check(self) -> None:  # noqa: B027  (most sources cannot change)
         """Check that it still has the content of its key.
@@ -123,7 +126,8 @@ class UserTree(Source):
         return self._copy(state_dir) if _read(state_dir / "content") == self.content else None
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[BuildTree]:
+    def open(self, base: str | None = None) -> Iterator[BuildTree]:
+        del base
         if not self._copied:
             yield BuildTree(self._path, self._path)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ from typing import Final
 from ..cache import Cache
 from ..errors import CacheError
 from ..process import FileLock
+from ._object_pool import ObjectsInTree, prune
+from ._seed import link_sources
+from ._spec import OBJECTS
 
 _MOST: Final = 16  # so many versions of one source in use at a time are a mistake
 _USE: Final = "use"
 _CONTENT: Final = "content"
 _BASE: Final = "base"
+_STATE: Final = ("originals", "patched.json", "git")  # what patches and git know of a tree
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,13 @@ class WorktreePool:
             lock.release()
         return None
 
-    def find_free(self, base: str) -> Worktree | None:
-        """Return a tree with a base that is not in use, to be patched; None if there is none."""
+    @contextlib.contextmanager
+    def claim_free(self, base: str) -> Iterator[Worktree | None]:
+        """Hold a tree with a base that is not in use, to be patched; None if nothing is free."""
+        with self._cache.try_lock(self._name) as free:
+            yield self._find_free(base) if free else None
+
+    def _find_free(self, base: str) -> Worktree | None:
         for first, state_dir in self._directories():
             if _note(state_dir, _BASE) == base:
                 with contextlib.suppress(OSError):
@@ -113,6 +123,40 @@ class WorktreePool:
         """
         with self._cache.lock(self._name, label=label):
             yield self.find(content) or self._free()
+
+    def seed(self, worktree: Worktree, base: str) -> None:
+        """Begin a new tree with the files of another, and with its objects of a configuration.
+
+        Then only what differs between the two contents is compiled.
+
+        :param base: the base configuration of the objects.
+        """
+        if worktree.tree.exists():
+            return
+        for first, state_dir in self._directories():
+            content = _note(state_dir, _CONTENT)
+            if state_dir == worktree.state_dir or not content:
+                continue
+            with contextlib.suppress(OSError):
+                lock = FileLock.shared(state_dir / _USE, create=True)
+                try:
+                    if _note(state_dir, _CONTENT) == content:
+                        _clone(state_dir, worktree, first / "src", base)
+                        return
+                finally:
+                    lock.release()
+
+    def prune(self) -> None:
+        """Remove the build directories that were not used for longest, after a build."""
+        self._cache.workdir_changed("tree", self._name)
+        with self._cache.try_lock(self._name) as free:
+            if free:
+                prune(
+                    [
+                        ObjectsInTree(path, path / "src", first / "src")
+                        for first, path in self._directories()
+                    ]
+                )
 
     def _free(self) -> Worktree:
         for first, state_dir in self._directories():
@@ -137,3 +181,19 @@ def _note(state_dir: Path, name: str) -> str:
         return (state_dir / name).read_text() if (state_dir / "src").is_dir() else ""
     except OSError:
         return ""
+
+
+def _clone(source: Path, worktree: Worktree, debug_tree: Path, base: str) -> None:
+    """Make a tree of the files of another, which is locked."""
+    target = worktree.state_dir
+    link_sources(source / "src", worktree.tree)
+    for name in _STATE:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, symlinks=True, dirs_exist_ok=True)
+        elif (source / name).exists():
+            shutil.copy2(source / name, target / name)
+    # Objects are of some use only, and right only, while the tree has the times of the original.
+    (target / _BASE).write_text(_note(source, _BASE))
+    (target / _CONTENT).write_text(_note(source, _CONTENT))
+    pool = ObjectsInTree(source, source / "src", debug_tree)
+    pool.seed(base, worktree.tree / f"{OBJECTS}{base}")

@@ -402,7 +402,8 @@ from pytest_kgdb.progress import Progress
 from pytest_kgdb.settings import make_settings
 
 progress = Progress(sys.stdout, live=False, interval=0.2)
-settings = make_settings(kernel=[sys.argv[1]], jobs=2, cache_dir=sys.argv[2])
+words = {"kernel": [sys.argv[1]], "set": sys.argv[3:]}
+settings = make_settings(**words, jobs=2, cache_dir=sys.argv[2])
 try:
     cache = Cache(Path(sys.argv[2]), progress=progress)
     made = prepare(settings, settings.kernel[0], cache, progress)
@@ -416,9 +417,9 @@ print("made", made.key, flush=True)
 class Builder:
     """Another process that wants a kernel."""
 
-    def __init__(self, tree: Path, root: Path) -> None:
+    def __init__(self, tree: Path | str, root: Path, *symbols: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PREPARE), str(tree), str(root)],
+            [sys.executable, "-c", textwrap.dedent(PREPARE), str(tree), str(root), *symbols],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -483,6 +484,73 @@ class TestConcurrent:
         assert len(keys) == 1
         assert len(compiled(root)) == 2
         assert f"waiting for process {first.process.pid}" in outputs[1]
+
+    def at_once(self, builders: list[Builder], slow: Path) -> list[str]:
+        """See that all of them compile before any has ended; return what they print."""
+        deadline = time.monotonic() + SOON
+        began = slow.parent / "began"
+        while not began.exists() or len(began.read_text().split()) < 4 * len(builders):
+            assert time.monotonic() < deadline, [builder.process.poll() for builder in builders]
+            assert all(builder.process.poll() is None for builder in builders)
+            time.sleep(0.02)
+        slow.touch()
+        outputs = [builder.end() for builder in builders]
+        assert all("made" in output for output in outputs), outputs
+        return outputs
+
+    def test_two_configurations_do_not_wait(self, tree: Path, root: Path, slow: Path) -> None:
+        first = Builder(tree, root)
+        begun(slow)
+        outputs = self.at_once([first, Builder(tree, root, "CONFIG_KNOWN=y")], slow)
+        assert not any("waiting for" in output for output in outputs)
+        assert "KNOWN" in kernel(tree, root, set=["CONFIG_KNOWN=y"]).config
+        assert "KNOWN" not in kernel(tree, root).config
+
+    @pytest.mark.parametrize("symbols", [(), ("CONFIG_KNOWN=y",)])
+    def test_two_revisions_do_not_wait(
+        self, tree: Path, root: Path, slow: Path, symbols: tuple[str, ...]
+    ) -> None:
+        repository(tree)
+        first = Builder(f"{tree}@one", root, *symbols)
+        begun(slow)
+        outputs = self.at_once([first, Builder(f"{tree}@two", root, *symbols)], slow)
+        assert not any("waiting for" in output for output in outputs[:1])
+        kernels = [kernel(f"{tree}@{name}", root, set=list(symbols)) for name in ("one", "two")]
+        for built, is_second in zip(kernels, (False, True), strict=True):
+            assert (b"COUNT + 2" in built.sources.read("fs/open.c")) == is_second
+            assert len({path.name for path in built.vmlinux.parent.iterdir()}) > 3
+        # As it is when only one is built, each time from nothing.
+        for number, built in enumerate(kernels):
+            alone = kernel(f"{tree}@{('one', 'two')[number]}", root / "alone", set=list(symbols))
+            assert alone.build_id == built.build_id
+
+    def test_a_configuration_does_not_undo_anothers_objects(self, tree: Path, root: Path) -> None:
+        repository(tree)
+        kernel(f"{tree}@one", root)
+        kernel(f"{tree}@one", root, set=["CONFIG_KNOWN=y"])
+        (plain,) = root.glob("v1/work/tree/*/src/kgdb-x86-minimal")
+        (plain / "compiled").unlink()
+        kernel(f"{tree}@two", root)
+        assert (plain / "compiled").read_text().split() == ["fs/open.o"]
+
+    def test_a_new_worktree_begins_with_what_another_has(self, tree: Path, root: Path) -> None:
+        repository(tree)
+        (tree / "fs/open.c").write_text(OPEN.replace("COUNT", "COUNT + 3"))
+        words = ["git", "-C", str(tree), "-c", "user.name=A", "-c", "user.email=a@b"]
+        subprocess.run([*words, "commit", "-qam", "three"], check=True)
+        one = kernel(f"{tree}@one", root)
+        assert one.source is not None, "which is kept for it from now on"
+        two = kernel(f"{tree}@two", root)
+        assert two.source is not None
+        assert two.source != one.source
+        assert (one.source / "fs/open.c").read_text() == OPEN
+        assert "COUNT + 2" in (two.source / "fs/open.c").read_text()
+        assert (two.source / "Makefile").samefile(one.source / "Makefile")
+        alone = kernel(f"{tree}@two", root / "alone")
+        assert alone.build_id == two.build_id
+        three = kernel(f"{tree}@HEAD", root)
+        assert b"COUNT + 3" in three.sources.read("fs/open.c")
+        assert (one.source / "fs/open.c").read_text() == OPEN
 
     def test_progress_tells_how_far_it_is(self, tree: Path, root: Path, slow: Path) -> None:
         builder = Builder(tree, root)

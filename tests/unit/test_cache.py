@@ -559,3 +559,22 @@ def test_the_import_is_light() -> None:
         " 'concurrent.futures', 'platformdirs') if name in sys.modules])"
     )
     assert run([sys.executable, "-c", code], timeout=30).output == "[]\n"
+
+
+def test_files_with_several_names_are_counted_once(cache: Cache) -> None:
+    with cache.lock("tree", label="a tree"):
+        path = cache.workdir("build", "tree")
+        (path / "one").write_bytes(b"x" * 1_000_000)
+        (path / "two").hardlink_to(path / "one")
+    (info,) = cache.entries()
+    assert 1_000_000 <= info.size < 1_500_000
+
+
+def test_a_work_directory_that_grew_without_its_lock(cache: Cache) -> None:
+    with cache.lock("tree", label="a tree"):
+        path = cache.workdir("build", "tree")
+    (before,) = cache.entries()
+    (path / "objects").write_bytes(b"x" * 1_000_000)
+    cache.workdir_changed("build", "tree")
+    (after,) = cache.entries()
+    assert after.size >= before.size + 1_000_000
