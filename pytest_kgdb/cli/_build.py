@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ def build(options: argparse.Namespace) -> int:
     settings = from_arguments(options)
     artifacts = Artifacts(settings, Progress())
     built = []
-    for spec in _specs(settings):
-        kernel = artifacts.kernel(spec)
+    for spec, config in itertools.product(_specs(settings), settings.configs or (None,)):
+        kernel = artifacts.kernel(spec, config)
         disk = artifacts.disk(kernel)
         built.append(_described(kernel, artifacts.initrd(kernel), disk))
         if not options.json:
@@ -39,6 +40,10 @@ def attach(options: argparse.Namespace) -> int:
     specs = _specs(settings)
     if len(specs) > 1:
         raise ConfigError(f"gdb can be on one kernel only: {', '.join(specs)}")
+    for name, values in (("configuration", settings.configs), ("number of CPUs", settings.smps)):
+        if values:
+            several = ", ".join(map(str, values))
+            raise ConfigError(f"gdb can be on one kernel, with one {name}, only: {several}")
     progress = Progress()
     artifacts = Artifacts(settings, progress)
     kernel = artifacts.kernel(specs[0])

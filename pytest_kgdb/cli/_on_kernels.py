@@ -42,6 +42,11 @@ def one_kernel(options: argparse.Namespace) -> Settings:
             f"{options.name} is about one kernel: name it with --kgdb-kernel=SPEC",
             hint="a source tree, a tarball, TREE@REV, or distro[:VERSION]",
         )
+    if settings.configs:
+        raise ConfigError(
+            f"{options.name} is about one kernel, and --kgdb-config names several configurations: "
+            f"{', '.join(settings.configs)}"
+        )
     return settings
 
 

@@ -14,6 +14,7 @@ from ._model import Kernel
 from ._prepare import prepare
 from ._source import file_hash, git_environment
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
+from ._spec import parse as named
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "collect_modules",
     "file_hash",
     "git_environment",
+    "named",
     "not_compiled",
     "prepare",
     "read_module",

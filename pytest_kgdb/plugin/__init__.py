@@ -60,9 +60,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter, where there are several, and each repetition."""
     if "kgdb_kernel" in metafunc.fixturenames:
-        from ._collect import parametrize
+        from ._configure import matrix_of
 
-        parametrize(metafunc)
+        matrix_of(metafunc.config).parametrize(metafunc)
     if given(metafunc.config):
         from ._collect import repeat
 
@@ -106,11 +106,23 @@ def _kgdb_repeat(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def kgdb_kernel(request: pytest.FixtureRequest) -> Kernel:
+def _kgdb_config(request: pytest.FixtureRequest) -> str | None:
+    """The base of the kernel's configuration; None where there is one for all tests."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture(scope="session")
+def _kgdb_smp(request: pytest.FixtureRequest) -> int | None:
+    """How many CPUs the machine has; None where there is one number for all tests."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture(scope="session")
+def kgdb_kernel(request: pytest.FixtureRequest, _kgdb_config: str | None) -> Kernel:
     """The kernel under test, built if need be: release, version, vmlinux, image, config, …"""
     from ._run import Run
 
-    return Run.of(request.config).kernel(request)
+    return Run.of(request.config).kernel(request, _kgdb_config)
 
 
 @pytest.fixture(scope="session")
@@ -140,15 +152,19 @@ def _kgdb_machines(
 
 
 @pytest.fixture(scope="session")
-def kgdb_session(request: pytest.FixtureRequest, _kgdb_machines: KernelSession) -> Kgdb:
+def kgdb_session(
+    request: pytest.FixtureRequest, _kgdb_machines: KernelSession, _kgdb_smp: int | None
+) -> Kgdb:
     """The booted machine and its gdb handle, shared: what one test does, the next one finds."""
     from ._run import Run
 
-    return Run.of(request.config).shared(_kgdb_machines)
+    return Run.of(request.config).shared(_kgdb_machines, _kgdb_smp)
 
 
 @pytest.fixture
-def kgdb(request: pytest.FixtureRequest, _kgdb_machines: KernelSession) -> Iterator[Kgdb]:
+def kgdb(
+    request: pytest.FixtureRequest, _kgdb_machines: KernelSession, _kgdb_smp: int | None
+) -> Iterator[Kgdb]:
     """A gdb handle on a pristine live kernel, stopped where the marker `kgdb` says."""
     from ._run import Run
 

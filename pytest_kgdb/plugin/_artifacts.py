@@ -65,8 +65,11 @@ class KernelSession(Protocol):
 class ArtifactSource(Protocol):
     """Makes what a run needs; :class:`Artifacts` is the real one."""
 
-    def kernel(self, spec: str) -> Kernel:
-        """Return the kernel that a SPEC stands for."""
+    def kernel(self, spec: str, config: str | None = None) -> Kernel:
+        """Return the kernel that a SPEC stands for.
+
+        :param config: the base of its configuration; None for that of the settings.
+        """
 
     def initrd(self, kernel: Kernel) -> Initrd:
         """Return the initrd for a kernel."""
@@ -102,11 +105,14 @@ class Artifacts:
             self._settings.cache_dir, progress=self._progress, remote=self._settings.remote_cache
         )
 
-    def kernel(self, spec: str) -> Kernel:
-        """Return the kernel that a SPEC stands for, built if need be."""
+    def kernel(self, spec: str, config: str | None = None) -> Kernel:
+        """Return the kernel that a SPEC stands for, built if need be.
+
+        :param config: the base of its configuration; None for that of the settings.
+        """
         from ..kernel import prepare
 
-        return prepare(self._settings, spec, self.cache, self._progress)
+        return prepare(self._settings.with_config(config), spec, self.cache, self._progress)
 
     def modules(self, kernel: Kernel) -> list[Path]:
         """Return the out-of-tree modules, built against a kernel."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path, PurePath
 from typing import Final
 
 import pytest
@@ -12,27 +10,12 @@ import pytest
 from ..errors import ConfigError
 from ..settings import Settings, TestRequest
 from ._configure import settings_of
+from ._matrix import CONFIG, KERNEL, SMP, kernel_ids, parameter
 from ._names import FIXTURES
 from ._record import repeats
 
 REQUEST: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
-
-_TARBALL: Final = re.compile(r"\.(tar(\.\w+)?|tgz|txz|tbz2?)$")
-
-
-def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Make each kernel a parameter of a test, if there are several."""
-    specs = list(dict.fromkeys(settings_of(metafunc.config).kernel))
-    if len(specs) < 2:
-        return
-    for mark in metafunc.definition.iter_markers("parametrize"):
-        names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
-        if "kgdb_kernel" in (re.split(r"[,\s]+", names) if isinstance(names, str) else names):
-            return  # the test chooses for itself
-    metafunc.parametrize(
-        "kgdb_kernel", specs, ids=kernel_ids(specs), indirect=True, scope="session"
-    )
 
 
 def repeat(metafunc: pytest.Metafunc) -> None:
@@ -43,46 +26,29 @@ def repeat(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("_kgdb_repeat", range(number), indirect=True, ids=repeats(number))
 
 
-def kernel_ids(specs: Sequence[str]) -> list[str]:
-    """Return a short name for each SPEC: as much of a path's end as tells them apart."""
-    split = [_parts(spec) for spec in specs]
-    ids = []
-    for parts, tail in split:
-        others = [other for other in split if other != (parts, tail)]
-        length = 1
-        while length < len(parts) and any(
-            (other[-length:], other_tail) == (parts[-length:], tail) for other, other_tail in others
-        ):
-            length += 1
-        ids.append("/".join(parts[-length:]) + tail)
-    return ids
-
-
-def _parts(spec: str) -> tuple[tuple[str, ...], str]:
-    """Split a SPEC into a path's parts and what stands behind it: `@REV`."""
-    if not spec.startswith("/"):
-        return (spec,), ""
-    tree, at, revision = (spec, "", "") if Path(spec).exists() else spec.partition("@")
-    return PurePath(_TARBALL.sub("", tree)).parts[1:] or ("/",), at + revision
-
-
 def is_kernel_test(item: pytest.Item) -> bool:
     """Whether a test asks for a fixture of ours."""
     return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
-def kernel_of(item: pytest.Item) -> object:
-    """Return the kernel that is a test's parameter; None where there is one kernel for all."""
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get("kgdb_kernel") if callspec is not None else None
+def kernel_of(item: pytest.Item) -> tuple[object, object]:
+    """Return the kernel and the configuration that are a test's parameters; None for what is not.
+
+    Where there is one for all, it is no parameter.
+    """
+    return parameter(item, KERNEL), parameter(item, CONFIG)
 
 
 def request_of(item: pytest.Item, settings: Settings) -> TestRequest:
     """Return what a test asks for: the settings, its class's and module's markers, its own.
 
+    A marker's value overrides that of a parameter.
+
     :raises ConfigError: a marker's argument is unknown or its value cannot be.
     """
     merged: dict[str, object] = {}
+    if (smp := parameter(item, SMP)) is not None:
+        merged["smp"] = smp
     # The closest is the first.
     for mark in reversed(list(item.iter_markers("kgdb"))):
         if mark.args:
@@ -190,8 +156,7 @@ def boots_line(items: Sequence[pytest.Item], *, moved: bool) -> str | None:
 
 def _machine(item: pytest.Item, request: TestRequest) -> str:
     parts = [f"{request.smp} CPU{'s' if request.smp > 1 else ''}", f"{request.memory}M"]
-    if kernel := kernel_of(item):
-        parts.insert(0, kernel_ids([str(kernel)])[0])
+    parts[:0] = [kernel_ids([str(one)])[0] for one in kernel_of(item) if one is not None]
     if request.append:
         parts.append(request.append)
     parts += request.qemu_arg

@@ -6,10 +6,12 @@ import pytest
 
 from ..errors import ConfigError
 from ..settings import Settings, from_pytest
+from ._matrix import Matrix
 from ._require import Requirement
 from ._terminal import is_worker
 
 _SETTINGS = pytest.StashKey[Settings]()
+_MATRIX = pytest.StashKey[Matrix]()
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -25,6 +27,14 @@ def settings_of(config: pytest.Config) -> Settings:
             raise pytest.UsageError(str(error)) from None
         config.stash[_SETTINGS] = settings
     return settings
+
+
+def matrix_of(config: pytest.Config) -> Matrix:
+    """Return the parameters that the run's options make."""
+    matrix = config.stash.get(_MATRIX, None)
+    if matrix is None:
+        matrix = config.stash[_MATRIX] = Matrix(settings_of(config))
+    return matrix
 
 
 def check(config: pytest.Config) -> None:
@@ -54,9 +64,16 @@ def header(config: pytest.Config) -> list[str]:
     settings = settings_of(config)
     if not settings.kernel:
         return []
-    kernels = " + ".join([", ".join(settings.kernel), *(path.name for path in settings.patch)])
-    parts = [f"kernel {kernels}", f"config {settings.config}"]
+    matrix = matrix_of(config)
+    values = {axis.option: ", ".join(map(str, axis.values)) for axis in matrix.axes}
+    kernels = values.get("kernel", settings.kernel[0])
+    parts = [
+        f"kernel {' + '.join([kernels, *(path.name for path in settings.patch)])}",
+        f"config {values.get('config', settings.config)}",
+    ]
+    if "smp" in values:
+        parts.append(f"CPUs {values['smp']}")
     if settings.disk != "none":
         parts.append(f"disk {settings.disk}")
     parts.append(f"isolation {settings.isolation}")
-    return [f"kgdb: {'; '.join(parts)}"]
+    return [f"kgdb: {'; '.join(parts)}", *(f"kgdb: {note}" for note in matrix.repeated)]

@@ -19,8 +19,9 @@ from ._collect import (
     read_markers,
     request_of,
 )
-from ._configure import settings_of
+from ._configure import matrix_of, settings_of
 from ._failures import FAILED, Failures
+from ._matrix import CONFIG, KERNEL, SMP, Axis, parameter, sets_smp
 from ._names import NO_KERNEL
 from ._require import Requirement
 from ._terminal import TerminalProgress, is_worker
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
-    from ..settings import TestRequest
+    from ..settings import MachineOptions, TestRequest
 
 _KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
 """Fixtures with which a test has a running kernel."""
@@ -52,8 +53,9 @@ class Run:
         self.live: KernelSession | None = None
         """The one kernel whose machines are up."""
 
-        self._parameter: object = None  # of `kgdb_kernel`, for that one
-        self._is_shared = False  # whether the machine that is up is as `kgdb_session` left it
+        self._parameter: object = None  # of the fixtures, for that one
+        # Of the machine that is up, if it is as `kgdb_session` left it.
+        self._shared: MachineOptions | None = None
         self._moved = False  # whether the grouping changed the order of tests
         self._described = is_worker(config)  # one line for each worker would be noise
         # Of each machine: how often in a row it failed to come up, or None if it never will.
@@ -75,38 +77,51 @@ class Run:
     def collected(self, items: list[pytest.Item]) -> None:
         """Check the markers of the kernel tests, and group the tests by machine."""
         read_markers(items, self.settings)
+        if same := matrix_of(self.config).overridden(items):
+            items[:] = [item for item in items if item not in same]
+            self.config.hook.pytest_deselected(items=same)
         ours = [item for item in items if is_kernel_test(item)]
         if requirement := Requirement.of(self.config):
             requirement.asked = len(ours)
         if self.settings.kernel:  # otherwise nothing will boot
-            self._moved = group(items, ours, machine_of)
+            # Of several machines of one kernel, one comes after another.
+            self._moved = group(items, ours, kernel_of)
+            ours = [item for item in items if is_kernel_test(item)]
+            self._moved |= group(items, ours, machine_of)
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         """Say what the tests' machines cost, in the order that they will really have."""
         if not self.settings.kernel:
             return []
         # Others (--failed-first) may have moved tests, and taken some out, since they were grouped.
-        line = boots_line([item for item in items if is_kernel_test(item)], moved=self._moved)
-        return [line] if line else []
+        ours = [item for item in items if is_kernel_test(item)]
+        line = boots_line(ours, moved=self._moved)
+        return [*([line] if line else []), *matrix_of(self.config).notes(ours)]
 
     # -- fixtures --------------------------------------------------------------------------------
 
-    def kernel(self, request: pytest.FixtureRequest) -> Kernel:
-        """Return the kernel for the fixture `kgdb_kernel`."""
-        specs = list(dict.fromkeys(self.settings.kernel))
+    def kernel(self, request: pytest.FixtureRequest, config: str | None) -> Kernel:
+        """Return the kernel for the fixture `kgdb_kernel`.
+
+        :param config: the base of its configuration, if that is a parameter.
+        """
         spec = getattr(request, "param", None)
-        if spec is None:
-            if not specs:
-                self._skip(NO_KERNEL)
-            if len(specs) > 1:
-                raise ConfigError(
-                    "the fixture was asked for by getfixturevalue(), and there are several "
-                    f"kernels: {', '.join(specs)}",
-                    hint="name it as an argument of the test, or in usefixtures()",
-                )
-            spec = specs[0]
-        self._parameter = getattr(request, "param", None)
-        return self.artifacts.kernel(spec)
+        if spec is None and not self.settings.kernel:
+            self._skip(NO_KERNEL)
+        axes = {axis.fixture: axis for axis in matrix_of(self.config).axes}
+        for fixture, value in ((KERNEL, spec), (CONFIG, config)):
+            if value is None and (axis := axes.get(fixture)) is not None:
+                raise self._by_name(axis)
+        self._parameter = (spec, config)
+        return self.artifacts.kernel(spec or self.settings.kernel[0], config)
+
+    def _by_name(self, axis: Axis) -> ConfigError:
+        what = {KERNEL: "kernels", CONFIG: "configurations", SMP: "numbers of CPUs"}[axis.fixture]
+        return ConfigError(
+            "the fixture was asked for by getfixturevalue(), and there are several "
+            f"{what}: {', '.join(map(str, axis.values))}",
+            hint="name it as an argument of the test, or in usefixtures()",
+        )
 
     def machines(
         self, kernel: Kernel, initrd: Initrd, disk: Disk | None
@@ -114,22 +129,27 @@ class Run:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
         self._boots.clear()
-        self._is_shared = False
+        self._shared = None
         try:
             yield self.live
         finally:
             self._close()
 
-    def shared(self, session: KernelSession) -> Kgdb:
+    def shared(self, session: KernelSession, smp: int | None) -> Kgdb:
         """Return the handle for the fixture `kgdb_session`, on the machine of the options.
 
         What its tests did is there, until a test with the fixture `kgdb` came between.
+
+        :param smp: its number of CPUs, if that is a parameter.
         """
-        test_request = self.settings.for_marker({}, "kgdb_session")
-        if self._is_shared:
+        axes = {axis.fixture: axis for axis in matrix_of(self.config).axes}
+        if smp is None and SMP in axes:
+            raise self._by_name(axes[SMP])
+        test_request = self.settings.for_marker({} if smp is None else {"smp": smp}, "kgdb_session")
+        if self._shared == test_request.machine:
             return self._come_up(session, test_request, lambda: session.handle)
         handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
-        self._is_shared = True
+        self._shared = test_request.machine
         return handle
 
     @pytest.hookimpl(tryfirst=True)
@@ -140,7 +160,7 @@ class Run:
             return
         # The session of another kernel is closed, and its own opened, by the fixtures.
         if self.live is not None and kernel_of(item) == self._parameter:
-            self.shared(self.live)
+            self.shared(self.live, parameter(item, SMP))
             self.live.begin_test()
 
     @pytest.hookimpl(wrapper=True)
@@ -180,7 +200,8 @@ class Run:
         test_request = item.stash.get(REQUEST, None)
         if test_request is None:  # asked for by getfixturevalue(): not seen at collection
             test_request = request_of(item, self.settings)
-        self._is_shared = False
+            self._check_smp(item)
+        self._shared = None
         handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
         try:
             yield handle
@@ -215,6 +236,12 @@ class Run:
             self._described = True
             for line in session.describe():
                 self.progress.say(line)
+
+    def _check_smp(self, item: pytest.Item) -> None:
+        """Refuse a test of which nobody has said how many CPUs it has."""
+        for axis in matrix_of(self.config).axes:
+            if axis.fixture == SMP and not sets_smp(item.iter_markers("kgdb")):
+                raise self._by_name(axis)
 
     def _skip(self, reason: str) -> NoReturn:
         if self.settings.require:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 from ..errors import ConfigError
 from ._options import OPTIONS, ini_key
 from ._options import field as field_of
-from ._values import PARSERS, Forward, parse_list
+from ._values import PARSERS, Forward, parse_axis, parse_list
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,9 @@ MARKER_KEYS: Final = ("at", "smp", "memory", "append", "qemu_arg", "isolation", 
 """The keyword arguments of the marker `kgdb`."""
 
 _LISTS: Final = frozenset(field_of(name) for name, kind, *_ in OPTIONS if kind == "list")
+_AXES: Final = frozenset(
+    field_of(name) for name, kind, *_ in OPTIONS if kind in ("values", "numbers")
+)
 _FIELDS: Final = tuple(field_of(name) for name, *_ in OPTIONS)
 
 
@@ -83,6 +86,12 @@ class Settings(MachineOptions):
     """SPECs; paths are absolute."""
 
     config: str = "minimal"
+    configs: tuple[str, ...] = ()
+    """All of them if there are several, as they were given; `config` is the first."""
+
+    smps: tuple[int, ...] = ()
+    """The same of `smp`."""
+
     fragment: tuple[Path, ...] = ()
     set: tuple[str, ...] = ()
     """`CONFIG_X=value` lines, as in a `.config`; the last line for a symbol counts."""
@@ -124,6 +133,10 @@ class Settings(MachineOptions):
     def origin(self, name: str) -> str:
         """Return where a field's value comes from: an option, a file and key, or `default`."""
         return self.origins.get(name, "default")
+
+    def with_config(self, config: str | None) -> Settings:
+        """Return the settings of one kernel where there are several `config`; None: the first."""
+        return self if config is None else replace(self, config=config, configs=())
 
     def for_marker(self, kwargs: Mapping[str, object], where: str) -> TestRequest:
         """Merge these settings with the marker of one test.
@@ -233,7 +246,15 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
             continue
         try:
             parse = PARSERS[name]
-            values[name] = parse_list(name, value, base) if name in _LISTS else parse(value, base)
+            if name in _AXES:
+                several = parse_axis(name, value, base)
+                values[name] = several[0]
+                if len(several) > 1:
+                    values[f"{name}s"] = several
+            else:
+                values[name] = (
+                    parse_list(name, value, base) if name in _LISTS else parse(value, base)
+                )
         except ValueError as error:
             raise ConfigError(f"{origin}: {error}") from None
     values["append"] = " ".join(values.get("append", ()))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pytest
 
 # name, kind, metavar, help. `value`: the last one given counts; `number`: the same, and may be a
-# number in a typed TOML file; `list`: repeatable; `flag`: given or not.
+# number in a typed TOML file; `list`: repeatable; `values`, `numbers`: repeatable, and several are
+# parameters of the tests; `flag`: given or not.
 OPTIONS: Final = (
     (
         "kernel",
@@ -26,9 +27,10 @@ OPTIONS: Final = (
     ),
     (
         "config",
-        "value",
+        "values",
         "BASE",
-        "base configuration: minimal (default), defconfig, distro, distro-full, or a file",
+        "base configuration: minimal (default), defconfig, distro, distro-full, or a file; "
+        "repeatable, each is a parameter of the tests",
     ),
     ("fragment", "list", "FILE", "configuration fragment laid over the base; repeatable"),
     ("set", "list", "CONFIG_X=y", "one configuration symbol; repeatable"),
@@ -53,7 +55,12 @@ OPTIONS: Final = (
         "what boots: kernel (default: QEMU loads it) or disk (the disk's own boot loader)",
     ),
     ("append", "list", "WORDS", "words added to the kernel's command line; repeatable"),
-    ("smp", "number", "N", "CPUs of the guest (default: 1)"),
+    (
+        "smp",
+        "numbers",
+        "N",
+        "CPUs of the guest (default: 1); repeatable, each is a parameter of the tests",
+    ),
     ("memory", "number", "SIZE", "memory of the guest: 256 or 256M (default), 1G"),
     ("qemu-arg", "list", "ARG", "further QEMU arguments, split as in a shell; repeatable"),
     (
@@ -101,7 +108,14 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("kgdb", "the Linux kernel under kgdb")
     # The number types are for pytest's typed TOML files; older versions have strings only.
     number: Any = int | float | str if pytest.version_tuple >= (9, 2) else "string"
-    ini_types = {"value": "string", "number": number, "list": "linelist", "flag": "bool"}
+    ini_types = {
+        "value": "string",
+        "values": "string",  # one in each line
+        "number": number,
+        "numbers": number,
+        "list": "linelist",
+        "flag": "bool",
+    }
     for name, kind, metavar, text in OPTIONS:
         key = ini_key(name)
         group.addoption("--kgdb-" + name, **_keywords(name, kind, metavar, text))
@@ -122,7 +136,8 @@ def _keywords(name: str, kind: str, metavar: str, text: str) -> dict[str, Any]:
     keywords = {"dest": ini_key(name), "default": None, "help": text}
     if kind == "flag":
         return {**keywords, "action": "store_true"}
-    return {**keywords, "action": "append" if kind == "list" else "store", "metavar": metavar}
+    several = kind in ("list", "values", "numbers")
+    return {**keywords, "action": "append" if several else "store", "metavar": metavar}
 
 
 def given(config: pytest.Config) -> bool:

@@ -342,3 +342,15 @@ def parse_list(name: str, value: object, base: Path) -> tuple[Any, ...]:
         parsed = PARSERS[name](item, base)
         values.extend(parsed if isinstance(parsed, list) else [parsed])
     return tuple(values)
+
+
+def parse_axis(name: str, value: object, base: Path) -> tuple[Any, ...]:
+    """Parse one value or several: a list, or a text with one in each line."""
+    items: list[object] = [value]
+    if isinstance(value, (list, tuple)):
+        items = list(value)
+    elif isinstance(value, str) and value.strip():
+        items = [line for line in value.splitlines() if line.strip()]
+    if not items:
+        raise ValueError("the value is empty")
+    return tuple(PARSERS[name](item, base) for item in items)

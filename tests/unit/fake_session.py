@@ -96,6 +96,28 @@ class Session:
         event("close", self.kernel)
 
 
+class FakeKernel(str):
+    """The name of a kernel, with what the marker `kgdb_kernel` asks of it."""
+
+    releases: ClassVar[dict[str, str]] = {}
+    configs: ClassVar[dict[str, dict[str, str]]] = {}
+    headers = "headers.tar.gz"
+
+    @property
+    def spec(self) -> str:
+        return str(self)
+
+    name = spec
+
+    @property
+    def release(self) -> str:
+        return self.releases.get(self, "6.1.192")
+
+    @property
+    def config(self) -> dict[str, str]:
+        return self.configs.get(self, {"KGDB": "y"})
+
+
 class Artifacts:
     """A :class:`pytest_kgdb.plugin._artifacts.ArtifactSource`."""
 
@@ -103,13 +125,13 @@ class Artifacts:
         self._settings = settings
         self._progress = progress
 
-    def kernel(self, spec: str) -> Any:
-        event("build", spec)
-        name = spec.rpartition("/")[2]
+    def kernel(self, spec: str, config: str | None = None) -> Any:
+        event("build", *filter(None, (spec, config)))
+        name = "-".join(filter(None, (spec.rpartition("/")[2], config)))
         self._progress.say(f"building {name}")
         for error in build_errors:
             raise error
-        return name
+        return FakeKernel(name)
 
     def initrd(self, kernel: object) -> Any:
         return "initrd"

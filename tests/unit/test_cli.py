@@ -93,6 +93,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["attach"], "error: no kernel is named\n"),
         (["build", "--kgdb-kernel=distro", "--kgdb-set=X"], "error: --kgdb-set: 'X' does not set"),
         (["attach", "--kgdb-kernel=a", "--kgdb-kernel=b"], "error: gdb can be on one kernel only"),
+        (
+            ["attach", "--kgdb-kernel=a", "--kgdb-smp=1", "--kgdb-smp=2"],
+            "error: gdb can be on one kernel, with one number of CPUs, only: 1, 2",
+        ),
     ],
 )
 def test_a_mistake_is_an_error_and_no_traceback(
@@ -143,7 +147,11 @@ class Session:
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     """A session that `attach` boots, with artifacts that do not exist."""
     session_ = Session()
-    monkeypatch.setattr(Artifacts, "kernel", lambda self, spec: Artifact(spec=spec))
+
+    def made(self: Artifacts, spec: str, config: str | None = None) -> Artifact:
+        return Artifact(spec=spec, config=Path("/cache") / (config or "config"))
+
+    monkeypatch.setattr(Artifacts, "kernel", made)
     monkeypatch.setattr(Artifacts, "initrd", lambda self, kernel: Artifact())
     monkeypatch.setattr(Artifacts, "disk", lambda self, kernel: None)
     monkeypatch.setattr(Artifacts, "session", lambda self, *parts: session_)
@@ -167,6 +175,17 @@ def test_build_says_where_things_are(session: Session, capsys: pytest.CaptureFix
     assert session.calls == []
 
 
+def test_build_builds_each_configuration(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--kgdb-config=minimal", "--kgdb-config=defconfig", "--json"]
+    assert main(["build", "--kgdb-kernel=a", "--kgdb-kernel=b", *words]) == 0
+    built = [(one["spec"][-1], one["config"]) for one in json.loads(capsys.readouterr().out)]
+    assert built == [
+        (spec, f"/cache/{config}") for spec in "ab" for config in ("minimal", "defconfig")
+    ]
+
+
 def test_build_says_it_in_json(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "--kgdb-kernel=distro:6.1", "--json"]) == 0
     (artifact,) = json.loads(capsys.readouterr().out)
@@ -178,7 +197,7 @@ def test_build_says_it_in_json(session: Session, capsys: pytest.CaptureFixture[s
 def test_a_build_that_fails(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def kernel(self: Artifacts, spec: str) -> Artifact:
+    def kernel(self: Artifacts, spec: str, config: str | None) -> Artifact:
         raise BuildError("the compiler found an error", log="/tmp/build.log")
 
     monkeypatch.setattr(Artifacts, "kernel", kernel)

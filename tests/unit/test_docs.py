@@ -82,7 +82,8 @@ def test_options_md_has_each_option_and_no_other() -> None:
 def test_an_options_row_is_true(name: str, kind: str, metavar: str) -> None:
     first, key, default, meaning = option_rows()[name]
     shown = f"`--kgdb-{name}={metavar}`" if metavar else f"`--kgdb-{name}`"
-    assert first == (f"{shown} (repeatable)" if kind == "list" else shown)
+    repeatable = kind in ("list", "values", "numbers")
+    assert first == (f"{shown} (repeatable)" if repeatable else shown)
     assert key == f"`{ini_key(name)}`"
     assert meaning
     value = Settings.__dataclass_fields__[field(name)].default

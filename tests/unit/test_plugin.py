@@ -391,7 +391,7 @@ def test_several_kernels_cannot_be_asked_for_at_run_time(inner: Inner) -> None:
     ],
 )
 def test_kernel_ids(specs: list[str], ids: list[str]) -> None:
-    from pytest_kgdb.plugin._collect import kernel_ids
+    from pytest_kgdb.plugin._matrix import kernel_ids
 
     assert kernel_ids(specs) == ids
 

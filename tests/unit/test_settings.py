@@ -58,7 +58,7 @@ def test_every_option_has_a_field_and_a_parser() -> None:
     from pytest_kgdb.settings._values import PARSERS
 
     fields = {name.replace("-", "_") for name, *_ in OPTIONS}
-    assert fields | {"origins"} == set(Settings.__dataclass_fields__)
+    assert fields | {"origins", "configs", "smps"} == set(Settings.__dataclass_fields__)
     assert fields | {"at"} == set(PARSERS)
     assert set(MARKER_KEYS) <= set(PARSERS)
 
