@@ -85,6 +85,10 @@ SOURCE: Final = pytest.StashKey[Callable[[Settings, Progress], ArtifactSource]](
 """What makes the artifacts of a run, where it is not :class:`Artifacts`."""
 
 
+KERNEL_OF: Final = pytest.StashKey["Kernel"]()
+"""The kernel that a test has a machine of, on the test."""
+
+
 class Artifacts:
     """Makes what a session is put together from.
 

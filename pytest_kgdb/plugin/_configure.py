@@ -55,6 +55,10 @@ def check(config: pytest.Config) -> None:
             config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
+    if settings.kernel and matrix_of(config).axes:
+        from ._table import MatrixTable
+
+        config.pluginmanager.register(MatrixTable(matrix_of(config)), "kgdb-table")
     if settings.require:
         Requirement.register(config)
 

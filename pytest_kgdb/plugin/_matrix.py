@@ -100,6 +100,19 @@ class Matrix:
             return None
         return Cell(_without(_test_id(item), "-".join(filter(None, ids))), tuple(ids))
 
+    def cell_of_id(self, nodeid: str) -> Cell | None:
+        """Return the same of a node id of which there is no more, as precisely as it says."""
+        for column in sorted(self.columns, key=lambda ids: -sum(map(len, ids))):
+            test = _without(nodeid, "-".join(column))
+            if test != nodeid:
+                return Cell(test.partition("@")[0], column)
+        return None
+
+    def kernel_of(self, ids: Sequence[str | None]) -> str:
+        """Return the part of a cell's ids that names its kernel."""
+        named = [one for one, axis in zip(ids, self.axes, strict=True) if axis.fixture != SMP]
+        return " ".join(filter(None, named))
+
     def overridden(self, items: Iterable[pytest.Item]) -> list[pytest.Item]:
         """Return the tests of which the marker of a parameter has them be the same as others.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import pytest
 
 from ..errors import BootError, BuildError, ConfigError, KgdbError
-from ._artifacts import SOURCE, Artifacts, KernelSession
+from ._artifacts import KERNEL_OF, SOURCE, Artifacts, KernelSession
 from ._collect import (
     REQUEST,
     boots_line,
@@ -53,6 +53,7 @@ class Run:
         self.live: KernelSession | None = None
         """The one kernel whose machines are up."""
 
+        self._kernel: Kernel | None = None  # that one
         self._parameter: object = None  # of the fixtures, for that one
         # Of the machine that is up, if it is as `kgdb_session` left it.
         self._shared: MachineOptions | None = None
@@ -128,6 +129,7 @@ class Run:
     ) -> Iterator[KernelSession]:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
+        self._kernel = kernel
         self._boots.clear()
         self._shared = None
         try:
@@ -166,6 +168,8 @@ class Run:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fail a test whose body went well, and whose kernel did not."""
+        if self._kernel is not None:
+            item.stash[KERNEL_OF] = self._kernel
         result = yield
         self._run_kunit(item)
         if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
@@ -284,6 +288,6 @@ class Run:
         self._close()
 
     def _close(self) -> None:
-        session, self.live = self.live, None
+        session, self.live, self._kernel = self.live, None, None
         if session is not None:
             session.close()

@@ -9,6 +9,7 @@ import pytest
 from test_plugin import Inner, inner  # noqa: F401  the fixture
 
 from pytest_kgdb.plugin._matrix import Matrix
+from pytest_kgdb.plugin._table import Row, blocks
 from pytest_kgdb.settings import make_settings
 
 TESTS = """
@@ -254,3 +255,119 @@ def test_repetitions_of_each(inner: Inner) -> None:  # noqa: F811
         "test_a[smp1-repeat1]", "test_a[smp1-repeat2]",
         "test_a[smp2-repeat1]", "test_a[smp2-repeat2]",
     ]  # fmt: skip
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+MIXED = """
+    import pytest
+    from pytest_kgdb.errors import MachineDied
+    def test_same(kgdb): pass
+    def test_other(kgdb): pass
+    @pytest.mark.skip
+    def test_never(kgdb): pass
+    def test_fails(kgdb, request): assert "distro:6.1-" in request.node.name
+    @pytest.mark.xfail
+    def test_known(kgdb, request): assert "smp1" in request.node.name
+    def test_bug(kgdb, request): nonesuch if "smp2" in request.node.name else 1
+    def test_lost(kgdb, request):
+        if "6.12-smp1" in request.node.name: kgdb.fail(MachineDied("QEMU is gone"))
+    def test_kernel(kgdb_kernel): assert kgdb_kernel == "distro:6.1"
+    @pytest.mark.parametrize("kgdb_kernel", ["/src/v3"], indirect=True)
+    def test_chosen(kgdb, kgdb_kernel): pass
+    def test_plain(): assert False
+"""
+TABLE = """\
+                        distro:6.1  distro:6.1  distro:6.12  distro:6.12
+                        smp1        smp2        smp1         smp2
+test_it.py::test_bug    PASS        ERROR       PASS         ERROR
+test_it.py::test_fails  PASS        PASS        FAIL         FAIL
+test_it.py::test_known  PASS        XFAIL       PASS         XFAIL
+test_it.py::test_lost   PASS        PASS        MISS         PASS
+test_it.py::test_kernel  PASS        =           FAIL         =
+=: the run in a column to its left is this one's, too
+the same in all 4 columns: 1 SKIP, 2 PASS; -v lists them
+distro:6.1: Linux 6.1.192 (distro:6.1)
+distro:6.12: Linux 6.1.192 (distro:6.12)
+"""
+
+
+def table(result: pytest.RunResult) -> list[str]:
+    """The lines of the table, its rows in alphabetical order and columns apart by two spaces."""
+    lines = result.outlines
+    start = next(i for i, line in enumerate(lines) if "kgdb: tests by kernel" in line) + 1
+    end = next(i for i, line in enumerate(lines) if i > start and line.startswith("===="))
+    shown = [re.sub(" {2,}", "  ", line).rstrip() for line in lines[start:end]]
+    rows = [line for line in shown if line.startswith("test_")]
+    return [line for line in shown if line not in rows] + sorted(rows)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "workers"])
+def test_the_table(inner: Inner, workers: tuple[str, ...]) -> None:  # noqa: F811
+    if workers:
+        pytest.importorskip("xdist")
+    inner.pytester.makepyfile(test_it=MIXED)
+    result = inner.subprocess(*AXES, "--tb=no", *workers)
+    expected = [re.sub(" {2,}", "  ", line) for line in TABLE.splitlines()]
+    rows = [line for line in expected if line.startswith("test_")]
+    assert table(result) == [line for line in expected if line not in rows] + sorted(rows)
+
+
+def test_the_whole_table(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(test_it=MIXED)
+    lines = table(inner.run(*AXES, "--tb=no", "-v"))
+    assert "test_it.py::test_same  PASS  PASS  PASS  PASS" in lines
+    assert "test_it.py::test_never  SKIP  SKIP  SKIP  SKIP" in lines
+    assert "the same in all 4 columns: 1 SKIP, 2 PASS" in lines
+
+
+def test_no_table(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(test_it=MIXED)
+    for words in (("--tb=no",), (*AXES, "-k", "distro:6.12 and smp2"), (*AXES, "-qq")):
+        inner.run(*words).stdout.no_fnmatch_line("*tests by kernel*")
+
+
+def test_columns_in_which_nothing_ran(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(test_it=MIXED)
+    lines = table(inner.run(*AXES, "--tb=no", "-k", "smp2 or test_lost[distro:6.1-smp1]"))
+    assert lines[0].split() == ["distro:6.1", "distro:6.1", "distro:6.12"]
+    assert "test_it.py::test_same  -  PASS  PASS" in lines
+    assert "test_it.py::test_fails  -  PASS  FAIL" in lines
+
+
+def test_repetitions_share_a_row(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        test_it="def test_a(kgdb, request): assert 'smp2-repeat2' not in request.node.name"
+    )
+    lines = table(inner.run(*AXES[1:], "--kgdb-repeat=3", "--tb=no"))
+    assert lines[-1] == "test_it.py::test_a  PASS  FAIL 1/3"
+
+
+def test_a_worker_that_crashed(inner: Inner) -> None:  # noqa: F811
+    pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        test_it="import os\ndef test_a(kgdb, request): 'smp2' in request.node.name and os._exit(1)"
+    )
+    lines = table(inner.subprocess(*AXES[1:], "-n1", "--tb=no"))
+    assert lines[-1] == "test_it.py::test_a  PASS  MISS"
+
+
+def test_wide_tables_are_wrapped() -> None:
+    columns = [(f"v6.{n}", "smp2") for n in range(9)]
+    rows = [
+        Row("tests/a/long/path/test_of_something.py::TestIt::test_it", ("PASS",) * 8 + ("FAIL",)),
+        Row("test_b.py::test_it", ("ERROR",) * 9),
+    ]
+    shown = [["".join(line) for line in block] for block in blocks(columns, rows, 60)]
+    assert [len(block) for block in shown] == [4, 4, 4]
+    assert all(len(line) <= 60 for block in shown for line in block)
+    assert shown[0][0].split() == ["v6.0", "v6.1", "v6.2", "v6.3"]
+    assert shown[2][2] == "…something.py::TestIt::test_it  FAIL"
+    assert [block[3].split() for block in shown] == [
+        ["test_b.py::test_it", *["ERROR"] * 4],
+        ["test_b.py::test_it", *["ERROR"] * 4],
+        ["test_b.py::test_it", "ERROR"],
+    ]
+    # One column is shown however narrow the terminal.
+    assert len(blocks(columns, rows, 10)) == 9
+    assert blocks(columns, [], 80) == []
