@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
     from ._patch import read_patches
+    from ._selector import Selector, Unmet
 
 __all__ = [
     "Built",
@@ -32,9 +33,11 @@ __all__ = [
     "ModuleFile",
     "NoSources",
     "NotCompiled",
+    "Selector",
     "SourceArchive",
     "SourceDirectory",
     "SourceFiles",
+    "Unmet",
     "Vmlinux",
     "build_external",
     "build_module",
@@ -54,6 +57,8 @@ _LAZY: Final = {
     "Built": "_modules",
     "ModuleFile": "_ko",
     "NotCompiled": "_makefiles",
+    "Selector": "_selector",
+    "Unmet": "_selector",
     "build_external": "_modules",
     "build_module": "_modules",
     "collect_external": "_collect",

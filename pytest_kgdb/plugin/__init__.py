@@ -39,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
+        "kgdb_kernel('>=5.15', config=['CONFIG_X', 'CONFIG_Y=m', '!CONFIG_Z']): the kernels that "
+        "the test is for; on others it is skipped",
+    )
+    config.addinivalue_line(
+        "markers",
         "kunit(suite, ..., module=None): behind the test's body, run these KUnit suites on its "
         "kernel, each case a subtest",
     )
@@ -74,7 +79,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers of kernel tests, and group these by machine."""
     # Doctest items of old versions and items of other plugins have no `fixturenames`.
-    if any(not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in items):
+    if any(
+        not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        or any(mark.name == "kgdb_kernel" for mark in item.own_markers)
+        for item in items
+    ):
         from ._run import Run
 
         Run.of(config).collected(items)
@@ -123,6 +132,14 @@ def kgdb_kernel(request: pytest.FixtureRequest, _kgdb_config: str | None) -> Ker
     from ._run import Run
 
     return Run.of(request.config).kernel(request, _kgdb_config)
+
+
+@pytest.fixture
+def _kgdb_selected(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> None:
+    """Skip a test whose marker says that it is not for this kernel."""
+    from ._run import Run
+
+    Run.of(request.config).select(request.node, kgdb_kernel)
 
 
 @pytest.fixture(scope="session")

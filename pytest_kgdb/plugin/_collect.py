@@ -13,6 +13,7 @@ from ._configure import settings_of
 from ._matrix import CONFIG, KERNEL, SMP, kernel_ids, parameter
 from ._names import FIXTURES
 from ._record import repeats
+from ._selection import note
 
 REQUEST: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
@@ -68,11 +69,11 @@ def read_markers(items: list[pytest.Item], settings: Settings) -> None:
     """
     wrong: set[int] = set()
     for item in items:
-        if not is_kernel_test(item):
-            continue
         try:
-            item.stash[REQUEST] = request_of(item, settings)
-            _check_use(item)
+            note(item)
+            if is_kernel_test(item):
+                item.stash[REQUEST] = request_of(item, settings)
+                _check_use(item)
         except ConfigError as error:
             wrong.add(id(item))
             report = pytest.CollectReport(item.nodeid, "failed", str(error), [])

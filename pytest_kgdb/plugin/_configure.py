@@ -59,6 +59,11 @@ def check(config: pytest.Config) -> None:
         from ._table import MatrixTable
 
         config.pluginmanager.register(MatrixTable(matrix_of(config)), "kgdb-table")
+    if settings.require and matrix_of(config).kernels > 1:
+        from ._selection import Unselected
+
+        unselected = Unselected(config, matrix_of(config))
+        config.pluginmanager.register(unselected, "kgdb-unselected")
     if settings.require:
         Requirement.register(config)
 

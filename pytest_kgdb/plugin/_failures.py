@@ -16,6 +16,7 @@ from ._artifacts import KernelSession
 from ._collect import is_kernel_test
 from ._names import NO_KERNEL
 from ._require import Requirement
+from ._selection import NOT_FOR
 from ._status import FAIL, PASS, SKIP, status_of, tested_nothing
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Failures:
         report.kgdb_status = _status(report, call, ours=fixture)  # type: ignore[attr-defined]
         # A case that KUnit skipped is its own affair: the suite has run.
         ran = call.excinfo is not None and getattr(call.excinfo.value, "kgdb_ran", False)
+        if call.excinfo is not None and hasattr(call.excinfo.value, NOT_FOR):
+            setattr(report, NOT_FOR, True)
+            ran = True  # as far as this kernel goes: `Unselected` looks at all of them
         if ours and not ran and (requirement := Requirement.of(item.config)):
             requirement.judge(report)
         if (

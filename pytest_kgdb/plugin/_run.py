@@ -24,6 +24,7 @@ from ._failures import FAILED, Failures
 from ._matrix import CONFIG, KERNEL, SMP, Axis, parameter, sets_smp
 from ._names import NO_KERNEL
 from ._require import Requirement
+from ._selection import check
 from ._terminal import TerminalProgress, is_worker
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class Run:
             hint="name it as an argument of the test, or in usefixtures()",
         )
 
+    def select(self, item: pytest.Item, kernel: Kernel) -> None:
+        """Skip a test that is not for this kernel."""
+        one = matrix_of(self.config).kernels == 1
+        check(item, kernel, one=one, require=self.settings.require)
+
     def machines(
         self, kernel: Kernel, initrd: Initrd, disk: Disk | None
     ) -> Iterator[KernelSession]:
@@ -162,6 +168,8 @@ class Run:
             return
         # The session of another kernel is closed, and its own opened, by the fixtures.
         if self.live is not None and kernel_of(item) == self._parameter:
+            assert self._kernel is not None
+            self.select(item, self._kernel)
             self.shared(self.live, parameter(item, SMP))
             self.live.begin_test()
 
