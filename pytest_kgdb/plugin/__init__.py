@@ -27,6 +27,21 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the options."""
     add_options(parser)
+    group = parser.getgroup("kgdb")
+    # Not for the configuration file: each job has another.
+    group.addoption(
+        "--shard",
+        metavar="I/N",
+        dest="shard",
+        help="run one of N parts of the tests, about equally long: 2/4 is the second of four",
+    )
+    group.addoption(
+        "--shard-durations",
+        metavar="FILE",
+        dest="shard_durations",
+        help="how long each test takes, the same file for all shards; without, each has as many "
+        "tests",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,10 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "kunit(suite, ..., module=None): behind the test's body, run these KUnit suites on its "
         "kernel, each case a subtest",
     )
-    if given(config):
+    sharded = any(config.getoption(name) for name in ("shard", "shard_durations"))
+    if sharded or given(config):
         from ._configure import check
 
-        check(config)
+        check(config, sharded=sharded)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -77,7 +93,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # Last: pytest's own order by scope and a plugin's shuffling come before the grouping by machine.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers of kernel tests, and group these by machine."""
+    """Choose those of a shard, check the markers of kernel tests, and group these by machine."""
+    if config.getoption("shard"):
+        from ._shard import Sharding
+
+        Sharding.of(config).choose(items)
     # Doctest items of old versions and items of other plugins have no `fixturenames`.
     if any(
         not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

@@ -37,9 +37,10 @@ def matrix_of(config: pytest.Config) -> Matrix:
     return matrix
 
 
-def check(config: pytest.Config) -> None:
+def check(config: pytest.Config, *, sharded: bool) -> None:
     """Read the settings, and register what has to watch the whole run.
 
+    :param sharded: whether `--shard` or what goes with it is given.
     :raises pytest.UsageError: an option's value cannot be, or two cannot be together.
     """
     settings = settings_of(config)
@@ -53,6 +54,19 @@ def check(config: pytest.Config) -> None:
 
         try:
             config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+    if sharded or settings.kernel:
+        from ._durations import Durations, store
+
+        measured = store(settings.cache_dir, config.rootpath)
+        if settings.kernel:
+            Durations.register(config, measured)
+        try:
+            if sharded:
+                from ._shard import Sharding
+
+                Sharding.register(config, measured)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
     if settings.kernel and matrix_of(config).axes:

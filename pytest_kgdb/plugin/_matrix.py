@@ -16,7 +16,18 @@ from ..arch import X86_64
 from ..errors import ConfigError
 from ..settings import Settings
 
-__all__ = ["CONFIG", "KERNEL", "SMP", "Axis", "Cell", "Matrix", "kernel_ids", "parameter"]
+__all__ = [
+    "CONFIG",
+    "KERNEL",
+    "SMP",
+    "Axis",
+    "Cell",
+    "Matrix",
+    "kernel_ids",
+    "parameter",
+    "sets_smp",
+    "test_id",
+]
 
 # The fixtures that the parameters are of.
 KERNEL: Final = "kgdb_kernel"
@@ -98,7 +109,7 @@ class Matrix:
                 return None  # the test has chosen its kernel for itself
         if not any(ids):
             return None
-        return Cell(_without(_test_id(item), "-".join(filter(None, ids))), tuple(ids))
+        return Cell(_without(test_id(item), "-".join(filter(None, ids))), tuple(ids))
 
     def cell_of_id(self, nodeid: str) -> Cell | None:
         """Return the same of a node id of which there is no more, as precisely as it says."""
@@ -132,7 +143,7 @@ class Matrix:
         """Return what is to be said of tests to which an axis does not apply."""
         if not any(axis.fixture == SMP for axis in self.axes):
             return []
-        number = len({_test_id(item) for item in tests if sets_smp(item.iter_markers("kgdb"))})
+        number = len({test_id(item) for item in tests if sets_smp(item.iter_markers("kgdb"))})
         if not number:
             return []
         which = "1 test sets its" if number == 1 else f"{number} tests set their"
@@ -219,7 +230,7 @@ def _parts(spec: str) -> tuple[tuple[str, ...], str]:
     return PurePath(_TARBALL.sub("", tree)).parts[1:] or ("/",), at + revision
 
 
-def _test_id(item: pytest.Item) -> str:
+def test_id(item: pytest.Item) -> str:
     """Return a test's node id, without the group that pytest-xdist adds (`--dist=loadgroup`)."""
     name = item.name
     before, separator, _ = item.nodeid.rpartition(f"::{name}")

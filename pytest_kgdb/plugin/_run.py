@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
@@ -20,6 +21,7 @@ from ._collect import (
     request_of,
 )
 from ._configure import matrix_of, settings_of
+from ._durations import shared_work
 from ._failures import FAILED, Failures
 from ._matrix import CONFIG, KERNEL, SMP, Axis, parameter, sets_smp
 from ._names import NO_KERNEL
@@ -229,8 +231,10 @@ class Run:
         key = (test_request.machine, test_request.at)
         if self._boots.get(key, 0) is None:
             raise self._causes[key].with_traceback(None)  # each raise adds to it
+        first = key not in self._boots
         try:
-            handle = boot()
+            with shared_work(self.config) if first else contextlib.nullcontext():
+                handle = boot()
         except (BootError, BuildError, ConfigError) as error:
             # Tried again, it would fail again, and each try is a wait to its deadline.
             failures = (self._boots[key] or 0) + 1 if key in self._boots else None

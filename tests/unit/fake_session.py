@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,9 @@ EVENTS = Path("events")
 """Where it is written down; the inner run's conftest.py says where that is."""
 
 build_errors: list[BaseException] = []
+
+build_time: dict[str, float] = {}
+"""Seconds that a `kernel` or a `boot` takes."""
 
 
 def event(*words: object) -> None:
@@ -61,6 +65,7 @@ class Session:
     def acquire(self, request: TestRequest) -> Any:
         if request.machine != self.booted:
             machine = request.machine
+            time.sleep(build_time.get("boot", 0))
             event("boot", self.kernel, machine.smp, machine.memory, machine.append)
             self.booted = request.machine
         if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
@@ -126,6 +131,7 @@ class Artifacts:
         self._progress = progress
 
     def kernel(self, spec: str, config: str | None = None) -> Any:
+        time.sleep(build_time.get("kernel", 0))
         event("build", *filter(None, (spec, config)))
         name = "-".join(filter(None, (spec.rpartition("/")[2], config)))
         self._progress.say(f"building {name}")

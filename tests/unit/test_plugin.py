@@ -69,6 +69,7 @@ class Inner:
 def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """A place for tests that have the plugin and a fake session."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(HERE)]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))  # what runs measure
     monkeypatch.syspath_prepend(HERE)
     for name in (
         "CI",
