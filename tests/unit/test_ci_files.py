@@ -44,11 +44,14 @@ def test_the_published_schema(name: str, words: list[str]) -> None:
 
 
 def packages() -> set[str]:
-    """Those of the README, without the kernel's source, of which there are several."""
+    """Those of the README, without the kernel's source, of which there are several.
+
+    A container has no certificates, which pip and git need.
+    """
     makefile = text("Makefile").replace("\\\n", " ")
     line = re.search(r"^PACKAGES := (.+)$", makefile, re.MULTILINE)
     assert line is not None
-    return set(line[1].split()) - {"linux-source-6.1"}
+    return set(line[1].split()) - {"linux-source-6.1"} | {"ca-certificates"}
 
 
 @pytest.mark.parametrize("name", ["action.yml", "docs/ci/gitlab.yml"])
@@ -112,8 +115,11 @@ def test_jobs_of_the_workflow() -> None:
         assert job is jobs["kernel"] or names[-1] == "Keep the reports"
     shards = jobs["tests"]["strategy"]["matrix"]["shard"]
     assert shards == list(range(1, len(shards) + 1))
-    # Without its history, there is nothing to compare a pull request with.
-    assert jobs["gate"]["steps"][0]["with"]["fetch-depth"] == 0
+    # Without its history, there is nothing to compare a pull request with; without git, none.
+    first, second = jobs["gate"]["steps"][:2]
+    assert first["run"].endswith("git ca-certificates")
+    assert second["uses"].startswith("actions/checkout@")
+    assert second["with"]["fetch-depth"] == 0
     assert load("docs/ci/gitlab.yml")["gate"]["variables"]["GIT_DEPTH"] == 0
 
 
