@@ -61,12 +61,12 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
 
         measured = store(settings.cache_dir, config.rootpath)
         if settings.kernel:
-            Durations.register(config, measured)
+            Durations.register(config, matrix_of(config), measured)
         try:
             if sharded:
                 from ._shard import Sharding
 
-                Sharding.register(config, measured)
+                Sharding.register(config, matrix_of(config), measured)
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
     if settings.kernel and matrix_of(config).axes:

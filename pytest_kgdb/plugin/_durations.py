@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 from ..errors import ConfigError
 from ..process import FileLock
-from ._matrix import test_id
+from ._matrix import Matrix, test_id
 from ._status import MISS, SKIP
 from ._terminal import is_worker
 
@@ -85,20 +86,22 @@ class Durations:
     minutes.
     """
 
-    def __init__(self, config: pytest.Config, path: Path) -> None:
+    def __init__(self, config: pytest.Config, matrix: Matrix, path: Path) -> None:
         self._config = config
+        self._matrix = matrix
         self._path = path
         self._shared = 0.0
         self._depth = 0
         self._own: dict[str, float] = {}
+        self._of_test: dict[str, set[str]] = {}  # by the id without the matrix's parameters
         self._left_out: set[str] = set()
         self._any_kernel = False
         self._unwritten = ""
 
     @classmethod
-    def register(cls, config: pytest.Config, path: Path) -> None:
+    def register(cls, config: pytest.Config, matrix: Matrix, path: Path) -> None:
         """Watch this run."""
-        config.pluginmanager.register(cls(config, path), _NAME)
+        config.pluginmanager.register(cls(config, matrix, path), _NAME)
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
@@ -129,14 +132,16 @@ class Durations:
         """Note on a report what of it is the test's own; pytest-xdist hands it on."""
         report = yield
         shared, self._shared = self._shared, 0.0
-        report.kgdb_own = [test_id(item), max(0.0, report.duration - shared)]  # type: ignore[attr-defined]
+        own = max(0.0, report.duration - shared)
+        report.kgdb_own = [test_id(item), self._matrix.test_of(item), own]  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add up the phases of a test."""
         if not hasattr(report, "kgdb_own"):
             return  # of a worker that crashed
-        test, seconds = report.kgdb_own
+        test, without, seconds = report.kgdb_own
+        self._of_test.setdefault(without, set()).add(test)
         self._own[test] = self._own.get(test, 0.0) + seconds
         self._any_kernel |= getattr(report, "kgdb_uses_kernel", False)
         status = getattr(report, "kgdb_status", None)
@@ -145,11 +150,12 @@ class Durations:
 
     def pytest_sessionfinish(self) -> None:
         """Keep what was measured, if any test was on a kernel."""
-        measured = {
-            test: round(seconds, _DIGITS)
-            for test, seconds in self._own.items()
-            if test not in self._left_out
-        }
+        ran = {test: own for test, own in self._own.items() if test not in self._left_out}
+        measured = {test: round(seconds, _DIGITS) for test, seconds in ran.items()}
+        for test, several in self._of_test.items():
+            if seconds := [ran[one] for one in several if one in ran]:
+                # For runs with other kernels, or with one.
+                measured[test] = round(statistics.mean(seconds), _DIGITS)
         if is_worker(self._config) or not self._any_kernel or not measured:
             return
         try:

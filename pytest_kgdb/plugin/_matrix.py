@@ -111,6 +111,11 @@ class Matrix:
             return None
         return Cell(_without(test_id(item), "-".join(filter(None, ids))), tuple(ids))
 
+    def test_of(self, item: pytest.Item) -> str:
+        """Return a test's id without its parameters here: the same in runs with other axes."""
+        cell = self.cell(item)
+        return test_id(item) if cell is None else cell.test
+
     def cell_of_id(self, nodeid: str) -> Cell | None:
         """Return the same of a node id of which there is no more, as precisely as it says."""
         for column in sorted(self.columns, key=lambda ids: -sum(map(len, ids))):

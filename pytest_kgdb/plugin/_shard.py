@@ -12,7 +12,7 @@ import pytest
 
 from ..errors import ConfigError
 from ._durations import load
-from ._matrix import test_id
+from ._matrix import Matrix, test_id
 from ._terminal import is_worker
 
 __all__ = ["Shard", "Sharding", "assign", "costs_of", "parse"]
@@ -50,14 +50,20 @@ def parse(text: str) -> Shard:
     return shard
 
 
-def costs_of(tests: Sequence[str], durations: Mapping[str, float]) -> tuple[list[float], float]:
-    """Return what each test costs, and what one costs of which there is no duration.
+def costs_of(
+    tests: Sequence[Sequence[str]], durations: Mapping[str, float]
+) -> tuple[list[float], int, float]:
+    """Return what each test costs, of how many there is no duration, and what one of these costs.
 
     That is the median of the others. Without any durations, each costs as much as another.
+
+    :param tests: of each test the ids that it may be known by, the more precise ones first.
     """
-    measured = [durations[test] for test in tests if test in durations]
+    costs = [next((durations[one] for one in ids if one in durations), None) for ids in tests]
+    measured = [cost for cost in costs if cost is not None]
     median = statistics.median(measured) if measured else 1.0
-    return [durations.get(test, median) for test in tests], median
+    unknown = len(costs) - len(measured)
+    return [median if cost is None else cost for cost in costs], unknown, median
 
 
 def assign(costs: Mapping[str, float], count: int) -> dict[str, int]:
@@ -82,12 +88,14 @@ def assign(costs: Mapping[str, float], count: int) -> dict[str, int]:
 class Sharding:
     """Chooses the tests of one shard; a pytest plugin.
 
+    :param matrix: the parameters that the options make.
     :param measured: where the cache has the durations of these tests.
     :raises ConfigError: the options cannot be, or not together.
     """
 
-    def __init__(self, config: pytest.Config, measured: Path) -> None:
+    def __init__(self, config: pytest.Config, matrix: Matrix, measured: Path) -> None:
         self._config = config
+        self._matrix = matrix
         self._line = ""
         self._all = self._chosen = 0
         text, file = config.getoption("shard"), config.getoption("shard_durations")
@@ -118,12 +126,12 @@ class Sharding:
             self._durations = load(path)
 
     @classmethod
-    def register(cls, config: pytest.Config, measured: Path) -> None:
+    def register(cls, config: pytest.Config, matrix: Matrix, measured: Path) -> None:
         """Choose the tests of this run.
 
         :raises ConfigError: the options cannot be, or not together.
         """
-        config.stash[_STASH] = sharding = cls(config, measured)
+        config.stash[_STASH] = sharding = cls(config, matrix, measured)
         config.pluginmanager.register(sharding, "kgdb-shard")
 
     @classmethod
@@ -134,7 +142,8 @@ class Sharding:
     def choose(self, items: list[pytest.Item]) -> None:
         """Leave only the tests of this shard in the list."""
         tests = [test_id(item) for item in items]
-        costs, median = costs_of(tests, self._durations or {})
+        ids = [(test, self._matrix.test_of(item)) for test, item in zip(tests, items, strict=True)]
+        costs, unknown, median = costs_of(ids, self._durations or {})
         # Tests of one group stay together.
         units = [_group(item) or test for item, test in zip(items, tests, strict=True)]
         sums: dict[str, float] = {}
@@ -149,7 +158,7 @@ class Sharding:
         else:
             seconds = sum(cost for cost, mine in zip(costs, chosen, strict=True) if mine)
             self._line += f", about {seconds:.0f} s of {sum(costs):.0f} s"
-            if unknown := sum(test not in self._durations for test in tests):
+            if unknown:
                 self._line += f" ({unknown} without a duration, {median:.3g} s each)"
         others = [item for item, mine in zip(items, chosen, strict=True) if not mine]
         if others:

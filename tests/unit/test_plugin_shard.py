@@ -56,8 +56,34 @@ def test_without_durations_each_has_as_many() -> None:
 
 
 def test_what_is_not_measured_costs_the_median() -> None:
-    assert costs_of(["a", "b", "c", "d"], {"a": 1, "b": 5, "c": 9, "x": 99}) == ([1, 5, 9, 5], 5)
-    assert costs_of(["a", "b"], {"x": 99}) == ([1, 1], 1)
+    tests = [("a",), ("b",), ("c",), ("d",)]
+    assert costs_of(tests, {"a": 1, "b": 5, "c": 9, "x": 99}) == ([1, 5, 9, 5], 1, 5)
+    assert costs_of(tests[:2], {"x": 99}) == ([1, 1], 2, 1)
+
+
+def test_the_more_precise_id_counts() -> None:
+    tests = [("a[smp2]", "a"), ("b[smp2]", "b")]
+    assert costs_of(tests, {"a": 1, "a[smp2]": 2, "b": 3}) == ([2, 3], 0, 2.5)
+
+
+def test_what_a_matrix_measured_is_for_other_runs(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        test_it="""
+        import time
+        def test_a(kgdb, request): time.sleep(0.3 if "smp2" in request.node.name else 0.1)
+        def test_b(kgdb): pass
+        """
+    )
+    inner.run(*AXES[1:]).assert_outcomes(passed=4)
+    kept = measured(inner)
+    assert set(kept) == {f"test_it.py::test_{n}{c}" for n in "ab" for c in ("", "[smp1]", "[smp2]")}
+    mean = (kept["test_it.py::test_a[smp1]"] + kept["test_it.py::test_a[smp2]"]) / 2
+    assert kept["test_it.py::test_a"] == pytest.approx(mean, abs=0.002)
+    (path,) = (inner.path / "cache/pytest-kgdb/durations").glob("*.json")
+    for words in ((), AXES[1:], AXES):
+        result = inner.run("--shard=1/2", f"--shard-durations={path}", *words, "--collect-only")
+        result.stdout.no_fnmatch_line("*without a duration*")
+        result.stdout.fnmatch_lines(["kgdb: shard 1/2: * tests, about * s of * s"])
 
 
 # -- durations ------------------------------------------------------------------------------------
