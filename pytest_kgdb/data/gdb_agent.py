@@ -13,6 +13,9 @@ import gdb
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gdb_functions
 import gdb_lvalues
+from gdb_conditions import (
+    condition_for,
+)
 from gdb_functions import (
     CODES,
     function_places,
@@ -22,7 +25,6 @@ from gdb_lvalues import (
     number_of,
 )
 from gdb_names import (
-    condition_for,
     names,
 )
 from gdb_types import (

@@ -10,17 +10,21 @@ import re
 import gdb
 from gdb_expressions import (
     Compiler,
+)
+from gdb_items import (
     rvalue,
 )
 from gdb_names import (
-    entry_of,
-    function_block,
     names,
-    statics,
 )
 from gdb_places import (
     Scope,
     listing_of,
+)
+from gdb_symbols import (
+    entry_of,
+    function_block,
+    statics,
 )
 from gdb_types import (
     COMPOUND,

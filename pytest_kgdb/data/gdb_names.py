@@ -10,8 +10,19 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py, which imports it.
 import re
 
 import gdb
-from gdb_places import (
-    is_same_block,
+from gdb_symbols import (
+    UNSIGNED,
+    address_of,
+    block_objfile,
+    constant,
+    is_file,
+    is_local,
+    is_module,
+    objfile_of,
+    section_of,
+    sees,
+    short,
+    statics,
 )
 from gdb_types import (
     KEYWORDS,
@@ -31,7 +42,6 @@ COMING = 1
 # Linked at zero, per-CPU variables have offsets for addresses, which are small
 # (arch/x86/kernel/vmlinux.lds.S, until v6.15).
 LOW = 1 << 31
-UNSIGNED = (1 << 64) - 1
 
 VARIABLES = tuple(
     getattr(gdb, name)
@@ -284,14 +294,6 @@ class Names:
         return None
 
 
-names = Names()
-
-
-def is_file(filename, file):
-    """Whether a path ends with another, as a whole name."""
-    return ("/" + filename).endswith("/" + file.lstrip("/"))
-
-
 def is_free(tokens, index):
     """Whether a word is a name that has a meaning of its own: no member, no type's, no macro."""
     token = tokens[index]
@@ -341,259 +343,4 @@ def is_unary(tokens, at):
     return symbol is not None and symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF
 
 
-def is_local(symbol):
-    return symbol.needs_frame
-
-
-def statics(name):
-    """The files' own variables and functions of a name, and enumerators."""
-    matches, seen = [], set()
-    for symbol in gdb.lookup_static_symbols(name):
-        if symbol.addr_class in (gdb.SYMBOL_LOC_TYPEDEF, gdb.SYMBOL_LOC_UNRESOLVED):
-            continue
-        key = (symbol.symtab.filename, symbol.line, address_of(symbol), objfile_of(symbol).filename)
-        if key not in seen:
-            seen.add(key)
-            matches.append(symbol)
-    return matches
-
-
-def address_of(symbol):
-    """Where a variable or a function is; None for what is nowhere in memory."""
-    if symbol.needs_frame or symbol.addr_class in (
-        gdb.SYMBOL_LOC_OPTIMIZED_OUT,
-        gdb.SYMBOL_LOC_CONST,
-        gdb.SYMBOL_LOC_TYPEDEF,
-    ):
-        return None
-    try:
-        address = symbol.value().address
-    except (gdb.error, TypeError):
-        return None
-    return None if address is None else int(address) & UNSIGNED
-
-
-def constant(symbol):
-    """The value of an enumerator or a variable that has become a constant; None for others."""
-    if symbol.addr_class != gdb.SYMBOL_LOC_CONST:
-        return None
-    try:
-        return int(symbol.value())
-    except gdb.error:
-        return None
-
-
-def sees(block, symbol):
-    """Whether a static is that of the file in which a block is."""
-    mine, its = block.static_block, symbol.symtab.static_block()
-    if mine is None:
-        return False
-    if (mine.start, mine.end) == (its.start, its.end):
-        return True
-    # A header's symbols have their symtab's block, which is the file's that includes it.
-    match = gdb.lookup_symbol(symbol.name, mine)[0]
-    return (
-        match is not None
-        and address_of(match) == address_of(symbol)
-        and match.symtab.filename == symbol.symtab.filename
-        and symbol.symtab.filename == mine_filename(block)
-    )
-
-
-def mine_filename(block):
-    while block is not None and block.function is None:
-        block = block.superblock
-    return block.function.symtab.filename if block is not None else None
-
-
-def objfile_of(symbol):
-    return symbol.symtab.objfile
-
-
-def block_objfile(block):
-    while block is not None and block.function is None:
-        block = block.superblock
-    return block.function.symtab.objfile if block is not None else None
-
-
-def is_module(objfile):
-    return objfile is not None and objfile.filename != gdb.current_progspace().filename
-
-
-def section_of(address, objfile=None):
-    """The name of the section of a module's file that has an address; "" for none."""
-    output = gdb.execute(f"info symbol {address:#x}", to_string=True)
-    for line in output.splitlines():
-        rest = line.partition(" in section ")[2]
-        if rest and (objfile is None or rest.partition(" of ")[2] == objfile.filename):
-            return rest.partition(" ")[0]
-    return ""
-
-
-def short(symbol):
-    """A symbol's file, short enough to read and long enough for gdb to know it."""
-    name = symbol.symtab.filename
-    if is_module(objfile_of(symbol)):
-        return name.rpartition("/")[2]
-    for mark in ("/src/", "/linux/"):
-        if mark in name:
-            return name.rpartition(mark)[2]
-    return name.lstrip("./")
-
-
-def function_block(address):
-    """The block of the function that has an address, not of one inlined there; None without."""
-    block, function = gdb.block_for_pc(address), None
-    while block is not None:
-        if block.function is not None:
-            function = block
-        block = block.superblock
-    return function
-
-
-def entry_of(block):
-    """A function's first instruction; its block may begin with a part that gcc has split off."""
-    return int(block.function.value().address) & UNSIGNED
-
-
-def named_block(address, name):
-    """The outermost block of a function of that name, inlined or not, around an address."""
-    block, match = gdb.block_for_pc(address), None
-    while block is not None:
-        if block.function is not None and block.function.name == name:
-            match = block
-        block = block.superblock
-    return match
-
-
-class Of(gdb.Function):
-    """$_of("FUNCTION", "NAME"): a variable of the function around the selected frame's pc.
-
-    gdb takes a name for that of a function that gcc inlined there.
-    """
-
-    def __init__(self):
-        super().__init__("_of")
-
-    def invoke(self, function, name):
-        frame = gdb.selected_frame()
-        block = named_block(frame.pc(), function.string())
-        if block is None:
-            raise gdb.GdbError(f"the frame is not in {function.string()}()")
-        variable = name.string()
-        for symbol in block:
-            if symbol.name == variable and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
-                return symbol.value(frame) if symbol.needs_frame else symbol.value()
-        raise gdb.GdbError(f"{function.string()}() has no {variable}")
-
-
-Of()
-
-
-def refuse_calls(text):
-    """Refuse a condition that gdb cannot evaluate: it calls a function, or compares text."""
-    try:
-        tokens = tokens_of(text)
-    except Refused:
-        return
-    for index, token in enumerate(tokens):
-        before = tokens[index - 1] if index else None
-        after = tokens[index + 1] if index + 1 < len(tokens) else None
-        if (
-            token.kind == "name"
-            and (after is not None and after.text == "(")
-            and token.text not in KEYWORDS | MACROS
-            and not (before is not None and before.text in TAGS)
-        ):
-            raise Refused(
-                f"it calls {token.text}(), and gdb calls nothing in a stopped kernel",
-                string_hint(token.text)
-                or "compute it from the variables, or in Python at the stop",
-            )
-        if token.kind == "text":
-            for other in (before, after):
-                if other is not None and other.text in ("==", "!=", "<", ">", "<=", ">="):
-                    raise Refused(
-                        f"in C '{other.text}' compares the address of a text",
-                        'gdb has functions for that: $_streq(a, "b"), $_regex(a, "b.*")',
-                    )
-
-
-def string_hint(function):
-    if function in ("strcmp", "strncmp", "strcasecmp", "memcmp", "strstr", "strchr", "streq"):
-        return 'gdb has functions for text: $_streq(a, "b"), $_memeq(a, b, n), $_regex(a, "b.*")'
-    if function == "strlen":
-        return "gdb has $_strlen(text)"
-    return None
-
-
-def has(block, name):
-    """Whether a block has a variable of a name."""
-    return any(
-        symbol.name == name and symbol.addr_class != gdb.SYMBOL_LOC_LABEL for symbol in block
-    )
-
-
-def visible_in(name, address):
-    """The innermost block at an address that has a name, as far out as gdb looks; or None."""
-    block = gdb.block_for_pc(address)
-    while block is not None and not block.is_static and not block.is_global:
-        if has(block, name):
-            return block
-        if block.function is not None:
-            return None
-        block = block.superblock
-    return None
-
-
-def is_within(block, function):
-    """Whether a block is a function's own, or one in it that is not inlined."""
-    while block is not None and block.function is None:
-        block = block.superblock
-    return block is not None and is_same_block(block, function)
-
-
-LINE = re.compile(r"(?:^|:)\s*[-+]?\d+\s*$")
-
-
-def condition_block(address, location):
-    """The function at whose entry a breakpoint is, as a block; None for any other place."""
-    if LINE.search(location):
-        return None
-    if location.lstrip().startswith("*"):
-        block = function_block(address)
-        return block if block is not None and entry_of(block) == address else None
-    name = location.rpartition(":")[2].strip()
-    return named_block(address, name) or function_block(address)
-
-
-def condition_for(text, location, addresses, names):
-    """A breakpoint's condition as gdb must have it: names are those of the function's own.
-
-    :param addresses: where the breakpoint is.
-    """
-    refuse_calls(text)
-    blocks = [(address, condition_block(address, location)) for address in addresses]
-
-    def own(name):
-        """How gdb is to be told a name; None if it takes it for what it is."""
-        spelled = None
-        for address, block in blocks:
-            if block is None:
-                continue
-            match = visible_in(name, address)
-            if has(block, name):
-                if match is None or not is_same_block(match, block):
-                    spelled = f'$_of("{block.function.name}", "{name}")'
-            elif match is not None and not is_within(match, block):
-                # Of what is inlined there: at the function's entry, C sees no such thing.
-                symbol, spelled = names.meaning(name, block)
-                if symbol is None:
-                    raise Refused(f"{block.function.name}() has no {name}")
-                spelled = spelled or f"'{symbol.symtab.filename}'::{name}"
-        return spelled
-
-    block = blocks[0][1] if blocks else None
-    if block is None and blocks:
-        block = gdb.block_for_pc(blocks[0][0])
-    return names.checked(text, block, own)
+names = Names()

@@ -9,10 +9,11 @@ import pathlib
 import gdb
 import gdb_agent  # noqa: F401 # it defines the macros
 import gdb_functions as agent
-from gdb_names import entry_of, function_block, names
+from gdb_names import names
 from gdb_places import (
     Scope,
 )
+from gdb_symbols import entry_of, function_block
 from gdb_types import (
     INTEGERS,
     plain,

@@ -1,0 +1,138 @@
+"""gdb's symbols of the kernel, and the blocks of its functions.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import gdb
+
+UNSIGNED = (1 << 64) - 1
+
+
+def is_file(filename, file):
+    """Whether a path ends with another, as a whole name."""
+    return ("/" + filename).endswith("/" + file.lstrip("/"))
+
+
+def is_local(symbol):
+    return symbol.needs_frame
+
+
+def statics(name):
+    """The files' own variables and functions of a name, and enumerators."""
+    matches, seen = [], set()
+    for symbol in gdb.lookup_static_symbols(name):
+        if symbol.addr_class in (gdb.SYMBOL_LOC_TYPEDEF, gdb.SYMBOL_LOC_UNRESOLVED):
+            continue
+        key = (symbol.symtab.filename, symbol.line, address_of(symbol), objfile_of(symbol).filename)
+        if key not in seen:
+            seen.add(key)
+            matches.append(symbol)
+    return matches
+
+
+def address_of(symbol):
+    """Where a variable or a function is; None for what is nowhere in memory."""
+    if symbol.needs_frame or symbol.addr_class in (
+        gdb.SYMBOL_LOC_OPTIMIZED_OUT,
+        gdb.SYMBOL_LOC_CONST,
+        gdb.SYMBOL_LOC_TYPEDEF,
+    ):
+        return None
+    try:
+        address = symbol.value().address
+    except (gdb.error, TypeError):
+        return None
+    return None if address is None else int(address) & UNSIGNED
+
+
+def constant(symbol):
+    """The value of an enumerator or a variable that has become a constant; None for others."""
+    if symbol.addr_class != gdb.SYMBOL_LOC_CONST:
+        return None
+    try:
+        return int(symbol.value())
+    except gdb.error:
+        return None
+
+
+def sees(block, symbol):
+    """Whether a static is that of the file in which a block is."""
+    mine, its = block.static_block, symbol.symtab.static_block()
+    if mine is None:
+        return False
+    if (mine.start, mine.end) == (its.start, its.end):
+        return True
+    # A header's symbols have their symtab's block, which is the file's that includes it.
+    match = gdb.lookup_symbol(symbol.name, mine)[0]
+    return (
+        match is not None
+        and address_of(match) == address_of(symbol)
+        and match.symtab.filename == symbol.symtab.filename
+        and symbol.symtab.filename == mine_filename(block)
+    )
+
+
+def mine_filename(block):
+    while block is not None and block.function is None:
+        block = block.superblock
+    return block.function.symtab.filename if block is not None else None
+
+
+def objfile_of(symbol):
+    return symbol.symtab.objfile
+
+
+def block_objfile(block):
+    while block is not None and block.function is None:
+        block = block.superblock
+    return block.function.symtab.objfile if block is not None else None
+
+
+def is_module(objfile):
+    return objfile is not None and objfile.filename != gdb.current_progspace().filename
+
+
+def section_of(address, objfile=None):
+    """The name of the section of a module's file that has an address; "" for none."""
+    output = gdb.execute(f"info symbol {address:#x}", to_string=True)
+    for line in output.splitlines():
+        rest = line.partition(" in section ")[2]
+        if rest and (objfile is None or rest.partition(" of ")[2] == objfile.filename):
+            return rest.partition(" ")[0]
+    return ""
+
+
+def short(symbol):
+    """A symbol's file, short enough to read and long enough for gdb to know it."""
+    name = symbol.symtab.filename
+    if is_module(objfile_of(symbol)):
+        return name.rpartition("/")[2]
+    for mark in ("/src/", "/linux/"):
+        if mark in name:
+            return name.rpartition(mark)[2]
+    return name.lstrip("./")
+
+
+def function_block(address):
+    """The block of the function that has an address, not of one inlined there; None without."""
+    block, function = gdb.block_for_pc(address), None
+    while block is not None:
+        if block.function is not None:
+            function = block
+        block = block.superblock
+    return function
+
+
+def entry_of(block):
+    """A function's first instruction; its block may begin with a part that gcc has split off."""
+    return int(block.function.value().address) & UNSIGNED
+
+
+def named_block(address, name):
+    """The outermost block of a function of that name, inlined or not, around an address."""
+    block, match = gdb.block_for_pc(address), None
+    while block is not None:
+        if block.function is not None and block.function.name == name:
+            match = block
+        block = block.superblock
+    return match

@@ -1,0 +1,173 @@
+"""Where the variables of an expression are at a function's entry, inside gdb.
+
+gdb is asked for each of the function's own; what is static has an address.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import gdb
+from gdb_items import (
+    Item,
+    const,
+    extend,
+    rvalue,
+)
+from gdb_places import (
+    NUMBERS,
+    parse_listing,
+    register_parts,
+)
+from gdb_types import (
+    INTEGERS,
+    WORDS,
+    Refused,
+    integer_type,
+    is_integer,
+    is_pointer,
+    plain,
+)
+
+
+class Variables:
+    """The variables and registers that an expression names at a function's entry.
+
+    :param compile_text: compiles another expression for the same entry.
+    """
+
+    def __init__(self, scope, compile_text):
+        self.scope = scope
+        self.compile = compile_text
+
+    def register(self, name):
+        kind = gdb.parse_and_eval(name).type
+        if plain(kind).code == gdb.TYPE_CODE_VOID:
+            raise Refused(f"there is no register {name}")
+        if not (is_integer(kind) or is_pointer(kind)) or plain(kind).sizeof > 8:
+            raise Refused(f"{name} is a {kind}, and general registers are read there")
+        code = self.located(name)
+        if is_integer(kind):
+            code += extend(kind)
+        return Item(kind, "value", code, what=name)
+
+    def located(self, name):
+        """Where gdb says that a variable is, or what a register holds."""
+        try:
+            return parse_listing(gdb.execute("maint agent-eval " + name, to_string=True))
+        except gdb.error as error:
+            raise Refused(str(error)) from None
+
+    def qualified(self, names):
+        """`'file.c'::name`, `function::name`."""
+        text = "::".join(names)
+        if len(names) == 2 and names[0].startswith("'") and "." in names[0]:
+            return self.global_item(self.scope.statics.of_file(*names)[0], names[1])
+        block = self.scope.block
+        if (
+            block is not None
+            and names[:-1] == [block.function.name]
+            and names[-1] in self.scope.own
+        ):
+            return self.variable(names[-1])
+        try:
+            value = gdb.parse_and_eval(text)
+            address = value.address
+        except gdb.error as error:
+            raise Refused(str(error)) from None
+        if value.is_optimized_out:
+            raise Refused(f"{text} was optimised out by the compiler")
+        if address is None:
+            raise Refused(f"{text} lies in no memory")
+        return Item(value.type, "memory", [const(int(address))], what=text)
+
+    def variable(self, name):
+        symbol = self.scope.own.get(name)
+        if name in self.scope.twofold:
+            raise Refused(
+                f"gcc has specialised this copy of the function, and its debug info has {name} "
+                "twice"
+            )
+        if symbol is None:
+            symbol = self.scope.statics.find(name, self.scope.block)
+            if symbol is None:
+                return self.without_debug_info(name)
+        if symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
+            raise Refused(f"{name} was optimised out by the compiler")
+        if symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF:
+            raise Refused(f"{name} is a type")
+        if symbol.needs_frame:
+            return self.local(symbol)
+        return self.global_item(symbol, name)
+
+    def global_item(self, symbol, name):
+        """A variable or function that is the same everywhere, or a constant."""
+        value = symbol.value()
+        address = value.address
+        if address is None:
+            if value.is_optimized_out:
+                raise Refused(f"{name} was optimised out by the compiler")
+            return Item(value.type, "value", [const(int(value))], what=name)
+        item = Item(value.type, "memory", [const(int(address))], what=name)
+        is_function = value.type.code == gdb.TYPE_CODE_FUNC
+        if self.scope.statics.is_per_cpu(int(address)) and not is_function:
+            # Only where it is read: the CPU's number may be one itself, found by its address.
+            item.offset = self.cpu_offset
+        return item
+
+    def cpu_offset(self):
+        """This CPU's offset of per-CPU variables, __per_cpu_offset[cpu] (mm/percpu.c)."""
+        text = f"__per_cpu_offset[{self.scope.statics.cpu}]"
+        return rvalue(self.compile(text)).code
+
+    def local(self, symbol):
+        """A variable of the function's own."""
+        name = self.scope.own_name(symbol.name)
+        kind = plain(symbol.type)
+        if kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and kind.sizeof <= 8:
+            if name is None:
+                parts = register_parts(symbol.name, kind, self.scope.entry, name)
+                code = parts[0][0] if parts is not None and len(parts) == 1 else None
+            else:
+                code = self.located(name)
+            if code is None:
+                raise Refused(
+                    f"gdb does not find {symbol.name} of this copy of the function, and something "
+                    "else is inlined at its first instruction"
+                )
+            self.check_register(symbol, code)
+            return Item(symbol.type, "value", code + extend(kind), what=symbol.name)
+        error = "gdb does not find this copy of the function"
+        if name is not None:
+            try:
+                code = parse_listing(gdb.execute("maint agent-eval &" + name, to_string=True))
+                return Item(symbol.type, "memory", code, what=symbol.name)
+            except gdb.error as refusal:
+                error = str(refusal)
+        parts = register_parts(symbol.name, kind, self.scope.entry, name)
+        if parts is None or sum(size for _, size in parts) != kind.sizeof:
+            raise Refused(f"{symbol.name}, a {symbol.type}: {error}")
+        return Item(symbol.type, "parts", parts, what=symbol.name)
+
+    def check_register(self, symbol, code):
+        """Refuse an argument of which the debug info has only where it is later on.
+
+        gcc may give one register for all of a function (seen of 6.1's ip_rt_update_pmtu).
+        """
+        if not symbol.is_argument or not code or code[0][0] != "reg" or len(code) > 2:
+            return
+        expected = self.scope.register_of(symbol.name)
+        if expected is not None and code[0][1] != expected:
+            raise Refused(
+                f"the debug info has {symbol.name} in {NUMBERS[code[0][1]]}, where a caller does "
+                f"not put it: in {NUMBERS[expected]}",
+                f"at the entry it is (({symbol.type})${NUMBERS[expected]})",
+            )
+
+    def without_debug_info(self, name):
+        if name in WORDS:
+            kind = gdb.lookup_type("void").pointer() if name == "NULL" else integer_type(["int"])
+            return Item(kind, "value", [const(WORDS[name])])
+        try:
+            address = int(gdb.parse_and_eval(f"(unsigned long)&{name}"))
+        except gdb.error as error:
+            raise Refused(str(error)) from None
+        return Item(None, "nodebug", [const(address)], what=name)
