@@ -8,6 +8,13 @@ import functools
 import re
 
 import gdb
+from gdb_clones import (
+    base_name,
+    has_inlined,
+    kinds_of,
+    refuse_cold,
+    symbol_at,
+)
 from gdb_expressions import (
     Compiler,
 )
@@ -20,6 +27,9 @@ from gdb_names import (
 from gdb_places import (
     Scope,
     listing_of,
+)
+from gdb_results import (
+    keeps_result,
 )
 from gdb_symbols import (
     entry_of,
@@ -207,10 +217,8 @@ def returned(kind):
 def fill(place, block, expressions):
     scope = Scope(place["address"], block, names)
     if block is not None:
-        for symbol in block:
-            if symbol.is_argument:
-                record = compiled(symbol.name, scope)
-                place["arguments"].append([symbol.name, record])
+        for name in scope.arguments:
+            place["arguments"].append([name, compiled(name, scope)])
     place["expressions"] = [single(compiled(expression, scope)) for expression in expressions]
 
 
@@ -218,6 +226,8 @@ def op_function(location, expressions, cpu):
     """Where a function is, what it takes and returns, and expressions compiled for its entry."""
     names.cpu = cpu
     places = []
+    requested = location.rpartition(":")[2]
+    refuse_cold(requested)
     for address, file, line, _ in function_places(location):
         block = function_block(address)
         place = {"address": address, "line": line, "inlined": False, "arguments": []}
@@ -232,11 +242,18 @@ def op_function(location, expressions, cpu):
             place.update(name=name, address=address - int(offset or 0), returns=None)
         else:
             place["name"] = block.function.name
-            place["inlined"] = entry_of(block) != address
+            place["inlined"] = entry_of(block) != address or has_inlined(
+                address, block, base_name(requested)
+            )
             target = block.function.type.target()
             # Of a function in assembler the debug info says that it returns nothing.
             has_type = target is not None and not (file or "").endswith(".S")
             place["returns"] = returned(target) if has_type else None
+            place["copy"] = symbol_at(address) or place["name"]
+            kinds = place["kinds"] = sorted(kinds_of(place["copy"]))
+            if not place["inlined"] and {"isra", "part"} & set(kinds) and has_type:
+                is_void = place["returns"]["kind"] == "void"
+                place["kept"] = is_void or keeps_result(address, block)
         if not place["inlined"]:
             work = functools.partial(fill, place, block, expressions)
             in_scope(place["address"], work)

@@ -10,6 +10,10 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 import re
 
 import gdb
+from gdb_clones import (
+    kinds_of,
+    symbol_at,
+)
 from gdb_types import (
     MASK,
     plain,
@@ -72,13 +76,15 @@ class Scope:
         self.block = block
         self.statics = statics
         self.own = {}
-        self.twofold = set()
+        self.arguments = {}  # some copies of a function have one twice
         self.registers = None
+        self.copy = (symbol_at(entry) or "") if block is not None else ""
+        self.kinds = kinds_of(self.copy)
         for symbol in block or ():
             if symbol.addr_class == gdb.SYMBOL_LOC_LABEL:
                 continue  # it may have the name of an argument
-            if symbol.is_argument and symbol.name in self.own:
-                self.twofold.add(symbol.name)
+            if symbol.is_argument:
+                self.arguments.setdefault(symbol.name, []).append(symbol)
             self.own.setdefault(symbol.name, symbol)
 
     def lookup_type(self, name):
@@ -118,15 +124,13 @@ class Scope:
         None, too, for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
         """
         if self.registers is None:
-            self.registers = {}
-            symbol = gdb.execute(f"info symbol {self.entry:#x}", to_string=True)
-            if "." not in symbol.partition(" in section")[0]:
-                self.registers = argument_registers(self.block)
+            self.registers = {} if "." in self.copy else argument_registers(self.block)
         return self.registers.get(name)
 
 
 # gdb's numbers of the registers that arguments are in (System V psABI, 3.2.3, "Passing").
 ARGUMENT_REGISTERS = (5, 4, 3, 2, 8, 9)
+STACK_POINTER = 7
 
 
 def argument_registers(block):

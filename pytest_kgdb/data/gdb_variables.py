@@ -6,6 +6,9 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
 import gdb
+from gdb_clones import (
+    removed,
+)
 from gdb_items import (
     Item,
     const,
@@ -13,7 +16,10 @@ from gdb_items import (
     rvalue,
 )
 from gdb_places import (
+    ARGUMENT_REGISTERS,
     NUMBERS,
+    STACK_POINTER,
+    outer_frame,
     parse_listing,
     register_parts,
 )
@@ -81,11 +87,10 @@ class Variables:
 
     def variable(self, name):
         symbol = self.scope.own.get(name)
-        if name in self.scope.twofold:
-            raise Refused(
-                f"gcc has specialised this copy of the function, and its debug info has {name} "
-                "twice"
-            )
+        if name in self.scope.arguments and self.scope.kinds:
+            return self.of_copy(name)
+        if len(self.scope.arguments.get(name, ())) > 1:
+            raise Refused(f"the debug info of the function has {name} twice")
         if symbol is None:
             symbol = self.scope.statics.find(name, self.scope.block)
             if symbol is None:
@@ -97,6 +102,33 @@ class Variables:
         if symbol.needs_frame:
             return self.local(symbol)
         return self.global_item(symbol, name)
+
+    def of_copy(self, name):
+        """An argument of a copy that gcc specialised or split.
+
+        gcc gives a parameter that has one value at all calls as a constant. In other copies a
+        constant would be what the function itself assigns later on.
+        """
+        symbols = self.scope.arguments[name]
+        constants = [symbol for symbol in symbols if is_constant(symbol)]
+        others = [symbol for symbol in symbols if symbol not in constants]
+        function, copy = self.scope.block.function.name, self.scope.copy
+        # A register of that may be there, too: the callers put the constant into it.
+        if len(constants) == 1 and "constprop" in self.scope.kinds and all(map(is_there, others)):
+            return self.global_item(constants[0], name)
+        if len(symbols) > 1 or constants:
+            raise Refused(
+                f"the debug info of {copy} has the parameter `{name}` of {function} "
+                + ("twice" if len(symbols) > 1 else "as a constant that is assigned later on")
+            )
+        if symbols[0].addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
+            raise removed(name, function, copy, "optimized out")
+        try:
+            return self.local(symbols[0])
+        except Refused as refused:
+            if any(word in refused.why for word in ("parameter_ref", "optimized out", "piece")):
+                raise removed(name, function, copy, refused.why) from None
+            raise
 
     def global_item(self, symbol, name):
         """A variable or function that is the same everywhere, or a constant."""
@@ -154,6 +186,11 @@ class Variables:
         """
         if not symbol.is_argument or not code or code[0][0] != "reg" or len(code) > 2:
             return
+        if self.scope.kinds and code[0][1] not in (*ARGUMENT_REGISTERS, STACK_POINTER):
+            raise Refused(
+                f"the debug info has {symbol.name} in {NUMBERS[code[0][1]]}, where no caller puts "
+                "an argument"
+            )
         expected = self.scope.register_of(symbol.name)
         if expected is not None and code[0][1] != expected:
             raise Refused(
@@ -171,3 +208,15 @@ class Variables:
         except gdb.error as error:
             raise Refused(str(error)) from None
         return Item(None, "nodebug", [const(address)], what=name)
+
+
+def is_constant(symbol):
+    return not symbol.needs_frame and symbol.addr_class != gdb.SYMBOL_LOC_OPTIMIZED_OUT
+
+
+def is_there(symbol):
+    """Whether gdb finds a symbol in the outermost frame, whatever the value is."""
+    try:
+        return not symbol.value(outer_frame()).is_optimized_out
+    except gdb.error:
+        return False

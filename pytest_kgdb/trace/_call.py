@@ -30,6 +30,8 @@ class Call:
         now = entry.read_context(event)
         self._entry = entry
         self.function = function
+        self.copy = entry.copy or function
+        """Which of gcc's copies of the function was called: `foo.constprop.0`; `foo` of none."""
         self.number = number
         """Counts the calls from 1."""
         self.args = Collected(f"{function}()", entry.read_arguments(event))
@@ -72,6 +74,14 @@ class Call:
     def note_return(self, event: Event) -> None:
         """Note that the call has returned, and what (for the spy)."""
         returns = self._entry.returns
+        if not self._entry.keeps_result:
+            self._returned = KgdbError(
+                f"gcc may have removed what {self.copy} returns: no caller is seen to use it",
+                hint="what it is in the source cannot be told; collect where it is stored, or "
+                "spy on what it calls",
+            )
+            self._not_returned = None
+            return
         try:
             self._returned = event.registers["ax"] if returns is None else returns.read(event)
         except KgdbError as error:
@@ -94,7 +104,7 @@ class Call:
         result = f" = {self._returned!r}" if self.returned else ""
         if isinstance(self._returned, KgdbError):
             result = " = ?"
-        return f"<{self.number}: {self.function}({args}){result} by {self.task.comm}{more}>"
+        return f"<{self.number}: {self.copy}({args}){result} by {self.task.comm}{more}>"
 
 
 def _shown(values: Collected, name: str) -> str:

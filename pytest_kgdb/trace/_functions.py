@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..debugger import Debugger, GdbError, Locations, cpu_expression, errno_name, errno_of
+from ..debugger import Debugger, GdbError, Locations, cpu_expression
 from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._layout import decode
+from ._pointers import STRING, Pointer, Text, read_string
 
-__all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "Text", "find_function"]
+__all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "find_function"]
 
-_ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
-
-# Of a `char *` that much is read: it may point at a buffer that holds no string.
-_STRING: Final = 256
-_PAGE: Final = 4096
 _WORD: Final = 8
+# Functions that a message names.
+_NAMED: Final = 4
 _REGISTER: Final = ("int", "bool", "ptr", "string")
 
 # What is recorded of the circumstances of a call. The clock is that of the last tick
@@ -33,92 +30,6 @@ _CONTEXT: Final = {
     "time": "tk_core.timekeeper.tkr_mono.base + (tk_core.timekeeper.tkr_mono.xtime_nsec "
     ">> tk_core.timekeeper.tkr_mono.shift)",
 }
-
-ReadMemory = Callable[[int, int], bytes]
-
-
-class Pointer(int):
-    """A pointer as it was at a call: its address, without a sign.
-
-    One that is an error (include/linux/err.h) compares with the number and with the name, as a
-    :class:`Value` does.
-    """
-
-    def __eq__(self, other: object) -> bool:
-        number = int(self)
-        if isinstance(other, int) and other < 0:
-            number -= 1 << 64
-        if isinstance(other, str) and _ERROR.fullmatch(other):
-            return number - (1 << 64) == errno_of(other)
-        return number == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other  # int has a != of its own
-
-    __hash__ = int.__hash__
-
-    def __repr__(self) -> str:
-        error = errno_name(int(self) - (1 << 64)) if int(self) >> 63 else None
-        return hex(self) if error is None else f"ERR_PTR({error})"
-
-
-class Text(Pointer):
-    """A `char *` as it was at a call: its address, and what was there then.
-
-    It compares with a text by what it pointed at, and with a number by its address.
-    """
-
-    _text: str | None
-
-    def __new__(cls, address: int, text: str | None) -> Text:
-        self = super().__new__(cls, address)
-        self._text = text
-        return self
-
-    def string(self) -> str:
-        """Return what it pointed at, up to the NUL, or at most 256 bytes.
-
-        :raises KgdbError: nothing was mapped there.
-        """
-        if self._text is None:
-            raise KgdbError(
-                f"{int(self):#x} pointed at nothing that was mapped at the call",
-                hint="a program's page that it has not touched yet is not there: spy on a function "
-                "that the kernel calls later",
-            )
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, str | bytes):
-            text = other if isinstance(other, str) else other.decode("utf-8", "replace")
-            return self._text == text or (self._text is None and super().__eq__(other))
-        return super().__eq__(other)
-
-    __hash__ = int.__hash__
-
-    def __str__(self) -> str:
-        return hex(self) if self._text is None else self._text
-
-    def __repr__(self) -> str:
-        return hex(self) if self._text is None else f"{int(self):#x} {self._text!r}"
-
-
-def read_string(read: ReadMemory, address: int, limit: int = _STRING) -> str | None:
-    """Return the text up to a NUL; None where not even its beginning is memory."""
-    data = b""
-    while len(data) < limit:
-        start = address + len(data)
-        # Up to the page's end: what comes behind it may not be mapped.
-        size = min(limit - len(data), _PAGE - start % _PAGE)
-        try:
-            data += read(start, size)
-        except KgdbError:
-            if not data:
-                return None
-            break
-        if b"\0" in data:
-            break
-    return data.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -210,7 +121,7 @@ class Reader:
         if self.kind == "string":
             return Text(value, read_string(event.read, value) if value else None)
         if self.kind == "chars":
-            text = read_string(event.read, value, self.size or _STRING)
+            text = read_string(event.read, value, self.size or STRING)
             if text is None:
                 raise KgdbError(f"there is no memory at {value:#x}")
             return text
@@ -264,6 +175,12 @@ class FunctionEntry:
     arguments: tuple[tuple[str, Reader | KgdbError], ...]
     expressions: tuple[Reader, ...]
     context: tuple[tuple[str, Reader | KgdbError], ...]
+    copy: str = ""
+    """The linker's name of it: `foo.isra.0` of a copy of foo that gcc specialised."""
+    is_part: bool = False
+    """Whether it is what gcc split off, whose callers have the function's beginning inlined."""
+    keeps_result: bool = True
+    """Whether it is known to return what the function returns."""
 
     def read_context(self, event: Event) -> dict[str, Any]:
         """Return the circumstances of the call: `task`, `pid`, `tgid`, `comm`, `cpu`, `time`."""
@@ -301,9 +218,37 @@ class Function:
     """Functions into which gcc inlined it: its calls there cannot be seen."""
 
     @property
+    def is_split(self) -> bool:
+        """Whether of the function itself there are only parts that gcc split off."""
+        return all(entry.is_part for entry in self.entries) and not any(
+            entry.copy == self.name.rpartition(":")[2] for entry in self.entries
+        )
+
+    @property
+    def unseen(self) -> str:
+        """Which of its calls are not seen, in words; empty if all are."""
+        callers = _some(list(dict.fromkeys(name.partition(" (")[0] for name in self.inlined_in)))
+        if self.is_split:
+            copies = ", ".join(dict.fromkeys(entry.copy for entry in self.entries))
+            return (
+                f"{self.name} is inlined into {callers}: calls there are seen only "
+                f"where they get to {copies}"
+            )
+        if self.inlined_in:
+            return f"{self.name} is inlined into {callers}: calls there are not seen"
+        return ""
+
+    @property
     def argument_names(self) -> tuple[str, ...]:
         """The arguments' names, in order."""
         return tuple(name for name, _ in self.entries[0].arguments)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return a few names, for a message."""
+    if not names:
+        return "its callers"
+    return ", ".join(names[:_NAMED]) + (" and more" if len(names) > _NAMED else "")
 
 
 def find_function(
@@ -330,10 +275,12 @@ def find_function(
     )
     if not copies:
         raise KgdbError(
-            f"no {what} on {name}: gcc inlined it everywhere, in {', '.join(inlined[:4])}"
-            + (" and more" if len(inlined) > 4 else ""),
+            f"no {what} on {name}: gcc inlined it everywhere, in {_some(inlined)}",
             hint="take a function that it calls, or that it was inlined in",
         )
+    # A part is called by the function's other copies, or by what has its beginning inlined.
+    whole = [record for record in copies if "part" not in record.get("kinds", ())]
+    copies = whole or copies
     for record in copies:
         locations.refuse(record["address"], f"no {what} on {name}")
     return Function(
@@ -364,6 +311,9 @@ def _make_entry(
             (field, _argument(field, code))
             for field, code in zip(_CONTEXT, compiled[len(expressions) :], strict=True)
         ),
+        copy=str(record.get("copy", name)),
+        is_part="part" in record.get("kinds", ()),
+        keeps_result=bool(record.get("kept", True)),
     )
 
 

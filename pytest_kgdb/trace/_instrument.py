@@ -43,6 +43,8 @@ class Instrument(Deletable):
         self.function = function.name
         self.inlined_in = function.inlined_in
         """Functions into which gcc inlined it; its calls there are not seen."""
+        self.unseen = function.unseen
+        """Which calls of the function are not seen, in words; empty if all are."""
 
     def _insert(self, hook: Callable[[FunctionEntry], Hook]) -> None:
         try:
@@ -62,6 +64,10 @@ class Instrument(Deletable):
     def within(self, contains: Callable[[int], bool]) -> bool:
         """Whether it is at an address of those (for the modules)."""
         return any(contains(entry.address) for entry in self._function.entries)
+
+    def _state(self) -> str:
+        """Return what `repr()` shows of every instrument."""
+        return ("" if self.active else ", ended") + (f"; {self.unseen}" if self.unseen else "")
 
     def delete(self) -> None:
         """End it, whether the kernel is stopped or runs; a second time does nothing.

@@ -53,6 +53,23 @@ def in_register(name: str, returns: Returns | None, value: int | None) -> int | 
     return value & ((1 << bits) - 1)
 
 
+def _refuse_parts(function: Function) -> None:
+    """:raises KgdbError: not all of a call can be skipped, or what is returned is not known."""
+    copies = ", ".join(dict.fromkeys(entry.copy for entry in function.entries))
+    if function.is_split:
+        raise KgdbError(
+            f"no override on {function.name}: {function.unseen}; what is inlined cannot be skipped",
+            hint=f"override('{function.entries[0].copy}', …) skips the part that gcc split off; or "
+            "take a function that it was inlined in",
+        )
+    if any(entry.is_part and not entry.keeps_result for entry in function.entries):
+        raise KgdbError(
+            f"no override on {function.name}: gcc may have changed what {copies} returns, and no "
+            "caller is seen to use it",
+            hint="take a function that it was inlined in, or one that it calls",
+        )
+
+
 def _range_of(returns: Returns | None, bits: int) -> tuple[int, int]:
     """Return the least and the greatest number that a type holds."""
     if returns is None:
@@ -94,6 +111,7 @@ class Override(Instrument):
                 "only, which does not set the stack pointer",
                 hint="stop in a caller: finish() the call, and assign('$rax', …)",
             )
+        _refuse_parts(function)
         self._times = times
         self._skip = skip
         self._condition = condition
@@ -159,8 +177,8 @@ class Override(Instrument):
         return self._trace and self.forced > 0 and not self.path
 
     def __repr__(self) -> str:
-        ended = "" if self.active else ", ended"
-        return f"<Override of {self.function}: {self.forced} of {self.calls} calls forced{ended}>"
+        counts = f"{self.forced} of {self.calls} calls forced"
+        return f"<Override of {self.function}: {counts}{self._state()}>"
 
 
 def _holds(condition: Reader, event: Event) -> bool:

@@ -165,5 +165,4 @@ class Spy(Instrument):
 
     def __repr__(self) -> str:
         dropped = f", {self.dropped} of them dropped" if self.dropped else ""
-        ended = "" if self.active else ", ended"
-        return f"<Spy on {self.function}: {self.count} calls{dropped}{ended}>"
+        return f"<Spy on {self.function}: {self.count} calls{dropped}{self._state()}>"

@@ -213,6 +213,18 @@ def test_a_spy_on_two_processors(stub):
     assert len({call.task.pid for call in ours}) == 2
 
 
+def test_copies_that_gcc_made(stub):
+    with stub.spy("__set_oom_adj", returns=True) as calls:
+        stub.run("echo 5 > /proc/self/oom_score_adj")
+    (call,) = calls.calls
+    assert (call.copy, call.args["oom_adj"], call.return_value) == ("__set_oom_adj.isra.0", 5, 0)
+    with pytest.raises(KgdbError, match="gcc removed the parameter `file` of __set_oom_adj"):
+        call.args["file"]
+    with stub.override("link_path_walk.part.0.constprop.0", "-EACCES", times=1) as forced:
+        assert "Permission denied" in stub.run("cat /proc/version").output
+    assert forced.last.copy == "link_path_walk.part.0.constprop.0"
+
+
 def test_a_spy_where_kgdb_must_not_be(stub):
     with stub.spy("exc_page_fault") as faults:
         stub.run("cat /etc/passwd")

@@ -83,13 +83,15 @@ def place(record: dict[str, Any]) -> tuple[str, int]:
 
 
 _REASONS: Final = {
-    "parameter_ref": "gcc removed it from a copy that it specialised",
+    "no place for it": "gcc removed it from a copy, or it has no place at the entry",
+    "removed": "gcc removed it from a copy that it specialised",
     "twice": "the debug info of a specialised copy has it twice",
     "optimi": "it was optimised out",
     "entry_value": "it is computed from what it was at the entry",
     "a caller does not put it": "the debug info has only where it is later on",
     "this copy": "gdb does not find this copy of the function by its name",
     "iece": "part of it was optimised out",
+    "parameter_ref": "gcc removed it, and the copy is not recognised",
 }
 
 

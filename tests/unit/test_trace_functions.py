@@ -16,10 +16,9 @@ from pytest_kgdb.trace._functions import (
     Collected,
     Function,
     Returns,
-    Text,
     find_function,
-    read_string,
 )
+from pytest_kgdb.trace._pointers import Text, read_string
 
 INT = {"type": "ssize_t", "kind": "int", "size": 8, "signed": True}
 INT_RETURNS = Returns("ssize_t", "int", 8, True)
@@ -97,6 +96,41 @@ def test_one_that_was_inlined_everywhere(find: Any) -> None:
         + ", ".join(f"caller{number} (fs/read_write.c:454)" for number in range(4))
         + " and more"
     )
+
+
+def test_a_part_is_not_counted_beside_the_function(find: Any) -> None:
+    part = copy(address=ENTRY + 64, copy="vfs_read.part.0", kinds=["part"], kept=True)
+    function = find(copy(copy="vfs_read", kinds=[]), part, copy("ksys_read", inlined=True))
+    assert [entry.copy for entry in function.entries] == ["vfs_read"]
+    assert not function.is_split
+    assert function.unseen == "vfs_read is inlined into ksys_read: calls there are not seen"
+
+
+def test_a_function_of_which_there_is_only_a_part(find: Any) -> None:
+    part = copy(copy="vfs_read.part.0.isra.0", kinds=["isra", "part"], kept=None)
+    callers = [copy(f"caller{number % 6}", inlined=True, line=number) for number in range(9)]
+    function = find(part, *callers)
+    assert function.is_split
+    assert function.unseen == (
+        "vfs_read is inlined into caller0, caller1, caller2, caller3 and more: calls there are "
+        "seen only where they get to vfs_read.part.0.isra.0"
+    )
+    (entry,) = function.entries
+    assert (entry.copy, entry.is_part, entry.keeps_result) == (part["copy"], True, False)
+    assert "into its callers" in find(part).unseen
+
+
+def test_copies_that_are_not_parts(find: Any) -> None:
+    function = find(
+        copy(copy="vfs_read.constprop.0", kinds=["constprop"]),
+        copy(address=ENTRY + 64, copy="vfs_read.isra.0", kinds=["isra"], kept=True),
+        copy(address=ENTRY + 96),
+    )
+    assert [(entry.copy, entry.is_part, entry.keeps_result) for entry in function.entries] == [
+        ("vfs_read.constprop.0", False, True),
+        ("vfs_read.isra.0", False, True),
+        ("vfs_read", False, True),
+    ]
 
 
 def test_one_that_must_not_be_probed(find: Any, gdb: FakeGdb) -> None:

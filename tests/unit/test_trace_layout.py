@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.trace._functions import Pointer, Returns, Text
+from pytest_kgdb.trace._functions import Returns
 from pytest_kgdb.trace._layout import decode
+from pytest_kgdb.trace._pointers import Pointer, Text
 
 INT = {"kind": "int", "size": 4, "signed": True}
 LONG = {"kind": "int", "size": 8, "signed": True}

@@ -172,3 +172,35 @@ def test_none_is_left_behind_where_one_entry_is_refused(relay: HookedRelay) -> N
             when=None,
         )
     assert relay.hooks == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "why"),
+    [
+        ("foo", True, r"no override on foo: foo is inlined into bar.*cannot be skipped"),
+        ("main.c:foo", False, r"no override on main\.c:foo: .*cannot be skipped"),
+        ("foo.part.0", False, r"gcc may have changed what foo\.part\.0 returns"),
+    ],
+)
+def test_a_part_that_gcc_split_off(relay: HookedRelay, name: str, kept: bool, why: str) -> None:
+    entry = FunctionEntry(
+        ENTRY, INT, (), (), (), copy="foo.part.0", is_part=True, keeps_result=kept
+    )
+    function = Function(name, (entry,), ("bar (main.c:3)",))
+    with pytest.raises(KgdbError, match=why):
+        Override(relay, function, 1, times=None, skip=0, condition=False, when=None)
+    assert relay.hooks == {}
+
+
+def test_a_part_by_its_own_name(relay: HookedRelay) -> None:
+    entry = FunctionEntry(ENTRY, INT, (), (), (), copy="foo.part.0", is_part=True)
+    Override(
+        relay,
+        Function("foo.part.0", (entry,), ()),
+        1,
+        times=None,
+        skip=0,
+        condition=False,
+        when=None,
+    )
+    assert list(relay.hooks) == [ENTRY]

@@ -50,7 +50,9 @@ def test_calls_are_counted_and_recorded(relay: HookedRelay) -> None:
         assert calls.inlined_in == ("ksys_read (fs/read_write.c:613)",)
     assert relay.hooks == {}
     assert calls.count == 2, "what was recorded stays"
-    assert repr(calls) == "<Spy on vfs_read: 2 calls, ended>"
+    unseen = "vfs_read is inlined into ksys_read: calls there are not seen"
+    assert calls.unseen == unseen
+    assert repr(calls) == f"<Spy on vfs_read: 2 calls, ended; {unseen}>"
 
 
 def test_what_could_not_be_read_says_so(relay: HookedRelay) -> None:
@@ -168,3 +170,24 @@ def test_a_cost_in_words() -> None:
         r"3\.50 ms for each of 7 calls: 1\.00 ms here, 2\.50 ms in the guest",
         str(Cost(7, 0.001, 0.0025)),
     )
+
+
+def test_which_copy_was_called_and_whether_it_returns_anything(relay: HookedRelay) -> None:
+    context = [(name, KgdbError("not read")) for name in _CONTEXT if name != "task"]
+    context.append(("task", _reader("current", compiled("reg 15"), "")))
+    entries = tuple(
+        FunctionEntry(address, INT, (), (), tuple(context), copy=copy, keeps_result=kept)
+        for address, copy, kept in ((ENTRY, "foo", True), (ENTRY + 64, "foo.isra.0", False))
+    )
+    calls = Spy(relay, Function("foo", entries, ()), returns=True, keep=10, barred=())
+    for address in (ENTRY, ENTRY + 64):
+        relay.memory.put(STACK, (0x7000).to_bytes(8, "little"))
+        relay.arrive(address, r15=0x9000)
+        relay.arrive(0x7000, sp=STACK + 8, ax=5, r15=0x9000)
+    whole, copy = calls.calls
+    assert (whole.copy, whole.function, whole.return_value) == ("foo", "foo", 5)
+    assert (copy.copy, copy.function, copy.returned) == ("foo.isra.0", "foo", True)
+    with pytest.raises(KgdbError, match=r"call 2 of foo: gcc may have removed what foo\.isra\.0"):
+        copy.return_value  # noqa: B018
+    assert repr(copy).startswith("<2: foo.isra.0() = ? by")
+    assert calls.unseen == ""
