@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,12 +18,12 @@ from ..deadline import WaitLimit
 from ..debugger import gdb_version
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import Built, build_external
-from ..machine import MachineSpec
 from ..process import which
-from ._accel import choose, qemu_version
+from ._accel import qemu_version
 from ._boot import Loader
 from ._launch import Launch
-from ._snapshot import KIND, Snapshot, key_of
+from ._machine_choice import MachineChoice
+from ._snapshot import KIND, Snapshot
 
 if TYPE_CHECKING:
     from ..cache import Cache, Entry
@@ -32,9 +31,10 @@ if TYPE_CHECKING:
     from ..handle import Kgdb, MachineSlot
     from ..initrd import Initrd
     from ..kernel import Kernel
+    from ..machine import MachineSpec
     from ..modules import ModuleRegistry
     from ..progress import Progress
-    from ..settings import Point, Settings, TestRequest
+    from ..settings import Settings, TestRequest
     from ._vm import Vm
 
 __all__ = ["Session"]
@@ -73,12 +73,11 @@ class Session:
         self._vm: Vm | None = None
         self._machines = itertools.count(1)
         self._mark = 0
-        self._loader: Loader | None = None
-        # Files are put into a guest through its memory, which takes a hook in kgdb.
-        self._unpacks = initrd.base is not None and disk is None and settings.stub == "kgdb"
+        loader = None
         if settings.boot == "disk":
             assert disk is not None  # the settings have been looked at together
-            self._loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
+            loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
+        self._choice = MachineChoice(settings, kernel, initrd, disk, loader, cache=cache)
 
     # The handle, whose parts are imported while the first machine starts
 
@@ -163,7 +162,7 @@ class Session:
     def _usable(self, request: TestRequest, *, gdb: bool = True) -> bool:
         vm = self._vm
         alive = vm is not None and vm.machine.alive and (vm.gdb.alive or not gdb)
-        return vm is not None and alive and vm.spec in self._specs(request)
+        return vm is not None and alive and vm.spec in self._choice.specs(request)
 
     def _restore(self, request: TestRequest) -> None:
         # A gdb that died is replaced with the restore.
@@ -210,11 +209,11 @@ class Session:
         """Get a machine: from its snapshot, which is made first if need be, or by a boot."""
         self._close_vm()
         if not snapshots:
-            self._vm = vm = self._make_vm(self._spec(request, self._initrd), request)
+            self._vm = vm = self._make_vm(self._choice.spec(request, self._initrd), request)
             self._closing_on_error(lambda: self._boot_to(vm, request.at))
             return
-        initrd = self._initrd_at(request.at)
-        self._start(self._spec(request, initrd), request)
+        initrd = self._choice.initrd_at(request.at)
+        self._start(self._choice.spec(request, initrd), request)
         if initrd is self._initrd or self._initrd.external is None:
             return
         try:
@@ -224,7 +223,7 @@ class Session:
                 f"the modules could not be put into the guest ({error.message.splitlines()[0]}); "
                 "booting one that has them"
             )
-            self._unpacks = False
+            self._choice.keep_modules_in_initrd()
             self._boot(request, snapshots=True)
 
     def _start(self, spec: MachineSpec, request: TestRequest) -> None:
@@ -252,7 +251,7 @@ class Session:
 
         For a test of early boot the kernel boots only so far: it may die on its way.
         """
-        key = self._snapshot_key(spec)
+        key = self._choice.snapshot_key(spec)
         early = request.at == "kgdbwait"
         if early:
             entry = self._cache.get(KIND, key)
@@ -274,7 +273,7 @@ class Session:
         :raises KgdbError: the machine does not come up; the message says why.
         """
         self._waits.set(request.timeout)
-        spec = self._spec(request, self._initrd_at(request.at))
+        spec = self._choice.spec(request, self._choice.initrd_at(request.at))
         return spec, Snapshot.from_entry(self._snapshot(spec, request).path)
 
     def _make_vm(
@@ -328,72 +327,13 @@ class Session:
             self._close_vm()
             raise
 
-    def _snapshot_key(self, spec: MachineSpec) -> str:
-        return key_of(
-            spec,
-            kernel=self.kernel.key,
-            initrd=next(
-                initrd.key
-                for initrd in (self._initrd, self._initrd.base)
-                if initrd is not None and spec.initrd in (None, initrd.path)
-            ),
-            disk=self._disk.key if self._disk is not None else "",
-            qemu=self._qemu,
-        )
-
-    @cached_property
-    def _qemu(self) -> str:
-        """QEMU's version, remembered by its file: asking it costs a process."""
-        program = Path(which(self.kernel.arch.qemu, package="qemu-system-x86")).resolve()
-        stat = program.stat()
-        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
-        return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
-
     @cached_property
     def _gdb(self) -> str:
-        """gdb's version, remembered likewise; one that is too old is refused here."""
+        """gdb's version, remembered by its file; one that is too old is refused here."""
         program = Path(which("gdb", package="gdb")).resolve()
         stat = program.stat()
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
         return self._cache.memo("gdb", key, gdb_version)
-
-    def _initrd_at(self, at: Point) -> Initrd:
-        """Return the initrd of the machine that is started from its snapshot.
-
-        A module that is edited changes the initrd, and the kernel would boot anew for it. Where
-        the guest has come up, the modules are put into it after the restore instead.
-        """
-        base = self._initrd.base
-        return base if self._unpacks and at == "ready" and base is not None else self._initrd
-
-    def _specs(self, request: TestRequest) -> list[MachineSpec]:
-        """Return the machines that do for a test, started from a snapshot or booted."""
-        initrds = {initrd.path: initrd for initrd in (self._initrd_at(request.at), self._initrd)}
-        return [self._spec(request, initrd) for initrd in initrds.values()]
-
-    def _spec(self, request: TestRequest, initrd: Initrd) -> MachineSpec:
-        spec = MachineSpec(
-            arch=self.kernel.arch,
-            image=self.kernel.image,
-            # A system on a disk is booted without the busybox that nobody asked for.
-            initrd=initrd.path if self._disk is None or "initrd" in self.settings.origins else None,
-            **vars(request.machine),
-            disk=self._disk.path if self._disk is not None else None,
-            forwards=tuple(
-                f"{forward.proto}:127.0.0.1:{forward.host}-:{forward.guest}"
-                for forward in self.settings.forward
-            ),
-            stub=self.settings.stub,
-        )
-        spec = replace(spec, accel=self._accelerator(spec)[0])
-        return spec if self._loader is None else self._loader.from_disk(spec)
-
-    def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
-        if self._chosen is None:
-            self._chosen = choose(self.settings.accel, spec, self._cache)
-        return self._chosen
-
-    _chosen: tuple[str, str] | None = None
 
     # Reporting
 
@@ -425,7 +365,7 @@ class Session:
 
     def describe(self) -> list[str]:
         """Return what a user should know of the machine, in lines."""
-        accel, why = self._chosen or ("?", "")
+        accel, why = self._choice.accelerator or ("?", "")
         qemu = qemu_version(self.kernel.arch.qemu)
         lines = [
             f"Linux {self.kernel.release} ({self.kernel.name}), QEMU {qemu} with {accel}, "

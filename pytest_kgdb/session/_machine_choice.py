@@ -1,0 +1,116 @@
+"""Which machine a test gets: its initrd, its accelerator, and the key of its snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..machine import MachineSpec
+from ..process import which
+from ._accel import choose, qemu_version
+from ._snapshot import key_of
+
+if TYPE_CHECKING:
+    from ..cache import Cache
+    from ..disk import Disk
+    from ..initrd import Initrd
+    from ..kernel import Kernel
+    from ..settings import Point, Settings, TestRequest
+    from ._boot import Loader
+
+__all__ = ["MachineChoice"]
+
+
+class MachineChoice:
+    """Turns what a test asks for into machines.
+
+    :param initrd: the one that has the external modules.
+    :param loader: of a system that its own boot loader starts; None otherwise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        kernel: Kernel,
+        initrd: Initrd,
+        disk: Disk | None,
+        loader: Loader | None,
+        *,
+        cache: Cache,
+    ) -> None:
+        self._settings = settings
+        self._kernel = kernel
+        self._initrd = initrd
+        self._disk = disk
+        self._loader = loader
+        self._cache = cache
+        self.accelerator: tuple[str, str] | None = None
+        """KVM or TCG, and why; None until a machine has been asked for."""
+        # Files are put into a guest through its memory, which takes a hook in kgdb.
+        self._unpacks = initrd.base is not None and disk is None and settings.stub == "kgdb"
+
+    def keep_modules_in_initrd(self) -> None:
+        """Start no machine any more whose modules are put into the guest after the restore."""
+        self._unpacks = False
+
+    def initrd_at(self, at: Point) -> Initrd:
+        """Return the initrd of the machine that is started from its snapshot.
+
+        A module that is edited changes the initrd, and the kernel would boot anew for it. Where
+        the guest has come up, the modules are put into it after the restore instead.
+        """
+        base = self._initrd.base
+        return base if self._unpacks and at == "ready" and base is not None else self._initrd
+
+    def specs(self, request: TestRequest) -> list[MachineSpec]:
+        """Return the machines that do for a test, started from a snapshot or booted."""
+        initrds = {initrd.path: initrd for initrd in (self.initrd_at(request.at), self._initrd)}
+        return [self.spec(request, initrd) for initrd in initrds.values()]
+
+    def spec(self, request: TestRequest, initrd: Initrd) -> MachineSpec:
+        """Return the machine that a test asks for, with an initrd."""
+        # A system on a disk is booted without the busybox that nobody asked for.
+        has_initrd = self._disk is None or "initrd" in self._settings.origins
+        spec = MachineSpec(
+            arch=self._kernel.arch,
+            image=self._kernel.image,
+            initrd=initrd.path if has_initrd else None,
+            **vars(request.machine),
+            disk=self._disk.path if self._disk is not None else None,
+            forwards=tuple(
+                f"{forward.proto}:127.0.0.1:{forward.host}-:{forward.guest}"
+                for forward in self._settings.forward
+            ),
+            stub=self._settings.stub,
+        )
+        spec = replace(spec, accel=self._accelerator(spec)[0])
+        return spec if self._loader is None else self._loader.from_disk(spec)
+
+    def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
+        if self.accelerator is None:
+            self.accelerator = choose(self._settings.accel, spec, self._cache)
+        return self.accelerator
+
+    def snapshot_key(self, spec: MachineSpec) -> str:
+        """Return the key of a machine's snapshots in the cache."""
+        return key_of(
+            spec,
+            kernel=self._kernel.key,
+            initrd=next(
+                initrd.key
+                for initrd in (self._initrd, self._initrd.base)
+                if initrd is not None and spec.initrd in (None, initrd.path)
+            ),
+            disk=self._disk.key if self._disk is not None else "",
+            qemu=self._qemu,
+        )
+
+    @cached_property
+    def _qemu(self) -> str:
+        """QEMU's version, remembered by its file: asking it costs a process."""
+        program = Path(which(self._kernel.arch.qemu, package="qemu-system-x86")).resolve()
+        stat = program.stat()
+        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
+        return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
