@@ -27,6 +27,7 @@ from gdb_lvalues import (
 from gdb_names import (
     names,
 )
+from gdb_results import unproven_result
 from gdb_types import (
     MASK,
     Refused,
@@ -203,6 +204,9 @@ def find_type(name):
 
 def op_returned(variable):
     """What a function returned that has just been finished, in the variable that gdb made."""
+    copy = unproven_result(gdb.newest_frame().pc())
+    if copy is not None:
+        raise Refusal(f"gcc may have removed what {copy} returns: no caller is seen to use it")
     value = gdb.parse_and_eval(variable)
     kind = plain(value.type)
     if kind.code == gdb.TYPE_CODE_INT and kind.sizeof == 16:

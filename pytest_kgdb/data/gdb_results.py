@@ -6,6 +6,10 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 import re
 
 import gdb
+from gdb_clones import (
+    kinds_of,
+    symbol_at,
+)
 from gdb_symbols import (
     entry_of,
     function_block,
@@ -47,6 +51,18 @@ def keeps_result(address, block):
     except gdb.error:
         return None
     return None
+
+
+def unproven_result(after):
+    """The copy of a function that was called before an address, if what it returns may be gone."""
+    call = bytes(gdb.selected_inferior().read_memory(after - CALL_BYTES, CALL_BYTES))
+    if call[:1] != CALL:
+        return None  # through a pointer, and a copy has one name only, by which it is called
+    address = after + int.from_bytes(call[1:], "little", signed=True)
+    copy, block = symbol_at(address), function_block(address)
+    if copy is None or block is None or not {"isra", "part"} & set(kinds_of(copy)):
+        return None
+    return None if keeps_result(address, block) else copy
 
 
 def is_read_at(address):

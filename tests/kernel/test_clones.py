@@ -241,3 +241,19 @@ def test_copies_on_two_processors(clones: Any) -> None:
     assert sum(call.copy == "shared.constprop.0" for call in calls.calls) == 20
     assert all(call.args["flags"] == 6 for call in calls.calls if "constprop" in call.copy)
     assert forced.forced == 2
+
+
+def test_what_a_copy_returns_that_was_finished(clones: Any) -> None:
+    """As a spy: read if a caller uses it, and refused otherwise."""
+    with clones.breakpoint("second_of"):
+        clones.type(STEP.format(3))
+        clones.cont()
+        stop = clones.finish()
+    assert stop.return_value == 60
+    clones.run("true")
+    with clones.breakpoint("noted"):
+        clones.type(STEP.format(4))
+        clones.cont()
+        stop = clones.finish()
+    with pytest.raises(KgdbError, match=r"gcc may have removed what noted\.\S+ returns"):
+        _ = stop.return_value
