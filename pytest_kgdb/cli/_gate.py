@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +18,21 @@ from ..gate import (
     Change,
     Gate,
     GateFailed,
+    Outcome,
     Runner,
     Verdict,
+    as_annotations,
+    as_gitlab,
     as_json,
+    as_junit,
+    as_ktap,
     as_markdown,
+    as_sarif,
     as_table,
     from_patches,
     from_revert,
     from_revisions,
+    without_commands,
 )
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
@@ -33,6 +41,21 @@ from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel
 
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
 _RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s.][^\s]*|)")
+
+
+def _dumped(form: Callable[[Outcome], object]) -> Callable[[Outcome], str]:
+    return lambda outcome: json.dumps(form(outcome), indent=1) + "\n"
+
+
+_FORMS: Final[dict[str, Callable[[Outcome], str]]] = {
+    "json": _dumped(as_json),
+    "markdown": as_markdown,
+    "junit": as_junit,
+    "sarif": _dumped(as_sarif),
+    "gitlab": _dumped(as_gitlab),
+    "ktap": as_ktap,
+}
+"""The options that name a file for the outcome, and what is written there."""
 
 
 def gate(options: argparse.Namespace) -> int:
@@ -52,7 +75,7 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
     settings = one_kernel(options)
     expected = _policy(options.expect)
     number = repeat(options, sides=2)
-    check_writable(options.json, options.markdown)
+    check_writable(*(getattr(options, name) for name in _FORMS))
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
         change, arguments = _change(options, settings, Path(scratch))
         kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)
@@ -63,15 +86,23 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
             Runner(arguments, common(options), repeat=number, directory=directory),
             progress=progress,
         ).run(expected)
-    print("\n".join(as_table(outcome)))
-    if options.json:
-        Path(options.json).write_text(json.dumps(as_json(outcome), indent=1) + "\n")
-    if options.markdown:
-        Path(options.markdown).write_text(as_markdown(outcome))
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a") as file:
-            file.write(as_markdown(outcome))
+        _report(options, outcome)
     return outcome.status
+
+
+def _report(options: argparse.Namespace, outcome: Outcome) -> None:
+    """Print the outcome, and write it to the files that the options name."""
+    table = as_table(outcome)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print("\n".join([*without_commands(table), *as_annotations(outcome)]))
+    else:
+        print("\n".join(table))
+    for name, form in _FORMS.items():
+        if path := getattr(options, name):
+            Path(path).write_text(form(outcome), encoding="utf-8")
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(as_markdown(outcome))
 
 
 def _change(

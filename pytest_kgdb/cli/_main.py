@@ -158,7 +158,14 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "not-tested, cannot-tell",
     )
     parser.add_argument("--json", metavar="FILE", help="write the outcome as JSON")
-    parser.add_argument("--markdown", metavar="FILE", help="write the outcome for a pull request")
+    for name, text in (
+        ("markdown", "for a pull request"),
+        ("junit", "as JUnit XML"),
+        ("sarif", "as SARIF, on the lines of the change"),
+        ("gitlab", "as GitLab's code quality report, on the lines of the change"),
+        ("ktap", "as KTAP"),
+    ):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write the outcome {text}")
     _add_tests(parser)
     parser.set_defaults(run=_command("_gate", "gate"), name="gate")
 

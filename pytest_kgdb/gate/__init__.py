@@ -4,14 +4,21 @@ from ._bisect import Bisection, Commit, Conclusion, State, judge_commit
 from ._change import Change, Side, from_patches, from_revert, from_revisions
 from ._formats import as_json, as_markdown, as_table
 from ._git import show_commit, tree_of
+from ._github import as_annotations, without_commands
+from ._gitlab import as_gitlab
+from ._junit import as_junit
+from ._ktap import as_ktap
+from ._lines import ChangedLines
 from ._run import Gate, Outcome
 from ._runner import GateFailed, Runner
+from ._sarif import as_sarif
 from ._verdicts import POLICIES, Result, Verdict, repeats_for
 
 __all__ = [
     "POLICIES",
     "Bisection",
     "Change",
+    "ChangedLines",
     "Commit",
     "Conclusion",
     "Gate",
@@ -22,8 +29,13 @@ __all__ = [
     "Side",
     "State",
     "Verdict",
+    "as_annotations",
+    "as_gitlab",
     "as_json",
+    "as_junit",
+    "as_ktap",
     "as_markdown",
+    "as_sarif",
     "as_table",
     "from_patches",
     "from_revert",
@@ -32,4 +44,5 @@ __all__ = [
     "repeats_for",
     "show_commit",
     "tree_of",
+    "without_commands",
 ]

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ..kernel import read_patches
+from ..kernel import Patch, read_patches
 from ..settings import Settings
-from ._git import git, resolved, tree_of
+from ._git import git, is_dirty, resolved, tree_of
+from ._lines import ChangedLines, changed_lines
 
 __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
 
+_REVISION: Final = re.compile(r"@([^@]+)$")
+_MOST_DIFF: Final = 4 << 20  # bytes; of a longer one, the lines are not read
 _BASE_COMMIT: Final = re.compile(rb"^base-commit: ([0-9a-f]{7,40})\s*$", re.MULTILINE)
 
 
@@ -45,6 +48,12 @@ class Change:
     patched: Side
     files: tuple[str, ...]
     """The files of the kernel's source that it changes."""
+    lines: tuple[ChangedLines, ...] = ()
+    """The lines that it changes, as they are on the patched side."""
+    commit: str | None = None
+    """The commit on which the patched side's patches are; None if it is not one exactly."""
+    notes: tuple[str, ...] = ()
+    """What is to be known of the sources."""
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -59,7 +68,7 @@ def from_patches(settings: Settings, patches: Sequence[Path]) -> Change:
     """
     settings = _at_base_commit(settings, patches)
     patched = replace(settings, patch=(*settings.patch, *patches))
-    return _change(settings, patched, _files(patches))
+    return _change(settings, patched, _read(patches))
 
 
 def from_revert(settings: Settings, what: str, scratch: Path) -> Change:
@@ -76,7 +85,7 @@ def from_revert(settings: Settings, what: str, scratch: Path) -> Change:
     series.mkdir()
     (series / "series").write_text(f"{shlex.quote(str(path.resolve()))} -R\n")
     base = replace(settings, patch=(*settings.patch, series))
-    return _change(base, settings, _files([path]))
+    return _change(base, settings, _read([path]))
 
 
 def from_revisions(settings: Settings, before: str, after: str) -> Change:
@@ -89,17 +98,46 @@ def from_revisions(settings: Settings, before: str, after: str) -> Change:
         replace(settings, kernel=(f"{tree}@{resolved(tree, revision)}",))
         for revision in (before or "HEAD", after or "HEAD")
     )
-    names = git(tree, "diff", "--name-only", base.kernel[0].rpartition("@")[2],
-                 patched.kernel[0].rpartition("@")[2])  # fmt: skip
-    return _change(base, patched, names.split("\n"))
+    revisions = [side.kernel[0].rpartition("@")[2] for side in (base, patched)]
+    names = git(tree, "diff", "--name-only", "--no-renames", *revisions).split("\n")
+    diff = git(tree, "diff", "--no-color", "--no-ext-diff", "--no-renames", "--unified=0",
+               *revisions)  # fmt: skip
+    data = diff.encode(errors="surrogateescape")
+    patches = [Patch("the change", data)] if len(data) <= _MOST_DIFF else []
+    return _change(base, patched, patches, names)
 
 
-def _change(base: Settings, patched: Settings, files: Sequence[str]) -> Change:
-    return Change(Side("base", base), Side("patched", patched), tuple(sorted({*files} - {""})))
+def _change(
+    base: Settings, patched: Settings, patches: Sequence[Patch], files: Sequence[str] = ()
+) -> Change:
+    names = {*files} or {name for patch in patches for name in patch.touched()}
+    commit, notes = _state(patched.kernel[0])
+    return Change(
+        Side("base", base),
+        Side("patched", patched),
+        tuple(sorted(names - {""})),
+        changed_lines(patches),
+        commit,
+        notes,
+    )
 
 
-def _files(patches: Sequence[Path]) -> list[str]:
-    return [name for path in patches for patch in read_patches(path) for name in patch.touched()]
+def _state(spec: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the commit that a SPEC stands for, and what is to be known of it."""
+    if not Path(spec).exists():
+        match = _REVISION.search(spec)
+        if match is None or not Path(tree := spec[: match.start()], ".git").exists():
+            return None, ()  # a tarball, or a distribution's
+        return resolved(Path(tree), match[1]), ()
+    if not Path(spec, ".git").exists():
+        return None, ()
+    if is_dirty(Path(spec)):
+        return None, (f"{spec} has changes that are not committed: it is tested as it is",)
+    return resolved(Path(spec), "HEAD"), ()
+
+
+def _read(paths: Sequence[Path]) -> list[Patch]:
+    return [patch for path in paths for patch in read_patches(path)]
 
 
 def _at_base_commit(settings: Settings, patches: Sequence[Path]) -> Settings:

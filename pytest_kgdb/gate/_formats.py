@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from ..kernel import patch_files
+from ..report import clean
 from ._run import Outcome
+from ._texts import code_span, plain
 from ._verdicts import Result, Run, Verdict, summary
 
 __all__ = ["as_json", "as_markdown", "as_table"]
@@ -23,7 +28,7 @@ _KEYS: Final = {
 def as_table(outcome: Outcome) -> list[str]:
     """Return the lines of a table: each test, its verdict, its rates, and why."""
     rows = [
-        (result.test, result.verdict.value, _rate(result.base), _rate(result.patched))
+        (plain(result.test), result.verdict.value, _rate(result.base), _rate(result.patched))
         for result in outcome.results
     ]
     head = ("test", "verdict", "base", "patched")
@@ -35,8 +40,8 @@ def as_table(outcome: Outcome) -> list[str]:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
         if result.reason:
-            lines.append(f"    {result.reason}")
-    lines += [f"note: {note}" for note in outcome.notes]
+            lines += [f"    {line}" for line in clean(result.reason).splitlines()]
+    lines += [f"note: {clean(note)}" for note in outcome.notes]
     lines.append(f"{summary(outcome.status)}: {_counted(outcome)}")
     lines += trailers(outcome)
     return [line.rstrip() for line in lines]
@@ -53,15 +58,19 @@ def trailers(outcome: Outcome) -> list[str]:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as JSON values; docs/gate.md describes them."""
-    base, patched = outcome.change.sides
     return {
         "schema": SCHEMA,
         "verdict": summary(outcome.status),
         "status": outcome.status,
         "base": _side(outcome, 0),
         "patched": _side(outcome, 1),
-        "git_commit_hash": _revision(patched.spec) or _revision(base.spec),
+        "git_commit_hash": outcome.change.commit,
+        "patchset_hash": patchset_hash(outcome.change.patched.settings.patch),
         "files": list(outcome.change.files),
+        "lines": [
+            {"file": lines.file, "first": lines.first, "last": lines.last}
+            for lines in outcome.change.lines
+        ],
         "notes": list(outcome.notes),
         "tests": [
             {
@@ -86,30 +95,26 @@ def as_markdown(outcome: Outcome) -> str:
     lines = [
         f"### pytest-kgdb gate: {summary(outcome.status)}",
         "",
-        f"Base: `{base.label}`. Patched: `{patched.label}`.",
+        f"Base: {code_span(base.label)}. Patched: {code_span(patched.label)}.",
         "",
     ]
     if outcome.results:
         lines += ["| test | verdict | base | patched | |", "|---|---|---|---|---|"]
         lines += [_row(result) for result in outcome.results]
         lines.append("")
-    lines += [f"- {_escaped(note)}" for note in outcome.notes]
+    lines += [f"- {code_span(note)}" for note in outcome.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(result: Result) -> str:
     cells = (
-        f"`{_escaped(result.test)}`",
+        code_span(result.test, table=True),
         f"**{result.verdict.value}**",
         _rate(result.base),
         _rate(result.patched),
-        _escaped(result.reason),
+        code_span(result.reason, table=True),
     )
     return f"| {' | '.join(cells)} |"
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
 
 
 def _rate(runs: tuple[Run, ...]) -> str:
@@ -149,6 +154,13 @@ def _runs(runs: tuple[Run, ...]) -> dict[str, Any]:
     }
 
 
-def _revision(spec: str) -> str | None:
-    match = re.search(r"@([0-9a-f]{40})$", spec)
-    return match[1] if match else None
+def patchset_hash(patches: Sequence[Path]) -> str:
+    """Return KCIDB's hash of a set of patches; "" if there are none.
+
+    `sha256sum *.patch | cut -c-64 | sha256sum | cut -c-64` (kcidb-io, schema v5, checkouts[]).
+    """
+    files = [file for path in patches for file in patch_files(path)]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    if not digests:
+        return ""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..kernel import git_environment
 from ..process import Completed, run, which
 
-__all__ = ["git", "resolved", "run_git", "show_commit", "tree_of"]
+__all__ = ["git", "is_dirty", "resolved", "run_git", "show_commit", "tree_of"]
 
 _SECONDS: Final = 300.0
 
@@ -41,6 +41,12 @@ def resolved(tree: Path, revision: str) -> str:
         f"{tree} has no revision {revision}",
         hint=f"the clone is shallow: git -C {tree} fetch --unshallow" if shallow else None,
     )
+
+
+def is_dirty(tree: Path) -> bool:
+    """Whether files of a tree that git has differ from its HEAD."""
+    # Without the option, git would write what it has learnt of the files into the user's index.
+    return bool(git(tree, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"))
 
 
 def show_commit(tree: Path, revision: str) -> str:

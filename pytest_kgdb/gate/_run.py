@@ -41,6 +41,8 @@ class Outcome:
     not build."""
     releases: tuple[str, str]
     build_ids: tuple[str, str]
+    expected: tuple[Verdict, ...] | None = None
+    """The verdicts that are good ones, where the user said so."""
 
 
 class Gate:
@@ -64,7 +66,7 @@ class Gate:
         :raises GateFailed: pytest itself did not run.
         :raises ConfigError: a patch cannot be read, and the like.
         """
-        change, notes = self._change, []
+        change, notes = self._change, [*self._change.notes]
         try:
             base = self._kernels.build(change.base.settings)
         except BuildError as error:
@@ -92,13 +94,15 @@ class Gate:
             tuple(notes),
             (base.release, patched.release),
             (base.build_id, patched.build_id),
+            None if expected is None else tuple(expected),
         )
 
     def _unbuilt(self, side: Side, error: BuildError, status: int) -> Outcome:
         note = f"the {side.name} kernel ({side.label}) cannot be built: {error.message}"
         if error.hint:
             note += f"\nhint: {error.hint}"
-        return Outcome(self._change, (), status, (note,), ("", ""), ("", ""))
+        notes = (*self._change.notes, note)
+        return Outcome(self._change, (), status, notes, ("", ""), ("", ""))
 
     # The runs
 

@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "Verdict",
     "exit_status",
+    "is_good",
     "judge",
     "reason_of",
     "repeats_for",
@@ -53,6 +54,8 @@ class Verdict(enum.Enum):
     CANNOT_TELL = "cannot tell"
     """The test is at fault, or could not be run: a build, a boot, the machine failed."""
 
+
+_GOOD: Final = (Verdict.PROVES, Verdict.PASSES_BOTH, Verdict.NOT_TESTED)
 
 POLICIES: Final = {
     "proves": Verdict.PROVES,
@@ -170,19 +173,23 @@ def _reasons(runs: Iterable[Run]) -> str:
     return "; ".join(reasons.values()) if len(reasons) > 1 else ""
 
 
-def exit_status(results: Sequence[Result], expected: Iterable[Verdict] | None) -> int:
+def is_good(verdict: Verdict, expected: Sequence[Verdict] | None) -> bool:
+    """Whether a test may have this verdict.
+
+    :param expected: the verdicts that are good ones; by default a test proves the fix, passes on
+        both sides, or tests nothing.
+    """
+    return verdict in (_GOOD if expected is None else expected)
+
+
+def exit_status(results: Sequence[Result], expected: Sequence[Verdict] | None) -> int:
     """Return the command's exit status: 0 proven, 1 not proven, 6 inconclusive.
 
-    :param expected: the verdicts that are good ones; by default at least one test proves the fix,
-        and the others pass on both sides.
+    :param expected: the verdicts that are good ones; by default at least one test must prove the
+        fix, too.
     """
     verdicts = Counter(result.verdict for result in results)
-    if expected is not None:
-        allowed = set(expected)
-        bad = [verdict for verdict in verdicts if verdict not in allowed]
-    else:
-        good = {Verdict.PROVES, Verdict.PASSES_BOTH, Verdict.NOT_TESTED}
-        bad = [verdict for verdict in verdicts if verdict not in good]
+    bad = [verdict for verdict in verdicts if not is_good(verdict, expected)]
     if any(verdict in (Verdict.BROKEN, Verdict.FAILS_BOTH) for verdict in bad):
         return NOT_PROVEN
     if any(verdict in (Verdict.FLAKY, Verdict.CANNOT_TELL) for verdict in bad):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
-    from ._patch import read_patches
+    from ._patch import Patch, patch_files, read_patches
     from ._selector import Selector, Unmet
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "ModuleFile",
     "NoSources",
     "NotCompiled",
+    "Patch",
     "Selector",
     "SourceArchive",
     "SourceDirectory",
@@ -47,6 +48,7 @@ __all__ = [
     "git_environment",
     "named",
     "not_compiled",
+    "patch_files",
     "prepare",
     "read_module",
     "read_patches",
@@ -59,11 +61,13 @@ _LAZY: Final = {
     "NotCompiled": "_makefiles",
     "Selector": "_selector",
     "Unmet": "_selector",
+    "Patch": "_patch",
     "build_external": "_modules",
     "build_module": "_modules",
     "collect_external": "_collect",
     "collect_modules": "_collect",
     "not_compiled": "_makefiles",
+    "patch_files": "_patch",
     "read_module": "_ko",
     "read_patches": "_patch",
     "without_addresses": "_ko",

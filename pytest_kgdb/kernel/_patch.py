@@ -73,6 +73,13 @@ read_patches = read
 """The name outside of this package."""
 
 
+def patch_files(path: Path) -> list[Path]:
+    """Return the files that hold the patches of a file or a directory, in their order."""
+    if not path.is_dir():
+        return [path]
+    return [_series_file(path).parent / words[0] for _, words in _series_lines(path)]
+
+
 def key(patches: Sequence[Patch]) -> str:
     """Return one hash for patches and their order."""
     result = hashlib.sha256()
@@ -181,25 +188,33 @@ def _mails(path: Path, name: str) -> Iterator[Patch]:
 
 def _series(path: Path) -> list[Patch]:
     """Return the patches of a quilt series (quilt(1)): in a line, a name, -pN, -R and comments."""
-    series = next(
-        (file for file in (path / "series", path / "patches/series") if file.is_file()), None
-    )
-    if series is None:
-        raise ConfigError(
-            f"{path} has no quilt series", hint="name a patch, or put a file `series` in there"
-        )
     series_patches: list[Patch] = []
-    for number, line in enumerate(series.read_text().splitlines(), 1):
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
-        file = series.parent / words[0]
+    for number, words in _series_lines(path):
+        file = _series_file(path).parent / words[0]
+        where = f"{_series_file(path)}:{number}"
         if not file.is_file():
-            raise ConfigError(f"{series}:{number}: there is no {file}")
+            raise ConfigError(f"{where}: there is no {file}")
         match = _STRIP.search(" ".join(words[1:]))
         strip = int(match[1] or match[2]) if match else 1
         patches = _file(file, words[0], strip, reverse="-R" in words[1:])
         if not patches:
-            raise ConfigError(f"{series}:{number}: there is no patch in {file}")
+            raise ConfigError(f"{where}: there is no patch in {file}")
         series_patches += patches
     return series_patches
+
+
+def _series_file(path: Path) -> Path:
+    files = (path / "series", path / "patches/series")
+    series = next((file for file in files if file.is_file()), None)
+    if series is None:
+        raise ConfigError(
+            f"{path} has no quilt series", hint="name a patch, or put a file `series` in there"
+        )
+    return series
+
+
+def _series_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the words of each line of a series that names a patch."""
+    for number, line in enumerate(_series_file(path).read_text().splitlines(), 1):
+        if words := shlex.split(line, comments=True):
+            yield number, words

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -68,7 +70,10 @@ def gate(
     settings = from_pytest(pytestconfig)
     argv = [sys.executable, "-m", "pytest_kgdb.cli", "gate", f"--kgdb-kernel={kernel.spec}"]
     argv += [f"--kgdb-cache-dir={settings.cache_dir}", "--json=out.json", *words, "test_gated.py"]
-    done = subprocess.run(argv, cwd=directory, capture_output=True, text=True, timeout=SECONDS)
+    environment = os.environ | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"}
+    done = subprocess.run(
+        argv, cwd=directory, env=environment, capture_output=True, text=True, timeout=SECONDS
+    )
     verdicts = {}
     if (directory / "out.json").exists():
         tests = json.loads((directory / "out.json").read_text())["tests"]
@@ -78,7 +83,9 @@ def gate(
 
 def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> None:
     (tmp_path / "fix.patch").write_text(PATCH)
-    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, "--patch=fix.patch")
+    forms = [f"--{name}={name}.out" for name in ("junit", "sarif", "gitlab", "ktap", "markdown")]
+    words = ("--patch=fix.patch", *forms)
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
     assert verdicts == {
         "fix": "proves the fix",
         "other": "passes both",
@@ -89,6 +96,16 @@ def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kern
     }, output
     assert status == 1
     assert "    AssertionError: it is not fixed" in output
+    assert "::error file=fs/proc/version.c,line=3,endLine=3,title=pytest-kgdb gate%3A bro" in output
+    suite = ElementTree.parse(tmp_path / "junit.out").getroot()
+    assert [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")] == [
+        *("6", "1", "1", "1"),
+    ]
+    (run,) = json.loads((tmp_path / "sarif.out").read_text())["runs"]
+    assert {result["ruleId"] for result in run["results"]} == {"broken", "flaky", "cannot-tell"}
+    assert len(json.loads((tmp_path / "gitlab.out").read_text())) == 3
+    assert "\n1..6\n" in (tmp_path / "ktap.out").read_text()
+    assert (tmp_path / "summary.md").read_text() == (tmp_path / "markdown.out").read_text()
 
 
 def test_proven(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> None:

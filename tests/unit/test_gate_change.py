@@ -117,3 +117,21 @@ def test_a_shallow_clone(tree: Path, tmp_path: Path) -> None:
 def test_a_kernel_without_git(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no git tree"):
         from_revisions(replace(make_settings(), kernel=("distro:6.1",)), "a", "b")
+
+
+def test_the_commit_that_is_tested(
+    settings: Settings, tree: Path, fix: Path, tmp_path: Path
+) -> None:
+    head = git(tree, "rev-parse", "HEAD")
+    change = from_patches(settings, [fix])
+    assert (change.commit, change.notes) == (head, ())
+    assert [(one.file, one.first, one.last) for one in change.lines] == [("mm/one.c", 1, 1)]
+    assert from_revisions(settings, "HEAD~", "HEAD").commit == head
+    assert from_revisions(settings, "HEAD~", "HEAD").lines == change.lines
+    index = (tree / ".git/index").read_bytes()
+    (tree / "mm/one.c").write_text("mine\n")
+    change = from_patches(settings, [fix])
+    assert change.commit is None
+    assert change.notes == (f"{tree} has changes that are not committed: it is tested as it is",)
+    assert (tree / ".git/index").read_bytes() == index
+    assert from_patches(make_settings(kernel=["distro:6.1"]), [fix]).commit is None

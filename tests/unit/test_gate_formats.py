@@ -26,7 +26,8 @@ def test_table() -> None:
     assert as_table(outcome(notes=("mm/two.c is not compiled",))) == [
         "test                   verdict         base        patched",
         "test_a.py::test_fix    proves the fix  0/2 passed  2/2 passed",
-        "    assert a |\nb",
+        "    assert a |",
+        "    b",
         "test_a.py::test_other  passes both     2/2 passed  2/2 passed",
         "note: mm/two.c is not compiled",
         "proven: 1 proves the fix, 1 passes both",
@@ -54,14 +55,14 @@ def test_json() -> None:
 
 def test_json_is_described() -> None:
     page = (Path(__file__).parents[2] / "docs/gate.md").read_text()
-    for name in {*as_json(outcome()), *as_json(outcome())["tests"][0]["base"]}:
+    values = as_json(outcome())
+    for name in {*values, *values["tests"][0], *values["tests"][0]["base"], *values["base"]}:
         assert f"`{name}`" in page
 
 
 def test_markdown() -> None:
     text = as_markdown(outcome())
     assert text.startswith("### pytest-kgdb gate: proven\n")
-    row = (
-        "| `test_a.py::test_fix` | **proves the fix** | 0/2 passed | 2/2 passed | assert a \\| b |"
-    )
+    rates = "0/2 passed | 2/2 passed"
+    row = f"| `test_a.py::test_fix` | **proves the fix** | {rates} | `assert a \\| b` |"
     assert row in text.splitlines()
