@@ -111,9 +111,10 @@ class Gate:
         title = " and on ".join(side.label for side in sides)
         with contextlib.ExitStack() as stack:
             stage = stack.enter_context(self._progress.stage(f"testing on {title}"))
+            settings = {side.name: side.settings for side in sides}
             children = {
-                side.name: stack.enter_context(self._runner.start(side.name, side.settings))
-                for side in sides
+                name: stack.enter_context(child)
+                for name, child in self._runner.start_in_step(settings)
             }
             self._runner.wait(children, lambda text: stage.update(text=text))
             base, patched = (self._runner.result(name, child) for name, child in children.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -57,17 +57,32 @@ class Runner:
         self._repeat = repeat
         self._directory = directory
 
+    def start_in_step(self, sides: Mapping[str, Settings]) -> Iterator[tuple[str, Child]]:
+        """Start them on two kernels, in step with each other.
+
+        :param sides: the kernels' settings, by the names of their logs and records.
+        """
+        first, second = sides
+        for name in sides:  # before one begins: the record of an earlier gate is not the other's
+            self._record(name).unlink(missing_ok=True)
+        yield first, self._start(first, sides[first], self._record(second))
+        yield second, self._start(second, sides[second], self._record(first))
+
     def start(self, name: str, settings: Settings) -> Child:
         """Start them on a kernel.
 
         :param name: that of the kernel's log and record.
         """
+        self._record(name).unlink(missing_ok=True)
+        return self._start(name, settings)
+
+    def _start(self, name: str, settings: Settings, peer: Path | None = None) -> Child:
         argv = [sys.executable, "-m", "pytest", *self._arguments, *self._options]
         argv += [f"--kgdb-kernel={spec}" for spec in settings.kernel]
         argv += [f"--kgdb-patch={path}" for path in settings.patch]
         argv += [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
+        argv += [] if peer is None else [f"--kgdb-peer={peer}"]
         argv += ["-p", "no:cacheprovider"]
-        self._record(name).unlink(missing_ok=True)
         return Child.spawn(argv, name=f"pytest on the {name} kernel", log=self._log(name))
 
     def wait(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:

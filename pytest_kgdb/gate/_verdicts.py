@@ -118,12 +118,19 @@ def judge(test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: 
 def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple[Verdict, str]:
     if (
         not unchanged
-        and base
         and patched
-        and all(run.status in ("PASS", "FAIL") for run in base)
+        and any(run.status in ("PASS", "FAIL") for run in base)
         and all(run.status == "MISS" and run.message.startswith(_NO_BOOT) for run in patched)
     ):
         return Verdict.BROKEN, f"the patched kernel does not boot: {patched[0].message}"
+    failed = [_failures(side) for side in (base, patched)]
+    rates = (
+        f"it failed in {failed[0]} of {len(base)} runs on the base, in {failed[1]} of "
+        f"{len(patched)} on the patched kernel"
+    )
+    # Before all others: it stays true whatever further runs come to, so that they can be left out.
+    if _varies(base) or _varies(patched):
+        return Verdict.FLAKY, rates
     for side, runs in (("base", base), ("patched kernel", patched)):
         if not runs:
             return Verdict.CANNOT_TELL, f"it was not run on the {side}"
@@ -137,13 +144,7 @@ def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple
         return Verdict.CANNOT_TELL, "it was skipped in some of its runs"
     if not all(run.kernel for run in runs):
         return Verdict.NOT_TESTED, "it uses no kernel"
-    failed = [_failures(side) for side in (base, patched)]
-    varies = any(0 < count < len(side) for count, side in zip(failed, (base, patched), strict=True))
-    rates = (
-        f"it failed in {failed[0]} of {len(base)} runs on the base, in {failed[1]} of "
-        f"{len(patched)} on the patched kernel"
-    )
-    if varies or (unchanged and bool(failed[0]) != bool(failed[1])):
+    if unchanged and bool(failed[0]) != bool(failed[1]):
         return Verdict.FLAKY, rates
     if unchanged:
         return Verdict.NOT_TESTED, unchanged
@@ -156,6 +157,10 @@ def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple
     if failed[1]:
         return Verdict.BROKEN, patched[0].message
     return Verdict.PASSES_BOTH, ""
+
+
+def _varies(runs: Iterable[Run]) -> bool:
+    return {run.status for run in runs} >= {"PASS", "FAIL"}
 
 
 def _failures(runs: Iterable[Run]) -> int:

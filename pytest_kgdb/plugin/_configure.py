@@ -78,6 +78,14 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
 
         unselected = Unselected(config, matrix_of(config))
         config.pluginmanager.register(unselected, "kgdb-unselected")
+    if settings.peer is not None:
+        if settings.record is None:
+            raise pytest.UsageError(f"{settings.origin('peer')}: it needs --kgdb-record=FILE")
+        from ._lockstep import Lockstep
+
+        # pytest-xdist's workers take the tests in another order each time.
+        lockstep = Lockstep(settings.record, settings.peer, waits=not is_worker(config))
+        config.pluginmanager.register(lockstep, "kgdb-lockstep")
     if settings.require:
         Requirement.register(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import IO, Final
 import pytest
 
 from ..errors import ConfigError
+from ..process import FileLock
 from ._status import FAIL, PASS, SKIP, worst
 
 __all__ = ["Recorder", "repeated", "repeats"]
@@ -33,10 +35,16 @@ def repeated(nodeid: str) -> tuple[str, int]:
 
 
 class Recorder:
-    """Writes a line for each test as it ends; a pytest plugin."""
+    """Writes a line for each test as it ends; a pytest plugin.
+
+    It locks the file until the end, so that who reads it meanwhile can tell.
+    """
 
     def __init__(self, path: Path) -> None:
         self._reports: dict[str, list[pytest.TestReport]] = {}
+        self._lock: FileLock | None = None
+        with contextlib.suppress(OSError):  # no file; or one in use, of which the end is not known
+            self._lock = FileLock.exclusive(path, create=True)
         try:
             self._file: IO[str] = path.open("w")
         except OSError as error:
@@ -48,6 +56,8 @@ class Recorder:
         reports.append(report)
         if report.when == "teardown":
             del self._reports[report.nodeid]
+            if any(getattr(one, "kgdb_enough", False) for one in reports):
+                return  # a repetition that was left out
             self._write(report.nodeid, reports)
 
     def _write(self, nodeid: str, reports: list[pytest.TestReport]) -> None:
@@ -70,6 +80,8 @@ class Recorder:
     def pytest_unconfigure(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _message(report: pytest.TestReport) -> str:

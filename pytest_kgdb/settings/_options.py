@@ -87,6 +87,12 @@ OPTIONS: Final = (
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
     ("repeat", "number", "N", "run each kernel test so often (default: 1)"),
     ("record", "value", "FILE", "write what each test came to, one JSON object in a line"),
+    (
+        "peer",
+        "value",
+        "FILE",
+        "keep in step with the run that writes this record, and repeat no test that varies",
+    ),
     ("print-commands", "flag", "", "print the commands that the session runs, ready to paste"),
 )
 

@@ -322,6 +322,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "require": flag,
     "repeat": jobs,
     "record": path,
+    "peer": path,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),

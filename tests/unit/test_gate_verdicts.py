@@ -25,6 +25,11 @@ def runs(letters: str, message: str = "assert 1 == 2", *, kernel: bool = True) -
         ("fpf", "ppp", Verdict.FLAKY),
         ("fff", "ppf", Verdict.FLAKY),
         ("pfp", "fff", Verdict.FLAKY),
+        # Once a test has passed and failed on one kernel, no further run changes that.
+        ("pfm", "ppp", Verdict.FLAKY),
+        ("ppp", "fpe", Verdict.FLAKY),
+        ("pfs", "ppp", Verdict.FLAKY),
+        ("pf", "", Verdict.FLAKY),
         ("fff", "ppm", Verdict.CANNOT_TELL),
         ("mff", "ppp", Verdict.CANNOT_TELL),
         ("eee", "ppp", Verdict.CANNOT_TELL),
@@ -89,6 +94,19 @@ def test_confidence() -> None:
     for wrong in (0, 1, -1, 99):
         with pytest.raises(ValueError, match="between 0 and 1"):
             repeats_for(wrong)
+
+
+@pytest.mark.parametrize("further", ["", "p", "f", "e", "m", "s", "pfems"])
+@pytest.mark.parametrize("sides", [("pf", "pp"), ("ff", "fp"), ("mpf", "mm"), ("fpf", "")])
+def test_further_runs_change_no_verdict_of_a_test_that_varies(
+    sides: tuple[str, str], further: str
+) -> None:
+    """What makes it right to end the repetitions of such a test early."""
+    base, patched = sides
+    assert judge("test", runs(base), runs(patched)).verdict is Verdict.FLAKY
+    longer = judge("test", runs(base + further), runs(patched + further))
+    assert longer.verdict is Verdict.FLAKY
+    assert judge("test", runs(base + further), runs(patched)).verdict is Verdict.FLAKY
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -583,6 +583,66 @@ def test_repetitions(inner: Inner) -> None:
     ]
 
 
+IN_STEP = """
+    import os, pathlib
+    side = os.environ["SIDE"]
+    runs = pathlib.Path(f"runs-{side}")
+    def count(letter):
+        with runs.open("a") as file:
+            file.write(letter)
+        return runs.read_text().count(letter)
+    def test_steady(kgdb): count("s")
+    def test_varies(kgdb): assert side == "two" or count("v") != 3
+    def test_late(kgdb): assert side == "one" or count("l") != 7
+    def test_wrong(kgdb): count("w"); nonesuch
+    def test_plain(): pass
+    """
+
+
+def start_in_step(inner: Inner, side: str, other: str, *words: str) -> subprocess.Popen[str]:
+    plugin = () if INSTALLED else ("-p", "pytest_kgdb.plugin")
+    argv = [sys.executable, "-m", "pytest", *plugin, "--kgdb-kernel=distro:6.1", "--kgdb-repeat=9"]
+    argv += [f"--kgdb-record={side}", f"--kgdb-peer={other}", "--kgdb-require", *words]
+    return subprocess.Popen(
+        argv,
+        cwd=inner.path,
+        env=os.environ | {"SIDE": side},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_runs_beside_each_other(inner: Inner) -> None:
+    inner.pytester.makepyfile(IN_STEP)
+    runs = [start_in_step(inner, *sides) for sides in (("one", "two"), ("two", "one"))]
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    for side, output in zip(("one", "two"), outputs, strict=True):
+        lines = [json.loads(line) for line in (inner.path / side).read_text().splitlines()]
+        counts = dict.fromkeys(("steady", "varies", "late", "wrong", "plain"), 0)
+        for line in lines:
+            counts[line["test"].partition("::test_")[2]] += 1
+        # Behind five runs, as soon as it is seen: the same on both sides.
+        assert counts == {"steady": 9, "varies": 5, "late": 7, "wrong": 9, "plain": 1}, output
+        assert "SKIP" not in {line["status"] for line in lines}
+        assert "--kgdb-require allows no skip" not in output
+
+
+def test_a_run_whose_other_one_has_ended(inner: Inner) -> None:
+    inner.pytester.makepyfile(IN_STEP)
+    (inner.path / "two").write_text("")
+    run = start_in_step(inner, "one", "two", "-k", "steady")
+    output, _ = run.communicate(timeout=60)
+    assert "9 passed" in output
+
+
+def test_beside_needs_a_record(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_it(kgdb): pass")
+    result = inner.run("--kgdb-peer=other")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --kgdb-peer: it needs --kgdb-record=FILE"])
+
+
 def test_a_record_that_cannot_be_written(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_it(kgdb): pass")
     result = inner.run("--kgdb-record=nonesuch/record")
