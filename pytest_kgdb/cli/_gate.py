@@ -9,9 +9,11 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
+from ..cache import Cache
 from ..errors import BuildError, ConfigError
 from ..gate import (
     POLICIES,
@@ -20,6 +22,8 @@ from ..gate import (
     GateFailed,
     Outcome,
     Runner,
+    Series,
+    Step,
     Verdict,
     as_annotations,
     as_gitlab,
@@ -29,9 +33,13 @@ from ..gate import (
     as_markdown,
     as_sarif,
     as_table,
+    each_patch,
+    each_revision,
+    from_module,
     from_patches,
     from_revert,
     from_revisions,
+    run_each,
     without_commands,
 )
 from ..plugin._artifacts import Artifacts
@@ -43,11 +51,14 @@ _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
 _RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s.][^\s]*|)")
 
 
-def _dumped(form: Callable[[Outcome], object]) -> Callable[[Outcome], str]:
-    return lambda outcome: json.dumps(form(outcome), indent=1) + "\n"
+Report: TypeAlias = Outcome | Series
 
 
-_FORMS: Final[dict[str, Callable[[Outcome], str]]] = {
+def _dumped(form: Callable[[Report], object]) -> Callable[[Report], str]:
+    return lambda report: json.dumps(form(report), indent=1) + "\n"
+
+
+_FORMS: Final[dict[str, Callable[[Report], str]]] = {
     "json": _dumped(as_json),
     "markdown": as_markdown,
     "junit": as_junit,
@@ -77,52 +88,90 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
     number = repeat(options, sides=2)
     check_writable(*(getattr(options, name) for name in _FORMS))
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
-        change, arguments = _change(options, settings, Path(scratch))
         kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)
+        form = _form(options, kernels.cache)
         directory = logs(options, kernels.cache)
-        outcome = Gate(
-            change,
-            kernels,
-            Runner(arguments, common(options), repeat=number, directory=directory),
-            progress=progress,
-        ).run(expected)
-        _report(options, outcome)
-    return outcome.status
+
+        def run(change: Change, directory: Path) -> Outcome:
+            runner = Runner(form.arguments, common(options), repeat=number, directory=directory)
+            return Gate(change, kernels, runner, progress=progress).run(expected)
+
+        def run_step(step_number: int, step: Step) -> Outcome:
+            progress.say(step.title)
+            logs_of_step = directory / f"{step_number:04}"
+            logs_of_step.mkdir(exist_ok=True)
+            return run(step.change, logs_of_step)
+
+        report: Report
+        if options.each_commit:
+            report = run_each(form.steps(settings, Path(scratch)), run_step)
+        else:
+            report = run(form.change(settings, Path(scratch)), directory)
+        _report(options, report)
+    return report.status
 
 
-def _report(options: argparse.Namespace, outcome: Outcome) -> None:
+def _report(options: argparse.Namespace, report: Report) -> None:
     """Print the outcome, and write it to the files that the options name."""
-    table = as_table(outcome)
+    table = as_table(report)
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        print("\n".join([*without_commands(table), *as_annotations(outcome)]))
+        print("\n".join([*without_commands(table), *as_annotations(report)]))
     else:
         print("\n".join(table))
     for name, form in _FORMS.items():
         if path := getattr(options, name):
-            Path(path).write_text(form(outcome), encoding="utf-8")
+            Path(path).write_text(form(report), encoding="utf-8")
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(as_markdown(outcome))
+            file.write(as_markdown(report))
 
 
-def _change(
-    options: argparse.Namespace, settings: Settings, scratch: Path
-) -> tuple[Change, list[str]]:
-    """Return the change, and what of the command line is pytest's."""
+@dataclass(frozen=True)
+class _Form:
+    """What the command line says of the change."""
+
+    cache: Cache
+    patches: list[Path]
+    revert: str | None
+    module: str | None
+    range: tuple[str, str] | None
+    arguments: list[str]
+    """What of the command line is pytest's."""
+
+    def change(self, settings: Settings, scratch: Path) -> Change:
+        if self.patches:
+            return from_patches(settings, self.patches)
+        if self.revert:
+            return from_revert(settings, self.revert, scratch)
+        if self.module:
+            return from_module(settings, self.module, self.cache)
+        assert self.range is not None
+        return from_revisions(settings, *self.range)
+
+    def steps(self, settings: Settings, scratch: Path) -> list[Step]:
+        if self.patches:
+            return each_patch(settings, self.patches, scratch)
+        if self.range is not None:
+            return each_revision(settings, *self.range)
+        raise ConfigError("--each-commit is for A..B, and for the patches of --patch")
+
+
+def _form(options: argparse.Namespace, cache: Cache) -> _Form:
     arguments = list(options.rest)
     ranges = [word for word in arguments if _RANGE.fullmatch(word) and not Path(word).exists()]
-    forms = [bool(options.patch), bool(options.revert), bool(ranges)]
-    if sum(forms) != 1 or len(ranges) > 1:
+    forms = [options.patch, options.revert, options.module, ranges]
+    if sum(map(bool, forms)) != 1 or len(ranges) > 1:
         raise ConfigError(
-            "gate tests one change: --patch FILE (repeatable), --revert FILE or REV, or A..B"
+            "gate tests one change: --patch FILE (repeatable), --revert FILE or REV, A..B, or "
+            "--module DIR@A..B"
         )
-    if options.patch:
-        return from_patches(settings, [_existing(name) for name in options.patch]), arguments
-    if options.revert:
-        return from_revert(settings, options.revert, scratch), arguments
-    arguments.remove(ranges[0])
-    before, _, after = ranges[0].partition("..")
-    return from_revisions(settings, before, after), arguments
+    revisions = None
+    if ranges:
+        arguments.remove(ranges[0])
+        before, _, after = ranges[0].partition("..")
+        revisions = (before, after)
+    patches = [_existing(name) for name in options.patch or ()]
+    return _Form(cache, patches, options.revert, options.module, revisions, arguments)
 
 
 def _existing(name: str) -> Path:

@@ -139,8 +139,8 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = commands.add_parser(
         "gate",
         help="run tests on a kernel without and with a change, and say what they prove of it",
-        usage="pytest-kgdb gate --kgdb-kernel=SPEC (--patch FILE | --revert FILE | A..B) "
-        "[OPTIONS] TESTS...",
+        usage="pytest-kgdb gate --kgdb-kernel=SPEC (--patch FILE | --revert FILE | A..B | "
+        "--module DIR@A..B) [OPTIONS] TESTS...",
         epilog="Other options and the tests are pytest's. Exit status: 0 proven, 1 not proven, "
         "6 inconclusive; 2 to 5 as pytest's; 130 interrupted.",
         allow_abbrev=False,
@@ -150,6 +150,16 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--revert", metavar="FILE", help="patch or revision that the kernel contains, to be undone"
+    )
+    parser.add_argument(
+        "--module",
+        metavar="DIR@A..B",
+        help="two revisions of an out-of-tree driver's own repository",
+    )
+    parser.add_argument(
+        "--each-commit",
+        action="store_true",
+        help="test each commit of A..B, or each patch of --patch, against the one before it",
     )
     parser.add_argument(
         "--expect",

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..cache import Cache
 from ..errors import ConfigError
-from ..gate import repeats_for
+from ..gate import BuiltSide, repeats_for, same_code
 from ..kernel import Kernel, file_hash
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
@@ -28,7 +28,7 @@ __all__ = [
     "tests_key",
 ]
 
-_OF_A_SIDE: Final = ("kernel", "patch")
+_OF_A_SIDE: Final = ("kernel", "patch", "module")
 
 
 def one_kernel(options: argparse.Namespace) -> Settings:
@@ -130,18 +130,23 @@ class KernelBuilder:
         self.cache = cache
         self._progress = progress
 
-    def build(self, settings: Settings) -> Kernel:
-        """Return the kernel of these settings.
+    def build(self, settings: Settings) -> BuiltSide:
+        """Return the kernel of these settings, and its out-of-tree modules.
 
-        :raises BuildError: it cannot be built.
+        :raises BuildError: one cannot be built.
         """
-        return Artifacts(settings, self._progress).kernel(settings.kernel[0])
+        artifacts = Artifacts(settings, self._progress)
+        kernel = artifacts.kernel(settings.kernel[0])
+        return BuiltSide(kernel, tuple(artifacts.modules(kernel)))
 
-    def same(self, one: Kernel, other: Kernel) -> bool:
+    def same(self, one: BuiltSide, other: BuiltSide) -> bool:
         """Whether two kernels, their modules included, do not differ."""
-        if one.build_id != other.build_id or not one.build_id:
+        build_id = one.kernel.build_id
+        if build_id != other.kernel.build_id or not build_id:
             return False
-        return self._modules(one) == self._modules(other)
+        if self._modules(one.kernel) != self._modules(other.kernel):
+            return False
+        return same_code(one.modules, other.modules)
 
     def _modules(self, kernel: Kernel) -> dict[str, str]:
         directory = kernel.modules_dir

@@ -9,14 +9,17 @@ from ._gitlab import as_gitlab
 from ._junit import as_junit
 from ._ktap import as_ktap
 from ._lines import ChangedLines
-from ._run import Gate, Outcome
+from ._module import from_module, same_code
+from ._run import BuiltSide, Gate, Outcome
 from ._runner import GateFailed, Runner
 from ._sarif import as_sarif
+from ._series import Series, Step, each_patch, each_revision, run_each
 from ._verdicts import POLICIES, Result, Verdict, repeats_for
 
 __all__ = [
     "POLICIES",
     "Bisection",
+    "BuiltSide",
     "Change",
     "ChangedLines",
     "Commit",
@@ -26,8 +29,10 @@ __all__ = [
     "Outcome",
     "Result",
     "Runner",
+    "Series",
     "Side",
     "State",
+    "Step",
     "Verdict",
     "as_annotations",
     "as_gitlab",
@@ -37,11 +42,16 @@ __all__ = [
     "as_markdown",
     "as_sarif",
     "as_table",
+    "each_patch",
+    "each_revision",
+    "from_module",
     "from_patches",
     "from_revert",
     "from_revisions",
     "judge_commit",
     "repeats_for",
+    "run_each",
+    "same_code",
     "show_commit",
     "tree_of",
     "without_commands",

@@ -28,6 +28,8 @@ class Side:
     name: str
     """`base`, or `patched`."""
     settings: Settings
+    module: str = ""
+    """The driver's revision, where that is what the sides differ in."""
 
     @property
     def spec(self) -> str:
@@ -37,7 +39,8 @@ class Side:
     @property
     def label(self) -> str:
         """What it is, for people: `distro:6.1 + fix.patch`."""
-        return " + ".join([self.spec, *(_shown(path) for path in self.settings.patch)])
+        kernel = " + ".join([self.spec, *(path.name for path in self.settings.patch)])
+        return f"{self.module} on {kernel}" if self.module else kernel
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Change:
     """The commit on which the patched side's patches are; None if it is not one exactly."""
     notes: tuple[str, ...] = ()
     """What is to be known of the sources."""
+    of_kernel: bool = True
+    """Whether it changes the kernel, and not a driver."""
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -159,7 +164,3 @@ def _commit(spec: str, revision: str, scratch: Path) -> Path:
     path = scratch / f"{commit[:12]}.patch"
     path.write_text(git(tree, "format-patch", "--stdout", "-1", commit))
     return path
-
-
-def _shown(path: Path) -> str:
-    return path.name

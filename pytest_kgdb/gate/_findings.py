@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ._lines import ChangedLines
 from ._run import Outcome
+from ._series import Series, Tested
 from ._texts import plain, shortened
-from ._verdicts import PROVEN, Result, Verdict, is_good
+from ._verdicts import PROVEN, Result, Verdict
 
 __all__ = ["RULES", "Finding", "findings"]
 
@@ -58,26 +59,43 @@ class Finding:
         return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def findings(outcome: Outcome) -> list[Finding]:
-    """Return what a gate has against a change: nothing if it is proven."""
-    bad = [result for result in outcome.results if not is_good(result.verdict, outcome.expected)]
-    listed = [
+def findings(report: Outcome | Series) -> list[Finding]:
+    """Return what a gate has against a change, or against a series: nothing if it is proven."""
+    if isinstance(report, Outcome):
+        listed = _bad(Tested("", report, frozenset()))
+        if not listed and report.status != PROVEN:
+            listed.append(_not_proven([report]))
+        return listed
+    listed = []
+    for step in report.steps:
+        its = (replace(one, message=f"{plain(step.title)}: {one.message}") for one in _bad(step))
+        listed += its
+    if not listed and report.status != PROVEN:
+        listed.append(_not_proven([step.outcome for step in report.steps]))
+    return listed
+
+
+def _bad(step: Tested) -> list[Finding]:
+    outcome = step.outcome
+    if not outcome.results and outcome.notes:
+        note = shortened(outcome.notes[-1])
+        return [Finding("not-built", "", note, _lines(outcome, ""))]
+    return [
         Finding(
             _RULE_OF.get(result.verdict, "unexpected"),
             plain(result.test),
             _message(result),
             _lines(outcome, result.test),
         )
-        for result in bad
+        for result in outcome.results
+        if not step.is_good(result)
     ]
-    if not outcome.results and outcome.notes:
-        note = shortened(outcome.notes[-1])
-        listed.append(Finding("not-built", "", note, _lines(outcome, "")))
-    elif not listed and outcome.status != PROVEN:
-        tests = [result.test for result in outcome.results]
-        message = f"no test proves this change: {len(tests)} do not fail without it"
-        listed.append(Finding("not-proven", "", message, _lines(outcome, *tests)))
-    return listed
+
+
+def _not_proven(outcomes: list[Outcome]) -> Finding:
+    tests = list(dict.fromkeys(one.test for outcome in outcomes for one in outcome.results))
+    message = f"no test proves this change: {len(tests)} do not fail without it"
+    return Finding("not-proven", "", message, _lines(outcomes[-1], *tests))
 
 
 def _message(result: Result) -> str:

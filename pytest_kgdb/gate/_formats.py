@@ -10,12 +10,14 @@ from typing import Any, Final
 from ..kernel import patch_files
 from ..report import clean
 from ._run import Outcome
+from ._series import Series, Tested
 from ._texts import code_span, plain
 from ._verdicts import Result, Run, Verdict, summary
 
 __all__ = ["as_json", "as_markdown", "as_table"]
 
 SCHEMA: Final = "pytest-kgdb gate 1"
+SERIES_SCHEMA: Final = "pytest-kgdb gate series 1"
 
 _KEYS: Final = {
     "FAIL_TO_PASS": Verdict.PROVES,
@@ -25,26 +27,53 @@ _KEYS: Final = {
 }
 
 
-def as_table(outcome: Outcome) -> list[str]:
-    """Return the lines of a table: each test, its verdict, its rates, and why."""
+def as_table(report: Outcome | Series) -> list[str]:
+    """Return the lines of a table: each test, its verdict, its rates, and why.
+
+    Of a series: each step, and the verdicts of its tests.
+    """
+    if isinstance(report, Series):
+        return _series_table(report)
+    outcome = report
+    head = ("test", "verdict", "base", "patched")
     rows = [
         (plain(result.test), result.verdict.value, _rate(result.base), _rate(result.patched))
         for result in outcome.results
     ]
-    head = ("test", "verdict", "base", "patched")
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(4)]
-    lines = []
-    if rows:
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(head, widths, strict=True))]
-    for row, result in zip(rows, outcome.results, strict=True):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-        if result.reason:
-            lines += [f"    {line}" for line in clean(result.reason).splitlines()]
+    reasons = [clean(result.reason).splitlines() for result in outcome.results]
+    lines = _aligned(head, rows, reasons) if rows else []
     lines += [f"note: {clean(note)}" for note in outcome.notes]
     lines.append(f"{summary(outcome.status)}: {_counted(outcome)}")
     lines += trailers(outcome)
     return [line.rstrip() for line in lines]
+
+
+def _series_table(series: Series) -> list[str]:
+    rows, below = [], []
+    for step in series.steps:
+        rows.append((plain(step.title), _shown(step)))
+        lines = [line for note in step.outcome.notes for line in clean(note).splitlines()]
+        below.append(lines + [plain(reason) for reason in _reasons(step)])
+    count = "1 step" if len(rows) == 1 else f"{len(rows)} steps"
+    return [*_aligned(("commit", "verdict"), rows, below), f"{summary(series.status)}: {count}"]
+
+
+def _shown(step: Tested) -> str:
+    """Return what a step came to, in a cell."""
+    return _counted(step.outcome) if step.outcome.results else Verdict.CANNOT_TELL.value
+
+
+def _aligned(
+    head: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[Sequence[str]]
+) -> list[str]:
+    """Return the lines of a table; below each row, lines that are not in columns."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = []
+    for row, texts in zip((head, *rows), ((), *below), strict=True):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+        lines += [f"    {text}" for text in texts]
+    return lines
 
 
 def trailers(outcome: Outcome) -> list[str]:
@@ -56,8 +85,16 @@ def trailers(outcome: Outcome) -> list[str]:
     return ["suggested trailer: Tested-by: YOUR NAME <YOU@EXAMPLE.ORG> # pytest-kgdb gate"]
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(report: Outcome | Series) -> dict[str, Any]:
     """Return the outcome as JSON values; docs/gate.md describes them."""
+    if isinstance(report, Series):
+        return {
+            "schema": SERIES_SCHEMA,
+            "verdict": summary(report.status),
+            "status": report.status,
+            "commits": [{"title": step.title, **as_json(step.outcome)} for step in report.steps],
+        }
+    outcome = report
     return {
         "schema": SCHEMA,
         "verdict": summary(outcome.status),
@@ -89,8 +126,18 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def as_markdown(outcome: Outcome) -> str:
+def as_markdown(report: Outcome | Series) -> str:
     """Return the outcome for a pull request, or for GitHub's step summary."""
+    if isinstance(report, Series):
+        lines = [f"### pytest-kgdb gate: {summary(report.status)}", ""]
+        lines += ["| commit | verdict | |", "|---|---|---|"]
+        for step in report.steps:
+            why = [*step.outcome.notes, *_reasons(step)]
+            cells = (step.title, _shown(step), "; ".join(why))
+            row = " | ".join(code_span(cell, table=True) for cell in cells)
+            lines.append(f"| {row} |")
+        return "\n".join(lines) + "\n"
+    outcome = report
     base, patched = outcome.change.sides
     lines = [
         f"### pytest-kgdb gate: {summary(outcome.status)}",
@@ -104,6 +151,14 @@ def as_markdown(outcome: Outcome) -> str:
         lines.append("")
     lines += [f"- {code_span(note)}" for note in outcome.notes]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _reasons(step: Tested) -> list[str]:
+    return [
+        f"{result.test}: {result.verdict.value}{f': {result.reason}' if result.reason else ''}"
+        for result in step.outcome.results
+        if result.verdict is not Verdict.PASSES_BOTH
+    ]
 
 
 def _row(result: Result) -> str:

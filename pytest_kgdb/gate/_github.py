@@ -9,6 +9,7 @@ from typing import Final
 
 from ._findings import Finding, findings
 from ._run import Outcome
+from ._series import Series
 from ._texts import plain
 
 __all__ = ["as_annotations", "without_commands"]
@@ -16,11 +17,11 @@ __all__ = ["as_annotations", "without_commands"]
 _MOST: Final = 10  # annotations of one kind of one step that GitHub shows
 
 
-def as_annotations(outcome: Outcome) -> list[str]:
+def as_annotations(report: Outcome | Series) -> list[str]:
     """Return a workflow command for each finding, at most ten of a kind."""
     lines = []
     for level in ("error", "warning"):
-        its = [finding for finding in findings(outcome) if finding.level == level]
+        its = [finding for finding in findings(report) if finding.level == level]
         lines += [_command(finding) for finding in its[:_MOST]]
         if len(its) > _MOST:
             rest = f" (and {len(its) - _MOST + 1} more: see the report)"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ._findings import findings
 from ._run import Outcome
+from ._series import Series
 from ._texts import plain
 
 __all__ = ["as_gitlab"]
@@ -13,7 +14,7 @@ __all__ = ["as_gitlab"]
 _SEVERITY: Final = {"error": "major", "warning": "minor"}
 
 
-def as_gitlab(outcome: Outcome) -> list[dict[str, Any]]:
+def as_gitlab(report: Outcome | Series) -> list[dict[str, Any]]:
     """Return an entry for each finding, on the first lines of the change."""
     return [
         {
@@ -26,5 +27,5 @@ def as_gitlab(outcome: Outcome) -> list[dict[str, Any]]:
                 "lines": {"begin": finding.lines[0].first, "end": finding.lines[0].last},
             },
         }
-        for finding in findings(outcome)
+        for finding in findings(report)
     ]

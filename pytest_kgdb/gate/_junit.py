@@ -12,39 +12,50 @@ from typing import Final
 from xml.etree import ElementTree
 
 from ._run import Outcome
+from ._series import Series, Tested
 from ._texts import plain, xml_text
-from ._verdicts import Result, Run, Verdict, is_good, summary
+from ._verdicts import Result, Run, Verdict, summary
 
 __all__ = ["as_junit"]
 
 _NAME: Final = "pytest-kgdb gate"
 
 
-def as_junit(outcome: Outcome) -> str:
-    """Return the outcome as one test suite; a test that varies is flaky in Surefire's sense.
+def as_junit(report: Outcome | Series) -> str:
+    """Return the outcome as one test suite, a series as one for each step.
 
     A test whose verdict is not a good one is a failure; one that could not be run, an error; one
-    that tests nothing of the change, skipped.
+    that tests nothing of the change, skipped. One that varies is flaky in Surefire's sense.
     """
+    if isinstance(report, Outcome):
+        root = _suite(_NAME, Tested("", report, frozenset()))
+    else:  # Surefire has no such root; Jenkins, GitLab and others do
+        root = ElementTree.Element("testsuites", name=_NAME)
+        root.extend(_suite(step.title, step) for step in report.steps)
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _suite(name: str, step: Tested) -> ElementTree.Element:
+    outcome = step.outcome
     suite = ElementTree.Element("testsuite")
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in _properties(outcome):
-        ElementTree.SubElement(properties, "property", name=name, value=xml_text(value))
-    cases = [_case(suite, outcome, result) for result in outcome.results]
+    for key, value in _properties(outcome):
+        ElementTree.SubElement(properties, "property", name=key, value=xml_text(value))
+    cases = [_case(suite, step, result) for result in outcome.results]
     if not outcome.results:
         cases.append(_unbuilt(suite, outcome))
-    for name, value in {
-        "name": _NAME,
+    for key, value in {
+        "name": xml_text(plain(name)),
         "time": _seconds(run for result in outcome.results for run in _runs(result)),
         "tests": str(len(cases)),
         "errors": str(cases.count("error")),
         "skipped": str(cases.count("skipped")),
         "failures": str(cases.count("failure")),
     }.items():
-        suite.set(name, value)
-    ElementTree.indent(suite)
-    text = ElementTree.tostring(suite, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+        suite.set(key, value)
+    return suite
 
 
 def _properties(outcome: Outcome) -> Iterable[tuple[str, str]]:
@@ -59,7 +70,7 @@ def _properties(outcome: Outcome) -> Iterable[tuple[str, str]]:
         yield "note", plain(note)
 
 
-def _case(suite: ElementTree.Element, outcome: Outcome, result: Result) -> str:
+def _case(suite: ElementTree.Element, step: Tested, result: Result) -> str:
     """Add a test; return the name of the element that says what it came to."""
     classname, name = _names(plain(result.test))
     case = ElementTree.SubElement(
@@ -81,14 +92,14 @@ def _case(suite: ElementTree.Element, outcome: Outcome, result: Result) -> str:
     elif result.verdict is Verdict.FLAKY:
         for run in failed:
             _add_rerun(case, "flakyFailure", run)
-    elif not is_good(result.verdict, outcome.expected):
+    elif not step.is_good(result):
         kind = "failure"
         _add(case, "failure", result.verdict, text)
         for run in failed[1:]:
             _add_rerun(case, "rerunFailure", run)
     rates = "\n".join(
         f"{side.name}: {sum(run.status == 'PASS' for run in runs)} of {len(runs)} runs passed"
-        for side, runs in zip(outcome.change.sides, (result.base, result.patched), strict=True)
+        for side, runs in zip(step.outcome.change.sides, (result.base, result.patched), strict=True)
     )
     ElementTree.SubElement(case, "system-out").text = xml_text(f"{text}\n{rates}\n")
     return kind

@@ -5,26 +5,35 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from ..errors import BuildError
+from ..errors import BuildError, KgdbError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
 from ..settings import Settings
 from ._change import Change, Side
 from ._runner import Runner
-from ._verdicts import Result, Run, Verdict, exit_status, judge
+from ._verdicts import INCONCLUSIVE, NOT_PROVEN, Result, Run, Verdict, exit_status, judge
 
-__all__ = ["Gate", "Outcome"]
+__all__ = ["BuiltSide", "Gate", "Outcome", "untested"]
+
+
+class BuiltSide(NamedTuple):
+    """What one side's tests run on."""
+
+    kernel: Kernel
+    modules: tuple[Path, ...] = ()
+    """The out-of-tree modules."""
 
 
 class Kernels(Protocol):
     """Builds kernels, or finds them in the cache."""
 
-    def build(self, settings: Settings) -> Kernel:
-        """Return the kernel of these settings."""
+    def build(self, settings: Settings) -> BuiltSide:
+        """Return the kernel of these settings, and its out-of-tree modules."""
 
-    def same(self, one: Kernel, other: Kernel) -> bool:
+    def same(self, one: BuiltSide, other: BuiltSide) -> bool:
         """Whether two kernels, their modules included, do not differ."""
 
 
@@ -70,16 +79,17 @@ class Gate:
         try:
             base = self._kernels.build(change.base.settings)
         except BuildError as error:
-            return self._unbuilt(change.base, error, 6)
+            return untested(change, error, INCONCLUSIVE, _which(change.base))
         try:
             patched = self._kernels.build(change.patched.settings)
         except BuildError as error:
-            return self._unbuilt(change.patched, error, 1)
-        for file in not_compiled(patched, change.files):
+            return untested(change, error, NOT_PROVEN, _which(change.patched))
+        for file in not_compiled(patched.kernel, change.files) if change.of_kernel else ():
             notes.append(f"{file.file} is not compiled: {_sentence(file.why)}")
         unchanged = ""
         if self._kernels.same(base, patched):
-            unchanged = "the change makes no difference to this kernel"
+            what = "this kernel" if change.of_kernel else "the driver's modules"
+            unchanged = f"the change makes no difference to {what}"
             notes.insert(0, f"{unchanged}: both have the same vmlinux and modules")
         runs = self._run_tests()
         tests = dict.fromkeys([*runs[0], *runs[1]])
@@ -92,17 +102,10 @@ class Gate:
             results,
             exit_status(results, expected),
             tuple(notes),
-            (base.release, patched.release),
-            (base.build_id, patched.build_id),
+            (base.kernel.release, patched.kernel.release),
+            (base.kernel.build_id, patched.kernel.build_id),
             None if expected is None else tuple(expected),
         )
-
-    def _unbuilt(self, side: Side, error: BuildError, status: int) -> Outcome:
-        note = f"the {side.name} kernel ({side.label}) cannot be built: {error.message}"
-        if error.hint:
-            note += f"\nhint: {error.hint}"
-        notes = (*self._change.notes, note)
-        return Outcome(self._change, (), status, notes, ("", ""), ("", ""))
 
     # The runs
 
@@ -119,6 +122,21 @@ class Gate:
             self._runner.wait(children, lambda text: stage.update(text=text))
             base, patched = (self._runner.result(name, child) for name, child in children.items())
         return base, patched
+
+
+def _which(side: Side) -> str:
+    return f"the {side.name} kernel ({side.label})"
+
+
+def untested(change: Change, error: KgdbError, status: int, which: str = "a kernel") -> Outcome:
+    """Return the outcome where no test can be run.
+
+    :param which: the kernel that cannot be built.
+    """
+    note = f"{which} cannot be built: {error.message}"
+    if error.hint:
+        note += f"\nhint: {error.hint}"
+    return Outcome(change, (), status, (*change.notes, note), ("", ""), ("", ""))
 
 
 def _sentence(why: str) -> str:

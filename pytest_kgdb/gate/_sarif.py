@@ -9,6 +9,7 @@ from .. import __version__
 from ._findings import RULES, Finding, findings
 from ._lines import ChangedLines
 from ._run import Outcome
+from ._series import Series
 from ._texts import plain
 from ._verdicts import summary
 
@@ -18,7 +19,7 @@ _SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 _MOST_RELATED: Final = 100  # GitHub reads no more locations of one result
 
 
-def as_sarif(outcome: Outcome) -> dict[str, Any]:
+def as_sarif(report: Outcome | Series) -> dict[str, Any]:
     """Return one run with a result for each finding, on the first lines of the change.
 
     Files are relative to the kernel's source tree, `%SRCROOT%`.
@@ -44,17 +45,22 @@ def as_sarif(outcome: Outcome) -> dict[str, Any]:
                     }
                 },
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(rules, finding) for finding in findings(outcome)],
+                "results": [_result(rules, finding) for finding in findings(report)],
                 "invocations": [
                     {
-                        "executionSuccessful": bool(outcome.results),
-                        "exitCode": outcome.status,
-                        "exitCodeDescription": summary(outcome.status),
+                        "executionSuccessful": _ran(report),
+                        "exitCode": report.status,
+                        "exitCodeDescription": summary(report.status),
                     }
                 ],
             }
         ],
     }
+
+
+def _ran(report: Outcome | Series) -> bool:
+    outcomes = [report] if isinstance(report, Outcome) else [one.outcome for one in report.steps]
+    return all(outcome.results for outcome in outcomes)
 
 
 def _result(rules: list[str], finding: Finding) -> dict[str, Any]:

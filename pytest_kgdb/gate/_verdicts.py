@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "INCONCLUSIVE",
+    "NOT_PROVEN",
     "POLICIES",
+    "PROVEN",
     "Result",
     "Run",
     "Verdict",

@@ -62,21 +62,25 @@ def test_plain():
 
 
 def gate(
-    directory: Path, pytestconfig: pytest.Config, kernel: Kernel, *words: str
+    directory: Path,
+    pytestconfig: pytest.Config,
+    kernel: Kernel,
+    *words: str,
+    tests: tuple[str, ...] = ("test_gated.py",),
 ) -> tuple[int, str, dict[str, str]]:
     """Run a gate; return its status, its output, and the verdicts by test."""
     (directory / "test_gated.py").write_text(TESTS)
     (directory / "pytest.ini").write_text("[pytest]\n")
     settings = from_pytest(pytestconfig)
     argv = [sys.executable, "-m", "pytest_kgdb.cli", "gate", f"--kgdb-kernel={kernel.spec}"]
-    argv += [f"--kgdb-cache-dir={settings.cache_dir}", "--json=out.json", *words, "test_gated.py"]
+    argv += [f"--kgdb-cache-dir={settings.cache_dir}", "--json=out.json", *words, *tests]
     environment = os.environ | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"}
     done = subprocess.run(
         argv, cwd=directory, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
     verdicts = {}
     if (directory / "out.json").exists():
-        tests = json.loads((directory / "out.json").read_text())["tests"]
+        tests = json.loads((directory / "out.json").read_text()).get("tests", ())
         verdicts = {one["test"].partition("::test_")[2]: one["verdict"] for one in tests}
     return done.returncode, done.stdout + done.stderr, verdicts
 
@@ -118,6 +122,81 @@ def test_proven(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
     status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
     assert (status, verdicts) == (0, {"fix": "proves the fix", "other": "passes both"}), output
     assert "suggested trailer: Tested-by:" in output
+
+
+def test_each_patch_of_a_series(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    (tmp_path / "fix.patch").write_text(PATCH)
+    (tmp_path / "oops.patch").write_text(PATCH.replace("const char", "oops char"))
+    words = ("--patch=fix.patch", "--patch=oops.patch", "--each-commit", "--repeat=1", "-k", "fix")
+    status, output, _ = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
+    commits = json.loads((tmp_path / "out.json").read_text())["commits"]
+    assert [one["title"] for one in commits] == ["fix.patch", "oops.patch"]
+    assert [one["verdict"] for one in commits] == ["proven", "not proven"], output
+    assert "does not compile" in commits[1]["notes"][-1]
+    assert status == 1
+    assert "oops.patch  cannot tell" in output
+
+
+DRIVER = """\
+#include <linux/module.h>
+int gated_answer = 41;
+static int __init gated_init(void)
+{
+	WARN_ON_ONCE(!gated_answer);
+	return 0;
+}
+static void __exit gated_exit(void)
+{
+}
+module_init(gated_init);
+module_exit(gated_exit);
+MODULE_LICENSE("GPL");
+MODULE_VERSION("1");
+"""
+DRIVER_TESTS = """
+def test_answer(kgdb):
+    kgdb.modules.load("gated")
+    assert kgdb.evaluate("gated_answer") == 42
+"""
+
+
+def test_a_drivers_own_repository(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    driver = tmp_path / "driver"
+    driver.mkdir()
+
+    def git(*words: str) -> str:
+        argv = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words]
+        done = subprocess.run(argv, cwd=driver, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    git("init", "-q")
+    (driver / "Makefile").write_text("obj-m := gated.o\n")
+    for text in (DRIVER, fixed := DRIVER.replace("41", "42"), fixed + "/* the end */\n"):
+        (driver / "gated.c").write_text(text)
+        git("add", ".")
+        git("commit", "-q", "-m", "gated")
+    (driver / "gated.c").write_text("it is being worked on\n")
+    before = {path: path.read_bytes() for path in driver.rglob("*") if path.is_file()}
+    words = ("--repeat=2", "test_driver.py")
+    (tmp_path / "test_driver.py").write_text(DRIVER_TESTS)
+
+    module = f"--module={driver}@HEAD~2..HEAD~1"
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, module, *words, tests=())
+    assert (status, verdicts) == (0, {"answer": "proves the fix"}), output
+    values = json.loads((tmp_path / "out.json").read_text())
+    assert values["lines"] == [{"file": "gated.c", "first": 2, "last": 2}]
+    assert values["base"]["kernel"].startswith("driver@")
+
+    # A comment at the end changes no code, though it does change srcversion and the build id.
+    module = f"--module={driver}@HEAD~1..HEAD"
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, module, *words, tests=())
+    assert (status, verdicts) == (1, {"answer": "not tested"}), output
+    assert "the change makes no difference to the driver's modules" in output
+    assert {path: path.read_bytes() for path in driver.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_of_it_is_compiled(

@@ -27,8 +27,7 @@ def git(tree: Path, *words: str) -> str:
     return subprocess.run(argv, cwd=tree, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def make_tree(tmp_path: Path) -> Path:
     """A tree with two commits, the second of which is the fix."""
     tree = tmp_path / "linux"
     (tree / "mm").mkdir(parents=True)
@@ -42,6 +41,11 @@ def tree(tmp_path: Path) -> Path:
         git(tree, "add", ".")
         git(tree, "commit", "-q", "-m", text.strip())
     return tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path)
 
 
 @pytest.fixture
