@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from ..change import show_commit, tree_of
 from ..errors import BuildError, ConfigError, KgdbError
 from ..gate import (
     Bisection,
@@ -16,8 +17,6 @@ from ..gate import (
     Runner,
     State,
     judge_commit,
-    show_commit,
-    tree_of,
 )
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ..cache import Cache
+from ..change import Change, from_patches, from_revert, from_revisions
 from ..errors import BuildError, ConfigError
 from ..gate import (
     POLICIES,
-    Change,
     Gate,
     GateFailed,
     Outcome,
@@ -36,9 +36,6 @@ from ..gate import (
     each_patch,
     each_revision,
     from_module,
-    from_patches,
-    from_revert,
-    from_revisions,
     run_each,
     without_commands,
 )

@@ -1,14 +1,11 @@
 """Base against patched: the same tests on both kernels, and what that says of the change."""
 
 from ._bisect import Bisection, Commit, Conclusion, State, judge_commit
-from ._change import Change, Side, from_patches, from_revert, from_revisions
 from ._formats import as_json, as_markdown, as_table
-from ._git import show_commit, tree_of
 from ._github import as_annotations, without_commands
 from ._gitlab import as_gitlab
 from ._junit import as_junit
 from ._ktap import as_ktap
-from ._lines import ChangedLines
 from ._module import from_module, same_code
 from ._run import BuiltSide, Gate, Outcome
 from ._runner import GateFailed, Runner
@@ -20,8 +17,6 @@ __all__ = [
     "POLICIES",
     "Bisection",
     "BuiltSide",
-    "Change",
-    "ChangedLines",
     "Commit",
     "Conclusion",
     "Gate",
@@ -30,7 +25,6 @@ __all__ = [
     "Result",
     "Runner",
     "Series",
-    "Side",
     "State",
     "Step",
     "Verdict",
@@ -45,14 +39,9 @@ __all__ = [
     "each_patch",
     "each_revision",
     "from_module",
-    "from_patches",
-    "from_revert",
-    "from_revisions",
     "judge_commit",
     "repeats_for",
     "run_each",
     "same_code",
-    "show_commit",
-    "tree_of",
     "without_commands",
 ]

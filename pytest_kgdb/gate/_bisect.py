@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..cache import write_atomically
+from ..change import git, resolved, run_git
 from ..errors import BuildError
 from ..progress import Progress
 from ..settings import Settings
-from ._git import git, resolved, run_git
 from ._runner import Runner
 from ._verdicts import Run, reason_of
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ._lines import ChangedLines
+from ..change import ChangedLines
 from ._run import Outcome
 from ._series import Series, Tested
 from ._texts import plain, shortened

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
+from ..change import Change, Side, changed_lines, git, resolved
 from ..elf import ElfFile
 from ..errors import ConfigError
 from ..kernel import Patch
 from ..settings import Settings
-from ._change import Change, Side
-from ._git import git, resolved
-from ._lines import changed_lines
 
 __all__ = ["from_module", "same_code"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ..change import Change, Side
 from ..errors import BuildError, KgdbError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
 from ..settings import Settings
-from ._change import Change, Side
 from ._runner import Runner
 from ._verdicts import INCONCLUSIVE, NOT_PROVEN, Result, Run, Verdict, exit_status, judge
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from .. import __version__
+from ..change import ChangedLines
 from ._findings import RULES, Finding, findings
-from ._lines import ChangedLines
 from ._run import Outcome
 from ._series import Series
 from ._texts import plain

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..change import Change, from_patches, from_revisions, git, resolved, tree_of
 from ..errors import ConfigError
 from ..kernel import Patch, read_patches
 from ..settings import Settings
-from ._change import Change, from_patches, from_revisions
-from ._git import git, resolved, tree_of
 from ._run import Outcome, untested
 from ._verdicts import INCONCLUSIVE, NOT_PROVEN, PROVEN, Result, Verdict, is_good
 

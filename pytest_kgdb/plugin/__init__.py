@@ -62,6 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "kunit(suite, ..., module=None): behind the test's body, run these KUnit suites on its "
         "kernel, each case a subtest",
     )
+    config.addinivalue_line(
+        "markers",
+        "kgdb_fix(FILE | commit=REV | revert=FILE_OR_REV): the fix that the test proves, a path "
+        "being relative to the test's file: with --kgdb-prove, it must fail without the fix",
+    )
     sharded = any(config.getoption(name) for name in ("shard", "shard_durations"))
     if sharded or given(config):
         from ._configure import check
@@ -81,9 +86,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make each kernel a parameter, where there are several, and each repetition."""
     if "kgdb_kernel" in metafunc.fixturenames:
-        from ._configure import matrix_of
+        from ._collect import parametrize
 
-        matrix_of(metafunc.config).parametrize(metafunc)
+        parametrize(metafunc)
     if given(metafunc.config):
         from ._collect import repeat
 

@@ -65,10 +65,13 @@ class KernelSession(Protocol):
 class ArtifactSource(Protocol):
     """Makes what a run needs; :class:`Artifacts` is the real one."""
 
-    def kernel(self, spec: str, config: str | None = None) -> Kernel:
+    def kernel(
+        self, spec: str, config: str | None = None, settings: Settings | None = None
+    ) -> Kernel:
         """Return the kernel that a SPEC stands for.
 
         :param config: the base of its configuration; None for that of the settings.
+        :param settings: others than those of the run.
         """
 
     def initrd(self, kernel: Kernel) -> Initrd:
@@ -109,14 +112,18 @@ class Artifacts:
             self._settings.cache_dir, progress=self._progress, remote=self._settings.remote_cache
         )
 
-    def kernel(self, spec: str, config: str | None = None) -> Kernel:
+    def kernel(
+        self, spec: str, config: str | None = None, settings: Settings | None = None
+    ) -> Kernel:
         """Return the kernel that a SPEC stands for, built if need be.
 
         :param config: the base of its configuration; None for that of the settings.
+        :param settings: others than those of the run.
         """
         from ..kernel import prepare
 
-        return prepare(self._settings.with_config(config), spec, self.cache, self._progress)
+        settings = (settings or self._settings).with_config(config)
+        return prepare(settings, spec, self.cache, self._progress)
 
     def modules(self, kernel: Kernel) -> list[Path]:
         """Return the out-of-tree modules, built against a kernel."""

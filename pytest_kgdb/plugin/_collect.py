@@ -9,14 +9,27 @@ import pytest
 
 from ..errors import ConfigError
 from ..settings import Settings, TestRequest
-from ._configure import settings_of
-from ._matrix import CONFIG, KERNEL, SMP, kernel_ids, parameter
+from ._configure import matrix_of, settings_of
+from ._matrix import CONFIG, KERNEL, SMP, chooses, kernel_ids, parameter
 from ._names import FIXTURES
 from ._record import repeats
 from ._selection import note
 
 REQUEST: Final = pytest.StashKey[TestRequest]()
 """What a test's marker asks for, on the test."""
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Make parameters of the kernels without and with a test's fix, and of the run's matrix."""
+    settings, matrix = settings_of(metafunc.config), matrix_of(metafunc.config)
+    chosen = set()
+    if settings.prove and not chooses(metafunc, KERNEL):
+        from ._prove import parametrize_fix
+
+        specs = list(dict.fromkeys(settings.kernel))
+        if parametrize_fix(metafunc, settings, kernel_ids(specs)):
+            chosen.add(KERNEL)
+    matrix.parametrize(metafunc, chosen=chosen)
 
 
 def repeat(metafunc: pytest.Metafunc) -> None:

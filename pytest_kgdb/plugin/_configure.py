@@ -86,6 +86,10 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
         # pytest-xdist's workers take the tests in another order each time.
         lockstep = Lockstep(settings.record, settings.peer, waits=not is_worker(config))
         config.pluginmanager.register(lockstep, "kgdb-lockstep")
+    if settings.prove:
+        from ._prove import Proofs
+
+        config.pluginmanager.register(Proofs(), "kgdb-proofs")
     if settings.require:
         Requirement.register(config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ __all__ = [
     "Axis",
     "Cell",
     "Matrix",
+    "chooses",
     "kernel_ids",
     "parameter",
     "sets_smp",
@@ -88,10 +89,15 @@ class Matrix:
             number *= 1 if axis.fixture == SMP else len(axis.values)
         return number
 
-    def parametrize(self, metafunc: pytest.Metafunc) -> None:
-        """Make each combination a parameter of a test."""
+    def parametrize(self, metafunc: pytest.Metafunc, *, chosen: Collection[str] = ()) -> None:
+        """Make each combination a parameter of a test.
+
+        :param chosen: the fixtures of which it has parameters already.
+        """
         for axis in self.axes:
-            if axis.fixture in metafunc.fixturenames and not _chooses(metafunc, axis.fixture):
+            if axis.fixture in metafunc.fixturenames and not (
+                axis.fixture in chosen or chooses(metafunc, axis.fixture)
+            ):
                 metafunc.parametrize(
                     axis.fixture, axis.values, ids=axis.ids, indirect=True, scope="session"
                 )
@@ -182,7 +188,7 @@ def kernel_ids(specs: Sequence[str]) -> list[str]:
     return [one if ids.count(one) == 1 else spec for one, spec in zip(ids, specs, strict=True)]
 
 
-def _chooses(metafunc: pytest.Metafunc, fixture: str) -> bool:
+def chooses(metafunc: pytest.Metafunc, fixture: str) -> bool:
     """Whether a test chooses an axis's value for itself."""
     if fixture == SMP:
         return sets_smp(metafunc.definition.iter_markers("kgdb"))

@@ -74,6 +74,10 @@ class Run:
             run = config.stash[cls._STASH] = cls(config)
             config.pluginmanager.register(run, "kgdb-run")
             config.pluginmanager.register(Failures(run), "kgdb-failures")
+            if run.settings.prove:
+                from ._prove import Inversion
+
+                config.pluginmanager.register(Inversion(), "kgdb-inversion")
         return run
 
     # -- before the tests ------------------------------------------------------------------------
@@ -117,7 +121,10 @@ class Run:
             if value is None and (axis := axes.get(fixture)) is not None:
                 raise self._by_name(axis)
         self._parameter = (spec, config)
-        return self.artifacts.kernel(spec or self.settings.kernel[0], config)
+        if spec is None or isinstance(spec, str):
+            return self.artifacts.kernel(spec or self.settings.kernel[0], config)
+        # The kernel without or with a fix; only --kgdb-prove makes such a parameter.
+        return self.artifacts.kernel(spec.spec, config, spec.settings(self.settings))
 
     def _by_name(self, axis: Axis) -> ConfigError:
         what = {KERNEL: "kernels", CONFIG: "configurations", SMP: "numbers of CPUs"}[axis.fixture]

@@ -127,6 +127,7 @@ class Settings(MachineOptions):
     repeat: int = 1
     record: Path | None = None
     peer: Path | None = None
+    prove: bool = False
     print_commands: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
     """Where each value comes from, by field; fields with their default are not in it."""

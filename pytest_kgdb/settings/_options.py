@@ -93,6 +93,12 @@ OPTIONS: Final = (
         "FILE",
         "keep in step with the run that writes this record, and repeat no test that varies",
     ),
+    (
+        "prove",
+        "flag",
+        "",
+        "run tests with the marker kgdb_fix without and with their fix: they must fail without it",
+    ),
     ("print-commands", "flag", "", "print the commands that the session runs, ready to paste"),
 )
 

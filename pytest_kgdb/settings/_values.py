@@ -323,6 +323,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "repeat": jobs,
     "record": path,
     "peer": path,
+    "prove": flag,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),

@@ -199,6 +199,26 @@ def test_a_drivers_own_repository(
     assert {path: path.read_bytes() for path in driver.rglob("*") if path.is_file()} == before
 
 
+def test_a_suite_that_proves_its_fixes(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    settings = from_pytest(pytestconfig)
+    (tmp_path / "fix.patch").write_text(PATCH)
+    mark = "import pytest\npytestmark = pytest.mark.kgdb_fix('fix.patch')\n"
+    (tmp_path / "test_gated.py").write_text(mark + TESTS)
+    argv = [sys.executable, "-m", "pytest", f"--kgdb-kernel={kgdb_kernel.spec}", "--kgdb-prove"]
+    argv += [f"--kgdb-cache-dir={settings.cache_dir}", "-k", "test_fix or other or misspelt"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    for words in (
+        "test_fix proves fix.patch",
+        "test_other does not prove fix.patch: it passes without it, too",
+        "test_misspelt cannot tell whether fix.patch is a fix: see the errors",
+    ):
+        assert f"test_gated.py::{words}" in lines, done.stdout
+
+
 def test_nothing_of_it_is_compiled(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:

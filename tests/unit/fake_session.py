@@ -130,10 +130,12 @@ class Artifacts:
         self._settings = settings
         self._progress = progress
 
-    def kernel(self, spec: str, config: str | None = None) -> Any:
+    def kernel(self, spec: str, config: str | None = None, settings: Settings | None = None) -> Any:
         time.sleep(build_time.get("kernel", 0))
         event("build", *filter(None, (spec, config)))
+        patches = settings.patch if settings is not None else ()
         name = "-".join(filter(None, (spec.rpartition("/")[2], config)))
+        name = "+".join([name, *(path.name for path in patches)])
         self._progress.say(f"building {name}")
         for error in build_errors:
             raise error

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import BuildError
-from pytest_kgdb.gate import Bisection, Conclusion, State, judge_commit
+from pytest_kgdb.gate import (
+    Bisection,
+    Conclusion,
+    State,
+    judge_commit,
+)
 from pytest_kgdb.gate._verdicts import Run
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, make_settings

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pytest_kgdb.gate import Change, Outcome, Side, as_json, as_markdown, as_table
+from pytest_kgdb.change import Change, Side
+from pytest_kgdb.gate import (
+    Outcome,
+    as_json,
+    as_markdown,
+    as_table,
+)
 from pytest_kgdb.gate._verdicts import Run, judge
 from pytest_kgdb.settings import make_settings
 

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_gate_change import git
+from test_change import git
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.gate import from_module, same_code
+from pytest_kgdb.gate import (
+    from_module,
+    same_code,
+)
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import make_settings
 

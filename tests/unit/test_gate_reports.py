@@ -18,11 +18,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_kgdb.change import Change, ChangedLines, Side, changed_lines
 from pytest_kgdb.gate import (
-    Change,
-    ChangedLines,
     Outcome,
-    Side,
     Verdict,
     as_annotations,
     as_gitlab,
@@ -35,7 +33,6 @@ from pytest_kgdb.gate import (
     without_commands,
 )
 from pytest_kgdb.gate._formats import patchset_hash
-from pytest_kgdb.gate._lines import changed_lines
 from pytest_kgdb.gate._texts import code_span
 from pytest_kgdb.gate._verdicts import Run, exit_status, judge
 from pytest_kgdb.kernel import Patch

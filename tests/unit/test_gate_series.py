@@ -8,15 +8,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from test_gate_change import FIX, git, make_tree
+from test_change import FIX, git, make_tree
 from test_gate_reports import check_junit
 
+from pytest_kgdb.change import Change, Side
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.gate import (
-    Change,
     Outcome,
     Series,
-    Side,
     Step,
     as_annotations,
     as_gitlab,

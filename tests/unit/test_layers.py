@@ -21,6 +21,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("cache",),
     ("kernel",),
+    ("change",),
     ("disk",),
     ("initrd",),
     ("klog",),

@@ -65,8 +65,7 @@ class Inner:
         return [line for line in lines if line.startswith(first)]
 
 
-@pytest.fixture
-def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+def make_inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     """A place for tests that have the plugin and a fake session."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(HERE)]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))  # what runs measure
@@ -77,6 +76,11 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
     ):  # where pytest repeats messages in full
         monkeypatch.delenv(name, raising=False)
     return Inner(pytester)
+
+
+@pytest.fixture
+def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Inner:
+    return make_inner(pytester, monkeypatch)
 
 
 # -- a run without kernel tests -------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_kgdb.change import from_patches, from_revert, from_revisions
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.gate import from_patches, from_revert, from_revisions
 from pytest_kgdb.settings import Settings, make_settings
 
 FIX = """\
