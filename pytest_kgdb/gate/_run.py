@@ -86,6 +86,7 @@ class Gate:
             return untested(change, error, NOT_PROVEN, _which(change.patched))
         for file in not_compiled(patched.kernel, change.files) if change.of_kernel else ():
             notes.append(f"{file.file} is not compiled: {_sentence(file.why)}")
+        notes += dict.fromkeys((*base.kernel.inexact, *patched.kernel.inexact))
         unchanged = ""
         if self._kernels.same(base, patched):
             what = "this kernel" if change.of_kernel else "the driver's modules"

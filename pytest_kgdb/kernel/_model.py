@@ -65,6 +65,9 @@ class Kernel:
     """Where the variables of its debugger are; None if it was built without kgdb."""
     sources: SourceFiles = field(default_factory=NoSources, repr=False, compare=False)
     """The files that it was compiled from, as they were then."""
+    inexact: tuple[str, ...] = ()
+    """How its patches fit elsewhere, or not exactly; nothing of a kernel that was built before
+    that was kept."""
     source_lock: object = field(default=None, repr=False, compare=False)
     """`source` does not change for as long as something refers to this."""
     find_source: Callable[[], tuple[Path | None, object]] | None = field(

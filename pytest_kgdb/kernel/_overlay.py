@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cache import write_atomically
@@ -18,12 +18,12 @@ class Overlay:
     :param tree: the tree; nobody else may change it meanwhile.
     :param state_dir: the directory with the originals, and the list of changed files.
     :param label: the tree's name in messages.
-    :param say: is told of patches that fit elsewhere, or not exactly.
     """
 
-    def __init__(self, tree: Path, state_dir: Path, label: str, say: Callable[[str], None]) -> None:
-        self._tree, self._label, self._say = tree, label, say
+    def __init__(self, tree: Path, state_dir: Path, label: str) -> None:
+        self._tree, self._label = tree, label
         self._originals = state_dir / "originals"
+        self._inexact = state_dir / "inexact.json"
         self._list = state_dir / "patched.json"
 
     def set_patches(self, patches: Sequence[_patch.Patch]) -> None:
@@ -37,7 +37,9 @@ class Overlay:
         touched = self._touched()
         with _patch.scratch_directory() as name:
             scratch = Path(name)
-            patched = _patch.apply(patches, self._base, scratch, self._label, self._say)
+            inexact: list[str] = []
+            patched = _patch.apply(patches, self._base, scratch, self._label, inexact.append)
+            write_atomically(self._inexact, json.dumps(inexact).encode())
             for file in sorted({*patched, *touched}):
                 # The original is saved before the file is changed, in case we are killed.
                 if file not in touched:
@@ -45,6 +47,14 @@ class Overlay:
             for file in touched:
                 self._write(file, patched[file] if file in patched else self._original(file))
         self._note({file: had for file, had in touched.items() if file in patched})
+
+    def inexact(self) -> tuple[str, ...]:
+        """Return how the patches that are in fit elsewhere, or not exactly, as far as is known."""
+        try:
+            loaded = json.loads(self._inexact.read_bytes())
+        except (OSError, ValueError):  # of an older version
+            return ()
+        return tuple(map(str, loaded))
 
     def _base(self, file: str) -> Path | None:
         """Return the path of a file's original content, None if there is none."""

@@ -82,6 +82,7 @@ class OwnedTree(Source):
                     self._overlay(worktree).set_patches([])
                     self._bring(worktree)
                 self._patch(worktree)
+            self.inexact = self._overlay(worktree).inexact()
         yield self._build_tree(worktree)
         if base is not None:
             self._pool.prune()
@@ -92,7 +93,7 @@ class OwnedTree(Source):
         worktree.commit(self.content, self._base)
 
     def _overlay(self, worktree: Worktree) -> Overlay:
-        return Overlay(worktree.tree, worktree.state_dir, self.label, self._progress.say)
+        return Overlay(worktree.tree, worktree.state_dir, self.label)
 
     def kconfig(self) -> str:
         return patched_key(self._base, configuring(self._patches))

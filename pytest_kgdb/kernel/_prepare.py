@@ -117,6 +117,9 @@ class _Builder:
             about={"spec": self._name, "config": self._settings.config},
         )
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
+        inexact = tuple(facts.get("inexact", ()))
+        for line in inexact:
+            self._progress.say(line)
         release, top = facts["release"], Path(facts["debug_source"])
         modules = entry.path / "lib/modules" / release
         vmlinux = entry.path / "vmlinux"
@@ -152,6 +155,7 @@ class _Builder:
             sources=sources,
             source_lock=lock,
             find_source=self._find_source,
+            inexact=inexact,
         )
 
     def _archive(self, entry: Entry, top: Path) -> SourceFiles:
@@ -251,6 +255,7 @@ class _Builder:
                 "compiler": self._tools.version,
                 "config": self._recipe.base,
                 "debug_source": str(build_tree.debug_tree),
+                "inexact": self._source.inexact,
             }
             publish(objects, build_tree.tree, state_dir, target, self._arch, facts)
 

@@ -48,6 +48,8 @@ class Source(ABC):
     """Its name in messages."""
     content: str
     """Hash of all files that a build reads."""
+    inexact: tuple[str, ...] = ()
+    """How its patches fit elsewhere, or not exactly, once it was opened."""
 
     directory: Path | None = None
     """The user's own directory with exactly this content at present; None if there is none."""
@@ -175,7 +177,9 @@ class UserTree(Source):
         def find(name: str) -> Path | None:
             return path if (path := self._path / name).is_file() else None
 
-        patched = _patch.apply(self._patches, find, scratch, str(self._path), self._progress.say)
+        inexact: list[str] = []
+        patched = _patch.apply(self._patches, find, scratch, str(self._path), inexact.append)
+        self.inexact = tuple(inexact)
         for name, path in patched.items():
             if path is None:
                 files.pop(name, None)

@@ -192,6 +192,30 @@ class TestBuild:
         assert "return 7" in (patched.source / "fs/open.c").read_text()
         assert "return 7" not in (tree / "fs/open.c").read_text()
 
+    @pytest.mark.parametrize("kind", ["tree", "revision"])
+    def test_how_patches_fit_is_said_from_the_cache_too(
+        self, tree: Path, root: Path, tmp_path: Path, kind: str
+    ) -> None:
+        diff = ["--- a/fs/open.c", "+++ b/fs/open.c", "@@ -1,2 +1,3 @@"]
+        lines = (tree / "fs/open.c").read_text().splitlines()
+        diff += [f" {lines[0]}", "+/* more */", f" {lines[1]}", ""]
+        (tree / "fs/open.c").write_text("\n".join(["/* first */", *lines, ""]))
+        patch = tmp_path / "p.patch"
+        patch.write_text("\n".join(diff))
+        spec: Path | str = tree
+        if kind == "revision":
+            identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+            for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "one"]):
+                subprocess.run(["git", *words], cwd=tree, check=True)
+            spec = f"{tree}@HEAD"
+        for _ in range(2):  # built, and from the cache
+            progress = Heard()
+            built = kernel(spec, root, progress, patch=[str(patch)])
+            (line,) = built.inexact
+            assert line.startswith("the patch p.patch fits ")
+            assert line.endswith("not exactly: Hunk #1 succeeded at 2 (offset 1 line)")
+            assert progress.lines.count(line) == 1
+
 
 def repository(tree: Path) -> Path:
     """Make a tree a repository with the tags one and two, that differ in one file."""

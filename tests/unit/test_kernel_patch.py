@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb.errors import BuildError, ConfigError
+from pytest_kgdb.kernel._overlay import Overlay
 from pytest_kgdb.kernel._patch import Patch, apply, key, read
 
 DIFF = """\
@@ -212,6 +213,21 @@ def test_one_that_fits_elsewhere(tmp_path: Path) -> None:
     assert line == (
         "the patch fix fits it not exactly: Hunk #1 succeeded at 2 with fuzz 1 (offset 1 line)"
     )
+
+
+def test_a_tree_remembers_how_its_patches_fit(tmp_path: Path) -> None:
+    tree, state_dir = tmp_path / "tree", tmp_path / "state"
+    tree.mkdir()
+    state_dir.mkdir()
+    (tree / "one.c").write_text("first\na\nb\nc\nold\nd\ne\nf\n")
+    diff = b"--- a/one.c\n+++ b/one.c\n@@ -1,7 +1,7 @@\n a\n b\n c\n-old\n+new\n d\n e\n f\n"
+    overlay = Overlay(tree, state_dir, "it")
+    assert overlay.inexact() == ()
+    overlay.set_patches([Patch("fix", diff)])
+    line = "the patch fix fits it not exactly: Hunk #1 succeeded at 2 (offset 1 line)"
+    assert overlay.inexact() == Overlay(tree, state_dir, "it").inexact() == (line,)
+    overlay.set_patches([])
+    assert overlay.inexact() == ()
 
 
 class TestReverse:
