@@ -90,7 +90,8 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
         directory = logs(options, kernels.cache)
 
         def run(change: Change, directory: Path) -> Outcome:
-            runner = Runner(form.arguments, common(options), repeat=number, directory=directory)
+            ours = [*common(options), *(["--kgdb-observe"] if options.compare else [])]
+            runner = Runner(form.arguments, ours, repeat=number, directory=directory)
             return Gate(change, kernels, runner, progress=progress).run(expected)
 
         def run_step(step_number: int, step: Step) -> Outcome:

@@ -162,6 +162,11 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="test each commit of A..B, or each patch of --patch, against the one before it",
     )
     parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="of a test that passes on both kernels, say what its spies saw that differs",
+    )
+    parser.add_argument(
         "--expect",
         metavar="VERDICTS",
         help="verdicts that are good ones, by commas: proves, passes, fails, broken, flaky, "

@@ -40,7 +40,10 @@ def as_table(report: Outcome | Series) -> list[str]:
         (plain(result.test), result.verdict.value, _rate(result.base), _rate(result.patched))
         for result in outcome.results
     ]
-    reasons = [clean(result.reason).splitlines() for result in outcome.results]
+    reasons = [
+        [*clean(result.reason).splitlines(), *(f"differs: {one}" for one in _differences(result))]
+        for result in outcome.results
+    ]
     lines = _aligned(head, rows, reasons) if rows else []
     lines += [f"note: {clean(note)}" for note in outcome.notes]
     lines.append(f"{summary(outcome.status)}: {_counted(outcome)}")
@@ -114,6 +117,7 @@ def as_json(report: Outcome | Series) -> dict[str, Any]:
                 "test": result.test,
                 "verdict": result.verdict.value,
                 "reason": result.reason,
+                "differences": list(result.differences),
                 "base": _runs(result.base),
                 "patched": _runs(result.patched),
             }
@@ -167,9 +171,13 @@ def _row(result: Result) -> str:
         f"**{result.verdict.value}**",
         _rate(result.base),
         _rate(result.patched),
-        code_span(result.reason, table=True),
+        code_span("; ".join([result.reason, *_differences(result)]).removeprefix("; "), table=True),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _differences(result: Result) -> list[str]:
+    return [plain(one) for one in result.differences]
 
 
 def _rate(runs: tuple[Run, ...]) -> str:

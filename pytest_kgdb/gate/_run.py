@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +13,7 @@ from ..errors import BuildError, KgdbError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
 from ..settings import Settings
+from ._compare import differences
 from ._runner import Runner
 from ._verdicts import INCONCLUSIVE, NOT_PROVEN, Result, Run, Verdict, exit_status, judge
 
@@ -97,6 +98,12 @@ class Gate:
         results = tuple(
             judge(test, runs[0].get(test, ()), runs[1].get(test, ()), unchanged=unchanged)
             for test in tests
+        )
+        results = tuple(
+            replace(one, differences=differences(one.base, one.patched))
+            if one.verdict is Verdict.PASSES_BOTH
+            else one
+            for one in results
         )
         return Outcome(
             change,

@@ -119,7 +119,13 @@ class Runner:
         for line in self._record(name).read_text().splitlines():
             record = json.loads(line)
             runs.setdefault(record["test"], []).append(
-                Run(record["status"], record["message"], record["seconds"], record["kernel"])
+                Run(
+                    record["status"],
+                    record["message"],
+                    record["seconds"],
+                    record["kernel"],
+                    record.get("observed", {}),
+                )
             )
         return runs
 

@@ -6,8 +6,8 @@ import enum
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = [
@@ -82,6 +82,8 @@ class Run:
     seconds: float = 0.0
     kernel: bool = True
     """Whether the test uses a kernel."""
+    observed: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """What its spies and the kernel's log saw, and how often, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Result:
     """Why the verdict is none for or against the change; a rate, a message."""
     base: tuple[Run, ...]
     patched: tuple[Run, ...]
+    differences: tuple[str, ...] = ()
+    """Of a test that passes on both sides: what its spies saw that differs."""
 
 
 def repeats_for(confidence: float, *, sides: int = 2) -> int:

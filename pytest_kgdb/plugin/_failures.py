@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FAILED: Final = pytest.StashKey[bool]()
 """Whether a test has failed so far, on the test."""
 
+OBSERVED: Final = pytest.StashKey[dict[str, int]]()
+"""What a test's instruments have seen, and how often, on the test."""
+
 INTERNAL: Final = pytest.StashKey[tuple[Path, ...]]()
 """Further files and directories whose frames are not the user's: those of what builds on this."""
 
@@ -75,6 +78,8 @@ class Failures:
             del report.wasxfail
         report.kgdb_uses_kernel = ours  # type: ignore[attr-defined]
         report.kgdb_status = _status(report, call, ours=fixture)  # type: ignore[attr-defined]
+        if OBSERVED in item.stash and call.when == "call":
+            report.kgdb_observed = item.stash[OBSERVED]  # type: ignore[attr-defined]
         # A case that KUnit skipped is its own affair: the suite has run.
         ran = call.excinfo is not None and getattr(call.excinfo.value, "kgdb_ran", False)
         if call.excinfo is not None and hasattr(call.excinfo.value, NOT_FOR):

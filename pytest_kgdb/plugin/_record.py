@@ -75,6 +75,9 @@ class Recorder:
             "message": _message(decisive),
             "seconds": round(sum(report.duration for report in reports), 4),
         }
+        for report in reports:
+            if (observed := getattr(report, "kgdb_observed", None)) is not None:
+                record["observed"] = observed
         print(json.dumps(record), file=self._file, flush=True)
 
     def pytest_unconfigure(self) -> None:

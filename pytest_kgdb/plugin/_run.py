@@ -22,7 +22,7 @@ from ._collect import (
 )
 from ._configure import matrix_of, settings_of
 from ._durations import shared_work
-from ._failures import FAILED, Failures
+from ._failures import FAILED, OBSERVED, Failures
 from ._matrix import CONFIG, KERNEL, SMP, Axis, parameter, sets_smp
 from ._names import NO_KERNEL
 from ._require import Requirement
@@ -190,8 +190,17 @@ class Run:
         result = yield
         self._run_kunit(item)
         if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
+            self._observe(item)
             self.live.check_splats()
         return result
+
+    def _observe(self, item: pytest.Item) -> None:
+        """Note what the test's spies have seen, if that is asked for."""
+        handle = getattr(item, "funcargs", {}).get("kgdb")
+        if self.settings.observe and handle is not None:
+            from ._observe import observations
+
+            item.stash[OBSERVED] = observations(handle)
 
     def _run_kunit(self, item: pytest.Item) -> None:
         """Run the suites that a test's marker `kunit` names, each case a subtest."""

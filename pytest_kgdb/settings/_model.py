@@ -126,6 +126,7 @@ class Settings(MachineOptions):
     require: bool = False
     repeat: int = 1
     record: Path | None = None
+    observe: bool = False
     peer: Path | None = None
     prove: bool = False
     print_commands: bool = False

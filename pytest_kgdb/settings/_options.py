@@ -87,6 +87,7 @@ OPTIONS: Final = (
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
     ("repeat", "number", "N", "run each kernel test so often (default: 1)"),
     ("record", "value", "FILE", "write what each test came to, one JSON object in a line"),
+    ("observe", "flag", "", "write into the record what spies and the kernel's log saw"),
     (
         "peer",
         "value",

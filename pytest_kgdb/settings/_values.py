@@ -322,6 +322,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "require": flag,
     "repeat": jobs,
     "record": path,
+    "observe": flag,
     "peer": path,
     "prove": flag,
     "print_commands": flag,

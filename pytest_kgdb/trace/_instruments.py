@@ -173,6 +173,11 @@ class Instruments(StopSubscriber):
             hint="a number, '-ENOMEM', a C expression, or None for a void function",
         )
 
+    @property
+    def spies(self) -> list[Spy]:
+        """The test's spies, those that were deleted included."""
+        return [one for one in self._instruments if isinstance(one, Spy)]
+
     def within(self, contains: Callable[[int], bool]) -> list[Instrument]:
         """Return those that are active at one of the addresses for which `contains` is true."""
         return [

@@ -139,6 +139,37 @@ def test_each_patch_of_a_series(
     assert "oops.patch  cannot tell" in output
 
 
+SPIED = """
+from pytest_kgdb import KgdbError
+
+def test_calls(kgdb):
+    spy = kgdb.spy("version_proc_show", returns=True)
+    try:
+        times = 2 if kgdb.evaluate("sizeof(kgdb_gate_fix)") == 6 else 3
+    except KgdbError:
+        times = 1
+    for _ in range(times):
+        kgdb.run("cat /proc/version")
+    assert spy.count
+"""
+
+
+def test_what_a_change_does(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    (tmp_path / "fix.patch").write_text(PATCH)
+    (tmp_path / "test_spied.py").write_text(SPIED)
+    words = ("--patch=fix.patch", "--repeat=3", "--compare", "test_spied.py")
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words, tests=())
+    assert (status, verdicts) == (1, {"calls": "passes both"}), output
+    (test,) = json.loads((tmp_path / "out.json").read_text())["tests"]
+    assert test["differences"] == [
+        "calls of version_proc_show(): once on the base, twice on the patched",
+        "version_proc_show(m=…, v=0x1) = 0: once on the base, twice on the patched",
+    ]
+    assert "    differs: calls of version_proc_show(): once on the base" in output
+
+
 DRIVER = """\
 #include <linux/module.h>
 int gated_answer = 41;
