@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +16,18 @@ from ..errors import BuildError, ConfigError, KgdbError
 from ..gate import (
     Bisection,
     Conclusion,
+    ConfigSearch,
     GateFailed,
+    PatchSearch,
     Runner,
     State,
+    each_patch,
     judge_commit,
 )
+from ..kernel import patch_files
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
+from ..settings import Settings
 from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel, repeat, tests_key
 
 # git-bisect(1), "Bisect run": 125 skips a commit, 128 and more end the search.
@@ -48,24 +56,28 @@ def bisect(options: argparse.Namespace) -> int:
 
 def _bisect(options: argparse.Namespace, progress: Progress) -> int:
     settings = one_kernel(options)
+    forms = [options.good or options.bad, options.patches, options.configs]
+    if sum(map(bool, forms)) != 1:
+        raise ConfigError(
+            "bisect searches between two revisions (--good REV --bad REV), in a series "
+            "(--patches SERIES), or between two configurations (--configs GOOD BAD)"
+        )
+    builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
+    if options.patches or options.configs:
+        return _search(options, settings, builder, progress)
     tree = tree_of(settings.kernel[0]).resolve()
     if not options.good or not options.bad:
         raise ConfigError("bisect searches between two revisions: --good REV --bad REV")
-    number = repeat(options, sides=1)
     check_writable(options.log)
-    builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
-    arguments, ours = list(options.rest), common(options)
     parts = [str(tree), options.good, options.bad, str(options.first_parent), *options.path]
-    parts += [*arguments, *ours, *map(str, settings.patch), str(number), tests_key(arguments)]
-    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    with builder.cache.lock(f"bisect-{name}", label="the search"):
+    with _resumable(options, settings, builder, parts) as (directory, runner):
         conclusion = Bisection(
             tree,
             options.good,
             options.bad,
             settings=settings,
-            directory=builder.cache.workdir("bisect", name),
-            runner=Runner(arguments, ours, repeat=number, directory=logs(options, builder.cache)),
+            directory=directory,
+            runner=runner,
             builder=builder,
             progress=progress,
             options=["--first-parent"] if options.first_parent else [],
@@ -74,6 +86,73 @@ def _bisect(options: argparse.Namespace, progress: Progress) -> int:
     if options.log:
         Path(options.log).write_text(conclusion.log)
     return _report(tree, conclusion)
+
+
+@contextlib.contextmanager
+def _resumable(
+    options: argparse.Namespace, settings: Settings, builder: KernelBuilder, parts: list[str]
+) -> Iterator[tuple[Path, Runner]]:
+    """Hold the directory of a search, which is the same for the same command and tests.
+
+    :param parts: what else makes it another search.
+    """
+    number = repeat(options, sides=1)
+    arguments, ours = list(options.rest), common(options)
+    parts = [*parts, *arguments, *ours, settings.config, *map(str, settings.patch)]
+    parts += [*map(str, settings.module), str(number), tests_key(arguments)]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    directory = logs(options, builder.cache)
+    with builder.cache.lock(f"bisect-{name}", label="the search"):
+        yield (
+            builder.cache.workdir("bisect", name),
+            Runner(arguments, ours, repeat=number, directory=directory),
+        )
+
+
+def _search(
+    options: argparse.Namespace, settings: Settings, builder: KernelBuilder, progress: Progress
+) -> int:
+    """Search in a series, or between two configurations."""
+    if options.log or options.first_parent or options.path:
+        raise ConfigError("--log, --first-parent and --path are for a search between revisions")
+    names = [Path(name).absolute() for name in options.patches or options.configs]
+    for path in names:
+        if not path.exists():
+            raise ConfigError(f"there is no {path}")
+    files = [file for path in names for file in patch_files(path)] if options.patches else names
+    parts = [settings.kernel[0], *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)]
+    with (
+        tempfile.TemporaryDirectory(prefix="pytest-kgdb-bisect-") as scratch,
+        _resumable(options, settings, builder, parts) as (directory, runner),
+    ):
+        search: PatchSearch | ConfigSearch
+        if options.patches:
+            steps = each_patch(settings, names, Path(scratch))
+            search = PatchSearch(
+                steps[0].change.base.settings,
+                [(step.title, step.change.patched.settings) for step in steps],
+                directory,
+                runner=runner,
+                builder=builder,
+                progress=progress,
+            )
+        else:
+            good, bad = names
+            search = ConfigSearch(
+                settings, good, bad, directory, runner=runner, builder=builder, progress=progress
+            )
+        discovery = search.run()
+    for commit in discovery.tested:
+        print(f"{commit.state.value:4}  {commit.revision}  {commit.reason}".rstrip())
+    if not discovery.culprits:
+        print(f"inconclusive: {discovery.why}")
+        for suspect in discovery.suspects:
+            print(f"  it may be {suspect}")
+        return _WRONG_END if discovery.wrong_end else _INCONCLUSIVE
+    print("the first bad patch:" if options.patches else "these symbols together break it:")
+    for culprit in discovery.culprits:
+        print(f"  {culprit}")
+    return _SUCCESS
 
 
 def _report(tree: Path, conclusion: Conclusion) -> int:

@@ -189,7 +189,8 @@ def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "bisect",
         help="search for the commit that broke a test",
-        usage="pytest-kgdb bisect --kgdb-kernel=TREE --good REV --bad REV [OPTIONS] TESTS...",
+        usage="pytest-kgdb bisect --kgdb-kernel=SPEC (--good REV --bad REV | --patches SERIES | "
+        "--configs GOOD BAD) [OPTIONS] TESTS...",
         epilog="Other options and the tests are pytest's. Exit status: 0 found, 1 an end is not "
         "what it was said to be, 6 inconclusive; 2 to 5 as pytest's. A search that was interrupted "
         "is gone on with by the same command.",
@@ -204,6 +205,18 @@ def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--path", action="append", default=[], metavar="PATH", help="only commits that change it"
     )
     parser.add_argument("--log", metavar="FILE", help="write the log, for git bisect replay")
+    parser.add_argument(
+        "--patches",
+        action="append",
+        metavar="SERIES",
+        help="search for the patch of a mailbox or a quilt series instead; repeatable",
+    )
+    parser.add_argument(
+        "--configs",
+        nargs=2,
+        metavar=("GOOD", "BAD"),
+        help="search for the symbols in which two configurations differ instead",
+    )
     _add_tests(parser)
     parser.set_defaults(run=_command("_bisect", "bisect"), name="bisect")
     parser = commands.add_parser(

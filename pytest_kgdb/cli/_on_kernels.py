@@ -28,7 +28,7 @@ __all__ = [
     "tests_key",
 ]
 
-_OF_A_SIDE: Final = ("kernel", "patch", "module")
+_OF_A_SIDE: Final = ("kernel", "config", "patch", "module")
 
 
 def one_kernel(options: argparse.Namespace) -> Settings:

@@ -10,6 +10,7 @@ from ._module import from_module, same_code
 from ._run import BuiltSide, Gate, Outcome
 from ._runner import GateFailed, Runner
 from ._sarif import as_sarif
+from ._search import ConfigSearch, Discovery, PatchSearch
 from ._series import Series, Step, each_patch, each_revision, run_each
 from ._verdicts import POLICIES, Result, Verdict, repeats_for
 
@@ -19,9 +20,12 @@ __all__ = [
     "BuiltSide",
     "Commit",
     "Conclusion",
+    "ConfigSearch",
+    "Discovery",
     "Gate",
     "GateFailed",
     "Outcome",
+    "PatchSearch",
     "Result",
     "Runner",
     "Series",

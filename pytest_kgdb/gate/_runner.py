@@ -80,6 +80,8 @@ class Runner:
         argv = [sys.executable, "-m", "pytest", *self._arguments, *self._options]
         argv += [f"--kgdb-kernel={spec}" for spec in settings.kernel]
         argv += [f"--kgdb-patch={path}" for path in settings.patch]
+        if "config" in settings.origins:
+            argv.append(f"--kgdb-config={settings.config}")
         argv += [f"--kgdb-module={path}" for path in settings.module]
         argv += [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
         argv += [] if peer is None else [f"--kgdb-peer={peer}"]

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from ._config import Config
+from ._config import parse as parse_config
+from ._config import render as render_config
 from ._kgdb_layout import KgdbLayout
 from ._model import Kernel
 from ._prepare import prepare
@@ -48,10 +50,12 @@ __all__ = [
     "git_environment",
     "named",
     "not_compiled",
+    "parse_config",
     "patch_files",
     "prepare",
     "read_module",
     "read_patches",
+    "render_config",
     "without_addresses",
 ]
 

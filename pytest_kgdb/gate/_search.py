@@ -1,0 +1,284 @@
+"""Which patch of a series, and which configuration symbols, break a test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from ..cache import write_atomically
+from ..errors import BuildError, ConfigError
+from ..kernel import parse_config, render_config
+from ..progress import Progress
+from ..settings import Settings
+from ._bisect import Commit, State, judge_commit
+from ._run import BuiltSide
+from ._runner import Runner
+
+__all__ = ["ConfigSearch", "Discovery", "PatchSearch", "reduce", "search"]
+
+_NAME: Final = "bisected"  # of the kernel, in the names of logs
+_NOTES: Final = "tested.json"
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What a search came to."""
+
+    culprits: tuple[str, ...]
+    """The patch, or the symbols, that break the tests; nothing where that is not known."""
+    why: str
+    """Why it is not known."""
+    suspects: tuple[str, ...]
+    """Of which one breaks them, where it is not known which."""
+    tested: tuple[Commit, ...]
+    """What was tested, in that order."""
+    wrong_end: bool = False
+    """Whether the tests say clearly that an end is not what it was said to be."""
+
+
+class Builder(Protocol):
+    """Builds kernels, or finds them in the cache."""
+
+    def build(self, settings: Settings) -> BuiltSide:
+        """Return the kernel of these settings; raises BuildError."""
+
+
+def search(count: int, test: Callable[[int], State]) -> tuple[int | None, tuple[int, ...]]:
+    """Return the first bad one of numbered steps, or those of which it is one.
+
+    0 is good, and the last one is bad.
+
+    :param count: the number of the last one.
+    :param test: tests one; what cannot be tested is gone round.
+    """
+    good, bad = 0, count
+    skipped: set[int] = set()
+    while True:
+        middle = (good + bad) / 2
+        candidates = [step for step in range(good + 1, bad) if step not in skipped]
+        if not candidates:
+            break
+        step = min(candidates, key=lambda one: abs(one - middle))
+        state = test(step)
+        if state is State.GOOD:
+            good = step
+        elif state is State.BAD:
+            bad = step
+        else:
+            skipped.add(step)
+    if bad - good == 1:
+        return bad, ()
+    return None, tuple(range(good + 1, bad + 1))
+
+
+def reduce(items: Sequence[str], test: Callable[[Sequence[str]], State]) -> list[str]:
+    """Return a part of the items that is bad, and good without any one of them.
+
+    All of them are bad, and none is good. Neighbours stay together for as long as may be (A.
+    Zeller, R. Hildebrandt: Simplifying and Isolating Failure-Inducing Input, the algorithm ddmin).
+
+    :param test: tests some; what cannot be tested is not taken for bad.
+    """
+    current, parts = list(items), 2
+    while len(current) >= 2:
+        size = -(-len(current) // parts)
+        chunks = [current[start : start + size] for start in range(0, len(current), size)]
+        rests = [[one for one in current if one not in chunk] for chunk in chunks]
+        smaller = next((chunk for chunk in chunks if test(chunk) is State.BAD), None)
+        if smaller is not None:
+            current, parts = smaller, 2
+            continue
+        if len(chunks) > 2:
+            smaller = next((rest for rest in rests if test(rest) is State.BAD), None)
+        if smaller is not None:
+            current, parts = smaller, max(parts - 1, 2)
+        elif size == 1:
+            break
+        else:
+            parts = min(len(current), 2 * parts)
+    return current
+
+
+class _Search:
+    """What both searches have in common: a kernel is tested once, also after an interruption.
+
+    :param directory: for what was found out. If a search is there, it is gone on with.
+    """
+
+    def __init__(
+        self, directory: Path, *, runner: Runner, builder: Builder, progress: Progress
+    ) -> None:
+        self._directory = directory
+        self._runner = runner
+        self._builder = builder
+        self._progress = progress
+        self._commits: list[Commit] = []
+        if (notes := directory / _NOTES).exists():
+            self._commits = [
+                Commit(one["revision"], State(one["state"]), one["reason"], tuple(one["failures"]))
+                for one in json.loads(notes.read_bytes())
+            ]
+            progress.say(f"going on with a search of which {len(self._commits)} are tested")
+
+    def _test(self, title: str, settings: Settings, reasons: Sequence[str]) -> Commit:
+        """Test a kernel, unless that was done before."""
+        for commit in self._commits:
+            if commit.revision == title:
+                return commit
+        commit = replace(self._run(title, settings, reasons), revision=title)
+        self._commits.append(commit)
+        values = [
+            {
+                "revision": one.revision,
+                "state": one.state.value,
+                "reason": one.reason,
+                "failures": list(one.failures),
+            }
+            for one in self._commits
+        ]
+        write_atomically(self._directory / _NOTES, json.dumps(values).encode())
+        reason = f": {commit.reason}" if commit.reason else ""
+        self._progress.say(f"{commit.state.value}: {title}{reason}")
+        return commit
+
+    def _run(self, title: str, settings: Settings, reasons: Sequence[str]) -> Commit:
+        try:
+            self._builder.build(settings)
+        except (BuildError, ConfigError) as error:  # a patch of Kconfig may break that, too
+            return Commit("", State.SKIP, error.message.partition("\n")[0])
+        with (
+            self._progress.stage(f"testing {title}") as stage,
+            self._runner.start(_NAME, settings) as child,
+        ):
+            self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
+            return judge_commit(self._runner.result(_NAME, child), reasons)
+
+    def _ends(
+        self, good: tuple[str, Settings], bad: tuple[str, Settings]
+    ) -> tuple[str, bool, Sequence[str]]:
+        """Test both ends; return why they cannot be, whether they are wrong, the bad's failures."""
+        last = self._test(*bad, ())
+        if last.state is not State.BAD:
+            what = "the tests pass there" if last.state is State.GOOD else last.reason
+            return f"the bad end, {bad[0]}, is not bad: {what}", last.state is State.GOOD, ()
+        first = self._test(*good, last.failures)
+        if first.state is not State.GOOD:
+            why = f"the good end, {good[0]}, is not: {first.reason}"
+            return why, first.state is State.BAD, ()
+        return "", False, last.failures
+
+    def _conclude(
+        self,
+        culprits: Sequence[str] = (),
+        why: str = "",
+        suspects: Sequence[str] = (),
+        *,
+        wrong_end: bool = False,
+    ) -> Discovery:
+        if culprits:
+            (self._directory / _NOTES).unlink(missing_ok=True)
+        commits = tuple(self._commits)
+        return Discovery(tuple(culprits), why, tuple(suspects), commits, wrong_end)
+
+
+class PatchSearch(_Search):
+    """A search for the patch of a series that breaks the tests.
+
+    :param steps: the patches' names, and the settings with each and those before it.
+    :param base: the settings without any.
+    """
+
+    def __init__(
+        self, base: Settings, steps: Sequence[tuple[str, Settings]], directory: Path,
+        *, runner: Runner, builder: Builder, progress: Progress,
+    ) -> None:  # fmt: skip
+        super().__init__(directory, runner=runner, builder=builder, progress=progress)
+        self._kernels = [("without patches", base)]
+        for number, (name, settings) in enumerate(steps, 1):
+            self._kernels.append((f"{number}: {name}", settings))
+
+    def run(self) -> Discovery:
+        """Search; both ends are tested first."""
+        last = len(self._kernels) - 1
+        why, wrong, reasons = self._ends(self._kernels[0], self._kernels[last])
+        if why:
+            return self._conclude(why=why, wrong_end=wrong)
+        first_bad, suspects = search(
+            last, lambda step: self._test(*self._kernels[step], reasons).state
+        )
+        if first_bad is None:
+            names = [self._kernels[step][0] for step in suspects]
+            return self._conclude(why="the kernels between cannot be tested", suspects=names)
+        return self._conclude([self._kernels[first_bad][0]])
+
+
+class ConfigSearch(_Search):
+    """A search for the symbols in which two configurations differ that break the tests.
+
+    A kernel is the good configuration with some of the bad one's values, as `make olddefconfig`
+    leaves it: a symbol without what it depends on is dropped there. Symbols are kept together in
+    the order of the bad configuration, in which those that depend on each other are near.
+    """
+
+    def __init__(
+        self, settings: Settings, good: Path, bad: Path, directory: Path,
+        *, runner: Runner, builder: Builder, progress: Progress,
+    ) -> None:  # fmt: skip
+        super().__init__(directory, runner=runner, builder=builder, progress=progress)
+        self._settings = settings
+        self._good = _symbols(good)
+        values = _symbols(bad)
+        names = [*values, *(name for name in self._good if name not in values)]
+        self._values: dict[str, str] = {
+            name: values.get(name, "n")
+            for name in names
+            if values.get(name, "n") != self._good.get(name, "n")
+        }
+
+    def run(self) -> Discovery:
+        """Search; both ends are tested first."""
+        if not self._values:
+            raise ConfigError("the two configurations do not differ")
+        everything = list(self._values)
+        ends = [(self._title(part), self._with(part)) for part in ([], everything)]
+        why, wrong, reasons = self._ends(*ends)
+        if why:
+            return self._conclude(why=why, wrong_end=wrong)
+        culprits = reduce(
+            everything, lambda part: self._test(self._title(part), self._with(part), reasons).state
+        )
+        return self._conclude([f"CONFIG_{name}={self._values[name]}" for name in culprits])
+
+    def _title(self, names: Sequence[str]) -> str:
+        if not names:
+            return "the good configuration"
+        if len(names) == len(self._values):
+            return "the bad configuration"
+        shown = ", ".join(f"CONFIG_{name}={self._values[name]}" for name in names[:3])
+        if len(names) <= 3:
+            return shown
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+        return f"{shown} and {len(names) - 3} more ({digest})"
+
+    def _with(self, names: Sequence[str]) -> Settings:
+        symbols: Mapping[str, str] = self._good | {name: self._values[name] for name in names}
+        text = render_config(symbols)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        path = self._directory / f"{digest}.config"
+        write_atomically(path, text.encode())
+        origins = {**self._settings.origins, "config": "--configs"}
+        return replace(self._settings, config=str(path), origins=origins)
+
+
+def _symbols(path: Path) -> dict[str, str]:
+    try:
+        symbols = parse_config(path.read_text(errors="replace"))
+    except OSError as error:
+        raise ConfigError(f"--configs: cannot read {path}: {error.strerror}") from error
+    if not symbols:
+        raise ConfigError(f"--configs: {path} is not a kernel configuration")
+    return symbols
