@@ -48,6 +48,11 @@ class _Record:
         self._read()
         return repeat in self._statuses.get(test, {})
 
+    def runs(self) -> set[tuple[str, int]]:
+        """Return the tests that are over, with their repetitions."""
+        self._read()
+        return {(test, one) for test, statuses in self._statuses.items() for one in statuses}
+
     def varies(self, test: str, before: int) -> bool:
         """Whether a test has both passed and failed before a repetition."""
         self._read()
@@ -132,11 +137,15 @@ class Lockstep:
         self._other.close()
 
     def _wait(self, test: str, repeat: int) -> None:
-        """Wait until the other run has ended a test; no longer if it has ended, or hangs."""
+        """Wait until the other run has ended a test; no longer if it has ended, or hangs.
+
+        Nor if it has another order of tests: each would wait for the other.
+        """
         start, end = Deadline(_STARTED_SECONDS), Deadline(_TEST_SECONDS)
         while not self._other.has(test, repeat):
             ended = self._other.has_ended if self._other.exists else start.expired
-            if (ended and start.left < _STARTED_SECONDS - _OPENING_SECONDS) or end.expired:
+            opened = start.left < _STARTED_SECONDS - _OPENING_SECONDS
+            if (ended and opened) or end.expired or self._other.runs() - self._own.runs():
                 # Once more: it may have written that before it ended.
                 self._waits = self._other.has(test, repeat)
                 return

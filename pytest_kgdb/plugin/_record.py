@@ -16,6 +16,7 @@ from ._status import FAIL, PASS, SKIP, worst
 
 __all__ = ["Recorder", "repeated", "repeats"]
 
+_LOCK_SECONDS: Final = 1.0
 _REPEAT: Final = "repeat"
 _ID: Final = re.compile(rf"\[{_REPEAT}(\d+)\]|-{_REPEAT}(\d+)(?=[\]-])|(?<=\[){_REPEAT}(\d+)-")
 _OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
@@ -44,7 +45,8 @@ class Recorder:
         self._reports: dict[str, list[pytest.TestReport]] = {}
         self._lock: FileLock | None = None
         with contextlib.suppress(OSError):  # no file; or one in use, of which the end is not known
-            self._lock = FileLock.exclusive(path, create=True)
+            # Who reads it looks for the lock by taking it for an instant.
+            self._lock = FileLock.exclusive(path, _LOCK_SECONDS, create=True)
         try:
             self._file: IO[str] = path.open("w")
         except OSError as error:

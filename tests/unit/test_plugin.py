@@ -640,7 +640,21 @@ def test_a_run_whose_other_one_has_ended(inner: Inner) -> None:
     assert "9 passed" in output
 
 
-def test_beside_needs_a_record(inner: Inner) -> None:
+def test_two_runs_with_another_order_do_not_wait_for_each_other(inner: Inner) -> None:
+    inner.pytester.makepyfile(IN_STEP)
+    inner.fake(
+        "def pytest_collection_modifyitems(items):\n"
+        "    import os\n"
+        "    if os.environ['SIDE'] == 'two': items.reverse()\n"
+    )
+    words = ("-k", "steady or wrong")
+    runs = [start_in_step(inner, *sides, *words) for sides in (("one", "two"), ("two", "one"))]
+    for run in runs:
+        output, _ = run.communicate(timeout=60)
+        assert "9 failed, 9 passed" in output
+
+
+def test_peer_needs_a_record(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_it(kgdb): pass")
     result = inner.run("--kgdb-peer=other")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
