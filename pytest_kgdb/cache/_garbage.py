@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..process import FileLock
 from ..progress import Progress
-from ._files import FILES, MANIFEST, Manifest, difference, disk_usage
+from ._files import FILES, MANIFEST, Manifest, difference, disk_usage, write_atomically
 from ._locks import NamedLocks, command_of, users_of
 from ._store_layout import USE, BrokenEntry, StoreLayout, remove_tree
 
@@ -21,6 +21,8 @@ _DAY: Final = 86400.0
 _QUARANTINE_SECONDS: Final = 7 * _DAY  # time to examine what broke
 _MEMO_SECONDS: Final = 90 * _DAY
 _BOUND_BYTES: Final = 50 * 10**9
+_SURVEY_SECONDS: Final = 60.0  # between two surveys of a cache in which much more fits
+_MUCH_BYTES: Final = 8 * 10**9  # more than a minute's builds take
 _BOUND_SHARE: Final = 0.5  # of the disk space that is free or ours
 
 
@@ -117,10 +119,17 @@ class GarbageCollector:
         return Removed(removed, before, left)
 
     def enforce_bound(self) -> None:
-        """Prune to the default bound, and report what was removed."""
+        """Prune to the default bound, and report what was removed.
+
+        Each survey walks the work directories that were used since the last one, a second for a
+        kernel tree: while there is much room, one in a while is enough.
+        """
+        if self._has_room():
+            return
         size = sum(info.size for info in self._survey())
         bound = self.bound(size)
         if size <= bound:
+            self._note_room(bound - size)
             return
         removed = self.prune(None, bound)
         if removed.entries:
@@ -134,6 +143,21 @@ class GarbageCollector:
                 f"the cache in {self._layout.root} takes {shown_size(removed.size_after)}, more"
                 f" than its bound of {shown_size(bound)}: the rest is in use"
             )
+
+    def _has_room(self) -> bool:
+        """Whether a survey has just found that much more fits in."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(self._layout.room.read_bytes())
+            age = time.time() - float(record["at"])
+            # Another bound: of another process, or of the tests.
+            same = record["limit"] == self._limit
+            return same and 0 <= age < _SURVEY_SECONDS and int(record["room"]) >= _MUCH_BYTES
+        return False
+
+    def _note_room(self, room: int) -> None:
+        record = {"at": time.time(), "room": room, "limit": self._limit}
+        with contextlib.suppress(OSError):
+            write_atomically(self._layout.room, json.dumps(record).encode())
 
     def bound(self, size: int) -> int:
         """Return the size in bytes to which a cache is kept.

@@ -75,6 +75,8 @@ class StoreLayout:
         self.memo = self.base / "memo"
         self.locks = self.base / "locks"
         self.quarantine = self.base / "quarantine"
+        self.room = self.base / "room.json"
+        """What the last survey of the cache's size has found."""
 
     def entry(self, kind: str, key: str) -> Path:
         """Return the directory of an entry, which need not exist."""

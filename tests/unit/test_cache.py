@@ -9,13 +9,14 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pytest_kgdb.cache import Cache
+from pytest_kgdb.cache._garbage import EntryInfo, GarbageCollector
 from pytest_kgdb.errors import BuildError, CacheError, ConfigError, TimeoutError
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
@@ -428,6 +429,48 @@ def test_making_keeps_the_bound_and_says_so(tmp_path: Path, progress: Silent) ->
     (line,) = progress.lines
     assert line.startswith("the cache was larger than its bound of 350 kB: removed the 1 least")
     assert keys(cache) == {"k1", "k2", "new"}
+
+
+def test_the_size_is_not_surveyed_each_time_while_there_is_much_room(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveys: list[int] = []
+    survey = type(cache._garbage)._survey
+
+    def counted(collector: GarbageCollector) -> Iterator[EntryInfo]:
+        surveys.append(1)
+        return survey(collector)
+
+    monkeypatch.setattr(type(cache._garbage), "_survey", counted)
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0, 0, 100 * 10**9))
+    make_some(cache, 3)
+    assert len(surveys) == 1
+    cache._garbage.enforce_bound()
+    assert len(surveys) == 1
+    # Of another process, too; but not for long.
+    again(cache)._garbage.enforce_bound()
+    assert len(surveys) == 1
+    later = time.time() + 61
+    monkeypatch.setattr("time.time", lambda: later)
+    cache._garbage.enforce_bound()
+    assert len(surveys) == 2
+    monkeypatch.setattr("time.time", lambda: later - 3600)  # the clock was set back
+    cache._garbage.enforce_bound()
+    assert len(surveys) == 3
+    # Where it may be full after the next entry, each time.
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0, 0, 10 * 10**9))
+    (cache.root / "v1/room.json").unlink()
+    for _ in range(2):
+        cache._garbage.enforce_bound()
+    assert len(surveys) == 5
+    # With another bound than that of the last survey.
+    other = Cache(cache.root, progress=Silent(), limit=10**12)
+    other._garbage.enforce_bound()
+    assert len(surveys) == 6
+    (cache.root / "v1/room.json").write_text("nonsense")
+    other._garbage.enforce_bound()
+    assert len(surveys) == 7
 
 
 def test_a_bound_that_cannot_be_kept_is_said(tmp_path: Path, progress: Silent) -> None:
