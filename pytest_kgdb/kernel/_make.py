@@ -15,6 +15,7 @@ from ..errors import BuildError
 from ..process import Child, which
 from ..progress import Progress, Stage
 from ._diagnose import first_error, fix
+from ._object_pool import LOG
 from ._toolchain import environment
 
 _BUILD_SECONDS: Final = 12 * 3600.0  # Debian's whole kernel on two cores takes hours
@@ -48,7 +49,7 @@ class Make:
         progress: Progress,
     ) -> None:
         self.tree, self.objects = tree, objects
-        self.log = state_dir / "make.log"
+        self.log = state_dir / LOG
         self._arch, self._variables, self._jobs, self._progress = arch, variables, jobs, progress
         self._running = state_dir / "running"
         self._total = state_dir / "jobs"

@@ -24,6 +24,9 @@ from ._spec import OBJECTS
 MOST_OBJECTS: Final = 8
 """Build directories of one source that are kept, 1 GB each; more only while they are in use."""
 
+LOG: Final = "make.log"
+"""The file of a state directory with make's output."""
+
 _STATE: Final = "build-"
 _VARIANT: Final = "."  # in a name, between the base and what distinguishes a configuration
 _REMOVED: Final = ".removed"
@@ -72,6 +75,7 @@ class ObjectPool(ABC):
         with cache.lock(self.lock_name(directory), label=label):
             lock = _locked(directory.state_dir)
             try:
+                self._remove_logs(base, directory)
                 if not directory.objects.is_dir():
                     self.seed(base, directory.objects)
                 started = directory.state_dir / STARTED
@@ -82,6 +86,9 @@ class ObjectPool(ABC):
             finally:
                 lock.touch()
                 lock.release()
+
+    def _remove_logs(self, base: str, directory: BuildDirectory) -> None:  # noqa: B027
+        """Remove the logs of earlier builds of other configurations, where there is one for all."""
 
     def seed(self, base: str, target: Path) -> None:
         """Begin a build directory with a copy of the last used one of a configuration on its base.
@@ -127,6 +134,15 @@ class ObjectsApart(ObjectPool):
         first = self._cache.workdir_path("build", f"{self._name}-{base}")
         for path in _last_used([first, *first.parent.glob(f"{first.name}{_VARIANT}*")]):
             yield self._of(path)
+
+    def _remove_logs(self, base: str, directory: BuildDirectory) -> None:
+        # One log of the last build of a user's tree: it is what one looks for after an error.
+        for other in self.others(base):
+            if other.state_dir != directory.state_dir:
+                with contextlib.suppress(OSError):
+                    lock = FileLock.exclusive(other.state_dir / _LOCK)
+                    (other.state_dir / LOG).unlink(missing_ok=True)
+                    lock.release()
 
     def _texts(self, other: BuildDirectory, target: Path) -> list[tuple[str, str]]:
         return [(str(other.objects), str(target))]

@@ -211,6 +211,16 @@ class TestPool:
             assert two.state_dir != one.state_dir
         assert one.flags == two.flags == ""
 
+    def test_one_log_for_a_users_tree(self, cache: Cache) -> None:
+        pool = ObjectsApart(cache, "build-linux-0123")
+        with pool.open(cache, BASE, "", "kernel") as one:
+            write(one.state_dir / "make.log")
+            with pool.open(cache, BASE, "12345678", "kernel") as two:
+                assert (one.state_dir / "make.log").exists(), "it is being written"
+                write(two.state_dir / "make.log")
+        with pool.open(cache, BASE, "", "kernel"):
+            assert not (two.state_dir / "make.log").exists()
+
     def test_of_a_build_that_was_killed(self, pool: ObjectsInTree, cache: Cache) -> None:
         directory = pool.directory(BASE, "")
         with contextlib.suppress(KeyboardInterrupt), pool.open(cache, BASE, "", "kernel"):
