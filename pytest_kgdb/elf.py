@@ -221,6 +221,15 @@ class ElfFile:
             sections[key] = ElfSection(key, kind, address, start, length, link)
         return sections
 
+    @cached_property
+    def section_names(self) -> list[str]:
+        """The names of the sections by their numbers."""
+        headers = [_SHDR.unpack_from(self._data, offset) for offset in self._section_headers]
+        names = self._header.shstrndx
+        if names == _SHN_XINDEX:
+            names = headers[0][6]
+        return [self._string(headers[names][4] + header[0]) for header in headers]
+
     def _string(self, offset: int) -> str:
         end = self._data.find(b"\0", offset)
         return self._data[offset:end].decode(errors="replace")
@@ -324,6 +333,16 @@ class ElfFile:
     def functions(self) -> Iterator[str]:
         """Yield the names of the functions (STT_FUNC); none if the file was stripped."""
         return self._names_of(_STT_FUNC)
+
+    def function_symbols(self) -> Iterator[tuple[str, str, int, int]]:
+        """Yield the functions (STT_FUNC) that are defined: name, section, value, size."""
+        symtab, strtab = self._symbol_tables
+        sections = self.section_names
+        table = self._data[symtab.offset : symtab.offset + symtab.size // _SYM.size * _SYM.size]
+        for name, info, _, index, value, size in _SYM.iter_unpack(table):
+            if info & 0xF == _STT_FUNC and index != _SHN_UNDEF:
+                section = sections[index] if index < len(sections) else ""
+                yield self._string(strtab.offset + name), section, value, size
 
     def source_files(self) -> Iterator[str]:
         """Yield the names of the source files (STT_FILE), as the compiler was given them."""

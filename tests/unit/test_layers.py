@@ -17,6 +17,7 @@ ROOT = Path(pytest_kgdb.__file__).parent
 TABLE: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("deadline", "arch", "elf", "progress", "report"),
+    ("dwarf",),
     ("process",),
     ("settings",),
     ("cache",),
