@@ -69,6 +69,7 @@ class Attachment:
     :param printed: knows what the kernel prints on the console; None where nobody does.
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
+    :param original: returns what was read at an address without what is inserted there.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Attachment:
         printed: PrintedLog | None,
         spoiled: Callable[[], None],
         remember: Remember,
+        original: Callable[[int, bytes], bytes] | None = None,
     ) -> None:
         source = kernel.debug_source
         self.source = KernelSourceText(kernel.sources, registry, machine.directory / "sources")
@@ -139,6 +141,7 @@ class Attachment:
             stop_state=run_control,
             modules=registry,
             read_user=relay.read,
+            original=original,
         )
         self.constants = Constants(debugger, remember)
         self._kernel_modules = KernelModules(self.constants, memory.read)

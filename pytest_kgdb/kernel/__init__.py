@@ -21,15 +21,19 @@ from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
     from ._collect import collect_external, collect_modules
+    from ._fixed_code import FixedCode
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
     from ._patch import Patch, patch_files, read_patches
     from ._selector import Selector, Unmet
+    from ._source_lines import CodeAddress, SourceFile, select_lines
 
 __all__ = [
     "Built",
+    "CodeAddress",
     "Config",
+    "FixedCode",
     "Kernel",
     "KgdbLayout",
     "ModuleFile",
@@ -39,6 +43,7 @@ __all__ = [
     "Selector",
     "SourceArchive",
     "SourceDirectory",
+    "SourceFile",
     "SourceFiles",
     "Unmet",
     "Vmlinux",
@@ -56,16 +61,20 @@ __all__ = [
     "read_module",
     "read_patches",
     "render_config",
+    "select_lines",
     "without_addresses",
 ]
 
 _LAZY: Final = {
     "Built": "_modules",
+    "CodeAddress": "_source_lines",
+    "FixedCode": "_fixed_code",
     "ModuleFile": "_ko",
     "NotCompiled": "_makefiles",
     "Selector": "_selector",
     "Unmet": "_selector",
     "Patch": "_patch",
+    "SourceFile": "_source_lines",
     "build_external": "_modules",
     "build_module": "_modules",
     "collect_external": "_collect",
@@ -74,6 +83,7 @@ _LAZY: Final = {
     "patch_files": "_patch",
     "read_module": "_ko",
     "read_patches": "_patch",
+    "select_lines": "_source_lines",
     "without_addresses": "_ko",
 }
 

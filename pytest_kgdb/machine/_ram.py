@@ -7,6 +7,7 @@ here as well: a restore compares only what was saved, and clears only what was a
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import mmap
 import os
@@ -64,6 +65,28 @@ class RamImage:
                 self.map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
         except (OSError, ValueError, struct.error) as error:
             raise CacheError(f"the saved memory {path} cannot be read: {error}") from error
+
+        self.additions: list[tuple[int, bytes]] = []
+        """What is in the RAM besides, where the file has none of it: start and contents."""
+
+    def patch(self, start: int, data: bytes) -> None:
+        """Have other bytes at a place from now on; the file stays as it is."""
+        index = bisect.bisect_right(self.runs, start, key=lambda run: run[0]) - 1
+        if index >= 0:
+            begin, length, offset = self.runs[index]
+            if start + len(data) <= begin + length:
+                at = offset + start - begin
+                self.map[at : at + len(data)] = data
+                return
+        for begin, length, offset in self.runs[max(index, 0) :]:
+            if begin >= start + len(data):
+                break
+            low, high = max(begin, start), min(begin + length, start + len(data))
+            if low < high:
+                self.map[offset + low - begin : offset + high - begin] = data[
+                    low - start : high - start
+                ]
+        self.additions.append((start, data))
 
     def close(self) -> None:
         """Unmap the file."""
@@ -154,6 +177,8 @@ class RamFile:
                 if _memcmp(ours + at, shift + at, size):
                     ctypes.memmove(ours + at, shift + at, size)
         self._clear(done, self.size, ours)
+        for start, data in image.additions:
+            self._map[start : start + len(data)] = data
 
     def _clear(self, start: int, end: int, address: int) -> None:
         for begin, stop in self._allocated(start, end):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import KgdbError
@@ -54,9 +54,22 @@ class SavedMemory:
 
         :raises CacheError: the file is truncated, or of another machine.
         """
+        self._ram.restore(self._image(name))
+
+    def patch(self, name: str, pieces: Iterable[tuple[int, bytes]]) -> None:
+        """Have other bytes in a snapshot, for this machine: in the RAM after the next restore.
+
+        :param pieces: offsets in the RAM, and what is there.
+        :raises CacheError: the file is truncated.
+        """
+        image = self._image(name)
+        for start, data in pieces:
+            image.patch(start, data)
+
+    def _image(self, name: str) -> RamImage:
         if name not in self._images:
             self._images[name] = RamImage(self._files[name])
-        self._ram.restore(self._images[name])
+        return self._images[name]
 
     def drop(self, name: str) -> None:
         """Remove the file of a snapshot."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -52,9 +52,12 @@ class KernelMemory:
     :param machine: QEMU's machine type, which determines where in the guest the RAM is.
     :param modules: knows the files of the modules that the guest may load.
     :param read_user: reads the memory of the user program whose task stopped.
+    :param original: returns what was read at an address without what is inserted there for
+        coverage.
     """
 
     _read_user: ReadFunction | None = None
+    _original: Callable[[int, bytes], bytes] | None = None
 
     def __init__(
         self,
@@ -66,8 +69,10 @@ class KernelMemory:
         machine: str = "pc",
         modules: ModuleLookup | None = None,
         read_user: ReadFunction | None = None,
+        original: Callable[[int, bytes], bytes] | None = None,
     ) -> None:
         self._read_user = read_user
+        self._original = original
         backing = RamBacking(Vmlinux(vmlinux), Ram(ram, ram_layout(memory_bytes, machine)))
         self._start(backing, stop_state, modules)
 
@@ -142,7 +147,8 @@ class KernelMemory:
         backing = self._backing()
         if 0 <= address < FIRST_KERNEL_ADDRESS and self._read_user is not None:
             return self._read_user(address, size)
-        return backing.read(address, size)
+        data = backing.read(address, size)
+        return data if self._original is None else self._original(address, data)
 
     def read_user(self, task: drgn.Object | int, address: int, size: int) -> bytes:
         """Read the virtual memory of a process.

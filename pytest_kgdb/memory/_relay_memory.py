@@ -9,6 +9,7 @@ from ..errors import KgdbError
 from ..kernel import Vmlinux
 from ._backing import RamBacking
 from ._console_log import ConsoleLog
+from ._pagetable import Translation
 from ._ram import Ram, ram_layout
 from ._user import UserMemory
 
@@ -76,6 +77,51 @@ class RelayMemory:
             physical, mapped = self._backing.table.translate(address)
             self._ram.write(physical, data[:mapped])
             data, address = data[mapped:], address + mapped
+
+    # Behind the page tables
+
+    @property
+    def page_offset(self) -> int:
+        """Virtual address of physical address 0."""
+        return self._backing.placement.page_offset
+
+    @property
+    def image_offset(self) -> int:
+        """What KASLR added to every address of the image."""
+        return self._backing.placement.offset
+
+    def symbol(self, name: str) -> int | None:
+        """Return the address of a symbol of the kernel's in this boot; None if it has none."""
+        linked = self._backing.vmlinux.symbol(name)
+        return None if linked is None else linked + self._backing.placement.offset
+
+    def walk(self, address: int) -> Translation:
+        """Return where a virtual address leads.
+
+        :raises KgdbError: it is not mapped; the message names it.
+        """
+        return self._backing.table.walk(address)
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Read RAM.
+
+        :raises KgdbError: not all of it is RAM.
+        """
+        return self._ram.read(address, size)
+
+    def write_physical(self, address: int, data: bytes) -> None:
+        """Write RAM: data, or code that has not run, as QEMU does not notice.
+
+        :raises KgdbError: not all of it is RAM.
+        """
+        self._ram.write(address, data)
+
+    def ram_offset(self, address: int, size: int) -> int:
+        """Return where a range of physical memory is in the file of the RAM.
+
+        :raises KgdbError: not all of it is RAM.
+        """
+        return self._ram.offset(address, size)
 
     def read_user(self, task: int, address: int, size: int) -> bytes:
         """Read the memory of a user program.

@@ -105,6 +105,12 @@ class KernelModules:
         self._section_layout: _SectionLayout | None = None
         self._per_cpu: list[int] | None = None
 
+    def prepare(self) -> None:
+        """Ask gdb for everything that it is asked for, once."""
+        self._where()
+        self._where_sections()
+        self._per_cpu_numbers()
+
     def listing(self) -> Iterator[Loaded]:
         """Yield the modules in the kernel's list, the latest first."""
         layout = self._where()
@@ -147,16 +153,19 @@ class KernelModules:
 
     def _per_cpu_base(self, address: int) -> int | None:
         """Return where a module's per-CPU variables are, as a per-CPU address; None without."""
+        if not (numbers := self._per_cpu_numbers()):
+            return None
+        base, size = numbers
+        length = int.from_bytes(self._read(address + size, 4), "little")
+        return self._word(address + base) if length else None
+
+    def _per_cpu_numbers(self) -> list[int]:
         if self._per_cpu is None:
             try:
                 self._per_cpu = self._numbers(_PER_CPU)
             except GdbError:
                 self._per_cpu = []  # without CONFIG_SMP they are variables like any other
-        if not self._per_cpu:
-            return None
-        base, size = self._per_cpu
-        length = int.from_bytes(self._read(address + size, 4), "little")
-        return self._word(address + base) if length else None
+        return self._per_cpu
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")

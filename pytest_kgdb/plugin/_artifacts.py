@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
+    from ..recipes import Coverage
     from ..session import Session
     from ..settings import TestRequest
 
@@ -39,6 +40,13 @@ class KernelSession(Protocol):
 
     def acquire(self, request: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for."""
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What ran of the lines that are named; None where none are."""
+
+    def end_test(self, nodeid: str) -> None:
+        """A test has ended: what has run since the last one did is its doing."""
 
     def release(self) -> None:
         """Take the handle back from a test."""
@@ -157,6 +165,7 @@ class Artifacts:
         """Return a session of a kernel, with no machine booted yet."""
         from ..session import Session
 
+        modules = self.modules(kernel)
         return Session(
             self._settings,
             kernel,
@@ -164,5 +173,19 @@ class Artifacts:
             disk,
             cache=self.cache,
             progress=self._progress,
-            modules=self.modules(kernel),
+            modules=modules,
+            coverage=self._coverage(kernel, modules),
+        )
+
+    def _coverage(self, kernel: Kernel, modules: Sequence[Path]) -> Coverage | None:
+        if not self._settings.cov:
+            return None
+        from ..recipes import Coverage
+
+        return Coverage.of(
+            kernel,
+            self._settings.cov,
+            patches=self._settings.patch,
+            modules=modules,
+            cache=self.cache,
         )

@@ -92,6 +92,10 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
         config.pluginmanager.register(Proofs(), "kgdb-proofs")
     if settings.require:
         Requirement.register(config)
+    if settings.cov:
+        from ._coverage import CoverageReport
+
+        CoverageReport.register(config, settings)
 
 
 def header(config: pytest.Config) -> list[str]:

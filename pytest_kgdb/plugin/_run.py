@@ -21,10 +21,12 @@ from ._collect import (
     request_of,
 )
 from ._configure import matrix_of, settings_of
+from ._coverage import CoverageReport
 from ._durations import shared_work
 from ._failures import FAILED, OBSERVED, Failures
 from ._matrix import CONFIG, KERNEL, SMP, Axis, parameter, sets_smp
 from ._names import NO_KERNEL
+from ._record import repeated
 from ._require import Requirement
 from ._selection import check
 from ._terminal import TerminalProgress, is_worker
@@ -56,6 +58,7 @@ class Run:
         self.live: KernelSession | None = None
         """The one kernel whose machines are up."""
 
+        self._test = ""  # the test that runs, or has run last
         self._kernel: Kernel | None = None  # that one
         self._parameter: object = None  # of the fixtures, for that one
         # Of the machine that is up, if it is as `kgdb_session` left it.
@@ -173,6 +176,7 @@ class Run:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Replace the shared machine before a test that uses it, if the last test has ended it."""
         names = getattr(item, "fixturenames", ())
+        self._test, _ = repeated(item.nodeid)
         if "kgdb_session" not in names or "kgdb" in names:
             return
         # The session of another kernel is closed, and its own opened, by the fixtures.
@@ -201,6 +205,14 @@ class Run:
             from ._observe import observations
 
             item.stash[OBSERVED] = observations(handle)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Take note of what ran of the kernel for a test, its fixtures' ends included."""
+        result = yield
+        if self.settings.cov and self.live is not None:
+            self.live.end_test(self._test)
+        return result
 
     def _run_kunit(self, item: pytest.Item) -> None:
         """Run the suites that a test's marker `kunit` names, each case a subtest."""
@@ -317,5 +329,10 @@ class Run:
 
     def _close(self) -> None:
         session, self.live, self._kernel = self.live, None, None
-        if session is not None:
-            session.close()
+        if session is None:
+            return
+        if self.settings.cov and session.coverage is not None:
+            session.end_test(self._test)
+            if report := CoverageReport.of(self.config):
+                report.add(session.coverage.result())
+        session.close()

@@ -8,6 +8,7 @@ from ._hooks import CONTINUE, STOP, Action, Event, Hook, Return
 from ._kgdb import KgdbBackend
 from ._qemu import QemuStubBackend
 from ._qemu_stub import QemuStub
+from ._recorded_code import RecordedCode
 from ._relay import Relay
 from ._stop_context import GuestMemory
 from ._vcpus import Vcpus
@@ -24,6 +25,7 @@ __all__ = [
     "KgdbBackend",
     "QemuStub",
     "QemuStubBackend",
+    "RecordedCode",
     "Relay",
     "Return",
     "Vcpus",

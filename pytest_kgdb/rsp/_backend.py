@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from ..errors import KgdbError
 from ._breakpoints import InsertedBreakpoints
+from ._recorded_code import RecordedCode
 from ._stop_context import GuestMemory, StopContext
 
 if TYPE_CHECKING:
@@ -199,6 +200,11 @@ class Backend(ABC):
         self, memory: GuestMemory | None, layout: KgdbLayout | None
     ) -> None:
         """Answer from guest memory from now on, where that is of use; None for both to stop."""
+
+    def use_recorded_code(  # noqa: B027 # not every target inserts int3s on its own
+        self, code: RecordedCode
+    ) -> None:
+        """Have what is recorded in the guest give way to int3s that are not requested."""
 
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:

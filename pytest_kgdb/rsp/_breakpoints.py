@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ._hooks import Hook
+from ._recorded_code import RecordedCode
 
 __all__ = ["InsertedBreakpoints"]
 
@@ -30,6 +31,8 @@ class InsertedBreakpoints:
     """What gdb has inserted."""
     hooks: dict[int, list[Hook]] = field(default_factory=dict)
     """The hooks of each address, the newest first."""
+    code: RecordedCode | None = None
+    """Whose int3s give way to breakpoints."""
 
     @property
     def needed(self) -> set[int]:
@@ -93,12 +96,32 @@ class InsertedBreakpoints:
     def _insert(self, address: int) -> bytes:
         if address in self.inserted:
             return b"OK"
+        if self.code is not None:
+            self._write(address, self.code.give(address))
         reply = self.request(b"Z0,%x,1" % address)
         if reply == b"OK":
             self.inserted.add(address)
+        elif self.code is not None:
+            self._write(address, self.code.take_back(address))
         return reply
 
     def _remove(self, address: int) -> None:
         if address in self.inserted:
             self.request(b"z0,%x,1" % address)
             self.inserted.discard(address)
+            if self.code is not None:
+                self._write(address, self.code.take_back(address))
+
+    def reached(self, address: int) -> None:
+        """Record that a CPU has come to an address without executing an int3 there, or is to."""
+        if self.code is not None:
+            self._write(address, self.code.reached(address))
+
+    def skipped(self, address: int) -> None:
+        """Record that a CPU has executed an int3 there, and does not execute the instruction."""
+        if self.code is not None:
+            self.code.skipped(address)
+
+    def _write(self, address: int, byte: bytes | None) -> None:
+        if byte is not None:
+            self.request(b"M%x,1:%b" % (address, byte.hex().encode()))

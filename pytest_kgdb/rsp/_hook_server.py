@@ -121,7 +121,9 @@ class HookServer:
         registers[_PC] = address
         self._served = address
         event = Event(address, registers, context.read, now - self._resumed_at)
-        if self._call_hooks(event, thread):
+        stop = self._call_hooks(event, thread)
+        self._note_arrival(address)
+        if stop:
             return self._report(context)
         self._leave(context, CONT)
         if event.took is not None:
@@ -173,6 +175,13 @@ class HookServer:
             stop = stop or action == STOP or (isinstance(action, Return) and action.stop)
         return stop
 
+    def _note_arrival(self, address: int) -> None:
+        """Record whether the instruction at a hooked address is executed."""
+        if self._forced is None:
+            self._breakpoints.reached(address)
+        else:
+            self._breakpoints.skipped(address)
+
     # Going on
 
     def resume(self, packet: bytes, context: StopContext | None, *, step: bool) -> bool:
@@ -199,6 +208,7 @@ class HookServer:
                 gap = time.monotonic() - self._resumed_at
                 event = Event(address, registers, context.read, gap)
                 self._call_hooks(event, context.thread)
+                self._note_arrival(address)
         if self._forced is not None:
             self._return(context, self._forced)
             if step:

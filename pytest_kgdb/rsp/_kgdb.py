@@ -16,6 +16,7 @@ from ._connection import KgdbConnection
 from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import Hit, QemuStub
+from ._recorded_code import RecordedCode
 from ._stop_context import GuestMemory, StopContext
 from ._trap_cause import TrapCauses
 from ._vcpus import VcpuControl, Vcpus
@@ -396,6 +397,11 @@ class KgdbBackend(Backend):
     def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
         """See :attr:`Backend.guest_memory_used`."""
         return self._stop.memory, self._stop.layout
+
+    def use_recorded_code(self, code: RecordedCode) -> None:
+        """See :meth:`Backend.use_recorded_code`."""
+        if self._stub is not None:
+            self._stub.code = code
 
     def use_guest_memory(self, memory: GuestMemory | None, layout: KgdbLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""

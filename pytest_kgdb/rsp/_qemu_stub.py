@@ -21,6 +21,7 @@ from ..deadline import WaitLimit
 from ..errors import KgdbError, MachineDied
 from ._connection import Connection
 from ._packets import ACK, INTERRUPT, PAUSED
+from ._recorded_code import RecordedCode
 from ._registers import PacketRegisters
 
 __all__ = ["Hit", "QemuStub"]
@@ -60,6 +61,8 @@ class QemuStub:
         self._inserted: set[bytes] = set()
         self._withdrawn: set[bytes] = set()  # removed at a hit; gdb does not know
         self._running = False
+        self.code: RecordedCode | None = None
+        """Whose int3s give way to the one at a hit."""
 
     @property
     def socket(self) -> socket.socket | None:
@@ -184,12 +187,16 @@ class QemuStub:
             breakpoint_hit = True
         if not breakpoint_hit and reason == b"hwbreak:;":
             return None  # stopped for another reason
-        saved = bytes.fromhex(self._request(b"m%x,1" % address).decode())
+        saved = self.code.give(address) if self.code is not None else None
+        if saved is None:
+            saved = bytes.fromhex(self._request(b"m%x,1" % address).decode())
         self._request(b"M%x,1:cc" % address)
         return Hit(address, saved, reason)
 
     def restore_instruction(self, hit: Hit) -> None:
         """Put back the instruction under a hit's int3: the kernel is in kgdb."""
+        if self.code is not None:
+            self.code.take_back(hit.address)  # the int3 was executed, and that is recorded
         self.stop()
         try:
             self._request(b"M%x,1:%b" % (hit.address, hit.saved.hex().encode()))

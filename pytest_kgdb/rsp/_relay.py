@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..arch import X86_64
 from ..errors import KgdbError
 from ._backend import Backend, Door, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._hook_server import HookServer
 from ._hooks import Hook
 from ._packets import ACK, Decoder, encode
+from ._recorded_code import RecordedCode
 from ._stop_context import GuestMemory
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _STEP_SECONDS: Final = 1.0
 
 # Seconds that the thread waits for something to happen before it looks around.
 _LOOK: Final = 5.0
+
+_PC: Final = X86_64.registers.pc
 
 
 class Relay:
@@ -97,6 +101,20 @@ class Relay:
         finally:
             self.use_guest_memory(*used)
 
+    def use_recorded_code(self, code: RecordedCode) -> None:
+        """Have the int3s of what is recorded in the guest give way to breakpoints and steps.
+
+        Neither gdb nor who reads memory here sees them.
+        """
+        with self._lock:
+            self._breakpoints.code = code
+            self._backend.use_recorded_code(code)
+
+    @property
+    def _code(self) -> RecordedCode | None:
+        code = self._breakpoints.code
+        return code if code is not None and code.active else None
+
     @property
     def list_all_threads(self) -> bool:
         """Whether gdb is told of every task, which takes kgdb long; may be set."""
@@ -112,7 +130,8 @@ class Relay:
         :raises KgdbError: not all of it is there; the message names the address.
         """
         with self._lock:
-            return self._backend.read(address, size)
+            data = self._backend.read(address, size)
+            return data if self._code is None else self._code.original(address, data)
 
     def register(self, name: str) -> int:
         """Return a register of the task or CPU that stopped, as :class:`RegisterTable` names it.
@@ -363,6 +382,10 @@ class Relay:
             context = backend.context(hooked=hooks.hooked or self._breakpoints.stale or spurious)
             if context is not None and hooks.serve(context, now):
                 return
+        if self._code is not None and self._breakpoints.inserted:
+            context = backend.context(hooked=True)
+            if context is not None and context.breakpoint in self._breakpoints.inserted:
+                self._breakpoints.reached(context.breakpoint)
         self._report_stop()
 
     def _report_stop(self) -> None:
@@ -387,7 +410,19 @@ class Relay:
             self._to_gdb(b"OK")
             self._acks = False
         else:
-            self._to_gdb(backend.reply(payload))
+            self._to_gdb(self._reply(payload))
+
+    def _reply(self, payload: bytes) -> bytes:
+        code, kind = self._code, payload[:1]
+        if code is not None and kind == b"M":
+            address, size = (int(n, 16) for n in payload[1:].partition(b":")[0].split(b","))
+            code.written(address, size)
+        reply = self._backend.reply(payload)
+        if code is not None and kind == b"m" and len(reply) % 2 == 0:  # an error has three digits
+            address = int(payload[1:].split(b",")[0], 16)
+            data = bytes.fromhex(reply.decode())
+            return code.original(address, data).hex().encode()
+        return reply
 
     def _insert_or_remove(self, payload: bytes) -> bytes:
         if self._backend.detached:
@@ -404,6 +439,10 @@ class Relay:
             self._stopped = False
             self._resumed.notify_all()
             return
+        if request.step and self._code is not None:
+            stopped = backend.context(hooked=True)
+            if stopped is not None and stopped.registers[_PC] not in self._breakpoints.hooks:
+                self._breakpoints.reached(stopped.registers[_PC])
         context = backend.context(hooked=hooks.hooked)
         if hooks.resume(request.packet, context, step=request.step):
             self._to_gdb(b"T05thread:%b;" % backend.thread)

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from ..handle import Kgdb, MachineSlot
     from ..initrd import Initrd
-    from ..kernel import Kernel
+    from ..kernel import CodeAddress, Kernel
     from ..machine import MachineSpec
     from ..modules import ModuleRegistry
     from ..progress import Progress
-    from ..settings import Settings, TestRequest
+    from ..recipes import Coverage
+    from ..settings import Point, Settings, TestRequest
     from ._vm import Vm
 
 __all__ = ["Session"]
@@ -49,6 +50,7 @@ class Session:
     :param settings: as the user chose.
     :param disk: a disk image, or None.
     :param modules: the external modules that are in the guest.
+    :param coverage: takes note of the code that runs, where that is asked for.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Session:
         cache: Cache,
         progress: Progress,
         modules: Sequence[Path] = (),
+        coverage: Coverage | None = None,
     ) -> None:
         self.settings = settings
         self.kernel = kernel
@@ -70,6 +73,9 @@ class Session:
         self._progress = progress
         self._waits = WaitLimit(settings.timeout)
         self._modules = tuple(modules)
+        self.coverage = coverage
+        """What ran of the lines that are named; None where none are."""
+        self._ran: set[CodeAddress] = set()
         self._vm: Vm | None = None
         self._machines = itertools.count(1)
         self._mark = 0
@@ -123,9 +129,24 @@ class Session:
             self._boot(request, snapshots=False)
         else:
             self._go_on(request)
+        if self.coverage is not None and self._live.snapshots.current is not None:
+            self._cover(request.at)
         self.begin_test()
         self._live.snapshots.current = None
         return self._kgdb
+
+    def _cover(self, at: Point) -> None:
+        if at == "kgdbwait" and self.settings.stub == "qemu":
+            if not self._uncovered:
+                self._uncovered = True
+                self._progress.say(
+                    "tests at kgdbwait are not covered through QEMU's stub: the kernel has not set "
+                    "up its traps there"
+                )
+            return
+        self._live.cover(at)
+
+    _uncovered = False
 
     def release(self) -> None:
         """Take the handle back from a test, with the snapshots that it took.
@@ -142,6 +163,14 @@ class Session:
         self._mark = vm.machine.console.mark()
         vm.gdb.clear_tail()
         vm.attachment.splats.begin()
+
+    def end_test(self, nodeid: str) -> None:
+        """A test has ended: what has run since the last one did is its doing."""
+        if self.coverage is not None and self._vm is not None and self._vm.coverage is not None:
+            self._ran |= self._vm.coverage.take()
+        if self.coverage is not None:
+            self.coverage.record(nodeid, self._ran)
+        self._ran.clear()
 
     def check_splats(self) -> None:
         """Judge what the kernel reported of itself since the test began, or since the last time.
@@ -296,7 +325,12 @@ class Session:
             from ._vm import Vm
 
             return Vm(
-                launch, self._slot, self._registry, waits=self._waits, remember=self._remember
+                launch,
+                self._slot,
+                self._registry,
+                waits=self._waits,
+                remember=self._remember,
+                coverage=self.coverage,
             )
         except BaseException:
             launch.close()
@@ -410,6 +444,8 @@ class Session:
     def _close_vm(self) -> None:
         vm, self._vm = self._vm, None
         if vm is not None:
+            if vm.coverage is not None:
+                self._ran |= vm.coverage.take()
             vm.close()
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ class SnapshotStore:
     :param connect_gdb: connects another gdb to the stopped kernel, and ends the one that there is.
     :param saved: snapshots that there are already, and kgdb's stop reply at each.
     :param pci: the PCI devices' configuration at each.
+    :param leaving: is called before the machine's memory is replaced.
+    :param arrived: is called when it has been, with the tag of one of the session's snapshots.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class SnapshotStore:
         connect_gdb: Callable[[], None],
         saved: Mapping[str, bytes],
         pci: Mapping[str, Spaces],
+        leaving: Callable[[], None] = lambda: None,
+        arrived: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._machine = machine
         self._relay = relay
@@ -46,6 +50,8 @@ class SnapshotStore:
         self._waits = waits
         self._on_reconnect = on_reconnect
         self._connect_gdb = connect_gdb
+        self._leaving = leaving
+        self._arrived = arrived
         self._pci = (
             PciSpaces(machine.monitor.human) if PciSpaces.needed(machine.spec.qemu_arg) else None
         )
@@ -85,7 +91,9 @@ class SnapshotStore:
         ):
             machine.vcpus.stop(self._waits.seconds)
             machine.console.disconnect()
+            self._leaving()
             machine.load(name)
+            self._arrived(None if keep_breakpoints else name)
             self.restore_pci(name)
             machine.console.reconnect()
             self._on_reconnect()
@@ -106,6 +114,10 @@ class SnapshotStore:
         self.saved = {name: self._save(tag)}
         self._tags = {name: tag}
 
+    def tag(self, name: str) -> str:
+        """Return the name of a session's snapshot in QEMU."""
+        return self._tags.get(name, name)
+
     def restore(self, name: str, reason: Reason) -> None:
         """Restore memory, disk, debugger and console; breakpoints are deleted.
 
@@ -113,7 +125,7 @@ class SnapshotStore:
 
         :param reason: why the kernel is stopped at that snapshot.
         """
-        tag = self._tags.get(name, name)
+        tag = self.tag(name)
         self._restore(tag, self.saved[name], reason, keep_breakpoints=False)
         self.current = name
 

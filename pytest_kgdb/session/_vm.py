@@ -19,11 +19,13 @@ from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
 from ._image_boot import check_image_kernel, run_to_start_kernel
 from ._launch import Launch
+from ._machine_coverage import MachineCoverage
 from ._snapshot import Snapshot
 from ._snapshot_store import SnapshotStore
 from ._spare_gdb import SpareGdb
 
 if TYPE_CHECKING:
+    from ..recipes import Coverage
     from ..settings import Point
 
 __all__ = ["Vm"]
@@ -44,6 +46,7 @@ class Vm:
     :param slot: where the handle that tests hold finds this machine.
     :param waits: how long the running test waits.
     :param remember: keeps what gdb says of the kernel from session to session.
+    :param coverage: the code of which it is to be recorded whether it runs.
     """
 
     def __init__(
@@ -54,8 +57,12 @@ class Vm:
         *,
         waits: WaitLimit,
         remember: Remember,
+        coverage: Coverage | None = None,
     ) -> None:
         self._remember = remember
+        self._covers = coverage
+        self.coverage: MachineCoverage | None = None
+        """What is recorded of the code that runs; None where that is not asked for."""
         self.spec = launch.spec
         self.kernel = launch.kernel
         self._slot = slot
@@ -166,6 +173,16 @@ class Vm:
                 characters_read=_counter(memory, layout.console_rx if layout else None),
             )
             interrupt, on_reconnect = sysrq.send, sysrq.restart
+        if self._covers is not None:
+            self.coverage = MachineCoverage(
+                self._covers,
+                memory,
+                lambda: self.attachment.constants,
+                kernel.config,
+                machine.memory.patch,
+                relay.add_hook,
+            )
+            relay.use_recorded_code(self.coverage)
         snapshot = self._snapshot
         self._store = SnapshotStore(
             machine,
@@ -176,6 +193,8 @@ class Vm:
             connect_gdb=lambda: self._replace_gdb(relay),
             saved=snapshot.stop_replies if snapshot is not None else {},
             pci=snapshot.pci if snapshot is not None else {},
+            leaving=self.coverage.collect if self.coverage is not None else lambda: None,
+            arrived=self.coverage.restored if self.coverage is not None else lambda _: None,
         )
         self._store.restore_pci(at)
         self.gdb.command(f"-target-select remote {relay.path}")
@@ -193,6 +212,7 @@ class Vm:
             printed=memory.console_log,
             spoiled=self._spare.prepare,
             remember=self._remember,
+            original=self.coverage.original if self.coverage is not None else None,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
@@ -331,6 +351,15 @@ class Vm:
     def restore(self, at: Point) -> None:
         """Restore the machine to one of the session's snapshots."""
         self.snapshots.restore(at, self._reason(at))
+
+    def cover(self, at: Point) -> None:
+        """Have a snapshot, at which the machine is, record which code runs from there on."""
+        if self.coverage is None or self.coverage.has(self.snapshots.tag(at)):
+            return
+        if at not in self.snapshots.saved:
+            self.snapshots.save(at)
+        self.coverage.arm(self.snapshots.tag(at), booted=at == "ready")
+        self.restore(at)
 
     def freeze(self) -> Snapshot:
         """Pause the machine, so that all that was saved is in the file, and return it."""

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
         from_pytest,
         make_settings,
     )
-    from ._values import Forward, make_variable
+    from ._values import CoverageTarget, Forward, make_variable
 
 __all__ = [
     "MARKER_KEYS",
     "OPTIONS",
+    "CoverageTarget",
     "Forward",
     "MachineOptions",
     "Point",

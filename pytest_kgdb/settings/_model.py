@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 from ..errors import ConfigError
 from ._options import OPTIONS, ini_key
 from ._options import field as field_of
-from ._values import PARSERS, Forward, parse_axis, parse_list
+from ._values import PARSERS, CoverageTarget, Forward, parse_axis, parse_list
 
 if TYPE_CHECKING:
     import argparse
@@ -129,6 +129,12 @@ class Settings(MachineOptions):
     observe: bool = False
     peer: Path | None = None
     prove: bool = False
+    cov: tuple[CoverageTarget, ...] = ()
+    cov_lcov: Path | None = None
+    cov_json: Path | None = None
+    cov_diff: Path | None = None
+    cov_fail_under: float | None = None
+    """Percent."""
     print_commands: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
     """Where each value comes from, by field; fields with their default are not in it."""
@@ -275,6 +281,22 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
 
 def _check_together(settings: Settings) -> None:
     """Refuse options that contradict each other."""
+    if any(target.kind == "patch" for target in settings.cov) and not settings.patch:
+        raise ConfigError(
+            f"{settings.origin('cov')}=patch: the kernel has no patches",
+            hint="name them: --kgdb-patch; or the lines: --kgdb-cov=FILE:FIRST-LAST",
+        )
+    for name in ("cov_lcov", "cov_json", "cov_diff", "cov_fail_under"):
+        if name in settings.origins and not settings.cov:
+            raise ConfigError(
+                f"{settings.origin(name)}: nothing is covered",
+                hint="say what: --kgdb-cov=patch, FILE[:LINES], function:NAME or module:NAME",
+            )
+    if "cov_diff" in settings.origins and not any(t.kind == "patch" for t in settings.cov):
+        raise ConfigError(
+            f"{settings.origin('cov_diff')}: there is no diff to annotate",
+            hint="it is that of --kgdb-patch: --kgdb-cov=patch",
+        )
     if settings.boot == "disk" and settings.disk == "none":
         raise ConfigError(
             f"{settings.origin('boot')}: there is no disk to boot from",

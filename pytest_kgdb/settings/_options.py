@@ -100,6 +100,16 @@ OPTIONS: Final = (
         "",
         "run tests with the marker kgdb_fix without and with their fix: they must fail without it",
     ),
+    (
+        "cov",
+        "list",
+        "WHAT",
+        "which lines run: patch, FILE[:LINES], function:NAME, module:NAME; repeatable",
+    ),
+    ("cov-lcov", "value", "FILE", "write what ran in lcov's format"),
+    ("cov-json", "value", "FILE", "write what ran, and under which tests, as JSON"),
+    ("cov-diff", "value", "FILE", "write the patches' diff with what ran of it"),
+    ("cov-fail-under", "number", "PERCENT", "fail the run if less of the lines ran"),
     ("print-commands", "flag", "", "print the commands that the session runs, ready to paste"),
 )
 

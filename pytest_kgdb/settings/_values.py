@@ -35,6 +35,22 @@ _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:[:=/][^\s,]+)?")
 _FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
 
 
+_COVERED: Final = re.compile(r"(function|module):([\w-]+)|([^:\s]+)(?::(\d+)(?:-(\d+))?)?")
+
+
+@dataclass(frozen=True)
+class CoverageTarget:
+    """Lines of the kernel's source that are to be covered."""
+
+    kind: str
+    """`patch`, `function`, `module` or `file`."""
+
+    name: str = ""
+    first: int = 0
+    last: int = 0
+    """0 for the whole file."""
+
+
 @dataclass(frozen=True)
 class Forward:
     """A loopback port of the host that is forwarded to a port of the guest."""
@@ -268,6 +284,40 @@ def forward(value: object, _base: Path) -> Forward:
     return forwarding
 
 
+def covered(value: object, _base: Path) -> CoverageTarget:
+    """Return the lines that `patch`, `FILE:LINES`, `function:NAME` or `module:NAME` stands for."""
+    if isinstance(value, CoverageTarget):
+        return value
+    word = text(value)
+    if word == "patch":
+        return CoverageTarget("patch")
+    match = _COVERED.fullmatch(word)
+    if match is None:
+        raise ValueError(
+            f"{word!r} names no lines: write patch, FILE, FILE:LINE, FILE:FIRST-LAST, "
+            "function:NAME or module:NAME"
+        )
+    kind, name, file, first, last = match.groups()
+    if kind:
+        return CoverageTarget(kind, name)
+    low = int(first or 0)
+    high = int(last or low)
+    if first and not 1 <= low <= high:
+        raise ValueError(f"{word!r} names no lines: {low} to {high}")
+    return CoverageTarget("file", file.removeprefix("./"), low, high)
+
+
+def percent(value: object, _base: Path) -> float:
+    """Return a number of percent."""
+    try:
+        number = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        number = -1.0
+    if isinstance(value, bool) or not 0 <= number <= 100:
+        raise ValueError(f"{value!r} is not a number from 0 to 100")
+    return number
+
+
 def words(value: object, _base: Path) -> str:
     """Return words for the kernel's command line."""
     return text(value)
@@ -325,6 +375,11 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "observe": flag,
     "peer": path,
     "prove": flag,
+    "cov": covered,
+    "cov_lcov": path,
+    "cov_json": path,
+    "cov_diff": path,
+    "cov_fail_under": percent,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),
@@ -334,7 +389,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
 def parse_list(name: str, value: object, base: Path) -> tuple[Any, ...]:
     """Parse every item of a repeatable option; a single string is one item."""
     items: Iterable[object]
-    if isinstance(value, (str, os.PathLike, Forward)):
+    if isinstance(value, (str, os.PathLike, Forward, CoverageTarget)):
         items = (value,)
     elif isinstance(value, Iterable):
         items = value

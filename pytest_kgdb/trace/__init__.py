@@ -7,14 +7,17 @@ from ._call import Call, TaskAtCall
 from ._instrument import Instrument
 from ._instruments import Instruments
 from ._override import Override, When
+from ._recorder import AddressRecorder, RecorderNumbers
 from ._spy import Cost, Spy
 
 __all__ = [
+    "AddressRecorder",
     "Call",
     "Cost",
     "Instrument",
     "Instruments",
     "Override",
+    "RecorderNumbers",
     "Spy",
     "TaskAtCall",
     "When",

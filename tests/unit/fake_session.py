@@ -81,6 +81,13 @@ class Session:
     def release(self) -> None:
         event("release")
 
+    coverage: Any = None
+
+    def end_test(self, nodeid: str) -> None:
+        event("ended", nodeid)
+        if self.coverage is not None:
+            self.coverage.ended(nodeid)
+
     def begin_test(self) -> None:
         pass
 

@@ -1,0 +1,119 @@
+"""What can be told of a line of C by its text: whether it holds a statement, and is compiled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+__all__ = ["left_out", "statements"]
+
+_NOT_CODE: Final = re.compile(
+    r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|^[ \t]*#(?:\\\n|[^\n])*",
+    re.DOTALL | re.MULTILINE,
+)
+_LABEL: Final = re.compile(r"(?:case\b[^:;]*|default|[A-Za-z_]\w*)\s*:(?!:)")
+_NO_STATEMENT: Final = re.compile(r"(?:[{}();,\s]|\belse\b|\bdo\b)*")
+_DECLARATION: Final = re.compile(
+    r"(?!(?:return|goto|else|case)\b)[A-Za-z_]\w*[\w\s*]*[\s*]\w+(?:\[[^\]]*\])*"
+    r"(?:\s*,\s*\**\w+(?:\[[^\]]*\])*)*\s*;"
+)
+_CONTROL: Final = re.compile(r"\b(?:if|for|while|switch|\w*for_each\w*)\s*$")
+_CONDITION: Final = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)")
+_TERM: Final = re.compile(
+    r"(!?)\s*(?:defined|IS_ENABLED|IS_BUILTIN|IS_REACHABLE|IS_MODULE)\s*\(?\s*"
+    r"CONFIG_(\w+?)(?:_MODULE)?\s*\)?"
+)
+
+
+def statements(text: str) -> set[int]:
+    """Return the lines on which a statement of a function begins, as far as the text tells."""
+    # Of the same length: what is in comments and strings does not count, and is not empty.
+    plain = _NOT_CODE.sub(
+        lambda match: re.sub(r"[^\n]", "0" if match[0][0] in "\"'" else " ", match[0]), text
+    )
+    begun: set[int] = set()
+    depth = parentheses = 0
+    fresh = False  # whether what comes next begins a statement
+    function = 0  # the depth of braces of the function around, 0 outside
+    before = ""  # the code since the last statement began
+    for number, line in enumerate(plain.split("\n"), 1):
+        inside = function > 0 and parentheses == 0
+        code = line.strip()
+        if code and inside and fresh:
+            while label := _LABEL.match(code):
+                code = code[label.end() :].strip()
+            code = code.lstrip("} \t").removeprefix("else").strip()
+            if not _NO_STATEMENT.fullmatch(code) and not _DECLARATION.fullmatch(code):
+                begun.add(number)
+        for at, character in enumerate(line):
+            if character == "{":
+                if function == 0 and (before.rstrip().endswith(")") or depth == 0):
+                    function = depth + 1 if before.rstrip().endswith(")") else 0
+                depth += 1
+            elif character == "}":
+                depth -= 1
+                if depth < function:
+                    function = 0
+            elif character == "(":
+                if parentheses == 0:
+                    control = bool(_CONTROL.search(line[:at]))
+                parentheses += 1
+            elif character == ")":
+                parentheses -= 1
+                if parentheses == 0 and control:
+                    fresh, before = True, before + character
+                    continue
+            if not character.isspace():
+                fresh = character in ";{}" or (character == ":" and parentheses == 0)
+                before = (before + character)[-80:]
+        if re.search(r"\b(?:else|do)\s*$", line):
+            fresh = True
+    return begun
+
+
+def left_out(text: Sequence[str], config: Mapping[str, str]) -> dict[int, str]:
+    """Return the lines that a configuration leaves out, and the symbols that decide it."""
+    out: dict[int, str] = {}
+    stack: list[tuple[bool | None, str]] = []
+    for number, line in enumerate(text, 1):
+        match = _CONDITION.match(line)
+        if match is None:
+            if why := next((why for on, why in stack if on is False), ""):
+                out[number] = why
+            continue
+        word, condition = match.groups()
+        if word == "endif":
+            if stack:
+                stack.pop()
+        elif word in ("else", "elif"):
+            if stack:
+                on, why = stack.pop()
+                stack.append((None if on is None or word == "elif" else not on, why))
+        else:
+            stack.append(_decide(word, condition, config))
+    return out
+
+
+def _decide(word: str, condition: str, config: Mapping[str, str]) -> tuple[bool | None, str]:
+    """Return whether a condition holds, None if it cannot be told, and its symbols."""
+    condition = condition.split("/*")[0].split("//")[0].strip()
+    if word != "if":
+        symbol = condition.removeprefix("CONFIG_")
+        if symbol == condition:
+            return None, ""
+        enabled = config.get(symbol.removesuffix("_MODULE")) in ("y", "m")
+        return enabled == (word == "ifdef"), condition
+    terms = list(_terms(condition, config))
+    names = ", ".join(name for _, name in terms)
+    rest = _TERM.sub("", condition).replace(" ", "")
+    if terms and rest in ("", "&&" * (len(terms) - 1)):
+        return all(on for on, _ in terms), names
+    if terms and rest == "||" * (len(terms) - 1):
+        return any(on for on, _ in terms), names
+    return None, ""
+
+
+def _terms(condition: str, config: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
+    for negated, symbol in _TERM.findall(condition):
+        yield (config.get(symbol) in ("y", "m")) != bool(negated), f"CONFIG_{symbol}"
