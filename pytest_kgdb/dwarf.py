@@ -58,6 +58,8 @@ class LineUnit(NamedTuple):
     """Of the standard opcodes; the first is unused."""
     files: tuple[str, ...]
     """Paths by the numbers that the program uses; the file of the unit itself comes first."""
+    directory: str
+    """The directory of the compilation, where that is in the table: since version 5."""
 
 
 @dataclass
@@ -89,7 +91,8 @@ class LineTables:
                 "information, or with compressed one",
                 hint="build it with CONFIG_DEBUG_INFO_DWARF5=y, CONFIG_DEBUG_INFO_COMPRESSED off",
             )
-        rela = self._elf.section_bytes(".rela.debug_line")
+        # A kernel that is linked with --emit-relocs has the relocations, too, already applied.
+        rela = self._elf.section_bytes(".rela.debug_line") if self._elf.is_relocatable else b""
         if not rela:
             return data, {}
         relocated = bytearray(data)
@@ -166,10 +169,14 @@ class LineTables:
         at += 4
         lengths = (0, *data[at : at + base - 1])
         at += base - 1
-        files = self._files_5(data, at, size) if version >= 5 else self._files_2(data, at)
+        directory = ""
+        if version >= 5:
+            directory, files = self._files_5(data, at, size)
+        else:
+            files = self._files_2(data, at)
         return LineUnit(
             start, program, end, version, minimum, bool(default_is_stmt), line_base, line_range,
-            lengths, tuple(files),
+            lengths, tuple(files), directory,
         )  # fmt: skip
 
     @staticmethod
@@ -190,13 +197,13 @@ class LineTables:
             files.append(posixpath.normpath(posixpath.join(directories[directory], name)))
         return [files[0] if files else "", *files]  # they are numbered from 1
 
-    def _files_5(self, data: bytes, at: int, size: int) -> list[str]:
+    def _files_5(self, data: bytes, at: int, size: int) -> tuple[str, list[str]]:
         entries, at = self._entries_5(data, at, size)
         directories = [path for path, _ in entries]
         first = directories[0] if directories else ""
         directories = [posixpath.join(first, path) for path in directories]
         entries, at = self._entries_5(data, at, size)
-        return [
+        return first, [
             posixpath.normpath(posixpath.join(directories[directory], path))
             for path, directory in entries
         ]

@@ -27,6 +27,7 @@ _SHDR_ADDRESS: Final = 16  # the offset of sh_addr
 _SYM: Final = struct.Struct("<IBBHQQ")
 _ELF64_LITTLE: Final = b"\x7fELF\x02\x01"
 _ELFDATA2MSB: Final = 2
+_ET_REL: Final = 1
 _PT_INTERP: Final = 3
 _PT_NOTE: Final = 4
 _SHT_SYMTAB: Final = 2
@@ -183,6 +184,12 @@ class ElfFile:
         except struct.error as error:
             raise self._unusable("its program headers are cut off") from error
         return segments
+
+    @property
+    def is_relocatable(self) -> bool:
+        """Whether it is to be linked, or loaded as a module (ET_REL)."""
+        _ = self._header  # which checks the file
+        return int.from_bytes(self._data[16:18], "little") == _ET_REL
 
     @property
     def is_dynamic(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import itertools
 import json
 import posixpath
 import re
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CodeAddress", "SourceFile", "select_lines"]
 
-_FORMAT: Final = 2  # of what is remembered
+_FORMAT: Final = 3  # of what is remembered
 _GDB_SECONDS: Final = 120.0
 _GENERATED: Final = re.compile(r"(?:^|/)include/")
 _OPENING: Final = re.compile(
@@ -366,10 +367,21 @@ class _Selector:
 
     def _relative(self, file: str) -> str:
         """Return a path of the debug information as the source tree has it."""
-        for root in (self._kernel.debug_source, self._kernel.source):
-            if root is not None and file.startswith(f"{root}/"):
+        for root in (self._kernel.debug_source, self._kernel.source, *self._compiled_in):
+            if root and file.startswith(f"{root}/"):
                 return file[len(str(root)) + 1 :]
         return file
+
+    @cached_property
+    def _compiled_in(self) -> list[str]:
+        """The directories in which the kernel was compiled; Debian's are relative ones."""
+
+        def read() -> str:
+            units = itertools.islice(LineTables(ElfFile(self._kernel.vmlinux)).units(), 9)
+            return json.dumps(sorted({unit.directory for unit in units} - {""}))
+
+        key = f"{_FORMAT} {self._kernel.key} directories"
+        return [str(directory) for directory in json.loads(self._memo(key, read))]
 
     def _memo(self, key: str, compute: Callable[[], str]) -> str:
         return self._cache.memo("source-lines", key, compute)

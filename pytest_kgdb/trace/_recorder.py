@@ -24,6 +24,7 @@ _SPARE: Final = 3072  # slots for modules that come later
 # With page table isolation, a program's int3 comes by page tables that have of the kernel the
 # entry code alone (arch/x86/mm/pti.c, pti_clone_entry_text), which is filled up to 2 MiB there.
 _FILLED: Final = 512
+_HUGE_PAGE: Final = 1 << 21
 # In Slot.GIVEN: the debugger has it; and has had the instruction executed.
 _GIVEN: Final = 1
 _EXECUTED: Final = 2
@@ -208,12 +209,14 @@ class AddressRecorder:
         yield memory.walk(gate).physical, low[0:2] + descriptor[2:6] + low[2:8] + descriptor[12:16]
 
     def _filled(self) -> int:
-        """Return where the entry code has room at its end."""
+        """Return where the entry code's pages have room behind it."""
         end = self._memory.symbol("__entry_text_end")
         if end is not None:
-            filling = self._memory.read(end - _FILLED, _FILLED)
-            if len(set(filling)) == 1 and filling[0] in (0, 0x90, INT3):
-                return end - _FILLED
+            # arch/x86/kernel/vmlinux.lds.S, ALIGN_ENTRY_TEXT_END: up to a page of 2 MiB.
+            for last in ((end + _HUGE_PAGE - 1) & -_HUGE_PAGE, end):
+                filling = self._memory.read(last - _FILLED, _FILLED)
+                if len(set(filling)) == 1 and filling[0] in (0, 0x90, INT3):
+                    return last - _FILLED
         raise KgdbError(
             f"no room for coverage in this kernel: its entry code is not filled up with {CODE_SIZE}"
             " bytes",

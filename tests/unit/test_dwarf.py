@@ -58,7 +58,10 @@ def rows_of(elf: ElfFile) -> list[tuple[int, int, bool]]:
     )
 
 
-@pytest.mark.parametrize("options", [["-O0"], ["-O2"], ["-O2", "-gdwarf-4"], ["-O2", "-gdwarf-3"]])
+@pytest.mark.parametrize(
+    "options",
+    [["-O0"], ["-O2"], ["-O2", "-gdwarf-4"], ["-O2", "-gdwarf-3"], ["-O2", "-Wl,--emit-relocs"]],
+)
 def test_the_rows_are_binutils(tmp_path: Path, options: list[str]) -> None:
     elf = compiled(tmp_path, *options)
     argv = ["objdump", "--dwarf=decodedline", str(elf.path)]

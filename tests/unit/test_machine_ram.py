@@ -160,3 +160,26 @@ def test_what_would_be_written_elsewhere(ram: RamFile, tmp_path: Path, at: int) 
     path.write_bytes(data)
     with pytest.raises(CacheError, match="there cannot be"):
         RamImage(path)
+
+
+@pytest.mark.parametrize("place", ["within", "across the end", "outside", "over all"])
+def test_a_patched_image(ram: RamFile, tmp_path: Path, place: str) -> None:
+    write(ram, MIB, bytes(range(1, 256)) * 1024)
+    image = saved(ram, tmp_path / "image")
+    file = (tmp_path / "image").read_bytes()
+    start, length, _ = image.runs[0]
+    at, size = {
+        "within": (start + 100, 5),
+        "across the end": (start + length - 3, 7),
+        "outside": (5 * MIB + 9, 11),
+        "over all": (start - 5, length + 10),
+    }[place]
+    expected = bytearray(read(ram))
+    expected[at : at + size] = b"\xcc" * size
+    image.patch(at, b"\xcc" * size)
+    for _ in range(2):
+        write(ram, 3 * MIB, b"since then")
+        write(ram, at, bytes(size))
+        ram.restore(image)
+        assert read(ram) == expected
+    assert (tmp_path / "image").read_bytes() == file  # another session's is as it was

@@ -419,3 +419,69 @@ class Vcpus:
         while self.calls[-1] != call:
             assert time.monotonic() < end, self.calls
             time.sleep(0.001)
+
+
+class Recorded:
+    """What is recorded in the guest, of one address: for :meth:`Relay.use_recorded_code`."""
+
+    active = True
+
+    def __init__(self, address: int, byte: bytes) -> None:
+        self.address, self.byte = address, byte
+        self.events: list[str] = []
+
+    def _event(self, name: str, address: int, byte: bytes | None) -> bytes | None:
+        if address != self.address:
+            return None
+        self.events.append(name)
+        return byte
+
+    def give(self, address: int) -> bytes | None:
+        return self._event("give", address, self.byte)
+
+    def take_back(self, address: int) -> bytes | None:
+        return self._event("take back", address, None)
+
+    def reached(self, address: int) -> bytes | None:
+        return self._event("reached", address, None)
+
+    def skipped(self, address: int) -> None:
+        self._event("skipped", address, None)
+
+    def written(self, address: int, size: int) -> None:
+        self.events.append(f"written {size}")
+
+    def original(self, address: int, data: bytes) -> bytes:
+        at = self.address - address
+        return data[:at] + self.byte + data[at + 1 :] if 0 <= at < len(data) else data
+
+
+class TestRecordedCode:
+    def test_reads_show_the_code(self, bench: Bench) -> None:
+        recorded = Recorded(ENTRY + 1, b"\x42")
+        plain = bytes.fromhex(bench.gdb.ask(b"m%x,4" % ENTRY).decode())
+        bench.relay.use_recorded_code(recorded)
+        expected = plain[:1] + b"\x42" + plain[2:]
+        assert bench.gdb.ask(b"m%x,4" % ENTRY) == expected.hex().encode()
+        assert bench.relay.read(ENTRY, 4) == expected
+        assert bench.gdb.ask(b"m%x,4" % BEYOND)[:1] == b"E"
+
+    def test_a_write_takes_it_over(self, bench: Bench) -> None:
+        recorded = Recorded(ENTRY, b"\x42")
+        bench.relay.use_recorded_code(recorded)
+        assert bench.gdb.ask(b"M%x,2:9090" % STACK) == b"OK"
+        assert recorded.events == ["written 2"]
+
+    def test_a_breakpoint_gets_the_address(self, bench: Bench) -> None:
+        recorded = Recorded(ENTRY, b"\x90")
+        bench.relay.use_recorded_code(recorded)
+        assert bench.gdb.ask(insert(ENTRY)) == b"OK"
+        assert bench.sent() == [b"M%x,1:%b" % (ENTRY, b"90"), b"Z0,%x,1" % ENTRY]
+        assert recorded.events == ["give"]
+
+    def test_a_step_is_an_arrival(self, bench: Bench) -> None:
+        recorded = Recorded(bench.kgdb.registers["ip"], b"\x90")
+        bench.relay.use_recorded_code(recorded)
+        bench.gdb.send(b"s")
+        assert bench.gdb.receive()[:3] == b"T05"
+        assert recorded.events == ["reached"]

@@ -211,9 +211,16 @@ def test_pages_that_the_kernel_uses_are_left_alone() -> None:
 
 def test_with_page_table_isolation() -> None:
     memory = Memory()
+    memory.names["__entry_text_end"] = MAP + 0x20
+    memory.ram += bytes(IMAGE + 0x200000 - len(memory.ram))
+    recorder_in(memory, HERE, isolated=True)
+    assert memory.read(MAP + 0x200000 - 512, 4) == b"\xf3\x0f\x1e\xfa"
+    memory = Memory()
+    memory.ram += b"\x55" * (IMAGE + 0x200000 - len(memory.ram))
     recorder_in(memory, HERE, isolated=True)
     assert memory.read(ENTRY_END - 512, 4) == b"\xf3\x0f\x1e\xfa"
     memory = Memory()
+    memory.ram += b"\x55\x48" * ((IMAGE + 0x200000 - len(memory.ram)) // 2)
     memory.apply([(IMAGE + 0xFF0, b"\x55\x48")])
     with pytest.raises(KgdbError, match="is not filled up"):
         recorder_in(memory, HERE, isolated=True)
