@@ -115,6 +115,8 @@ class AddressRecorder:
         """
         if not self._table:
             return True
+        if len(self._indexes) == self._prepared:  # nothing was added
+            return all(self._find(address)[1] is not None for address in [*self._indexes][:1])
         contents = self._memory.read_physical(self._table, SLOT_BYTES << self._bits)
         for slot, address in list(self._addresses.items()):
             if contents[slot * SLOT_BYTES : slot * SLOT_BYTES + 4] == b"\0\0\0\0":
