@@ -1,4 +1,4 @@
-"""The texts of a failure report: cleaned of terminal escapes, bounded in length, saved to files."""
+"""The texts of a failure report: cleaned, bounded in length, saved to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["bound", "clean", "save", "sections"]
+from .escape import clean
+
+__all__ = ["bound", "save", "sections"]
 
 HEAD_LINES: Final = 20
 """Lines that are kept of the beginning of a long text."""
@@ -21,28 +23,6 @@ MAX_LINE: Final = 400
 """Characters that are kept of a line."""
 
 _MAX_NAME: Final = 120
-
-_ESCAPES: Final = re.compile(
-    # ECMA-48: CSI with parameter and intermediate bytes; the strings OSC, DCS, SOS, PM and APC up
-    # to their terminator (or BEL, as in xterm), or to the end of the line where it never came;
-    # then two- and three-byte escapes such as the choice of a character set.
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
-    r"|\x1b[ -/]*[0-~]?"
-)
-# Control characters, and the marks by which Unicode turns the direction of text (Trojan Source).
-_CONTROLS: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]"
-)
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
-
-
-def clean(text: str) -> str:
-    """Return a text without terminal escapes, control characters and carriage returns."""
-    text = _ESCAPES.sub("", text)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    # A lone surrogate stands for a byte that was not UTF-8; it cannot be written to a terminal.
-    return _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
 
 
 def bound(text: str, *, head: int = HEAD_LINES, tail: int = TAIL_LINES) -> str:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ..cache import Cache, EntryInfo, shown_size
 from ..errors import ConfigError
+from ..escape import clean
 from ..progress import Progress, duration
-from ..report import clean
 from ..settings import from_arguments
 
 _AGE: Final = re.compile(r"(\d+)([smhdw])")

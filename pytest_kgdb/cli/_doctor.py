@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 from ..disk import root
 from ..errors import KgdbError, TimeoutError
+from ..escape import clean
 from ..initrd import is_static
 from ..process import run as run_command
 from ..process import system_path
-from ..report import clean
 from ..settings import Settings, from_arguments
 
 State = Literal["ok", "missing", "without"]

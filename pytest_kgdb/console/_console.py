@@ -19,8 +19,8 @@ from pexpect.spawnbase import SpawnBase
 
 from ..deadline import WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
+from ..escape import clean
 from ..klog import kernel_records, without_kernel_records, without_printed, without_records
-from ..report import clean
 from ._shell import ANY_ANSWER, Bracketed, PrintedLog, Result, answer, new_tag, question
 from ._transcript import KEPT_BYTES, Transcript
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..errors import KernelPanic, KgdbError, MachineDied
+from ..escape import clean
 from ..klog import PANIC, console_panic, console_panic_end
-from ..report import clean
 from ._run_control import Restored, Resumed, StopSubscriber
 
 __all__ = ["FirstCause"]

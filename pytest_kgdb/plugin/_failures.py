@@ -13,6 +13,7 @@ import pytest
 from ..errors import KgdbError
 from ..report import save, sections
 from ._artifacts import KernelSession
+from ._clean import clean_report
 from ._collect import is_kernel_test
 from ._names import NO_KERNEL
 from ._require import Requirement
@@ -66,6 +67,14 @@ class Failures:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what a kernel test raised into what its author has to know."""
+        report = yield from self._shaped(item, call)
+        if getattr(report, "kgdb_uses_kernel", False):
+            clean_report(report)
+        return report
+
+    def _shaped(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         error, users = _our_error(item.config, call)
         ours = is_kernel_test(item)
         if ours and call.excinfo is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..errors import KgdbError
+from ..escape import clean
 from ..guest import Shell
 from ..klog import KtapCase, KtapSuite, parse_ktap
 from ..splats import SplatWatch
@@ -52,7 +53,7 @@ class KunitSuite(KtapSuite):
         :raises AssertionError: the suite did not come to its end.
         """
         for case in self.cases:
-            with subtests.test(msg=f"{self.name}.{case.name}"):
+            with subtests.test(msg=clean(f"{self.name}.{case.name}")):
                 case.check()
         if self.status == "incomplete":
             raise AssertionError(f"the suite {self.name} did not come to its end\n{self.text}")

@@ -16,8 +16,8 @@ ROOT = Path(pytest_kgdb.__file__).parent
 # The packages, lowest first. Those in one row know nothing of each other, except as listed.
 TABLE: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("deadline", "arch", "elf", "progress", "report"),
-    ("dwarf",),
+    ("deadline", "arch", "elf", "progress", "escape"),
+    ("report", "dwarf"),
     ("process",),
     ("settings",),
     ("cache",),

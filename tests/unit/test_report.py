@@ -1,4 +1,4 @@
-"""Failure reports: cleaned of terminal escapes, bounded, saved to files."""
+"""Failure reports: cleaned, bounded, saved to files."""
 
 from __future__ import annotations
 
@@ -6,41 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.report import HEAD_LINES, MAX_LINE, TAIL_LINES, bound, clean, save, sections
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("plain\n\ttext\n", "plain\n\ttext\n"),
-        ("\x1b[1;31mred\x1b[0m", "red"),
-        ("\x1b[?25l\x1b[2J\x1b[Hhome", "home"),
-        ("\x1b[38:2::255:0:0mred", "red"),
-        ("\x1b]0;a title\x07text", "text"),
-        ("\x1b]8;;http://x/\x1b\\link\x1b]8;;\x1b\\", "link"),
-        ("\x1bP+q544e\x1b\\after", "after"),
-        ("\x1b]52;c;never ended\nnext line", "\nnext line"),
-        ("\x1b(Bline\x1b)0\x1b=\x1b>\x1bM", "line"),
-        ("\x9b31mred\x9d0;title\x9ctext", "redtext"),
-        ("an escape at the end \x1b", "an escape at the end "),
-        ("unfinished \x1b[31", "unfinished "),
-        ("one\r\ntwo\rthree", "one\ntwo\nthree"),
-        ("be\x07ep \x00nul \x7fdel \x08back", "beep nul del back"),
-        ("user\u202etxt.exe", "usertxt.exe"),
-        ("caf\u00e9 \u4e2d \U0001f427", "caf\u00e9 \u4e2d \U0001f427"),
-        ("not utf-8: \udcff", "not utf-8: \ufffd"),
-    ],
-)
-def test_clean(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
-    assert clean(cleaned) == cleaned
-    cleaned.encode("utf-8")
-
-
-def test_cleaning_leaves_nothing_to_obey() -> None:
-    # Taking an escape out must not make another one of what stood around it.
-    assert "\x1b" not in clean("\x1b\x1b[m[31mred")
-    assert clean("".join(map(chr, range(0x20)))) == "\t\n\n"
+from pytest_kgdb.report import HEAD_LINES, MAX_LINE, TAIL_LINES, bound, save, sections
 
 
 def test_short_texts_are_whole() -> None:
