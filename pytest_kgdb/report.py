@@ -7,11 +7,11 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from .escape import clean
 
-__all__ = ["bound", "save", "sections"]
+__all__ = ["Section", "bound", "save", "sections"]
 
 HEAD_LINES: Final = 20
 """Lines that are kept of the beginning of a long text."""
@@ -23,6 +23,21 @@ MAX_LINE: Final = 400
 """Characters that are kept of a line."""
 
 _MAX_NAME: Final = 120
+
+
+class Section(NamedTuple):
+    """A part of a failure's report."""
+
+    title: str
+    text: str
+    head: int = HEAD_LINES
+    """Lines that are shown of its beginning."""
+    tail: int = TAIL_LINES
+    """Lines that are shown of its end."""
+    verbosity: int = 0
+    """How often `-v` is given for it to be shown at all."""
+    brief: str | None = None
+    """A shorter text to be shown without `-v`."""
 
 
 def bound(text: str, *, head: int = HEAD_LINES, tail: int = TAIL_LINES) -> str:
@@ -40,32 +55,38 @@ def bound(text: str, *, head: int = HEAD_LINES, tail: int = TAIL_LINES) -> str:
     return "\n".join(lines)
 
 
-def sections(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the sections of a test's report, cleaned and bounded; empty ones are left out.
+def sections(parts: Iterable[Section], verbosity: int = 0) -> list[tuple[str, str]]:
+    """Return titles and texts of a test's report, cleaned and bounded; empty ones are left out.
 
-    :param texts: titles and texts.
+    :param verbosity: how often `-v` is given: once shows more lines of each part, twice all.
     """
-    return [
-        (clean(title), shown) for title, text in texts if (shown := bound(clean(text).strip("\n")))
-    ]
+    shown = []
+    for part in parts:
+        brief = verbosity < 1 and part.brief is not None
+        text = clean(part.brief if brief else part.text).strip("\n")  # type: ignore[arg-type]
+        if verbosity == 1:
+            text = bound(text, head=max(part.head, HEAD_LINES), tail=max(part.tail, TAIL_LINES))
+        elif verbosity < 1:
+            text = bound(text, head=part.head, tail=part.tail)
+        if text and max(verbosity, 0) >= part.verbosity:
+            shown.append((clean(part.title), text))
+    return shown
 
 
-def save(
-    directory: Path, test: str, texts: Iterable[tuple[str, str]], logs: Iterable[Path]
-) -> Path:
+def save(directory: Path, test: str, parts: Iterable[Section], logs: Iterable[Path]) -> Path:
     """Save the texts and logs of a failed test in its own directory (`DIR/test_file.py/test_name`).
 
     :param test: the test's node id.
-    :param texts: titles and texts; each becomes a file, cleaned but not bounded.
+    :param parts: each becomes a file, cleaned but not bounded.
     :param logs: files to copy as they are; those that do not exist are left out.
     :returns: the test's directory.
     :raises OSError: the directory or a file cannot be written.
     """
     target = directory.joinpath(*(_file_name(part) for part in re.split("/|::", test) if part))
     target.mkdir(parents=True, exist_ok=True)
-    for title, text in texts:
-        name = re.sub(r"\W+", "-", title).strip("-")
-        (target / f"{name}.txt").write_text(clean(text) + "\n", encoding="utf-8")
+    for part in parts:
+        name = re.sub(r"\W+", "-", part.title).strip("-")
+        (target / f"{name}.txt").write_text(clean(part.text) + "\n", encoding="utf-8")
     for log in logs:
         if log.exists():
             shutil.copyfile(log, target / log.name)

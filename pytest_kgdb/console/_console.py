@@ -139,6 +139,10 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Return what the console showed since a mark, as far as it is in memory."""
         return self._transcript.since(mark)
 
+    def timed(self, mark: int) -> list[tuple[float, str]]:
+        """Return the lines since a mark, and when each began to come, by `time.monotonic()`."""
+        return self._transcript.timed(mark)
+
     def earlier(self, mark: int) -> bytes:
         """Return what the running kernel showed before a mark.
 

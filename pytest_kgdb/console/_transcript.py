@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import io
 import threading
+import time
+from collections import deque
 from pathlib import Path
 from typing import Final
 
 __all__ = ["KEPT_BYTES", "Transcript"]
+
+_TIMES: Final = 50_000  # pieces whose times are kept
 
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """At least so many bytes are kept in memory, for expect and reports."""
@@ -28,6 +33,8 @@ class Transcript:
         self._text = bytearray(history)
         self._text_start = 0  # the offset of _text: what was before is no longer in memory
         self._history_end = self._connection_start = len(history)
+        # Where each piece ended, and when it came, by the monotonic clock.
+        self._times: deque[tuple[int, float]] = deque(maxlen=_TIMES)
         self._file: io.BufferedWriter = log.open("ab")
         self._file.write(history)
 
@@ -35,6 +42,7 @@ class Transcript:
         """Add text at the end."""
         with self.arrived:
             self._text += data
+            self._times.append((self.end, time.monotonic()))
             if not self._file.closed:
                 self._file.write(data)
                 self._file.flush()
@@ -63,6 +71,23 @@ class Transcript:
         with self.arrived:
             begin = max(0, mark - self._text_start)
             return bytes(self._text[begin : None if size is None else begin + size])
+
+    def timed(self, mark: int) -> list[tuple[float, str]]:
+        """Return the lines since a mark, as far as they are in memory, and when each began to come.
+
+        By the monotonic clock; of a line that came before those whose time is kept, the first time.
+        """
+        with self.arrived:
+            text, times = self.since(mark), list(self._times)
+            offset = max(mark, self._text_start)
+        lines = []
+        ends = [end for end, _ in times]
+        for line in text.split(b"\n"):
+            index = min(bisect.bisect_right(ends, offset), len(times) - 1)
+            if index >= 0 and line.strip():
+                lines.append((times[index][1], line.decode("utf-8", "replace").rstrip("\r")))
+            offset += len(line) + 1
+        return lines
 
     def earlier(self, mark: int) -> bytes:
         """Return what the running kernel showed before a mark.

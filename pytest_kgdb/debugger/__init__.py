@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._deletable import Deletable
     from ._errnos import MAX_ERRNO, errno_name, errno_of
     from ._first_cause import FirstCause
-    from ._frames import Frame, SourceText, Variables
+    from ._frames import Frame, SourceText, Variables, source_path
     from ._generation import Generation
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
     from ._stop import Reason, Stop
     from ._template import ForkedGdb, GdbTemplate
-    from ._values import Task, Value, evaluate
+    from ._values import Task, Value, evaluate, summary_of
 
 __all__ = [
     "MAX_ERRNO",
@@ -84,6 +84,8 @@ __all__ = [
     "launch_template",
     "object_of",
     "per_cpu",
+    "source_path",
+    "summary_of",
 ]
 
 # Each name is imported when it is first used: QEMU and gdb are started by parts that need few of
@@ -109,6 +111,7 @@ _MODULE_OF: Final = {
     "Frame": "_frames",
     "SourceText": "_frames",
     "Variables": "_frames",
+    "source_path": "_frames",
     "Generation": "_generation",
     "Locations": "_locations",
     "NoSuchLocation": "_locations",
@@ -137,6 +140,7 @@ _MODULE_OF: Final = {
     "Task": "_values",
     "Value": "_values",
     "evaluate": "_values",
+    "summary_of": "_values",
 }
 
 

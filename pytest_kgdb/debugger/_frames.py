@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from ..errors import KgdbError
 from ._debugger import Debugger
-from ._values import Value, evaluate
+from ._values import Value, evaluate, record_summary
 
-__all__ = ["Frame", "SourceText", "Variables"]
+__all__ = ["Frame", "SourceText", "Variables", "source_path"]
 
 
 class SourceText(Protocol):
@@ -54,6 +55,18 @@ class Variables(Mapping[str, Value]):
         if "error" in records[name]:
             raise KgdbError(f"'{name}' cannot be read here: {records[name]['error']}")
         return Value(self._debugger, records[name], name)
+
+    def summaries(self) -> dict[str, str]:
+        """Return a short text for each variable that gdb can read (for a report)."""
+        texts = {}
+        for name, record in self._read().items():
+            text = record_summary(record)
+            if text and (record.get("code"), record.get("target")) == ("ptr", "char"):
+                with contextlib.suppress(KgdbError):
+                    text = Value(self._debugger, record, name).text_of_string or text
+            if text:
+                texts[name] = text
+        return texts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -100,13 +113,18 @@ class Frame:
     def file(self) -> str | None:
         """The source file, relative to the kernel's tree where it can be."""
         name = self._get("file")
-        return None if name is None else _relative(str(name), self._source)
+        return None if name is None else source_path(str(name), self._source)
 
     @property
     def line(self) -> int | None:
         """The line in :attr:`file`, from 1."""
         line = self._get("line")
         return None if line is None else int(line)
+
+    @property
+    def inlined(self) -> bool:
+        """Whether the function is inlined into the one of the next frame."""
+        return bool(self._get("inline"))
 
     @property
     def address(self) -> int:
@@ -171,7 +189,8 @@ class Frame:
         return f"<Frame {self}>"
 
 
-def _relative(file: str, source: SourceText | None) -> str:
+def source_path(file: str, source: SourceText | None) -> str:
+    """Return a file of the debug info relative to the kernel's tree, where it can be."""
     if source is not None and file.startswith("/"):
         return source.name(file)
     # A tree built in place, or with O= below it, names its files "./…" or "../…".

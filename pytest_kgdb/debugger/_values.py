@@ -11,7 +11,7 @@ from ._debugger import Debugger
 from ._errnos import MAX_ERRNO, errno_name, errno_of
 from ._mi import GdbError
 
-__all__ = ["Task", "Value", "evaluate"]
+__all__ = ["Task", "Value", "evaluate", "record_summary", "summary_of"]
 
 _NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
 _ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
@@ -350,3 +350,22 @@ def _explained(error: GdbError, expression: str) -> GdbError:
         hint=f"{match[1]} looks like a macro: the debug info has them only if the kernel was "
         "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
     )
+
+
+def summary_of(value: Value, *, returned: bool = False) -> str:
+    """Return what is known of a value already, for a log: nothing is read, or checked.
+
+    :param returned: whether a function returned it: a number that may be an error has its name.
+    """
+    number = value._record.get("int")
+    if returned and isinstance(number, int) and -MAX_ERRNO <= number < 0:
+        name = errno_name(number)
+        return str(number) if name is None else f"{number} ({name})"
+    return record_summary(value._record)
+
+
+def record_summary(record: Mapping[str, Any]) -> str:
+    """Return the same of what the agent says of a value; "" where it says too little."""
+    if record.get("optimized_out"):
+        return "<optimized out>"
+    return str(record.get("text", record.get("int", "")))

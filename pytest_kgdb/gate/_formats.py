@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..escape import clean
 from ..kernel import patch_files
-from ..report import clean
 from ._run import Outcome
 from ._series import Series, Tested
 from ._texts import code_span, plain

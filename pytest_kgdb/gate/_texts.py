@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ..report import clean
+from ..escape import clean
 
 __all__ = ["code_span", "plain", "shortened", "xml_text"]
 

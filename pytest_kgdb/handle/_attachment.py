@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from ..actions import ActionLog
 from ..console import PrintedLog
 from ..deadline import WaitLimit
 from ..debugger import (
@@ -70,6 +71,7 @@ class Attachment:
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
     :param original: returns what was read at an address without what is inserted there.
+    :param actions: records what the test does.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Attachment:
         printed: PrintedLog | None,
         spoiled: Callable[[], None],
         remember: Remember,
+        actions: ActionLog,
         original: Callable[[int, bytes], bytes] | None = None,
     ) -> None:
         source = kernel.debug_source
@@ -186,6 +189,9 @@ class Attachment:
             printed=printed,
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
+        actions.attach(debugger, self.source)
+        run_control.subscribe(actions)
+        self._actions = actions
         self._waits = waits
         self._on_spoiled = spoiled
         self.gdb_is_pristine = True
@@ -228,6 +234,7 @@ class Attachment:
             symbols=self._module_symbols,
             tracker=self._tracker,
             refusal=refusal,
+            actions=self._actions,
         )
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ._slot import MachineSlot
 
 if TYPE_CHECKING:
+    from ..actions import ActionLog
     from ..debugger import Debugger, RunControl
     from ..kernel import Kernel
 
@@ -39,6 +40,10 @@ class Base:
     @property
     def _run_control(self) -> RunControl:
         return self._slot.require().run_control
+
+    @property
+    def _actions(self) -> ActionLog:
+        return self._slot.actions
 
     @property
     def _debugger(self) -> Debugger:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..actions import recorded
 from ..errors import making_instrument
 from ._base import Base
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["Breaking"]
 
 
+@recorded(
+    "breakpoint",
+    "watchpoint",
+    "delete_breakpoints",
+    "spy",
+    "override",
+    "expect_splat",
+)
 class Breaking(Base):
     """Stops the kernel where the test wants it, watches its calls, and provokes it."""
 

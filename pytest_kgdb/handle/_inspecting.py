@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ..actions import recorded
 from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
 from ..errors import StaleError
 from ._base import Base
@@ -17,6 +18,12 @@ __all__ = ["Inspecting"]
 _WRITE_BYTES: Final = 512
 
 
+@recorded(
+    "evaluate",
+    "assign",
+    "write",
+    "execute",
+)
 class Inspecting(Base):
     """Reads the stopped kernel's data, and changes it."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from ..actions import recorded
 from ._attachment import Attachment
 from ._breaking import Breaking
 from ._inspecting import Inspecting
@@ -21,6 +22,12 @@ _DEFAULT: Final = object()
 """Of `returns`: how the function fails by its type."""
 
 
+@recorded(
+    "snapshot",
+    "restore",
+    "fail_each",
+    "kunit",
+)
 class Kgdb(Running, Breaking, Inspecting, Talking):
     """A handle on a live kernel under kgdb: run control, breakpoints, data, the guest's shell."""
 

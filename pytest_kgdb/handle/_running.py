@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..actions import recorded
 from ..debugger import c_string
 from ._base import Base
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["Running"]
 
 
+@recorded(
+    "resume",
+    "wait",
+    "cont",
+    "interrupt",
+    "step",
+    "next",
+    "stepi",
+    "finish",
+    "until",
+)
 class Running(Base):
     """Resumes and stops the kernel."""
 

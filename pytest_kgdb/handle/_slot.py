@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..actions import ActionLog
 from ..deadline import WaitLimit
 from ..debugger import Generation
 from ..errors import MachineDied
@@ -28,6 +29,8 @@ class MachineSlot:
         self.waits = waits
         self.generation = Generation()
         """The stop generation, counted on from one machine to the next."""
+        self.actions = ActionLog()
+        """What the running test does."""
         self._attachment: Attachment | None = None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
+from ..actions import recorded
 from ..guest import run_ssh, ssh_command_line
 from ._base import Base
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["Talking"]
 
 
+@recorded(
+    "type",
+    "run",
+    "ssh",
+    "put",
+    "get",
+)
 class Talking(Base):
     """Talks to the guest, as whoever sits at its console."""
 

@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 from ..deadline import Deadline
 from ..errors import BootError, KgdbError, MachineDied, TimeoutError
+from ..escape import clean
 from ..klog import PANIC_END, PANIC_END_WORDS, console_panic
-from ..report import clean
 from ._command import kernel_command_line
 from ._machine import Machine
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from ..actions import ActionLog
 from ..console import Result
 from ..debugger import RunControl
 from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
@@ -44,6 +45,7 @@ class _Arrived(Exception):
 class Modules:
     """The guest's modules: a mapping of those that are loaded, by name.
 
+    :param actions: records what a test does with modules.
     :param refusal: why there are no modules (CONFIG_MODULES is off); None where there are.
     """
 
@@ -59,7 +61,9 @@ class Modules:
         symbols: ModuleSymbols,
         tracker: ModuleTracker,
         refusal: ConfigError | None,
+        actions: ActionLog,
     ) -> None:
+        self._actions = actions
         self._run_control = run_control
         self._shell = shell
         self._transfer = files

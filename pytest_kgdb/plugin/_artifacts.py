@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from ..progress import Progress
+from ..report import Section
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class KernelSession(Protocol):
     def describe(self) -> list[str]:
         """Return what a user should know of the machine, in lines."""
 
-    def report_sections(self) -> list[tuple[str, str]]:
+    def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows."""
 
     def attach(self) -> None:

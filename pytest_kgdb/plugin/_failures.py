@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from ..errors import KgdbError
-from ..report import save, sections
+from ..report import Section, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
 from ._collect import is_kernel_test
 from ._names import NO_KERNEL
 from ._require import Requirement
+from ._rerun import rerun_command
 from ._selection import NOT_FOR
 from ._status import FAIL, PASS, SKIP, status_of, tested_nothing
 
@@ -130,7 +131,7 @@ class Failures:
         return f"{type(error).__name__}: {first_line} (reported in full above: {test})"
 
     def _add_sections(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """Add what the kernel and gdb said to a report; save the whole of it where request."""
+        """Add what the kernel, the test and gdb did to a report; save all of it where asked to."""
         session = self._run.live
         if session is None:
             return
@@ -138,22 +139,24 @@ class Failures:
             shown = session.report_sections()
         except Exception as error:
             # Whatever is broken by now, the failure itself must be reported.
-            shown = [("kgdb", f"the state of the kernel could not be read: {error}")]
-        report.sections.extend(sections(shown))
+            shown = [Section("kgdb", f"the state of the kernel could not be read: {error}")]
+        verbosity = item.config.get_verbosity()
+        again = [
+            rerun_command(item.config, item.nodeid),
+            f"logs: {session.console_log.parent}",
+        ]
         directory = self._run.settings.artifacts
-        if directory is None:
-            return
-        try:
-            saved = save(
-                directory,
-                item.nodeid,
-                [("failure", report.longreprtext), *shown],
-                [session.console_log, session.transcript],
-            )
-        except OSError as error:
-            report.sections.append(("kgdb artifacts", f"could not be saved: {error}"))
-        else:
-            report.sections.append(("kgdb artifacts", str(saved)))
+        if directory is not None:
+            failure = Section("failure", report.longreprtext)
+            logs = [session.console_log, session.transcript]
+            try:
+                saved = save(directory, item.nodeid, [failure, *shown], logs)
+            except OSError as error:
+                again.append(f"artifacts: could not be saved: {error}")
+            else:
+                again.append(f"artifacts: {saved}")
+        shown = [*shown, Section("kgdb: to run it again", "\n".join(again))]
+        report.sections.extend(sections(shown, verbosity))
 
 
 def _show_whole(excinfo: pytest.ExceptionInfo[BaseException]) -> None:

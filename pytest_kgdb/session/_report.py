@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
 from ..machine import by_hand, storage_by_hand
+from ..report import Section
 
 if TYPE_CHECKING:
+    from ..actions import ActionLog
     from ..debugger import Frame, Stop
     from ..kernel import Kernel
     from ._vm import Vm
@@ -19,6 +22,21 @@ if TYPE_CHECKING:
 _ENTRY: Final = re.compile(
     r"(?:asm_)?(?:common_interrupt|sysvec_|exc_|irqentry_)\w*$|ret_from_intr$"
 )
+
+# What of a splat is left out in brief: registers and code (arch/x86/kernel/process_64.c,
+# __show_regs; dumpstack.c, show_opcodes), the user program's RIP, and what was merely found on the
+# stack.
+_NOISE: Final = re.compile(
+    r"(?:\[ *[\d.]+\]\S* )?(?:"
+    r"(?:R[A-Z0-9][A-Z0-9]|FS|CS|CR2|DR[0-7]|PKRU|Code|Hardware name|Modules linked in|#PF):"
+    r"(?! ?0010:)| \? | ?</?TASK>)"
+)
+_RUNNING: Final = "running; what its CPUs do:\n"
+
+WHERE: Final = "kgdb: where the kernel is"
+ACTIONS: Final = "kgdb: what the test did"
+CONSOLE: Final = "kgdb: console since the test began"
+GDB: Final = "kgdb: gdb's conversation, its end"
 
 __all__ = ["commands", "sections"]
 
@@ -34,54 +52,107 @@ def commands(vm: Vm, kernel: Kernel) -> list[str]:
     ]
 
 
-def sections(vm: Vm, mark: int) -> list[tuple[str, str]]:
-    """Return what a failed test's report shows of the kernel, gdb and the console.
+def sections(vm: Vm, mark: int, actions: ActionLog) -> list[Section]:
+    """Return what a failed test's report shows of the kernel, the test, the console and gdb.
 
     :param mark: where on the console the test began.
+    :param actions: what the test did.
     """
     text = vm.machine.console.since(mark).decode("utf-8", "replace")
-    shown = [("kgdb: console since the test began", text)]
     conversation = vm.gdb.tail(40)  # before gdb is asked for the report itself
+    log = actions.lines()
+    parts = []
     with contextlib.suppress(KgdbError):
-        splats = vm.attachment.splats.pending()
-        shown.append(("kgdb: splats", "\n\n".join(splat.symbolised for splat in splats)))
+        where, brief = _where(vm)
+        parts.append(Section(WHERE, where, head=22, tail=4, brief=brief))
     with contextlib.suppress(KgdbError):
-        shown.append(("kgdb: where the kernel is", _where(vm)))
-    shown.append(("kgdb: gdb's conversation, its end", conversation))
-    return shown
+        splats = vm.attachment.splats.unreported()
+        text_of_all = "\n\n".join(splat.symbolised for splat in splats)
+        brief = _in_brief(text_of_all)
+        parts.append(Section("kgdb: splats", text_of_all, head=20, tail=2, brief=brief))
+    parts.append(Section(ACTIONS, "\n".join(log), head=3, tail=8))
+    parts.append(Section(CONSOLE, text, head=0, tail=8, brief=_in_brief(text)))
+    parts.append(Section(GDB, conversation, verbosity=2))
+    return parts
 
 
-def _interrupted(stop: Stop) -> list[Frame]:
-    """Return the frames of a stop; of an interrupt, those of what it interrupted."""
+def _in_brief(text: str) -> str:
+    """Return the lines of a log without what is left out in brief."""
+    return "\n".join(line for line in text.splitlines() if not _NOISE.match(line))
+
+
+def _where(vm: Vm) -> tuple[str, str | None]:
+    """Return where the kernel is, and the same in brief."""
+    if not vm.machine.alive:
+        return "gone: QEMU has ended", None
+    attachment = vm.attachment
+    if not vm.gdb.alive:
+        stacks = attachment.cpu_stacks.read()
+        return f"gdb has ended and cannot be asked; what the kernel's CPUs do:\n{stacks}", None
+    if not attachment.run_control.stopped:
+        brief, whole = (attachment.cpu_stacks.read(registers=on) for on in (False, True))
+        return _RUNNING + whole, _RUNNING + brief
+    stop = attachment.run_control.stop
+    assert stop is not None
+    lines = [_in_a_line(stop)]
+    if stop.reason == "interrupt":
+        # Who waits is to be known; the interrupt's own way into the debugger is not.
+        with contextlib.suppress(KgdbError):
+            lines += attachment.memory.blocked_tasks(vm.kernel.debug_source)
+    frames = _frames(stop)
+    if frames:
+        lines += _innermost(frames[0])
+    lines += [f"{frame}{' (inlined)' * frame.inlined}" for frame in frames]
+    return "\n".join(lines), None
+
+
+def _in_a_line(stop: Stop) -> str:
+    """Return why and where the kernel stopped, on which CPU, in which task."""
+    what: str = stop.reason
+    if stop.breakpoint is not None:
+        what += f" {stop.breakpoint.number}"
+    if stop.reason != "interrupt":
+        with contextlib.suppress(KgdbError):
+            what += f" in {str(stop.frame).partition(' ')[2]}"
+    words = [what if stop.message is None else f"{what}: {stop.message}"]
+    with contextlib.suppress(KgdbError):
+        task = stop.task
+        words.append(f"CPU {stop.cpu}, task {task.pid} ({task.comm})")
+    if stop.reason == "finished":
+        with contextlib.suppress(KgdbError):
+            if (value := stop.return_value) is not None:
+                words.append(f"returned {value}")
+    return "; ".join(words)
+
+
+def _frames(stop: Stop) -> list[Frame]:
+    """Return the frames of a stop without the debugger's own; those of what was interrupted."""
     frames = stop.backtrace(limit=40)
     if stop.reason == "interrupt":
         entries = [
             number for number, frame in enumerate(frames, 1) if _ENTRY.match(frame.function or "")
         ]
         frames = frames[entries[-1] if entries else len(frames) :]
+    else:
+        frames = frames[stop.frame.level :]
     return frames[:20]
 
 
-def _where(vm: Vm) -> str:
-    if not vm.machine.alive:
-        return "gone: QEMU has ended"
-    attachment = vm.attachment
-    if not vm.gdb.alive:
-        stacks = attachment.cpu_stacks.read()
-        return f"gdb has ended and cannot be asked; what the kernel's CPUs do:\n{stacks}"
-    if not attachment.run_control.stopped:
-        return f"running; what its CPUs do:\n{attachment.cpu_stacks.read()}"
-    stop = attachment.run_control.stop
-    assert stop is not None
-    lines = [repr(stop)]
-    if stop.reason == "interrupt":
-        # Who waits is to be known; the interrupt's own way into the debugger is not.
-        with contextlib.suppress(KgdbError):
-            lines.append(f"on CPU {stop.cpu}: task {stop.task.pid} ({stop.task.comm})")
-            lines += attachment.memory.blocked_tasks(vm.kernel.debug_source)
-    for frame in _interrupted(stop):
-        lines.append(str(frame))
-        with contextlib.suppress(KgdbError):
-            if frame.level < 3:
-                lines.append(frame.source(context=2))
-    return "\n".join(lines)
+def _innermost(frame: Frame) -> list[str]:
+    """Return the source at a frame, with the arguments and the locals that are named there."""
+    lines = []
+    source = ""
+    with contextlib.suppress(KgdbError):
+        source = frame.source(context=2)
+        lines.append(source)
+    with contextlib.suppress(KgdbError):
+        names = set(re.findall(r"[A-Za-z_]\w*", source))
+        variables = [
+            *frame.args.summaries().items(),
+            *((name, text) for name, text in frame.locals.summaries().items() if name in names),
+        ]
+        shown = [f"{name} = {text}" for name, text in dict(variables).items()]
+        lines += textwrap.wrap(
+            ", ".join(shown), 96, initial_indent="    ", subsequent_indent="    "
+        )
+    return lines

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..modules import ModuleRegistry
     from ..progress import Progress
     from ..recipes import Coverage
+    from ..report import Section
     from ..settings import Point, Settings, TestRequest
     from ._vm import Vm
 
@@ -163,6 +164,7 @@ class Session:
         self._mark = vm.machine.console.mark()
         vm.gdb.clear_tail()
         vm.attachment.splats.begin()
+        self._slot.actions.begin()
 
     def end_test(self, nodeid: str) -> None:
         """A test has ended: what has run since the last one did is its doing."""
@@ -413,13 +415,13 @@ class Session:
             lines += commands(self._vm, self.kernel)
         return lines
 
-    def report_sections(self) -> list[tuple[str, str]]:
+    def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows of the kernel, gdb and the console."""
         if self._vm is None:
             return []
         from ._report import sections
 
-        return sections(self._vm, self._mark)
+        return sections(self._vm, self._mark, self._slot.actions)
 
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.

@@ -213,6 +213,7 @@ class Vm:
             spoiled=self._spare.prepare,
             remember=self._remember,
             original=self.coverage.original if self.coverage is not None else None,
+            actions=self._slot.actions,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)

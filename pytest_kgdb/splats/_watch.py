@@ -297,6 +297,20 @@ class SplatWatch(StopSubscriber):
             if id(splat) not in accounted and _key(splat) not in self._acknowledged
         ]
 
+    def unreported(self) -> list[Splat]:
+        """Return the splats that no error has shown, with lines of the source (for a report).
+
+        These are the pending ones, and those by which the kernel came to a stop.
+        """
+        splats = self.look()
+        accounted = {id(splat) for splat in self._accounted(splats)}
+        return [
+            self._with_source(splat)
+            for splat in splats
+            if (id(splat) not in accounted or splat.is_fatal)
+            and _key(splat) not in self._acknowledged
+        ]
+
     def acknowledge(self, splats: Iterable[Splat]) -> None:
         """Note that splats have been reported: they are not pending any more."""
         self._acknowledged.update(map(_key, splats))

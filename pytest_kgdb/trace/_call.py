@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class Call:
     def __init__(self, function: str, number: int, entry: FunctionEntry, event: Event) -> None:
         now = entry.read_context(event)
         self._entry = entry
+        self.host_time = time.monotonic()
+        """When it was seen, by the host's `time.monotonic()`."""
         self.function = function
         self.copy = entry.copy or function
         """Which of gcc's copies of the function was called: `foo.constprop.0`; `foo` of none."""

@@ -154,6 +154,8 @@ FAILING = (*FAILING, "test_panic_past_the_debugger", *DEADLY)
 CONSOLE = "kgdb: console since the test began"
 WHERE = "kgdb: where the kernel is"
 GDB = "kgdb: gdb's conversation, its end"
+ACTIONS = "kgdb: what the test did"
+AGAIN = "kgdb: to run it again"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, session_options: list[str]) ->
     """The run, at whose end no process and no file was left."""
     directory = tmp_path_factory.mktemp("live")
     artifacts = f"--kgdb-artifacts={directory / 'artifacts'}"
-    return InnerRun(directory / "tests", TESTS, [*session_options, artifacts]).end()
+    return InnerRun(directory / "tests", TESTS, [*session_options, artifacts, "-vv"]).end()
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_what_says_nothing_about_the_kernel_is_an_error(ran: Outcome, name: str)
 
 def test_assertion(ran: Outcome) -> None:
     report = ran.failure("test_assertion")
-    assert list(report.sections) == [CONSOLE, WHERE, GDB, "kgdb artifacts"]
+    assert list(report.sections) == [WHERE, ACTIONS, CONSOLE, GDB, AGAIN]
     assert "before" in report.sections[CONSOLE]
     assert "Linux version" not in report.sections[CONSOLE]  # of the boot, not of the test
     where = report.sections[WHERE]
@@ -216,7 +218,18 @@ def test_assertion(ran: Outcome) -> None:
     assert "do_syscall_64" in where
     assert "evaluate" in report.sections[GDB]
     assert "-break-insert" in report.sections[GDB]
-    saved = Path(report.sections["kgdb artifacts"])
+    actions = re.findall(r"^ *\d+ ms +(.*)$", report.sections[ACTIONS], re.M)
+    assert actions[-5:-2] == [
+        *("breakpoint do_sys_openat2", "type echo typed; cat /proc/version", "cont"),
+    ]
+    assert re.fullmatch(
+        r"breakpoint \d+ in do_sys_openat2 \(fs/open\.c:\d+\), \w+\[\d+\], after \d+ ms",
+        actions[-2],
+    )
+    assert actions[-1] == "evaluate dfd → -100"
+    command, _, artifacts = report.sections[AGAIN].splitlines()
+    assert command.endswith(" test_it.py::test_assertion")
+    saved = Path(artifacts.removeprefix("artifacts: "))
     assert {"console.log", "gdb.log", "failure.txt"} <= {item.name for item in saved.iterdir()}
     assert "Linux version" in (saved / "console.log").read_text()
 

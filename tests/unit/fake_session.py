@@ -13,6 +13,7 @@ from pytest_kgdb import errors
 from pytest_kgdb.plugin._artifacts import SOURCE
 from pytest_kgdb.plugin._failures import INTERNAL
 from pytest_kgdb.progress import Progress
+from pytest_kgdb.report import Section
 from pytest_kgdb.settings import Settings, TestRequest
 
 EVENTS = Path("events")
@@ -52,7 +53,7 @@ class Session:
     """A :class:`pytest_kgdb.plugin._artifacts.KernelSession`."""
 
     acquire_errors: ClassVar[list[BaseException | None]] = []
-    sections: ClassVar = [("kgdb console", "Linux version 6.1\x1b[31m red\x1b[0m\nready")]
+    sections: ClassVar = [Section("kgdb console", "Linux version 6.1\x1b[31m red\x1b[0m\nready")]
     splats: ClassVar[list[str]] = []
 
     def __init__(self, settings: Settings, kernel: object, initrd: object, disk: object) -> None:
@@ -98,7 +99,7 @@ class Session:
     def describe(self) -> list[str]:
         return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
 
-    def report_sections(self) -> list[tuple[str, str]]:
+    def report_sections(self) -> list[Section]:
         return self.sections
 
     def attach(self) -> None:

@@ -32,6 +32,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("machine",),
     ("memory",),
     ("debugger",),
+    ("actions",),
     ("trace",),
     ("guest",),
     ("modules",),

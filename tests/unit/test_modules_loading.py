@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fake_module import COMING, LIVE, KernelList, registry, write_module
 
+from pytest_kgdb.actions import ActionLog
 from pytest_kgdb.console import Result
 from pytest_kgdb.errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from pytest_kgdb.modules import Modules
@@ -73,6 +74,7 @@ class World:
             symbols=parts,
             tracker=parts,
             refusal=None,
+            actions=ActionLog(),
         )
 
     # The shell

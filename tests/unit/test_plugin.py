@@ -838,7 +838,9 @@ def test_artifacts_hold_everything(inner: Inner) -> None:
         """
     )
     result = inner.run("--kgdb-artifacts=out")
-    result.stdout.fnmatch_lines(["*- kgdb artifacts -*", "*/out/test_x.py/test_a*"])
+    result.stdout.fnmatch_lines(
+        ["*- kgdb: to run it again -*", "artifacts: */out/test_x.py/test_a*"]
+    )
     (saved,) = (inner.path / "out/test_x.py").rglob("failure.txt")
     assert "assert False" in saved.read_text()
     assert (saved.parent / "kgdb-console.txt").read_text() == "Linux version 6.1 red\nready\n"
@@ -849,7 +851,7 @@ def test_artifacts_that_cannot_be_saved_do_not_hide_the_failure(inner: Inner) ->
     (inner.path / "out").write_text("a file is in the way")
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     result = inner.run("--kgdb-artifacts=out")
-    result.stdout.fnmatch_lines(["E   assert 1 == 2", "could not be saved: *"])
+    result.stdout.fnmatch_lines(["E   assert 1 == 2", "artifacts: could not be saved: *"])
 
 
 # -- the terminal ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.report import HEAD_LINES, MAX_LINE, TAIL_LINES, bound, save, sections
+from pytest_kgdb.report import HEAD_LINES, MAX_LINE, TAIL_LINES, Section, bound, save, sections
 
 
 def test_short_texts_are_whole() -> None:
@@ -28,12 +28,28 @@ def test_long_lines_are_cut() -> None:
 
 
 def test_sections_are_clean_and_not_empty() -> None:
-    texts = [
-        ("kgdb console", "\n\x1b[1mboot\x1b[0m\n\n"),
-        ("kgdb stop", ""),
-        ("kgdb gdb", "\x1b[m"),
+    parts = [
+        Section("kgdb console", "\n\x1b[1mboot\x1b[0m\n\n"),
+        Section("kgdb stop", ""),
+        Section("kgdb gdb", "\x1b[m"),
     ]
-    assert sections(texts) == [("kgdb console", "boot")]
+    assert sections(parts) == sections(parts, -2) == [("kgdb console", "boot")]
+
+
+def test_verbosity_shows_more() -> None:
+    lines = [str(n) for n in range(1000)]
+    parts = [
+        Section("long", "\n".join(lines), head=1, tail=2),
+        Section("brief", "all of it", brief="all"),
+        Section("gdb", "> 1-exec-continue", verbosity=2),
+    ]
+    assert sections(parts) == [("long", "0\n… 997 lines left out …\n998\n999"), ("brief", "all")]
+    (_, long), *others = sections(parts, 1)
+    assert len(long.splitlines()) == HEAD_LINES + 1 + TAIL_LINES
+    assert others == [("brief", "all of it")]
+    (_, long), *_, (last, _) = sections(parts, 2)
+    assert long.splitlines() == lines
+    assert last == "gdb"
 
 
 def test_everything_is_saved(tmp_path: Path) -> None:
@@ -43,7 +59,7 @@ def test_everything_is_saved(tmp_path: Path) -> None:
     saved = save(
         tmp_path / "out",
         "tests/test_x.py::TestY::test_z[a-1]",
-        [("kgdb console", text + "\x1b[m"), ("odd: title/", "\udc80")],
+        [Section("kgdb console", text + "\x1b[m", brief=""), Section("odd: title/", "\udc80")],
         [log, tmp_path / "absent.log"],
     )
     assert saved == tmp_path / "out/tests/test_x.py/TestY/test_z[a-1]"
@@ -52,7 +68,7 @@ def test_everything_is_saved(tmp_path: Path) -> None:
     assert (saved / "console.log").read_bytes() == b"\x1b[2Jraw\xff"
     # A second failure of the same test takes the first one's place.
     again = save(
-        tmp_path / "out", "tests/test_x.py::TestY::test_z[a-1]", [("kgdb console", "")], []
+        tmp_path / "out", "tests/test_x.py::TestY::test_z[a-1]", [Section("kgdb console", "")], []
     )
     assert again == saved
     assert (saved / "kgdb-console.txt").read_text() == "\n"
@@ -71,7 +87,7 @@ def test_everything_is_saved(tmp_path: Path) -> None:
 )
 def test_a_tests_name_leads_nowhere_else(tmp_path: Path, test: str) -> None:
     out = tmp_path / "out"
-    saved = save(out, test, [("x", "y")], [])
+    saved = save(out, test, [Section("x", "y")], [])
     assert saved.resolve().is_relative_to(out)
     assert ".." not in saved.parts
     assert (saved / "x.txt").exists()

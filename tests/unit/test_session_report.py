@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from pytest_kgdb.actions import ActionLog
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.klog import Splat
+from pytest_kgdb.report import Section
 from pytest_kgdb.session._report import sections
 
 
@@ -19,6 +21,11 @@ class Frame:
     level: int
     function: str | None
     source: Callable[[int], str]
+    inlined: bool = False
+    args: ClassVar[Any] = SimpleNamespace(summaries=lambda: {"cmd": "7"})
+    locals: ClassVar[Any] = SimpleNamespace(
+        summaries=lambda: {"oops": "(void (*)(void)) 0x0", "other": "1"}
+    )
 
     def __str__(self) -> str:
         return f"#{self.level} {self.function}"
@@ -37,14 +44,19 @@ class Vm:
         self.stop: Any = SimpleNamespace(
             reason="oops",
             cpu=1,
+            message=None,
+            breakpoint=None,
+            frame=self.frames[0],
             task=SimpleNamespace(pid=71, comm="cat"),
             backtrace=lambda limit: self.frames[:limit],
         )
         self.attachment = SimpleNamespace(
             splats=SimpleNamespace(
-                pending=lambda: [Splat("WARN", "WARNING", "WARNING", "WARNING")]
+                unreported=lambda: [Splat("WARN", "WARNING", "WARNING", "WARNING")]
             ),
-            cpu_stacks=SimpleNamespace(read=lambda: "CPU 0: idles"),
+            cpu_stacks=SimpleNamespace(
+                read=lambda registers=True: f"CPU 0: idles{' RIP=1' * registers}"
+            ),
             run_control=SimpleNamespace(stopped=True, stop=self.stop),
             memory=SimpleNamespace(blocked_tasks=lambda source: [f"task 9 (sync) of {source}"]),
         )
@@ -59,16 +71,71 @@ def vm() -> Any:
     return Vm()
 
 
+def parts(vm: Any) -> dict[str, Section]:
+    log = ActionLog()
+    log.call("cont", "timeout=1", lambda: None)
+    return {part.title.removeprefix("kgdb: "): part for part in sections(vm, 7, log)}
+
+
 def shown(vm: Any) -> dict[str, str]:
-    return {title.removeprefix("kgdb: "): text for title, text in sections(vm, 7)}
+    return {title: part.text for title, part in parts(vm).items()}
 
 
 def test_a_stopped_kernel(vm: Any) -> None:
+    vm.stop.message = "BUG: of ours"
     report = shown(vm)
-    assert report["console since the test began"] == "and after"
+    assert list(report) == [
+        *("where the kernel is", "splats", "what the test did"),
+        *("console since the test began", "gdb's conversation, its end"),
+    ]
+    assert report["where the kernel is"].splitlines() == [
+        "oops in demo_oops: BUG: of ours; CPU 1, task 71 (cat)",
+        ">  12  oops();",
+        "    cmd = 7, oops = (void (*)(void)) 0x0",
+        "#0 demo_oops",
+        "#1 demo_ioctl",
+    ]
     assert report["splats"] == "WARNING"
-    assert ">  12  oops();" in report["where the kernel is"]
+    assert report["what the test did"].endswith(" ms  cont timeout=1")
+    assert report["console since the test began"] == "and after"
     assert report["gdb's conversation, its end"] == "> 1-exec-continue"
+
+
+def test_the_debuggers_own_frames_are_left_out_and_inlined_ones_marked(vm: Any) -> None:
+    vm.frames[1].inlined = True
+    vm.frames.append(Frame(2, "vfs_ioctl", vm.no_source))
+    vm.stop.frame = vm.frames[1]
+    assert shown(vm)["where the kernel is"].splitlines()[2:] == [
+        "#1 demo_ioctl (inlined)",
+        "#2 vfs_ioctl",
+    ]
+
+
+def test_in_brief_a_splat_has_no_registers(vm: Any) -> None:
+    text = [
+        "[    1.2] BUG: of ours",
+        "[    1.2] Hardware name: QEMU",
+        "[    1.2][  T47] RIP: 0010:demo_oops+0x1/0x2 [demo]",
+        "[    1.2] Code: 90 90",
+        "[    1.2] RAX: 0000000000000000 RBX: ff11000000832e00",
+        "[    1.2] R10: 0000000000000000",
+        "[    1.2]  <TASK>",
+        "[    1.2]  ? asm_exc_page_fault+0x1/0x2",
+        "[    1.2]  demo_ioctl+0x1/0x2 [demo]",
+        "[    1.2] RIP: 0033:0x47b7a0",
+    ]
+    vm.machine.console.since = lambda mark: "\n".join(text).encode()
+    vm.attachment.splats.unreported = lambda: [
+        SimpleNamespace(symbolised="\n".join(line.partition("] ")[2] for line in text))
+    ]
+    report = parts(vm)
+    brief = report["console since the test began"].brief
+    assert brief is not None
+    assert brief.splitlines() == [text[0], text[2], text[8]]
+    brief = report["splats"].brief
+    assert brief is not None
+    assert len(brief.splitlines()) == 3
+    assert report["splats"].text.count("\n") == 9
 
 
 def test_an_interrupted_kernel(vm: Any) -> None:
@@ -80,9 +147,10 @@ def test_an_interrupted_kernel(vm: Any) -> None:
     vm.frames[:] = [Frame(level, name, vm.no_source) for level, name in enumerate(names)]
     vm.stop.reason = "interrupt"
     lines = shown(vm)["where the kernel is"].splitlines()
+    assert lines[0] == "interrupt; CPU 1, task 71 (cat)"
     assert lines[1:] == [
-        "on CPU 1: task 71 (cat)",
         "task 9 (sync) of /build/src",
+        "    cmd = 7",
         "#5 demo_spin",
         "#6 demo_ioctl",
     ]
@@ -95,12 +163,16 @@ def test_an_interrupt_of_no_known_way_in(vm: Any) -> None:
 
 def test_a_running_kernel(vm: Any) -> None:
     vm.attachment.run_control.stopped = False
-    assert shown(vm)["where the kernel is"] == "running; what its CPUs do:\nCPU 0: idles"
+    report = parts(vm)["where the kernel is"]
+    assert report.text == "running; what its CPUs do:\nCPU 0: idles RIP=1"
+    assert report.brief == "running; what its CPUs do:\nCPU 0: idles"
 
 
 def test_gdb_is_gone(vm: Any) -> None:
     vm.gdb.alive = False
-    assert shown(vm)["where the kernel is"].endswith("what the kernel's CPUs do:\nCPU 0: idles")
+    assert shown(vm)["where the kernel is"].endswith(
+        "what the kernel's CPUs do:\nCPU 0: idles RIP=1"
+    )
 
 
 def test_qemu_is_gone(vm: Any) -> None:
@@ -112,6 +184,8 @@ def test_what_cannot_be_read_is_left_out(vm: Any) -> None:
     def broken(*_: object, **__: object) -> Any:
         raise KgdbError("not mapped")
 
-    vm.attachment.splats.pending = broken
+    vm.attachment.splats.unreported = broken
     vm.stop.backtrace = broken
-    assert set(shown(vm)) == {"console since the test began", "gdb's conversation, its end"}
+    assert set(shown(vm)) == {
+        *("what the test did", "console since the test began", "gdb's conversation, its end"),
+    }

@@ -1,0 +1,335 @@
+"""What a test does to the kernel, and what comes of it: a log for people, recorded as it happens.
+
+Methods that are :func:`recorded` record their calls, and run control reports stops and resumes.
+The log is bounded and cheap: what costs a round trip to gdb is asked at few stops only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+from .console import Result
+from .debugger import (
+    Restored,
+    Resumed,
+    SourceText,
+    Stop,
+    StopRecord,
+    StopSubscriber,
+    Value,
+    source_path,
+    summary_of,
+)
+from .errors import KgdbError
+
+__all__ = ["ActionEntry", "ActionLog", "recorded"]
+
+_KEEP_FIRST: Final = 50
+_KEEP_LAST: Final = 200
+# Stops of a test at which gdb is asked for the task and the return value.
+_ASKED: Final = 20
+_TEXT: Final = 100  # characters of an argument or a result
+_COMM: Final = ("*(unsigned long *)current->comm", "*((unsigned long *)current->comm + 1)")
+# Within these, a test's own code calls the handle again.
+_OPEN: Final = frozenset({"fail_each"})
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class ActionEntry:
+    """One line of the log."""
+
+    kind: Literal["call", "stop"]
+    start: float
+    """Seconds since the test began."""
+    text: str
+    seconds: float = 0.0
+    """What a call took; at a stop, for how long the kernel had run."""
+    outcome: str = ""
+    """What came of it: the result, or the error."""
+    failed: bool = False
+    """Whether the call raised."""
+    function: str | None = None
+    """Where the kernel stopped."""
+    file: str | None = None
+    """The source file, relative to the kernel's tree where it can be."""
+    path: str | None = None
+    """The same file on the host."""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        outcome = f" → {self.outcome}" if self.outcome and self.kind == "call" else ""
+        return f"{1000 * self.start:8.0f} ms  {'  ' * (self.kind == 'stop')}{self.text}{outcome}"
+
+
+class SeenCall(Protocol):
+    """A call that an instrument has recorded."""
+
+    @property
+    def host_time(self) -> float:
+        """When, by `time.monotonic()`."""
+
+
+class Instrument(Protocol):
+    """A spy, or an override."""
+
+    @property
+    def function(self) -> str:
+        """The function whose calls it sees."""
+
+    @property
+    def calls(self) -> Sequence[SeenCall]:
+        """Those that it has recorded."""
+
+
+class Numbers(Protocol):
+    """The part of gdb that is used here."""
+
+    def numbers(self, *expressions: str) -> list[int]:
+        """Evaluate several expressions at once."""
+
+
+class ActionLog(StopSubscriber):
+    """Records the actions of the running test."""
+
+    def __init__(self) -> None:
+        self._source: SourceText | None = None
+        self._debugger: Numbers | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """A test begins."""
+        self.began = time.time()
+        """When, in seconds since the epoch."""
+        self.origin = time.monotonic()
+        """The same, by `time.monotonic()`: offsets count from here."""
+        self._first: list[ActionEntry] = []
+        self._last: deque[ActionEntry] = deque(maxlen=_KEEP_LAST)
+        self._count = 0
+        self._instruments: list[Instrument] = []
+        self._runs: deque[tuple[float, float]] = deque(maxlen=_KEEP_LAST)
+        self._resumed_at: float | None = None
+        self._call: str | None = None
+        self._asked = 0
+        self._frame: dict[str, Any] = {}
+
+    def attach(self, debugger: Numbers, source: SourceText | None = None) -> None:
+        """Ask this gdb from now on.
+
+        :param source: the source of the kernel that it debugs.
+        """
+        self._debugger, self._source = debugger, source
+
+    # What was recorded
+
+    @property
+    def actions(self) -> list[ActionEntry]:
+        """The test's first and last actions."""
+        return [*self._first, *self._last]
+
+    @property
+    def dropped(self) -> int:
+        """How many between these are not kept."""
+        return self._count - len(self._first) - len(self._last)
+
+    @property
+    def runs(self) -> list[tuple[float, float]]:
+        """From when to when the kernel ran, as offsets: the last of these times."""
+        running = [] if self._resumed_at is None else [(self._resumed_at, self.now)]
+        return [*self._runs, *running]
+
+    @property
+    def instruments(self) -> list[Instrument]:
+        """The test's spies and overrides."""
+        return list(self._instruments)
+
+    @property
+    def now(self) -> float:
+        """Seconds since the test began."""
+        return time.monotonic() - self.origin
+
+    def lines(self) -> list[str]:
+        """Return the log."""
+        gap = [f"{'…':>11}  {self.dropped} more …"] if self.dropped else []
+        return [*map(str, self._first), *gap, *map(str, self._last)]
+
+    def _add(self, action: ActionEntry) -> None:
+        self._count += 1
+        if len(self._first) < _KEEP_FIRST:
+            self._first.append(action)
+        else:
+            self._last.append(action)
+
+    # Calls
+
+    def call(self, name: str, arguments: str, work: Callable[[], _T]) -> _T:
+        """Do the work of a method and record it, unless it is another method's.
+
+        :param arguments: as they are shown.
+        """
+        __tracebackhide__ = True
+        outer = self._call
+        if outer is not None and outer not in _OPEN:
+            return work()
+        action = ActionEntry("call", self.now, f"{name} {arguments}".rstrip())
+        self._add(action)
+        self._call = name
+        try:
+            result = work()
+        except BaseException as error:
+            words = error.message if isinstance(error, KgdbError) else str(error)
+            action.outcome = _cut(f"{type(error).__name__}: {words}".rstrip(": "))
+            action.failed = True
+            raise
+        finally:
+            self._call = outer
+            action.seconds = self.now - action.start
+        action.outcome = _outcome(result)
+        if hasattr(result, "calls") and hasattr(result, "function"):
+            self._instruments.append(result)
+        return result
+
+    # Stops and resumes
+
+    def resumed(self, event: Resumed) -> None:
+        """Note since when the kernel runs."""
+        if self._resumed_at is None and not event.silent:
+            self._resumed_at = self.now
+
+    def refused(self, message: str) -> str:  # noqa: ARG002 # why it did not run is in the error
+        """Note that the kernel did not run."""
+        self._resumed_at = None
+        return ""
+
+    def restored(self, event: Restored) -> None:  # noqa: ARG002 # whoever has restored it
+        """Note that the kernel does not run any more."""
+        self._note_stopped()
+
+    def stopped(self, record: StopRecord) -> None:
+        """Note where the kernel has stopped, by gdb's record."""
+        self._frame = record.payload.get("frame") or {}
+
+    def recorded(self, stop: Stop) -> None:
+        """Add a stop to the log."""
+        seconds = self._note_stopped()
+        if stop.reason == "interrupt" and self._call not in (None, "interrupt", "wait", "cont"):
+            return  # the end of a command in the guest
+        frame, self._frame = self._frame, {}
+        function, path, line = frame.get("func"), frame.get("fullname"), frame.get("line")
+        file = source_path(str(frame["file"]), self._source) if "file" in frame else None
+        if stop.reason in ("panic", "int3", "interrupt"):
+            function = None  # the debugger's own
+        what: str = stop.reason
+        if stop.breakpoint is not None:
+            what += f" {stop.breakpoint.number}"
+        text = f"{what} in {function}" if function else what
+        if function and file:
+            text += f" ({file}:{line})"
+        words = [text]
+        self._asked += 1
+        if self._asked <= _ASKED:
+            with contextlib.suppress(KgdbError, ValueError):
+                words.append(self._task())
+            with contextlib.suppress(KgdbError):
+                value = stop.return_value if stop.reason == "finished" else None
+                if value is not None:
+                    words.append(f"→ {_cut(summary_of(value, returned=True))}")
+        if seconds is not None:
+            words.append(f"after {1000 * seconds:.0f} ms")
+        if stop.message:
+            words.append(_cut(stop.message))
+        self._add(
+            ActionEntry(
+                "stop",
+                self.now,
+                ", ".join(words),
+                seconds=seconds or 0.0,
+                outcome=stop.message or "",
+                function=function,
+                file=file,
+                path=path,
+                line=None if line is None else int(line),
+            )
+        )
+
+    def _note_stopped(self) -> float | None:
+        """Note that the kernel does not run any more; return for how long it did."""
+        if self._resumed_at is None:
+            return None
+        start, end = self._resumed_at, self.now
+        self._resumed_at = None
+        self._runs.append((start, end))
+        return end - start
+
+    def _task(self) -> str:
+        """Return the task that is on the CPU: `sh[41]`."""
+        if self._debugger is None:
+            raise ValueError("no gdb is attached")
+        pid, *comm = self._debugger.numbers("current->pid", *_COMM)
+        name = b"".join((word & (1 << 64) - 1).to_bytes(8, "little") for word in comm)
+        return f"{name.partition(bytes(1))[0].decode(errors='replace')}[{pid}]"
+
+
+def recorded(*names: str) -> Callable[[type[_T]], type[_T]]:
+    """Have the calls of a class's methods recorded; an instance has the log as `_actions`.
+
+    :param names: the methods.
+    """
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        for name in names:
+            setattr(cls, name, _recording(name, vars(cls)[name]))
+        return cls
+
+    return decorate
+
+
+def _recording(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        given = [_shown(value) for value in args]
+        given += [f"{key}={_shown(value)}" for key, value in kwargs.items()]
+        log: ActionLog = self._actions
+        return log.call(name, ", ".join(given), lambda: method(self, *args, **kwargs))
+
+    return call
+
+
+def _shown(value: object) -> str:
+    """Return a text for an argument, without a question to the kernel."""
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 1 << 16 else hex(value)
+    if isinstance(value, (list, tuple)):
+        return _cut(f"[{', '.join(map(_shown, value[:5]))}{', …' * (len(value) > 5)}]")
+    if value is None or isinstance(value, (bool, float, bytes)):
+        return _cut(repr(value))
+    if isinstance(value, Path):
+        return str(value)
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _outcome(value: object) -> str:
+    if isinstance(value, Value):
+        return _cut(summary_of(value))
+    if isinstance(value, Result):
+        return f"status {value.status}" if value.status else ""
+    if isinstance(value, (str, int, Path)):
+        return _shown(value)
+    return ""
+
+
+def _cut(text: str) -> str:
+    """Return the first line of a text, and not much of it."""
+    first = text.strip().partition("\n")[0]
+    return first if len(first) <= _TEXT and first == text.strip() else f"{first[:_TEXT]} …"
