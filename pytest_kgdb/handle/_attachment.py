@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..actions import ActionLog
@@ -177,6 +178,7 @@ class Attachment:
             source=source,
             name_of=lambda address: name_of_unloaded(registry, address),
         )
+        self._paused = paused
         self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
         run_control.subscribe(self.cpu_stacks)
         self.shell = Shell(
@@ -277,6 +279,11 @@ class Attachment:
         with self.explaining_refusal(f"cannot assign to {expression}"):
             self.debugger.request("assign", expression=expression, value=plain)
         self.wrote()
+
+    def dump(self, path: Path) -> None:
+        """Write a vmcore of the machine as it is; a running kernel is paused for it."""
+        with self._paused():
+            self.memory.dump(path, self.machine.registers())
 
     def _lost_gdb(self, command: str) -> KgdbError:
         self.spoil_gdb()

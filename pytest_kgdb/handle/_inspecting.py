@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import recorded
@@ -23,6 +24,7 @@ _WRITE_BYTES: Final = 512
     "assign",
     "write",
     "execute",
+    "dump",
 )
 class Inspecting(Base):
     """Reads the stopped kernel's data, and changes it."""
@@ -160,6 +162,18 @@ class Inspecting(Base):
         __tracebackhide__ = True
         self._run_control.require_stopped("read_user()", StaleError)
         return self._slot.require().memory.read_user(self._task(task), int(address), int(size))
+
+    def dump(self, path: Path | str) -> Path:
+        """Write a vmcore, which drgn and crash(8) open; a running kernel is paused for it.
+
+        :param path: where; the directory must be there.
+        :return: where it is.
+        :raises KgdbError: it cannot be written.
+        """
+        __tracebackhide__ = True
+        place = Path(path).absolute()
+        self._slot.require().dump(place)
+        return place
 
     def dmesg(self) -> str:
         """Return the kernel's log buffer, as dmesg(1) shows it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["CRASH_NOTES", "provide_crash_notes"]
+__all__ = ["CRASH_NOTES", "provide_crash_notes", "stopped_registers"]
 
 CRASH_NOTES: Final = "CRASHTIME=none\n"
 """What VMCOREINFO has in the dump of a crash: drgn then looks in `crash_notes` for the registers
@@ -104,3 +104,12 @@ class _Notes:
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")
+
+
+def stopped_registers(program: drgn.Program) -> Iterator[tuple[int, bytes]]:
+    """Yield the CPUs that kgdb has stopped, with the struct pt_regs of each."""
+    if "kgdb_info" not in program:
+        return
+    for cpu, info in enumerate(program["kgdb_info"]):
+        if info.debuggerinfo:
+            yield cpu, program.read(info.debuggerinfo.value_(), _PT_REGS)

@@ -327,6 +327,45 @@ class KernelMemory:
                 stacks = [f"(no stacks: {error})"]
         return "\n".join([*stacks, *([general_registers(dump)] if registers else [])])
 
+    def dump(self, path: Path, dump: str) -> None:
+        """Write a vmcore; QEMU must have paused the machine, or kgdb stopped the kernel.
+
+        The registers of a CPU that kgdb has stopped are those with which it came there.
+
+        :param dump: the output of QEMU's `info registers -a`.
+        :raises KgdbError: it cannot be written.
+        """
+        from ._vmcore import machine_registers, write_vmcore
+
+        with self.paused():
+            backing = self._backing()
+            ram = backing.physical
+            if not isinstance(ram, Ram):
+                raise KgdbError(
+                    "a dump needs the file of the guest's RAM", hint="this machine has none"
+                )
+            cpus = machine_registers(dump)
+            for cpu, registers in self._stopped_registers():
+                if cpu < len(cpus):
+                    cpus[cpu].update(registers)
+            write_vmcore(
+                path,
+                ram,
+                vmcoreinfo=vmcoreinfo(backing.vmlinux, backing.placement, backing.read),
+                page_offset=backing.placement.page_offset,
+                cpus=cpus,
+            )
+
+    def _stopped_registers(self) -> Iterator[tuple[int, dict[str, int]]]:
+        """Yield the CPUs that kgdb has stopped, with the registers of then."""
+        from ._crash_notes import stopped_registers
+        from ._vmcore import pt_regs_values
+
+        # Whatever is broken in the kernel's memory, QEMU's registers are true.
+        with contextlib.suppress(Exception):
+            for cpu, data in stopped_registers(self.program):
+                yield cpu, pt_regs_values(data)
+
     def blocked_tasks(self, source: Path | None) -> list[str]:
         """Return the tasks that wait, each with its stack in lines.
 

@@ -64,6 +64,9 @@ class KernelSession(Protocol):
     def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows."""
 
+    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
+        """Save what a failed test's artifacts have besides the report and the logs."""
+
     def attach(self) -> None:
         """Give the user gdb on the machine as it is."""
 

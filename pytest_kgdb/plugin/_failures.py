@@ -151,6 +151,7 @@ class Failures:
             logs = [session.console_log, session.transcript]
             try:
                 saved = save(directory, item.nodeid, [failure, *shown], logs)
+                session.save_artifacts(saved, dump=self._run.settings.artifacts_dump)
             except OSError as error:
                 again.append(f"artifacts: could not be saved: {error}")
             else:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import shutil
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
+from ..escape import clean
 from ..machine import by_hand, storage_by_hand
 from ..report import Section
 
@@ -38,7 +41,7 @@ ACTIONS: Final = "kgdb: what the test did"
 CONSOLE: Final = "kgdb: console since the test began"
 GDB: Final = "kgdb: gdb's conversation, its end"
 
-__all__ = ["commands", "sections"]
+__all__ = ["commands", "save_artifacts", "sections"]
 
 
 def commands(vm: Vm, kernel: Kernel) -> list[str]:
@@ -74,6 +77,30 @@ def sections(vm: Vm, mark: int, actions: ActionLog) -> list[Section]:
     parts.append(Section(CONSOLE, text, head=0, tail=8, brief=_in_brief(text)))
     parts.append(Section(GDB, conversation, verbosity=2))
     return parts
+
+
+def save_artifacts(vm: Vm, mark: int, actions: ActionLog, directory: Path, *, dump: bool) -> None:
+    """Save the console with times, the configuration, the registers, and a vmcore if asked to.
+
+    :param mark: where on the console the test began.
+    :raises OSError: a file cannot be written.
+    """
+    lines = [
+        f"{1000 * (when - actions.origin):9.0f} ms  {line}"
+        for when, line in vm.machine.console.timed(mark)
+    ]
+    (directory / "console-times.txt").write_text(clean("\n".join(lines)) + "\n", encoding="utf-8")
+    if vm.kernel.config.exists():
+        shutil.copyfile(vm.kernel.config, directory / "kernel.config")
+    if not vm.machine.alive:
+        return
+    try:
+        registers = vm.machine.registers().replace("\r", "")
+        (directory / "registers.txt").write_text(registers, encoding="utf-8")
+        if dump:
+            vm.attachment.dump(directory / "vmcore")
+    except KgdbError as error:
+        (directory / "errors.txt").write_text(clean(str(error)) + "\n", encoding="utf-8")
 
 
 def _in_brief(text: str) -> str:

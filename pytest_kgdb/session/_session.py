@@ -423,6 +423,17 @@ class Session:
 
         return sections(self._vm, self._mark, self._slot.actions)
 
+    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
+        """Save what a failed test's artifacts have besides the report and the logs.
+
+        :param dump: whether to save a vmcore, too.
+        :raises OSError: a file cannot be written.
+        """
+        if self._vm is not None:
+            from ._report import save_artifacts
+
+            save_artifacts(self._vm, self._mark, self._slot.actions, directory, dump=dump)
+
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.
 

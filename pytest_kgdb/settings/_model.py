@@ -122,6 +122,7 @@ class Settings(MachineOptions):
     remote_cache: str | None = None
     jobs: int
     artifacts: Path | None = None
+    artifacts_dump: bool = False
     attach: bool = False
     require: bool = False
     repeat: int = 1
@@ -296,6 +297,11 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(
             f"{settings.origin('cov_diff')}: there is no diff to annotate",
             hint="it is that of --kgdb-patch: --kgdb-cov=patch",
+        )
+    if settings.artifacts_dump and settings.artifacts is None:
+        raise ConfigError(
+            f"{settings.origin('artifacts_dump')}: there is no place for the dumps",
+            hint="name one: --kgdb-artifacts=DIR",
         )
     if settings.boot == "disk" and settings.disk == "none":
         raise ConfigError(

@@ -83,6 +83,7 @@ OPTIONS: Final = (
     ("remote-cache", "value", "URL", "shared cache to read from: a directory, HTTP, S3 (fsspec)"),
     ("jobs", "number", "N", "parallel jobs of a build (default: the CPUs)"),
     ("artifacts", "value", "DIR", "where the full logs of failed tests are saved"),
+    ("artifacts-dump", "flag", "", "with --kgdb-artifacts: a vmcore of the kernel, too"),
     ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
     ("repeat", "number", "N", "run each kernel test so often (default: 1)"),

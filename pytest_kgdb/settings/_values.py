@@ -368,6 +368,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "remote_cache": remote,
     "jobs": jobs,
     "artifacts": path,
+    "artifacts_dump": flag,
     "attach": flag,
     "require": flag,
     "repeat": jobs,

@@ -232,6 +232,10 @@ def test_assertion(ran: Outcome) -> None:
     saved = Path(artifacts.removeprefix("artifacts: "))
     assert {"console.log", "gdb.log", "failure.txt"} <= {item.name for item in saved.iterdir()}
     assert "Linux version" in (saved / "console.log").read_text()
+    assert re.search(r"^ *\d+ ms  .*before$", (saved / "console-times.txt").read_text(), re.M)
+    assert "CONFIG_KGDB=y" in (saved / "kernel.config").read_text()
+    assert re.search(r"^CPU#0\n(.*\n)*?RIP=[0-9a-f]{16}", (saved / "registers.txt").read_text())
+    assert not (saved / "vmcore").exists()
 
 
 def test_timeout(ran: Outcome, error: str) -> None:

@@ -102,6 +102,9 @@ class Session:
     def report_sections(self) -> list[Section]:
         return self.sections
 
+    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
+        event("save_artifacts", directory.name, dump)
+
     def attach(self) -> None:
         event("attach")
 

@@ -845,6 +845,11 @@ def test_artifacts_hold_everything(inner: Inner) -> None:
     assert "assert False" in saved.read_text()
     assert (saved.parent / "kgdb-console.txt").read_text() == "Linux version 6.1 red\nready\n"
     assert (saved.parent / "console.log").read_bytes() == b"\x1b[2Jraw"
+    assert inner.events("save_artifacts") == [f"save_artifacts {saved.parent.name} False"]
+    inner.run("--kgdb-artifacts=out", "--kgdb-artifacts-dump")
+    assert inner.events("save_artifacts")[1:] == [f"save_artifacts {saved.parent.name} True"]
+    result = inner.run("--kgdb-artifacts-dump")
+    result.stderr.fnmatch_lines(["*--kgdb-artifacts-dump: there is no place for the dumps*"])
 
 
 def test_artifacts_that_cannot_be_saved_do_not_hide_the_failure(inner: Inner) -> None:
