@@ -29,7 +29,7 @@ from .debugger import (
 )
 from .errors import KgdbError
 
-__all__ = ["ActionEntry", "ActionLog", "recorded"]
+__all__ = ["ActionEntry", "ActionLog", "Instrument", "SeenCall", "recorded"]
 
 _KEEP_FIRST: Final = 50
 _KEEP_LAST: Final = 200
@@ -219,7 +219,7 @@ class ActionLog(StopSubscriber):
 
     def recorded(self, stop: Stop) -> None:
         """Add a stop to the log."""
-        seconds = self._note_stopped()
+        seconds, start = self._note_stopped(), self.now
         if stop.reason == "interrupt" and self._call not in (None, "interrupt", "wait", "cont"):
             return  # the end of a command in the guest
         frame, self._frame = self._frame, {}
@@ -249,7 +249,7 @@ class ActionLog(StopSubscriber):
         self._add(
             ActionEntry(
                 "stop",
-                self.now,
+                start,
                 ", ".join(words),
                 seconds=seconds or 0.0,
                 outcome=stop.message or "",

@@ -7,11 +7,11 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict
 
 from .escape import clean
 
-__all__ = ["Section", "bound", "save", "sections"]
+__all__ = ["ACTIONS", "Section", "Story", "bound", "save", "sections"]
 
 HEAD_LINES: Final = 20
 """Lines that are kept of the beginning of a long text."""
@@ -21,6 +21,9 @@ TAIL_LINES: Final = 60
 
 MAX_LINE: Final = 400
 """Characters that are kept of a line."""
+
+ACTIONS: Final = "kgdb: what the test did"
+"""The title of the section with the log of a test's actions."""
 
 _MAX_NAME: Final = 120
 
@@ -38,6 +41,23 @@ class Section(NamedTuple):
     """How often `-v` is given for it to be shown at all."""
     brief: str | None = None
     """A shorter text to be shown without `-v`."""
+
+
+class Story(TypedDict):
+    """What happened on the kernel during a test, in types that can be sent between processes."""
+
+    seconds: float
+    """How long it took, from its beginning; all times count from there."""
+    dropped: int
+    """Actions that are not kept."""
+    runs: list[tuple[float, float]]
+    """When the kernel ran."""
+    actions: list[dict[str, Any]]
+    """The fields of each :class:`pytest_kgdb.actions.ActionEntry`, and `source`."""
+    calls: list[tuple[float, str]]
+    """The calls that spies and overrides saw."""
+    console: list[tuple[float, str]]
+    """The lines of the console."""
 
 
 def bound(text: str, *, head: int = HEAD_LINES, tail: int = TAIL_LINES) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from ..progress import Progress
-from ..report import Section
+from ..report import Section, Story
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class KernelSession(Protocol):
 
     def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows."""
+
+    def story(self) -> Story:
+        """Return what has happened on the kernel since the test began."""
 
     def save_artifacts(self, directory: Path, *, dump: bool) -> None:
         """Save what a failed test's artifacts have besides the report and the logs."""

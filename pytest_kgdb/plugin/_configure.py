@@ -90,6 +90,14 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
         from ._prove import Proofs
 
         config.pluginmanager.register(Proofs(), "kgdb-proofs")
+    if settings.report is not None and not is_worker(config):
+        from ._html import HtmlReport
+
+        try:
+            page = HtmlReport(config, settings.report, settings.kernel)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.pluginmanager.register(page, "kgdb-report")
     if settings.require:
         Requirement.register(config)
     if settings.cov:

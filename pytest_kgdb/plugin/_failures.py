@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from ..errors import KgdbError
-from ..report import Section, save, sections
+from ..report import Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
 from ._collect import is_kernel_test
@@ -68,10 +68,29 @@ class Failures:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what a kernel test raised into what its author has to know."""
+        story = self._story(item, call)
         report = yield from self._shaped(item, call)
+        if story is not None:
+            report.kgdb_story = story  # type: ignore[attr-defined]
         if getattr(report, "kgdb_uses_kernel", False):
             clean_report(report)
         return report
+
+    def _story(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Story | None:
+        """Return what happened on the kernel, at the end of the test's body, if it is shown."""
+        session = self._run.live
+        if (
+            self._run.settings.report is None
+            or session is None
+            or call.when == "teardown"
+            or (call.when == "setup" and call.excinfo is None)
+            or not is_kernel_test(item)
+        ):
+            return None
+        try:
+            return session.story()
+        except Exception:  # the failure itself must be reported, whatever is broken
+            return None
 
     def _shaped(
         self, item: pytest.Item, call: pytest.CallInfo[None]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import re
 import shlex
 import shutil
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
 from ..escape import clean
 from ..machine import by_hand, storage_by_hand
-from ..report import Section
+from ..report import ACTIONS, Section, Story
 
 if TYPE_CHECKING:
-    from ..actions import ActionLog
+    from ..actions import ActionEntry, ActionLog, Instrument, SeenCall
     from ..debugger import Frame, Stop
     from ..kernel import Kernel
     from ._vm import Vm
@@ -34,14 +36,20 @@ _NOISE: Final = re.compile(
     r"(?:R[A-Z0-9][A-Z0-9]|FS|CS|CR2|DR[0-7]|PKRU|Code|Hardware name|Modules linked in|#PF):"
     r"(?! ?0010:)| \? | ?</?TASK>)"
 )
+# What brackets the output of a command (console/_shell.py).
+_TAGS: Final = re.compile(r"[\x06\x1e\x1f]kgdb-\d+(?: \d+)?\r?\n?")
 _RUNNING: Final = "running; what its CPUs do:\n"
 
+# Of each spy the calls, of the console the lines, and around a stop the source in a story.
+_STORY_CALLS: Final = 200
+_STORY_LINES: Final = 300
+_STORY_CONTEXT: Final = 4
+
 WHERE: Final = "kgdb: where the kernel is"
-ACTIONS: Final = "kgdb: what the test did"
 CONSOLE: Final = "kgdb: console since the test began"
 GDB: Final = "kgdb: gdb's conversation, its end"
 
-__all__ = ["commands", "save_artifacts", "sections"]
+__all__ = ["commands", "save_artifacts", "sections", "story"]
 
 
 def commands(vm: Vm, kernel: Kernel) -> list[str]:
@@ -61,7 +69,7 @@ def sections(vm: Vm, mark: int, actions: ActionLog) -> list[Section]:
     :param mark: where on the console the test began.
     :param actions: what the test did.
     """
-    text = vm.machine.console.since(mark).decode("utf-8", "replace")
+    text = _TAGS.sub("", vm.machine.console.since(mark).decode("utf-8", "replace"))
     conversation = vm.gdb.tail(40)  # before gdb is asked for the report itself
     log = actions.lines()
     parts = []
@@ -101,6 +109,49 @@ def save_artifacts(vm: Vm, mark: int, actions: ActionLog, directory: Path, *, du
             vm.attachment.dump(directory / "vmcore")
     except KgdbError as error:
         (directory / "errors.txt").write_text(clean(str(error)) + "\n", encoding="utf-8")
+
+
+def story(vm: Vm | None, mark: int, actions: ActionLog) -> Story:
+    """Return what has happened since the test began.
+
+    :param mark: where on the console that was.
+    """
+    origin = actions.origin
+    calls = [
+        (call.host_time - origin, _call_text(instrument, call))
+        for instrument in actions.instruments
+        for call in instrument.calls[-_STORY_CALLS:]
+    ]
+    lines = vm.machine.console.timed(mark)[-_STORY_LINES:] if vm is not None else []
+    return {
+        "seconds": actions.now,
+        "dropped": actions.dropped,
+        "runs": actions.runs,
+        "actions": [{**asdict(action), "source": _source(action)} for action in actions.actions],
+        "calls": calls,
+        "console": [
+            (when - origin, shown)
+            for when, line in lines
+            if when >= origin and (shown := clean(_TAGS.sub("", line)))
+        ],
+    }
+
+
+def _call_text(instrument: Instrument, call: SeenCall) -> str:
+    text = str(call)  # <1: vfs_read(…) by cat>
+    return f"{type(instrument).__name__.lower()} {text.strip('<>')}"
+
+
+def _source(action: ActionEntry) -> list[dict[str, object]]:
+    """Return the lines of source around a stop."""
+    if action.path is None or action.line is None:
+        return []
+    lines = linecache.getlines(action.path)
+    first = max(1, action.line - _STORY_CONTEXT)
+    return [
+        {"text": f"{number:6d}  {text.rstrip()}", "here": number == action.line}
+        for number, text in enumerate(lines[first - 1 : action.line + _STORY_CONTEXT], first)
+    ]
 
 
 def _in_brief(text: str) -> str:

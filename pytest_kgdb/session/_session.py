@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..modules import ModuleRegistry
     from ..progress import Progress
     from ..recipes import Coverage
-    from ..report import Section
+    from ..report import Section, Story
     from ..settings import Point, Settings, TestRequest
     from ._vm import Vm
 
@@ -422,6 +422,12 @@ class Session:
         from ._report import sections
 
         return sections(self._vm, self._mark, self._slot.actions)
+
+    def story(self) -> Story:
+        """Return what has happened on the kernel since the test began."""
+        from ._report import story
+
+        return story(self._vm, self._mark, self._slot.actions)
 
     def save_artifacts(self, directory: Path, *, dump: bool) -> None:
         """Save what a failed test's artifacts have besides the report and the logs.

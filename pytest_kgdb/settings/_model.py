@@ -123,6 +123,7 @@ class Settings(MachineOptions):
     jobs: int
     artifacts: Path | None = None
     artifacts_dump: bool = False
+    report: Path | None = None
     attach: bool = False
     require: bool = False
     repeat: int = 1

@@ -381,6 +381,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "cov_json": path,
     "cov_diff": path,
     "cov_fail_under": percent,
+    "report": path,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),

@@ -83,7 +83,7 @@ def ran(
     directory = tmp_path_factory.mktemp("hostile")
     options = ["-rA", f"--tb={request.param}", "--color=yes", "--showlocals"]
     options += ["--junitxml=junit.xml", "--html=out.html", "--self-contained-html"]
-    options += ["--kgdb-record=record", "-o", "junit_logging=all"]
+    options += ["--kgdb-report=page", "--kgdb-record=record", "-o", "junit_logging=all"]
     return directory, InnerRun(directory, TESTS, [*session_options, *options]).end()
 
 
@@ -131,6 +131,25 @@ def test_pytest_html(ran: tuple[Path, Outcome]) -> None:
     assert "HOSTILE" in parts[1]
     Reader().feed(parts[1])
     assert "alert(1)</script>" not in parts[1]
+
+
+def test_the_page_of_the_run(ran: tuple[Path, Outcome]) -> None:
+    text = (ran[0] / "page/index.html").read_text()
+    elements: set[str] = set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            elements.add(tag)
+            assert not any(name.startswith("on") or name in ("src", "href") for name, _ in attrs)
+
+    Reader().feed(text)
+    assert elements <= {
+        *("html", "head", "meta", "title", "style", "body", "h1", "h2", "div", "p", "span", "b"),
+        *("code", "pre", "details", "summary", "i", "ol", "li", "time"),
+    }
+    assert text.count("HOSTILE") > 50
+    assert "{{ 7 * 7 }}" in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
 
 
 def test_the_record(ran: tuple[Path, Outcome]) -> None:

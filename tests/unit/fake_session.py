@@ -13,7 +13,7 @@ from pytest_kgdb import errors
 from pytest_kgdb.plugin._artifacts import SOURCE
 from pytest_kgdb.plugin._failures import INTERNAL
 from pytest_kgdb.progress import Progress
-from pytest_kgdb.report import Section
+from pytest_kgdb.report import Section, Story
 from pytest_kgdb.settings import Settings, TestRequest
 
 EVENTS = Path("events")
@@ -55,6 +55,14 @@ class Session:
     acquire_errors: ClassVar[list[BaseException | None]] = []
     sections: ClassVar = [Section("kgdb console", "Linux version 6.1\x1b[31m red\x1b[0m\nready")]
     splats: ClassVar[list[str]] = []
+    its_story: ClassVar[Story] = {
+        "seconds": 0.05,
+        "dropped": 0,
+        "runs": [(0.01, 0.02)],
+        "actions": [],
+        "calls": [],
+        "console": [(0.015, "<b>a line</b>")],
+    }
 
     def __init__(self, settings: Settings, kernel: object, initrd: object, disk: object) -> None:
         self.console_log = EVENTS.with_name("console.log")
@@ -101,6 +109,9 @@ class Session:
 
     def report_sections(self) -> list[Section]:
         return self.sections
+
+    def story(self) -> Story:
+        return self.its_story
 
     def save_artifacts(self, directory: Path, *, dump: bool) -> None:
         event("save_artifacts", directory.name, dump)

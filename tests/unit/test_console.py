@@ -14,6 +14,7 @@ import pytest
 
 from pytest_kgdb.console import Console
 from pytest_kgdb.console._shell import new_tag
+from pytest_kgdb.console._transcript import Transcript
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
 from pytest_kgdb.klog import LogLine
@@ -375,3 +376,27 @@ class TestRun:
         threading.Timer(0.1, lambda: (guest.typed(), guest.has_shell(lambda _: b""))).start()
         console.synchronise()
         assert time.monotonic() - started < LIMIT
+
+
+def test_the_time_of_each_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 11.0, 12.0, 13.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    transcript = Transcript(tmp_path / "log", b"of the boot\r\n")
+    mark = transcript.end
+    for piece in (b"one\r\ntw", b"o\r\n", b"\r\nthree\r\n", b"fo"):
+        transcript.add(piece)
+    transcript.close()
+    # A line's time is that of its first byte.
+    assert transcript.timed(mark) == [(10.0, "one"), (10.0, "two"), (12.0, "three"), (13.0, "fo")]
+    assert transcript.timed(transcript.end) == []
+
+
+def test_the_times_of_few_pieces_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_kgdb.console._transcript._TIMES", 2)
+    now = iter(map(float, range(100)))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    transcript = Transcript(tmp_path / "log", b"")
+    for number in range(5):
+        transcript.add(b"%d\n" % number)
+    transcript.close()
+    assert transcript.timed(0) == [(3.0, "0"), (3.0, "1"), (3.0, "2"), (3.0, "3"), (4.0, "4")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -857,6 +858,68 @@ def test_artifacts_that_cannot_be_saved_do_not_hide_the_failure(inner: Inner) ->
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     result = inner.run("--kgdb-artifacts=out")
     result.stdout.fnmatch_lines(["E   assert 1 == 2", "artifacts: could not be saved: *"])
+
+
+# -- the page of a run ----------------------------------------------------------------------------
+
+PAGED = """
+import pytest
+def test_a(kgdb): assert "<b>" == "<i>"
+def test_b(kgdb): print("<script>")
+def test_c(kgdb): pytest.skip("<u>not now")
+def test_d(kgdb_session): pass
+def test_plain(): pass
+"""
+
+
+def page_of(inner: Inner) -> str:
+    return (inner.path / "page/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_the_page_of_a_run(inner: Inner, workers: list[str]) -> None:
+    inner.pytester.makepyfile(PAGED)
+    result = inner.subprocess("--kgdb-report=page", *workers)
+    result.assert_outcomes(passed=3, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["kgdb: report: */page/index.html"])
+    page = page_of(inner)
+    names = re.findall(r"<code>[\w.]+::(\w+)</code>", page)
+    assert names[0] == "test_a"  # what failed comes first
+    assert sorted(names) == ["test_a", "test_b", "test_c", "test_d"]
+    assert page.count(" open>") == 1
+    assert "1 failed" in page
+    assert "&lt;b&gt;a line&lt;/b&gt;" in page
+    assert "assert &#39;&lt;b&gt;&#39; == &#39;&lt;i&gt;&#39;" in page
+    assert not re.search(r"<(script|b|i|u)>", page)
+    # Nothing comes from elsewhere.
+    assert not re.search(r"(?:src|href|url)\s*[=(]", page)
+    assert page.count("· gw") == (4 if workers else 0)
+
+
+def test_a_page_of_no_kernel_test(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_plain(): pass")
+    inner.run("--kgdb-report=page")
+    assert "No kernel test ran." in page_of(inner)
+
+
+def test_a_page_that_cannot_be_written(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): pass")
+    (inner.path / "page").write_text("a file is in the way")
+    result = inner.run("--kgdb-report=page")
+    result.stderr.fnmatch_lines(["*--kgdb-report: cannot make */page: File exists*"])
+
+
+def test_a_page_needs_jinja2(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    result = inner.run("--kgdb-report=page")
+    result.stderr.fnmatch_lines(["*--kgdb-report needs jinja2*", "hint: pip install *"])
+
+
+def test_a_story_that_cannot_be_told_does_not_hide_the_failure(inner: Inner) -> None:
+    inner.fake("Session.story = lambda self: Handle().fail(RuntimeError('all is lost'))")
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
+    inner.run("--kgdb-report=page").assert_outcomes(failed=1)
+    assert "test_a" in page_of(inner)
 
 
 # -- the terminal ---------------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
 from pytest_kgdb.actions import ActionLog
+from pytest_kgdb.debugger import StopRecord
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.klog import Splat
 from pytest_kgdb.report import Section
-from pytest_kgdb.session._report import sections
+from pytest_kgdb.session._report import sections, story
 
 
 @dataclass
@@ -189,3 +192,38 @@ def test_what_cannot_be_read_is_left_out(vm: Any) -> None:
     assert set(shown(vm)) == {
         *("what the test did", "console since the test began", "gdb's conversation, its end"),
     }
+
+
+def test_the_story_of_a_test(vm: Any, tmp_path: Path) -> None:
+    source = tmp_path / "open.c"
+    source.write_text("".join(f"line {number}\n" for number in range(1, 20)))
+    log = ActionLog()
+    spy = SimpleNamespace(
+        function="vfs_read", calls=[Call(log.origin + number) for number in range(500)]
+    )
+    log.call("spy", "vfs_read", lambda: spy)
+    frame = {"func": "do_open", "file": str(source), "fullname": str(source), "line": "2"}
+    log.stopped(StopRecord({"frame": frame}))
+    log.recorded(vm.stop)
+    lines = [(log.origin - 1, "of an earlier test"), (log.origin + 0.5, "\x1b[1mhello")]
+    lines += [(log.origin + 0.6, "\x1ekgdb-12"), (log.origin + 0.7, "out\x1fkgdb-12 0")]
+    vm.machine.console.timed = lambda mark: lines
+    told = story(vm, 7, log)
+    told["console"] = [(round(at, 3), text) for at, text in told["console"]]
+    json.dumps(told)  # it goes from process to process
+    assert told["console"] == [(0.5, "hello"), (0.7, "out")]
+    assert len(told["calls"]) == 200
+    assert told["calls"][-1] == (499.0, "simplenamespace 1: vfs_read()")
+    call, stop = told["actions"]
+    assert call["source"] == []
+    assert stop["source"][1] == {"text": "     2  line 2", "here": True}
+    assert [line["here"] for line in stop["source"]] == [False, True, *[False] * 4]
+    assert story(None, 0, ActionLog())["console"] == []
+
+
+@dataclass
+class Call:
+    host_time: float
+
+    def __str__(self) -> str:
+        return "<1: vfs_read()>"
