@@ -98,6 +98,14 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
         config.pluginmanager.register(page, "kgdb-report")
+    if not is_worker(config):
+        from ._github import GithubAnnotations
+
+        GithubAnnotations.register(config)
+        if getattr(config.option, "xmlpath", None):
+            from ._junit import JunitSections
+
+            config.pluginmanager.register(JunitSections(config), "kgdb-junit")
     if settings.require:
         Requirement.register(config)
     if settings.cov:

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..process import FileLock
 from ._status import FAIL, PASS, SKIP, worst
 
-__all__ = ["Recorder", "repeated", "repeats"]
+__all__ = ["Recorder", "message_of", "repeated", "repeats"]
 
 _LOCK_SECONDS: Final = 1.0
 _REPEAT: Final = "repeat"
@@ -74,7 +74,7 @@ class Recorder:
             "repeat": repeat,
             "status": status,
             "kernel": any(getattr(report, "kgdb_uses_kernel", False) for report in reports),
-            "message": _message(decisive),
+            "message": message_of(decisive),
             "seconds": round(sum(report.duration for report in reports), 4),
         }
         for report in reports:
@@ -89,7 +89,8 @@ class Recorder:
             self._lock.release()
 
 
-def _message(report: pytest.TestReport) -> str:
+def message_of(report: pytest.TestReport) -> str:
+    """Return the first line of what a test failed or was skipped with."""
     if report.passed:
         return ""
     if isinstance(report.longrepr, tuple):

@@ -9,12 +9,16 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 # pytester takes modules that an inner run imported out again; one that were left with a reference
 # to them would not know the next run's errors. So all are imported here, and stay.
 from pytest_kgdb.plugin import (
+    _github,
+    _html,  # noqa: F401
+    _junit,  # noqa: F401
     _run,  # noqa: F401
 )
 from pytest_kgdb.plugin._names import NO_KERNEL
@@ -74,6 +78,7 @@ def make_inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> In
     for name in (
         "CI",
         "BUILD_NUMBER",
+        "GITHUB_ACTIONS",
     ):  # where pytest repeats messages in full
         monkeypatch.delenv(name, raising=False)
     return Inner(pytester)
@@ -920,6 +925,127 @@ def test_a_story_that_cannot_be_told_does_not_hide_the_failure(inner: Inner) -> 
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     inner.run("--kgdb-report=page").assert_outcomes(failed=1)
     assert "test_a" in page_of(inner)
+
+
+# -- GitHub ---------------------------------------------------------------------------------------
+
+AT_GITHUB = """
+Session.sections = [
+    Section("kgdb: where the kernel is", "breakpoint\\n#0 do_open at fs/open.c:7\\n"
+        "#1 ksys_read at fs/read_write.c:613 (inlined)\\n#2 x at ../../etc/passwd.c:1\\n"
+        "::error::of the guest"),
+    Section("kgdb: splats", " do_open+0x1/0x2  (fs/open.c:7)\\n other+0x1/0x2 (fs/open.c:9)"),
+]
+"""
+
+
+@pytest.fixture
+def github(inner: Inner, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The step's summary of a run at GitHub, whose tree has one of the kernel's files."""
+    inner.fake("from pytest_kgdb.report import Section\n" + AT_GITHUB)
+    (inner.path / "fs").mkdir()
+    (inner.path / "fs/open.c").write_text("int x;\n" * 20)
+    summary = inner.path / "summary"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(inner.path))
+    return summary
+
+
+def commands(result: pytest.RunResult, name: str) -> list[str]:
+    return [line for line in result.outlines if line.startswith(f"::{name}")]
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_annotations(inner: Inner, github: Path, workers: list[str]) -> None:
+    inner.pytester.makepyfile(
+        test_x="def test_good(kgdb): pass\n\n\ndef test_bad(kgdb): assert 1 == 2, '50%'\n"
+        "def test_plain(): assert 0\n"
+    )
+    result = inner.subprocess(*workers)
+    title = "title=test_x.py%3A%3Atest_bad"
+    (error,) = commands(result, "error")
+    assert error == f"::error file=test_x.py,line=4,{title}::AssertionError: 50%25"
+    warnings = commands(result, "warning")
+    assert [line.partition(",title")[0] for line in warnings] == [
+        *("::warning file=fs/open.c,line=7", "::warning file=fs/open.c,line=9"),
+    ]
+    assert commands(result, "group") == ["::group::kgdb: test_x.py::test_bad"]
+    assert commands(result, "endgroup") == ["::endgroup::"]
+    assert ": :error::of the guest" in result.outlines
+    text = github.read_text()
+    assert "### 1 failed kernel tests" in text
+    assert "<details><summary>test_x.py::test_bad</summary>" in text
+    assert "#1 ksys_read at fs/read_write.c:613 (inlined)" in text
+
+
+def test_more_failures_than_github_shows(inner: Inner, github: Path) -> None:
+    inner.pytester.makepyfile(
+        "import pytest\n@pytest.mark.parametrize('n', range(30))\ndef test_a(kgdb, n): assert n < 0"
+    )
+    result = inner.run()
+    assert len(commands(result, "error")) == 10
+    assert len(commands(result, "warning")) == 2
+    text = github.read_text()
+    assert text.count("<details>") == 30
+    assert "test\\_a\\[29\\]" in text
+
+
+def test_a_summary_keeps_within_githubs_limit(
+    inner: Inner, github: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_github, "_SUMMARY_BYTES", 3000)
+    inner.pytester.makepyfile(
+        test_x="import pytest\n@pytest.mark.parametrize('n', range(20))\n"
+        "def test_a(kgdb, n): assert False, 'é' * 100"
+    )
+    result = inner.run("-q")
+    text = github.read_text()
+    assert "<details>" not in text
+    shown = text.count("test\\_a")
+    assert 5 < shown < 20
+    assert len(text.encode()) < 3100
+    assert text.endswith(f"\n\n{20 - shown} more are not shown.\n")
+    assert len(commands(result, "error")) == 10
+
+
+def test_a_summary_that_cannot_be_written(inner: Inner, github: Path) -> None:
+    github.mkdir()
+    inner.pytester.makepyfile("def test_a(kgdb): assert 0")
+    inner.run().stdout.fnmatch_lines(["kgdb: the step's summary cannot be written: *"])
+
+
+def test_elsewhere_there_are_no_annotations(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): assert 0")
+    result = inner.run()
+    assert not commands(result, "")
+
+
+# -- other reports --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+@pytest.mark.parametrize("logging", ["all", "no"])
+def test_junits_xml_has_the_sections(inner: Inner, workers: list[str], logging: str) -> None:
+    inner.pytester.makepyfile("import sys\ndef test_a(kgdb): print('printed'); assert 1 == 2")
+    inner.subprocess("--junitxml=junit.xml", "-o", f"junit_logging={logging}", *workers)
+    (case,) = ElementTree.parse(inner.path / "junit.xml").iter("testcase")
+    text = "".join(case.itertext())
+    assert "Linux version 6.1 red\nready" in text
+    assert "--kgdb-kernel=distro:6.1" in text
+    assert "py::test_a\nlogs: " in text
+    assert ("printed" in text.replace("print('printed')", "")) == (logging == "all")
+    assert {element.tag for element in case} <= {"failure", "system-out", "system-err"}
+    (failure,) = case.iter("failure")
+    assert "assert 1 == 2" in (failure.get("message") or "")
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_pytest_html_has_the_sections(inner: Inner, workers: list[str]) -> None:
+    pytest.importorskip("pytest_html")
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
+    inner.subprocess("--html=out.html", "--self-contained-html", *workers)
+    assert "Linux version 6.1 red" in (inner.path / "out.html").read_text()
 
 
 # -- the terminal ---------------------------------------------------------------------------------
