@@ -234,7 +234,8 @@ def test_assertion(ran: Outcome) -> None:
     assert "Linux version" in (saved / "console.log").read_text()
     assert re.search(r"^ *\d+ ms  .*before$", (saved / "console-times.txt").read_text(), re.M)
     assert "CONFIG_KGDB=y" in (saved / "kernel.config").read_text()
-    assert re.search(r"^CPU#0\n(.*\n)*?RIP=[0-9a-f]{16}", (saved / "registers.txt").read_text())
+    registers = (saved / "registers.txt").read_text()
+    assert re.search(r"^CPU#0\n(.*\n)*?RIP=[0-9a-f]{16}", registers, re.M)
     assert not (saved / "vmcore").exists()
 
 
