@@ -98,6 +98,10 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
         config.pluginmanager.register(page, "kgdb-report")
+    if settings.gitlab is not None and not is_worker(config):
+        from ._gitlab import GitlabReport
+
+        config.pluginmanager.register(GitlabReport(config, settings.gitlab), "kgdb-gitlab")
     if not is_worker(config):
         from ._github import GithubAnnotations
 

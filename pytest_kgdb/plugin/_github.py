@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import html
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import pytest
 
 from ..escape import clean, github_command, markdown, markdown_block
 from ..report import bound
-from ._record import message_of
+from ._annotations import Failure, failure_of, places
 
 __all__ = ["GithubAnnotations"]
 
 # GitHub shows ten annotations of a kind and step (its documentation, "Limits for annotations").
 _MOST: Final = 10
-# A frame of a kernel's or a test's: `#3 vfs_write at fs/read_write.c:582`, `(fs/open.c:7)`.
-_PLACE: Final = re.compile(r"(?:\bat |\()(?P<file>[\w./+-]+\.[chS]):(?P<line>\d+)\b")
-_MESSAGE: Final = 300  # characters
 _SUMMARY_BYTES: Final = 900_000  # of the 1 MiB that a step's summary may have
-
-
-class _Failure(NamedTuple):
-    nodeid: str
-    message: str
-    file: str
-    line: int | None
-    sections: tuple[tuple[str, str], ...]
-    text: str
 
 
 class GithubAnnotations:
@@ -45,7 +32,7 @@ class GithubAnnotations:
         self._config = config
         self._workspace = workspace
         self._summary = summary
-        self._failures: list[_Failure] = []
+        self._failures: list[Failure] = []
 
     @classmethod
     def register(cls, config: pytest.Config) -> None:
@@ -59,30 +46,17 @@ class GithubAnnotations:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep a failure of a kernel test."""
-        if not report.failed or not getattr(report, "kgdb_uses_kernel", False):
-            return
-        file, line, _ = report.location
-        self._failures.append(
-            _Failure(
-                report.nodeid,
-                message_of(report)[:_MESSAGE],
-                self._relative(self._config.rootpath / file) or file,
-                None if line is None else line + 1,
-                tuple(report.sections),
-                report.longreprtext,
-            )
-        )
+        failure = failure_of(report, self._config.rootpath, self._workspace)
+        if failure is not None:
+            self._failures.append(failure)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the annotations, and the step's summary."""
-        places: set[tuple[str, int]] = set()
-        frames = []
+        frames: dict[tuple[str, int], Failure] = {}
         for failure in self._failures:
-            for place in self._places(failure):
-                if place not in places:
-                    places.add(place)
-                    frames.append((place, failure))
+            for place in places(failure, self._workspace):
+                frames.setdefault(place, failure)
         for failure in self._failures[:_MOST]:
             terminalreporter.write_line(
                 github_command(
@@ -94,7 +68,7 @@ class GithubAnnotations:
                 )
             )
         # Of another kind: the tests' own are not to be crowded out by the kernel's.
-        for (file, line), failure in frames[:_MOST]:
+        for (file, line), failure in list(frames.items())[:_MOST]:
             terminalreporter.write_line(
                 github_command(
                     "warning",
@@ -111,21 +85,6 @@ class GithubAnnotations:
             terminalreporter.write_line(github_command("endgroup"))
         if self._summary is not None and self._failures:
             self._write_summary(self._summary, terminalreporter)
-
-    def _places(self, failure: _Failure) -> Iterator[tuple[str, int]]:
-        """Yield the lines of the user's tree that a failure's report names, the innermost first.
-
-        A file counts whose path ends so; the kernel's source may be the tree, or lie in it.
-        """
-        shown = "\n".join(text for _, text in failure.sections)
-        for match in _PLACE.finditer(shown):
-            file = self._workspace / match["file"]
-            if (relative := self._relative(file)) is not None and file.is_file():
-                yield relative, int(match["line"])
-
-    def _relative(self, file: Path) -> str | None:
-        resolved, root = Path(os.path.normpath(file)), Path(os.path.normpath(self._workspace))
-        return str(resolved.relative_to(root)) if resolved.is_relative_to(root) else None
 
     def _write_summary(self, path: Path, terminalreporter: pytest.TerminalReporter) -> None:
         """Append a list of the failures, and their reports as long as there is room."""
@@ -158,7 +117,7 @@ def _within(parts: Sequence[str]) -> int:
     return len(parts)
 
 
-def _folded(failure: _Failure) -> str:
+def _folded(failure: Failure) -> str:
     """Return a failure's report, which unfolds in a browser."""
     sections = "\n".join(f"{title}\n{text}" for title, text in failure.sections)
     block = markdown_block(bound(f"{failure.text}\n{sections}", head=40, tail=60))

@@ -124,6 +124,7 @@ class Settings(MachineOptions):
     artifacts: Path | None = None
     artifacts_dump: bool = False
     report: Path | None = None
+    gitlab: Path | None = None
     attach: bool = False
     require: bool = False
     repeat: int = 1

@@ -85,6 +85,7 @@ OPTIONS: Final = (
     ("artifacts", "value", "DIR", "where the full logs of failed tests are saved"),
     ("artifacts-dump", "flag", "", "with --kgdb-artifacts: a vmcore of the kernel, too"),
     ("report", "value", "DIR", "write an HTML page about the run: DIR/index.html"),
+    ("gitlab", "value", "FILE", "write failed tests for GitLab's code quality report"),
     ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
     ("repeat", "number", "N", "run each kernel test so often (default: 1)"),

@@ -382,6 +382,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "cov_diff": path,
     "cov_fail_under": percent,
     "report": path,
+    "gitlab": path,
     "print_commands": flag,
     # For the marker only.
     "at": choice("ready", "kgdbwait"),

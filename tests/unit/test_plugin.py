@@ -17,6 +17,7 @@ import pytest
 # to them would not know the next run's errors. So all are imported here, and stay.
 from pytest_kgdb.plugin import (
     _github,
+    _gitlab,  # noqa: F401
     _html,  # noqa: F401
     _junit,  # noqa: F401
     _run,  # noqa: F401
@@ -1013,6 +1014,29 @@ def test_a_summary_that_cannot_be_written(inner: Inner, github: Path) -> None:
     github.mkdir()
     inner.pytester.makepyfile("def test_a(kgdb): assert 0")
     inner.run().stdout.fnmatch_lines(["kgdb: the step's summary cannot be written: *"])
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_gitlabs_code_quality(inner: Inner, github: Path, workers: list[str]) -> None:
+    inner.pytester.makepyfile(
+        test_x="def test_good(kgdb): pass\n\n\ndef test_bad(kgdb): assert 1 == 2, '\\x1b[1mbad'\n"
+    )
+    inner.subprocess("--kgdb-gitlab=quality.json", *workers)
+    issues = json.loads((inner.path / "quality.json").read_text())
+    assert [
+        (issue["severity"], issue["location"]["path"], issue["location"]["lines"]["begin"])
+        for issue in issues
+    ] == [("major", "test_x.py", 4), ("info", "fs/open.c", 7), ("info", "fs/open.c", 9)]
+    assert issues[0]["description"] == "test_x.py::test_bad: AssertionError: bad"
+    assert len({issue["fingerprint"] for issue in issues}) == 3
+
+
+def test_a_code_quality_report_of_a_good_run_is_empty(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_a(kgdb): pass")
+    inner.run("--kgdb-gitlab=quality.json")
+    assert json.loads((inner.path / "quality.json").read_text()) == []
+    result = inner.run("--kgdb-gitlab=none/quality.json")
+    result.stdout.fnmatch_lines(["kgdb: --kgdb-gitlab cannot be written: *"])
 
 
 def test_elsewhere_there_are_no_annotations(inner: Inner) -> None:
