@@ -56,6 +56,10 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
             config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from None
+    if settings.repeat > 1:
+        from ._named import NamedTests
+
+        NamedTests.register(config)
     if sharded or settings.kernel:
         from ._durations import Durations, store
 

@@ -49,6 +49,7 @@ class KgdbStop:
         self.layout: KgdbLayout | None = None
         self.registers: PtRegs | None = None
         """Those of the task that stopped; None where they are not found in guest memory."""
+        self._asked: PacketRegisters | None = None  # the same, where kgdb was asked
         self._floor = 0
 
     @property
@@ -74,18 +75,17 @@ class KgdbStop:
 
         :param step: whether the thread that stopped is to execute one instruction.
         """
-        registers = self.registers
-        if step or registers is not None:
-            known = registers if registers is not None else self._ask_registers()
-            self._traps.resumes(self.thread, known)
+        registers = self.registers if self.registers is not None else self._asked
+        if registers is not None:  # a hooked or stepping relay has asked for them
+            self._traps.resumes(self.thread, registers)
             if step:
-                self._traps.step_begins(self.thread, known[_PC])
-        self.registers = None
+                self._traps.step_begins(self.thread, registers[_PC])
+        self.registers = self._asked = None
 
     def find_registers(self) -> None:
         """Find the registers of the task that stopped, where guest memory is ours."""
         memory, layout = self.memory, self.layout
-        self.registers = None
+        self.registers = self._asked = None
         if memory is None or layout is None:
             return
         try:
@@ -186,7 +186,8 @@ class KgdbStop:
 
     def _ask_registers(self) -> PacketRegisters:
         # arch/x86/kernel/kgdb.c, dbg_set_reg, passes over the stack pointer.
-        return PacketRegisters(self._connection.request, "kgdb", fixed=(_SP,))
+        self._asked = PacketRegisters(self._connection.request, "kgdb", fixed=(_SP,))
+        return self._asked
 
     def pass_on(self) -> bytes:
         """Return the packet that has the kernel handle an exception by itself.

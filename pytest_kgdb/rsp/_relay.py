@@ -377,9 +377,9 @@ class Relay:
         backend, hooks = self._backend, self._hooks
         backend.record_stop(payload)
         self._served.notify_all()
-        spurious = backend.is_spurious
-        if (hooks.busy or spurious) and backend.may_be_hook:
-            context = backend.context(hooked=hooks.hooked or self._breakpoints.stale or spurious)
+        hooked = hooks.hooked or self._breakpoints.stale or backend.is_spurious
+        if (hooked or hooks.busy) and backend.may_be_hook:
+            context = backend.context(hooked=hooked)
             if context is not None and hooks.serve(context, now):
                 return
         if self._code is not None and self._breakpoints.inserted:

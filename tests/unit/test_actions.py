@@ -45,6 +45,13 @@ class Gdb:
         return [41, int.from_bytes(b"sh\0junk!", "little", signed=True), -1]
 
 
+class NoTask:
+    """A gdb that cannot tell the task."""
+
+    def numbers(self, *_expressions: str) -> list[int]:
+        raise KgdbError("there is no current")
+
+
 class Source:
     """The kernel's source, in /src."""
 
@@ -58,7 +65,7 @@ class Source:
 @pytest.fixture
 def log() -> ActionLog:
     log = ActionLog()
-    log.attach(Gdb(), Source())
+    log.attach(NoTask(), Source())
     return log
 
 

@@ -168,7 +168,7 @@ def test_junit_of_what_the_user_expects() -> None:
 def test_junit_without_characters_that_xml_cannot_have() -> None:
     result = judge("test_a.py::test_a", [Run("FAIL", "a\ufffeb\uffffc\x0bd")], [GOOD])
     (case,) = ElementTree.fromstring(as_junit(outcome(results=(result,)))).iter("testcase")
-    assert "a\ufffdb\ufffdcd" in str(case.findtext("system-out"))
+    assert "abcd" in str(case.findtext("system-out"))
 
 
 def test_junit_of_a_kernel_that_cannot_be_built() -> None:

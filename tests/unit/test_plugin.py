@@ -594,6 +594,32 @@ def test_repetitions(inner: Inner) -> None:
     ]
 
 
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_a_repeated_test_is_named_as_ever(inner: Inner, workers: tuple[str, ...]) -> None:
+    inner.pytester.makepyfile(
+        test_one="""
+        import pytest
+        @pytest.mark.parametrize("letter", "abc")
+        class TestOf:
+            def test_it(self, kgdb, letter): pass
+            def test_other(self, kgdb, letter): pass
+        @pytest.mark.parametrize("letter", ["x::y", "b"])
+        def test_it(kgdb, letter): pass
+        def test_plain(): pass
+        """,
+        test_two="def test_it(kgdb): pass",
+    )
+    names = ("test_one.py::TestOf::test_it[b]", "test_one.py::test_it[x::y]", "test_two.py")
+    result = inner.subprocess("--kgdb-repeat=2", "--kgdb-record=record", *workers, *names)
+    result.assert_outcomes(passed=6, deselected=0 if workers else 6)
+    lines = [json.loads(line) for line in (inner.path / "record").read_text().splitlines()]
+    assert {line["test"] for line in lines} == {*names[:2], "test_two.py::test_it"}
+    inner.run("--kgdb-repeat=2", "test_one.py::test_plain").assert_outcomes(passed=1)
+    result = inner.run("--kgdb-repeat=2", "test_one.py::test_it[c]")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines("ERROR: not found: *test_one.py::test_it[[]c[]]")
+
+
 IN_STEP = """
     import os, pathlib
     side = os.environ["SIDE"]
