@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..change import Change, Side
 from ..errors import BuildError, KgdbError
@@ -18,6 +18,9 @@ from ._runner import Runner
 from ._verdicts import INCONCLUSIVE, NOT_PROVEN, Result, Run, Verdict, exit_status, judge
 
 __all__ = ["BuiltSide", "Gate", "Outcome", "untested"]
+
+# Other files have no lines of code.
+_SOURCES: Final = (".c", ".h", ".S")
 
 
 class BuiltSide(NamedTuple):
@@ -105,6 +108,8 @@ class Gate:
             else one
             for one in results
         )
+        if not unchanged:
+            results = self._say_what_ran(results, notes)
         return Outcome(
             change,
             results,
@@ -130,6 +135,36 @@ class Gate:
             self._runner.wait(children, lambda text: stage.update(text=text))
             base, patched = (self._runner.result(name, child) for name, child in children.items())
         return base, patched
+
+    def _say_what_ran(self, results: tuple[Result, ...], notes: list[str]) -> tuple[Result, ...]:
+        """Say of tests that pass on both kernels that they ran no line of the change, if so.
+
+        They run once more for that: the runs that the verdicts are of have no int3s in them.
+        """
+        change = self._change
+        lines = [one for one in change.lines if one.file.endswith(_SOURCES)]
+        passing = [one for one in results if one.verdict is Verdict.PASSES_BOTH]
+        if not (change.of_kernel and lines and passing):
+            return results
+        with self._progress.stage("looking which lines of the change run") as stage:
+            child = self._runner.start_covered("covered", change.patched.settings, lines)
+            with child:
+                self._runner.wait({"covered": child}, lambda _: stage.update())
+                covered = self._runner.covered("covered", child)
+        if covered is None:
+            notes.append("which lines of the change run cannot be told")
+            return results
+        if not covered.lines:
+            return results
+        why = (
+            "it runs no line of the change"
+            if covered.lines == 1
+            else f"it runs none of the {covered.lines} lines of the change that can be observed"
+        )
+        return tuple(
+            replace(one, reason=why) if one in passing and one.test not in covered.tests else one
+            for one in results
+        )
 
 
 def _which(side: Side) -> str:

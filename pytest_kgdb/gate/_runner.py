@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..change import ChangedLines
 from ..deadline import Deadline
 from ..errors import KgdbError, TimeoutError
 from ..process import Child
 from ..settings import Settings
 from ._verdicts import Run
 
-__all__ = ["GateFailed", "Runner"]
+__all__ = ["Covered", "GateFailed", "Runner"]
 
 _SECONDS: Final = 24 * 3600.0  # for all the runs; each wait in a test has its own bound
 _POLL_SECONDS: Final = 0.1
@@ -38,6 +40,15 @@ class GateFailed(KgdbError):
     ) -> None:
         super().__init__(message, log=log, hint=hint)
         self.status = status
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Which tests ran any of some lines."""
+
+    lines: int
+    """How many of the lines could be observed."""
+    tests: frozenset[str]
 
 
 class Runner:
@@ -76,16 +87,39 @@ class Runner:
         self._record(name).unlink(missing_ok=True)
         return self._start(name, settings)
 
+    def start_covered(self, name: str, settings: Settings, lines: Iterable[ChangedLines]) -> Child:
+        """Start them once on a kernel, to see which of these lines run."""
+        self._coverage(name).unlink(missing_ok=True)
+        options = [f"--kgdb-cov={one.file}:{one.first}-{one.last}" for one in lines]
+        options += [f"--kgdb-cov-json={self._coverage(name)}"]
+        options += [one for one in self._options if not one.startswith("--kgdb-cov")]
+        return self._spawn(name, settings, options)
+
+    def covered(self, name: str, child: Child) -> Covered | None:
+        """Return what ran, once pytest has ended; None if that cannot be told."""
+        if child.poll() not in _RAN:
+            return None
+        try:
+            (kernel,) = json.loads(self._coverage(name).read_text())["kernels"]
+        except (OSError, ValueError):
+            return None
+        lines = [line for file in kernel["files"].values() for line in file["lines"].values()]
+        tests = frozenset(test for line in lines for test in line.get("tests", ()))
+        return Covered(int(kernel["lines"]), tests)
+
     def _start(self, name: str, settings: Settings, peer: Path | None = None) -> Child:
-        argv = [sys.executable, "-m", "pytest", *self._arguments, *self._options]
+        options = [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
+        options += [] if peer is None else [f"--kgdb-peer={peer}"]
+        return self._spawn(name, settings, [*self._options, *options])
+
+    def _spawn(self, name: str, settings: Settings, options: Sequence[str]) -> Child:
+        argv = [sys.executable, "-m", "pytest", *self._arguments]
         argv += [f"--kgdb-kernel={spec}" for spec in settings.kernel]
         argv += [f"--kgdb-patch={path}" for path in settings.patch]
         if "config" in settings.origins:
             argv.append(f"--kgdb-config={settings.config}")
         argv += [f"--kgdb-module={path}" for path in settings.module]
-        argv += [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
-        argv += [] if peer is None else [f"--kgdb-peer={peer}"]
-        argv += ["-p", "no:cacheprovider"]
+        argv += [*options, "-p", "no:cacheprovider"]
         return Child.spawn(argv, name=f"pytest on the {name} kernel", log=self._log(name))
 
     def wait(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:
@@ -142,6 +176,9 @@ class Runner:
             status=_USAGE if status == _USAGE else _FAILED,
             log=self._log(name),
         )
+
+    def _coverage(self, name: str) -> Path:
+        return self._directory / f"{name}.coverage.json"
 
     def _record(self, name: str) -> Path:
         return self._directory / f"{name}.jsonl"

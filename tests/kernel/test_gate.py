@@ -170,6 +170,40 @@ def test_what_a_change_does(
     assert "    differs: calls of version_proc_show(): once on the base" in output
 
 
+RUNS = (
+    "--- a/fs/proc/version.c\n"
+    "+++ b/fs/proc/version.c\n"
+    "@@ -9,6 +9,7 @@\n"
+    " \n"
+    " static int version_proc_show(struct seq_file *m, void *v)\n"
+    " {\n"
+    "+\tm->pad_until = 0;\n"
+    " \tseq_printf(m, linux_proc_banner,\n"
+    " \t\tutsname()->sysname,\n"
+    " \t\tutsname()->release,\n"
+)
+READS = """
+def test_reads(kgdb):
+    assert "Linux" in kgdb.run("cat /proc/version").output
+
+def test_other(kgdb):
+    assert kgdb.run("echo fine").status == 0
+"""
+
+
+def test_a_test_that_runs_no_line_of_the_change(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    (tmp_path / "runs.patch").write_text(RUNS)
+    (tmp_path / "test_reads.py").write_text(READS)
+    words = ("--patch=runs.patch", "--repeat=1", "test_reads.py")
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words, tests=())
+    assert (status, verdicts) == (1, {"reads": "passes both", "other": "passes both"}), output
+    reasons = [one["reason"] for one in json.loads((tmp_path / "out.json").read_text())["tests"]]
+    assert reasons == ["", "it runs no line of the change"]
+    assert "    it runs no line of the change" in output
+
+
 DRIVER = """\
 #include <linux/module.h>
 int gated_answer = 41;
