@@ -23,6 +23,8 @@ _MEMO_SECONDS: Final = 90 * _DAY
 _BOUND_BYTES: Final = 50 * 10**9
 _SURVEY_SECONDS: Final = 60.0  # between two surveys of a cache in which much more fits
 _MUCH_BYTES: Final = 8 * 10**9  # more than a minute's builds take
+_LONG_WALK: Final = 0.05  # seconds
+_WALK_SHARE: Final = 100  # a walk takes at most a hundredth of the time
 _BOUND_SHARE: Final = 0.5  # of the disk space that is free or ours
 
 
@@ -227,7 +229,9 @@ class GarbageCollector:
     def _workdir_size(self, path: Path) -> int:
         """Return the bytes that a work directory uses on the disk.
 
-        Walking a kernel tree takes a second; the result is kept until the directory is used again.
+        Walking a kernel tree takes seconds; the result is kept until the directory is used again,
+        and at least for a hundred times as long as the walk took: what is built meanwhile is little
+        against the bound.
         """
         note = self._layout.workdir_size(path)
         now = time.time()
@@ -235,9 +239,14 @@ class GarbageCollector:
             record = json.loads(note.read_bytes())
             if record["at"] > self._locks.released(path.name):
                 return int(record["size"])
+            seconds = float(record.get("seconds", 0.0))
+            if seconds >= _LONG_WALK and 0 <= now - record["at"] < seconds * _WALK_SHARE:
+                return int(record["size"])
+        began = time.monotonic()
         size = disk_usage(path)
+        seconds = round(time.monotonic() - began, 3)
         with contextlib.suppress(OSError):
-            note.write_text(json.dumps({"size": size, "at": now}))
+            note.write_text(json.dumps({"size": size, "at": now, "seconds": seconds}))
         return size
 
     def _user(self, info: EntryInfo) -> str:

@@ -473,6 +473,28 @@ def test_the_size_is_not_surveyed_each_time_while_there_is_much_room(
     assert len(surveys) == 7
 
 
+def test_a_large_work_directory_is_not_walked_at_each_use(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(0, 1000, 2))  # each walk takes two seconds
+
+    def use(size: int) -> int:
+        with cache.lock("tree", label="it"):
+            (cache.workdir("tree", "tree") / "file").write_bytes(bytes(size))
+        with monkeypatch.context() as patch:
+            patch.setattr("time.monotonic", lambda: next(ticks))
+            (info,) = [one for one in cache.entries() if one.state == "work"]
+        return info.size
+
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    first = use(10_000)
+    assert first >= 10_000
+    assert use(50_000) == first
+    monkeypatch.setattr("time.time", lambda: now + 201)
+    assert use(50_000) >= 50_000
+
+
 def test_a_bound_that_cannot_be_kept_is_said(tmp_path: Path, progress: Silent) -> None:
     cache = Cache(tmp_path, progress=progress, limit=50_000)
     entry = cache.make("kernel", "k", files(a="x" * 100_000), label="it")
