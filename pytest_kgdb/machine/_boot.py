@@ -18,7 +18,9 @@ from ._machine import Machine
 __all__ = ["BootLog", "boot_death", "boot_to_kgdbwait", "check_boot", "last_lines"]
 
 # kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
-_KGDB_WAITS: Final = re.compile(rb"KGDB: Waiting for connection from remote gdb")
+# On a busy host the kernel loses characters: it waits 10 ms for a UART to take one
+# (drivers/tty/serial/8250/8250_port.c, wait_for_lsr). Either half of the line is enough.
+_KGDB_WAITS: Final = re.compile(rb"(?:KGDB: Waiting|from remote gdb)[^\n]*\n")
 
 _LINES: Final = 15  # of the console, in an error
 _LOG_LINES: Final = 25  # of a panic in the log, with its registers and its stack

@@ -114,3 +114,19 @@ def test_reset() -> None:
     assert error.hint is not None
     assert "has reset the machine" in error.hint
     assert boot_death(machine(status=1), "QEMU ended", None).hint == "this host"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KGDB: Waiting for connection from remote gdb...",
+        "KGDB: Waiting for conn from remote gdb...",
+        "KGDB: Waiting for connection from remo...",
+        "KGting for connection from remote gdb...",
+    ],
+)
+def test_a_console_that_loses_characters(line: str) -> None:
+    """As on a host that is so busy that QEMU does not take them in time."""
+    boot_to_kgdbwait(machine(f"[    0.607165] {line}\r\n".encode()), 1.0)
+    with pytest.raises(BootError, match="did not reach kgdb"):
+        boot_to_kgdbwait(machine(f"[    0.607165] {line}".encode()), 1.0)
