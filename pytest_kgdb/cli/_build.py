@@ -68,7 +68,7 @@ def _specs(settings: Settings) -> tuple[str, ...]:
     return settings.kernel
 
 
-def _described(kernel: Kernel, initrd: Initrd, disk: Disk | None) -> dict[str, str | None]:
+def _described(kernel: Kernel, initrd: Initrd | None, disk: Disk | None) -> dict[str, str | None]:
     return {
         "spec": kernel.spec,
         "release": kernel.release,
@@ -77,7 +77,7 @@ def _described(kernel: Kernel, initrd: Initrd, disk: Disk | None) -> dict[str, s
         "vmlinux": str(kernel.vmlinux),
         "config": str(kernel.config),
         "modules": None if kernel.modules_dir is None else str(kernel.modules_dir),
-        "initrd": str(initrd.path),
+        "initrd": None if initrd is None else str(initrd.path),
         "disk": None if disk is None else str(disk.path),
     }
 

@@ -30,6 +30,7 @@ KERNEL: Final = (
 )
 """The options for what is built."""
 
+BOARD: Final = ("target", "console", "reset")
 MACHINE: Final = (
     "boot",
     "append",
@@ -125,7 +126,7 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "attach", help="boot a kernel and run gdb on it", allow_abbrev=False
     )
-    add_arguments(parser, (*KERNEL, *MACHINE))
+    add_arguments(parser, (*KERNEL, *MACHINE, *BOARD))
     parser.add_argument(
         "--at",
         choices=("ready", "kgdbwait"),

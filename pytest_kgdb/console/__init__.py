@@ -1,6 +1,6 @@
 """The serial console."""
 
 from ._console import Console
-from ._shell import PrintedLog, Result
+from ._shell import ANY_ANSWER, PrintedLog, Result, new_tag
 
-__all__ = ["Console", "PrintedLog", "Result"]
+__all__ = ["ANY_ANSWER", "Console", "PrintedLog", "Result", "new_tag"]

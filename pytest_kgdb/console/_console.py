@@ -42,6 +42,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     :param attend: called before each read of an expect; does what the guest needs in order to go
         on.
     :param history: what the console showed before the first connection.
+    :param peer: who has the other end, for messages.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         waits: WaitLimit,
         attend: Callable[[], object] = lambda: None,
         history: bytes = b"",
+        peer: str = "QEMU",
     ) -> None:
         self._waits = waits
+        self._peer = peer
         super().__init__(timeout=-1, encoding="utf-8", codec_errors="replace")
         self.name = "console"
         self.log = log
@@ -187,7 +190,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 return match
             meanwhile()
             if self._eof:
-                raise MachineDied("QEMU closed the console", log=self.log)
+                raise MachineDied(f"{self._peer} closed the console", log=self.log)
             if deadline.expired:
                 raise TimeoutError(
                     f"the console did not show {regex.pattern!r} in {deadline.seconds:g} s; "
@@ -230,7 +233,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             if not data:
                 if self._eof:
                     self.flag_eof = True
-                    raise EOF("QEMU closed the console")
+                    raise EOF(f"{self._peer} closed the console")
                 raise TIMEOUT("nothing came on the console")
         text: str = self._decoder.decode(data, final=False)
         self._log(text, "read")
@@ -346,7 +349,9 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 break
             meanwhile()
             if self._eof:
-                raise MachineDied(f"QEMU closed the console during {command!r}", log=self.log)
+                raise MachineDied(
+                    f"{self._peer} closed the console during {command!r}", log=self.log
+                )
             if deadline.expired:
                 raise TimeoutError(
                     f"the guest's command {command!r} did not end in {deadline.seconds:g} s\n"

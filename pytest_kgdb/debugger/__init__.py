@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._debugger import Debugger, Door
     from ._deletable import Deletable
     from ._errnos import MAX_ERRNO, errno_name, errno_of
-    from ._first_cause import FirstCause
+    from ._first_cause import FirstCause, MachineLife
     from ._frames import Frame, SourceText, Variables, source_path
     from ._generation import Generation
     from ._locations import Locations, NoSuchLocation
@@ -55,6 +55,7 @@ __all__ = [
     "GdbTemplate",
     "Generation",
     "Locations",
+    "MachineLife",
     "MiTransport",
     "NoSuchLocation",
     "Reason",
@@ -108,6 +109,7 @@ _MODULE_OF: Final = {
     "errno_name": "_errnos",
     "errno_of": "_errnos",
     "FirstCause": "_first_cause",
+    "MachineLife": "_first_cause",
     "Frame": "_frames",
     "SourceText": "_frames",
     "Variables": "_frames",

@@ -12,7 +12,7 @@ from ..escape import clean
 from ..klog import PANIC, console_panic, console_panic_end
 from ._run_control import Restored, Resumed, StopSubscriber
 
-__all__ = ["FirstCause"]
+__all__ = ["FirstCause", "MachineLife"]
 
 _PANIC_LINES: Final = 14
 _PANIC_HINT: Final = (

@@ -176,6 +176,7 @@ class RunControl:
     :param gdb: gdb's events.
     :param interrupt: asks a running kernel to stop.
     :param source: the source that the kernel and its modules were compiled from.
+    :param interrupts_in_guest: whether `interrupt` is a command in the guest, as a test's own.
     """
 
     def __init__(
@@ -189,8 +190,10 @@ class RunControl:
         interrupt: Callable[[], None],
         waits: WaitLimit,
         source: SourceText | None,
+        interrupts_in_guest: Callable[[], bool] = lambda: False,
     ) -> None:
         self._debugger = debugger
+        self._interrupts_in_guest = interrupts_in_guest
         self._gdb = gdb
         self._relay = relay
         self._causes = causes
@@ -594,7 +597,8 @@ class RunControl:
     def _is_known(self, record: StopRecord, names: list[str | None]) -> bool:
         """Return whether a stop is the rest of one that a test has seen, or has not waited for."""
         if record.reason == "interrupt":
-            if asked_by_guest(names) or (self._debugger.door == "kgdb" and not self._breaks):
+            own = asked_by_guest(names) and not self._interrupts_in_guest()
+            if own or (self._debugger.door == "kgdb" and not self._breaks):
                 return False
             self._breaks = max(0, self._breaks - 1)
             # One that an earlier interrupt() sent, when a breakpoint came first.

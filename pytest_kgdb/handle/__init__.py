@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._attachment import Attachment
 from ._kgdb import Kgdb, attachment_of
+from ._machine import AttachedMachine
 from ._slot import MachineSlot
 
-__all__ = ["Attachment", "Kgdb", "MachineSlot", "attachment_of"]
+__all__ = ["AttachedMachine", "Attachment", "Kgdb", "MachineSlot", "attachment_of"]

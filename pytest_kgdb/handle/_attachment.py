@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -31,7 +30,6 @@ from ..debugger import (
 from ..elf import ElfFile
 from ..errors import ConfigError, DebuggerDied, KgdbError
 from ..guest import FileTransfer, Shell
-from ..machine import Machine
 from ..memory import KernelMemory
 from ..modules import (
     KernelModules,
@@ -48,6 +46,7 @@ from ..rsp import Relay
 from ..splats import SplatWatch
 from ..trace import Instruments
 from ._cpu_stacks import CpuStacks
+from ._machine import AttachedMachine, MemoryFactory, RunningView
 from ._prompt import Prompt
 from ._snapshots import SnapshotKeeping, SnapshotsOfTest
 
@@ -65,14 +64,18 @@ _ASSIGNED: Final = re.compile(
 class Attachment:
     """gdb attached to one machine's stopped kernel, and all that a handle does with it.
 
+    :param machine: the machine, as far as every one has it.
+    :param memory: returns the kernel's memory, given whether the kernel is stopped, and the files
+        of its modules.
+    :param running: shows a machine whose kernel runs.
     :param interrupt: asks the running kernel to stop.
     :param snapshots: saves and restores the machine.
     :param reason: why the kernel is stopped now.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
-    :param original: returns what was read at an address without what is inserted there.
     :param actions: records what the test does.
+    :param interrupts_in_guest: whether it is a command in the guest that interrupts.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Attachment:
         kernel: Kernel,
         *,
         gdb: Gdb,
-        machine: Machine,
+        machine: AttachedMachine,
+        memory: MemoryFactory,
+        running: RunningView,
         relay: Relay,
         interrupt: Callable[[], None],
         snapshots: SnapshotKeeping,
@@ -92,7 +97,7 @@ class Attachment:
         spoiled: Callable[[], None],
         remember: Remember,
         actions: ActionLog,
-        original: Callable[[int, bytes], bytes] | None = None,
+        interrupts_in_guest: Callable[[], bool] = lambda: False,
     ) -> None:
         source = kernel.debug_source
         self.source = KernelSourceText(kernel.sources, registry, machine.directory / "sources")
@@ -119,6 +124,7 @@ class Attachment:
             interrupt=interrupt,
             waits=waits,
             source=self.source,
+            interrupts_in_guest=interrupts_in_guest,
         )
         self.locations = Locations(
             debugger,
@@ -137,18 +143,9 @@ class Attachment:
         run_control.connected(reason)
         if debugger.door == "qemu":
             define_current(debugger)
-        self.memory = memory = KernelMemory(
-            vmlinux=kernel.vmlinux,
-            ram=machine.ram,
-            memory_bytes=machine.spec.memory << 20,
-            machine=machine.spec.arch.machine,
-            stop_state=run_control,
-            modules=registry,
-            read_user=relay.read,
-            original=original,
-        )
+        self.memory: KernelMemory = memory(run_control, registry)
         self.constants = Constants(debugger, remember)
-        self._kernel_modules = KernelModules(self.constants, memory.read)
+        self._kernel_modules = KernelModules(self.constants, self.memory.read)
         self._module_symbols = ModuleSymbols(
             debugger,
             self.breakpoints,
@@ -167,19 +164,18 @@ class Attachment:
             register=relay.register,
             enabled="MODULES" in kernel.config,
         )
-        paused = functools.partial(relay.machine_paused, machine.monitor)
         self.splats = SplatWatch(
             machine,
             console,
-            memory,
+            self.memory,
             run_control,
-            paused=paused,
+            paused=running.paused,
             causes=causes,
             source=source,
             name_of=lambda address: name_of_unloaded(registry, address),
         )
-        self._paused = paused
-        self.cpu_stacks = CpuStacks(machine, memory, source, paused=paused)
+        self._running = running
+        self.cpu_stacks = CpuStacks(running, self.memory, source, paused=running.paused)
         run_control.subscribe(self.cpu_stacks)
         self.shell = Shell(
             run_control,
@@ -281,9 +277,13 @@ class Attachment:
         self.wrote()
 
     def dump(self, path: Path) -> None:
-        """Write a vmcore of the machine as it is; a running kernel is paused for it."""
-        with self._paused():
-            self.memory.dump(path, self.machine.registers())
+        """Write a vmcore of the machine as it is; a running kernel is paused for it.
+
+        :raises KgdbError: it cannot be written.
+        """
+        self.memory.require_ram()
+        with self._running.paused():
+            self.memory.dump(path, self._running.registers())
 
     def _lost_gdb(self, command: str) -> KgdbError:
         self.spoil_gdb()

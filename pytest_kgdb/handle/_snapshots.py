@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from ..debugger import RunControl, Stop
@@ -18,7 +19,7 @@ class SnapshotKeeping(Protocol):
     """Saves and restores a machine (the session's part)."""
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The names of the test's snapshots, oldest first."""
 
     def save_named(self, name: str, stop: Stop) -> None:
@@ -39,7 +40,7 @@ class SnapshotsOfTest:
     @property
     def names(self) -> list[str]:
         """The names, oldest first."""
-        return self._store.names
+        return list(self._store.names)
 
     def take(self, name: str) -> None:
         """Save the machine; see :meth:`Kgdb.snapshot`."""

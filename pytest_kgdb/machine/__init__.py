@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from ._boot import BootLog, boot_death, boot_to_kgdbwait, check_boot, last_lines
     from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
+    from ._directory import private_directory
     from ._machine import Machine
     from ._process import QemuProcess
     from ._sysrq import SysrqBreak
@@ -24,6 +25,7 @@ __all__ = [
     "check_boot",
     "kernel_command_line",
     "last_lines",
+    "private_directory",
     "storage_by_hand",
 ]
 
@@ -39,6 +41,7 @@ _MODULE_OF: Final = {
     "by_hand": "_command",
     "kernel_command_line": "_command",
     "storage_by_hand": "_command",
+    "private_directory": "_directory",
     "Machine": "_machine",
     "QemuProcess": "_process",
     "SysrqBreak": "_sysrq",

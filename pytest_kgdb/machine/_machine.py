@@ -57,6 +57,9 @@ class Machine:
     :raises MachineDied: QEMU ended as it started.
     """
 
+    name: Final = "QEMU"
+    """What it is called in messages."""
+
     def __init__(
         self,
         spec: MachineSpec,

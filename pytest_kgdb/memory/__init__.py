@@ -3,6 +3,7 @@
 from ._early_log import EarlyLog
 from ._kernel_memory import KernelMemory, StopState
 from ._module_files import ModuleFiles, ModuleLookup, module_name
+from ._packet_memory import PacketMemory
 from ._physical import PageOwner, PhysicalMemory
 from ._ram import Ram, Segment, ram_layout
 from ._relay_memory import RelayMemory
@@ -12,6 +13,7 @@ __all__ = [
     "KernelMemory",
     "ModuleFiles",
     "ModuleLookup",
+    "PacketMemory",
     "PageOwner",
     "PhysicalMemory",
     "Ram",

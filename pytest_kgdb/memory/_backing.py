@@ -16,6 +16,10 @@ SegmentReader = Callable[[int, int, int, bool], bytes]
 """drgn's: takes address, size, offset in the segment, and whether the address is physical."""
 
 
+WriteFunction = Callable[[int, bytes], None]
+"""Takes an address and the bytes."""
+
+
 class ProgramSegment(NamedTuple):
     """The arguments of drgn's `add_memory_segment`."""
 
@@ -58,6 +62,8 @@ def _table(vmlinux: Vmlinux, placement: Placement, physical: Physical) -> PageTa
 
 class RamBacking(Backing):
     """A kernel in RAM that is mapped into this process."""
+
+    physical: Ram
 
     def __init__(self, vmlinux: Vmlinux, ram: Ram) -> None:
         self.vmlinux = vmlinux
@@ -114,16 +120,24 @@ class DebuggerBacking(Backing):
 
     :param read: reads virtual memory; raises KgdbError where nothing is mapped.
     :param offset: KASLR offset of the image.
+    :param write: writes virtual memory; None if it is not to be written.
     """
 
-    def __init__(self, vmlinux: Vmlinux, read: ReadFunction, offset: int) -> None:
+    def __init__(
+        self,
+        vmlinux: Vmlinux,
+        read: ReadFunction,
+        offset: int,
+        write: WriteFunction | None = None,
+    ) -> None:
         self.vmlinux = vmlinux
         self._read = read
+        self._write = write
         self._offset = offset
 
     def refresh(self) -> None:
         self.placement = place_remote(self.vmlinux, self._read, self._offset)
-        self.physical = DirectMap(self._read, self.placement.page_offset)
+        self.physical = DirectMap(self._read, self.placement.page_offset, self._write)
         self.table = _table(self.vmlinux, self.placement, self.physical)
 
     def read(self, address: int, size: int) -> bytes:
@@ -153,9 +167,12 @@ class DebuggerBacking(Backing):
 class DirectMap(Physical):
     """Physical memory, read through the kernel's direct map."""
 
-    def __init__(self, read: ReadFunction, page_offset: int) -> None:
+    def __init__(
+        self, read: ReadFunction, page_offset: int, write: WriteFunction | None = None
+    ) -> None:
         self._read = read
         self._page_offset = page_offset
+        self._write = write
 
     def read(self, address: int, size: int) -> bytes:
         return self._read(self._page_offset + address, size)
@@ -167,7 +184,9 @@ class DirectMap(Physical):
         return address >= 0 and address + size <= (1 << 64) - self._page_offset
 
     def write(self, address: int, data: bytes) -> None:
-        self._refuse(f"write {len(data)} bytes at {address:#x}")
+        if self._write is None:
+            self._refuse(f"write {len(data)} bytes at {address:#x}")
+        self._write(self._page_offset + address, data)
 
     def find(self, pattern: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
         self._refuse(f"look for {pattern[:20]!r} from {start:#x} to {end}")
@@ -176,5 +195,5 @@ class DirectMap(Physical):
     def _refuse(what: str) -> NoReturn:
         raise KgdbError(
             f"cannot {what}: this machine's memory is reached through kgdb only",
-            hint="read and write virtual memory; physical memory needs a guest in QEMU",
+            hint="in a guest in QEMU, all of its memory can be read at once",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from ..errors import KgdbError, StaleError
 from ..kernel import Vmlinux
 from ..klog import LogLine, RingCursor, SplatFrame
-from ._backing import Backing, DebuggerBacking, RamBacking
+from ._backing import Backing, DebuggerBacking, RamBacking, WriteFunction
 from ._module_files import ModuleFiles, ModuleLookup
 from ._physical import PhysicalMemory
 from ._placement import Placement, ReadFunction
@@ -85,14 +85,17 @@ class KernelMemory:
         stop_state: StopState,
         kernel_offset: int = 0,
         modules: ModuleLookup | None = None,
+        write: WriteFunction | None = None,
     ) -> KernelMemory:
         """Return the memory of a machine whose RAM is not a file: a board on a serial line.
 
         :param read: reads virtual memory; raises KgdbError where nothing is mapped.
         :param kernel_offset: what KASLR added to the image's link address.
+        :param write: writes virtual memory; None if physical memory is not to be written.
         """
         memory = cls.__new__(cls)
-        memory._start(DebuggerBacking(Vmlinux(vmlinux), read, kernel_offset), stop_state, modules)
+        backing = DebuggerBacking(Vmlinux(vmlinux), read, kernel_offset, write)
+        memory._start(backing, stop_state, modules)
         return memory
 
     def _start(self, backing: Backing, stop_state: StopState, modules: ModuleLookup | None) -> None:
@@ -327,6 +330,17 @@ class KernelMemory:
                 stacks = [f"(no stacks: {error})"]
         return "\n".join([*stacks, *([general_registers(dump)] if registers else [])])
 
+    def require_ram(self) -> Ram:
+        """Return the guest's RAM.
+
+        :raises KgdbError: it is not a file here: the machine is a board.
+        """
+        if not isinstance(self._memory, RamBacking):
+            raise KgdbError(
+                "a dump needs the file of the guest's RAM", hint="this machine has none"
+            )
+        return self._memory.physical
+
     def dump(self, path: Path, dump: str) -> None:
         """Write a vmcore; QEMU must have paused the machine, or kgdb stopped the kernel.
 
@@ -339,18 +353,13 @@ class KernelMemory:
 
         with self.paused():
             backing = self._backing()
-            ram = backing.physical
-            if not isinstance(ram, Ram):
-                raise KgdbError(
-                    "a dump needs the file of the guest's RAM", hint="this machine has none"
-                )
             cpus = machine_registers(dump)
             for cpu, registers in self._stopped_registers():
                 if cpu < len(cpus):
                     cpus[cpu].update(registers)
             write_vmcore(
                 path,
-                ram,
+                self.require_ram(),
                 vmcoreinfo=vmcoreinfo(backing.vmlinux, backing.placement, backing.read),
                 page_offset=backing.placement.page_offset,
                 cpus=cpus,

@@ -176,8 +176,8 @@ def kgdb_disk(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Disk | Non
 
 
 @pytest.fixture(scope="session")
-def kgdb_initrd(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Initrd:
-    """The initrd that the machines boot with."""
+def kgdb_initrd(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Initrd | None:
+    """The initrd that the machines boot with; None for a board, which has its own."""
     from ._run import Run
 
     return Run.of(request.config).artifacts.initrd(kgdb_kernel)
@@ -185,7 +185,10 @@ def kgdb_initrd(request: pytest.FixtureRequest, kgdb_kernel: Kernel) -> Initrd:
 
 @pytest.fixture(scope="session")
 def _kgdb_machines(
-    request: pytest.FixtureRequest, kgdb_kernel: Kernel, kgdb_initrd: Initrd, kgdb_disk: Disk | None
+    request: pytest.FixtureRequest,
+    kgdb_kernel: Kernel,
+    kgdb_initrd: Initrd | None,
+    kgdb_disk: Disk | None,
 ) -> Iterator[KernelSession]:
     """One kernel's session, with no machine booted yet: the first test says which it wants."""
     from ._run import Run

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..recipes import Coverage
-    from ..session import Session
+    from ..session import BoardSession, Session
     from ..settings import TestRequest
 
 
@@ -38,6 +38,9 @@ class KernelSession(Protocol):
     @property
     def handle(self) -> Kgdb:
         """The handle as it is; on a new machine if there is none."""
+
+    def lacks(self, request: TestRequest) -> str | None:
+        """Return why a test cannot have what it asks for; None if it can."""
 
     def acquire(self, request: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for."""
@@ -89,13 +92,13 @@ class ArtifactSource(Protocol):
         :param settings: others than those of the run.
         """
 
-    def initrd(self, kernel: Kernel) -> Initrd:
-        """Return the initrd for a kernel."""
+    def initrd(self, kernel: Kernel) -> Initrd | None:
+        """Return the initrd for a kernel; None for a board, which has its own."""
 
     def disk(self, kernel: Kernel) -> Disk | None:
         """Return the disk image for a kernel; None where none is asked for."""
 
-    def session(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> KernelSession:
+    def session(self, kernel: Kernel, initrd: Initrd | None, disk: Disk | None) -> KernelSession:
         """Return a session of a kernel, with no machine booted yet."""
 
 
@@ -153,8 +156,10 @@ class Artifacts:
             files.update(dict.fromkeys([*built.needed, *built.modules]))
         return list(files)
 
-    def initrd(self, kernel: Kernel) -> Initrd:
-        """Return the initrd for a kernel, with the modules in it."""
+    def initrd(self, kernel: Kernel) -> Initrd | None:
+        """Return the initrd for a kernel, with the modules in it; None for a board."""
+        if self._settings.target is not None:
+            return None
         from ..initrd import prepare
 
         return prepare(self._settings, kernel, self.modules(kernel), self.cache, self._progress)
@@ -168,8 +173,14 @@ class Artifacts:
         modules = self.modules(kernel)
         return prepare(self._settings, kernel, self.cache, self._progress, modules=modules)
 
-    def session(self, kernel: Kernel, initrd: Initrd, disk: Disk | None) -> Session:
+    def session(
+        self, kernel: Kernel, initrd: Initrd | None, disk: Disk | None
+    ) -> Session | BoardSession:
         """Return a session of a kernel, with no machine booted yet."""
+        if initrd is None:
+            from ..session import BoardSession
+
+            return BoardSession(self._settings, kernel, cache=self.cache, progress=self._progress)
         from ..session import Session
 
         modules = self.modules(kernel)

@@ -49,6 +49,11 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
             f"{settings.origin('attach')}: gdb needs the terminal, which pytest-xdist's workers "
             "do not have\nhint: run without -n"
         )
+    if settings.target is not None and config.getoption("numprocesses", default=None):
+        raise pytest.UsageError(
+            f"{settings.origin('target')}: there is one board, and pytest-xdist's workers would "
+            "each want it\nhint: run without -n"
+        )
     if settings.record is not None and not is_worker(config):
         from ._record import Recorder
 
@@ -138,5 +143,7 @@ def header(config: pytest.Config) -> list[str]:
         parts.append(f"CPUs {values['smp']}")
     if settings.disk != "none":
         parts.append(f"disk {settings.disk}")
+    if settings.target is not None:
+        parts.append(f"board {settings.target}")
     parts.append(f"isolation {settings.isolation}")
     return [f"kgdb: {'; '.join(parts)}", *(f"kgdb: {note}" for note in matrix.repeated)]

@@ -143,7 +143,7 @@ class Run:
         check(item, kernel, one=one, require=self.settings.require)
 
     def machines(
-        self, kernel: Kernel, initrd: Initrd, disk: Disk | None
+        self, kernel: Kernel, initrd: Initrd | None, disk: Disk | None
     ) -> Iterator[KernelSession]:
         """Open a kernel's session for as long as its tests run."""
         self.live = self.artifacts.session(kernel, initrd, disk)
@@ -243,6 +243,8 @@ class Run:
         if test_request is None:  # asked for by getfixturevalue(): not seen at collection
             test_request = request_of(item, self.settings)
             self._check_smp(item)
+        if lacking := session.lacks(test_request):
+            self._skip(lacking)
         self._shared = None
         handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
         try:

@@ -6,6 +6,8 @@ from ._agent_expression import AgentExpression, parse_agent_expression
 from ._backend import Backend
 from ._hooks import CONTINUE, STOP, Action, Event, Hook, Return
 from ._kgdb import KgdbBackend
+from ._line_kgdb import LineKgdbBackend
+from ._packets import Decoder, encode
 from ._qemu import QemuStubBackend
 from ._qemu_stub import QemuStub
 from ._recorded_code import RecordedCode
@@ -19,15 +21,18 @@ __all__ = [
     "Action",
     "AgentExpression",
     "Backend",
+    "Decoder",
     "Event",
     "GuestMemory",
     "Hook",
     "KgdbBackend",
+    "LineKgdbBackend",
     "QemuStub",
     "QemuStubBackend",
     "RecordedCode",
     "Relay",
     "Return",
     "Vcpus",
+    "encode",
     "parse_agent_expression",
 ]

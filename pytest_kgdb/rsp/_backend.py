@@ -182,6 +182,13 @@ class Backend(ABC):
         :param paused: whether the machine is paused now.
         """
 
+    def leave(self) -> None:
+        """Let the stopped kernel of a machine that goes on run without a debugger.
+
+        :raises KgdbError: the machine is not one that goes on.
+        """
+        raise KgdbError(f"{self.target} is of a machine that ends with its session")
+
     @abstractmethod
     def close(self) -> None:
         """End the connection."""

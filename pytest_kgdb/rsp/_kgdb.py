@@ -66,13 +66,7 @@ class KgdbBackend(Backend):
     ) -> None:
         self._stub = stub
         self._vcpus = VcpuControl(vcpus, stub, paused=paused)
-        self._connection = KgdbConnection(
-            connect,
-            waits=waits,
-            cont=self._vcpus.cont,
-            stub_socket=self._stub_socket,
-            on_stub=self._take_hit,
-        )
+        self._connection = self._open(connect, waits)
         self._traps = TrapCauses()
         self._stop = KgdbStop(self._connection, stub, self._traps, stop_reply)
         self._handlers = PacketHandlers(self._connection, self._stop)
@@ -81,6 +75,16 @@ class KgdbBackend(Backend):
         self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
         self._led: set[int] = set()  # where int3s have been that led the kernel into kgdb
         self._led_late = False  # the stop is at one of them, after its hit
+
+    def _open(self, connect: Callable[[], socket.socket], waits: WaitLimit) -> KgdbConnection:
+        """Return the connection to kgdb."""
+        return KgdbConnection(
+            connect,
+            waits=waits,
+            cont=self._vcpus.cont,
+            stub_socket=self._stub_socket,
+            on_stub=self._take_hit,
+        )
 
     # What has come
 
@@ -248,7 +252,7 @@ class KgdbBackend(Backend):
                 return b"E14"
         reply = self._connection.request(payload)
         self._traps.record_request(payload, reply)
-        if kind == b"Z0," and reply != b"OK" and self.stepping and self.can_force_return:
+        if kind == b"Z0," and reply != b"OK" and self.stepping and self._stub is not None:
             # The caller of a function that kgdb does take may be noinstr code.
             instead = self._ask_stub(b"Z1,%x,1" % address)
             if instead == b"OK":
@@ -390,7 +394,7 @@ class KgdbBackend(Backend):
 
     @property
     def can_force_return(self) -> bool:
-        """Whether guest memory is ours: kgdb does not set the stack pointer."""
+        """Whether guest memory can be written here: kgdb does not set the stack pointer."""
         return self._stop.memory is not None
 
     @property

@@ -9,6 +9,7 @@ __all__ = ["ACK", "INTERRUPT", "NAK", "PAUSED", "Decoder", "encode", "stopped_th
 
 ACK: Final = b"+"
 NAK: Final = b"-"
+_END_BYTES: Final = 3  # of a packet: `#` and its checksum
 INTERRUPT: Final = b"\x03"
 
 PAUSED: Final = b"T02"
@@ -27,10 +28,31 @@ def stopped_thread(stop_reply: bytes) -> bytes:
 
 
 class Decoder:
-    """Cuts a byte stream into packets and single bytes."""
+    """Cuts a byte stream into packets and single bytes.
+
+    A packet has no `$` but its first, so one that comes before the end begins another: the end of
+    the first was lost.
+    """
 
     def __init__(self) -> None:
         self._pending = bytearray()
+        self._skipped = b""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the end of a packet is awaited."""
+        return bool(self._pending)
+
+    def take_headless(self) -> bool:
+        """Return, once, whether the end of a packet has come whose `$` was lost."""
+        headless = len(self._skipped) == _END_BYTES and self._skipped[:1] == b"#"
+        if headless:
+            self._skipped = b""
+        return headless
+
+    def reset(self) -> None:
+        """Give up the packet whose end is awaited."""
+        self._pending.clear()
 
     def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
         """Yield (`packet`, payload), (`ack`, b""), (`nak`, b"") and (`interrupt`, b"").
@@ -45,12 +67,14 @@ class Decoder:
                 end = pending.find(b"#")
                 if end < 0 or len(pending) < end + 3:
                     return
-                payload = bytes(pending[1:end])
+                begin = pending.rfind(b"$", 0, end)
+                payload = bytes(pending[begin + 1 : end])
                 good = b"%02x" % (sum(payload) & 0xFF) == pending[end + 1 : end + 3].lower()
                 del pending[: end + 3]
                 yield ("packet" if good else "bad", _expand(payload))
                 continue
             del pending[:1]
+            self._skipped = (self._skipped + first)[-_END_BYTES:]
             if first == ACK:
                 yield "ack", b""
             elif first == NAK:

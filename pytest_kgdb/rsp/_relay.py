@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -292,6 +293,18 @@ class Relay:
             with self._backend.machine_paused(monitor):
                 yield
 
+    def locked(self) -> AbstractContextManager[object]:
+        """Around what uses the backend without the relay: nobody else does meanwhile."""
+        return self._lock
+
+    def leave(self) -> None:
+        """Let the stopped kernel run without a debugger, for good: no breakpoint stays.
+
+        :raises KgdbError: the target did not answer, or its machine ends with its session.
+        """
+        with self._lock:
+            self._backend.leave()
+
     def close(self) -> None:
         """End the relay; gdb sees its connection close."""
         self._closing = True
@@ -344,8 +357,7 @@ class Relay:
             self._lose_gdb()
             self._closing = True
             return
-        while not self._stopped and (event := self._backend.next_event()) is not None:
-            self._on_event(event)
+        self._serve_events()
         if self._gdb is not None and self._gdb in ready:
             data = self._gdb.recv(65536)
             if not data:
@@ -356,6 +368,11 @@ class Relay:
                     if self._acks:
                         self._gdb.sendall(ACK)
                     self._on_request(payload)
+            self._serve_events()  # a stop may have come with the acknowledgement of a resume
+
+    def _serve_events(self) -> None:
+        while not self._stopped and (event := self._backend.next_event()) is not None:
+            self._on_event(event)
 
     def _lose_gdb(self) -> None:
         if self._gdb is not None:

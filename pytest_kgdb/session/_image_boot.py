@@ -15,11 +15,12 @@ from ..machine import boot_death, check_boot, kernel_command_line, last_lines
 from ..rsp import QemuStub
 
 if TYPE_CHECKING:
+    from ..debugger import Debugger
     from ..handle import Attachment
     from ..kernel import Kernel
     from ..machine import BootLog, Machine
 
-__all__ = ["check_image_kernel", "run_to_start_kernel"]
+__all__ = ["check_image_kernel", "missing_parameters", "run_to_start_kernel"]
 
 # Without these the debugger does not work (machine.kernel_command_line).
 _NEEDED = ("nokaslr", "rodata=off")
@@ -76,14 +77,19 @@ def check_image_kernel(
         raise _another(kernel, machine, hint)
     if machine.spec.stub == "qemu":
         return  # which needs no more than symbols that are where they say
-    words = evaluate(attachment().debugger, "saved_command_line").string().split()
-    if missing := [word for word in _NEEDED if word not in words]:
+    if missing := missing_parameters(attachment().debugger):
+        line = evaluate(attachment().debugger, "saved_command_line").string()
         raise BootError(
-            f"the image's boot loader gives its kernel no {' and no '.join(missing)}: "
-            f"{' '.join(words)}",
+            f"the image's boot loader gives its kernel no {' and no '.join(missing)}: {line}",
             log=machine.console.log,
             hint=hint,
         )
+
+
+def missing_parameters(debugger: Debugger) -> list[str]:
+    """Return the parameters that kgdb needs, and that the kernel was not given."""
+    words = evaluate(debugger, "saved_command_line").string().split()
+    return [word for word in _NEEDED if word not in words]
 
 
 def _another(kernel: Kernel, machine: Machine, hint: str) -> BootError:

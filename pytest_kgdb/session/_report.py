@@ -10,7 +10,7 @@ import shutil
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ..errors import KgdbError
 from ..escape import clean
@@ -19,7 +19,8 @@ from ..report import ACTIONS, Section, Story
 
 if TYPE_CHECKING:
     from ..actions import ActionEntry, ActionLog, Instrument, SeenCall
-    from ..debugger import Frame, Stop
+    from ..debugger import Frame, Gdb, Stop
+    from ..handle import AttachedMachine, Attachment
     from ..kernel import Kernel
     from ._vm import Vm
 
@@ -49,7 +50,7 @@ WHERE: Final = "kgdb: where the kernel is"
 CONSOLE: Final = "kgdb: console since the test began"
 GDB: Final = "kgdb: gdb's conversation, its end"
 
-__all__ = ["commands", "save_artifacts", "sections", "story"]
+__all__ = ["commands", "save_artifacts", "save_state", "sections", "story"]
 
 
 def commands(vm: Vm, kernel: Kernel) -> list[str]:
@@ -63,7 +64,27 @@ def commands(vm: Vm, kernel: Kernel) -> list[str]:
     ]
 
 
-def sections(vm: Vm, mark: int, actions: ActionLog) -> list[Section]:
+class ReportedMachine(Protocol):
+    """The part of a machine with its debugger that a report shows."""
+
+    @property
+    def machine(self) -> AttachedMachine:
+        """The machine."""
+
+    @property
+    def gdb(self) -> Gdb:
+        """gdb on it."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """Its kernel."""
+
+    @property
+    def attachment(self) -> Attachment:
+        """gdb attached to it."""
+
+
+def sections(vm: ReportedMachine, mark: int, actions: ActionLog) -> list[Section]:
     """Return what a failed test's report shows of the kernel, the test, the console and gdb.
 
     :param mark: where on the console the test began.
@@ -87,8 +108,8 @@ def sections(vm: Vm, mark: int, actions: ActionLog) -> list[Section]:
     return parts
 
 
-def save_artifacts(vm: Vm, mark: int, actions: ActionLog, directory: Path, *, dump: bool) -> None:
-    """Save the console with times, the configuration, the registers, and a vmcore if asked to.
+def save_artifacts(vm: ReportedMachine, mark: int, actions: ActionLog, directory: Path) -> None:
+    """Save the console with times, and the configuration.
 
     :param mark: where on the console the test began.
     :raises OSError: a file cannot be written.
@@ -100,6 +121,13 @@ def save_artifacts(vm: Vm, mark: int, actions: ActionLog, directory: Path, *, du
     (directory / "console-times.txt").write_text(clean("\n".join(lines)) + "\n", encoding="utf-8")
     if vm.kernel.config.exists():
         shutil.copyfile(vm.kernel.config, directory / "kernel.config")
+
+
+def save_state(vm: Vm, directory: Path, *, dump: bool) -> None:
+    """Save the registers, and a vmcore if asked to.
+
+    :raises OSError: a file cannot be written.
+    """
     if not vm.machine.alive:
         return
     try:
@@ -111,7 +139,7 @@ def save_artifacts(vm: Vm, mark: int, actions: ActionLog, directory: Path, *, du
         (directory / "errors.txt").write_text(clean(str(error)) + "\n", encoding="utf-8")
 
 
-def story(vm: Vm | None, mark: int, actions: ActionLog) -> Story:
+def story(vm: ReportedMachine | None, mark: int, actions: ActionLog) -> Story:
     """Return what has happened since the test began.
 
     :param mark: where on the console that was.
@@ -159,10 +187,10 @@ def _in_brief(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not _NOISE.match(line))
 
 
-def _where(vm: Vm) -> tuple[str, str | None]:
+def _where(vm: ReportedMachine) -> tuple[str, str | None]:
     """Return where the kernel is, and the same in brief."""
     if not vm.machine.alive:
-        return "gone: QEMU has ended", None
+        return f"gone: {vm.machine.name} has ended", None
     attachment = vm.attachment
     if not vm.gdb.alive:
         stacks = attachment.cpu_stacks.read()

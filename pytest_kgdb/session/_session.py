@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import os
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..deadline import WaitLimit
 from ..debugger import gdb_version
@@ -22,6 +19,7 @@ from ..process import which
 from ._accel import qemu_version
 from ._boot import Loader
 from ._launch import Launch
+from ._logs import make_log_directory
 from ._machine_choice import MachineChoice
 from ._snapshot import KIND, Snapshot
 
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from ._vm import Vm
 
 __all__ = ["Session"]
-
-# Runs whose logs are kept, so that the path that an error names is there when it is read.
-_KEEP_RUNS: Final = 20
 
 
 class Session:
@@ -115,6 +110,10 @@ class Session:
         return build_external(self.kernel, path, self._cache, self._progress, given)
 
     # Lending
+
+    def lacks(self, request: TestRequest) -> str | None:  # noqa: ARG002 # a board lacks something
+        """Return why a test cannot have what it asks for; None: a machine is made as it asks."""
+        return None
 
     def acquire(self, request: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for.
@@ -376,18 +375,7 @@ class Session:
     @cached_property
     def logs(self) -> Path:
         """The directory of this run's logs; the last runs' are kept beside it."""
-        base = self._cache.root / "logs"
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        directory = base / name
-        number = 1
-        while directory.exists():
-            number += 1
-            directory = base / f"{name}-{number}"
-        directory.mkdir(parents=True)
-        for old in sorted(path for path in base.iterdir() if path.is_dir())[:-_KEEP_RUNS]:
-            if not _in_use(old):
-                shutil.rmtree(old, ignore_errors=True)
-        return directory
+        return make_log_directory(self._cache.root / "logs")
 
     @property
     def console_log(self) -> Path:
@@ -436,9 +424,10 @@ class Session:
         :raises OSError: a file cannot be written.
         """
         if self._vm is not None:
-            from ._report import save_artifacts
+            from ._report import save_artifacts, save_state
 
-            save_artifacts(self._vm, self._mark, self._slot.actions, directory, dump=dump)
+            save_artifacts(self._vm, self._mark, self._slot.actions, directory)
+            save_state(self._vm, directory, dump=dump)
 
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.
@@ -476,9 +465,3 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _in_use(directory: Path) -> bool:
-    """Whether the process that a log directory is named after still runs."""
-    pid = directory.name.split("-")[2] if directory.name.count("-") >= 2 else ""
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -14,7 +15,7 @@ from ..errors import BootError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
 from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, check_boot, last_lines
-from ..memory import EarlyLog, RelayMemory
+from ..memory import EarlyLog, KernelMemory, ModuleLookup, RelayMemory, StopState
 from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
 from ._image_boot import check_image_kernel, run_to_start_kernel
@@ -37,6 +38,22 @@ _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
 _CONSOLE_LINES: Final = 15  # that an error shows
+
+
+class _PausableMachine:
+    """Shows a machine whose kernel runs while QEMU has paused it (handle.RunningView)."""
+
+    def __init__(self, machine: Machine, relay: Relay) -> None:
+        self._relay = relay
+        self._machine = machine
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """Have the machine paused."""
+        return self._relay.machine_paused(self._machine.monitor)
+
+    def registers(self) -> str:
+        """Return all CPUs' registers."""
+        return self._machine.registers()
 
 
 class Vm:
@@ -202,6 +219,8 @@ class Vm:
             kernel,
             gdb=self.gdb,
             machine=machine,
+            memory=functools.partial(self._memory, relay),
+            running=_PausableMachine(machine, relay),
             relay=relay,
             interrupt=interrupt,
             snapshots=self._store,
@@ -212,12 +231,23 @@ class Vm:
             printed=memory.console_log,
             spoiled=self._spare.prepare,
             remember=self._remember,
-            original=self.coverage.original if self.coverage is not None else None,
             actions=self._slot.actions,
         )
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
         self._parts.callback(self._slot.empty, attachment)
+
+    def _memory(self, relay: Relay, stop_state: StopState, modules: ModuleLookup) -> KernelMemory:
+        return KernelMemory(
+            vmlinux=self.kernel.vmlinux,
+            ram=self.machine.ram,
+            memory_bytes=self.spec.memory << 20,
+            machine=self.spec.arch.machine,
+            stop_state=stop_state,
+            modules=modules,
+            read_user=relay.read,
+            original=self.coverage.original if self.coverage is not None else None,
+        )
 
     def _replace_gdb(self, relay: Relay) -> None:
         self.gdb.replace(self._spare.take())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         from_pytest,
         make_settings,
     )
-    from ._values import CoverageTarget, Forward, make_variable
+    from ._values import CoverageTarget, Forward, SerialLine, make_variable
 
 __all__ = [
     "MARKER_KEYS",
@@ -30,6 +30,7 @@ __all__ = [
     "Forward",
     "MachineOptions",
     "Point",
+    "SerialLine",
     "Settings",
     "TestRequest",
     "add_arguments",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 from ..errors import ConfigError
 from ._options import OPTIONS, ini_key
 from ._options import field as field_of
-from ._values import PARSERS, CoverageTarget, Forward, parse_axis, parse_list
+from ._values import PARSERS, CoverageTarget, Forward, SerialLine, parse_axis, parse_list
 
 if TYPE_CHECKING:
     import argparse
@@ -114,6 +114,15 @@ class Settings(MachineOptions):
     forward: tuple[Forward, ...] = ()
     accel: str = "auto"
     stub: str = "kgdb"
+    target: SerialLine | None = None
+    """kgdb's serial line of a board; None for machines in QEMU."""
+
+    console: SerialLine | None = None
+    """The board's console; None where it is on kgdb's line."""
+
+    reset: str | None = None
+    """The command that resets the board."""
+
     isolation: str = "snapshot"
     timeout: float = 60.0
     """Seconds."""
@@ -277,13 +286,75 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
     # The CPUs that this process may use: a container may have fewer than the host.
     values.setdefault("jobs", len(os.sched_getaffinity(0)))
     origins = {name: item.origin for name, item in given.items() if item.value is not None}
+    if values.get("target") is not None:
+        values.setdefault("isolation", "reboot" if values.get("reset") else "none")
     settings = Settings(**values, origins=origins)
     _check_together(settings)
     return settings
 
 
+# What is chosen of a machine that is started here.
+_OF_QEMU: Final = (
+    *("module", "initrd", "disk", "disk_package", "disk_size", "boot", "append", "smp", "memory"),
+    *("qemu_arg", "forward", "accel", "stub"),
+)
+
+
+def _check_board(settings: Settings) -> None:
+    """Refuse options of a board that contradict each other, or those of machines in QEMU."""
+    if settings.target is None:
+        for name in ("console", "reset"):
+            if name in settings.origins:
+                raise ConfigError(
+                    f"{settings.origin(name)}: there is no board that it could be of",
+                    hint="name kgdb's line: --kgdb-target=serial:/dev/ttyUSB1,115200",
+                )
+        return
+    for name in _OF_QEMU:
+        if name in settings.origins:
+            raise ConfigError(
+                f"{settings.origin(name)}: the board of {settings.origin('target')} is as it is",
+                hint="leave it out"
+                + (
+                    "; modules.load(PATH) builds a module and puts it on the board"
+                    if name == "module"
+                    else ""
+                ),
+            )
+    for name, what in (("cov", "coverage"), ("artifacts_dump", "a vmcore")):
+        if getattr(settings, name):
+            raise ConfigError(
+                f"{settings.origin(name)}: {what} needs the machine's memory as a file, as that of "
+                "a guest in QEMU is, and not of a board",
+                hint=f"leave it out, or {settings.origin('target')}",
+            )
+    for name, count in (("kernel", len(settings.kernel)), ("config", len(settings.configs))):
+        if count > 1:
+            raise ConfigError(
+                f"{settings.origin(name)}: one kernel runs on the board, not {count}",
+                hint="name the build directory of that one",
+            )
+    if settings.prove:
+        raise ConfigError(
+            f"{settings.origin('prove')}: one kernel runs on the board, and not the other that is "
+            "without the fix",
+            hint=f"leave it out, or {settings.origin('target')}",
+        )
+    if settings.isolation == "snapshot":
+        raise ConfigError(
+            f"{settings.origin('isolation')}: a board has no snapshots",
+            hint="reboot, with --kgdb-reset=COMMAND; or none",
+        )
+    if settings.isolation == "reboot" and settings.reset is None:
+        raise ConfigError(
+            f"{settings.origin('isolation')}: how the board is reset is not known",
+            hint="--kgdb-reset=COMMAND",
+        )
+
+
 def _check_together(settings: Settings) -> None:
     """Refuse options that contradict each other."""
+    _check_board(settings)
     if any(target.kind == "patch" for target in settings.cov) and not settings.patch:
         raise ConfigError(
             f"{settings.origin('cov')}=patch: the kernel has no patches",

@@ -73,10 +73,20 @@ OPTIONS: Final = (
     ("accel", "value", "ACCEL", "accelerator: auto (default: KVM if a guest runs on it), kvm, tcg"),
     ("stub", "value", "STUB", "the stub gdb is attached to: kgdb (default) or qemu"),
     (
+        "target",
+        "value",
+        "serial:LINE",
+        "a board that runs: kgdb's serial line, as serial:/dev/ttyUSB1,115200, tcp:HOST:PORT or "
+        "rfc2217://HOST:PORT behind serial:",
+    ),
+    ("console", "value", "LINE", "the board's console (default: the line of --kgdb-target)"),
+    ("reset", "value", "COMMAND", "command that resets the board: a power switch"),
+    (
         "isolation",
         "value",
         "HOW",
-        "what a test gets: snapshot (default: the kernel restored), reboot, or none",
+        "what a test gets: snapshot (default: the kernel restored), reboot, or none (a board's "
+        "default without --kgdb-reset)",
     ),
     ("timeout", "number", "SECONDS", "bound of every wait that names none (default: 60)"),
     ("cache-dir", "value", "DIR", "where what was built is kept"),

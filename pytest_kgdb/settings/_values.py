@@ -33,6 +33,7 @@ _NOT_THE_USERS: Final = frozenset(
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:[:=/][^\s,]+)?")
 _FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
+_LINE = re.compile(r"(tcp:[^,:/]+:\d+|rfc2217://[^,]+|(?!\w+:)[^,]+?)(?:,(\d+))?")
 
 
 _COVERED: Final = re.compile(r"(function|module):([\w-]+)|([^:\s]+)(?::(\d+)(?:-(\d+))?)?")
@@ -65,6 +66,25 @@ class Forward:
 
     def __str__(self) -> str:
         return f"{self.proto}:{self.host}:{self.guest}"
+
+
+@dataclass(frozen=True)
+class SerialLine:
+    """A serial line of this host's, or one that a server on the network has."""
+
+    where: str
+    """A device's absolute path, `tcp:HOST:PORT`, or `rfc2217://HOST:PORT`."""
+
+    baud: int = 115200
+    """Bits per second; without meaning for `tcp:`, whose server has set it."""
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a device of this host's."""
+        return self.where.startswith("/")
+
+    def __str__(self) -> str:
+        return self.where if self.where.startswith("tcp:") else f"{self.where},{self.baud}"
 
 
 def text(value: object) -> str:
@@ -284,6 +304,37 @@ def forward(value: object, _base: Path) -> Forward:
     return forwarding
 
 
+def serial_line(value: object, base: Path = Path()) -> SerialLine:
+    """Return the line that `/dev/ttyUSB0,115200`, `tcp:HOST:PORT` or `rfc2217://…` means."""
+    if isinstance(value, SerialLine):
+        return value
+    word = text(value).removeprefix("serial:")
+    match = _LINE.fullmatch(word)
+    if match is None:
+        raise ValueError(
+            f"{word!r} is not a serial line: write /dev/ttyUSB0,115200, tcp:HOST:PORT, or "
+            "rfc2217://HOST:PORT,115200"
+        )
+    where, baud = match[1], int(match[2] or 115200)
+    if where.startswith("tcp:") and match[2]:
+        raise ValueError(f"{word!r}: the server of a tcp: line has set its speed")
+    if baud < 1:
+        raise ValueError(f"{baud} baud are no speed")
+    if not where.startswith(("tcp:", "rfc2217://")):
+        where = str(path(where, base))
+    return SerialLine(where, baud)
+
+
+def target(value: object, base: Path) -> SerialLine:
+    """Return kgdb's serial line of a board."""
+    if isinstance(value, SerialLine):
+        return value
+    word = text(value)
+    if not word.startswith("serial:"):
+        raise ValueError(f"{word!r} is not a target: write serial:/dev/ttyUSB1,115200")
+    return serial_line(word, base)
+
+
 def covered(value: object, _base: Path) -> CoverageTarget:
     """Return the lines that `patch`, `FILE:LINES`, `function:NAME` or `module:NAME` stands for."""
     if isinstance(value, CoverageTarget):
@@ -363,6 +414,9 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "accel": choice("auto", "kvm", "tcg"),
     "stub": choice("kgdb", "qemu"),
     "isolation": choice("snapshot", "reboot", "none"),
+    "target": target,
+    "console": serial_line,
+    "reset": words,
     "timeout": timeout,
     "cache_dir": path,
     "remote_cache": remote,

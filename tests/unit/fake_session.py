@@ -71,6 +71,9 @@ class Session:
         self.booted: object = None
         event("session", kernel, initrd, disk)
 
+    def lacks(self, request: TestRequest) -> str | None:
+        return None
+
     def acquire(self, request: TestRequest) -> Any:
         if request.machine != self.booted:
             machine = request.machine

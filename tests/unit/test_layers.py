@@ -30,6 +30,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("console",),
     ("monitor",),
     ("machine",),
+    ("board",),
     ("memory",),
     ("debugger",),
     ("actions",),

@@ -348,7 +348,12 @@ class TestThroughDebugger:
 
     def test_what_it_cannot(self, tmp_path: Path) -> None:
         guest = FakeGuest(tmp_path)
-        physical = self.make(guest, make(guest).read).physical
+        own = make(guest)
+        memory = self.make(guest, own.read)
+        physical = memory.physical
+        with pytest.raises(KgdbError, match="a dump needs the file of the guest's RAM"):
+            memory.require_ram()
+        assert own.require_ram().holds(guest.phys("some_text"))
         with pytest.raises(KgdbError, match=r"cannot write 1 bytes at 0x5: .*kgdb only"):
             physical.write(5, b"x")
         with pytest.raises(KgdbError, match="cannot look for b'x'"):

@@ -37,7 +37,9 @@ class Frame:
 class Vm:
     def __init__(self) -> None:
         self.machine = SimpleNamespace(
-            alive=True, console=SimpleNamespace(since=lambda mark: b"before and after"[mark:])
+            name="QEMU",
+            alive=True,
+            console=SimpleNamespace(since=lambda mark: b"before and after"[mark:]),
         )
         self.gdb = SimpleNamespace(alive=True, tail=lambda lines: "> 1-exec-continue")
         self.frames = [

@@ -1,0 +1,9 @@
+"""A machine that somebody else started: a board on serial lines."""
+
+from __future__ import annotations
+
+from ._board import Board
+from ._interrupt import BoardInterrupt
+from ._take_up import await_kgdb, await_shell, stop_running, take_up
+
+__all__ = ["Board", "BoardInterrupt", "await_kgdb", "await_shell", "stop_running", "take_up"]

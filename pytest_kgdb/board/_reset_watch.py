@@ -1,0 +1,62 @@
+"""Noticing that a board has reset, by what its console shows."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Final
+
+from ..escape import clean
+
+__all__ = ["ResetWatch"]
+
+# A line with CONFIG_PRINTK_TIME; with CONFIG_PRINTK_CALLER, who printed it follows.
+_LINE: Final = re.compile(rb"\[ *(\d+)\.(\d{6})\](?:\[ *[CT]\d+\])? (.*)")
+# init/main.c, start_kernel: linux_banner is printed first.
+_BANNER: Final = b"Linux version "
+
+_SURE_SECONDS: Final = 2.0
+_AHEAD_SECONDS: Final = 1.0
+_LONGEST: Final = 4096
+
+
+class ResetWatch:
+    """Tells the first lines of a kernel that boots from those that dmesg(1) shows.
+
+    The times in a kernel's lines pass as fast as time does. Those of a dump do not.
+
+    :param clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.start()
+
+    def start(self) -> None:
+        """Watch from now on: the kernel that runs now is the one that is expected."""
+        self._pending = b""
+        self._banner: bytes | None = None
+        self._at = 0.0
+
+    def feed(self, data: bytes) -> None:
+        """Take what the console shows, as soon as it does."""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        self._pending = self._pending[-_LONGEST:]
+        for line in lines:
+            if match := _LINE.search(line):
+                self._take(int(match[1]) + int(match[2]) / 1e6, match[3])
+
+    def _take(self, seconds: float, text: bytes) -> None:
+        now = self._clock()
+        if text.startswith(_BANNER) and seconds == 0:
+            self._banner, self._at = text, now
+        elif self._banner is not None and seconds > now - self._at + _AHEAD_SECONDS:
+            self._banner = None
+
+    @property
+    def banner(self) -> str | None:
+        """The first line of the kernel that has booted since; None while none has."""
+        if self._banner is None or self._clock() - self._at < _SURE_SECONDS:
+            return None
+        return clean(self._banner.decode("utf-8", "replace")).strip()

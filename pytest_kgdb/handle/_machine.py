@@ -1,0 +1,54 @@
+"""What a handle needs of the machine under it: one in QEMU, or a board."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from ..console import Console
+from ..debugger import MachineLife
+from ..memory import KernelMemory, ModuleLookup, StopState
+from ..settings import Forward
+
+__all__ = ["AttachedMachine", "MemoryFactory", "RunningView"]
+
+
+class AttachedMachine(MachineLife, Protocol):
+    """A machine with a console."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def console(self) -> Console:
+        """Its serial console."""
+
+    @property
+    def directory(self) -> Path:
+        """A private directory, for as long as it is there."""
+
+    @property
+    def forwards(self) -> tuple[Forward, ...]:
+        """The host's ports that lead to it."""
+
+
+class RunningView(Protocol):
+    """What can be seen of a machine while its kernel runs.
+
+    Both raise KgdbError where nothing can be seen.
+    """
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Have the machine paused, so that its memory does not change."""
+
+    def registers(self) -> str:
+        """Return all CPUs' registers, as QEMU's monitor shows them."""
+
+
+class MemoryFactory(Protocol):
+    """Makes the kernel's memory."""
+
+    def __call__(self, stop_state: StopState, modules: ModuleLookup, /) -> KernelMemory:
+        """Return it, given whether the kernel is stopped, and the files of its modules."""
