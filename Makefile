@@ -38,6 +38,7 @@ help:
 	@echo 'make test-sanitized  tests on a kernel with KASAN, lockdep, kmemleak and the like;'
 	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
+	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
 	@echo 'make lint         ruff and mypy'
@@ -81,6 +82,7 @@ test: check
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
 	  tests/faults tests/kernel example_suite
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require -m short tests/board
 
 .PHONY: test-matrix
 test-matrix: ready
@@ -106,6 +108,12 @@ test-debian: ready
 	  --durations=10 tests/debian example_suite/debian
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-config=distro --kgdb-initrd=initramfs-tools \
 	  --kgdb-append='root=LABEL=debian rw' $(DEBIAN) --kgdb-require --durations=10 tests/debian/distro
+
+# All tests of boards, and all examples on them, with a boot for each test: half an hour. The short
+# tests are part of `make test`.
+.PHONY: test-board
+test-board: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require --durations=10 tests/board
 
 .PHONY: stress
 stress: ready

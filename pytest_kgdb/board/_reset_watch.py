@@ -16,15 +16,20 @@ _LINE: Final = re.compile(rb"\[ *(\d+)\.(\d{6})\](?:\[ *[CT]\d+\])? (.*)")
 # init/main.c, start_kernel: linux_banner is printed first.
 _BANNER: Final = b"Linux version "
 
-_SURE_SECONDS: Final = 2.0
-_AHEAD_SECONDS: Final = 1.0
+_SURE_SECONDS: Final = 4.0  # in which 40 kB come at 115,200 baud
+_AHEAD_SECONDS: Final = 2.0  # of a boot: what was printed before there was a console comes at once
+
+# Around a command's output (console/_shell.py, Bracketed).
+_BEGINS, _ENDS = b"\x1e", b"\x1f"
+_COMMAND_SECONDS: Final = 20.0  # after which a command whose output has a kernel's first line ended
 _LONGEST: Final = 4096
 
 
 class ResetWatch:
     """Tells the first lines of a kernel that boots from those that dmesg(1) shows.
 
-    The times in a kernel's lines pass as fast as time does. Those of a dump do not.
+    The times in a kernel's lines pass as fast as time does. Those of a dump do not. What a command
+    prints before its end is no boot, but if it does not end.
 
     :param clock: returns seconds.
     """
@@ -38,12 +43,17 @@ class ResetWatch:
         self._pending = b""
         self._banner: bytes | None = None
         self._at = 0.0
+        self._in_command = False
 
     def feed(self, data: bytes) -> None:
         """Take what the console shows, as soon as it does."""
         *lines, self._pending = (self._pending + data).split(b"\n")
         self._pending = self._pending[-_LONGEST:]
         for line in lines:
+            if _BEGINS in line:
+                self._in_command = True
+            if _ENDS in line and self._in_command:
+                self._in_command, self._banner = False, None
             if match := _LINE.search(line):
                 self._take(int(match[1]) + int(match[2]) / 1e6, match[3])
 
@@ -57,6 +67,7 @@ class ResetWatch:
     @property
     def banner(self) -> str | None:
         """The first line of the kernel that has booted since; None while none has."""
-        if self._banner is None or self._clock() - self._at < _SURE_SECONDS:
+        wait = _COMMAND_SECONDS if self._in_command else _SURE_SECONDS
+        if self._banner is None or self._clock() - self._at < wait:
             return None
         return clean(self._banner.decode("utf-8", "replace")).strip()

@@ -186,6 +186,11 @@ class GdbProcess:
             self._stdin.close()
         self._child.kill()
 
+    def close_unread(self) -> None:
+        """End gdb before anybody has begun to read its output."""
+        self.close()
+        self._stdout.close()
+
 
 def launch_template(
     kernel: DebugFiles, *, index_cache: Path, directory: Path, log: Path

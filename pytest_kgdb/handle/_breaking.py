@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..actions import recorded
-from ..errors import making_instrument
+from ..errors import KgdbError, making_instrument
 from ._base import Base
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Breaking(Base):
         attachment = self._slot.require()
         attachment.note_expression(condition or "")
         with making_instrument(), attachment.explaining_refusal(f"no breakpoint at {location}"):
+            if hardware:
+                self._require_hardware(f"no hardware breakpoint at {location}")
             return attachment.breakpoints.insert(
                 location,
                 condition=condition,
@@ -76,7 +78,14 @@ class Breaking(Base):
         """
         __tracebackhide__ = True
         with making_instrument():
+            self._require_hardware(f"no watchpoint on {expression}")
             return self._slot.require().breakpoints.watch(expression, access)
+
+    def _require_hardware(self, what: str) -> None:
+        __tracebackhide__ = True
+        refusal = self._slot.require().relay.hardware_refusal
+        if refusal is not None:
+            raise KgdbError(f"{what}: {refusal}")
 
     def delete_breakpoints(self) -> None:
         """Delete all breakpoints and watchpoints, and end all instruments."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from ..errors import KgdbError
 from ..kernel import Vmlinux
 from ._pagetable import PageTable
 from ._placement import Placement, ReadFunction, place, place_remote
 from ._ram import Physical, Ram
+
+# Bytes that are read at once over a slow line: no page's end is within, and it is one packet.
+_BLOCK: Final = 256
 
 SegmentReader = Callable[[int, int, int, bool], bytes]
 """drgn's: takes address, size, offset in the segment, and whether the address is physical."""
@@ -44,6 +47,10 @@ class Backing(ABC):
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:
         """Read kernel virtual memory."""
+
+    def many_reads(self) -> ReadFunction:
+        """Return what reads many small pieces of ordinary memory, near each other, at one stop."""
+        return self.read
 
     @abstractmethod
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
@@ -143,6 +150,9 @@ class DebuggerBacking(Backing):
     def read(self, address: int, size: int) -> bytes:
         return self._read(address, size)
 
+    def many_reads(self) -> ReadFunction:
+        return _Blocks(self._read).read
+
     def segments(self, check: Callable[[], None]) -> Iterator[ProgramSegment]:
         def reader(base: int) -> SegmentReader:
             def read(address: int, size: int, _offset: int, _physical: bool) -> bytes:
@@ -162,6 +172,33 @@ class DebuggerBacking(Backing):
         yield ProgramSegment(0, everything, reader(0), False)
         page_offset = self.placement.page_offset
         yield ProgramSegment(0, (1 << 64) - page_offset, reader(page_offset), True)
+
+
+class _Blocks:
+    """Reads a kernel's memory in blocks, and each of them once.
+
+    For ordinary memory only: a device's registers may change by being read.
+    """
+
+    def __init__(self, read: ReadFunction) -> None:
+        self._read = read
+        self._blocks: dict[int, bytes] = {}
+
+    def read(self, address: int, size: int) -> bytes:
+        first, last = address // _BLOCK, (address + size - 1) // _BLOCK
+        try:
+            data = b"".join(self._block(number) for number in range(first, last + 1))
+        except KgdbError as error:
+            if type(error) is not KgdbError:
+                raise  # the debugger or the machine is gone
+            return self._read(address, size)  # which names what is not mapped
+        start = address - first * _BLOCK
+        return data[start : start + size]
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            self._blocks[number] = self._read(number * _BLOCK, _BLOCK)
+        return self._blocks[number]
 
 
 class DirectMap(Physical):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from ..errors import KgdbError, StaleError
 from ..kernel import Vmlinux
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ._program import ModuleKey
 
 __all__ = ["KernelMemory", "StopState"]
+
+_END_RECORDS: Final = 3  # of the log
 
 
 class StopState(Protocol):
@@ -179,12 +181,24 @@ class KernelMemory:
 
         :raises StaleError: the kernel is running.
         """
-        read, ring, layout = self._log() or (None, 0, None)
-        if read is None or layout is None:  # before 5.10
+        log = self._log()
+        if log is None:  # before 5.10
             from drgn.helpers.linux.printk import get_dmesg
 
             return get_dmesg(self.program).decode(errors="replace")
-        return render(read, ring, layout)
+        _, ring, layout = log
+        return render(PrintkRing(self._backing().many_reads(), ring, layout).records())
+
+    def dmesg_end(self) -> str:
+        """Return the last lines of :meth:`dmesg`, which are fast to read on a slow line, too.
+
+        :raises StaleError: the kernel is running.
+        """
+        log = self._log()
+        if log is None:
+            return self.dmesg()
+        ring = PrintkRing(*log)
+        return render(ring.records(max(1, ring.next_seq() - _END_RECORDS)))
 
     def log_end(self) -> RingCursor:
         """Return the position of the end of the kernel's log.

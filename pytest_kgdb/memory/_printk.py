@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -79,13 +79,10 @@ class PrintkLayout:
         )
 
 
-def render(read: ReadFunction, ring: int, layout: PrintkLayout) -> str:
-    """Return the log as dmesg(1) prints it, with a time before each line.
-
-    :param ring: address of the `struct printk_ringbuffer`.
-    """
+def render(records: Iterable[Record]) -> str:
+    """Return records as dmesg(1) prints them, with a time before each line."""
     lines = []
-    for record in PrintkRing(read, ring, layout).records():
+    for record in records:
         seconds, nanoseconds = divmod(record.timestamp, 10**9)
         prefix = f"[{seconds:5d}.{nanoseconds // 1000:06d}] "
         lines += [prefix + line for line in record.text.decode(errors="replace").split("\n")]

@@ -37,6 +37,9 @@ class KernelLog(Protocol):
     def dmesg(self) -> str:
         """Return it whole."""
 
+    def dmesg_end(self) -> str:
+        """Return its last lines."""
+
 
 class _Arrived(Exception):
     """Ends a wait: the module that is being loaded is where it was to be stopped."""
@@ -177,7 +180,7 @@ class Modules:
         with self._kept_stopped():
             command, name = self._prepare(path, make, params)
             self._tracker.watch()
-            before = self._log.dmesg()
+            before = self._log.dmesg_end()
             try:
                 result = self._shell.run(command)
             except GuestCommandError as error:
@@ -203,7 +206,7 @@ class Modules:
         with self._kept_stopped() as stay:
             command, name = self._prepare(path, make, params)
             self._tracker.watch()
-            before = self._log.dmesg()
+            before = self._log.dmesg_end()
             with self._tracker.stopping_at(name):
                 try:
                     result = self._shell.run(command, check=self._check_arrived)
@@ -237,7 +240,7 @@ class Modules:
         name = module.name if isinstance(module, Module) else module.replace("-", "_")
         self._check()
         with self._kept_stopped():
-            before = self._log.dmesg()
+            before = self._log.dmesg_end()
             command = f"rmmod {shlex.quote(name)}"
             self._check_status(f"unloading {name}", command, self._shell.run(command), before)
             self._symbols.sync(self._registry.watched)
@@ -289,7 +292,7 @@ class Modules:
         if self._registry.is_known(name):
             self.load(name)
             return
-        before = self._log.dmesg()
+        before = self._log.dmesg_end()
         command = f"modprobe {shlex.quote(name)}"
         self._check_status(f"loading {name}", command, self._shell.run(command), before)
 

@@ -57,6 +57,9 @@ class Backend(ABC):
     refusal_hint: str
     """Why it may refuse a breakpoint."""
 
+    hardware_refusal: str | None = None
+    """Why it has no watchpoints and no hardware breakpoints; None if it has."""
+
     lazy_removal = True
     """Whether breakpoints of gdb's may stay inserted until the target resumes."""
 

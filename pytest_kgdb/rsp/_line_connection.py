@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -24,6 +25,27 @@ _NAK_FOLLOWS: Final = 0.3
 # removed, by the first of two tries (kernel/debug/debug_core.c, dbg_set_sw_break and
 # dbg_remove_sw_break).
 _DONE_ALREADY: Final = {b"Z": b"E17", b"z": b"E02"}  # EEXIST, ENOENT
+
+
+_HEX: Final = re.compile(rb"(?:[0-9a-f]{2})*")
+_ERROR: Final = re.compile(rb"E\d\d")
+_DONE: Final = (b"M", b"P", b"Z", b"z", b"D")  # whose reply is OK, an error, or nothing
+
+
+def _is_reply(request: bytes, reply: bytes) -> bool:
+    """Return whether a packet has the form of the reply to a request.
+
+    A checksum of eight bits does not notice every damage of two bytes.
+    """
+    kind = request[:1]
+    if _ERROR.fullmatch(reply):
+        return True
+    if kind == b"m":
+        size = int(request.partition(b",")[2], 16)
+        return len(reply) == 2 * size and _HEX.fullmatch(reply) is not None
+    if kind == b"g":
+        return _HEX.fullmatch(reply) is not None
+    return kind not in _DONE or reply in (b"OK", b"")
 
 
 class LineConnection(KgdbConnection):
@@ -95,7 +117,7 @@ class LineConnection(KgdbConnection):
 
     def _transmit_again(self, payload: bytes) -> None:
         self._retried = True
-        if self._decoder.incomplete and self._acked:
+        if self._decoder.incomplete and self._acked and not self._nak_seen:
             self._decoder.reset()
             self.socket.sendall(NAK)  # the reply was cut
         else:
@@ -116,6 +138,9 @@ class LineConnection(KgdbConnection):
         self._transmit(payload)
         while not self.packets:
             progress = self._await_progress(deadline)
+            if self.packets and not _is_reply(payload, self.packets[0]):
+                self.packets.clear()
+                self._nak_seen = True
             if self.packets:
                 break
             if self._nak_seen or not progress:

@@ -23,6 +23,11 @@ class LineKgdbBackend(KgdbBackend):
     :param check: raises what is behind it if kgdb does not answer.
     """
 
+    hardware_refusal = (
+        "kgdb accepts watchpoints and hardware breakpoints, and they never fire; those of a guest "
+        "in QEMU do"
+    )
+
     def __init__(
         self,
         connect: Callable[[], socket.socket],
@@ -50,10 +55,7 @@ class LineKgdbBackend(KgdbBackend):
         cause outside of a single step (arch/x86/kernel/kgdb.c, __kgdb_notify).
         """
         if payload[:2] in _HARDWARE:
-            self._handlers.refusal = (
-                "kgdb accepts watchpoints and hardware breakpoints, and they never fire; a guest "
-                "in QEMU has them"
-            )
+            self._handlers.refusal = self.hardware_refusal
             return b"E01"
         return super().reply(payload)
 

@@ -79,6 +79,11 @@ class Relay:
         """What gdb is behind: `kgdb`, or `qemu` for QEMU's gdb stub."""
         return self._backend.door
 
+    @property
+    def hardware_refusal(self) -> str | None:
+        """Why there are no watchpoints and no hardware breakpoints; None if there are."""
+        return self._backend.hardware_refusal
+
     def use_guest_memory(self, memory: GuestMemory | None, layout: KgdbLayout | None) -> None:
         """Answer from guest memory from now on; None for both to ask the target instead.
 

@@ -219,7 +219,7 @@ class BoardSession:
         try:
             reason = stop()
         except BaseException:
-            process.close()
+            process.close_unread()
             raise
         self._vm = vm = BoardVm(
             board,

@@ -35,14 +35,14 @@ class _NoSnapshots:
 
     def save_named(self, name: str, stop: Stop) -> None:  # noqa: ARG002 # as of those that can
         """Refuse."""
-        raise KgdbError(
+        raise ConfigError(
             f"snapshot({name!r}): a board cannot be saved",
             hint="what needs snapshots (snapshot, restore, fail_each) needs a guest in QEMU",
         )
 
     def restore_named(self, name: str) -> None:
         """Nothing is saved by which this could be called."""
-        raise KgdbError(f"restore({name!r}): a board cannot be saved")
+        raise ConfigError(f"restore({name!r}): a board cannot be saved")
 
 
 class _OutOfSight:

@@ -211,7 +211,12 @@ class Qmp:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        while True:  # it is there before QEMU listens
+            try:
+                self._socket.connect(str(path))
+                break
+            except OSError:
+                time.sleep(0.02)
         self._stream = self._socket.makefile("rw")
         self._lock = threading.Lock()
         self._stream.readline()
@@ -233,10 +238,11 @@ def start(options: argparse.Namespace) -> None:
     parameters = [PARAMETERS, f"kgdboc=ttyS{len(names) - 1},115200", *options.append]
     if options.wait:
         parameters.append("kgdbwait")
+    line = " ".join(word for word in " ".join(parameters).split() if word not in options.without)
     argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
     argv += ["-machine", "pc,accel=tcg,vmport=off", "-cpu", "max", "-m", "256M"]
     argv += ["-smp", str(options.smp), "-kernel", str(options.image), "-initrd"]
-    argv += [str(options.initrd), "-append", " ".join(parameters), "-S"]
+    argv += [str(options.initrd), "-append", line, "-S"]
     for name in names:
         path = directory / f"{name}.uart"
         argv += ["-chardev", f"socket,id={name},path={path},server=on,wait=off"]
@@ -245,10 +251,6 @@ def start(options: argparse.Namespace) -> None:
     qemu = subprocess.Popen(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        while not (directory / "qmp").exists():
-            if qemu.poll() is not None:
-                sys.exit(f"QEMU ended with status {qemu.returncode}")
-            time.sleep(0.01)
         monitor = Qmp(directory / "qmp")
         ports = {
             name: Port(
@@ -317,6 +319,7 @@ def main() -> None:
     parser.add_argument("--one-line", action="store_true")
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("--append", action="append", default=[])
+    parser.add_argument("--without", action="append", default=[])
     parser.add_argument("--smp", type=int, default=1)
     options = parser.parse_args()
     if options.command is not None:

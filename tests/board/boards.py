@@ -14,7 +14,6 @@ import board_machine
 
 from pytest_kgdb.process import Child
 from pytest_kgdb.session import BoardSession
-from pytest_kgdb.settings import Settings
 
 STARTS = 60.0  # seconds
 SCRIPT = Path(board_machine.__file__)
@@ -61,4 +60,3 @@ def starting(directory: Path, kernel: Any, initrd: Any, *options: str) -> Iterat
 
 
 Open = Callable[..., BoardSession]
-SettingsFor = Callable[..., Settings]

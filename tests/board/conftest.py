@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boards import Open, SettingsFor, Start, Started, starting
+from boards import Open, Start, Started, starting
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.plugin._configure import settings_of
 from pytest_kgdb.progress import Progress
 from pytest_kgdb.session import BoardSession
-from pytest_kgdb.settings import Settings, make_settings
+from pytest_kgdb.settings import make_settings
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of what `make test` runs of these tests."""
+    config.addinivalue_line("markers", "short: a test on a board that does not take long")
 
 
 @pytest.fixture
@@ -31,28 +36,31 @@ def start(kgdb_kernel: Any, kgdb_initrd: Any, tmp_path: Path) -> Iterator[Start]
         yield start
 
 
-@pytest.fixture
-def settings_for(request: pytest.FixtureRequest) -> SettingsFor:
-    """Returns settings for a machine's lines."""
+@contextlib.contextmanager
+def _opening(request: pytest.FixtureRequest, kernel: Any) -> Iterator[Open]:
     outer = settings_of(request.config)
-
-    def settings(machine: Started | None = None, **values: Any) -> Settings:
-        lines = {} if machine is None else machine.lines()
-        return make_settings(**{"cache_dir": outer.cache_dir, **lines, **values})
-
-    return settings
-
-
-@pytest.fixture
-def open_session(kgdb_kernel: Any, settings_for: SettingsFor) -> Iterator[Open]:
-    """Opens a session on a machine."""
     with contextlib.ExitStack() as stack:
 
         def open_session(machine: Started | None = None, **values: Any) -> BoardSession:
-            settings = settings_for(machine, **values)
+            lines = {} if machine is None else machine.lines()
+            settings = make_settings(**{"cache_dir": outer.cache_dir, **lines, **values})
             progress = Progress(sys.stderr, live=False)
             cache = Cache(settings.cache_dir, progress=progress)
-            session = BoardSession(settings, kgdb_kernel, cache=cache, progress=progress)
+            session = BoardSession(settings, kernel, cache=cache, progress=progress)
             return stack.enter_context(session)
 
+        yield open_session
+
+
+@pytest.fixture
+def open_session(request: pytest.FixtureRequest, kgdb_kernel: Any) -> Iterator[Open]:
+    """Opens a session on a machine, until the test ends."""
+    with _opening(request, kgdb_kernel) as open_session:
+        yield open_session
+
+
+@pytest.fixture(scope="module")
+def open_sessions(request: pytest.FixtureRequest, kgdb_kernel: Any) -> Iterator[Open]:
+    """Opens a session on a machine, until the tests of a file end."""
+    with _opening(request, kgdb_kernel) as open_session:
         yield open_session

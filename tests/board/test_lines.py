@@ -24,7 +24,13 @@ def use(kgdb: Kgdb) -> None:
     assert kgdb.program["init_task"].comm.string_() == b"swapper/0"
 
 
-@pytest.mark.parametrize("options", [(), ("--one-line",)], ids=["two_lines", "one_line"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="two_lines"),
+        pytest.param(("--one-line",), id="one_line", marks=pytest.mark.short),
+    ],
+)
 def test_a_kernel_that_waits_in_kgdb(start: Start, open_session: Open, options: Any) -> None:
     machine = start("--wait", *options)
     session = open_session(machine)

@@ -6,9 +6,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from typing import Final
-
-CTRL_U: Final = b"\x15"
 
 
 class SerialKgdb:
@@ -26,6 +23,8 @@ class SerialKgdb:
         self.damage_out: set[int] = set()
         self.lose_in: set[int] = set()
         self.damage_in: set[int] = set()
+        self.replace = b""
+        """What is sent instead of the next reply."""
         self._sent = self._taken = 0
         self._ours, self._theirs = socket.socketpair()
         self.stops = threading.Semaphore(0)
@@ -86,7 +85,9 @@ class SerialKgdb:
 
     def _put_packet(self, payload: bytes) -> None:
         while True:
-            self._write(b"$%b#%02x" % (payload, sum(payload) % 256))
+            whole = b"$%b#%02x" % (payload, sum(payload) % 256)
+            self._write(self.replace or whole)
+            self.replace = b""
             char = self._read_char()
             if char == b"+":
                 return

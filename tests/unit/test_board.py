@@ -101,9 +101,10 @@ class TestResets:
         for start in range(0, len(self.BOOT), 7):
             watch.feed(self.BOOT[start : start + 7])
         assert watch.banner is None  # not sure yet
+        watch.feed(b"[    1.234567][    T1] more\r\n")  # from before there was a console
+        now[0] += 3
+        watch.feed(b"[    3.234567] more\r\n")
         now[0] += 1.5
-        watch.feed(b"[    1.234567][    T1] more\r\n")
-        now[0] += 1
         assert watch.banner == "Linux version 6.1.192 (a@b)"
         watch.start()
         assert watch.banner is None
@@ -114,6 +115,19 @@ class TestResets:
         watch.feed(b"[   31.000000] long ago\r\n")
         now[0] += 10
         assert watch.banner is None
+
+    def test_dmesg_of_a_young_kernel(self, watch: ResetWatch, now: list[float]) -> None:
+        watch.feed(b"\x1ekgdb-1\r\n" + self.BOOT)
+        now[0] += 5
+        assert watch.banner is None
+        watch.feed(b"[    2.000000] more\r\n\x1fkgdb-1 0\r\n")
+        now[0] += 60
+        assert watch.banner is None
+
+    def test_a_reset_in_a_command(self, watch: ResetWatch, now: list[float]) -> None:
+        watch.feed(b"\x1ekgdb-1\r\n" + self.BOOT)
+        now[0] += 21
+        assert watch.banner is not None
 
     def test_proc_version(self, watch: ResetWatch, now: list[float]) -> None:
         watch.feed(b"Linux version 6.1.192 (a@b)\r\n")

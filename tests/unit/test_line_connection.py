@@ -126,6 +126,18 @@ def test_a_byte_to_the_board_is_damaged(bench: Bench, number: int) -> None:
     exchange(bench)
 
 
+def test_damage_that_the_checksum_does_not_show(bench: Bench) -> None:
+    """Two bytes of which one is greater and one is less by as much."""
+    request = b"m30,2"
+    reply = bench.connection.request(request)
+    assert reply == b"3031"
+    start = bench.kgdb._sent + 2  # behind the acknowledgement and the `$`
+    bench.kgdb.damage_out = {start, start + 1}  # 3 to 2, and 0 to 1
+    assert bench.connection.request(request) == b"2131"  # which nobody can tell
+    bench.kgdb.replace = b"$30:0#cd"  # but this is no number
+    assert bench.connection.request(request) == b"3031"
+
+
 def test_nobody_answers(bench: Bench) -> None:
     bench.kgdb.lose_in = set(range(10_000))
     bench.connection._waits.set(0.4)

@@ -18,6 +18,7 @@ from pytest_kgdb.kernel import KgdbLayout, Vmlinux
 from pytest_kgdb.memory import (
     KernelMemory,
     ModuleFiles,
+    PacketMemory,
     Ram,
     RelayMemory,
     ram_layout,
@@ -359,6 +360,46 @@ class TestThroughDebugger:
         with pytest.raises(KgdbError, match="cannot look for b'x'"):
             physical.find(b"x")
 
+    def test_the_log_is_read_in_blocks(self, tmp_path: Path) -> None:
+        guest = FakeGuest(tmp_path)
+        ring = Ring()
+        for number in range(20):
+            ring.say(b"line %d" % number, at=number * 10**9)
+        give_log(guest, ring)
+        own = make(guest)
+        reads: list[tuple[int, int]] = []
+
+        def read(address: int, size: int) -> bytes:
+            reads.append((address, size))
+            return own.read(address, size)
+
+        memory = self.make(guest, read)
+        assert memory.dmesg() == own.dmesg()
+        assert len(reads) < 40  # and not three for each line
+        assert len(set(reads)) == len(reads)
+        end = memory.dmesg_end()
+        assert own.dmesg().endswith(end)
+        assert end.count("\n") == 3
+
+    def test_what_is_beside_a_hole(self, tmp_path: Path) -> None:
+        """A block that is not mapped whole is no reason not to read what is."""
+        guest = FakeGuest(tmp_path)
+        own = make(guest)
+        end = guest.page()
+        guest.map(0xFFFFC90000001000, end)
+        guest.poke(end + 0xF00, b"the end")
+
+        def read(address: int, size: int) -> bytes:
+            if address + size > 0xFFFFC90000001F80:
+                raise KgdbError("not mapped")
+            return own.read(address, size)
+
+        backing = DebuggerBacking(Vmlinux(guest.vmlinux), read, 0)
+        many = backing.many_reads()
+        assert many(0xFFFFC90000001F00, 7) == b"the end"
+        with pytest.raises(KgdbError, match="not mapped"):
+            many(0xFFFFC90000001F7F, 2)
+
     def test_drgn_reads_through_it(self, tmp_path: Path) -> None:
         import drgn
 
@@ -383,6 +424,23 @@ class TestThroughDebugger:
         dead = True
         with pytest.raises(DebuggerDied):
             program.read(0x10, 1)
+
+
+def test_memory_by_packets(tmp_path: Path) -> None:
+    """What the relay reads and writes where the RAM is not ours."""
+    guest = FakeGuest(tmp_path)
+    with guest.path.open("r+b") as file:
+        ours = RelayMemory(guest.vmlinux, file, guest.memory, "pc")
+    memory = PacketMemory(guest.vmlinux, ours.read, ours.write, TestUserMemory.LAYOUT)
+    text = guest.address("some_text")
+    assert memory.read(text, 9) == b"some text"
+    memory.check_mapped(text, 9)
+    with pytest.raises(KgdbError, match="not mapped"):
+        memory.check_mapped(0x10, 1)
+    memory.write(text, b"more text")
+    assert ours.read(text, 9) == b"more text"
+    memory.close()
+    ours.close()
 
 
 def test_the_relays_mapping(tmp_path: Path) -> None:
@@ -480,11 +538,16 @@ class TestUserMemory:
     def guest(self, tmp_path: Path, request: pytest.FixtureRequest) -> FakeGuest:
         return FakeGuest(tmp_path, levels=request.param)
 
-    @pytest.fixture
-    def memory(self, guest: FakeGuest) -> Iterator[RelayMemory]:
+    @pytest.fixture(params=("mapped", "by packets"))
+    def memory(
+        self, guest: FakeGuest, request: pytest.FixtureRequest
+    ) -> Iterator[RelayMemory | PacketMemory]:
         with guest.path.open("r+b") as file:
             memory = RelayMemory(guest.vmlinux, file, guest.memory, "pc", self.LAYOUT)
-        yield memory
+        if request.param == "mapped":
+            yield memory
+        else:
+            yield PacketMemory(guest.vmlinux, memory.read, memory.write, self.LAYOUT)
         memory.close()
 
     def make_task(self, guest: FakeGuest, *, mm: bool = True) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class Ring:
     def text(self) -> str:
         self.finish()
         assert LAYOUT is not None
-        return render(self.read, RING, LAYOUT)
+        return render(PrintkRing(self.read, RING, LAYOUT).records())
 
     def lines(self, since: int) -> list[LogLine] | None:
         self.finish()
@@ -177,7 +177,7 @@ def test_a_damaged_buffer_is_said_to_be_so() -> None:
     ring.text()
     ring.put("<Q", RING + 24, 1 << 40)
     with pytest.raises(KgdbError, match="log buffer at 0x1000 makes no sense"):
-        render(ring.read, RING, LAYOUT)  # type: ignore[arg-type]
+        PrintkRing(ring.read, RING, LAYOUT)  # type: ignore[arg-type]
 
 
 def test_a_kernel_that_says_nothing_of_its_buffer() -> None:

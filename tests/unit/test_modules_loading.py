@@ -103,6 +103,9 @@ class World:
     def dmesg(self) -> str:
         return self.log
 
+    def dmesg_end(self) -> str:
+        return self.log[self.log.rfind("\n", 0, -1) + 1 :]
+
     def sync(self, names: set[str]) -> None:
         self.synced.append(set(names))
 
