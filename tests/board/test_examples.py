@@ -33,3 +33,14 @@ def test_what_a_board_lacks_is_named(pytestconfig: pytest.Config, start: Start) 
     assert "skipped, and --kgdb-require allows no skip" in ran.output or (
         "(--kgdb-require)" in ran.output
     )
+
+
+def test_a_power_switch(pytestconfig: pytest.Config, start: Start) -> None:
+    """A panic ends nothing, and early boot is there."""
+    machine = start("--wait")
+    reset = f"--kgdb-reset={machine.reset_command}"
+    ran = run_examples(pytestconfig, machine, ["test_trouble.py"], reset)
+    assert ran.status == 0, ran.output
+    assert ran.tests("SKIPPED") == {"test_two_processors"}
+    assert len(ran.tests("PASSED")) == 3
+    assert "isolation reboot" in ran.output
