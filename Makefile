@@ -35,6 +35,7 @@ help:
 	@echo '                  each commit'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
+	@echo 'make test-shipped  tests and examples on the kernel that Debian ships; nothing is built'
 	@echo 'make test-sanitized  tests on a kernel with KASAN, lockdep, kmemleak and the like;'
 	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
@@ -91,6 +92,14 @@ test-matrix: ready
 	  tests/kernel example_suite
 	$(PYTEST) --kgdb-kernel=distro:6.12 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
+
+# Downloads 450 MB, once.
+.PHONY: test-shipped
+test-shipped: ready
+	$(PYTEST) --kgdb-kernel=package:linux-image-cloud-amd64 \
+	  tests/shipped tests/kernel/test_qemu_stub.py example_suite
+	$(PYTEST) --kgdb-kernel=package:linux-image-cloud-amd64 $(DEBIAN) --kgdb-memory=512 \
+	  --kgdb-require tests/debian/test_system.py
 
 # A kernel with bug detectors, which needs more memory: ten minutes to build, once, and a quarter of
 # an hour for the tests, half of it for kmemleak's scans.

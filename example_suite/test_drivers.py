@@ -30,6 +30,7 @@ def test_no_read_past_the_window(kgdb, name):
 
 
 @both
+@pytest.mark.kgdb(stub="kgdb")  # an oops is a stop
 def test_init_cleans_up_after_an_error(kgdb, name):
     """Force an error path that is never taken: the device cannot be registered."""
     kgdb.modules.load_stopped(KEYHOLE / f"{name}.ko")
@@ -44,6 +45,7 @@ def test_init_cleans_up_after_an_error(kgdb, name):
 
 
 @both
+@pytest.mark.kgdb(stub="kgdb")  # so that the verdict is an oops, not a splat
 def test_each_failure_of_init(kgdb, name):
     """Find the same bug without knowing it: each call of `misc_register()` fails once."""
     report = kgdb.fail_each(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 
+# Through QEMU's stub, a kernel that panics is one that runs on.
+@pytest.mark.kgdb(stub="kgdb")
 def test_a_crash_is_a_stop(kgdb):
     """A panic enters the debugger, with the state at the panic."""
     kgdb.type("echo c > /proc/sysrq-trigger")

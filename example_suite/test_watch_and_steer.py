@@ -12,10 +12,10 @@ def test_who_opens_what(kgdb):
 
 
 def test_a_system_call_runs_out_of_memory(kgdb):
-    """Force an error path that is hard to reach: no memory for the file's name."""
-    with kgdb.override("getname_flags", "-ENOMEM", times=1) as names:
+    """Force an error path that is hard to reach: no memory to open a file."""
+    with kgdb.override("do_filp_open", "-ENOMEM", times=1) as opens:
         result = kgdb.run("cat /proc/version")
-    assert names.forced == 1
+    assert opens.forced == 1
     assert result.status != 0
     assert "Cannot allocate memory" in result.output
     assert kgdb.run("cat /proc/version").status == 0, "the next call works"

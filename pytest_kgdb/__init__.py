@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         MachineDied,
         SplatError,
         StaleError,
+        StubError,
         TimeoutError,
     )
     from .handle import Kgdb
@@ -70,6 +71,7 @@ __all__ = [
     "Spy",
     "StaleError",
     "Stop",
+    "StubError",
     "Task",
     "TaskAtCall",
     "TimeoutError",
@@ -100,6 +102,7 @@ _PACKAGE_OF: Final = {
     "MachineDied": "errors",
     "SplatError": "errors",
     "StaleError": "errors",
+    "StubError": "errors",
     "TimeoutError": "errors",
     "Kgdb": "handle",
     "Kernel": "kernel",

@@ -19,6 +19,7 @@ __all__ = [
     "MachineDied",
     "SplatError",
     "StaleError",
+    "StubError",
     "TimeoutError",
 ]
 
@@ -91,6 +92,10 @@ class SplatError(KgdbError, AssertionError):
 
 class StaleError(KgdbError):
     """A value, a frame or a stop was used after the kernel had been resumed."""
+
+
+class StubError(KgdbError):
+    """The stub that gdb is attached to cannot do this, and the other one can."""
 
 
 class GuestCommandError(KgdbError):

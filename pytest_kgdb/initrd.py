@@ -67,9 +67,14 @@ def prepare(
     :param modules: external modules to include.
     :raises ConfigError: there is no such file, no static busybox, or no depmod.
     """
-    if settings.initrd == "busybox":
+    kind = settings.initrd
+    if kind == "busybox" and settings.disk != "none" and kernel.is_shipped:
+        from .disk import needs_initramfs
+
+        kind = "initramfs-tools" if needs_initramfs(settings, kernel) else kind
+    if kind == "busybox":
         return _busybox(kernel, modules, cache)
-    if settings.initrd == "initramfs-tools":
+    if kind == "initramfs-tools":
         from .disk import initramfs_tools  # which most runs have no use for
 
         path, key = initramfs_tools(settings, kernel, modules, cache, progress)
@@ -116,12 +121,15 @@ def _without_external(kernel: Kernel, cache: Cache) -> Initrd:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def build(target: Path) -> None:
-        from .kernel import collect_modules  # a warm start builds nothing
+        from .kernel import collect_modules, compress_modules  # a warm start builds nothing
 
         with tempfile.TemporaryDirectory(prefix="pytest-kgdb-initrd-") as scratch:
             collect_modules(kernel, (), Path(scratch))
+            if kernel.is_shipped:
+                compress_modules(Path(scratch))
             data = archive(_members(program, Path(scratch)))
-        if len(data) >= _COMPRESS_BYTES and kernel.config.get("RD_GZIP") == "y":
+        large = len(data) >= _COMPRESS_BYTES and not kernel.is_shipped
+        if large and kernel.config.get("RD_GZIP") == "y":
             import gzip  # rarely needed
 
             data = gzip.compress(data, compresslevel=1, mtime=0)

@@ -153,8 +153,7 @@ class Names:
         for objfile in gdb.objfiles():
             if not is_module(objfile) or not objfile.is_valid():
                 continue
-            this = objfile.lookup_global_symbol("__this_module")
-            directory = this.symtab.filename.rpartition("/")[0] if this is not None else ""
+            directory = directory_of(objfile)
             if directory:
                 gdb.execute("maint expand-symtabs " + re.escape(directory) + "/", to_string=True)
 
@@ -292,6 +291,21 @@ class Names:
                 self.verdicts[name] = "plain"
             return spelled
         return None
+
+
+def directory_of(objfile):
+    """The directory of a module's source; "" if its debug info does not say.
+
+    The file of `__this_module` is mostly a header (include/linux/export.h), which every file of
+    the kernel includes: gdb would read the debug info of them all.
+    """
+    this = objfile.lookup_global_symbol("__this_module")
+    if this is None:
+        return ""
+    files = [this.symtab.filename]
+    for block in (this.symtab.static_block(), this.symtab.global_block()):
+        files += [symbol.symtab.filename for symbol in block if symbol.symtab is not None]
+    return next((file.rpartition("/")[0] for file in files if file.endswith(".c")), "")
 
 
 def is_free(tokens, index):

@@ -77,6 +77,10 @@ class DebugFiles(Protocol):
     def debug_source(self) -> Path | None:
         """Where the debug info says that it is."""
 
+    @property
+    def source_prefixes(self) -> tuple[str, ...]:
+        """Where it says, further, that the source is."""
+
 
 # Run by gdb in this order, in one namespace.
 _AGENT: Final = ("gdb_agent.py", "gdb_prompt.py", "gdb_template.py")
@@ -123,9 +127,10 @@ def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
         "python import sys; sys.dont_write_bytecode = False",
     ]
     directory = kernel.sources.directory
-    if kernel.debug_source and kernel.debug_source != directory:
+    for prefix in (kernel.debug_source, *kernel.source_prefixes):
         # What is there now may be of another revision.
-        settings.append(f'set substitute-path "{kernel.debug_source}" "{directory}"')
+        if prefix and Path(prefix) != directory:
+            settings.append(f'set substitute-path "{prefix}" "{directory}"')
     for setting in settings:
         argv += ["-iex", setting]
     for script in agent_paths():

@@ -1,9 +1,19 @@
 """The guest's disk: a Debian image that is built, or the user's image; never written to."""
 
 from ._bootable import ROOT, BootArea, boot_area
+from ._debian import needs_initramfs
 from ._image import Disk
 from ._initramfs import initramfs_tools
 from ._prepare import prepare
 from ._root import root
 
-__all__ = ["ROOT", "BootArea", "Disk", "boot_area", "initramfs_tools", "prepare", "root"]
+__all__ = [
+    "ROOT",
+    "BootArea",
+    "Disk",
+    "boot_area",
+    "initramfs_tools",
+    "needs_initramfs",
+    "prepare",
+    "root",
+]

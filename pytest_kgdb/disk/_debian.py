@@ -222,10 +222,24 @@ class _Image:
             raise
 
 
+def needs_initramfs(settings: Settings, kernel: Kernel) -> bool:
+    """Whether a kernel can mount a Debian disk only once modules are loaded.
+
+    Of a shipped one, what it lacks cannot be built in: initramfs-tools is used where nobody has
+    chosen an initrd.
+    """
+    if settings.disk.partition(":")[0] != "debian" or "initrd" in settings.origins:
+        return False
+    values = {name: kernel.config.get(name) for name in _TO_MOUNT}
+    loadable = all(values[name] in ("m", "y") for name in _TO_MOUNT if name != "DEVTMPFS_MOUNT")
+    return kernel.is_shipped and loadable and any(value != "y" for value in values.values())
+
+
 def _check(settings: Settings, kernel: Kernel) -> None:
     """Refuse a kernel that cannot boot the disk."""
     needed = list(_FOR_SYSTEMD)
-    if settings.initrd != "initramfs-tools" and "root=" not in settings.append:
+    initramfs = settings.initrd == "initramfs-tools" or needs_initramfs(settings, kernel)
+    if not initramfs and "root=" not in settings.append:
         needed += _TO_MOUNT
         if settings.boot == "disk":
             needed.append("MSDOS_PARTITION")
@@ -280,7 +294,7 @@ def own_files() -> str:
 
 def modules_key(kernel: Kernel, modules: Sequence[Path], cache: Cache) -> tuple[str, ...]:
     """Return what identifies a kernel's modules and external ones."""
-    directory = kernel.modules_dir
+    directory = kernel.guest_modules
     if directory is None and not modules:
         return ()
     key = [kernel.release]

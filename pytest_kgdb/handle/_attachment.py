@@ -202,8 +202,23 @@ class Attachment:
             wrote=self.wrote,
             spoiled=self.spoil_gdb,
             lost=self._lost_gdb,
-            unpack_sources=self.source.unpack,
+            unpack_sources=self.unpack_sources,
             directory=machine.directory,
+        )
+
+    def unpack_sources(self, download: bool) -> None:
+        """Make the kernel's source files available to gdb.
+
+        :param download: whether to download them, where they are not on this host.
+        :raises KgdbError: they cannot be had.
+        """
+        if not (download or self.source.is_local):
+            return
+        self.source.unpack()
+        # By itself gdb does not look again for a file that was missing when it looked last
+        # (gdb/source.c, forget_cached_source_info).
+        self.debugger.console(
+            "python gdb.execute('set directories ' + gdb.parameter('directories'))"
         )
 
     # Made when a test first asks for them

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import recorded
 from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
-from ..errors import StaleError
+from ..errors import StaleError, StubError
+from ..memory import UnsavedRegistersError
 from ._base import Base
 
 if TYPE_CHECKING:
@@ -141,7 +142,12 @@ class Inspecting(Base):
         """
         __tracebackhide__ = True
         self._run_control.require_stopped("stack_trace()", StaleError)
-        return self._slot.require().memory.stack_trace(self._task(task))
+        try:
+            return self._slot.require().memory.stack_trace(self._task(task))
+        except UnsavedRegistersError as error:
+            if self._slot.require().debugger.door == "qemu":
+                raise StubError(error.message, hint="ask gdb: stop.backtrace()") from error
+            raise
 
     def _task(self, task: drgn.Object | Value | int) -> drgn.Object | int:
         """Return a task as drgn has it, or its pid."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
 from ..debugger import BreakpointTable, Debugger, Door, GdbError, RunControl
-from ..errors import KgdbError
+from ..errors import KgdbError, StubError
 
 __all__ = ["Prompt", "PromptRelay"]
 
@@ -90,7 +90,7 @@ _REFUSED: Final[dict[str, tuple[str, str]]] = {
 _KGDB_ONLY: Final[dict[str, tuple[str, str]]] = {
     "monitor": (
         "kgdb takes no commands but kdb's, which act behind gdb's back",
-        "--kgdb-stub=qemu has QEMU's monitor; on_cpus() and physical ask QEMU",
+        "QEMU's stub has QEMU's monitor; on_cpus() and physical ask QEMU, too",
     ),
 }
 
@@ -151,7 +151,8 @@ class Prompt:
     :param wrote: is called when memory or registers may have been changed.
     :param spoiled: is called before a command that may leave something in gdb.
     :param lost: is called when gdb is not on the machine any more; returns the error.
-    :param unpack_sources: is called before a command that may show source lines.
+    :param unpack_sources: is called before a command that may show source lines, and told whether
+        what is not on this host is to be downloaded for it.
     :param directory: where a file for gdb may be made.
     """
 
@@ -165,7 +166,7 @@ class Prompt:
         wrote: Callable[[], None],
         spoiled: Callable[[], None],
         lost: Callable[[str], KgdbError],
-        unpack_sources: Callable[[], None],
+        unpack_sources: Callable[[bool], None],
         directory: Path,
     ) -> None:
         self._debugger = debugger
@@ -199,7 +200,7 @@ class Prompt:
             self._breakpoints.delete_all()
             return ""
         if any(name.split(" ")[0] not in _NO_SOURCE or name in _SOURCE for name in names):
-            self._unpack_sources()
+            self._unpack_sources("list" in names)
         self._relay.list_all_threads = any(name.startswith(_THREADS) for name in names)
         self._relay.take_refusal()
         self._debugger.request("prompt_begin")
@@ -234,6 +235,9 @@ class Prompt:
         words = name.split(" ")
         for command in (name, words[0]):
             if command in refused:
+                if command in _KGDB_ONLY:
+                    why, hint = _KGDB_ONLY[command]
+                    raise StubError(f"'{line.strip()}' was not given to gdb: {why}", hint=hint)
                 self._refuse(line, *refused[command])
         if words[0] in _CONTINUE | _STEP and arguments.endswith("&"):
             self._refuse(line, "the handle would not know of the stop", "use resume() and wait()")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from ._config import Config
+from ._config import Config, stub_for
 from ._config import parse as parse_config
 from ._config import render as render_config
 from ._kgdb_layout import KgdbLayout
@@ -20,7 +20,7 @@ from ._spec import parse as named
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
-    from ._collect import collect_external, collect_modules
+    from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
@@ -51,6 +51,7 @@ __all__ = [
     "build_module",
     "collect_external",
     "collect_modules",
+    "compress_modules",
     "file_hash",
     "git_environment",
     "named",
@@ -62,6 +63,7 @@ __all__ = [
     "read_patches",
     "render_config",
     "select_lines",
+    "stub_for",
     "without_addresses",
 ]
 
@@ -79,6 +81,7 @@ _LAZY: Final = {
     "build_module": "_modules",
     "collect_external": "_collect",
     "collect_modules": "_collect",
+    "compress_modules": "_collect",
     "not_compiled": "_makefiles",
     "patch_files": "_patch",
     "read_module": "_ko",

@@ -234,6 +234,17 @@ def lost(requests: Iterable[Request], result: Mapping[str, str]) -> list[Lost]:
     ]
 
 
+def stub_for(stub: str, config: Mapping[str, str]) -> str:
+    """Return whose stub gdb is attached to: `kgdb` or `qemu`.
+
+    :param stub: as the user chose: `auto` for kgdb, if the kernel can be reached by it.
+    :param config: the kernel's, by names without `CONFIG_`.
+    """
+    if stub != "auto":
+        return stub
+    return "kgdb" if config.get("KGDB_SERIAL_CONSOLE") == "y" else "qemu"
+
+
 def missing(config: Mapping[str, str], *, kgdb: bool) -> dict[str, str]:
     """Return the required symbols that a configuration lacks, and what each is needed for.
 

@@ -68,6 +68,14 @@ class Kernel:
     inexact: tuple[str, ...] = ()
     """How its patches fit elsewhere, or not exactly; nothing of a kernel that was built before
     that was kept."""
+    is_shipped: bool = False
+    """Whether it is used as a distribution has built it."""
+    guest_modules_dir: Path | None = None
+    """The modules for the guest, where these are not those of `modules_dir`: signed, stripped."""
+    source_prefixes: tuple[str, ...] = ()
+    """Further directories that the debug information has for the source."""
+    make_headers: Callable[[], Path] | None = field(default=None, repr=False, compare=False)
+    """Returns the directory to build external modules against, where it is made when needed."""
     source_lock: object = field(default=None, repr=False, compare=False)
     """`source` does not change for as long as something refers to this."""
     find_source: Callable[[], tuple[Path | None, object]] | None = field(
@@ -88,6 +96,11 @@ class Kernel:
             object.__setattr__(self, "source", source)
             object.__setattr__(self, "source_lock", lock)
             return source
+
+    @property
+    def guest_modules(self) -> Path | None:
+        """The modules that a guest gets, None if there are none."""
+        return self.guest_modules_dir or self.modules_dir
 
 
 def headers_name(key: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..cache import Cache, Entry
-from ..errors import BuildError
+from ..errors import BuildError, ConfigError
 from ..process import run, which
 from ..progress import Progress
 from ._diagnose import first_error, fix, warnings
@@ -330,7 +330,14 @@ def _headers(kernel: Kernel, cache: Cache) -> Iterator[Path]:
     if kernel.build_dir is not None:
         yield kernel.build_dir
         return
-    assert kernel.headers is not None
+    if kernel.make_headers is not None:
+        yield kernel.make_headers()
+        return
+    if kernel.headers is None:
+        raise ConfigError(
+            f"no module can be built for {kernel.name}: its headers are not installed",
+            hint="install them, so that there is a /lib/modules/RELEASE/build",
+        )
     name = headers_name(kernel.key)
     with cache.lock(name, label=f"the headers of {kernel.release}"):
         state_dir = cache.workdir("kit", name)

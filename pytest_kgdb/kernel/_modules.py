@@ -13,6 +13,7 @@ from ..progress import Progress
 from ._model import Kernel
 from ._module_build import ModuleBuilder, builds_modules
 from ._module_inputs import MAKEFILES
+from ._shipped import compiler_of
 from ._toolchain import toolchain
 
 _VERMAGIC: Final = re.compile(rb"\0vermagic=([^\0]+)")
@@ -78,9 +79,14 @@ def _for_compiler(kernel: Kernel, variables: Sequence[str]) -> Sequence[str]:
     gcc does not know the options that a kernel of clang's is built with (CONFIG_CC_IS_CLANG).
     """
     chosen = any(variable.startswith(("LLVM=", "CC=")) for variable in variables)
-    if chosen or kernel.config.get("CC_IS_CLANG") != "y":
+    if chosen:
         return variables
-    return ("LLVM=1", *variables)
+    if kernel.config.get("CC_IS_CLANG") == "y":
+        return ("LLVM=1", *variables)
+    # What a distribution has compiled need not be what this host's gcc is.
+    if kernel.is_shipped and (compiler := compiler_of(kernel)):
+        return (f"CC={compiler}", *variables)
+    return variables
 
 
 def vermagic(path: Path) -> str:

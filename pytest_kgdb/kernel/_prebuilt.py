@@ -11,7 +11,7 @@ from ..arch import Arch, from_elf_machine
 from ..cache import Cache
 from ..elf import ElfFile
 from ..errors import BuildError, ConfigError
-from ._config import Config, missing
+from ._config import Config, missing, stub_for
 from ._fingerprint import state_of
 from ._image import image_build_id, image_release
 from ._kgdb_layout import kgdb_layout
@@ -21,14 +21,14 @@ from ._sources import SourceDirectory
 from ._spec import is_source
 
 
-def use(spec: str, path: Path, arch: Arch, cache: Cache, *, kgdb: bool) -> Kernel:
+def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel:
     """Return the kernel in a build directory, or in a tree that was built in place.
 
-    :param kgdb: whether it must have kgdb.
+    :param stub: whose stub gdb is to be attached to; `kgdb` must be in the kernel.
     :raises ConfigError: its configuration lacks something, or its files are of different builds.
     """
     config = Config(path / ".config")
-    if lacking := missing(config.symbols, kgdb=kgdb):
+    if lacking := missing(config.symbols, kgdb=stub_for(stub, config.symbols) == "kgdb"):
         names = "\n".join(f"  CONFIG_{name}=y ({purpose})" for name, purpose in lacking.items())
         hint = "set them in its .config and build it again"
         if is_source(path):

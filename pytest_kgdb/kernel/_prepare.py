@@ -23,7 +23,7 @@ from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
 from ._source import BuildTree, Source, UserTree, identity, with_patches
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
-from ._spec import BuildDir, Revision, SourceTree, Tarball
+from ._spec import BuildDir, Revision, SourceTree, Tarball, is_shipped
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
 
@@ -46,8 +46,15 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
     :raises BuildError: it does not compile, or a patch does not apply.
     """
     arch = X86_64
-    named = parse_spec(spec, arch)
     options = _build_options(settings)
+    if is_shipped(spec):
+        if options:
+            raise ConfigError(
+                f"{spec} is used as it was shipped: {', '.join(options)} cannot apply to it",
+                hint="name a source to build: distro, a source tree, a tarball",
+            )
+        return _shipped(spec, settings.stub, cache, progress)
+    named = parse_spec(spec, arch)
     if isinstance(named, BuildDir) or (
         isinstance(named, SourceTree) and named.built and not options
     ):
@@ -59,7 +66,7 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
             )
         from . import _prebuilt
 
-        return _prebuilt.use(spec, named.path, arch, cache, kgdb=settings.stub == "kgdb")
+        return _prebuilt.use(spec, named.path, arch, cache, stub=settings.stub)
     patches = [patch for path in settings.patch for patch in _patch.read(path)]
     source: Source
     if isinstance(named, Tarball):
@@ -70,6 +77,17 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
         source = UserTree(named, patches, arch, cache, progress)
     name = with_patches(source.shown(spec), patches)
     return _Builder(settings, spec, name, source, arch, cache, progress).kernel()
+
+
+def _shipped(spec: str, stub: str, cache: Cache, progress: Progress) -> Kernel:
+    kind, _, name = spec.partition(":")
+    if kind == "package":
+        from . import _package
+
+        return _package.use(name, cache, progress, stub=stub)
+    from . import _installed
+
+    return _installed.use(name, cache, progress, stub=stub)
 
 
 def _build_options(settings: Settings) -> list[str]:

@@ -48,8 +48,16 @@ class SourceFiles(ABC):
     def directory(self) -> Path:
         """The directory that gdb is to read the source from, which need not exist yet."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on this host, so that nothing is downloaded for them."""
+        return True
+
     def unpack(self) -> None:  # noqa: B027  (most are there)
-        """Make the files available in `directory`."""
+        """Make the files available in `directory`.
+
+        :raises KgdbError: they would have to be downloaded, and cannot be.
+        """
 
     def name(self, file: str) -> str:
         """Return a file's name, relative to the source's top if it is below."""

@@ -33,6 +33,9 @@ _NO_BOOT: Final = re.compile(rb"Boot failed: [^\r\n]+(?=[\r\n])|No bootable devi
 # init/main.c, run_init_process. kgdboc waits while the drivers are initialised, which is before.
 _INIT: Final = re.compile(rb"\] Run \S+ as init process")
 
+# init/initramfs.c, do_populate_rootfs and xwrite: rootfs takes half of the memory at the most.
+_NO_ROOM: Final = re.compile(rb"Initramfs unpacking failed: write error")
+
 
 class BootLog(Protocol):
     """The kernel's log in the guest's memory, which is there before a console is."""
@@ -140,6 +143,13 @@ def check_boot(
             hint=_loaders(machine)
             or "something in its parameters (--kgdb-append) or its configuration keeps "
             f"kgdboc={machine.spec.arch.kgdb} or kgdbwait from working",
+        )
+    if _NO_ROOM.search(machine.console.since()):
+        raise BootError(
+            f"the initrd, unpacked, does not fit into the guest's memory of "
+            f"{machine.spec.memory} MiB\n{last_lines(machine, log)}",
+            log=machine.console.log,
+            hint=f"give it more: --kgdb-memory={2 * machine.spec.memory}",
         )
     reason = console_panic(machine.console.since(), whole=True) or (log and log.panic())
     if reason:

@@ -23,6 +23,10 @@ ModuleKey = tuple[str, int, int]
 """A loaded module: its name, the address of its `struct module`, its `enum module_state`."""
 
 
+class UnsavedRegistersError(KgdbError):
+    """A task ran when the machine was stopped, and nobody has written its registers to memory."""
+
+
 def make_program(
     backing: Backing, modules: ModuleLookup, check: Callable[[], None]
 ) -> drgn.Program:
@@ -137,7 +141,7 @@ def stack_trace(program: drgn.Program, task: drgn.Object) -> drgn.StackTrace:
     try:
         return program.stack_trace(task)
     except (LookupError, drgn.FaultError) as error:
-        raise KgdbError(
+        raise UnsavedRegistersError(
             f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')}) was "
             "running when the machine was stopped, and its registers are not in memory",
             hint="stop the kernel by kgdb (a breakpoint, interrupt()), or ask gdb",

@@ -56,6 +56,11 @@ class KernelSourceText:
         directories = sorted({Path(name).parent for name in files.files if name.startswith("/")})
         return [(path, files.directory / path.relative_to("/")) for path in directories]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the kernel's files are on this host, so that nothing is downloaded for them."""
+        return self._kernel.is_local
+
     def unpack(self) -> None:
         """Make the kernel's files available to gdb."""
         self._kernel.unpack()

@@ -49,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "kgdb(at='ready'|'kgdbwait', smp=N, memory=SIZE, append=WORDS, qemu_arg=ARGS, "
-        "isolation=HOW, timeout=SECONDS): the kernel and the machine that the test's `kgdb` "
-        "fixture stands for",
+        "isolation=HOW, timeout=SECONDS, stub='kgdb'|'qemu'): the kernel and the machine that the "
+        "test's `kgdb` fixture stands for",
     )
     config.addinivalue_line(
         "markers",

@@ -28,6 +28,10 @@ class KernelSession(Protocol):
     """What a run asks of a session; :class:`pytest_kgdb.session.Session` is the real one."""
 
     @property
+    def stub(self) -> str:
+        """Whose stub gdb is attached to: `kgdb` or `qemu`."""
+
+    @property
     def console_log(self) -> Path:
         """Everything that the present machine's console showed."""
 

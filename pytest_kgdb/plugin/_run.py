@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import pytest
 
-from ..errors import BootError, BuildError, ConfigError, KgdbError
+from ..errors import BootError, BuildError, ConfigError, KgdbError, StubError
 from ._artifacts import KERNEL_OF, SOURCE, Artifacts, KernelSession
 from ._collect import (
     REQUEST,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
 """Fixtures with which a test has a running kernel."""
+
+_STUBS: Final = {"kgdb": "kgdb", "qemu": "QEMU's stub"}
 
 _MAX_BOOT_FAILURES: Final = 2
 """A machine that booted before and fails twice in a row is not tried again."""
@@ -191,7 +193,11 @@ class Run:
         """Fail a test whose body went well, and whose kernel did not."""
         if self._kernel is not None:
             item.stash[KERNEL_OF] = self._kernel
-        result = yield
+        try:
+            result = yield
+        except StubError as error:
+            self._skip_for_stub(error)
+            raise
         self._run_kunit(item)
         if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
             self._observe(item)
@@ -213,6 +219,11 @@ class Run:
         if self.settings.cov and self.live is not None:
             self.live.end_test(self._test)
         return result
+
+    def _skip_for_stub(self, error: StubError) -> None:
+        """Skip a test that asks for what the stub cannot do that the kernel has left to it."""
+        if self.settings.stub == "auto" and self.live is not None:
+            pytest.skip(f"{_STUBS[self.live.stub]} cannot do it: {error.message}")
 
     def _run_kunit(self, item: pytest.Item) -> None:
         """Run the suites that a test's marker `kunit` names, each case a subtest."""
@@ -245,6 +256,11 @@ class Run:
             self._check_smp(item)
         if lacking := session.lacks(test_request):
             self._skip(lacking)
+        if test_request.stub not in ("auto", session.stub):
+            pytest.skip(
+                f"the test needs {_STUBS[test_request.stub]} (marker kgdb(stub="
+                f"'{test_request.stub}')), and gdb is attached to {_STUBS[session.stub]}"
+            )
         self._shared = None
         handle = self._come_up(session, test_request, lambda: session.acquire(test_request))
         try:

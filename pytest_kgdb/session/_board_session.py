@@ -41,6 +41,9 @@ class BoardSession:
     :param settings: with the board's lines.
     """
 
+    stub: str = "kgdb"
+    """Whose stub gdb is attached to."""
+
     coverage: Coverage | None = None
     """Which code runs on a board is not recorded."""
 

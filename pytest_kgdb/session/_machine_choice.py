@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..kernel import stub_for
 from ..machine import MachineSpec
 from ..process import which
 from ._accel import choose, qemu_version
@@ -48,8 +49,10 @@ class MachineChoice:
         self._cache = cache
         self.accelerator: tuple[str, str] | None = None
         """KVM or TCG, and why; None until a machine has been asked for."""
+        self.stub = stub_for(settings.stub, kernel.config)
+        """Whose stub gdb is attached to: `kgdb` or `qemu`."""
         # Files are put into a guest through its memory, which takes a hook in kgdb.
-        self._unpacks = initrd.base is not None and disk is None and settings.stub == "kgdb"
+        self._unpacks = initrd.base is not None and disk is None and self.stub == "kgdb"
 
     def keep_modules_in_initrd(self) -> None:
         """Start no machine any more whose modules are put into the guest after the restore."""
@@ -71,22 +74,25 @@ class MachineChoice:
 
     def spec(self, request: TestRequest, initrd: Initrd) -> MachineSpec:
         """Return the machine that a test asks for, with an initrd."""
-        # A system on a disk is booted without the busybox that nobody asked for.
-        has_initrd = self._disk is None or "initrd" in self._settings.origins
         spec = MachineSpec(
             arch=self._kernel.arch,
             image=self._kernel.image,
-            initrd=initrd.path if has_initrd else None,
+            # A system on a disk is booted without the busybox that nobody asked for.
+            initrd=initrd.path if self._has_initrd(initrd) else None,
             **vars(request.machine),
             disk=self._disk.path if self._disk is not None else None,
             forwards=tuple(
                 f"{forward.proto}:127.0.0.1:{forward.host}-:{forward.guest}"
                 for forward in self._settings.forward
             ),
-            stub=self._settings.stub,
+            stub=self.stub,
         )
         spec = replace(spec, accel=self._accelerator(spec)[0])
         return spec if self._loader is None else self._loader.from_disk(spec)
+
+    def _has_initrd(self, initrd: Initrd) -> bool:
+        chosen = "initrd" in self._settings.origins or initrd.kind == "initramfs-tools"
+        return self._disk is None or chosen
 
     def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
         if self.accelerator is None:

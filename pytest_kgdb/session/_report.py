@@ -207,7 +207,7 @@ def _where(vm: ReportedMachine) -> tuple[str, str | None]:
             lines += attachment.memory.blocked_tasks(vm.kernel.debug_source)
     frames = _frames(stop)
     if frames:
-        lines += _innermost(frames[0])
+        lines += _innermost(frames[0], with_source=attachment.source.is_local)
     lines += [f"{frame}{' (inlined)' * frame.inlined}" for frame in frames]
     return "\n".join(lines), None
 
@@ -244,13 +244,17 @@ def _frames(stop: Stop) -> list[Frame]:
     return frames[:20]
 
 
-def _innermost(frame: Frame) -> list[str]:
-    """Return the source at a frame, with the arguments and the locals that are named there."""
+def _innermost(frame: Frame, *, with_source: bool) -> list[str]:
+    """Return the source at a frame, with the arguments and the locals that are named there.
+
+    :param with_source: whether the source is on this host; nothing is downloaded for a report.
+    """
     lines = []
     source = ""
     with contextlib.suppress(KgdbError):
-        source = frame.source(context=2)
-        lines.append(source)
+        if with_source:
+            source = frame.source(context=2)
+            lines.append(source)
     with contextlib.suppress(KgdbError):
         names = set(re.findall(r"[A-Za-z_]\w*", source))
         variables = [

@@ -136,7 +136,7 @@ class Session:
         return self._kgdb
 
     def _cover(self, at: Point) -> None:
-        if at == "kgdbwait" and self.settings.stub == "qemu":
+        if at == "kgdbwait" and self.stub == "qemu":
             if not self._uncovered:
                 self._uncovered = True
                 self._progress.say(
@@ -393,7 +393,7 @@ class Session:
         qemu = qemu_version(self.kernel.arch.qemu)
         lines = [
             f"Linux {self.kernel.release} ({self.kernel.name}), QEMU {qemu} with {accel}, "
-            f"gdb {self._gdb}"
+            f"gdb {self._gdb} on {self.stub_name}"
         ]
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
@@ -402,6 +402,20 @@ class Session:
 
             lines += commands(self._vm, self.kernel)
         return lines
+
+    @property
+    def stub(self) -> str:
+        """Whose stub gdb is attached to: `kgdb` or `qemu`."""
+        return self._choice.stub
+
+    @property
+    def stub_name(self) -> str:
+        """Whose stub gdb is attached to, and why if nobody asked for that one."""
+        if self.stub == "kgdb":
+            return "kgdb"
+        if self.settings.stub == "qemu":
+            return "QEMU's stub"
+        return "QEMU's stub (the kernel has no CONFIG_KGDB_SERIAL_CONSOLE)"
 
     def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows of the kernel, gdb and the console."""
@@ -438,7 +452,10 @@ class Session:
 
         _ = self.handle
         self._live.attachment.spoil_gdb()  # whatever is typed there
-        self._live.attachment.source.unpack()
+        try:
+            self._live.attachment.unpack_sources(True)
+        except KgdbError as error:  # gdb is of use without lines, too
+            self._progress.say(error.message)
         relay = self._live.attachment.relay
         relay.list_all_threads = True
         try:

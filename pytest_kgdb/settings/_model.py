@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Point = Literal["ready", "kgdbwait"]
 """Where the kernel is stopped when a test begins: at the guest's shell, or in early boot."""
 
-MARKER_KEYS: Final = ("at", "smp", "memory", "append", "qemu_arg", "isolation", "timeout")
+MARKER_KEYS: Final = ("at", "smp", "memory", "append", "qemu_arg", "isolation", "timeout", "stub")
 """The keyword arguments of the marker `kgdb`."""
 
 _LISTS: Final = frozenset(field_of(name) for name, kind, *_ in OPTIONS if kind == "list")
@@ -74,6 +74,9 @@ class TestRequest(MachineOptions):
     timeout: float
     """Seconds."""
 
+    stub: str = "auto"
+    """The stub that the test needs: `kgdb` or `qemu`; `auto` for any."""
+
     where: str = field(default="", compare=False)
     """The test's node id, for messages."""
 
@@ -113,7 +116,7 @@ class Settings(MachineOptions):
     boot: str = "kernel"
     forward: tuple[Forward, ...] = ()
     accel: str = "auto"
-    stub: str = "kgdb"
+    stub: str = "auto"
     target: SerialLine | None = None
     """kgdb's serial line of a board; None for machines in QEMU."""
 

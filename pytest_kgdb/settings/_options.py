@@ -22,8 +22,8 @@ OPTIONS: Final = (
         "kernel",
         "list",
         "SPEC",
-        "kernel to test: a source tree, a build directory, a tarball, TREE@REV, or "
-        "distro[:VERSION]; repeatable, each is a parameter of the tests",
+        "kernel to test: a source tree, a build directory, a tarball, TREE@REV, distro[:VERSION], "
+        "package:NAME, or release:[VERSION]; repeatable, each is a parameter of the tests",
     ),
     (
         "config",
@@ -71,7 +71,12 @@ OPTIONS: Final = (
         "repeatable",
     ),
     ("accel", "value", "ACCEL", "accelerator: auto (default: KVM if a guest runs on it), kvm, tcg"),
-    ("stub", "value", "STUB", "the stub gdb is attached to: kgdb (default) or qemu"),
+    (
+        "stub",
+        "value",
+        "STUB",
+        "the stub gdb is attached to: auto (default: kgdb if the kernel has it), kgdb, or qemu",
+    ),
     (
         "target",
         "value",

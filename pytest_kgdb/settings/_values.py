@@ -32,6 +32,7 @@ _NOT_THE_USERS: Final = frozenset(
 )
 _SUITE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(?:[:=/][^\s,]+)?")
+_RELEASE = re.compile(r"(?:[A-Za-z0-9][\w.+~-]*)?")
 _FORWARD = re.compile(r"(tcp|udp):(\d+):(\d+)")
 _LINE = re.compile(r"(tcp:[^,:/]+:\d+|rfc2217://[^,]+|(?!\w+:)[^,]+?)(?:,(\d+))?")
 
@@ -207,6 +208,15 @@ def kernel(value: object, base: Path) -> str:
     """Return a kernel's SPEC. It is resolved when the kernel is prepared."""
     spec = text(value)
     if spec == "distro" or spec.startswith("distro:"):
+        return spec
+    kind, colon, name = spec.partition(":")
+    if colon and kind == "package":
+        if not _PACKAGE.fullmatch(name) or ":" in name or "=" in name or "/" in name:
+            raise ValueError(f"{name!r} is not the name of a Debian package")
+        return spec
+    if colon and kind == "release":
+        if not _RELEASE.fullmatch(name):
+            raise ValueError(f"{name!r} is not a kernel's release, as uname -r prints it")
         return spec
     return str(path(spec, base))
 
@@ -412,7 +422,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "qemu_arg": arguments,
     "forward": forward,
     "accel": choice("auto", "kvm", "tcg"),
-    "stub": choice("kgdb", "qemu"),
+    "stub": choice("auto", "kgdb", "qemu"),
     "isolation": choice("snapshot", "reboot", "none"),
     "target": target,
     "console": serial_line,

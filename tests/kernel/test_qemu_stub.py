@@ -242,9 +242,7 @@ def test_an_override(stub):
 
 
 def test_each_failure_of_a_function_in_turn(stub):
-    report = stub.fail_each(
-        "getname_flags", "cat /proc/version", "-ENOMEM", when="current->pid > 1"
-    )
+    report = stub.fail_each("do_filp_open", "cat /proc/version", "-ENOMEM", when="current->pid > 1")
     assert report.ok, report
     assert report.complete
     assert len(report) >= 2

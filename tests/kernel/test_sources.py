@@ -25,6 +25,21 @@ def test_a_frame_and_gdb_show_the_same_lines(kgdb, kgdb_kernel: Kernel) -> None:
     assert [line.partition("\t")[2].rstrip() for line in listed] == shown
 
 
+def test_lines_that_gdb_can_read_after_the_stop_only(
+    kgdb, kgdb_kernel: Kernel, tmp_path: Path
+) -> None:
+    """As of a source that is unpacked, or downloaded, when its lines are first asked for."""
+    kgdb.execute(f'set substitute-path "{kgdb_kernel.debug_source}" "{tmp_path}"')
+    kgdb.breakpoint("vfs_read")
+    kgdb.type("cat /proc/version")
+    frame = kgdb.cont().frame
+    later = tmp_path / frame.file
+    assert not later.exists()
+    later.parent.mkdir(parents=True)
+    later.write_bytes(kgdb_kernel.sources.read(frame.file))
+    assert f"{frame.line}\t" in kgdb.execute("list")
+
+
 def test_other_files(kgdb_kernel: Kernel) -> None:
     assert b"list_add" in kgdb_kernel.sources.read("include/linux/list.h")
     with pytest.raises(KgdbError, match=r"no/such\.c is not available"):

@@ -68,6 +68,7 @@ class Session:
         self.console_log = EVENTS.with_name("console.log")
         self.transcript = EVENTS.with_name("gdb.log")
         self.kernel = kernel
+        self.stub = "qemu" if settings.stub == "auto" else settings.stub
         self.booted: object = None
         event("session", kernel, initrd, disk)
 

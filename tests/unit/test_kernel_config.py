@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.kernel import Config
+from pytest_kgdb.kernel import Config, stub_for
 from pytest_kgdb.kernel._config import (
     Request,
     lost,
@@ -152,3 +152,18 @@ class TestOurs:
     def test_leaves_the_choice_of_debug_information(self) -> None:
         assert with_required({})["DEBUG_INFO_DWARF5"] == "y"
         assert "DEBUG_INFO_DWARF5" not in with_required({"DEBUG_INFO_DWARF4": "y"})
+
+
+@pytest.mark.parametrize(
+    ("stub", "value", "expected"),
+    [
+        ("auto", "y", "kgdb"),
+        ("auto", "m", "qemu"),
+        ("auto", None, "qemu"),
+        ("kgdb", None, "kgdb"),
+        ("qemu", "y", "qemu"),
+    ],
+)
+def test_whose_stub(stub: str, value: str | None, expected: str) -> None:
+    config = {} if value is None else {"KGDB_SERIAL_CONSOLE": value}
+    assert stub_for(stub, config) == expected

@@ -99,9 +99,25 @@ def test_where_it_builds_none(tmp_path: Path, files: dict[str, str], message: st
 
 
 def test_compiler_of_the_kernel() -> None:
-    clang: Any = SimpleNamespace(config={"CC_IS_CLANG": "y"})
-    gcc: Any = SimpleNamespace(config={"CC_IS_GCC": "y"})
+    clang: Any = SimpleNamespace(config={"CC_IS_CLANG": "y"}, is_shipped=True)
+    gcc: Any = SimpleNamespace(config={"CC_IS_GCC": "y"}, is_shipped=False)
     assert list(_for_compiler(clang, ["DEBUG=1"])) == ["LLVM=1", "DEBUG=1"]
     assert list(_for_compiler(clang, ["LLVM=-15"])) == ["LLVM=-15"]
     assert list(_for_compiler(clang, ["CC=clang-16"])) == ["CC=clang-16"]
     assert list(_for_compiler(gcc, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("compiler", "variables"),
+    [
+        ("gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0", ["CC=gcc-12"]),
+        ("x86_64-linux-gnu-gcc-13 (Ubuntu 13.3.0) 13.3.0", ["CC=x86_64-linux-gnu-gcc-13"]),
+        ("gcc (GCC) 14.2.1 20240912", ["CC=gcc"]),
+        ("Debian clang version 19", []),
+        ("", []),
+    ],
+)
+def test_compiler_of_a_shipped_kernel(compiler: str, variables: list[str]) -> None:
+    kernel: Any = SimpleNamespace(config={}, is_shipped=True, compiler=compiler)
+    assert list(_for_compiler(kernel, [])) == variables
+    assert list(_for_compiler(kernel, ["CC=gcc-11"])) == ["CC=gcc-11"]

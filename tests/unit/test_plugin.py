@@ -217,6 +217,47 @@ def test_required_tests_may_not_be_skipped_by_anybody(inner: Inner) -> None:
     )
 
 
+STUB_TESTS = """
+    import pytest
+    from pytest_kgdb import StubError
+    @pytest.mark.kgdb(stub="kgdb")
+    def test_kgdb(kgdb): pass
+    @pytest.mark.kgdb(stub="qemu")
+    def test_qemu(kgdb): pass
+    @pytest.mark.kgdb(stub="auto")
+    def test_any(kgdb): pass
+    def test_monitor(kgdb): raise StubError("'monitor' was not given to gdb")
+"""
+
+
+def test_a_test_of_the_other_stub_is_skipped(inner: Inner) -> None:
+    inner.pytester.makepyfile(STUB_TESTS)
+    result = inner.run("-rs")  # the fake session has QEMU's stub for auto
+    result.assert_outcomes(passed=2, skipped=2)
+    result.stdout.fnmatch_lines(
+        [
+            "SKIPPED * the test needs kgdb (marker kgdb(stub='kgdb')), and gdb is attached to "
+            "QEMU's stub",
+            "SKIPPED * QEMU's stub cannot do it: 'monitor' was not given to gdb",
+        ]
+    )
+    assert len(inner.events("acquire")) == 3  # no machine for the first
+
+
+def test_a_required_test_of_the_other_stub_fails(inner: Inner) -> None:
+    inner.pytester.makepyfile(STUB_TESTS)
+    result = inner.run("--kgdb-require")
+    result.assert_outcomes(passed=2, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*allows no skip: the test needs kgdb (marker*"])
+
+
+def test_a_stub_that_was_asked_for_is_not_an_excuse(inner: Inner) -> None:
+    inner.pytester.makepyfile(STUB_TESTS)
+    result = inner.run("--kgdb-stub=kgdb")
+    result.assert_outcomes(passed=2, skipped=1, failed=1)
+    result.stdout.fnmatch_lines(["*StubError: 'monitor' was not given to gdb*"])
+
+
 def test_a_required_run_in_which_nothing_ran_fails(inner: Inner) -> None:
     inner.pytester.makepyfile(
         """
@@ -277,7 +318,7 @@ def test_bad_markers_are_reported_at_collection(inner: Inner) -> None:
         [
             "*ERROR collecting test_bad_markers*",
             "*::test_unknown: marker kgdb(cpus=…): no such argument",
-            "hint: it takes at, smp, memory, append, qemu_arg, isolation, timeout",
+            "hint: it takes at, smp, memory, append, qemu_arg, isolation, timeout, stub",
             "*::test_positional: marker kgdb('kgdbwait'): it takes keyword arguments only",
             "*::test_shared: marker kgdb(…): it is for the fixture kgdb, *",
             "*Interrupted: 3 errors during collection*",

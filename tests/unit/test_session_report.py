@@ -62,6 +62,7 @@ class Vm:
             cpu_stacks=SimpleNamespace(
                 read=lambda registers=True: f"CPU 0: idles{' RIP=1' * registers}"
             ),
+            source=SimpleNamespace(is_local=True),
             run_control=SimpleNamespace(stopped=True, stop=self.stop),
             memory=SimpleNamespace(blocked_tasks=lambda source: [f"task 9 (sync) of {source}"]),
         )
@@ -114,6 +115,16 @@ def test_the_debuggers_own_frames_are_left_out_and_inlined_ones_marked(vm: Any) 
         "#1 demo_ioctl (inlined)",
         "#2 vfs_ioctl",
     ]
+
+
+def test_no_source_is_downloaded_for_a_report(vm: Any) -> None:
+    def download(context: int) -> str:
+        raise AssertionError("it is read")
+
+    vm.attachment.source.is_local = False
+    vm.frames[0].source = download
+    lines = shown(vm)["where the kernel is"].splitlines()
+    assert lines[1:] == ["    cmd = 7", "#0 demo_oops", "#1 demo_ioctl"]
 
 
 def test_in_brief_a_splat_has_no_registers(vm: Any) -> None:

@@ -47,7 +47,7 @@ def test_defaults(options: pytest.Pytester) -> None:
     assert settings.kernel == ()
     assert (settings.config, settings.initrd, settings.disk) == ("minimal", "busybox", "none")
     assert (settings.smp, settings.memory, settings.timeout) == (1, 256, 60.0)
-    assert (settings.accel, settings.stub, settings.isolation) == ("auto", "kgdb", "snapshot")
+    assert (settings.accel, settings.stub, settings.isolation) == ("auto", "auto", "snapshot")
     assert settings.jobs == len(os.sched_getaffinity(0))
     assert settings.cache_dir.name == "pytest-kgdb"
     assert settings.origins == {}
@@ -130,6 +130,10 @@ def test_typed_toml(options: pytest.Pytester) -> None:
 
 BAD: list[tuple[str, str, str]] = [
     ("kernel", "", "the value is empty"),
+    ("kernel", "package:", "'' is not the name of a Debian package"),
+    ("kernel", "package:linux-image=6.1", "'linux-image=6.1' is not the name of a Debian package"),
+    ("kernel", "release:6.1 x", "'6.1 x' is not a kernel's release"),
+    ("kernel", "release:../6.1", "'../6.1' is not a kernel's release"),
     ("config", "minimum", "neither minimal, defconfig, distro, distro-full, nor a file"),
     ("fragment", "absent.config", "no such file: "),
     ("fragment", ".", "not a file: "),
@@ -159,7 +163,7 @@ BAD: list[tuple[str, str, str]] = [
     ("cov", "fs/open.c:9-3", "names no lines: 9 to 3"),
     ("cov-fail-under", "101", "is not a number from 0 to 100"),
     ("accel", "hvf", "'hvf' is not one of auto, kvm, tcg"),
-    ("stub", "gdb", "'gdb' is not one of kgdb, qemu"),
+    ("stub", "gdb", "'gdb' is not one of auto, kgdb, qemu"),
     ("isolation", "fork", "'fork' is not one of snapshot, reboot, none"),
     ("timeout", "0", "0 is not a bound"),
     ("timeout", "inf", "inf is not a bound"),
