@@ -14,7 +14,7 @@ from ..arch import X86_64, Arch
 from ..cache import Cache, Entry
 from ..errors import ConfigError, KgdbError
 from ..progress import Progress
-from ..settings import Settings
+from ..settings import Settings, is_shipped
 from . import _patch
 from ._config import Config, Lost, Request, lost, missing, parse, render
 from ._kgdb_layout import FACT, KgdbLayout, kgdb_layout
@@ -23,7 +23,7 @@ from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
 from ._source import BuildTree, Source, UserTree, identity, with_patches
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
-from ._spec import BuildDir, Revision, SourceTree, Tarball, is_shipped
+from ._spec import BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
 from ._toolchain import Toolchain, check_tools, toolchain
 

@@ -78,11 +78,6 @@ def parse(spec: str, arch: Arch) -> Spec:
     raise ConfigError(f"no kernel {spec}: there is no such file or directory", hint=_near(path))
 
 
-def is_shipped(spec: str) -> bool:
-    """Whether a SPEC names a kernel that is used as a distribution built it."""
-    return spec.partition(":")[0] in ("package", "release") and ":" in spec
-
-
 def is_source(path: Path) -> bool:
     """Whether a directory is the top of a kernel source tree."""
     return (path / "Kconfig").is_file() and (path / "Kbuild").is_file() and bool(version(path))

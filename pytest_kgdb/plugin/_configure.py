@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ..errors import ConfigError
-from ..settings import Settings, from_pytest
+from ..settings import Settings, from_pytest, is_shipped
 from ._matrix import Matrix
 from ._require import Requirement
 from ._terminal import is_worker
@@ -135,10 +135,9 @@ def header(config: pytest.Config) -> list[str]:
     matrix = matrix_of(config)
     values = {axis.option: ", ".join(map(str, axis.values)) for axis in matrix.axes}
     kernels = values.get("kernel", settings.kernel[0])
-    parts = [
-        f"kernel {' + '.join([kernels, *(path.name for path in settings.patch)])}",
-        f"config {values.get('config', settings.config)}",
-    ]
+    parts = [f"kernel {' + '.join([kernels, *(path.name for path in settings.patch)])}"]
+    if not all(map(is_shipped, settings.kernel)):
+        parts.append(f"config {values.get('config', settings.config)}")
     if "smp" in values:
         parts.append(f"CPUs {values['smp']}")
     if settings.disk != "none":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         from_pytest,
         make_settings,
     )
-    from ._values import CoverageTarget, Forward, SerialLine, make_variable
+    from ._values import CoverageTarget, Forward, SerialLine, is_shipped, make_variable
 
 __all__ = [
     "MARKER_KEYS",
@@ -39,6 +39,7 @@ __all__ = [
     "from_pytest",
     "given",
     "ini_key",
+    "is_shipped",
     "make_settings",
     "make_variable",
 ]
@@ -49,4 +50,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _model, _values
 
-    return getattr(_values if name == "make_variable" else _model, name)
+    return getattr(_values if name in ("is_shipped", "make_variable") else _model, name)

@@ -204,17 +204,22 @@ def existing(value: object, base: Path, kind: str = "file") -> Path:
     return target
 
 
+def is_shipped(spec: str) -> bool:
+    """Whether a SPEC names a kernel that is used as a distribution built it."""
+    return spec.startswith(("package:", "release:"))
+
+
 def kernel(value: object, base: Path) -> str:
     """Return a kernel's SPEC. It is resolved when the kernel is prepared."""
     spec = text(value)
     if spec == "distro" or spec.startswith("distro:"):
         return spec
-    kind, colon, name = spec.partition(":")
-    if colon and kind == "package":
+    kind, _, name = spec.partition(":")
+    if is_shipped(spec) and kind == "package":
         if not _PACKAGE.fullmatch(name) or ":" in name or "=" in name or "/" in name:
             raise ValueError(f"{name!r} is not the name of a Debian package")
         return spec
-    if colon and kind == "release":
+    if is_shipped(spec):
         if not _RELEASE.fullmatch(name):
             raise ValueError(f"{name!r} is not a kernel's release, as uname -r prints it")
         return spec

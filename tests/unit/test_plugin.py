@@ -160,6 +160,10 @@ def test_the_header_names_the_kernels(inner: Inner) -> None:
     result.stdout.fnmatch_lines(
         ["kgdb: kernel distro:6.1; config minimal; isolation reboot", "*1 passed*"]
     )
+    result = inner.run(kernel="package:linux-image-cloud-amd64")  # which was configured already
+    result.stdout.fnmatch_lines(
+        ["kgdb: kernel package:linux-image-cloud-amd64; isolation snapshot", "*1 passed*"]
+    )
     inner.run(kernel=None).stdout.no_fnmatch_line("kgdb:*")
     assert not (inner.path / "events").exists()
 
