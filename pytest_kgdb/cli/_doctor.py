@@ -17,6 +17,7 @@ from ..disk import root
 from ..errors import KgdbError, TimeoutError
 from ..escape import clean
 from ..initrd import is_static
+from ..kernel import installed_releases
 from ..process import run as run_command
 from ..process import system_path
 from ..settings import Settings, from_arguments
@@ -39,6 +40,9 @@ MEMORY_MIB: Final = 1024
 """The memory of a guest of default size, gdb with a kernel's symbols, and the linker."""
 
 USR_SRC: Final = Path("/usr/src")
+
+ROOT: Final = Path("/")
+"""Where kernels are installed."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _header("libelf", "libelf.h", "libelf-dev", needed=True)
     yield _header("openssl", "openssl/opensslv.h", "libssl-dev", needed=False)
     yield _sources()
+    yield _shipped()
+    yield _installed()
     yield _busybox()
     yield _qemu()
     yield _program("qemu-img", "qemu-utils", needed=True)
@@ -218,6 +224,25 @@ def _sources() -> Finding:
     if names:
         return Finding("kernel sources", "ok", f"{', '.join(names)} (--kgdb-kernel=distro)")
     return Finding("kernel sources", "without", "no --kgdb-kernel=distro", install("linux-source"))
+
+
+def _shipped() -> Finding:
+    for program, package in (("apt-get", "apt"), ("apt-cache", "apt"), ("dpkg-deb", "dpkg")):
+        if _where(program) is None:
+            return Finding(
+                "shipped kernels",
+                "without",
+                f"no --kgdb-kernel=package:NAME, which needs Debian's {program}",
+                install(package),
+            )
+    return Finding("shipped kernels", "ok", "apt downloads them (--kgdb-kernel=package:NAME)")
+
+
+def _installed() -> Finding:
+    releases = installed_releases(ROOT)
+    if releases:
+        return Finding("installed kernels", "ok", f"{', '.join(releases)} (--kgdb-kernel=release:)")
+    return Finding("installed kernels", "without", "none is installed: no --kgdb-kernel=release:")
 
 
 # -- the host -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ._vmlinux import Vmlinux
 if TYPE_CHECKING:
     from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
+    from ._installed import installed_releases
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
@@ -54,6 +55,7 @@ __all__ = [
     "compress_modules",
     "file_hash",
     "git_environment",
+    "installed_releases",
     "named",
     "not_compiled",
     "parse_config",
@@ -82,6 +84,7 @@ _LAZY: Final = {
     "collect_external": "_collect",
     "collect_modules": "_collect",
     "compress_modules": "_collect",
+    "installed_releases": "_installed",
     "not_compiled": "_makefiles",
     "patch_files": "_patch",
     "read_module": "_ko",

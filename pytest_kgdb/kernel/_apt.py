@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -87,6 +89,7 @@ class Apt:
     :param directory: for those lists; it is created if need be.
     :param options: further settings of apt's, as `Dir::Etc::sourcelist=FILE`.
     :param host_lists: where the host has its lists.
+    :param lock: held while the lists of our own change.
     """
 
     def __init__(
@@ -96,10 +99,12 @@ class Apt:
         *,
         options: Sequence[str] = (),
         host_lists: Path = _HOST_LISTS,
+        lock: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self._directory = directory
         self._options = options
         self._host_lists = host_lists
+        self._lock = lock
         self.progress = progress
         # Once ours are newer than the host's, they are the ones to use.
         self._private = _modified(self._own_lists) > _modified(host_lists)
@@ -137,11 +142,19 @@ class Apt:
 
         :raises ConfigError: the archive cannot be reached.
         """
+        before = _modified(self._own_lists)
+        with self._lock():
+            self._private = True
+            if _modified(self._own_lists) == before:  # otherwise another process has done it
+                self._update()
+
+    def _update(self) -> None:
         for name in ("state/lists/partial", "cache/archives/partial"):
             (self._directory / name).mkdir(parents=True, exist_ok=True)
-        (self._directory / "apt.conf").write_text(_without_hooks(self._apt("config", "dump")))
-        self._private = True
         try:
+            self._private = False
+            (self._directory / "apt.conf").write_text(_without_hooks(self._apt("config", "dump")))
+            self._private = True
             with self.progress.stage("downloading the lists of Debian's packages"):
                 self._apt("get", "update", "--error-on=any", timeout=_UPDATE_SECONDS)
         except CommandFailed as error:

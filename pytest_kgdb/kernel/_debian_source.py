@@ -67,7 +67,7 @@ class DebianSource(SourceDirectory):
         if self.is_local:
             return
         label = f"the source {self._package} {self._version}"
-        with self._cache.lock(f"source-{self._name}", label=label):
+        with self._cache.lock(self._name, label=label):
             if self.is_local:
                 return
             directory = self._cache.workdir("source", self._name)

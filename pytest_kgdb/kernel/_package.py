@@ -47,7 +47,11 @@ def use(
     :raises BuildError: a downloaded file is damaged.
     """
     directory = cache.workdir("apt", "lists")
-    apt = apt or Apt(directory, progress)
+    apt = apt or Apt(
+        directory,
+        progress,
+        lock=lambda: cache.lock("lists", label="the lists of Debian's packages"),
+    )
     resolver = _Resolver(apt, cache, directory / "resolved")
     resolved = resolver.kernel(name)
     try:
@@ -242,7 +246,7 @@ def _entry(name: str, resolved: Resolved, apt: Apt, cache: Cache) -> Entry:
         facts = read_facts(target / "vmlinuz", target / "vmlinux", resolved.image.label)
         (target / FACTS).write_text(json.dumps(facts._asdict(), indent=1))
 
-    about = {"spec": f"package:{name}", "package": resolved.image.label}
+    about = {"package": resolved.image.label, "spec": f"package:{name}"}
     return cache.make("package", key, build, label=label, about=about)
 
 
@@ -271,25 +275,27 @@ def _headers(resolved: Resolved, resolver: _Resolver, apt: Apt, cache: Cache) ->
         shutil.rmtree(target / "lib", ignore_errors=True)  # links to /usr/src
 
     label = f"the headers of {resolved.image.label}"
-    about = {"packages": [package.label for package in packages]}
+    about = {"package": packages[0].label, "with": [package.label for package in packages[1:]]}
     return cache.make("headers", key, build, label=label, about=about).path / directory
 
 
 def _unpack(packages: Sequence[Package], key: str, target: Path, apt: Apt, cache: Cache) -> None:
     """Download packages, and unpack them into a directory as this user."""
     program = which("dpkg-deb", package="dpkg")
-    downloads = cache.workdir("apt", f"download-{key[:24]}")
+    name = f"download-{key[:24]}"
+    downloads = cache.workdir("apt", name)
     try:
-        files = apt.download(packages, downloads)
-        target.mkdir(exist_ok=True)
-        with apt.progress.stage(f"unpacking {packages[0].label}"):
-            for file in files:
-                run([program, "-x", file, target], name="dpkg-deb", timeout=_UNPACK_SECONDS)
+        with cache.lock(name, label=packages[0].label):
+            files = apt.download(packages, downloads)
+            target.mkdir(exist_ok=True)
+            with apt.progress.stage(f"unpacking {packages[0].label}"):
+                for file in files:
+                    run([program, "-x", file, target], name="dpkg-deb", timeout=_UNPACK_SECONDS)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(downloads)
     except CommandFailed as error:
         full = "No space left" in error.output
         raise BuildError(
             f"{packages[0].label} could not be unpacked: {error.message}",
             hint="make room: pytest-kgdb cache prune" if full else None,
         ) from error
-    with contextlib.suppress(OSError):
-        shutil.rmtree(downloads)

@@ -269,9 +269,24 @@ def test_a_bare_host_lacks_everything_and_the_fix_is_to_install_it(
         "gdb": "sudo apt-get install gdb",
     }
     assert findings["kernel sources"].state == "without"
+    assert findings["shipped kernels"].fix == "sudo apt-get install apt"
     assert findings["mmdebstrap"].detail == "no --kgdb-disk=debian"
     assert findings["ssh-keygen"].fix == "sudo apt-get install openssh-client"
     assert findings["user namespaces"].fix == "sudo apt-get install uidmap"
+
+
+def test_kernels_that_need_no_build(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
+    monkeypatch.setattr(_doctor, "ROOT", programs)
+    assert examine(monkeypatch, programs)["installed kernels"].state == "without"
+    for name in ("apt-get", "apt-cache", "dpkg-deb"):
+        assert examine(monkeypatch, programs)["shipped kernels"].state == "without"
+        put(programs, name)
+    for place in ("boot/vmlinuz-6.1.0-9-amd64", "lib/modules/6.8.9-300.fc40.x86_64/vmlinuz"):
+        (programs / place).parent.mkdir(parents=True)
+        (programs / place).touch()
+    findings = examine(monkeypatch, programs)
+    assert findings["shipped kernels"].state == "ok"
+    assert findings["installed kernels"].detail.startswith("6.1.0-9-amd64, 6.8.9-300.fc40.x86_64 (")
 
 
 def test_a_disk_without_root(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:
