@@ -97,9 +97,9 @@ test-matrix: ready
 .PHONY: test-shipped
 test-shipped: ready
 	$(PYTEST) --kgdb-kernel=package:linux-image-cloud-amd64 \
-	  tests/shipped tests/kernel/test_qemu_stub.py example_suite
-	$(PYTEST) --kgdb-kernel=package:linux-image-cloud-amd64 $(DEBIAN) --kgdb-memory=512 \
-	  --kgdb-require tests/debian/test_system.py
+	  tests/shipped/test_shipped.py tests/kernel/test_qemu_stub.py example_suite
+	$(PYTEST) --kgdb-kernel=package:linux-image-cloud-amd64 --kgdb-disk=debian \
+	  --kgdb-memory=512 --kgdb-require tests/shipped/disk
 
 # A kernel with bug detectors, which needs more memory: ten minutes to build, once, and a quarter of
 # an hour for the tests, half of it for kmemleak's scans.
