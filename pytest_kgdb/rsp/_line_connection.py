@@ -67,6 +67,7 @@ class LineConnection(KgdbConnection):
     ) -> None:
         self._check = check
         self._acked = True
+        self._bytes = 0  # that have come
         self._early: bytes | None = None  # a packet that came before the acknowledgement
         self._nak_seen = False
         self._retried = False
@@ -77,6 +78,7 @@ class LineConnection(KgdbConnection):
     # What comes
 
     def _take(self, data: bytes) -> bool:
+        self._bytes += len(data)
         for kind, payload in self._decoder.feed(data):
             if kind == "packet":
                 self.socket.sendall(ACK)
@@ -100,9 +102,9 @@ class LineConnection(KgdbConnection):
 
     def receive(self) -> bool:
         """See :meth:`Connection.receive`; asks for a stop reply again whose end was lost."""
-        before = self._decoder.incomplete
+        before = self._bytes if self._decoder.incomplete else None
         alive = super().receive()
-        if before and self._decoder.incomplete and alive:
+        if alive and before == self._bytes:
             # The relay looks in every few seconds where nothing comes.
             self._decoder.reset()
             self.socket.sendall(NAK)
