@@ -105,7 +105,9 @@ class TestTheKernelNamed:
         config = (build / ".config").read_text()
         lines = [line for line in config.splitlines() if not line.startswith("CONFIG_KGDB")]
         (build / ".config").write_text("\n".join(lines) + "\n")
-        text = error_text(run(tmp_path, f"--kgdb-kernel={build}", cached(session_options)))
+        stub = "--kgdb-stub=kgdb"  # by default, it would be tested through QEMU's
+        options = (stub, cached(session_options))
+        text = error_text(run(tmp_path, f"--kgdb-kernel={build}", *options))
         assert text.startswith(f"the kernel in {build} was built without\n")
         assert "  CONFIG_KGDB=y (" in text
         assert "  CONFIG_KGDB_SERIAL_CONSOLE=y (" in text
