@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ _RAN: Final = (0, 1)
 _USAGE: Final = 4
 _NO_TESTS: Final = 5
 _FAILED: Final = 2
+
+_GITHUB: Final = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 
 
 class GateFailed(KgdbError):
@@ -120,7 +123,10 @@ class Runner:
             argv.append(f"--kgdb-config={settings.config}")
         argv += [f"--kgdb-module={path}" for path in settings.module]
         argv += [*options, "-p", "no:cacheprovider"]
-        return Child.spawn(argv, name=f"pytest on the {name} kernel", log=self._log(name))
+        # What GitHub is told, the gate tells it: a failure on the base is none.
+        env = {key: value for key, value in os.environ.items() if key not in _GITHUB}
+        log = self._log(name)
+        return Child.spawn(argv, name=f"pytest on the {name} kernel", log=log, env=env)
 
     def wait(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:
         """Wait until the tests are over.

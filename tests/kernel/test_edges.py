@@ -338,6 +338,9 @@ def test_a_static_that_several_files_have(edges: Any) -> None:
 
 
 def test_freed_init_data_is_no_value(kgdb: Any) -> None:
+    # gdb 13's index cache has one static of a name at times, whichever thread came first; gdb sees
+    # those of files that it has read.
+    kgdb.breakpoint("virtblk_probe").delete()
     assert kgdb.evaluate("major").type == "int", "virtio_blk.c's, and not init/initramfs.c's"
     with pytest.raises(KgdbError, match=r"init data \(init/initramfs\.c\).*freed"):
         kgdb.evaluate("'init/initramfs.c'::major")
