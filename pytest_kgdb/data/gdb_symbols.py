@@ -3,9 +3,15 @@
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
+import re
+
 import gdb
+from gdb_elf import files_with
 
 UNSIGNED = (1 << 64) - 1
+
+# Names of which gdb has read all files that have a static.
+complete = set()
 
 
 def is_file(filename, file):
@@ -19,6 +25,22 @@ def is_local(symbol):
 
 def statics(name):
     """The files' own variables and functions of a name, and enumerators."""
+    matches = distinct(name)
+    if name not in complete:
+        complete.add(name)
+        vmlinux = gdb.current_progspace().filename
+        files = files_with(vmlinux, name)
+        inside = [one for one in matches if address_of(one) and not is_module(objfile_of(one))]
+        if len(files) > len(inside):
+            # gdb 13's index cache has one of them at times, and which one is a matter of threads.
+            for file in sorted(set(files)):  # gdb takes POSIX basic expressions
+                gdb.execute(f"maint expand-symtabs /{re.escape(file)}$", to_string=True)
+            matches = distinct(name)
+    return matches
+
+
+def distinct(name):
+    """The same, as far as gdb's index knows of them."""
     matches, seen = [], set()
     for symbol in gdb.lookup_static_symbols(name):
         if symbol.addr_class in (gdb.SYMBOL_LOC_TYPEDEF, gdb.SYMBOL_LOC_UNRESOLVED):
