@@ -1,6 +1,6 @@
 """Base against patched: the same tests on both kernels, and what that says of the change."""
 
-from ._bisect import Bisection, Commit, Conclusion, State, judge_commit
+from ._bisect import Bisection, Conclusion
 from ._formats import as_json, as_markdown, as_table
 from ._github import as_annotations, without_commands
 from ._gitlab import as_gitlab
@@ -12,6 +12,7 @@ from ._runner import GateFailed, Runner
 from ._sarif import as_sarif
 from ._search import ConfigSearch, Discovery, PatchSearch
 from ._series import Series, Step, each_patch, each_revision, run_each
+from ._tested import Commit, State, judge_commit
 from ._verdicts import POLICIES, Result, Verdict, repeats_for
 
 __all__ = [

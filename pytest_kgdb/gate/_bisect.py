@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import enum
-import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from ..cache import write_atomically
 from ..change import git, resolved, run_git
-from ..errors import BuildError
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import Runner
-from ._verdicts import Run, reason_of
+from ._tested import Builder, Commit, CommitTester, State
 
-__all__ = ["Bisection", "Commit", "Conclusion", "State", "judge_commit"]
+__all__ = ["Bisection", "Conclusion"]
 
 _COMMITS: Final = "commits.json"  # what was found out
-_NAME: Final = "bisected"  # of the kernel, in the names of logs
 
 # git-bisect(1)
 _CULPRIT: Final = re.compile(r"^([0-9a-f]{40}) is the first bad commit$", re.MULTILINE)
@@ -30,75 +25,20 @@ _ONLY_SKIPPED: Final = "only 'skip'ped commits left to test"
 _SUSPECT: Final = re.compile(r"^([0-9a-f]{40})$", re.MULTILINE)
 
 
-class State(enum.Enum):
-    """What the tests say of a commit, in git's words."""
-
-    GOOD = "good"
-    BAD = "bad"
-    SKIP = "skip"
-    """It cannot be tested: it does not build or boot, or a test varies or is at fault."""
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A commit, and what the tests say of it."""
-
-    revision: str
-    state: State
-    reason: str = ""
-    failures: tuple[str, ...] = ()
-    """Why tests failed, as :func:`reason_of` has it."""
-
-
 @dataclass(frozen=True)
 class Conclusion:
     """What a search came to."""
 
     culprit: str | None
-    """The first bad commit; None where it is not reasons."""
+    """The first bad commit; None where that is not clear."""
     why: str
-    """Why it is not reasons."""
+    """Why that is not clear."""
     suspects: tuple[str, ...]
-    """The commits of which one is the first bad one, where it is not reasons."""
+    """The commits of which one is the first bad one, where that is not clear."""
     commits: tuple[Commit, ...]
     """Those that were tested, in that order."""
     log: str
     """`git bisect log`, for `git bisect replay`."""
-
-
-class Builder(Protocol):
-    """Builds kernels, or finds them in the cache."""
-
-    def build(self, settings: Settings) -> object:
-        """Return the kernel of these settings; raises BuildError."""
-
-
-def judge_commit(runs: Mapping[str, Sequence[Run]], reasons: Sequence[str] = ()) -> Commit:
-    """Return what the runs of the tests say of a commit; its revision is empty.
-
-    :param reasons: why the tests fail on the bad end; a failure for another reason is another bug.
-    """
-    failures: dict[str, str] = {}
-    ran = False
-    for test, its in runs.items():
-        statuses = {run.status for run in its}
-        if odd := [run for run in its if run.status in ("MISS", "ERROR")]:
-            return Commit("", State.SKIP, f"{test}: {odd[0].message or odd[0].status}")
-        if statuses == {"SKIP"}:
-            continue
-        ran = True
-        if len(statuses) > 1:
-            failed = sum(run.status == "FAIL" for run in its)
-            return Commit("", State.SKIP, f"{test} is flaky: it failed in {failed} of {len(its)}")
-        if statuses == {"FAIL"}:
-            failures.update((reason_of(run), f"{test}: {run.message}") for run in its)
-    if not ran:
-        return Commit("", State.SKIP, "every test was skipped")
-    if not failures:
-        return Commit("", State.GOOD)
-    if reasons and (others := [text for reason, text in failures.items() if reason not in reasons]):
-        return Commit("", State.SKIP, f"it fails for another reason: {others[0]}")
-    return Commit("", State.BAD, next(iter(failures.values())), tuple(failures))
 
 
 class Bisection:
@@ -129,11 +69,9 @@ class Bisection:
         self._settings = settings
         self._directory = directory
         self._repository = directory / "repository"
-        self._runner = runner
-        self._builder = builder
-        self._progress = progress
+        self._note = directory / _COMMITS
+        self._tester = CommitTester(self._note, runner=runner, builder=builder, progress=progress)
         self._options, self._paths = [*options], [*paths]
-        self._commits: list[Commit] = []
 
     def run(self) -> Conclusion:
         """Search; both ends are tested first."""
@@ -166,17 +104,12 @@ class Bisection:
         self, culprit: str | None, why: str, suspects: tuple[str, ...] = ()
     ) -> Conclusion:
         log = run_git(self._repository, "bisect", "log").output
-        return Conclusion(culprit, why, suspects, tuple(self._commits), log)
+        return Conclusion(culprit, why, suspects, self._tester.commits, log)
 
     def _open(self) -> None:
         """Go on with the search that is there, or begin one."""
-        note = self._directory / _COMMITS
-        if (self._repository / ".git/BISECT_LOG").exists() and note.exists():
-            self._commits = [
-                Commit(one["revision"], State(one["state"]), one["reason"], tuple(one["failures"]))
-                for one in json.loads(note.read_text())
-            ]
-            self._progress.say(f"going on with a search of which {len(self._commits)} are tested")
+        if (self._repository / ".git/BISECT_LOG").exists() and self._note.exists():
+            self._tester.resume()
             return
         shutil.rmtree(self._repository, ignore_errors=True)
         git(
@@ -185,46 +118,17 @@ class Bisection:
         )  # fmt: skip
         words = ["bisect", "start", "--no-checkout", *self._options, self._bad, self._good]
         git(self._repository, *words, "--", *self._paths)
-        self._note()
+        self._tester.begin()
 
     def _forget(self) -> None:
-        (self._directory / _COMMITS).unlink()
+        self._tester.forget()
         shutil.rmtree(self._repository)
-
-    def _note(self) -> None:
-        values = [
-            {
-                "revision": commit.revision,
-                "state": commit.state.value,
-                "reason": commit.reason,
-                "failures": list(commit.failures),
-            }
-            for commit in self._commits
-        ]
-        write_atomically(self._directory / _COMMITS, json.dumps(values).encode())
 
     def _test(self, revision: str, reasons: Sequence[str] = ()) -> Commit:
         """Test a commit, unless that was done before."""
-        for commit in self._commits:
-            if commit.revision == revision:
-                return commit
-        commit = replace(self._run(revision, reasons), revision=revision)
-        self._commits.append(commit)
-        self._note()
-        subject = git(self._tree, "log", "-1", "--format=%s", revision).strip()
-        reason = f": {commit.reason}" if commit.reason else ""
-        self._progress.say(f'{commit.state.value}: {revision[:12]} ("{subject}"){reason}')
-        return commit
-
-    def _run(self, revision: str, reasons: Sequence[str]) -> Commit:
         settings = replace(self._settings, kernel=(f"{self._tree}@{revision}",))
-        try:
-            self._builder.build(settings)
-        except BuildError as error:
-            return Commit("", State.SKIP, error.message.partition("\n")[0])
-        with (
-            self._progress.stage(f"testing {revision[:12]}") as stage,
-            self._runner.start(_NAME, settings) as child,
-        ):
-            self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
-            return judge_commit(self._runner.result(_NAME, child), reasons)
+        subject = git(self._tree, "log", "-1", "--format=%s", revision).strip()
+        name = revision[:12]
+        return self._tester.test(
+            revision, settings, reasons, name=name, shown=f'{name} ("{subject}")'
+        )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ..cache import write_atomically
 from ..errors import BuildError, ConfigError
 from ..kernel import parse_config, render_config
 from ..progress import Progress
 from ..settings import Settings
-from ._bisect import Commit, State, judge_commit
-from ._run import BuiltSide
 from ._runner import Runner
+from ._tested import Builder, Commit, CommitTester, State
 
 __all__ = ["ConfigSearch", "Discovery", "PatchSearch", "reduce", "search"]
 
-_NAME: Final = "bisected"  # of the kernel, in the names of logs
 _NOTES: Final = "tested.json"
 
 
@@ -38,13 +35,6 @@ class Discovery:
     """What was tested, in that order."""
     wrong_end: bool = False
     """Whether the tests say clearly that an end is not what it was said to be."""
-
-
-class Builder(Protocol):
-    """Builds kernels, or finds them in the cache."""
-
-    def build(self, settings: Settings) -> BuiltSide:
-        """Return the kernel of these settings; raises BuildError."""
 
 
 def search(count: int, test: Callable[[int], State]) -> tuple[int | None, tuple[int, ...]]:
@@ -113,49 +103,18 @@ class _Search:
         self, directory: Path, *, runner: Runner, builder: Builder, progress: Progress
     ) -> None:
         self._directory = directory
-        self._runner = runner
-        self._builder = builder
-        self._progress = progress
-        self._commits: list[Commit] = []
-        if (notes := directory / _NOTES).exists():
-            self._commits = [
-                Commit(one["revision"], State(one["state"]), one["reason"], tuple(one["failures"]))
-                for one in json.loads(notes.read_bytes())
-            ]
-            progress.say(f"going on with a search of which {len(self._commits)} are tested")
+        self._tester = CommitTester(
+            directory / _NOTES,
+            runner=runner,
+            builder=builder,
+            progress=progress,
+            untestable=(BuildError, ConfigError),  # a patch of Kconfig may break that, too
+        )
+        self._tester.resume()
 
     def _test(self, title: str, settings: Settings, reasons: Sequence[str]) -> Commit:
         """Test a kernel, unless that was done before."""
-        for commit in self._commits:
-            if commit.revision == title:
-                return commit
-        commit = replace(self._run(title, settings, reasons), revision=title)
-        self._commits.append(commit)
-        values = [
-            {
-                "revision": one.revision,
-                "state": one.state.value,
-                "reason": one.reason,
-                "failures": list(one.failures),
-            }
-            for one in self._commits
-        ]
-        write_atomically(self._directory / _NOTES, json.dumps(values).encode())
-        reason = f": {commit.reason}" if commit.reason else ""
-        self._progress.say(f"{commit.state.value}: {title}{reason}")
-        return commit
-
-    def _run(self, title: str, settings: Settings, reasons: Sequence[str]) -> Commit:
-        try:
-            self._builder.build(settings)
-        except (BuildError, ConfigError) as error:  # a patch of Kconfig may break that, too
-            return Commit("", State.SKIP, error.message.partition("\n")[0])
-        with (
-            self._progress.stage(f"testing {title}") as stage,
-            self._runner.start(_NAME, settings) as child,
-        ):
-            self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
-            return judge_commit(self._runner.result(_NAME, child), reasons)
+        return self._tester.test(title, settings, reasons, name=title, shown=title)
 
     def _ends(
         self, good: tuple[str, Settings], bad: tuple[str, Settings]
@@ -181,7 +140,7 @@ class _Search:
     ) -> Discovery:
         if culprits:
             (self._directory / _NOTES).unlink(missing_ok=True)
-        commits = tuple(self._commits)
+        commits = self._tester.commits
         return Discovery(tuple(culprits), why, tuple(suspects), commits, wrong_end)
 
 
