@@ -65,6 +65,9 @@ class Arch:
     kgdb: str
     """`kgdboc=` value: the second serial port, and its speed."""
 
+    early_kgdb: str
+    """`earlycon=` value of the same port, for `kgdboc_earlycon`."""
+
     elf_machine: str
     """`e_machine` of its vmlinux, by its name in elf.h."""
 
@@ -113,6 +116,7 @@ X86_64: Final = Arch(
     image_target="bzImage",
     console="ttyS0",
     kgdb="ttyS1,115200",
+    early_kgdb="uart8250,io,0x2f8,115200",
     elf_machine="EM_X86_64",
     result="$rax",
     arguments=("$rdi", "$rsi", "$rdx", "$rcx", "$r8", "$r9"),

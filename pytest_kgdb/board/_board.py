@@ -18,10 +18,10 @@ from ..console import Console
 from ..deadline import WaitLimit
 from ..errors import KgdbError, MachineDied
 from ..machine import private_directory
+from ..rsp import LineSplitter
 from ..settings import Forward, SerialLine
 from ._line import Line
 from ._reset_watch import ResetWatch
-from ._split import LineSplitter
 
 __all__ = ["Board", "BoardLines"]
 

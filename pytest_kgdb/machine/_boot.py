@@ -20,6 +20,7 @@ __all__ = ["BootLog", "boot_death", "boot_to_kgdbwait", "check_boot", "last_line
 # kernel/debug/debug_core.c, kgdb_initial_breakpoint and its callers: gdb may connect from then on.
 # On a busy host the kernel loses characters: it waits 10 ms for a UART to take one
 # (drivers/tty/serial/8250/8250_port.c, wait_for_lsr). Either half of the line is enough.
+_WAITS_WORDS: Final = "KGDB: Waiting"
 _KGDB_WAITS: Final = re.compile(rb"(?:KGDB: Waiting|from remote gdb)[^\n]*\n")
 
 _LINES: Final = 15  # of the console, in an error
@@ -59,9 +60,12 @@ def boot_to_kgdbwait(
     timeout = machine.waits.of(timeout)
     machine.cont()
     try:
-        machine.console.wait_for(
-            _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine, log)
-        )
+        if machine.spec.begins_early and log is not None:
+            _wait_in_log(machine, log, Deadline(timeout))
+        else:
+            machine.console.wait_for(
+                _KGDB_WAITS, mark=0, timeout=timeout, meanwhile=lambda: check_boot(machine, log)
+            )
     except TimeoutError as error:
         raise BootError(
             f"the kernel did not reach kgdb in {timeout:g} s\n{last_lines(machine, log)}",
@@ -72,6 +76,17 @@ def boot_to_kgdbwait(
         ) from error
     except MachineDied as error:
         raise boot_death(machine, "QEMU ended before the kernel reached kgdb", log) from error
+
+
+def _wait_in_log(machine: Machine, log: BootLog, deadline: Deadline) -> None:
+    """Wait until the kernel's log says that it waits; the console's driver is not there yet."""
+    while not any(_WAITS_WORDS in line for line in log.lines()):
+        check_boot(machine, log)
+        if not machine.alive:
+            raise MachineDied("QEMU has ended")
+        if deadline.expired:
+            raise TimeoutError("the kernel does not wait for a debugger")
+        time.sleep(_LOOK_SECONDS)
 
 
 def boot_death(machine: Machine, what: str, log: BootLog | None) -> MachineDied:

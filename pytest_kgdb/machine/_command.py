@@ -46,6 +46,11 @@ class MachineSpec(MachineOptions):
     stub: str = "kgdb"
     """The stub that gdb is connected to: `kgdb`, or `qemu` for QEMU's own."""
 
+    @property
+    def begins_early(self) -> bool:
+        """Whether the kernel waits for its debugger on a boot console, long before its drivers."""
+        return self.stub == "kgdb" and "kgdboc_earlycon" in map(_name, self.append.split())
+
     def identity(self, *, snapshot_extras: Sequence[str] = ()) -> list[object]:
         """Return what distinguishes this machine from those that cannot load its snapshots.
 
@@ -73,6 +78,8 @@ def kernel_command_line(spec: MachineSpec) -> str:
     - `nokaslr`: addresses in gdb are those of vmlinux.
     - `rodata=off`: on x86, kgdb inserts and removes breakpoints with plain stores; those in
       read-only text could not be removed (arch/x86/kernel/kgdb.c, kgdb_arch_set_breakpoint).
+    - `earlycon=` with `kgdboc_earlycon`, on kgdb's port: kgdb reads and writes on that boot console
+      until kgdboc's driver is there (drivers/tty/serial/kgdboc.c, kgdboc_earlycon_init, since 5.8).
     - no `panic=`: if a timeout is set, kgdb ignores panics (kernel/debug/debug_core.c, kgdb_panic).
     - `tsc=unstable clocksource=hpet` under TCG: QEMU does not set the time stamp counter back when
       it loads a snapshot (softmmu/cpu-timers.c, cpu_get_ticks_locked, cpu_ticks_prev), so with
@@ -96,9 +103,15 @@ def kernel_command_line(spec: MachineSpec) -> str:
         words += ["tsc=unstable", "clocksource=hpet", "no_timer_check"]
     if spec.disk is not None and "root=" not in spec.append:
         words.append(f"root={spec.root} rw")
+    if spec.begins_early and "earlycon" not in map(_name, spec.append.split()):
+        words.append(f"earlycon={spec.arch.early_kgdb}")
     if spec.append:
         words.append(spec.append)
     return " ".join(words)
+
+
+def _name(parameter: str) -> str:
+    return parameter.partition("=")[0]
 
 
 def by_hand(spec: MachineSpec) -> list[str]:

@@ -12,6 +12,7 @@ from ._qemu import QemuStubBackend
 from ._qemu_stub import QemuStub
 from ._recorded_code import RecordedCode
 from ._relay import Relay
+from ._split import LineSplitter
 from ._stop_context import GuestMemory
 from ._vcpus import Vcpus
 
@@ -27,6 +28,7 @@ __all__ = [
     "Hook",
     "KgdbBackend",
     "LineKgdbBackend",
+    "LineSplitter",
     "QemuStub",
     "QemuStubBackend",
     "RecordedCode",

@@ -12,6 +12,7 @@ from typing import Final
 from ..deadline import Deadline, WaitLimit
 from ..errors import KgdbError, MachineDied, TimeoutError
 from ._packets import ACK, NAK, Decoder, encode
+from ._split import LineSplitter
 
 __all__ = ["KGDB_BYTES", "Connection", "KgdbConnection"]
 
@@ -139,6 +140,7 @@ class KgdbConnection(Connection):
     :param stub_socket: returns the socket of QEMU's gdb stub, if that is attached: a hit there
         stops the machine, and kgdb with it.
     :param on_stub: is called when something has come on it.
+    :param splitter: takes away what the kernel prints, if that comes on the same port.
     """
 
     def __init__(
@@ -149,11 +151,30 @@ class KgdbConnection(Connection):
         cont: Callable[[], None],
         stub_socket: Callable[[], socket.socket | None],
         on_stub: Callable[[], None],
+        splitter: LineSplitter | None = None,
     ) -> None:
         self._cont = cont
+        self._splitter = splitter
         self._stub_socket = stub_socket
         self._on_stub = on_stub
         super().__init__(connect, waits=waits, target="kgdb", port="kgdb's port")
+
+    def _begin(self) -> None:
+        super()._begin()
+        if self._splitter is not None:
+            self._splitter.reset()
+
+    def send(self, payload: bytes) -> None:
+        """See :meth:`Connection.send`."""
+        if self._splitter is not None:
+            self._splitter.sent(encode(payload))
+        super().send(payload)
+
+    def _take(self, data: bytes) -> bool:
+        if self._splitter is None or not data:
+            return super()._take(data)
+        super()._take(self._splitter.received(data).kgdb)
+        return True
 
     def request(self, payload: bytes) -> bytes:
         """Send a packet and return the reply; the machine runs for it, and is left so."""

@@ -17,6 +17,7 @@ from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import Hit, QemuStub
 from ._recorded_code import RecordedCode
+from ._split import LineSplitter
 from ._stop_context import GuestMemory, StopContext
 from ._trap_cause import TrapCauses
 from ._vcpus import VcpuControl, Vcpus
@@ -45,6 +46,7 @@ class KgdbBackend(Backend):
     :param vcpus: pause the machine while nobody talks to its stopped kernel; it is never paused
         otherwise.
     :param paused: whether the machine is paused now.
+    :param prints: whether the kernel also prints on the port.
     """
 
     door = "kgdb"
@@ -63,8 +65,10 @@ class KgdbBackend(Backend):
         stop_reply: bytes = b"",
         vcpus: Vcpus | None = None,
         paused: bool = False,
+        prints: bool = False,
     ) -> None:
         self._stub = stub
+        self._splitter = LineSplitter(shared=True) if prints else None
         self._vcpus = VcpuControl(vcpus, stub, paused=paused)
         self._connection = self._open(connect, waits)
         self._traps = TrapCauses()
@@ -84,6 +88,7 @@ class KgdbBackend(Backend):
             cont=self._vcpus.cont,
             stub_socket=self._stub_socket,
             on_stub=self._take_hit,
+            splitter=self._splitter,
         )
 
     # What has come

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from ..errors import ConfigError
 from ..kernel import stub_for
 from ..machine import MachineSpec
 from ..process import which
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from ..settings import Point, Settings, TestRequest
     from ._boot import Loader
 
-__all__ = ["MachineChoice"]
+__all__ = ["MachineChoice", "check_boot_console"]
+
+# drivers/tty/serial/kgdboc.c, kgdboc_earlycon_init
+_EARLYCON_SINCE: Final = (5, 8)
 
 
 class MachineChoice:
@@ -87,6 +91,7 @@ class MachineChoice:
             ),
             stub=self.stub,
         )
+        check_boot_console(spec, self._kernel)
         spec = replace(spec, accel=self._accelerator(spec)[0])
         return spec if self._loader is None else self._loader.from_disk(spec)
 
@@ -120,3 +125,31 @@ class MachineChoice:
         stat = program.stat()
         key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
         return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
+
+
+def check_boot_console(spec: MachineSpec, kernel: Kernel) -> None:
+    """Check that kgdb can be on a boot console, if the kernel's parameters say so.
+
+    :raises ConfigError: the kernel has no code for it, or it would be another port than gdb's.
+    """
+    if not spec.begins_early:
+        return
+    if kernel.version < _EARLYCON_SINCE:
+        raise ConfigError(
+            f"kgdboc_earlycon: Linux {kernel.release} has no such parameter, which came with 5.8",
+            hint='leave it out: at="kgdbwait" is before the initrd is unpacked',
+        )
+    for symbol in ("SERIAL_EARLYCON", "CONSOLE_POLL"):
+        if kernel.config.get(symbol) != "y":
+            raise ConfigError(
+                f"kgdboc_earlycon: this kernel has no CONFIG_{symbol}, and no boot console to read",
+                hint="CONFIG_SERIAL_8250_CONSOLE and CONFIG_KGDB_SERIAL_CONSOLE, built in, select "
+                "both",
+            )
+    port = spec.arch.early_kgdb.rpartition(",")[0]
+    for word in spec.append.split():
+        if word.startswith("earlycon") and not word.startswith(f"earlycon={port}"):
+            raise ConfigError(
+                f"kgdboc_earlycon: {word} is not kgdb's port, which is {port}",
+                hint="leave earlycon out: it is added for that port",
+            )

@@ -179,6 +179,7 @@ class Vm:
                     stop_reply=stop_reply,
                     vcpus=machine.vcpus,
                     paused=paused,
+                    prints=self.spec.begins_early,
                 ),
             )
             self._parts.callback(relay.close)

@@ -51,9 +51,10 @@ class FakeLog:
         return [f"[    0.000000] {line}" for line in self.text]
 
 
-def machine(console: bytes = b"", status: int | None = None) -> Any:
-    spec = SimpleNamespace(image="bzImage", boot_area=None, stub="kgdb")
+def machine(console: bytes = b"", status: int | None = None, *, early: bool = False) -> Any:
+    spec = SimpleNamespace(image="bzImage", boot_area=None, stub="kgdb", begins_early=early)
     return SimpleNamespace(
+        alive=status is None,
         console=FakeConsole(console),
         spec=spec,
         waits=WaitLimit(1.0),
@@ -92,6 +93,23 @@ def test_hang_before_the_console() -> None:
         "    [    0.000000] Linux version",
         "    [    0.000000] BIOS-e820: none",
     ]
+
+
+WAITS = "KGDB: Waiting for connection from remote gdb..."
+
+
+def test_a_boot_console_is_kgdbs() -> None:
+    boot_to_kgdbwait(machine(early=True), 1.0, FakeLog("Linux version", WAITS))
+
+
+def test_hang_before_a_boot_console() -> None:
+    with pytest.raises(BootError, match=r"(?s)did not reach kgdb in 0\.1 s.*Linux version"):
+        boot_to_kgdbwait(machine(early=True), 0.1, FakeLog("Linux version"))
+
+
+def test_end_before_a_boot_console() -> None:
+    with pytest.raises(MachineDied, match="QEMU ended before the kernel reached kgdb"):
+        boot_to_kgdbwait(machine(status=1, early=True), 1.0, FakeLog("Linux version"))
 
 
 def test_hang_with_a_console() -> None:

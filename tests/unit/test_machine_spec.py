@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.arch import X86_64
-from pytest_kgdb.machine import MachineSpec
+from pytest_kgdb.machine import MachineSpec, kernel_command_line
 from pytest_kgdb.session._snapshot import key_of
 
 SPEC = MachineSpec(X86_64, Path("/k/bzImage"), Path("/i/initrd"))
@@ -97,3 +97,18 @@ def test_every_field_counts() -> None:
 def test_ports_of_the_host_do_not_count() -> None:
     one, other = (replace(SPEC, forwards=(f"tcp::{port}-:22",)) for port in (1, 2))
     assert one.identity() == other.identity()
+
+
+EARLYCON = "earlycon=uart8250,io,0x2f8,115200"
+
+
+def test_kgdb_on_a_boot_console() -> None:
+    assert not SPEC.begins_early
+    early = replace(SPEC, append="quiet kgdboc_earlycon=uart")
+    assert early.begins_early
+    assert kernel_command_line(early).endswith(f"{EARLYCON} quiet kgdboc_earlycon=uart")
+    given = replace(SPEC, append=f"{EARLYCON} kgdboc_earlycon")
+    assert kernel_command_line(given).count("earlycon=") == 1
+    other_stub = replace(early, stub="qemu")
+    assert not other_stub.begins_early
+    assert "earlycon=uart8250" not in kernel_command_line(other_stub)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from ..rsp import Decoder, encode
+from ._packets import Decoder, encode
 
 __all__ = ["LineSplitter", "Split"]
 

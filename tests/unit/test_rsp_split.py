@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kgdb.board._split import LineSplitter
-from pytest_kgdb.rsp import encode
+from pytest_kgdb.rsp import LineSplitter, encode
 
 STOP = encode(b"T05thread:01;")
 
