@@ -241,14 +241,9 @@ def op_string(id, length=None):
 # Image and modules lie above it (Documentation/arch/x86/x86_64/mm.rst).
 KERNEL_TEXT = 0xFFFFFFFF80000000
 
-# Where the kernel was entered, or a thread of its own began: what lies beyond is no frame.
-OUTERMOST = (
-    "entry_SYSCALL",
-    "ret_from_fork",
-    "secondary_startup",
-    "x86_64_start",
-    "start_cpu",
-)
+# Where the kernel was entered, or a thread of its own began: what lies beyond is no frame. All are
+# assembler; since 6.6, ret_from_fork() is a function that ret_from_fork_asm calls.
+OUTERMOST = ("entry_SYSCALL", "ret_from_fork", "secondary_startup", "start_cpu")
 
 
 def op_select(frame):
@@ -268,6 +263,13 @@ def op_registers(frame):
     return {"registers": values_by_name}
 
 
+def is_outermost(record):
+    """Whether a frame has no caller."""
+    return (record["function"] or "").startswith(OUTERMOST) and (
+        record["file"] is None or record["file"].endswith(".S")
+    )
+
+
 def op_frames(limit, behind=False):
     """The stack.
 
@@ -282,7 +284,7 @@ def op_frames(limit, behind=False):
                 frames.append(record)  # a module that gdb has no symbols of; it knows no further
             break
         frames.append(record)
-        if (record["function"] or "").startswith(OUTERMOST):
+        if is_outermost(record):
             break
         try:
             frame = frame.older()

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import KgdbError
-
 MODULES = Path(__file__).parent / "modules"
 
 
@@ -51,11 +49,10 @@ def drgns(kgdb, stop):
         "process_one_work",
     ],
 )
-def test_it_goes_to_the_end(kgdb, function):
-    try:
-        kgdb.breakpoint(function)
-    except KgdbError:
-        pytest.skip("this kernel has no such function")
+def test_it_goes_to_the_end(kgdb, kgdb_kernel, function):
+    if function == "scheduler_tick" and kgdb_kernel.version >= (6, 10):
+        function = "sched_tick"
+    kgdb.breakpoint(function)
     kgdb.type("while :; do cat /proc/self/maps; sleep 0.01; done > /dev/null & sleep 0.3")
     for _ in range(4):
         stop = kgdb.cont()
