@@ -19,6 +19,7 @@ import yaml
 from test_gate import PATCH
 
 from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.process import run
 from pytest_kgdb.settings import from_pytest
 
 ROOT = Path(__file__).parents[2]
@@ -63,16 +64,14 @@ class Project:
 
     def shell(self, script: str, environment: Mapping[str, str] = {}) -> tuple[int, str]:
         """Run a step as GitHub does; return its status, and what it printed."""
-        done = subprocess.run(
+        done = run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
             cwd=self.path,
             env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
             timeout=SECONDS,
+            check=False,
         )
-        return done.returncode, done.stdout
+        return done.status, done.output
 
     def job(self, steps: list[dict[str, Any]], **context: Any) -> tuple[int, str]:
         """Run a job's steps; return the status of the one that failed, and what all printed."""
