@@ -54,30 +54,48 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
             f"{settings.origin('target')}: there is one board, and pytest-xdist's workers would "
             "each want it\nhint: run without -n"
         )
-    if settings.record is not None and not is_worker(config):
-        from ._record import Recorder
+    if settings.peer is not None and settings.record is None:
+        raise pytest.UsageError(f"{settings.origin('peer')}: it needs --kgdb-record=FILE")
+    try:
+        _choose(config, settings, sharded=sharded)
+        # Without tests that run there is nothing to report, and the files of a run may be there.
+        if not config.getoption("collectonly"):
+            _observe(config, settings)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
 
-        try:
-            config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
-        except ConfigError as error:
-            raise pytest.UsageError(str(error)) from None
+
+def _choose(config: pytest.Config, settings: Settings, *, sharded: bool) -> None:
+    """Register what has a say in which tests are collected.
+
+    :raises ConfigError: an option's value cannot be, or two cannot be together.
+    """
     if settings.repeat > 1:
         from ._named import NamedTests
 
         NamedTests.register(config)
-    if sharded or settings.kernel:
+    if sharded:
+        from ._durations import store
+        from ._shard import Sharding
+
+        measured = store(settings.cache_dir, config.rootpath)
+        Sharding.register(config, matrix_of(config), measured)
+
+
+def _observe(config: pytest.Config, settings: Settings) -> None:
+    """Register what watches the tests run, and reports on them.
+
+    :raises ConfigError: a file cannot be written, or a library is missing.
+    """
+    if settings.record is not None and not is_worker(config):
+        from ._record import Recorder
+
+        config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
+    if settings.kernel:
         from ._durations import Durations, store
 
         measured = store(settings.cache_dir, config.rootpath)
-        if settings.kernel:
-            Durations.register(config, matrix_of(config), measured)
-        try:
-            if sharded:
-                from ._shard import Sharding
-
-                Sharding.register(config, matrix_of(config), measured)
-        except ConfigError as error:
-            raise pytest.UsageError(str(error)) from None
+        Durations.register(config, matrix_of(config), measured)
     if settings.kernel and matrix_of(config).axes:
         from ._table import MatrixTable
 
@@ -87,9 +105,7 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
 
         unselected = Unselected(config, matrix_of(config))
         config.pluginmanager.register(unselected, "kgdb-unselected")
-    if settings.peer is not None:
-        if settings.record is None:
-            raise pytest.UsageError(f"{settings.origin('peer')}: it needs --kgdb-record=FILE")
+    if settings.peer is not None and settings.record is not None:
         from ._lockstep import Lockstep
 
         # pytest-xdist's workers take the tests in another order each time.
@@ -102,10 +118,7 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
     if settings.report is not None and not is_worker(config):
         from ._html import HtmlReport
 
-        try:
-            page = HtmlReport(config, settings.report, settings.kernel)
-        except ConfigError as error:
-            raise pytest.UsageError(str(error)) from None
+        page = HtmlReport(config, settings.report, settings.kernel)
         config.pluginmanager.register(page, "kgdb-report")
     if settings.gitlab is not None and not is_worker(config):
         from ._gitlab import GitlabReport
@@ -130,7 +143,7 @@ def check(config: pytest.Config, *, sharded: bool) -> None:
 def header(config: pytest.Config) -> list[str]:
     """Return the lines of pytest's header about the kernels."""
     settings = settings_of(config)
-    if not settings.kernel:
+    if not settings.kernel or config.getoption("collectonly"):
         return []
     matrix = matrix_of(config)
     values = {axis.option: ", ".join(map(str, axis.values)) for axis in matrix.axes}

@@ -67,8 +67,6 @@ class CoverageReport:
         if is_worker(self._config):
             self._config.workeroutput[_KEY] = [kernel.dump() for kernel in kernels]  # type: ignore[attr-defined]
             return
-        if self._config.getoption("collectonly"):
-            return
         self._write(kernels)
         if problem := self._judge(kernels):
             self._problem = problem
@@ -120,7 +118,7 @@ class CoverageReport:
             terminalreporter.section(f"kgdb coverage of {kernel.kernel}", sep="-")
             for line in as_table(kernel):
                 terminalreporter.write_line(line)
-        if not self._kernels and not self._config.getoption("collectonly"):
+        if not self._kernels:
             terminalreporter.write_line("kgdb: no coverage: no kernel test ran")
         if self._problem:
             terminalreporter.write_line(f"kgdb: {self._problem}", red=True)

@@ -59,7 +59,7 @@ class Requirement:
         if is_worker(self._config):
             self._config.workeroutput[_KEY] = (self.asked, self.ran)  # type: ignore[attr-defined]
             return
-        if self._config.getoption("collectonly") or session.exitstatus != pytest.ExitCode.OK:
+        if session.exitstatus != pytest.ExitCode.OK:
             return
         if self.asked and not self.ran:
             self._unmet = f"--kgdb-require: of {self.asked} kernel tests none ran"

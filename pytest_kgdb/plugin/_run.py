@@ -104,7 +104,7 @@ class Run:
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         """Say what the tests' machines cost, in the order that they will really have."""
-        if not self.settings.kernel:
+        if not self.settings.kernel or self.config.getoption("collectonly"):
             return []
         # Others (--failed-first) may have moved tests, and taken some out, since they were grouped.
         ours = [item for item in items if is_kernel_test(item)]

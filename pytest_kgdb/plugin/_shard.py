@@ -165,9 +165,9 @@ class Sharding:
             items[:] = [item for item, mine in zip(items, chosen, strict=True) if mine]
             self._config.hook.pytest_deselected(items=others)
 
-    def pytest_report_collectionfinish(self) -> str:
+    def pytest_report_collectionfinish(self) -> list[str]:
         """Say which part it is."""
-        return f"kgdb: {self._line}"
+        return [] if self._config.getoption("collectonly") else [f"kgdb: {self._line}"]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -191,7 +191,8 @@ class Sharding:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say it for the workers, which have no terminal."""
-        if self._config.getoption("numprocesses", default=None) and self._line:
+        workers = self._config.getoption("numprocesses", default=None)
+        if workers and self._line and not self._config.getoption("collectonly"):
             terminalreporter.write_line(f"kgdb: {self._line}")
 
 

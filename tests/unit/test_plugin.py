@@ -168,6 +168,45 @@ def test_the_header_names_the_kernels(inner: Inner) -> None:
     assert not (inner.path / "events").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--kgdb-kernel=distro:6.12", "--kgdb-smp=1", "--kgdb-smp=2"),
+        ("--shard=1/2", "--kgdb-repeat=2"),
+        ("--shard=1/2", "-n2"),
+        ("--kgdb-require", "--kgdb-prove", "--kgdb-cov=init/main.c", "--kgdb-cov-json=cov.json"),
+        ("--kgdb-report=page", "--kgdb-record=record", "--kgdb-gitlab=gitlab"),
+        ("--junitxml=junit.xml", "--kgdb-record=record", "--kgdb-peer=peer"),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_run_that_only_collects_has_nothing_of_ours(inner: Inner, words: tuple[str, ...]) -> None:
+    if "-n2" in words:
+        pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(smp=2)
+        def test_two(kgdb): pass
+        def test_one(kgdb): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_another(kgdb): pass
+        """
+    )
+    for name in ("record", "gitlab", "cov.json"):
+        (inner.path / name).write_text("of an earlier run")
+    for more in ((), ("-q",)):
+        result = inner.run("--collect-only", *words, *more)
+        assert result.ret == pytest.ExitCode.OK
+        result.stdout.fnmatch_lines(["*test_two*"])
+        own = [line for line in result.outlines if line.startswith(("kgdb", "pytest-kgdb"))]
+        assert own + result.errlines == []
+    for name in ("record", "gitlab", "cov.json"):
+        assert (inner.path / name).read_text() == "of an earlier run"
+    assert not (inner.path / "page").exists()
+    assert not (inner.path / "events").exists()
+
+
 # -- no kernel ------------------------------------------------------------------------------------
 
 THREE = """

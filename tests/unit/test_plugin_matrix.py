@@ -54,7 +54,7 @@ def test_each_combination_is_a_parameter(inner: Inner) -> None:  # noqa: F811
     # One kernel after the other, and one of its machines after the other.
     kernels = [name.partition("[")[2].split("-")[0].rstrip("]") for name in collected]
     assert kernels == sorted(kernels, key=["distro:6.1", "distro:6.12", ""].index)
-    result.stdout.fnmatch_lines(
+    inner.run(*AXES).stdout.fnmatch_lines(
         [
             "kgdb: 16 tests on 6 machines (*), reordered so that each boots once",
             "kgdb: 2 tests set their own number of CPUs (marker kgdb): --kgdb-smp does not apply *",

@@ -81,7 +81,7 @@ def test_what_a_matrix_measured_is_for_other_runs(inner: Inner) -> None:  # noqa
     assert kept["test_it.py::test_a"] == pytest.approx(mean, abs=0.002)
     (path,) = (inner.path / "cache/pytest-kgdb/durations").glob("*.json")
     for words in ((), AXES[1:], AXES):
-        result = inner.run("--shard=1/2", f"--shard-durations={path}", *words, "--collect-only")
+        result = inner.run("--shard=1/2", f"--shard-durations={path}", *words)
         result.stdout.no_fnmatch_line("*without a duration*")
         result.stdout.fnmatch_lines(["kgdb: shard 1/2: * tests, about * s of * s"])
 
