@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 if TYPE_CHECKING:
@@ -100,7 +100,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Write one line."""
-        text = _PREFIX + _clean(text)
+        self._line(_PREFIX + _clean(text))
+
+    def print(self, lines: Iterable[str]) -> None:
+        """Write lines as they are, for the user to copy: without a prefix, blanks unchanged."""
+        for line in lines:
+            self._line(_printable(line))
+
+    def _line(self, text: str) -> None:
         with self._lock:
             if self._bars is not None:
                 self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -194,6 +201,10 @@ class Silent(Progress):
         """Append a line to `lines`."""
         self.lines.append(_clean(text))
 
+    def print(self, lines: Iterable[str]) -> None:
+        """Append lines to `lines`."""
+        self.lines += map(_printable, lines)
+
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
         """Run a stage without reporting it."""
@@ -229,5 +240,9 @@ def _is_terminal(stream: _Unfailing) -> bool:
 
 
 def _clean(text: str) -> str:
+    return _printable(" ".join(text.split()))
+
+
+def _printable(text: str) -> str:
     """Replace control characters: names and compiler output may contain terminal escapes."""
-    return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
+    return "".join(char if char.isprintable() else "�" for char in text)

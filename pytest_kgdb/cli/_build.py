@@ -53,6 +53,8 @@ def attach(options: argparse.Namespace) -> int:
         session.acquire(settings.for_marker({"at": options.at}, "attach"))
         for line in session.describe():
             progress.say(line)
+        if settings.print_commands:
+            progress.print(session.commands())
         session.attach()
     finally:
         session.close()

@@ -117,12 +117,13 @@ def _name(parameter: str) -> str:
 def by_hand(spec: MachineSpec) -> list[str]:
     """Return the command line by which a user can run the same machine.
 
-    Its ports are sockets in the current directory: `console`, `kgdb`, `qmp` and `stub`.
+    What it makes is in the current directory: the sockets `console`, `kgdb`, `qmp` and `stub`, and
+    the file `ram`.
     """
     return arguments(
         spec,
         ports={name: f"path={name}" for name in ("console", "kgdb", "qmp", "stub")},
-        ram="/dev/shm/kgdb-ram",  # noqa: S108 # a suggestion to the user
+        ram="ram",  # not a name in /dev/shm, which a second machine would share
         storage="storage.qcow2",
     )
 

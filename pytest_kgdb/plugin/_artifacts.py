@@ -68,6 +68,9 @@ class KernelSession(Protocol):
     def describe(self) -> list[str]:
         """Return what a user should know of the machine, in lines."""
 
+    def commands(self) -> list[str]:
+        """Return the commands by which a user can run the machine and gdb, as lines for a shell."""
+
     def report_sections(self) -> list[Section]:
         """Return what a failed test's report shows."""
 

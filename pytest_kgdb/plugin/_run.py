@@ -298,6 +298,8 @@ class Run:
             self._described = True
             for line in session.describe():
                 self.progress.say(line)
+            if self.settings.print_commands:
+                self.progress.print(session.commands())
 
     def _check_smp(self, item: pytest.Item) -> None:
         """Refuse a test of which nobody has said how many CPUs it has."""

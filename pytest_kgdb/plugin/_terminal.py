@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TextIO, cast
 
 import pytest
@@ -51,6 +51,11 @@ class TerminalProgress(Progress):
         """Write one line, once."""
         with self._shown():
             super().say(self._worker + text)
+
+    def print(self, lines: Iterable[str]) -> None:
+        """Write lines as they are, for the user to copy."""
+        with self._shown():
+            super().print(lines)
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[Stage]:

@@ -54,13 +54,16 @@ __all__ = ["commands", "save_artifacts", "save_state", "sections", "story"]
 
 
 def commands(vm: Vm, kernel: Kernel) -> list[str]:
-    """Return what a person would type to go on without us."""
+    """Return what a person would type to go on without us, as lines for a shell."""
+    ready = "when the console says that kgdb waits" if vm.spec.stub == "kgdb" else "at any time"
     return [
-        "the same by hand:",
+        "# the same machine by hand; its files and sockets are in the current directory",
         *(shlex.join(command) for command in storage_by_hand(vm.spec)),
-        shlex.join(by_hand(vm.spec)),
-        "socat - unix-connect:console    # in another terminal",
-        f"gdb -ex 'target remote {vm.spec.stub}' {kernel.vmlinux}",
+        f"{shlex.join(by_hand(vm.spec))} &",
+        "# its console, in another terminal there",
+        "socat -,raw,echo=0 unix-connect:console",
+        f"# gdb, in a third one, {ready}",
+        shlex.join(["gdb", "-ex", f"target remote {vm.spec.stub}", str(kernel.vmlinux)]),
     ]
 
 

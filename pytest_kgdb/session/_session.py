@@ -397,11 +397,15 @@ class Session:
         ]
         if why and why != "asked for":
             lines.append(f"{accel}: {why}")
-        if self.settings.print_commands and self._vm is not None:
-            from ._report import commands
-
-            lines += commands(self._vm, self.kernel)
         return lines
+
+    def commands(self) -> list[str]:
+        """Return the commands by which a user can run the machine and gdb, as lines for a shell."""
+        if self._vm is None:
+            return []
+        from ._report import commands
+
+        return commands(self._vm, self.kernel)
 
     @property
     def stub(self) -> str:

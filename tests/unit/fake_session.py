@@ -111,6 +111,9 @@ class Session:
     def describe(self) -> list[str]:
         return ["kernel 6.1, QEMU 7.2 with TCG, gdb 13.1"]
 
+    def commands(self) -> list[str]:
+        return ["qemu-system-x86_64  -append 'a  b' &", "gdb vmlinux"]
+
     def report_sections(self) -> list[Section]:
         return self.sections
 

@@ -134,6 +134,9 @@ class Session:
     def describe(self) -> list[str]:
         return ["kernel 6.1.192 with TCG"]
 
+    def commands(self) -> list[str]:
+        return ["qemu-system-x86_64  -m 256M &"]
+
     def attach(self) -> None:
         self.calls.append("attach")
         if self.attached is not None:
@@ -209,6 +212,11 @@ def test_attach(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["attach", "--kgdb-kernel=distro", "--at=kgdbwait", "--kgdb-smp=2"]) == 0
     assert session.calls == ["acquire kgdbwait 2", "attach", "close"]
     assert "kernel 6.1.192 with TCG" in capsys.readouterr().err
+    assert main(["attach", "--kgdb-kernel=distro", "--kgdb-print-commands"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "pytest-kgdb: kernel 6.1.192 with TCG",
+        "qemu-system-x86_64  -m 256M &",
+    ]
 
 
 def test_ctrl_c_closes_the_session(session: Session, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,6 +207,15 @@ def test_a_run_that_only_collects_has_nothing_of_ours(inner: Inner, words: tuple
     assert not (inner.path / "events").exists()
 
 
+def test_commands_can_be_pasted(inner: Inner) -> None:
+    inner.pytester.makepyfile("def test_one(kgdb): pass\ndef test_two(kgdb): pass")
+    lines = inner.run("--kgdb-print-commands").outlines
+    at = lines.index("qemu-system-x86_64  -append 'a  b' &")
+    assert lines[at + 1] == "gdb vmlinux"
+    assert lines.count("gdb vmlinux") == 1
+    assert "gdb vmlinux" not in inner.run().outlines
+
+
 # -- no kernel ------------------------------------------------------------------------------------
 
 THREE = """

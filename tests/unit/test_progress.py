@@ -50,6 +50,14 @@ def test_a_line_is_a_line() -> None:
     assert stream.getvalue() == "pytest-kgdb: a note in two lines\N{REPLACEMENT CHARACTER}[31m\n"
 
 
+def test_lines_to_copy_are_as_they_are() -> None:
+    stream, silent = io.StringIO(), Silent()
+    for progress in (Progress(stream), silent):
+        progress.print(["gdb -ex  'a  b'\x1b[31m", "# next"])
+    assert stream.getvalue() == "gdb -ex  'a  b'\N{REPLACEMENT CHARACTER}[31m\n# next\n"
+    assert silent.lines == stream.getvalue().splitlines()
+
+
 def test_work_is_announced_and_reported_on() -> None:
     stream = io.StringIO()
     with Progress(stream, interval=0.01).stage("building Linux 6.1") as stage:
