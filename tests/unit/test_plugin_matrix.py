@@ -248,6 +248,37 @@ def test_groups_of_workers(inner: Inner) -> None:  # noqa: F811
     }
 
 
+# pytest-xdist #1386: it writes a test's group into an attribute that pytest 9.2 does not read.
+GROUPS_ARE_IGNORED = pytest.version_tuple >= (9, 2)
+
+
+@pytest.mark.parametrize(
+    "dist",
+    [
+        "loadfile",
+        "loadscope",
+        pytest.param(
+            "loadgroup",
+            # Strict: once xdist is fixed, docs/many-tests.md has to say with which version.
+            marks=pytest.mark.xfail(GROUPS_ARE_IGNORED, reason="pytest-xdist #1386", strict=True),
+        ),
+    ],
+)
+def test_each_machine_is_one_workers(inner: Inner, dist: str) -> None:  # noqa: F811
+    pytest.importorskip("xdist")
+    tests = """
+        import pytest
+        @pytest.mark.xdist_group("{smp} CPUs")
+        @pytest.mark.kgdb(smp={smp})
+        class TestIt:
+            @pytest.mark.parametrize("n", range(6))
+            def test_it(self, kgdb, n): pass
+    """
+    inner.pytester.makepyfile(**{f"test_{smp}": tests.format(smp=smp) for smp in (2, 4)})
+    inner.subprocess("-n2", f"--dist={dist}").assert_outcomes(passed=12)
+    assert sorted(inner.events("boot")) == [f"boot distro:6.1 {smp} 256 " for smp in (2, 4)]
+
+
 def test_repetitions_of_each(inner: Inner) -> None:  # noqa: F811
     inner.pytester.makepyfile("def test_a(kgdb): pass")
     collected = ids(inner.run("--collect-only", "-q", "--kgdb-repeat=2", *AXES[1:]))
