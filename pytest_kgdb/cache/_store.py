@@ -239,6 +239,13 @@ class Cache:
         with explained(f"cannot list {self.root}"):
             return self._garbage.entries()
 
+    def bound(self, size: int) -> int:
+        """Return the size in bytes to which the cache is kept.
+
+        :param size: its present size, which with the free disk space limits it.
+        """
+        return self._garbage.bound(size)
+
     def prune(self, *, older_than: float | None = None, max_size: int | None = None) -> Removed:
         """Remove items that are old, then the least recently used until the rest fits.
 

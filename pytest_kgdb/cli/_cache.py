@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
-from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from ..cache import Cache, EntryInfo, shown_size
 from ..errors import ConfigError
 from ..escape import clean
-from ..progress import Progress, duration
+from ..progress import Progress
 from ..settings import from_arguments
+from ._cache_listing import listing, shown_name
 
 _AGE: Final = re.compile(r"(\d+)([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -24,12 +23,13 @@ _POWER: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def ls(options: argparse.Namespace) -> int:
-    """List the items in the cache, the last used first."""
-    entries = _cache(options).entries()
+    """List the items in the cache in groups, the last used of each first."""
+    cache = _cache(options)
+    entries = cache.entries()
     if options.json:
         print(json.dumps([_record(entry) for entry in entries], indent=2))
     else:
-        _print(entries)
+        print(*listing(entries, cache.bound(sum(entry.size for entry in entries))), sep="\n")
     return 0
 
 
@@ -39,7 +39,7 @@ def prune(options: argparse.Namespace) -> int:
     max_size = None if options.max_size is None else _size(options.max_size)
     removed = _cache(options).prune(older_than=older_than, max_size=max_size)
     for entry in removed.entries:
-        print(f"removed {_name(entry)} ({shown_size(entry.size)})")
+        print(f"removed {_name(entry)}, {shown_size(entry.size)}")
     print(
         f"{len(removed.entries)} removed; "
         f"{shown_size(removed.size_before)} before, {shown_size(removed.size_after)} now"
@@ -63,7 +63,7 @@ def push(options: argparse.Namespace) -> int:
     """Copy entries to the shared cache."""
     pushed = _cache(options).push()
     for entry in pushed:
-        print(f"pushed {_name(entry)} ({shown_size(entry.size)})")
+        print(f"pushed {_name(entry)}, {shown_size(entry.size)}")
     print(f"{len(pushed)} pushed")
     return 0
 
@@ -103,22 +103,5 @@ def _record(entry: EntryInfo) -> dict[str, Any]:
 
 
 def _name(entry: EntryInfo) -> str:
-    return clean(f"{entry.kind} {entry.key[:12]}{_about(entry.about)}")
-
-
-def _about(about: Mapping[str, Any]) -> str:
-    text = " ".join(str(value) for value in about.values() if isinstance(value, (str, int)))
-    return f" {text[:60]}" if text else ""
-
-
-def _print(entries: Iterable[EntryInfo]) -> None:
-    rows = [("WHAT", "SIZE", "LAST USED", "KEPT BECAUSE")]
-    total = 0
-    for entry in entries:
-        total += entry.size
-        ago = f"{duration(max(0.0, time.time() - entry.last_used))} ago"
-        rows.append((_name(entry), shown_size(entry.size), ago, clean(entry.kept)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for what, size, ago, kept in rows:
-        print(f"{what:<{widths[0]}}  {size:>{widths[1]}}  {ago:<{widths[2]}}  {kept}")
-    print(f"{len(rows) - 1} in all, {shown_size(total)}")
+    key = f" ({entry.key[:12]})" if entry.state == "entry" else ""
+    return f"{entry.kind} {shown_name(entry)}{key}"

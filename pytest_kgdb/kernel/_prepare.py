@@ -132,7 +132,13 @@ class _Builder:
             key,
             self._build,
             label=self._label,
-            about={"spec": self._name, "config": self._settings.config},
+            about={
+                "spec": self._name,
+                "config": self._settings.config,
+                "fragment": [path.name for path in self._settings.fragment],
+                "set": list(self._settings.set),
+                "make": list(self._settings.make),
+            },
         )
         facts: dict[str, Any] = json.loads((entry.path / FACTS).read_text())
         inexact = tuple(facts.get("inexact", ()))

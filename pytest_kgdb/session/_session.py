@@ -294,7 +294,12 @@ class Session:
             lambda directory: self._make_snapshot(spec, request, directory),
             label=f"a snapshot of Linux {self.kernel.release} at {request.at}, "
             f"{spec.smp} CPU{'s' * (spec.smp > 1)}, {spec.memory} MiB",
-            about={"release": self.kernel.release, "smp": spec.smp, "memory": spec.memory},
+            about={
+                "release": self.kernel.release,
+                "kernel": self.kernel.name,
+                "smp": spec.smp,
+                "memory": spec.memory,
+            },
         )
 
     def prepare(self, request: TestRequest) -> tuple[MachineSpec, Snapshot]:

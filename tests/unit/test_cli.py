@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.cache import Cache
+from pytest_kgdb.cache import Cache, EntryInfo
 from pytest_kgdb.cli import _cache, _doctor, main
+from pytest_kgdb.cli._cache_listing import GROUPS, listing
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Silent
+from pytest_kgdb.session._snapshot import KIND
 from pytest_kgdb.settings import Settings, TestRequest
 
 ROOT = Path(__file__).parents[2]
@@ -475,26 +478,91 @@ def cache_command(root: Path, *args: str) -> Any:
 def test_cache_ls(filled: Path) -> None:
     done = cache_command(filled, "ls")
     assert done.returncode == 0
-    lines = done.stdout.splitlines()
-    assert lines[0].split() == ["WHAT", "SIZE", "LAST", "USED", "KEPT", "BECAUSE"]
-    assert lines[1].startswith("kernel bbbbbbbbbbbb distro:b ")
-    assert lines[2].startswith("kernel aaaaaaaaaaaa distro:a ")
-    assert lines[3].startswith("2 in all, ")
+    head, first, second, summary = done.stdout.splitlines()
+    assert head == "kernels: 2, 8 kB"
+    assert re.fullmatch(r"  distro:b  +\d kB  .* ago +b{12}", first)
+    assert re.fullmatch(r"  distro:a  +\d kB  .* ago +a{12}", second)
+    assert re.fullmatch(r"2 in all \(2 kernels\), 0 in use: 8 kB of at most .* GB", summary)
     entries = json.loads(cache_command(filled, "ls", "--json").stdout)
     assert [entry["about"] for entry in entries] == [{"spec": "distro:b"}, {"spec": "distro:a"}]
+
+
+def item(kind: str, key: str = "c" * 40, **about: Any) -> EntryInfo:
+    state: Any = about.pop("state", "entry")
+    kept = "in use by process 7 (pytest)" if about.pop("in_use", False) else "it fits"
+    path = Path("/cache") / key
+    return EntryInfo(state, kind, key, about, 5_000_000, 1.0, path, "7" in kept, kept)
+
+
+def test_cache_ls_has_groups_and_what_users_call_it() -> None:
+    options = {"fragment": ["kasan.config"], "set": ["CONFIG_X=y"], "make": ["LLVM=1"]}
+    lines = listing(
+        [
+            item("snapshot", release="6.1.192", kernel="distro:6.1", smp=2, memory=256),
+            item("kernel", spec="distro:6.1 + a.patch", config="minimal", in_use=True, **options),
+            item("snapshot", release="6.1.192", smp=1, memory=512),  # of an earlier version
+            item("module", source="/home/me/drivers/edu"),
+            item("package", spec="package:linux-image-amd64", package="linux-image-6.1 6.1.9-2"),
+            item("disk", suite="bookworm", packages=["strace"], size_mib=4096, modules="6.1.192"),
+            item("modules", kernel="/home/me/.cache/pytest-kgdb/v1/work/tree/t-1/2", release="6.1"),
+            item("tree", "tree-linux-1234", state="work"),
+            item("kit", f"kit-{'d' * 40}", state="work"),
+            item("apt", "lists", state="work"),
+            item("quarantine", "kernel-x", state="broken"),
+            item("later", name="\x1b[31m" + "x" * 200),
+        ],
+        40 * 10**9,
+    )
+    shown = [" ".join(re.sub(r"\d+ h .* ago", "AGO", line).split()) for line in lines]
+    assert shown == [
+        "kernels: 2, 10 MB",
+        "distro:6.1 + a.patch, minimal, kasan.config, CONFIG_X=y, LLVM=1 5 MB AGO cccccccccccc "
+        "in use by process 7 (pytest)",
+        "package:linux-image-amd64 (linux-image-6.1 6.1.9-2) 5 MB AGO cccccccccccc",
+        "snapshots of machines: 2, 10 MB",
+        "Linux 6.1.192 (distro:6.1), 2 CPUs, 256 MiB 5 MB AGO cccccccccccc",
+        "Linux 6.1.192, 1 CPU, 512 MiB 5 MB AGO cccccccccccc",
+        "disks: 1, 5 MB",
+        "Debian bookworm, strace, 4096 MiB, modules of Linux 6.1.192 5 MB AGO cccccccccccc",
+        "modules: 2, 10 MB",
+        "/home/me/drivers/edu 5 MB AGO cccccccccccc",
+        "those of t-1/2, Linux 6.1 5 MB AGO cccccccccccc",
+        "sources and objects: 1, 5 MB",
+        "tree-linux-1234 5 MB AGO",
+        "headers and tools: 2, 10 MB",
+        "headers of kernel dddddddddddd 5 MB AGO",
+        "apt lists 5 MB AGO",
+        "others: 1, 5 MB",
+        f"{'x' * 89}… 5 MB AGO cccccccccccc",
+        "quarantine: 1, 5 MB",
+        "kernel-x 5 MB AGO it fits",
+        "12 in all (2 kernels), 1 in use: 60 MB of at most 40.0 GB",
+    ]
+
+
+def test_each_kind_of_the_cache_is_in_a_group() -> None:
+    sources = [path.read_text() for path in (ROOT / "pytest_kgdb").rglob("*.py")]
+    kinds = {
+        f"{state}/{match[1]}"
+        for state, call in (("entry", r"cache\.make"), ("work", "workdir(?:_path)?"))
+        for source in sources
+        for match in re.finditer(rf'{call}\(\s*"(\w+)"', source)
+    }
+    assert len(kinds) > 15
+    assert kinds | {f"entry/{KIND}"} == {kind for group in GROUPS.values() for kind in group}
 
 
 def test_cache_prune_by_age(filled: Path) -> None:
     done = cache_command(filled, "prune", "--older-than=1d")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[0].startswith("removed kernel aaaaaaaaaaaa distro:a (")
+    assert done.stdout.splitlines()[0].startswith("removed kernel distro:a (aaaaaaaaaaaa), ")
     assert done.stdout.splitlines()[1].startswith("1 removed; ")
     assert len(cache_command(filled, "ls").stdout.splitlines()) == 3
 
 
 def test_cache_prune_by_size(filled: Path) -> None:
     assert "2 removed" in cache_command(filled, "prune", "--max-size=0").stdout
-    assert cache_command(filled, "ls").stdout.splitlines()[-1] == "0 in all, 0 kB"
+    assert cache_command(filled, "ls").stdout.startswith("0 in all (0 kernels), ")
 
 
 @pytest.mark.parametrize(
@@ -564,6 +632,6 @@ def test_cache_push(filled: Path, tmp_path: Path) -> None:
 
 
 def test_an_empty_cache(tmp_path: Path) -> None:
-    assert cache_command(tmp_path / "absent", "ls").stdout.splitlines()[-1] == "0 in all, 0 kB"
+    assert cache_command(tmp_path / "absent", "ls").stdout.startswith("0 in all (0 kernels), ")
     assert cache_command(tmp_path / "absent", "verify").returncode == 0
     assert cache_command(tmp_path / "absent", "prune", "--max-size=0").returncode == 0
