@@ -42,6 +42,7 @@ help:
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
+	@echo 'make test-oldest  unit tests with the oldest versions that pyproject.toml allows: pytest 7.4'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make clean        remove the virtual environment, but not the cache'
 
@@ -124,6 +125,16 @@ test-debian: ready
 test-board: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require --durations=10 tests/board
 
+# pip takes the newest versions of everything, uv can take the oldest.
+OLDEST := .venv-oldest
+
+.PHONY: test-oldest
+test-oldest: deps
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q uv
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[test]'
+	$(OLDEST)/bin/python -m pytest tests/unit
+
 .PHONY: stress
 stress: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/stress
@@ -135,4 +146,4 @@ bench: ready
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST)

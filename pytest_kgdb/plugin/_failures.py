@@ -159,7 +159,7 @@ class Failures:
         except Exception as error:
             # Whatever is broken by now, the failure itself must be reported.
             shown = [Section("kgdb", f"the state of the kernel could not be read: {error}")]
-        verbosity = item.config.get_verbosity()
+        verbosity = item.config.getoption("verbose")
         again = [
             rerun_command(item.config, item.nodeid),
             f"logs: {session.console_log.parent}",
