@@ -99,11 +99,14 @@ def save(directory: Path, test: str, parts: Iterable[Section], logs: Iterable[Pa
     :param test: the test's node id.
     :param parts: each becomes a file, cleaned but not bounded.
     :param logs: files to copy as they are; those that do not exist are left out.
-    :returns: the test's directory.
+    :returns: the test's directory; directories that had to be made are the user's alone (0700).
     :raises OSError: the directory or a file cannot be written.
     """
     target = directory.joinpath(*(_file_name(part) for part in re.split("/|::", test) if part))
-    target.mkdir(parents=True, exist_ok=True)
+    # Memory and logs of a kernel are nobody else's business: what is missing is made private.
+    missing = [place for place in (target, *target.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
     for part in parts:
         name = re.sub(r"\W+", "-", part.title).strip("-")
         (target / f"{name}.txt").write_text(clean(part.text) + "\n", encoding="utf-8")

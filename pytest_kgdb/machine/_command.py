@@ -23,6 +23,11 @@ __all__ = [
 
 QEMU_PACKAGE: Final = "qemu-system-x86"
 
+# qemu(1), -sandbox: whoever breaks out of the guest into QEMU can start no program, gain no
+# privilege and use no other system call that QEMU does not need.
+_SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_OPTION: Final = ("-sandbox", "--sandbox")
+
 
 @dataclass(frozen=True)
 class MachineSpec(MachineOptions):
@@ -213,5 +218,21 @@ def arguments(spec: MachineSpec, *, ports: Mapping[str, str], ram: str, storage:
         argv += ["-device", "virtio-net-pci,netdev=net"]
     if "power" in ports:
         argv += ["-chardev", chardev("power"), "-mon", "chardev=power,mode=control"]
-    argv += spec.qemu_arg
-    return argv
+    return [*argv, *_sandboxed(spec.qemu_arg)]
+
+
+def _sandboxed(extra: Sequence[str]) -> list[str]:
+    """Return the user's arguments with those of the sandbox, if they do not have others.
+
+    QEMU adds up what several `-sandbox` deny, so ours could not be taken back by a later one. A
+    QEMU that was built without seccomp refuses even `-sandbox off`, so that is left out.
+    """
+    if not any(word in _OPTION for word in extra):
+        return ["-sandbox", _SANDBOX, *extra]
+    words: list[str] = []
+    for word in extra:
+        if word == "off" and words and words[-1] in _OPTION:
+            words.pop()
+        else:
+            words.append(word)
+    return words

@@ -31,6 +31,8 @@ _SCANT: Final = 1 << 20  # bytes; a file system with less has no room for a mach
 
 # net/slirp.c: a port that cannot be bound; libslirp, slirp_connection_info: those that are.
 _NO_FORWARD: Final = re.compile(r"forwarding rule '(tcp|udp):[\d.]+:(\d+)-:(\d+)'")
+# softmmu/vl.c: a QEMU that was configured without seccomp.
+_NO_SANDBOX: Final = "-sandbox support is not enabled"
 _FORWARDED: Final = re.compile(
     r"^ *(TCP|UDP)\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) +[\d.]+ +(\d+) ", re.MULTILINE
 )
@@ -182,7 +184,15 @@ class Machine:
         """Return the error for what QEMU refused of the user's options, if that ended it."""
         with contextlib.suppress(KgdbError):
             self.child.wait(_EXIT_SECONDS)
-        match = _NO_FORWARD.search(self.child.tail(10))
+        output = self.child.tail(10)
+        if _NO_SANDBOX in output:
+            return ConfigError(
+                "this QEMU cannot confine itself: it was built without seccomp",
+                log=self.child.log,
+                hint="install another one; or, if the guest is trusted, run this one without: "
+                '--kgdb-qemu-arg="-sandbox off"',
+            )
+        match = _NO_FORWARD.search(output)
         if match is None:
             return None
         proto, port, guest = match.groups()

@@ -22,7 +22,8 @@ def make_log_directory(base: Path) -> Path:
     while directory.exists():
         number += 1
         directory = base / f"{name}-{number}"
-    directory.mkdir(parents=True)
+    base.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700)  # with all in it: what a guest prints may be confidential
     for old in sorted(path for path in base.iterdir() if path.is_dir())[:-_KEEP_RUNS]:
         if not _in_use(old):
             shutil.rmtree(old, ignore_errors=True)

@@ -192,6 +192,23 @@ class TestTheHost:
         assert "this cannot be" in text
         assert "log: " in text
 
+    def test_a_qemu_without_seccomp(self, tmp_path: Path, session_options: list[str]) -> None:
+        name = "qemu-system-x86_64"
+        path = programs(tmp_path / "bin", name)
+        (path / name).write_text(
+            f'#!/bin/sh\ncase "$*" in *-sandbox*) '
+            f'echo "{name}: -sandbox: -sandbox support is not enabled in this QEMU binary" >&2; '
+            f'exit 1 ;; esac\nexec {shutil.which(name)} "$@"\n'
+        )
+        (path / name).chmod(0o755)
+        ran = run(tmp_path, *session_options, path=str(path))
+        text = ran.failure("test_it").text
+        assert text.startswith("this QEMU cannot confine itself: it was built without seccomp\n")
+        option = "--kgdb-qemu-arg=-sandbox off"
+        assert '--kgdb-qemu-arg="-sandbox off"' in text
+        ran = run(tmp_path, *session_options, option, path=str(path))
+        assert ran.status == 0, ran.output
+
     def test_more_memory_than_there_is(self, tmp_path: Path, session_options: list[str]) -> None:
         text = error_text(run(tmp_path, *session_options, "--kgdb-memory=1000000000"))
         assert re.search(r"the guest wants 1000000000 MiB of memory; the host has \d+ MiB", text)

@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 )
 NAMES = {name for name, *_ in OPTIONS}
@@ -253,3 +254,14 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_readme_leads_to_every_page() -> None:
     linked = set(_LINK.findall(text("README.md")))
     assert {page for page in PAGES if page != "README.md"} <= linked
+
+
+def test_the_tests_that_security_md_names_are_there() -> None:
+    defended = re.findall(r"^\| .+ \| .+ \| (`.+`|tests) \|$", text("SECURITY.md"), re.MULTILINE)
+    assert len(defended) > 3
+    for cell in defended[1:]:
+        for name in cell.split(", "):
+            match = re.fullmatch(r"`(\w+/test_\w+\.py)::(test_\w+)`", name)
+            assert match is not None, name
+            source = (ROOT / "tests" / match[1]).read_text(encoding="utf-8")
+            assert re.search(rf"^ *def {match[2]}\(", source, re.MULTILINE), name

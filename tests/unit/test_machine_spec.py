@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.arch import X86_64
-from pytest_kgdb.machine import MachineSpec, kernel_command_line
+from pytest_kgdb.machine import MachineSpec, by_hand, kernel_command_line
 from pytest_kgdb.session._snapshot import key_of
 
 SPEC = MachineSpec(X86_64, Path("/k/bzImage"), Path("/i/initrd"))
@@ -33,6 +33,7 @@ LOADER = replace(
     boot_key="key",
     root="/dev/vda1",
 )
+CONFINED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
 @pytest.mark.parametrize(
@@ -112,3 +113,19 @@ def test_kgdb_on_a_boot_console() -> None:
     other_stub = replace(early, stub="qemu")
     assert not other_stub.begins_early
     assert "earlycon=uart8250" not in kernel_command_line(other_stub)
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        ((), ["-sandbox", CONFINED]),
+        (("-device", "edu"), ["-sandbox", CONFINED, "-device", "edu"]),
+        (("-sandbox", "on"), ["-sandbox", "on"]),
+        (("-sandbox", "off", "-device", "edu"), ["-device", "edu"]),
+        (("-snapshot", "--sandbox", "off"), ["-snapshot"]),
+        (("-sandbox",), ["-sandbox"]),
+    ],
+)
+def test_the_sandbox(words: tuple[str, ...], rest: list[str]) -> None:
+    argv = by_hand(replace(SPEC, qemu_arg=words))
+    assert argv[len(by_hand(replace(SPEC, qemu_arg=("-sandbox", "off")))) :] == rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,16 @@ def test_different_tests_have_different_directories(tmp_path: Path) -> None:
     names = ["t.py::a[x y]", "t.py::a[x_y]", "t.py::a[x$y]", "t.py::a[" + "z" * 300 + "1]"]
     names.append(names[-1].replace("1]", "2]"))
     assert len({save(tmp_path, name, [], []) for name in names}) == len(names)
+
+
+def test_what_is_saved_is_the_users_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        target = save(tmp_path / "a/b", "tests/test_x.py::test_y", [], [])
+        (tmp_path / "public").mkdir(mode=0o755)
+        other = save(tmp_path / "public", "tests/test_x.py::test_y", [], [])
+    finally:
+        os.umask(old)
+    for path in (tmp_path / "a", target, tmp_path / "public/tests", other):
+        assert path.stat().st_mode & 0o777 == 0o700, path
+    assert (tmp_path / "public").stat().st_mode & 0o777 == 0o755, "the user made it"
