@@ -46,7 +46,7 @@ def changes(source: Path, files: Sequence[Path], label: str, *, applied: bool) -
         patches = [patch._replace(reverse=not patch.reverse) for patch in reversed(patches)]
 
     def find(name: str) -> Path | None:
-        return path if (path := source / name).is_file() else None
+        return _patch.file_of(source, name)
 
     with _patch.scratch_directory() as scratch:
         try:

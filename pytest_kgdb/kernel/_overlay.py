@@ -58,7 +58,9 @@ class Overlay:
 
     def _base(self, file: str) -> Path | None:
         """Return the path of a file's original content, None if there is none."""
-        return self._original(file) if file in self._touched() else _present(self._tree / file)
+        if file in self._touched():
+            return self._original(file)
+        return _patch.file_of(self._tree, file)
 
     def _original(self, file: str) -> Path | None:
         return _present(self._originals / file)

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from ..errors import BuildError, ConfigError
@@ -21,6 +21,18 @@ _REPLY: Final = re.compile(r"\s*(re|aw|fwd?)\s*:", re.IGNORECASE)
 _STRIP: Final = re.compile(r"-p\s*(\d+)|--strip=(\d+)")
 _HEADER: Final = re.compile(rb"^--- [^\n]+\n\+\+\+ [^\n]+\n@@ ", re.MULTILINE)
 _GIT: Final = re.compile(rb"^diff --git ", re.MULTILINE)
+# git-diff(1), "Generating patch text with -p": extended headers.
+_EXTENDED: Final = re.compile(
+    rb"(?:old|new|deleted file|new file) mode |(?:dis)?similarity index |index |"
+    rb"(?:rename|copy) (?:from|to) "
+)
+_HUNK: Final = re.compile(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_LINES: Final = re.compile(rb"[^\n]*\n|[^\n]+\Z")
+_MODE: Final = re.compile(rb"^(?:(?:new|deleted) file|old|new) mode (\d+)\r?$", re.MULTILINE)
+_MOVED: Final = re.compile(rb"^(?:rename|copy) (?:from|to) ([^\r\n]+)", re.MULTILINE)
+_BINARY: Final = re.compile(rb"^GIT binary patch\r?$", re.MULTILINE)
+_REGULAR: Final = b"100"  # the type in a mode; 120 is a symbolic link, 160 a submodule
+_CONTEXT: Final = re.compile(rb"^\*\*\* [^\n]+\n--- [^\n]+\n\*{15}", re.MULTILINE)
 # patch(1), "Applying Patches with Imperfect Context".
 _INEXACT: Final = re.compile(r"^(Hunk #\d+ succeeded at .*(?:fuzz|offset).*)\.$", re.MULTILINE)
 _PATCH_SECONDS: Final = 60.0
@@ -36,10 +48,56 @@ class Patch(NamedTuple):
     """Leading directories to remove from names (`patch -p`)."""
     reverse: bool = False
 
+    @property
+    def diffs(self) -> bytes:
+        """The unified diffs in it, without all that stands before, between and behind them.
+
+        patch(1) reads more in that than git does: diffs that a message quotes, indented, scripts
+        for ed(1), which may run commands, and names for the diff that follows.
+
+        :raises BuildError: it is malformed.
+        """
+        kept: list[bytes] = []
+        old = new = 0  # lines of the hunk that are still to come
+        header = in_file = False
+        lines = _LINES.findall(self.data)
+        for number, line in enumerate(lines):
+            if old > 0 or new > 0:
+                old -= line[:1] in b"- \r\n"
+                new -= line[:1] in b"+ \r\n"
+                if line[:1] not in b"-+ \\\r\n":
+                    old = new = 0
+            elif hunk := _HUNK.match(line):
+                if not in_file:
+                    if kept:
+                        raise BuildError(
+                            f"the patch {self.name} is malformed: line {number + 1} begins a hunk "
+                            "of no file"
+                        )
+                    continue
+                old, new = int(hunk[1] or 1), int(hunk[2] or 1)
+            elif line.startswith(b"diff --git "):
+                header, in_file = True, False
+            elif line.startswith(b"--- "):
+                if not (number + 1 < len(lines) and lines[number + 1].startswith(b"+++ ")):
+                    header = in_file = False
+                    continue
+                header, in_file = False, True
+            elif not (
+                (line.startswith(b"+++ ") and lines[number - 1].startswith(b"--- "))
+                or (line.startswith(b"\\ ") and in_file)
+                or (header and _EXTENDED.match(line))
+            ):
+                header = in_file = False
+                continue
+            kept.append(line)
+        return b"".join(kept)
+
     def touched(self) -> set[str]:
         """Return the names of all files that it changes, creates, renames or removes.
 
         :raises BuildError: it is malformed.
+        :raises ConfigError: it names what is not in the tree, or holds what is not applied.
         """
         # Imported lazily: most runs have no patch.
         from unidiff.errors import UnidiffParseError
@@ -47,12 +105,38 @@ class Patch(NamedTuple):
 
         try:
             # Names are bytes, and so is the text around them: this encoding takes any.
-            files = PatchSet(self.data.decode("latin-1"), metadata_only=True)
+            files = PatchSet(self.diffs.decode("latin-1"), metadata_only=True)
         except UnidiffParseError as error:
             raise BuildError(f"the patch {self.name} is malformed: {error}") from error
         sides = {side.strip() for file in files for side in (file.source_file, file.target_file)}
         names = {"/".join(side.split("/")[self.strip :]) for side in sides - {"/dev/null"}}
-        return {os.fsdecode(name.encode("latin-1")) for name in names if name}
+        touched = {os.fsdecode(name.encode("latin-1")) for name in names if name}
+        for name in (*touched, *map(os.fsdecode, _MOVED.findall(self.diffs))):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or ".git" in path.parts:
+                raise ConfigError(
+                    f"the patch {self.name} wants to change {name}, outside of the kernel"
+                )
+        return touched
+
+    def check_kind(self) -> None:
+        """Check that it holds nothing that is applied otherwise than it says, or not at all.
+
+        :raises ConfigError: it does.
+        """
+        for pattern, kind in ((_BINARY, "binary patch"), (_CONTEXT, "context diff")):
+            if pattern.search(self.data):
+                raise ConfigError(
+                    f"{self.name} holds a {kind}, which is not applied",
+                    hint="apply it in your tree, or name a revision that has it",
+                )
+        for mode in _MODE.findall(self.diffs):
+            if not mode.startswith(_REGULAR):
+                raise ConfigError(
+                    f"{self.name} has a file of mode {mode.decode()}: symbolic links and "
+                    "submodules are not applied",
+                    hint="apply it in your tree, or name a revision that has it",
+                )
 
 
 def read(path: Path) -> list[Patch]:
@@ -109,14 +193,18 @@ def apply(
     for patch in patches:
         touched = patch.touched()
         for name in touched - names:
-            _fetch(name, find, scratch, patch)
+            _fetch(name, find, scratch)
         names |= touched
         options = [f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
         options += ["--remove-empty-files", "--directory", str(scratch)]
         # With --batch, a patch that is to be taken out and is not in would be put in.
         options += ["--reverse", "--force"] if patch.reverse else ["--forward", "--batch"]
         result = run(
-            [program, *options], name="patch", timeout=_PATCH_SECONDS, input=patch.data, check=False
+            [program, *options],
+            name="patch",
+            timeout=_PATCH_SECONDS,
+            input=patch.diffs,
+            check=False,
         )
         if result.status != 0:
             output = "\n".join(f"  {line}" for line in result.output.splitlines()[:20])
@@ -129,9 +217,34 @@ def apply(
                 )
             )
             raise BuildError(f"the patch {patch.name} {verb} {label}:\n{output}", hint=hint)
+        _check_changed(scratch, names, patch)
         if inexact := _INEXACT.findall(result.output):
             say(f"the patch {patch.name} fits {label} not exactly: {'; '.join(inexact)}")
     return {name: path if (path := scratch / name).is_file() else None for name in names}
+
+
+def file_of(tree: Path, name: str) -> Path | None:
+    """Return the path of a file of a tree that a patch names; None if the tree has no such file.
+
+    :raises ConfigError: a symbolic link in the tree leads out of it on the way there.
+    """
+    path = tree / name
+    if not path.resolve().is_relative_to(tree.resolve()):
+        raise ConfigError(f"{name} is outside of {tree}: a symbolic link leads there")
+    return path if path.is_file() else None
+
+
+def _check_changed(scratch: Path, names: set[str], patch: Patch) -> None:
+    """Check that patch(1) has read the same names in a patch as we have."""
+    for directory, directories, files in os.walk(scratch):
+        for name in (*directories, *files):
+            path = Path(directory, name)
+            unnamed = name in files and str(path.relative_to(scratch)) not in names
+            if unnamed or path.is_symlink():
+                raise BuildError(
+                    f"the patch {patch.name} is malformed: patch(1) makes of it "
+                    f"{path.relative_to(scratch)}, which is a link or in none of its headers"
+                )
 
 
 def scratch_directory() -> tempfile.TemporaryDirectory[str]:
@@ -139,9 +252,7 @@ def scratch_directory() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="pytest-kgdb-patch-")
 
 
-def _fetch(name: str, find: Callable[[str], Path | None], scratch: Path, patch: Patch) -> None:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ConfigError(f"the patch {patch.name} wants to change {name}, outside of the kernel")
+def _fetch(name: str, find: Callable[[str], Path | None], scratch: Path) -> None:
     source, target = find(name), scratch / name
     if source is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,8 +268,7 @@ def _file(path: Path, name: str, strip: int = 1, *, reverse: bool = False) -> li
     else:
         patches = [Patch(name, data, strip, reverse)] if _is_patch(data) else []
     for patch in patches:
-        if b"\nGIT binary patch\n" in patch.data:
-            raise ConfigError(f"{patch.name} holds a binary patch, which patch(1) cannot apply")
+        patch.check_kind()
     return patches
 
 

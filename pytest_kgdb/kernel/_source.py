@@ -175,7 +175,7 @@ class UserTree(Source):
         paths = {name: self._path / name for name in files}
 
         def find(name: str) -> Path | None:
-            return path if (path := self._path / name).is_file() else None
+            return _patch.file_of(self._path, name)
 
         inexact: list[str] = []
         patched = _patch.apply(self._patches, find, scratch, str(self._path), inexact.append)

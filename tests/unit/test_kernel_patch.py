@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel._overlay import Overlay
-from pytest_kgdb.kernel._patch import Patch, apply, key, read
+from pytest_kgdb.kernel._patch import Patch, apply, file_of, key, read
 
 DIFF = """\
 --- a/fs/open.c
@@ -190,6 +190,36 @@ class TestSeries:
             read(tmp_path)
 
 
+REAL = """\
+diff --git a/fs/old.c b/fs/new.c
+similarity index 60%
+rename from fs/old.c
+rename to fs/new.c
+index 0123456789ab..123456789abc 100644
+--- a/fs/old.c
++++ b/fs/new.c
+@@ -1,3 +1,2 @@ int f(void)
+ context
+
+--- a/looks like a header
+@@ -9 +8 @@
+-old
+\\ No newline at end of file
++new
+\\ No newline at end of file
+diff --git a/run.sh b/run.sh
+old mode 100644
+new mode 100755
+"""
+
+
+def test_only_the_diffs_are_passed_on() -> None:
+    assert Patch("p", REAL.encode()).diffs == REAL.encode()
+    message = mail("[PATCH] x", "rename from /etc/passwd\n--- a/x\n+++ no\n\n" + REAL)
+    message = message.replace("Why.", "--- a/prose\n\nindex 1..2\nnew file mode 120000\n+++ b/x")
+    assert Patch("p", message.encode()).diffs == b"--- a/x\n+++ no\n" + REAL.encode()
+
+
 def test_key_tells_order_and_direction() -> None:
     one, two = Patch("1", b"a"), Patch("2", b"b")
     keys = {key([one, two]), key([two, one]), key([Patch("1", b"a", reverse=True), two])}
@@ -258,3 +288,117 @@ class TestReverse:
         (tmp_path / "series").write_text("box -R\n")
         patches = [(patch.name, patch.reverse) for patch in read(tmp_path)]
         assert patches == [("box: [PATCH 2/2] two", True), ("box: [PATCH 1/2] one", True)]
+
+
+def link(mode: str = "120000", target: str = "/etc/passwd") -> str:
+    return (
+        f"diff --git a/link b/link\nnew file mode {mode}\nindex 000000000000..0123456789ab\n"
+        f"--- /dev/null\n+++ b/link\n@@ -0,0 +1 @@\n+{target}\n\\ No newline at end of file\n"
+    )
+
+
+class TestHostile:
+    """Patches that somebody has made to reach what is not in the tree."""
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            ("a/../outside", "b/../outside"),
+            ("a/x/../../outside", "b/x/../../outside"),
+            ("a//etc/passwd", "b//etc/passwd"),
+            ("/dev/null", "b/../outside"),
+            ("a/../outside", "/dev/null"),
+            ("a/.git/hooks/post-checkout", "b/.git/hooks/post-checkout"),
+            ("a/sub/.git/config", "b/sub/.git/config"),
+        ],
+    )
+    def test_names_that_lead_out(self, before: str, after: str) -> None:
+        diff = f"--- {before}\n+++ {after}\n@@ -1 +1 @@\n-a\n+b\n"
+        if "/dev/null" in (before, after):
+            hunk = "@@ -0,0 +1 @@\n+b\n" if before == "/dev/null" else "@@ -1 +0,0 @@\n-a\n"
+            diff = f"--- {before}\n+++ {after}\n{hunk}"
+        with pytest.raises(ConfigError, match=r"p wants to change \S+, outside of the kernel"):
+            Patch("p", diff.encode()).touched()
+
+    @pytest.mark.parametrize("verb", ["rename", "copy"])
+    @pytest.mark.parametrize(
+        ("source", "target"), [("../outside", "x.c"), ("x.c", "../outside"), ("/etc/passwd", "x.c")]
+    )
+    def test_gits_renames_and_copies(self, verb: str, source: str, target: str) -> None:
+        # The names in the first line are harmless: these are the ones that patch(1) uses.
+        diff = f"diff --git a/x.c b/y.c\nsimilarity index 100%\n{verb} from {source}\n"
+        with pytest.raises(ConfigError, match="outside of the kernel"):
+            Patch("p", f"{diff}{verb} to {target}\n".encode()).touched()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (link(), "a file of mode 120000: symbolic links and submodules are not applied"),
+            (link("160000"), "a file of mode 160000"),
+            (link("040000"), "a file of mode 040000"),
+            ("diff --git a/x b/x\nold mode 100644\nnew mode 120000\n", "mode 120000"),
+            ("diff --git a/x b/x\ndeleted file mode 120000\n", "mode 120000"),
+            (link().replace("\n", "\r\n"), "mode 120000"),
+            (DIFF + "*** a/x\n--- b/x\n***************\n*** 1 ****\n", "holds a context diff"),
+            ("*** a/x\n--- b/x\n***************\n*** 1 ****\n" + DIFF, "holds a context diff"),
+        ],
+    )
+    def test_what_is_no_text_of_a_file(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / "p"
+        path.write_bytes(text.encode())
+        with pytest.raises(ConfigError, match=message) as caught:
+            read(path)
+        assert caught.value.hint == "apply it in your tree, or name a revision that has it"
+
+    def apply(self, tmp_path: Path, text: str) -> dict[str, Path | None]:
+        tree, scratch = tmp_path / "tree", tmp_path / "scratch"
+        (tree / "fs").mkdir(parents=True)
+        scratch.mkdir()
+        for name in ("fs/open.c", "fs/read.c"):
+            (tree / name).write_text("old\n")
+        return apply([Patch("p", text.encode())], lambda name: file_of(tree, name), scratch, "it")
+
+    @pytest.mark.parametrize("name", ["a/fs/open.c", "a/fs/read.c", "fs/open.c"])
+    def test_a_script_for_ed_is_not_run(self, tmp_path: Path, name: str) -> None:
+        # Behind a diff, patch(1) runs it even if it is told that the diffs are unified ones.
+        script = f"Index: {name}\n=====\n1c\nevil\n.\n"
+        patched = self.apply(tmp_path, f"{script}{DIFF}\n{script}")
+        (path,) = (tmp_path / "scratch").rglob("*.c")
+        assert patched == {"fs/open.c": path}
+        assert path.read_text() == "new\n"
+
+    def test_a_hunk_of_no_file(self, tmp_path: Path) -> None:
+        text = f"{DIFF}\nIndex: fs/read.c\n@@ -1 +1 @@\n-old\n+new\n"
+        with pytest.raises(BuildError, match="malformed: line 8 begins a hunk of no file"):
+            self.apply(tmp_path, text)
+
+    def test_a_diff_in_the_message_is_not_applied(self, tmp_path: Path) -> None:
+        quoted = "".join(f"  {line}\n" for line in DIFF.splitlines()).replace("open", "read")
+        text = f"Before @@:\n@@ -1 +1 @@\n{quoted}\n{DIFF}\n{quoted}"
+        assert list(self.apply(tmp_path, text)) == ["fs/open.c"]
+        assert list((tmp_path / "scratch").rglob("*.c")) == [tmp_path / "scratch/fs/open.c"]
+
+    def test_a_link_that_came_past_the_reader(self, tmp_path: Path) -> None:
+        with pytest.raises(BuildError, match="makes of it link, which is a link"):
+            self.apply(tmp_path, link())
+
+    @pytest.mark.parametrize("name", ["door/passwd", "door/sub/new.c", "passwd"])
+    def test_links_in_the_tree_lead_nobody_out(self, tmp_path: Path, name: str) -> None:
+        tree, outside, state_dir = tmp_path / "tree", tmp_path / "outside", tmp_path / "state"
+        for directory in (tree, outside, state_dir):
+            directory.mkdir()
+        (outside / "passwd").write_text("old\n")
+        (tree / "door").symlink_to(outside)
+        (tree / "passwd").symlink_to(outside / "passwd")
+        diff = DIFF.replace("fs/open.c", name)
+        with pytest.raises(ConfigError, match=f"{name} is outside of .*: a symbolic link leads"):
+            Overlay(tree, state_dir, "it").set_patches([Patch("p", diff.encode())])
+        assert (outside / "passwd").read_text() == "old\n"
+        assert list(outside.iterdir()) == [outside / "passwd"]
+
+    def test_links_within_the_tree_are_the_trees(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real/x.c").write_text("old\n")
+        (tmp_path / "link").symlink_to("real")
+        assert file_of(tmp_path, "link/x.c") == tmp_path / "link/x.c"
+        assert file_of(tmp_path, "link/y.c") is None
