@@ -40,6 +40,7 @@ help:
 	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
+	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
 	@echo 'make test-oldest  unit tests with the oldest versions that pyproject.toml allows: pytest 7.4'
@@ -134,6 +135,10 @@ test-oldest: deps
 	$(OLDEST)/bin/python -m pip install -q uv
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[test]'
 	$(OLDEST)/bin/python -m pytest tests/unit
+
+.PHONY: fuzz
+fuzz: ready
+	$(PYTEST) --hypothesis-profile=long tests/unit/test_fuzz.py
 
 .PHONY: stress
 stress: ready

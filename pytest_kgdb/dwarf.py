@@ -6,6 +6,7 @@ searched for the name of a file, and only the units that have it are decoded.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import struct
 from collections.abc import Collection, Iterator
@@ -39,6 +40,11 @@ _FORM_DATA16: Final = 0x1E
 _FORM_LINE_STRP: Final = 0x1F
 _FIXED: Final = {_FORM_DATA1: 1, _FORM_DATA2: 2, _FORM_DATA4: 4, _FORM_DATA8: 8, _FORM_DATA16: 16}
 _LNE_END_SEQUENCE: Final = 1
+# What a table that means harm could have more of: bits of a number, bytes of a path (limits.h,
+# PATH_MAX), files of a unit (Linux has some 500).
+_MOST_BITS: Final = 70
+_LONGEST_PATH: Final = 4096
+_MOST_FILES: Final = 1 << 14
 _LNE_SET_ADDRESS: Final = 2
 
 
@@ -99,14 +105,15 @@ class LineTables:
         sections: dict[int, str] = {}
         names = self._elf.section_names
         symbols = self._elf.section_bytes(".symtab")
-        for offset, info, addend in _RELA.iter_unpack(rela):
-            _, _, _, index, value, _ = _SYM.unpack_from(symbols, (info >> 32) * _SYM.size)
-            kind = info & 0xFFFFFFFF
-            if kind == _R_X86_64_64:
-                struct.pack_into("<q", relocated, offset, value + addend)
-                sections[offset] = names[index] if index < len(names) else ""
-            elif kind in _R_X86_64_32:
-                struct.pack_into("<I", relocated, offset, (value + addend) & 0xFFFFFFFF)
+        with self._whole():
+            for offset, info, addend in _RELA.iter_unpack(rela):
+                _, _, _, index, value, _ = _SYM.unpack_from(symbols, (info >> 32) * _SYM.size)
+                kind = info & 0xFFFFFFFF
+                if kind == _R_X86_64_64:
+                    struct.pack_into("<q", relocated, offset, value + addend)
+                    sections[offset] = names[index] if index < len(names) else ""
+                elif kind in _R_X86_64_32:
+                    struct.pack_into("<I", relocated, offset, (value + addend) & 0xFFFFFFFF)
         return bytes(relocated), sections
 
     @cached_property
@@ -124,6 +131,21 @@ class LineTables:
         """
         data, _ = self._section
         patterns = None if names is None else [self._patterns(name) for name in names]
+        with self._whole():
+            yield from self._units(data, patterns)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Report what a broken table leads to."""
+        try:
+            yield
+        except (IndexError, OverflowError, ValueError, ZeroDivisionError, struct.error) as error:
+            raise ConfigError(
+                f"{self._elf.path} has a line number table that is broken: {error}",
+                hint="build it again",
+            ) from error
+
+    def _units(self, data: bytes, patterns: list[list[bytes]] | None) -> Iterator[LineUnit]:
         at = 0
         while at + 4 < len(data):
             (length,) = struct.unpack_from("<I", data, at)
@@ -183,18 +205,18 @@ class LineTables:
     def _files_2(data: bytes, at: int) -> list[str]:
         directories = [""]
         while data[at]:
-            end = data.index(b"\0", at)
-            directories.append(data[at:end].decode(errors="replace"))
-            at = end + 1
+            directory_name, at = _path(data, at)
+            directories.append(directory_name)
         at += 1
         files: list[str] = []
         while data[at]:
-            end = data.index(b"\0", at)
-            name = data[at:end].decode(errors="replace")
-            directory, at = _uleb(data, end + 1)
+            name, at = _path(data, at)
+            directory, at = _uleb(data, at)
             _, at = _uleb(data, at)
             _, at = _uleb(data, at)
             files.append(posixpath.normpath(posixpath.join(directories[directory], name)))
+            if len(files) > _MOST_FILES:
+                raise ValueError(f"more than {_MOST_FILES} files of a unit")
         return [files[0] if files else "", *files]  # they are numbered from 1
 
     def _files_5(self, data: bytes, at: int, size: int) -> tuple[str, list[str]]:
@@ -217,6 +239,8 @@ class LineTables:
             form, at = _uleb(data, at)
             formats.append((content, form))
         number, at = _uleb(data, at)
+        if number > _MOST_FILES:
+            raise ValueError(f"{number} files of a unit")
         entries = []
         for _ in range(number):
             path, directory = "", 0
@@ -226,12 +250,9 @@ class LineTables:
                     offset = int.from_bytes(data[at : at + size], "little")
                     at += size
                     if content == _LNCT_PATH:
-                        table = self._strings[form]
-                        end = table.index(b"\0", offset)
-                        value = table[offset:end].decode(errors="replace")
+                        value, _ = _path(self._strings[form], offset)
                 elif form == _FORM_STRING:
-                    end = data.index(b"\0", at)
-                    value, at = data[at:end].decode(errors="replace"), end + 1
+                    value, at = _path(data, at)
                 elif form == _FORM_UDATA:
                     value, at = _uleb(data, at)
                 elif form == _FORM_BLOCK:
@@ -260,6 +281,10 @@ class LineTables:
         The end of a sequence of instructions has the line 0. A file without relocations has "" for
         its section. What the linker has dropped is at address 0, and left out.
         """
+        with self._whole():
+            yield from self._rows(unit)
+
+    def _rows(self, unit: LineUnit) -> Iterator[tuple[str, int, int, int, bool]]:
         data, sections = self._section
         base, minimum = len(unit.opcode_lengths), unit.minimum_length
         line_base, line_range = unit.line_base, unit.line_range
@@ -328,6 +353,12 @@ class LineTables:
         return code
 
 
+def _path(data: bytes, at: int) -> tuple[str, int]:
+    """Return a string, and where the next one begins."""
+    end = data.index(b"\0", at, at + _LONGEST_PATH)
+    return data[at:end].decode(errors="replace"), end + 1
+
+
 def _uleb(data: bytes, at: int) -> tuple[int, int]:
     """Return an unsigned LEB128 number, and where it ends (DWARF 5, 7.6)."""
     value = data[at]
@@ -343,6 +374,8 @@ def _uleb(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return value, at
+        if shift >= _MOST_BITS:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _sleb(data: bytes, at: int) -> tuple[int, int]:
@@ -355,3 +388,5 @@ def _sleb(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return (value - (1 << shift) if byte & 0x40 else value), at
+        if shift >= _MOST_BITS:
+            raise ValueError("a number of more than 64 bits")

@@ -39,6 +39,10 @@ _STT_FUNC: Final = 2
 _STT_FILE: Final = 4
 _NT_GNU_BUILD_ID: Final = 3
 
+# Far more than a name or a path has: a file can be made in which a thousand symbols share one name
+# of a gigabyte. (include/linux/kallsyms.h, KSYM_NAME_LEN: 512.)
+_LONGEST_NAME: Final = 1 << 16
+
 # elf.h, EM_*: the machines that Linux and QEMU both have.
 _MACHINES: Final = {
     3: "EM_386",
@@ -181,7 +185,7 @@ class ElfFile:
                 fields = _PHDR.unpack_from(self._data, header.phoff + index * header.phentsize)
                 kind, _flags, offset, address, _physical, size, *_ = fields
                 segments.append(ElfSegment(kind, address, offset, size))
-        except struct.error as error:
+        except (struct.error, OverflowError) as error:
             raise self._unusable("its program headers are cut off") from error
         return segments
 
@@ -204,41 +208,48 @@ class ElfFile:
         try:
             if count == 0 and header.shoff:  # elf(5): more than e_shnum can hold
                 count = _SHDR.unpack_from(self._data, header.shoff)[5]
+            # Of size 0, any number of them would fit.
+            if header.shoff and header.shentsize < _SHDR.size:
+                raise self._unusable(f"its section headers have {header.shentsize} bytes")
             if header.shoff + count * header.shentsize > len(self._data):
                 raise struct.error
-        except struct.error as error:
+        except (struct.error, OverflowError) as error:
             raise self._unusable("its section headers are cut off") from error
         return [header.shoff + index * header.shentsize for index in range(count)]
 
     @cached_property
     def sections(self) -> dict[str, ElfSection]:
         """The section headers by name."""
+        return {section.name: section for section in self._all_sections}
+
+    @cached_property
+    def section_names(self) -> list[str]:
+        """The names of the sections by their numbers."""
+        return [section.name for section in self._all_sections]
+
+    @cached_property
+    def _all_sections(self) -> list[ElfSection]:
         headers = [_SHDR.unpack_from(self._data, offset) for offset in self._section_headers]
         if not headers:
-            return {}
+            return []
         names = self._header.shstrndx
         if names == _SHN_XINDEX:
             names = headers[0][6]
         if names >= len(headers):
             raise self._unusable("its section headers are cut off")
         table = headers[names][4]
-        sections = {}
-        for name, kind, _flags, address, start, length, link, *_ in headers:
-            key = self._string(table + name)
-            sections[key] = ElfSection(key, kind, address, start, length, link)
-        return sections
-
-    @cached_property
-    def section_names(self) -> list[str]:
-        """The names of the sections by their numbers."""
-        headers = [_SHDR.unpack_from(self._data, offset) for offset in self._section_headers]
-        names = self._header.shstrndx
-        if names == _SHN_XINDEX:
-            names = headers[0][6]
-        return [self._string(headers[names][4] + header[0]) for header in headers]
+        return [
+            ElfSection(self._string(table + name), kind, address, start, length, link)
+            for name, kind, _flags, address, start, length, link, *_ in headers
+        ]
 
     def _string(self, offset: int) -> str:
-        end = self._data.find(b"\0", offset)
+        data = self._data
+        end = -1
+        if offset < len(data):
+            end = data.find(b"\0", offset, min(offset + _LONGEST_NAME, len(data)))
+        if end < 0:
+            raise self._unusable("a name in it has no end")
         return self._data[offset:end].decode(errors="replace")
 
     def section_bytes(self, name: str) -> bytes:
@@ -281,7 +292,14 @@ class ElfFile:
         strtab = self.sections.get(".strtab")
         if symtab is None or strtab is None or symtab.kind != _SHT_SYMTAB:
             raise self._unusable("it has no symbol table; was it stripped?")
+        if max(symtab.offset + symtab.size, strtab.offset + strtab.size) > len(self._data):
+            raise self._unusable("its symbol table is cut off")
         return symtab, strtab
+
+    def _entries(self, symtab: ElfSection) -> bytes:
+        """Return a symbol table's entries, as many as are whole and in the file."""
+        data = self._data[symtab.offset : symtab.offset + symtab.size]
+        return data[: len(data) // _SYM.size * _SYM.size]
 
     @cached_property
     def _index(self) -> _SymbolIndex:
@@ -292,7 +310,7 @@ class ElfFile:
         else:
             index = _SymbolIndex()
         if not index.numbers:
-            words = array("I", self._data[symtab.offset : symtab.offset + symtab.size])
+            words = array("I", self._entries(symtab))
             if sys.byteorder == "big":
                 words.byteswap()
             names = words[:: _SYM.size // words.itemsize]
@@ -345,8 +363,7 @@ class ElfFile:
         """Yield the functions (STT_FUNC) that are defined: name, section, value, size."""
         symtab, strtab = self._symbol_tables
         sections = self.section_names
-        table = self._data[symtab.offset : symtab.offset + symtab.size // _SYM.size * _SYM.size]
-        for name, info, _, index, value, size in _SYM.iter_unpack(table):
+        for name, info, _, index, value, size in _SYM.iter_unpack(self._entries(symtab)):
             if info & 0xF == _STT_FUNC and index != _SHN_UNDEF:
                 section = sections[index] if index < len(sections) else ""
                 yield self._string(strtab.offset + name), section, value, size
@@ -359,9 +376,7 @@ class ElfFile:
         symtab, strtab = self.sections.get(".symtab"), self.sections.get(".strtab")
         if symtab is None or strtab is None or symtab.kind != _SHT_SYMTAB:
             return
-        count = symtab.size // _SYM.size
-        table = self._data[symtab.offset : symtab.offset + count * _SYM.size]
-        for name, info, *_ in _SYM.iter_unpack(table):
+        for name, info, *_ in _SYM.iter_unpack(self._entries(symtab)):
             if info & 0xF == kind:
                 yield self._string(strtab.offset + name)
 

@@ -200,6 +200,8 @@ def unpack(archive: Path, files: Path, kind: str, key: str) -> Manifest:
                 if name not in missing:
                     raise ValueError(f"{name} does not belong to it")
                 missing.remove(name)
+                if member.size != manifest.files[name].size:
+                    raise ValueError(f"{name} has {member.size} bytes")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 digest = _write(_content(tar, member), target)
                 if digest != manifest.files[name].sha256:

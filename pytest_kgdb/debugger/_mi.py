@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import threading
 import time
 from collections import deque
@@ -14,22 +13,15 @@ from typing import Any, Final, Protocol
 
 from ..deadline import WaitLimit
 from ..errors import DebuggerDied, KgdbError, TimeoutError
+from ._mi_parse import Record, parse
 
 __all__ = ["Gdb", "GdbError", "MiTransport", "Record", "c_string"]
-
-Record = dict[str, Any]
-"""One MI record, as pygdbmi parses it: `type`, `message`, `token`, `payload`."""
 
 # Lines of the conversation that are kept in memory for a report; the transcript has all of them.
 _TAIL: Final = 400
 
 # Stream records (gdb manual, "GDB/MI Stream Records") kept until the reply of their command.
 _STREAMS: Final = 20_000
-
-# A breakpoint's commands before mi4, as `script={"silent","print 1"}`, which is no value of MI
-# (gdb 13 NEWS, "-fix-breakpoint-script-output"): pygdbmi loses what follows, or never ends.
-_SCRIPT: Final = re.compile(r'(?<=[{,])script=\{((?:"(?:[^"\\]|\\.)*",?)*)\}')
-
 
 # gdb/python/python.c, gdbpy_print_stack: the exception itself is in the log stream.
 _PYTHON_ERROR: Final = "Error while executing Python code"
@@ -128,7 +120,7 @@ class Gdb:
                     continue
                 self._log_line("<", text)
                 for line in self._records(text):
-                    self._take(_parse(line))
+                    self._take(parse(line))
         with self._changed:
             self._ended = True
             self._running = False
@@ -185,7 +177,7 @@ class Gdb:
             self._running = False
             self._resumed_by.discard(token)
             # It says that it aborted, and why in the log stream before.
-            record["payload"] = {"msg": self._logged() or record["payload"].get("msg", "")}
+            record["payload"] = {"msg": self._logged() or (record["payload"] or {}).get("msg", "")}
             # Where the first answer has not been taken yet, this one replaces it.
             if token not in self._replies:
                 return True
@@ -373,17 +365,6 @@ class Gdb:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _parse(line: str) -> Record:
-    """Parse a line of gdb's output; one that is not MI is text."""
-    from pygdbmi.gdbmiparser import parse_response
-
-    try:
-        record: Record = parse_response(_SCRIPT.sub(r"script=[\1]", line))
-    except (ValueError, TypeError, IndexError, KeyError):
-        return {"type": "output", "message": None, "payload": line, "token": None}
-    return record
 
 
 def refusal(record: Record) -> GdbError:

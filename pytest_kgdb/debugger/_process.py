@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from ..errors import ConfigError, KgdbError
 from ..process import PIPE, Child, run, which
+from ._memory_limit import memory_limit
 from ._template import GdbTemplate
 
 __all__ = [
@@ -145,7 +146,9 @@ class GdbProcess:
     """
 
     def __init__(self, argv: Sequence[str], *, log: Path) -> None:
-        self._child = Child.spawn(argv, name="gdb", log=log, stdin=PIPE, stdout=PIPE)
+        self._child = Child.spawn(
+            argv, name="gdb", log=log, stdin=PIPE, stdout=PIPE, memory=memory_limit()
+        )
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._stdin, self._stdout = self._child.stdin, self._child.stdout

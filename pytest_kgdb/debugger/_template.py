@@ -14,6 +14,7 @@ from typing import Final
 
 from ..errors import DebuggerDied
 from ..process import Child
+from ._memory_limit import memory_limit
 
 __all__ = ["ForkedGdb", "GdbTemplate"]
 
@@ -99,9 +100,8 @@ class GdbTemplate:
     def __init__(self, argv: Sequence[str], socket_path: Path, *, log: Path) -> None:
         self._path = str(socket_path)
         self._log = log
-        self._child = Child.spawn(
-            [*argv, "-ex", f"python serve_forks({self._path!r})"], name="gdb", log=log
-        )
+        argv = [*argv, "-ex", f"python serve_forks({self._path!r})"]
+        self._child = Child.spawn(argv, name="gdb", log=log, memory=memory_limit())
 
     @property
     def alive(self) -> bool:

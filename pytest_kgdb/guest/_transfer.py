@@ -267,6 +267,9 @@ def _unpack(source: IO[bytes], directory: Path) -> None:
                 elif member.islnk():
                     shutil.copyfile(directory / _inside(member.linkname), path)
                     path.chmod(member.mode & 0o777)
+                elif member.issparse():
+                    # A terabyte of holes, in a line of the archive, would fill the host's disk.
+                    raise GuestCommandError(f"the guest's archive has holes in {member.name!r}")
                 elif (content := archive.extractfile(member)) is not None:
                     with content, path.open("xb") as file:
                         shutil.copyfileobj(content, file)

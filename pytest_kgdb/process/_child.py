@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import resource
 import select
 import shlex
 import shutil
@@ -89,6 +90,7 @@ class Child:
         stdout: int | None = None,
         on_line: Callable[[str], None] | None = None,
         pass_fds: Sequence[int] = (),
+        memory: int | None = None,
     ) -> Child:
         """Start a program in a session and process group of its own.
 
@@ -100,6 +102,7 @@ class Child:
         :param env: its whole environment; ours by default.
         :param on_line: called with each line of the output, in another thread.
         :param pass_fds: descriptors that it inherits, with their numbers.
+        :param memory: bytes of address space that it and its children may each have (RLIMIT_AS).
         :raises ConfigError: there is no such program.
         :raises KgdbError: it could not be started.
         """
@@ -126,6 +129,8 @@ class Child:
             except BaseException:
                 os.close(sink)
                 raise
+            if memory is not None:
+                _limit_memory(popen.pid, memory)
             source = None
             if drained:
                 source = popen.stdout if stdout is None else popen.stderr
@@ -375,6 +380,15 @@ def _popen(
         popen.kill()
         popen.wait()
         raise
+
+
+def _limit_memory(pid: int, size: int) -> None:
+    # Not before the exec, as it would hold for us, too; not by a `preexec_fn` (see above).
+    with contextlib.suppress(OSError):  # it has ended
+        _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+        if hard != resource.RLIM_INFINITY:
+            size = min(size, hard)
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, size))
 
 
 def _open_sink(log: Path | None, name: str) -> int:

@@ -12,6 +12,11 @@ NAK: Final = b"-"
 _END_BYTES: Final = 3  # of a packet: `#` and its checksum
 INTERRUPT: Final = b"\x03"
 
+# kgdb's packets have 2 KiB (kernel/debug/gdbstub.c, BUFMAX), QEMU's 4 KiB (gdbstub.c,
+# MAX_PACKET_LENGTH), gdb's 16 KiB at most. Without a bound, a guest that never ends a packet would
+# have us keep, and search again and again, all that it sends.
+_LONGEST: Final = 1 << 20
+
 PAUSED: Final = b"T02"
 """How QEMU's stop reply begins after an interrupt or a `stop` of QMP's (gdbstub.c)."""
 
@@ -66,6 +71,8 @@ class Decoder:
             if first == b"$":
                 end = pending.find(b"#")
                 if end < 0 or len(pending) < end + 3:
+                    if len(pending) > _LONGEST:
+                        pending.clear()
                     return
                 begin = pending.rfind(b"$", 0, end)
                 payload = bytes(pending[begin + 1 : end])

@@ -191,7 +191,15 @@ def flag(value: object, _base: Path) -> bool:
 
 def path(value: object, base: Path) -> Path:
     """Return an absolute path; a relative one is relative to `base`."""
-    return base / Path(text(value)).expanduser()
+    return base / _expanded(text(value))
+
+
+def _expanded(word: str) -> Path:
+    """Return a path with `~` and `~user` replaced."""
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:  # there is no such user
+        raise ValueError(f"{word!r} begins with the name of no user") from None
 
 
 def existing(value: object, base: Path, kind: str = "file") -> Path:
@@ -231,7 +239,7 @@ def config(value: object, base: Path) -> str:
     word = text(value)
     if word in ("minimal", "defconfig", "distro", "distro-full"):
         return word
-    if not (base / Path(word).expanduser()).exists():
+    if not (base / _expanded(word)).exists():
         raise ValueError(
             f"{word!r} is neither minimal, defconfig, distro, distro-full, nor a file that exists"
         )
@@ -243,7 +251,7 @@ def initrd(value: object, base: Path) -> str:
     word = text(value)
     if word in ("busybox", "initramfs-tools"):
         return word
-    if not (base / Path(word).expanduser()).exists():
+    if not (base / _expanded(word)).exists():
         raise ValueError(f"{word!r} is neither busybox, initramfs-tools, nor a file that exists")
     return str(existing(word, base))
 
@@ -258,7 +266,7 @@ def disk(value: object, base: Path) -> str:
         if not _SUITE.fullmatch(suite):
             raise ValueError(f"{suite!r} is not the name of a Debian suite")
         return word
-    if not (base / Path(word).expanduser()).exists():
+    if not (base / _expanded(word)).exists():
         raise ValueError(f"{word!r} is neither none, debian, debian:SUITE, nor a file that exists")
     return str(existing(word, base))
 

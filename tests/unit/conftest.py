@@ -7,6 +7,21 @@ from pathlib import Path
 
 import pytest
 from fake_gdb import FakeGdb, Parts
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, and none kept: a commit passes for all or for nobody. A test's
+# directory is shared by its examples; a busy host takes any time.
+settings.register_profile(
+    "check",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long", settings.get_profile("check"), derandomize=False, max_examples=5000
+)
+settings.load_profile("check")
 
 SYMBOLS: dict[str, int | list[int]] = {
     "_stext": 0xFFFFFFFF81000000,

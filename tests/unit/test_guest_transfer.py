@@ -96,6 +96,23 @@ def test_hard_links_and_devices(tmp_path: Path) -> None:
     assert not (tmp_path / "target" / "null").exists(), "a device is left out"
 
 
+def test_holes(tmp_path: Path) -> None:
+    data = bytearray(512)
+    # tar(5), "GNU tar archives", "Sparse files": one block of 512 bytes at the end of a terabyte.
+    data[:5] = b"holes"
+    data[100:108], data[108:116], data[116:124] = b"0000644\0", b"0000000\0", b"0000000\0"
+    data[124:136], data[136:148] = b"00000001000\0", b"00000000000\0"
+    data[156:157], data[257:265] = b"S", b"ustar  \0"
+    data[386:398], data[398:410] = b"17777777777\0"[:12], b"00000001000\0"
+    data[483:495] = b"20000001000\0"
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data)
+    archive = io.BytesIO(bytes(data) + bytes(512) + bytes(1024))
+    with pytest.raises(GuestCommandError, match="has holes in 'holes'"):
+        _unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out/holes").exists()
+
+
 def test_what_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(GuestCommandError, match="cannot be unpacked"):
         _unpack(io.BytesIO(b"tar: not found\n" * 100), tmp_path / "target")
