@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .kernel import Kernel
     from .klog import Splat, SplatFrame
     from .modules import Module, Modules
-    from .recipes import FailEach, KunitCase, KunitSuite, Outcome
+    from .recipes import FailEach, KunitCase, KunitSuite, Outcome, PatchExit, PatchFailures
     from .splats import ExpectedSplat
     from .trace import Call, Cost, Override, Spy, TaskAtCall
 
@@ -63,6 +63,8 @@ __all__ = [
     "Modules",
     "Outcome",
     "Override",
+    "PatchExit",
+    "PatchFailures",
     "Reason",
     "Result",
     "Splat",
@@ -114,6 +116,8 @@ _PACKAGE_OF: Final = {
     "KunitCase": "recipes",
     "KunitSuite": "recipes",
     "Outcome": "recipes",
+    "PatchExit": "recipes",
+    "PatchFailures": "recipes",
     "ExpectedSplat": "splats",
     "Call": "trace",
     "Cost": "trace",

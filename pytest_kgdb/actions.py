@@ -38,7 +38,7 @@ _ASKED: Final = 20
 _TEXT: Final = 100  # characters of an argument or a result
 _COMM: Final = ("*(unsigned long *)current->comm", "*((unsigned long *)current->comm + 1)")
 # Within these, a test's own code calls the handle again.
-_OPEN: Final = frozenset({"fail_each"})
+_OPEN: Final = frozenset({"fail_each", "fail_each.of_patch"})
 
 _T = TypeVar("_T")
 
@@ -278,15 +278,16 @@ class ActionLog(StopSubscriber):
         return f"{name.partition(bytes(1))[0].decode(errors='replace')}[{pid}]"
 
 
-def recorded(*names: str) -> Callable[[type[_T]], type[_T]]:
+def recorded(*names: str, **shown: str) -> Callable[[type[_T]], type[_T]]:
     """Have the calls of a class's methods recorded; an instance has the log as `_actions`.
 
     :param names: the methods.
+    :param shown: further ones, each with the name that it has in the log.
     """
 
     def decorate(cls: type[_T]) -> type[_T]:
-        for name in names:
-            setattr(cls, name, _recording(name, vars(cls)[name]))
+        for name, text in (*zip(names, names, strict=True), *shown.items()):
+            setattr(cls, name, _recording(text, vars(cls)[name]))
         return cls
 
     return decorate

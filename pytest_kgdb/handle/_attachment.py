@@ -41,7 +41,7 @@ from ..modules import (
     frame_of_unloaded,
     name_of_unloaded,
 )
-from ..recipes import FailEachRunner, KunitRunner, LeakDetector
+from ..recipes import FailEachRunner, KunitRunner, LeakDetector, PatchRunner
 from ..rsp import Relay
 from ..splats import SplatWatch
 from ..trace import Instruments
@@ -51,7 +51,7 @@ from ._prompt import Prompt
 from ._snapshots import SnapshotKeeping, SnapshotsOfTest
 
 if TYPE_CHECKING:
-    from ..kernel import Kernel
+    from ..kernel import CodeAddress, Kernel
 
 __all__ = ["Attachment"]
 
@@ -139,7 +139,7 @@ class Attachment:
         self.breakpoints = BreakpointTable(
             debugger, gdb, run_control, self.locations, expects=registry.expects
         )
-        self.instruments = Instruments(debugger, run_control, relay, self.locations)
+        self.instruments = Instruments(debugger, run_control, relay, self.locations, self.source)
         run_control.connected(reason)
         if debugger.door == "qemu":
             define_current(debugger)
@@ -271,6 +271,27 @@ class Attachment:
             self.snapshots,
             self.modules if "MODULES" in self.kernel.config else None,
         )
+
+    @cached_property
+    def fail_each_of_patch(self) -> PatchRunner:
+        """Scenarios with one call in a patch's lines failing."""
+        return PatchRunner(
+            self.fail_each,
+            self.snapshots,
+            self.instruments,
+            address=self._address_of,
+            read=self.memory.read,
+        )
+
+    def _address_of(self, place: CodeAddress) -> int | None:
+        """Return where code is in the kernel; None if it is not there now."""
+        if not place.module:
+            return place.offset  # nokaslr: as it is linked
+        loaded = self.registry.loaded.get(place.module)
+        if loaded is None or place.section not in loaded.sections:
+            return None
+        address = loaded.sections[place.section] + place.offset
+        return None if loaded.init_freed and loaded.holds(address, init=True) else address
 
     @cached_property
     def kunit(self) -> KunitRunner:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ..actions import recorded
 from ._attachment import Attachment
 from ._breaking import Breaking
+from ._failing import FailEachMethod
 from ._inspecting import Inspecting
 from ._running import Running
 from ._talking import Talking
 
 if TYPE_CHECKING:
-    from ..recipes import FailEach, KunitSuite
-    from ..trace import Override, When
+    from ..recipes import KunitSuite
 
 __all__ = ["Kgdb", "attachment_of"]
-
-_DEFAULT: Final = object()
-"""Of `returns`: how the function fails by its type."""
 
 
 @recorded(
     "snapshot",
     "restore",
-    "fail_each",
     "kunit",
 )
 class Kgdb(Running, Breaking, Inspecting, Talking):
@@ -58,45 +53,14 @@ class Kgdb(Running, Breaking, Inspecting, Talking):
 
     # Scenarios
 
-    def fail_each(
-        self,
-        function: str,
-        scenario: str | Callable[[Kgdb], object],
-        returns: object = _DEFAULT,
-        *,
-        when: str | When | None = None,
-        limit: int = 100,
-        again: bool = True,
-    ) -> FailEach:
+    @property
+    def fail_each(self) -> FailEachMethod[Kgdb]:
         """Run a scenario once for each call of a function that it makes, with that call failing.
 
-        Each run begins with the kernel as it is now, and it is so again at the end.
-        After a failure that was handled it is run again, without one: nothing may have stayed
-        behind.
-
-        :param scenario: a command for the guest's shell, or a function that is called with this
-            handle. What it cannot do is an error handled; what it asserts must hold.
-        :param returns: how the function fails, as for :meth:`override`; -ENOMEM, or NULL, by its
-            type otherwise.
-        :param when: which calls are meant, as for :meth:`override`.
-        :param limit: calls that are tried at the most.
-        :param again: False for a scenario that cannot be run again where it was broken off.
-        :raises KgdbError: the scenario does not pass by itself, or never calls the function.
+        It is called: `fail_each("kmalloc", scenario)`; `fail_each.of_patch(scenario)` does the same
+        for all calls in a patch's own lines.
         """
-        __tracebackhide__ = True
-        attachment = self._slot.require()
-        instruments = attachment.instruments
-        value = instruments.default_failure(function) if returns is _DEFAULT else returns
-
-        def fail(skip: int, times: int | None) -> Override:
-            return instruments.override(
-                function, value, times=times, when=when, skip=skip, trace=True
-            )
-
-        def run() -> object:
-            return self.run(scenario) if isinstance(scenario, str) else scenario(self)
-
-        return attachment.fail_each.run(function, run, fail, limit=limit, again=again)
+        return FailEachMethod(self._slot, self)
 
     def kunit(
         self, suite: str, *, module: str | None = None, timeout: float | None = None

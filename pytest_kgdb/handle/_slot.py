@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..actions import ActionLog
@@ -13,6 +15,7 @@ from ._attachment import Attachment
 if TYPE_CHECKING:
     from ..disk import Disk
     from ..kernel import Kernel
+    from ..recipes import PatchCode
 
 __all__ = ["MachineSlot"]
 
@@ -21,10 +24,20 @@ class MachineSlot:
     """Holds the attachment of the machine that a handle is on, while there is one.
 
     :param waits: how long the running test waits.
+    :param patch_code: returns what is in the lines of patches; given None, those that the settings
+        name. None on a board.
     """
 
-    def __init__(self, kernel: Kernel, *, waits: WaitLimit, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        waits: WaitLimit,
+        disk: Disk | None = None,
+        patch_code: Callable[[Sequence[Path] | None], PatchCode] | None = None,
+    ) -> None:
         self.kernel = kernel
+        self.patch_code = patch_code
         self.disk = disk
         self.waits = waits
         self.generation = Generation()

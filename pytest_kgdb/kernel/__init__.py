@@ -20,6 +20,7 @@ from ._spec import parse as named
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
+    from ._call_sites import CallSite, call_sites
     from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
     from ._installed import installed_releases
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from ._modules import Built, build_external, build_module
     from ._patch import Patch, patch_files, read_patches
     from ._selector import Selector, Unmet
-    from ._source_lines import CodeAddress, SourceFile, select_lines
+    from ._source_lines import CodeAddress, SourceFile, last_line, select_lines
 
 __all__ = [
     "Built",
+    "CallSite",
     "CodeAddress",
     "Config",
     "FixedCode",
@@ -50,12 +52,14 @@ __all__ = [
     "Vmlinux",
     "build_external",
     "build_module",
+    "call_sites",
     "collect_external",
     "collect_modules",
     "compress_modules",
     "file_hash",
     "git_environment",
     "installed_releases",
+    "last_line",
     "named",
     "not_compiled",
     "parse_config",
@@ -71,6 +75,7 @@ __all__ = [
 
 _LAZY: Final = {
     "Built": "_modules",
+    "CallSite": "_call_sites",
     "CodeAddress": "_source_lines",
     "FixedCode": "_fixed_code",
     "ModuleFile": "_ko",
@@ -81,10 +86,12 @@ _LAZY: Final = {
     "SourceFile": "_source_lines",
     "build_external": "_modules",
     "build_module": "_modules",
+    "call_sites": "_call_sites",
     "collect_external": "_collect",
     "collect_modules": "_collect",
     "compress_modules": "_collect",
     "installed_releases": "_installed",
+    "last_line": "_source_lines",
     "not_compiled": "_makefiles",
     "patch_files": "_patch",
     "read_module": "_ko",

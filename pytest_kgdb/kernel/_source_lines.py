@@ -27,7 +27,7 @@ from ._patch import read_patches
 if TYPE_CHECKING:
     from ..cache import Cache
 
-__all__ = ["CodeAddress", "SourceFile", "select_lines"]
+__all__ = ["CodeAddress", "SourceFile", "last_line", "select_lines"]
 
 _FORMAT: Final = 3  # of what is remembered
 _GDB_SECONDS: Final = 120.0

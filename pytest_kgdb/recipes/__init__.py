@@ -8,6 +8,8 @@ from ._fail_each import FailEachRunner, Snapshots
 from ._kunit import KunitCase, KunitRunner, KunitSuite
 from ._leaks import LeakBaseline, LeakDetector
 from ._outcomes import FailEach, Outcome, Verdict
+from ._patch_code import PatchCode
+from ._patch_failures import PatchExit, PatchFailures, PatchRunner
 
 __all__ = [
     "Coverage",
@@ -22,6 +24,10 @@ __all__ = [
     "LeakDetector",
     "LineCoverage",
     "Outcome",
+    "PatchCode",
+    "PatchExit",
+    "PatchFailures",
+    "PatchRunner",
     "Snapshots",
     "Verdict",
     "as_diff",

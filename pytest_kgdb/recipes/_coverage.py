@@ -201,6 +201,13 @@ class Coverage:
         :raises ConfigError: something that is named is not there.
         """
         files = select_lines(kernel, targets, patches, modules, cache)
+        return cls.of_files(kernel, files, modules=modules, cache=cache)
+
+    @classmethod
+    def of_files(
+        cls, kernel: Kernel, files: Sequence[SourceFile], *, modules: Sequence[Path], cache: Cache
+    ) -> Coverage:
+        """Return the coverage of files of which lines are named."""
         paths = list(modules)
         if kernel.modules_dir is not None:
             paths += kernel.modules_dir.rglob("*.ko")

@@ -24,11 +24,11 @@ from ._outcomes import (
     place_of_stop,
 )
 
-__all__ = ["FailEach", "FailEachRunner", "Outcome", "Snapshots", "Verdict"]
+__all__ = ["NEVER", "FailEach", "FailEachRunner", "Outcome", "Snapshots", "Verdict"]
 
 
 # More calls than any scenario makes: such an override only counts.
-_NEVER: Final = 1 << 62
+NEVER: Final = 1 << 62
 _AGAIN: Final = "run again, without a failure: "
 
 
@@ -109,7 +109,7 @@ class FailEachRunner:
         complete = False
         unsought = self._leaks.why_not()
         try:
-            with fail(_NEVER, None) as counted:
+            with fail(NEVER, None) as counted:
                 usual = self._try(scenario, 0, counted)
             _refuse(function, usual, counted)
             calls = counted.calls

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..machine import MachineSpec
     from ..modules import ModuleRegistry
     from ..progress import Progress
-    from ..recipes import Coverage
+    from ..recipes import Coverage, PatchCode
     from ..report import Section, Story
     from ..settings import Point, Settings, TestRequest
     from ._vm import Vm
@@ -87,7 +87,15 @@ class Session:
     def _slot(self) -> MachineSlot:
         from ..handle import MachineSlot
 
-        return MachineSlot(self.kernel, waits=self._waits, disk=self._disk)
+        return MachineSlot(
+            self.kernel, waits=self._waits, disk=self._disk, patch_code=self._patch_code
+        )
+
+    def _patch_code(self, patches: Sequence[Path] | None) -> PatchCode:
+        from ..recipes import PatchCode
+
+        given = self.settings.patch if patches is None else patches
+        return PatchCode.of(self.kernel, given, self._modules, self._cache)
 
     @cached_property
     def _kgdb(self) -> Kgdb:

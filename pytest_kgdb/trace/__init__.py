@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from ..debugger import errno_of
+from ._arrivals import Arrivals
 from ._call import Call, TaskAtCall
 from ._instrument import Instrument
 from ._instruments import Instruments
-from ._override import Override, When
+from ._override import CallPlaces, Override, When
 from ._recorder import AddressRecorder, RecorderNumbers
 from ._spy import Cost, Spy
 
 __all__ = [
     "AddressRecorder",
+    "Arrivals",
     "Call",
+    "CallPlaces",
     "Cost",
     "Instrument",
     "Instruments",

@@ -216,6 +216,8 @@ class Function:
     entries: tuple[FunctionEntry, ...]
     inlined_in: tuple[str, ...]
     """Functions into which gcc inlined it: its calls there cannot be seen."""
+    definition: tuple[str, int] = ("", 0)
+    """File and line, as the debug information has them."""
 
     @property
     def is_split(self) -> bool:
@@ -284,7 +286,10 @@ def find_function(
     for record in copies:
         locations.refuse(record["address"], f"no {what} on {name}")
     return Function(
-        name, tuple(_make_entry(name, record, expressions, what) for record in copies), inlined
+        name,
+        tuple(_make_entry(name, record, expressions, what) for record in copies),
+        inlined,
+        (str(copies[0].get("file") or ""), int(copies[0].get("line") or 0)),
     )
 
 

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import errno
 import operator
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from ..debugger import (
     Debugger,
     Locations,
     Restored,
     RunControl,
+    SourceText,
     Stop,
     StopRecord,
     StopSubscriber,
     errno_of,
 )
 from ..errors import KgdbError
-from ._functions import find_function
+from ._arrivals import Arrivals
+from ._functions import Returns, find_function
 from ._instrument import HookRelay, Instrument
-from ._override import Override, When
+from ._override import CallPlaces, Override, When
 from ._spy import Spy
 
 __all__ = ["Instruments"]
+
+_ERROR_POINTER: Final = re.compile(r"\b(?:ERR_PTR|ERR_CAST|IS_ERR)\b")  # include/linux/err.h
 
 
 class Instruments(StopSubscriber):
     """Makes instruments on one machine, and ends them with the test.
 
     :param run_control: is asked whether the kernel is stopped.
+    :param source: the source of the functions.
     """
 
     def __init__(
@@ -37,7 +44,9 @@ class Instruments(StopSubscriber):
         run_control: RunControl,
         relay: HookRelay,
         locations: Locations,
+        source: SourceText,
     ) -> None:
+        self._source = source
         self._debugger = debugger
         self._run_control = run_control
         self._relay = relay
@@ -82,13 +91,20 @@ class Instruments(StopSubscriber):
         when: str | When | None,
         skip: int,
         trace: bool = False,
+        places: CallPlaces | None = None,
     ) -> Override:
-        """Make an override; see :meth:`Kgdb.override`."""
+        """Make an override; see :meth:`Kgdb.override`.
+
+        :param trace: note the callers of each call that is forced.
+        :param places: the places whose calls are meant; all by default.
+        """
         self._run_control.require_stopped("override()")
         if skip < 0 or (times is not None and times < 1):
             raise KgdbError(
                 f"an override skips 0 calls or more, not {skip}, and forces at least one"
             )
+        for address in places.jumps if places is not None else ():
+            self._locations.refuse(address, f"no override on {function} where it is called")
         condition = (when,) if isinstance(when, str) else ()
         value = self._value(returns)
         computed = (value,) if isinstance(value, str) else ()
@@ -105,9 +121,23 @@ class Instruments(StopSubscriber):
             when=None if isinstance(when, str) else when,
             trace=trace,
             computed=bool(computed),
+            places=places,
         )
         self._add(override)
         return override
+
+    def arrivals(self, addresses: Iterable[int]) -> Arrivals:
+        """Note which of some instructions a CPU comes to.
+
+        :raises KgdbError: one of them must not be probed.
+        """
+        self._run_control.require_stopped("a look at which lines run")
+        addresses = list(addresses)
+        for address in addresses:
+            self._locations.refuse(address, "it cannot be seen whether a line runs")
+        arrivals = Arrivals(self._relay, addresses)
+        self._add(arrivals)
+        return arrivals
 
     # What run control says
 
@@ -143,14 +173,51 @@ class Instruments(StopSubscriber):
 
         :raises KgdbError: its type does not say.
         """
-        target = find_function(self._debugger, self._locations, function, (), "override")
-        returns = target.entries[0].returns
+        returns = self._returns(function)
         if returns is None or returns.kind not in ("int", "ptr", "string"):
             raise KgdbError(
                 f"how {function} fails is not known: it returns {returns.type if returns else '?'}",
                 hint="say so: returns=…",
             )
         return -errno.ENOMEM if returns.kind == "int" else 0
+
+    def likely_failure(self, function: str, *, checked: bool) -> int | None:
+        """Return what a function returns that fails, where nobody has looked at the function.
+
+        None of a function that returns nothing, and cannot fail.
+
+        :param checked: whether a caller compares what it returns with the error pointers.
+        :raises KgdbError: that cannot be told.
+        """
+        returns = self._returns(function)
+        if returns is not None and returns.kind in ("ptr", "string"):
+            return -errno.ENOMEM if checked or self._makes_error_pointers(function) else 0
+        if returns is not None and returns.kind == "int" and returns.signed and returns.size >= 4:
+            return -errno.ENOMEM
+        if returns is not None and returns.kind == "void":
+            return None
+        kind = "a type that is not known" if returns is None else returns.type
+        raise KgdbError(
+            f"{function} returns {kind}: how it fails is not known",
+            hint=f"say so: returns={{'{function}': …}}, or skip=['{function}']",
+        )
+
+    def _returns(self, function: str) -> Returns | None:
+        target = find_function(self._debugger, self._locations, function, (), "override")
+        return target.entries[0].returns
+
+    def _makes_error_pointers(self, function: str) -> bool:
+        """Whether a function's own source has to do with error pointers."""
+        from ..kernel import last_line  # imported lazily: few tests need it
+
+        target = find_function(self._debugger, self._locations, function, (), "override")
+        file, line = target.definition
+        try:
+            text = self._source.read(file, target.entries[0].address).decode(errors="replace")
+        except KgdbError:
+            return False
+        lines = text.splitlines()[max(line - 1, 0) : last_line(text, line)]
+        return any(_ERROR_POINTER.search(one) for one in lines)
 
     @staticmethod
     def _value(returns: object) -> int | str | None:

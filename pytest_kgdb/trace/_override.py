@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..debugger import MAX_ERRNO, errno_of
@@ -12,9 +13,20 @@ from ._call import Call
 from ._functions import Function, FunctionEntry, Reader, Returns
 from ._instrument import HookRelay, Instrument
 
-__all__ = ["Override", "When", "errno_of", "in_register"]
+__all__ = ["CallPlaces", "Override", "When", "errno_of", "in_register"]
 
 When = Callable[[Call], object]
+
+
+@dataclass(frozen=True)
+class CallPlaces:
+    """Some of the places that a function is called from."""
+
+    calls: Mapping[int, int]
+    """By where each call returns to: the entry that it calls."""
+    jumps: Mapping[int, int]
+    """The same of jumps that are calls, as the caller has nothing left to do; by their address."""
+
 
 _INTEGERS: Final = ("int", "bool", "ptr", "string")
 
@@ -89,6 +101,7 @@ class Override(Instrument):
     :param condition: whether a compiled condition is the first of the entry's expressions.
     :param when: a function of the test's that is asked, with the call.
     :param trace: stop at each call that is forced, for `path` to be noted.
+    :param places: the places that are meant, where others call the function as they like.
     """
 
     def __init__(
@@ -103,7 +116,11 @@ class Override(Instrument):
         when: When | None,
         trace: bool = False,
         computed: bool = False,
+        places: CallPlaces | None = None,
     ) -> None:
+        self._places = places
+        if places is not None:
+            function = _called_from(function, places)
         super().__init__(relay, function)
         if not relay.can_force_return:
             raise KgdbError(
@@ -149,6 +166,8 @@ class Override(Instrument):
     # In the relay's thread
 
     def _on_call(self, entry: FunctionEntry, event: Event) -> Action:
+        if self._places is not None and not self._is_meant(self._places, event):
+            return CONTINUE
         self.calls += 1
         if event.decided or self.forced == self._times:
             return CONTINUE
@@ -171,6 +190,13 @@ class Override(Instrument):
         self.last.note_register(value)
         return Return(value, stop=self._trace)
 
+    @staticmethod
+    def _is_meant(places: CallPlaces, event: Event) -> bool:
+        if event.address in places.jumps:
+            return True
+        caller = int.from_bytes(event.read(event.registers["sp"], 8), "little")
+        return caller in places.calls
+
     @property
     def to_be_traced(self) -> bool:
         """Whether the kernel was stopped for `path`, which nobody has noted (for the handle)."""
@@ -179,6 +205,22 @@ class Override(Instrument):
     def __repr__(self) -> str:
         counts = f"{self.forced} of {self.calls} calls forced"
         return f"<Override of {self.function}: {counts}{self._state()}>"
+
+
+def _called_from(function: Function, places: CallPlaces) -> Function:
+    """Return a function whose entries are those that calls from some places come to.
+
+    At a jump that is a call, registers and stack are as at the function's entry.
+
+    :raises KgdbError: a call leads to none of its entries.
+    """
+    by_address = {entry.address: entry for entry in function.entries}
+    for place, target in (*places.calls.items(), *places.jumps.items()):
+        if target not in by_address:
+            raise KgdbError(f"what is called at {place:#x} is at {target:#x}: not {function.name}")
+    entries = [by_address[target] for target in dict.fromkeys(places.calls.values())]
+    entries += [replace(by_address[target], address=jump) for jump, target in places.jumps.items()]
+    return replace(function, entries=tuple(entries))
 
 
 def _holds(condition: Reader, event: Event) -> bool:

@@ -17,7 +17,7 @@ from pytest_kgdb.errors import KgdbError, TimeoutError
 FRAME = {"func": "do_open", "file": "/src/fs/open.c", "fullname": "/src/fs/open.c", "line": "7"}
 
 
-@recorded("do", "outer", "fail_each")
+@recorded("do", "outer", "fail_each", __call__="fail_each.of_patch")
 class Handle:
     def __init__(self, log: ActionLog) -> None:
         self._actions = log
@@ -33,6 +33,9 @@ class Handle:
 
     def fail_each(self) -> object:
         return self.do("scenario")
+
+    def __call__(self) -> object:
+        return self.do("another")
 
 
 class Gdb:
@@ -141,7 +144,8 @@ def test_a_methods_own_calls_are_not_the_tests(log: ActionLog, handle: Handle) -
     assert texts(log) == ["outer"]
     log.begin()
     handle.fail_each()  # its scenario is
-    assert texts(log) == ["fail_each", "do scenario"]
+    handle()  # under another name
+    assert texts(log) == ["fail_each", "do scenario", "fail_each.of_patch", "do another"]
 
 
 def test_stops(log: ActionLog) -> None:

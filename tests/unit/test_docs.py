@@ -24,6 +24,8 @@ from pytest_kgdb import (
     Kgdb,
     Outcome,
     Override,
+    PatchExit,
+    PatchFailures,
     Reason,
     Spy,
     Stop,
@@ -160,7 +162,10 @@ def test_writing_tests_md_has_the_whole_handle(kind: type) -> None:
     assert public(kind) - FIXTURE_HAS_IT.get(kind, set()) <= named
 
 
-@pytest.mark.parametrize("kind", [Spy, Call, Cost, TaskAtCall, Override, FailEach, Outcome])
+@pytest.mark.parametrize(
+    "kind",
+    [Spy, Call, Cost, TaskAtCall, Override, FailEach, Outcome, PatchFailures, PatchExit],
+)
 def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     words = set(re.findall(r"`[^`\n]+`", text("docs/instruments.md")))
     named = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}

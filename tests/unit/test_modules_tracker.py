@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +41,11 @@ class World:
         self.files = {name: write_module(directory / name, name) for name in ("demo", "other")}
         self.relay = HookedRelay()
         self.instruments = Instruments(
-            parts.debugger, parts.run_control, self.relay, parts.locations
+            parts.debugger,
+            parts.run_control,
+            self.relay,
+            parts.locations,
+            SimpleNamespace(),  # type: ignore[arg-type] # the source
         )
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)

@@ -20,7 +20,7 @@ from pytest_kgdb.errors import (
 )
 from pytest_kgdb.klog import LogLine, Splat, find_splats
 from pytest_kgdb.recipes import FailEach, Outcome
-from pytest_kgdb.recipes._fail_each import _NEVER, FailEachRunner, Verdict
+from pytest_kgdb.recipes._fail_each import NEVER, FailEachRunner, Verdict
 
 # The report
 
@@ -86,7 +86,7 @@ class Failing:
 
     def __enter__(self) -> Failing:
         self.world.failing = self
-        self.world.events.append(f"fail {self.skip}" if self.skip != _NEVER else "count")
+        self.world.events.append(f"fail {self.skip}" if self.skip != NEVER else "count")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,6 +17,18 @@ from pytest_kgdb.trace import Instruments
 INT = {"type": "int", "kind": "int", "size": 4, "signed": True}
 
 
+class Source:
+    """The source of the function."""
+
+    def read(self, file: str, address: int) -> bytes:
+        assert (file, address) == ("fs/read_write.c", ENTRY)
+        lines = [""] * 453
+        return "\n".join([*lines, "struct file *f(void)", "{", BODY, "}", "ERR_PTR"]).encode()
+
+
+BODY = "	return ERR_CAST(g());"
+
+
 @pytest.fixture
 def relay() -> HookedRelay:
     return HookedRelay()
@@ -46,7 +58,13 @@ def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) ->
         return {"places": [place]}
 
     gdb.agent["function"] = function
-    return Instruments(parts.debugger, parts.run_control, relay, parts.locations)
+    return Instruments(
+        parts.debugger,
+        parts.run_control,
+        relay,
+        parts.locations,
+        Source(),  # type: ignore[arg-type]
+    )
 
 
 def override(instruments: Instruments, returns: object = -12, **options: Any) -> Any:
@@ -231,3 +249,61 @@ def test_those_in_memory_that_is_freed(instruments: Instruments) -> None:
     assert instruments.within(lambda address: address != ENTRY) == []
     spy.delete()
     assert instruments.within(lambda address: True) == []
+
+
+# The calls in a patch's lines
+
+POINTER = {"type": "struct file *", "kind": "ptr", "size": 8, "signed": False}
+UNSIGNED = {"type": "unsigned long", "kind": "int", "size": 8, "signed": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "checked", "value"),
+    [
+        (INT, "", False, -12), (POINTER, BODY, False, -12), (POINTER, "	return g();", False, 0),
+        (POINTER, "	return g();", True, -12), ({**INT, "kind": "void"}, "", False, None),
+    ],
+)  # fmt: skip
+def test_how_a_function_fails_that_nobody_has_looked_at(
+    instruments: Instruments,
+    returns: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: dict[str, Any],
+    body: str,
+    checked: bool,
+    value: int | None,
+) -> None:
+    returns.update(kind)
+    monkeypatch.setitem(globals(), "BODY", body)
+    assert instruments.likely_failure("vfs_read", checked=checked) == value
+
+
+@pytest.mark.parametrize("kind", [UNSIGNED, {**INT, "size": 2}, {**INT, "kind": "bool"}])
+def test_how_it_fails_cannot_be_told(
+    instruments: Instruments, returns: dict[str, Any], kind: dict[str, Any]
+) -> None:
+    returns.update(kind)
+    with pytest.raises(KgdbError, match=r"how it fails is not known\n.*returns="):
+        instruments.likely_failure("vfs_read", checked=True)
+
+
+def test_arrivals(instruments: Instruments, relay: HookedRelay) -> None:
+    arrivals = instruments.arrivals([ENTRY, ENTRY + 8])
+    assert relay.arrive(ENTRY + 8) == CONTINUE
+    assert arrivals.reached == {ENTRY + 8}
+    failing = override(instruments, times=1, skip=1)
+    arrivals.begin(failing)
+    relay.hooks[ENTRY].reverse()
+    relay.arrive()
+    assert arrivals.reached == set(), "no call was forced yet"
+    relay.hooks[ENTRY].reverse()
+    relay.arrive()
+    relay.arrive()
+    relay.arrive(ENTRY + 8)
+    assert arrivals.reached == {ENTRY + 8}
+    failing.delete()
+    arrivals.begin(failing)
+    relay.arrive(ENTRY + 8)
+    assert arrivals.reached == set(), "the run after a failure is none with one"
+    instruments.end()
+    assert not relay.hooks

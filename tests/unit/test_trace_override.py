@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_hooks import ENTRY, HookedRelay, compiled
+from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled
 
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import CONTINUE, Return
-from pytest_kgdb.trace import Call, Override, errno_of
+from pytest_kgdb.trace import Call, CallPlaces, Override, errno_of
 from pytest_kgdb.trace._functions import Function, FunctionEntry, Returns, _reader
 from pytest_kgdb.trace._override import in_register
 
@@ -78,16 +78,20 @@ def relay() -> HookedRelay:
     return HookedRelay()
 
 
-def make(relay: HookedRelay, value: int | None = -12, **options: Any) -> Override:
-    context = tuple(
+CONTEXT = (
+    *(
         (name, _reader(name, compiled("const8 7"), ""))
         for name in ("task", "pid", "tgid", "cpu", "time")
-    )
-    comm = ("comm", KgdbError("not read"))
+    ),
+    ("comm", KgdbError("not read")),
+)
+
+
+def make(relay: HookedRelay, value: int | None = -12, **options: Any) -> Override:
     count = ("count", _reader("count", compiled("reg 3"), ""))  # rdx
     condition = (_reader("count == 17", compiled("reg 3", "const8 17", "equal"), ""),)
     entry = FunctionEntry(
-        ENTRY, INT, (count,), condition if options.get("condition") else (), (*context, comm)
+        ENTRY, INT, (count,), condition if options.get("condition") else (), CONTEXT
     )
     options = {"times": None, "skip": 0, "condition": False, "when": None, **options}
     return Override(relay, Function("vfs_read", (entry,), ()), value, **options)
@@ -204,3 +208,38 @@ def test_a_part_by_its_own_name(relay: HookedRelay) -> None:
         when=None,
     )
     assert list(relay.hooks) == [ENTRY]
+
+
+# Calls from some places only
+
+
+def from_places(relay: HookedRelay, places: CallPlaces) -> Override:
+    entries = tuple(FunctionEntry(address, INT, (), (), CONTEXT) for address in (ENTRY, ENTRY + 64))
+    function = Function("vfs_read", entries, ())
+    return Override(
+        relay, function, -12, times=None, skip=1, condition=False, when=None, places=places
+    )
+
+
+def test_only_calls_that_return_to_some_places_count(relay: HookedRelay) -> None:
+    override = from_places(relay, CallPlaces({CALLER: ENTRY}, {}))
+    relay.memory.put(STACK - 8, (CALLER + 1).to_bytes(8, "little"))
+    assert [relay.arrive(sp=STACK - 8) for _ in range(3)] == [CONTINUE] * 3
+    assert (override.calls, override.forced) == (0, 0)
+    assert [relay.arrive(), relay.arrive()] == [CONTINUE, FORCED]
+    assert (override.calls, override.forced) == (2, 1)
+    assert list(relay.hooks) == [ENTRY], "the other entry is called by others"
+
+
+def test_a_jump_that_is_a_call_is_seen_where_it_is(relay: HookedRelay) -> None:
+    jump = CALLER - 100
+    override = from_places(relay, CallPlaces({}, {jump: ENTRY + 64}))
+    assert list(relay.hooks) == [jump]
+    assert [relay.arrive(jump), relay.arrive(jump)] == [CONTINUE, FORCED]
+    assert (override.calls, override.forced) == (2, 1)
+
+
+def test_a_call_of_something_else_is_refused(relay: HookedRelay) -> None:
+    with pytest.raises(KgdbError, match=f"{CALLER:#x} is at 0x5: not vfs_read"):
+        from_places(relay, CallPlaces({CALLER: 5}, {}))
+    assert relay.hooks == {}
