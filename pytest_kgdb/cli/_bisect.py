@@ -96,7 +96,7 @@ def _resumable(
 
     :param parts: what else makes it another search.
     """
-    number = repeat(options, sides=1)
+    number = repeat(options)
     arguments, ours = list(options.rest), common(options)
     parts = [*parts, *arguments, *ours, settings.config, *map(str, settings.patch)]
     parts += [*map(str, settings.module), str(number), tests_key(arguments)]
@@ -181,7 +181,7 @@ def step(options: argparse.Namespace) -> int:
     progress = Progress()
     try:
         settings = one_kernel(options)
-        number = repeat(options, sides=1)
+        number = repeat(options)
         builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
         try:
             builder.build(settings)

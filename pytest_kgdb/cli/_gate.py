@@ -82,7 +82,7 @@ def gate(options: argparse.Namespace) -> int:
 def _gate(options: argparse.Namespace, progress: Progress) -> int:
     settings = one_kernel(options)
     expected = _policy(options.expect)
-    number = repeat(options, sides=2)
+    number = repeat(options)
     check_writable(*(getattr(options, name) for name in _FORMS))
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
         kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)

@@ -90,10 +90,9 @@ def logs(options: argparse.Namespace, cache: Cache) -> Path:
     return directory
 
 
-def repeat(options: argparse.Namespace, *, sides: int) -> int:
+def repeat(options: argparse.Namespace) -> int:
     """Return how often each test is run on each kernel.
 
-    :param sides: on how many kernels it comes to the same.
     :raises ConfigError: the options contradict one another.
     """
     if options.repeat is not None and options.confidence is not None:
@@ -103,7 +102,7 @@ def repeat(options: argparse.Namespace, *, sides: int) -> int:
             if (number := int(options.repeat)) < 1:
                 raise ValueError(f"{number} is no number of runs")
             return number
-        return repeats_for(float(options.confidence or 0.99), sides=sides)
+        return repeats_for(float(options.confidence or 0.99))
     except ValueError as error:
         raise ConfigError(f"--repeat, --confidence: {error}") from error
 

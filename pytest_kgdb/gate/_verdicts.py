@@ -100,17 +100,18 @@ class Result:
     """Of a test that passes on both sides: what its spies saw that differs."""
 
 
-def repeats_for(confidence: float, *, sides: int = 2) -> int:
-    """Return how often a test is run on each side.
+def repeats_for(confidence: float) -> int:
+    """Return how often a test is run on each kernel.
 
-    A test that fails in one run of ten is then seen both passing and failing, in the runs of all
-    sides together, with that confidence; one that does so more often, with more.
+    A test that fails in one run of ten is then seen both passing and failing on one kernel with
+    that confidence; one that does so more often, with more. Of one kernel alone: a race that the
+    change fixes makes the test vary on the base only.
 
     :raises ValueError: it is not between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"{confidence:g} is no confidence: it is between 0 and 1, as 0.99")
-    return max(1, math.ceil(math.log(1 - confidence) / (sides * math.log(1 - _RARE))))
+    return max(1, math.ceil(math.log(1 - confidence) / math.log(1 - _RARE)))
 
 
 def judge(test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: str = "") -> Result:

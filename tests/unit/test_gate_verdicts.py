@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from pytest_kgdb.gate._verdicts import Run, Verdict, exit_status, judge, repeats_for, summary
+from pytest_kgdb.plugin._lockstep import ENOUGH
 
 _STATUS = {"p": "PASS", "f": "FAIL", "e": "ERROR", "m": "MISS", "s": "SKIP"}
 
@@ -90,7 +93,7 @@ def test_the_first_reason_is_told() -> None:
 
 
 def test_confidence() -> None:
-    assert [repeats_for(value) for value in (0.5, 0.9, 0.99, 0.999)] == [4, 11, 22, 33]
+    assert [repeats_for(value) for value in (0.5, 0.9, 0.99, 0.999)] == [7, 22, 44, 66]
     for wrong in (0, 1, -1, 99):
         with pytest.raises(ValueError, match="between 0 and 1"):
             repeats_for(wrong)
@@ -109,12 +112,29 @@ def test_further_runs_change_no_verdict_of_a_test_that_varies(
     assert judge("test", runs(base + further), runs(patched)).verdict is Verdict.FLAKY
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_a_flaky_test_is_seen_to_be_flaky(rate: float) -> None:
-    """The probability that all runs of both sides together come to one thing on each side."""
-    number = repeats_for(0.99)
-    all_fail, all_pass = rate**number, (1 - rate) ** number
-    assert (all_fail + all_pass) ** 2 <= 0.01
+def gated(random: Random, base: float, patched: float, number: int) -> Verdict:
+    """The verdict on a test that fails at such rates, its runs cut short as the gate does."""
+    sides: tuple[list[Run], list[Run]] = [], []
+    for repeat in range(1, number + 1):
+        if repeat > ENOUGH and judge("test", *sides).verdict is Verdict.FLAKY:
+            break
+        for side, rate in zip(sides, (base, patched), strict=True):
+            side += runs("f" if random.random() < rate else "p")
+    return judge("test", *sides).verdict
+
+
+@pytest.mark.parametrize(
+    ("base", "patched"),
+    [(0.1, 0.1), (0.5, 0.5), (0.9, 0.9), (0.1, 0), (0, 0.1), (0.9, 0), (1, 0.9), (0.5, 1)],
+)
+def test_a_flaky_test_is_seen_to_be_flaky(base: float, patched: float) -> None:
+    random, number, gates = Random(1), repeats_for(0.99), 500
+    wrong = sum(gated(random, base, patched, number) is not Verdict.FLAKY for _ in range(gates))
+    # 1 in 100, and for the width of the distribution twice as much again.
+    assert wrong <= 0.03 * gates
+    # What it comes to over all gates: nothing else than one thing on each side is missed.
+    missed = [rate**number + (1 - rate) ** number for rate in (base, patched)]
+    assert missed[0] * missed[1] <= 0.01
 
 
 @pytest.mark.parametrize(
