@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from ._config import Config, stub_for
 from ._config import parse as parse_config
 from ._config import render as render_config
-from ._kgdb_layout import KgdbLayout
 from ._model import Kernel
 from ._prepare import prepare
 from ._source import file_hash, git_environment
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._spec import parse as named
+from ._stop_layout import KgdbLayout, StopLayout
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ __all__ = [
     "SourceDirectory",
     "SourceFile",
     "SourceFiles",
+    "StopLayout",
     "Unmet",
     "Vmlinux",
     "build_external",

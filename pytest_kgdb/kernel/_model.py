@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..arch import Arch
 from ._config import Config
-from ._kgdb_layout import KgdbLayout
 from ._sources import NoSources, SourceFiles
+from ._stop_layout import StopLayout
 
 FACTS: Final = "kernel.json"
 """The file of a cache entry with facts about the kernel, so that no start opens the vmlinux."""
@@ -61,8 +61,8 @@ class Kernel:
     """Hash of all that it is built from."""
     name: str = ""
     """Its name for people: the SPEC, the revision that it stands for, the patches."""
-    kgdb_layout: KgdbLayout | None = None
-    """Where the variables of its debugger are; None if it was built without kgdb."""
+    stop_layout: StopLayout | None = None
+    """Where it has what is read of it at a stop; None if that is not known."""
     sources: SourceFiles = field(default_factory=NoSources, repr=False, compare=False)
     """The files that it was compiled from, as they were then."""
     inexact: tuple[str, ...] = ()

@@ -14,11 +14,11 @@ from ..errors import BuildError, ConfigError
 from ._config import Config, missing, stub_for
 from ._fingerprint import state_of
 from ._image import image_build_id, image_release
-from ._kgdb_layout import kgdb_layout
 from ._model import Kernel, numbers
 from ._publish import has_modules, install_modules, read_release
 from ._sources import SourceDirectory
 from ._spec import is_source
+from ._stop_layout import stop_layout
 
 
 def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel:
@@ -55,9 +55,7 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel
         headers=None,
         compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
         key=facts["key"],
-        kgdb_layout=kgdb_layout(path / "vmlinux", facts["key"], cache)
-        if config.get("KGDB") == "y"
-        else None,
+        stop_layout=stop_layout(path / "vmlinux", facts["key"], cache),
         sources=SourceDirectory(source, source, compiled=(path / "vmlinux").stat().st_mtime),
     )
 

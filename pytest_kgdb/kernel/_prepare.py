@@ -17,7 +17,6 @@ from ..progress import Progress
 from ..settings import Settings, is_shipped
 from . import _patch
 from ._config import Config, Lost, Request, lost, missing, parse, render
-from ._kgdb_layout import FACT, KgdbLayout, kgdb_layout
 from ._model import FACTS, HEADERS, Kernel, headers_name, numbers
 from ._owned import CheckedOut, Unpacked
 from ._recipe import Recipe, lsmod, recipe
@@ -25,6 +24,7 @@ from ._source import BuildTree, Source, UserTree, identity, with_patches
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._spec import BuildDir, Revision, SourceTree, Tarball
 from ._spec import parse as parse_spec
+from ._stop_layout import FACT, StopLayout, stop_layout
 from ._toolchain import Toolchain, check_tools, toolchain
 
 if TYPE_CHECKING:
@@ -155,9 +155,9 @@ class _Builder:
         else:
             sources = NoSources(top)
         if FACT in facts:
-            layout = KgdbLayout.load(facts[FACT])
+            layout = StopLayout.load(facts[FACT])
         else:  # published by an older version
-            layout = kgdb_layout(vmlinux, key, self._cache)
+            layout = stop_layout(vmlinux, key, self._cache)
         return Kernel(
             spec=self._spec,
             name=self._name,
@@ -175,7 +175,7 @@ class _Builder:
             headers=entry.path / HEADERS,
             compiler=facts["compiler"],
             key=key,
-            kgdb_layout=layout,
+            stop_layout=layout,
             sources=sources,
             source_lock=lock,
             find_source=self._find_source,

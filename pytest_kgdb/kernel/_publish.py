@@ -16,8 +16,8 @@ from ..elf import ElfFile
 from ..errors import BuildError
 from ..process import run, which
 from ._image import image_build_id
-from ._kgdb_layout import FACT, KgdbLayout
 from ._model import FACTS, HEADERS
+from ._stop_layout import FACT, StopLayout
 
 _TAR_SECONDS: Final = 300.0
 _DEPMOD_SECONDS: Final = 300.0
@@ -34,7 +34,7 @@ def publish(
     :param state_dir: the directory that has the headers package of the last build.
     :param target: an empty directory.
     :param facts: the caller's facts about the kernel; the release, the build id and the
-        layout of kgdb's variables are added.
+        layout of what is read at a stop are added.
     :raises BuildError: the image that was built has another vmlinux in it.
     """
     for name in ("vmlinux", "System.map", ".config"):
@@ -50,7 +50,7 @@ def publish(
     with ElfFile(target / "vmlinux") as elf:
         written = facts | {"release": release, "build_id": elf.build_id}
     check_image(objects, arch, written["build_id"])
-    layout = KgdbLayout.read(target / "vmlinux")
+    layout = StopLayout.read(target / "vmlinux")
     written[FACT] = None if layout is None else layout.dump()
     (target / FACTS).write_text(json.dumps(written, indent=1))
 

@@ -13,9 +13,9 @@ from ..elf import ElfFile
 from ..errors import ConfigError
 from ._config import Config, missing, stub_for
 from ._image import image_build_id, image_release
-from ._kgdb_layout import kgdb_layout
 from ._model import Kernel, numbers
 from ._sources import SourceFiles
+from ._stop_layout import stop_layout
 from ._vmlinux import Vmlinux
 
 __all__ = ["Facts", "Parts", "as_kernel", "compiler_of", "load_facts", "read_facts"]
@@ -117,7 +117,6 @@ def as_kernel(
             if without_kgdb
             else "build a kernel: --kgdb-kernel=distro, or a source tree",
         )
-    has_kgdb = config.get("KGDB") == "y"
     return Kernel(
         spec=spec,
         name=name,
@@ -137,7 +136,7 @@ def as_kernel(
         headers=None,
         compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
         key=key,
-        kgdb_layout=kgdb_layout(parts.vmlinux, key, cache) if has_kgdb else None,
+        stop_layout=stop_layout(parts.vmlinux, key, cache),
         sources=sources,
         is_shipped=True,
         make_headers=make_headers,

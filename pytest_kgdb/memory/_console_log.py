@@ -10,7 +10,7 @@ from ._printk import PrintkLayout, PrintkRing
 from ._vmcoreinfo import parse, vmcoreinfo
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
     from ._backing import Backing
 
 __all__ = ["ConsoleLog"]
@@ -23,7 +23,7 @@ class ConsoleLog:
     overwritten, which the numbers of the records show.
     """
 
-    def __init__(self, backing: Backing, layout: KgdbLayout) -> None:
+    def __init__(self, backing: Backing, layout: StopLayout) -> None:
         self._backing = backing
         self._kernel = layout
         self._layout: PrintkLayout | None = None

@@ -11,7 +11,7 @@ from ._placement import ReadFunction
 from ._user import UserMemory
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
 
 __all__ = ["PacketMemory"]
 
@@ -31,7 +31,7 @@ class PacketMemory:
     """
 
     def __init__(
-        self, vmlinux: Path, read: ReadFunction, write: WriteFunction, layout: KgdbLayout
+        self, vmlinux: Path, read: ReadFunction, write: WriteFunction, layout: StopLayout
     ) -> None:
         self._read = read
         self._write = write

@@ -14,7 +14,7 @@ from ._ram import Ram, ram_layout
 from ._user import UserMemory
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
 
 __all__ = ["RelayMemory"]
 
@@ -39,7 +39,7 @@ class RelayMemory:
         ram: BinaryIO,
         memory_bytes: int,
         machine: str,
-        layout: KgdbLayout | None = None,
+        layout: StopLayout | None = None,
     ) -> None:
         self._ram = Ram(ram, ram_layout(memory_bytes, machine))
         self._backing = RamBacking(Vmlinux(vmlinux), self._ram)

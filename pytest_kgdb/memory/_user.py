@@ -8,7 +8,7 @@ from ..errors import KgdbError
 from ._pagetable import PageTable
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
     from ._backing import Backing
 
 __all__ = ["FIRST_KERNEL_ADDRESS", "UserMemory", "user_table"]
@@ -40,7 +40,7 @@ def user_table(backing: Backing, pgd: int, task: str) -> PageTable:
 class UserMemory:
     """The user memory of tasks that are given by the address of their `struct task_struct`."""
 
-    def __init__(self, backing: Backing, layout: KgdbLayout) -> None:
+    def __init__(self, backing: Backing, layout: StopLayout) -> None:
         self._backing = backing
         self._layout = layout
 

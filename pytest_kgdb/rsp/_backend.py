@@ -14,7 +14,7 @@ from ._recorded_code import RecordedCode
 from ._stop_context import GuestMemory, StopContext
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
 
 __all__ = ["CONT", "STEP", "Backend", "Door", "Monitor", "ResumeRequest"]
 
@@ -202,12 +202,12 @@ class Backend(ABC):
         return False
 
     @property
-    def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
+    def guest_memory_used(self) -> tuple[GuestMemory | None, StopLayout | None]:
         """What :meth:`use_guest_memory` was given last, if that was of use."""
         return None, None
 
     def use_guest_memory(  # noqa: B027 # not every target has a use for it
-        self, memory: GuestMemory | None, layout: KgdbLayout | None
+        self, memory: GuestMemory | None, layout: StopLayout | None
     ) -> None:
         """Answer from guest memory from now on, where that is of use; None for both to stop."""
 

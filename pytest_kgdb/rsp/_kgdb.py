@@ -23,7 +23,7 @@ from ._trap_cause import TrapCauses
 from ._vcpus import VcpuControl, Vcpus
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
 
 __all__ = ["KgdbBackend"]
 
@@ -403,7 +403,7 @@ class KgdbBackend(Backend):
         return self._stop.memory is not None
 
     @property
-    def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
+    def guest_memory_used(self) -> tuple[GuestMemory | None, StopLayout | None]:
         """See :attr:`Backend.guest_memory_used`."""
         return self._stop.memory, self._stop.layout
 
@@ -412,7 +412,7 @@ class KgdbBackend(Backend):
         if self._stub is not None:
             self._stub.code = code
 
-    def use_guest_memory(self, memory: GuestMemory | None, layout: KgdbLayout | None) -> None:
+    def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""
         self._stop.memory, self._stop.layout = memory, layout
         if not self._running:

@@ -16,7 +16,7 @@ from ._stop_context import GuestMemory, StopContext
 from ._trap_cause import TrapCauses
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import KgdbLayout, StopLayout
 
 __all__ = ["FIRST_KERNEL_ADDRESS", "KgdbStop"]
 
@@ -46,7 +46,7 @@ class KgdbStop:
         self._traps = traps
         self.reply = reply
         self.memory: GuestMemory | None = None
-        self.layout: KgdbLayout | None = None
+        self.layout: StopLayout | None = None
         self.registers: PtRegs | None = None
         """Those of the task that stopped; None where they are not found in guest memory."""
         self._asked: PacketRegisters | None = None  # the same, where kgdb was asked
@@ -84,7 +84,7 @@ class KgdbStop:
 
     def find_registers(self) -> None:
         """Find the registers of the task that stopped, where guest memory is ours."""
-        memory, layout = self.memory, self.layout
+        memory, layout = self.memory, self._kgdb_layout
         self.registers = self._asked = None
         if memory is None or layout is None:
             return
@@ -131,10 +131,15 @@ class KgdbStop:
             data = data[size:]
 
     def _task(self, memory: GuestMemory) -> int:
-        if self.layout is None:
+        layout = self._kgdb_layout
+        if layout is None:
             raise KgdbError("where the kernel has the task that stopped is not known")
-        info = self._info(memory, self.layout)
-        return int.from_bytes(memory.read(info + self.layout.task, 8), "little")
+        info = self._info(memory, layout)
+        return int.from_bytes(memory.read(info + layout.task, 8), "little")
+
+    @property
+    def _kgdb_layout(self) -> KgdbLayout | None:
+        return None if self.layout is None else self.layout.kgdb
 
     @staticmethod
     def _info(memory: GuestMemory, layout: KgdbLayout) -> int:

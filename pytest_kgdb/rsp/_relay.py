@@ -24,7 +24,7 @@ from ._recorded_code import RecordedCode
 from ._stop_context import GuestMemory
 
 if TYPE_CHECKING:
-    from ..kernel import KgdbLayout
+    from ..kernel import StopLayout
 
 __all__ = ["Relay"]
 
@@ -84,7 +84,7 @@ class Relay:
         """Why there are no watchpoints and no hardware breakpoints; None if there are."""
         return self._backend.hardware_refusal
 
-    def use_guest_memory(self, memory: GuestMemory | None, layout: KgdbLayout | None) -> None:
+    def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """Answer from guest memory from now on; None for both to ask the target instead.
 
         QEMU's gdb stub reads it by itself; for that, nothing changes.
@@ -93,7 +93,7 @@ class Relay:
             self._backend.use_guest_memory(memory, layout)
 
     @property
-    def guest_memory_used(self) -> tuple[GuestMemory | None, KgdbLayout | None]:
+    def guest_memory_used(self) -> tuple[GuestMemory | None, StopLayout | None]:
         """What :meth:`use_guest_memory` was given last."""
         return self._backend.guest_memory_used
 

@@ -102,13 +102,13 @@ class BoardVm:
             self._relay = relay = Relay(board.directory / f"gdb-{number}", backend)
             stack.callback(relay.close)
             _check_kernel(relay, board, kernel)
-            assert kernel.kgdb_layout is not None  # as checked of a kernel for a board
+            assert kernel.stop_layout is not None  # as checked of a kernel for a board
             memory = PacketMemory(
-                kernel.vmlinux, backend.read_kernel, backend.write_kernel, kernel.kgdb_layout
+                kernel.vmlinux, backend.read_kernel, backend.write_kernel, kernel.stop_layout
             )
             stack.callback(memory.close)
             self.gdb.command(f"-target-select remote {relay.path}")
-            relay.use_guest_memory(memory, kernel.kgdb_layout)
+            relay.use_guest_memory(memory, kernel.stop_layout)
             self.attachment = Attachment(
                 kernel,
                 gdb=self.gdb,
@@ -223,7 +223,7 @@ def check_board_kernel(kernel: Kernel) -> None:
 
     :raises ConfigError: it was built without kgdb.
     """
-    if kernel.kgdb_layout is None:
+    if kernel.stop_layout is None or kernel.stop_layout.kgdb is None:
         raise ConfigError(
             f"{kernel.spec} was built without kgdb", hint="CONFIG_KGDB_SERIAL_CONSOLE=y"
         )

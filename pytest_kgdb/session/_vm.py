@@ -155,7 +155,7 @@ class Vm:
 
     def _connect(self, at: Point, stop_reply: bytes = b"", *, paused: bool = False) -> None:
         """Connect gdb to the stopped kernel, and put the handle on it."""
-        machine, kernel, layout = self.machine, self.kernel, self.kernel.kgdb_layout
+        machine, kernel, layout = self.machine, self.kernel, self.kernel.stop_layout
         memory = RelayMemory(
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine, layout
         )

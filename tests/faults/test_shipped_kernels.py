@@ -169,7 +169,7 @@ def test_what_the_archive_has_replaced(packages: Packages, built: Built, tmp_pat
 
 def test_a_kernel_without_kgdb(packages: Packages, built: Built) -> None:
     packages.archive.add_kernel(built)
-    assert packages.use("linux-image-test", "qemu").kgdb_layout is None
+    assert packages.use("linux-image-test", "qemu").stop_layout is None
     with pytest.raises(ConfigError, match=r"was built without\n  CONFIG_KGDB=y") as caught:
         packages.use("linux-image-test", "kgdb")
     assert "leave --kgdb-stub out" in str(caught.value.hint)

@@ -80,15 +80,17 @@ class TestKernel:
         assert kgdb_kernel.release.startswith("{}.{}.{}".format(*kgdb_kernel.version))
 
     def test_kgdbs_layout_is_what_gdb_says(self, kgdb, kgdb_kernel: Kernel) -> None:
-        layout = kgdb_kernel.kgdb_layout
+        layout = kgdb_kernel.stop_layout
         assert layout is not None
+        of_kgdb = layout.kgdb
+        assert of_kgdb is not None
         structure = "((struct debuggerinfo_struct *)0)"
         for value, expression in (
-            (layout.kgdb_active, "(unsigned long)&kgdb_active"),
-            (layout.kgdb_info, "(unsigned long)&kgdb_info"),
-            (layout.info_size, "sizeof(kgdb_info[0])"),
-            (layout.debuggerinfo, f"(unsigned long)&{structure}->debuggerinfo"),
-            (layout.task, f"(unsigned long)&{structure}->task"),
+            (of_kgdb.kgdb_active, "(unsigned long)&kgdb_active"),
+            (of_kgdb.kgdb_info, "(unsigned long)&kgdb_info"),
+            (of_kgdb.info_size, "sizeof(kgdb_info[0])"),
+            (of_kgdb.debuggerinfo, f"(unsigned long)&{structure}->debuggerinfo"),
+            (of_kgdb.task, f"(unsigned long)&{structure}->task"),
             (layout.task_mm, "(unsigned long)&((struct task_struct *)0)->mm"),
             (layout.task_pid, "(unsigned long)&((struct task_struct *)0)->pid"),
             (layout.task_comm, "(unsigned long)&((struct task_struct *)0)->comm"),

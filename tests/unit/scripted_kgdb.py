@@ -17,7 +17,7 @@ from scripted_stub import (
     pack_registers,
 )
 
-from pytest_kgdb.kernel import KgdbLayout
+from pytest_kgdb.kernel import KgdbLayout, StopLayout
 
 TRAP_FLAG: Final = 0x100
 
@@ -27,16 +27,15 @@ PT_REGS: Final = (
     "orig_ax", "ip", "cs", "flags", "sp", "ss",
 )  # fmt: skip
 
-LAYOUT: Final = KgdbLayout(
+KGDB_LAYOUT: Final = KgdbLayout(
     kgdb_active=BASE + 0xE00,
     kgdb_info=BASE + 0xE10,
     info_size=16,
     debuggerinfo=8,
     task=0,
-    task_mm=0,
-    task_pid=0,
-    task_comm=0,
-    mm_pgd=0,
+)
+LAYOUT: Final = StopLayout(
+    current_task=0, task_mm=0, task_pid=0, task_comm=0, mm_pgd=0, kgdb=KGDB_LAYOUT
 )
 _REGISTERS: Final = BASE + 0xC00
 
@@ -74,7 +73,7 @@ class ScriptedKgdb(ScriptedStub):
         self._stepping: set[bytes] = set()
         for cpu in range(2):
             info = struct.pack("<QQ", TASKS[cpu], self._slot(cpu))
-            self.memory.write(LAYOUT.kgdb_info + 16 * cpu, info)
+            self.memory.write(KGDB_LAYOUT.kgdb_info + 16 * cpu, info)
         for thread in (b"02", b"01"):
             self.thread = thread
             self.registers["ip"], self.registers["flags"] = ENTRY, 0x202
@@ -95,7 +94,7 @@ class ScriptedKgdb(ScriptedStub):
         return b"T05thread:%b;" % self.thread
 
     def _show_cpu(self) -> None:
-        self.memory.write(LAYOUT.kgdb_active, struct.pack("<I", int(self.thread) - 1))
+        self.memory.write(KGDB_LAYOUT.kgdb_active, struct.pack("<I", int(self.thread) - 1))
 
     def reply(self, payload: bytes) -> bytes | None:
         kind = payload[:1]

@@ -14,7 +14,7 @@ from fake_guest import BUILD_ID, START_KERNEL_MAP, FakeGuest, Image
 from test_memory_printk import VMCOREINFO, Ring
 
 from pytest_kgdb.errors import ConfigError, DebuggerDied, KgdbError, StaleError
-from pytest_kgdb.kernel import KgdbLayout, Vmlinux
+from pytest_kgdb.kernel import StopLayout, Vmlinux
 from pytest_kgdb.memory import (
     KernelMemory,
     ModuleFiles,
@@ -528,10 +528,7 @@ class TestConsoleLog:
 class TestUserMemory:
     """Of a task that the kernel's structures lead to."""
 
-    LAYOUT = KgdbLayout(
-        kgdb_active=0, kgdb_info=0, info_size=0, debuggerinfo=0, task=0,
-        task_mm=0, task_pid=8, task_comm=12, mm_pgd=16,
-    )  # fmt: skip
+    LAYOUT = StopLayout(current_task=0, task_mm=0, task_pid=8, task_comm=12, mm_pgd=16)
     WRITABLE = 2
 
     @pytest.fixture(params=(4, 5))

@@ -1,4 +1,4 @@
-"""The layout of kgdb's variables, from a file that a compiler wrote."""
+"""What is read at a stop, and where, from a file that a compiler wrote."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.elf import ElfFile
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.kernel import KgdbLayout
-from pytest_kgdb.kernel._kgdb_layout import kgdb_layout
+from pytest_kgdb.kernel import KgdbLayout, StopLayout
+from pytest_kgdb.kernel._stop_layout import stop_layout
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
 
@@ -20,8 +20,11 @@ DEBUGGER = """
 struct debuggerinfo_struct { void *debuggerinfo; long more; void *task; int exception_state; };
 struct debuggerinfo_struct kgdb_info[4];
 int kgdb_active = -1;
+"""
+TASKS = """
 struct mm_struct { struct { long users; long *pgd; }; };
 struct task_struct { long state; struct mm_struct *mm; int pid; char comm[16]; } init_task;
+struct task_struct *current_task;
 """
 SERIAL = """
 struct uart_icount { unsigned cts, dsr, rng, dcd, rx, tx; };
@@ -45,14 +48,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_kernel_with_kgdb(path: Path) -> None:
-    layout = KgdbLayout.read(compiled(path, DEBUGGER + SERIAL, "-g"))
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + SERIAL, "-g"))
     elf = ElfFile(path)
-    assert layout == KgdbLayout(
-        kgdb_active=elf.need("kgdb_active"),
-        kgdb_info=elf.need("kgdb_info"),
-        info_size=32,
-        debuggerinfo=0,
-        task=16,
+    assert layout == StopLayout(
+        current_task=elf.need("current_task"),
         task_mm=8,
         task_pid=16,
         task_comm=20,
@@ -60,33 +59,56 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
         console_rx=elf.need("serial8250_ports") + 8 + 16,
         console_driver=elf.need("serial8250_ports") + 8 + 24,
         console_seq=16,
+        kgdb=KgdbLayout(
+            kgdb_active=elf.need("kgdb_active"),
+            kgdb_info=elf.need("kgdb_info"),
+            info_size=32,
+            debuggerinfo=0,
+            task=16,
+        ),
     )
-    assert KgdbLayout.load(layout.dump()) == layout
+    assert StopLayout.load(layout.dump()) == layout
 
 
 def test_another_console_driver(path: Path) -> None:
-    layout = KgdbLayout.read(compiled(path, DEBUGGER, "-g"))
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS, "-g"))
     assert layout is not None
     assert layout.console_rx is None
 
 
 def test_a_kernel_without_kgdb(path: Path) -> None:
-    assert KgdbLayout.read(compiled(path, SERIAL)) is None
+    layout = StopLayout.read(compiled(path, TASKS, "-g"))
+    assert layout is not None
+    assert layout.kgdb is None
+    assert StopLayout.load(layout.dump()) == layout
+
+
+def test_the_current_task_among_other_hot_variables(path: Path) -> None:
+    """From 6.2 to 6.14."""
+    text = TASKS.replace("struct task_struct *current_task;\n", "")
+    hot = "struct pcpu_hot { long more; struct task_struct *current_task; } pcpu_hot;\n"
+    layout = StopLayout.read(compiled(path, text + hot, "-g"))
+    assert layout is not None
+    assert layout.current_task == ElfFile(path).need("pcpu_hot") + 8
+
+
+def test_no_kernel(path: Path) -> None:
+    assert StopLayout.read(compiled(path, SERIAL)) is None
 
 
 def test_no_debug_information(path: Path) -> None:
     with pytest.raises(ConfigError, match="no usable debug information"):
-        KgdbLayout.read(compiled(path, DEBUGGER))
+        StopLayout.read(compiled(path, DEBUGGER + TASKS))
     run(["strip", path], timeout=60)
     with pytest.raises(ConfigError, match="was it stripped"):
-        KgdbLayout.read(path)
+        StopLayout.read(path)
 
 
 def test_it_is_read_once(path: Path, tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache", progress=Silent())
-    layout = kgdb_layout(compiled(path, DEBUGGER, "-g"), "key", cache)
+    layout = stop_layout(compiled(path, DEBUGGER + TASKS, "-g"), "key", cache)
     path.unlink()
-    assert kgdb_layout(path, "key", cache) == layout
-    assert kgdb_layout(compiled(path, SERIAL), "another", cache) is None
+    assert stop_layout(path, "key", cache) == layout
+    assert stop_layout(compiled(path, SERIAL), "another", cache) is None
     path.unlink()
-    assert kgdb_layout(path, "another", cache) is None
+    assert stop_layout(path, "another", cache) is None

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KgdbLayout:
-    """Addresses, offsets and sizes of kgdb's variables (kernel/debug/debug_core.c and .h), and what
-    leads from them to the memory of the task that stopped.
+    """Addresses, offsets and sizes of kgdb's variables (kernel/debug/debug_core.c and .h).
 
     Addresses are as linked.
     """
@@ -38,6 +37,18 @@ class KgdbLayout:
 
     task: int
     """Offset of its member `task`."""
+
+
+@dataclass(frozen=True)
+class StopLayout:
+    """What leads to the memory of the task that stopped, and to what the console has printed.
+
+    Addresses are as linked.
+    """
+
+    current_task: int
+    """`current_task`, relative to the base of GS: the task that is on the CPU
+    (arch/x86/include/asm/current.h)."""
 
     task_mm: int
     """Offset of `mm` in `struct task_struct`."""
@@ -62,9 +73,12 @@ class KgdbLayout:
     """Offset of `seq` in `struct console`: the number of the record that it prints next; None
     before 5.18 (commit a699449bb13b "printk: refactor and rework printing logic")."""
 
+    kgdb: KgdbLayout | None = None
+    """kgdb's variables; None if the kernel was built without kgdb."""
+
     @classmethod
-    def read(cls, path: Path) -> KgdbLayout | None:
-        """Return the layout of a vmlinux; None if the kernel was built without kgdb.
+    def read(cls, path: Path) -> StopLayout | None:
+        """Return the layout of a vmlinux; None if the file has no tasks, as no kernel.
 
         It takes a second: the debug information is indexed.
 
@@ -72,17 +86,33 @@ class KgdbLayout:
         """
         vmlinux = Vmlinux(path)
         try:
+            current = vmlinux.symbol("current_task")
+            hot = vmlinux.symbol("pcpu_hot")
             active, info = vmlinux.symbol("kgdb_active"), vmlinux.symbol("kgdb_info")
             ports = vmlinux.symbol("serial8250_ports")
         finally:
             vmlinux.close()
-        if active is None or info is None:
+        if current is None and hot is None:
             return None
         import drgn  # slow to import, and needed once for each kernel
 
         program = _types_of(path)
         try:
-            element = program.type("struct debuggerinfo_struct")
+            if current is None:
+                # From 6.2 to 6.14 (commit d7b6d709a76a "x86/percpu: Move current_top_of_stack next
+                # to current_task").
+                assert hot is not None
+                current = hot + drgn.offsetof(program.type("struct pcpu_hot"), "current_task")
+            kgdb = None
+            if active is not None and info is not None:
+                element = program.type("struct debuggerinfo_struct")
+                kgdb = KgdbLayout(
+                    kgdb_active=active,
+                    kgdb_info=info,
+                    info_size=drgn.sizeof(element),
+                    debuggerinfo=drgn.offsetof(element, "debuggerinfo"),
+                    task=drgn.offsetof(element, "task"),
+                )
             task = program.type("struct task_struct")
             console_rx = console_driver = console_seq = None
             if ports is not None:
@@ -93,11 +123,7 @@ class KgdbLayout:
                 if console.has_member("seq"):
                     console_seq = drgn.offsetof(console, "seq")
             return cls(
-                kgdb_active=active,
-                kgdb_info=info,
-                info_size=drgn.sizeof(element),
-                debuggerinfo=drgn.offsetof(element, "debuggerinfo"),
-                task=drgn.offsetof(element, "task"),
+                current_task=current,
                 task_mm=drgn.offsetof(task, "mm"),
                 task_pid=drgn.offsetof(task, "pid"),
                 task_comm=drgn.offsetof(task, "comm"),
@@ -105,6 +131,7 @@ class KgdbLayout:
                 console_rx=console_rx,
                 console_driver=console_driver,
                 console_seq=console_seq,
+                kgdb=kgdb,
             )
         except LookupError as error:
             raise ConfigError(
@@ -112,22 +139,27 @@ class KgdbLayout:
                 hint="build it with CONFIG_DEBUG_INFO_DWARF5=y",
             ) from error
 
-    def dump(self) -> dict[str, int | None]:
+    def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self)
 
     @classmethod
-    def load(cls, values: dict[str, Any] | None) -> KgdbLayout | None:
+    def load(cls, values: dict[str, Any] | None) -> StopLayout | None:
         """Return what `dump` was called on; None for None."""
-        return None if values is None else cls(**values)
+        if values is None:
+            return None
+        kgdb = values["kgdb"]
+        return cls(**{**values, "kgdb": None if kgdb is None else KgdbLayout(**kgdb)})
 
 
-_MEMBERS: Final = " ".join(field.name for field in fields(KgdbLayout))
-FACT: Final = f"kgdb-layout-{hashlib.sha256(_MEMBERS.encode()).hexdigest()[:8]}"
+_MEMBERS: Final = " ".join(
+    field.name for kind in (KgdbLayout, StopLayout) for field in fields(kind)
+)
+FACT: Final = f"stop-layout-{hashlib.sha256(_MEMBERS.encode()).hexdigest()[:8]}"
 """Its name among what is stored of a kernel: another one when it has other members."""
 
 
-def kgdb_layout(path: Path, key: str, cache: Cache) -> KgdbLayout | None:
+def stop_layout(path: Path, key: str, cache: Cache) -> StopLayout | None:
     """Return the layout of a vmlinux, from the cache if it was read before.
 
     :param key: the kernel's key.
@@ -135,10 +167,10 @@ def kgdb_layout(path: Path, key: str, cache: Cache) -> KgdbLayout | None:
     """
 
     def read() -> str:
-        layout = KgdbLayout.read(path)
+        layout = StopLayout.read(path)
         return json.dumps(None if layout is None else layout.dump())
 
-    return KgdbLayout.load(json.loads(cache.memo(FACT, key, read)))
+    return StopLayout.load(json.loads(cache.memo(FACT, key, read)))
 
 
 def _types_of(path: Path) -> drgn.Program:
