@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import difflib
 import re
 import struct
@@ -22,6 +23,10 @@ __all__ = ["Locations", "NoSuchLocation"]
 # Names that are macros on some kernels, and the function behind them there. printk became a
 # macro over _printk in 5.15 (include/linux/printk.h).
 _BEHIND_MACROS: Final = {"printk": "_printk"}
+
+# What allocates became macros over functions of these names in 6.10, kmemdup() over
+# kmemdup_noprof() (include/linux/alloc_tag.h, alloc_hooks).
+_ALLOCATES: Final = "_noprof"
 
 # init/main.c, kernel_init: init memory is freed in SYSTEM_FREEING_INITMEM, the third state
 # (include/linux/kernel.h, enum system_states).
@@ -103,13 +108,10 @@ class Locations:
         try:
             addresses = self._decode(location)
         except GdbError as error:
-            behind = _BEHIND_MACROS.get(location)
+            behind = self._behind_macro(location)
             if behind is None:
                 raise self._unknown(location, error) from error
-            try:
-                addresses, resolved = self._decode(behind), behind
-            except GdbError:
-                raise self._unknown(location, error) from error
+            addresses, resolved = self._decode(behind), behind
         freed = self._freed_of(addresses)
         self._learn_functions(addresses)
         # Nothing arrives any more where an inlined copy was in init code.
@@ -135,18 +137,27 @@ class Locations:
         return self._freed.get(location, frozenset())
 
     def behind(self, function: str) -> str:
-        """Return the name by which gdb knows a function: `printk` is a macro.
+        """Return the name by which gdb knows a function: `printk` and `kmemdup` are macros.
 
         :raises KgdbError: there is none; the message has the nearest names.
         """
         try:
             self._decode(function)
         except GdbError as error:
-            behind = _BEHIND_MACROS.get(function)
+            behind = self._behind_macro(function)
             if behind is None:
                 raise self._unknown(function, error) from error
             return behind
         return function
+
+    def _behind_macro(self, name: str) -> str | None:
+        """Return the function that a macro of some kernels calls; None if there is none."""
+        for function in (_BEHIND_MACROS.get(name), name + _ALLOCATES):
+            if function is not None and name.isidentifier():
+                with contextlib.suppress(GdbError):
+                    self._decode(function)
+                    return function
+        return None
 
     def refuse(self, address: int, what: str) -> None:
         """:raises KgdbError: an address must not be probed; `what` begins the message."""

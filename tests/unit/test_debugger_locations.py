@@ -161,6 +161,14 @@ def test_names_of_addresses_are_asked_for_once(locations: Locations, gdb: FakeGd
 # Names
 
 
+def test_what_allocates_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -> None:
+    gdb.symbols["kmemdup_noprof"] = gdb.symbols["_printk"] + 0x100  # since 6.10
+    assert locations.resolve("kmemdup") == "kmemdup_noprof"
+    assert locations.behind("kmemdup") == "kmemdup_noprof"
+    with pytest.raises(NoSuchLocation, match="no breakpoint at kmemdup2"):
+        locations.behind("kmemdup2")
+
+
 def test_printk_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -> None:
     assert locations.resolve("printk") == "_printk"
     assert locations.behind("printk") == "_printk"
