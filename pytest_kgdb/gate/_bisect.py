@@ -74,8 +74,22 @@ class Bisection:
         self._options, self._paths = [*options], [*paths]
 
     def run(self) -> Conclusion:
-        """Search; both ends are tested first."""
+        """Search; both ends are tested first.
+
+        The commit that is found, and the last good ones before it, are tested once more: whichever
+        commit varies and was taken for good or bad, it is one of these.
+        """
         self._open()
+        while True:
+            conclusion = self._search()
+            if conclusion.culprit is None:
+                return conclusion
+            if self._is_confirmed(conclusion.culprit):
+                self._forget()
+                return replace(conclusion, commits=self._tester.commits)
+            self._start()
+
+    def _search(self) -> Conclusion:
         bad = self._test(self._bad)
         if bad.state is not State.BAD:
             what = "the tests pass there" if bad.state is State.GOOD else bad.reason
@@ -87,9 +101,7 @@ class Bisection:
         while True:
             match = _CULPRIT.search(output)
             if match is not None:
-                conclusion = self._conclude(match[1], "")
-                self._forget()
-                return conclusion
+                return self._conclude(match[1], "")
             if _ONLY_SKIPPED in output:
                 suspects = tuple(_SUSPECT.findall(output))
                 return self._conclude(None, "the commits between cannot be tested", suspects)
@@ -116,9 +128,35 @@ class Bisection:
             self._directory, "clone", "--quiet", "--shared", "--no-checkout",
             str(self._tree.resolve()), str(self._repository),
         )  # fmt: skip
+        self._start()
+        self._tester.begin()
+
+    def _start(self) -> None:
         words = ["bisect", "start", "--no-checkout", *self._options, self._bad, self._good]
         git(self._repository, *words, "--", *self._paths)
-        self._tester.begin()
+
+    def _is_confirmed(self, culprit: str) -> bool:
+        """Whether a commit is bad, and the last good ones before it are good, a second time."""
+        good = [
+            one.revision
+            for one in self._tester.commits
+            if one.state is State.GOOD and self._is_ancestor(one.revision, culprit)
+        ]
+        last = [
+            one
+            for one in good
+            if not any(one != other and self._is_ancestor(one, other) for other in good)
+        ]
+        failures = self._test(self._bad).failures
+        return all(
+            self._tester.confirm(
+                revision, self._kernel(revision), failures, **self._names(revision)
+            )
+            for revision in (culprit, *last)
+        )
+
+    def _is_ancestor(self, one: str, other: str) -> bool:
+        return run_git(self._repository, "merge-base", "--is-ancestor", one, other).status == 0
 
     def _forget(self) -> None:
         self._tester.forget()
@@ -126,9 +164,12 @@ class Bisection:
 
     def _test(self, revision: str, reasons: Sequence[str] = ()) -> Commit:
         """Test a commit, unless that was done before."""
-        settings = replace(self._settings, kernel=(f"{self._tree}@{revision}",))
+        return self._tester.test(revision, self._kernel(revision), reasons, **self._names(revision))
+
+    def _kernel(self, revision: str) -> Settings:
+        return replace(self._settings, kernel=(f"{self._tree}@{revision}",))
+
+    def _names(self, revision: str) -> dict[str, str]:
         subject = git(self._tree, "log", "-1", "--format=%s", revision).strip()
         name = revision[:12]
-        return self._tester.test(
-            revision, settings, reasons, name=name, shown=f'{name} ("{subject}")'
-        )
+        return {"name": name, "shown": f'{name} ("{subject}")'}

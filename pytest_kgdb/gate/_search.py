@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,6 +117,11 @@ class _Search:
         """Test a kernel, unless that was done before."""
         return self._tester.test(title, settings, reasons, name=title, shown=title)
 
+    def _confirm(self, title: str, settings: Settings, reasons: Sequence[str]) -> bool:
+        """Test a kernel once more; False if it varies, and is gone round from now on."""
+        self._test(title, settings, reasons)  # unless that was done
+        return self._tester.confirm(title, settings, reasons, name=title, shown=title)
+
     def _ends(
         self, good: tuple[str, Settings], bad: tuple[str, Settings]
     ) -> tuple[str, bool, Sequence[str]]:
@@ -163,16 +169,22 @@ class PatchSearch(_Search):
     def run(self) -> Discovery:
         """Search; both ends are tested first."""
         last = len(self._kernels) - 1
-        why, wrong, reasons = self._ends(self._kernels[0], self._kernels[last])
-        if why:
-            return self._conclude(why=why, wrong_end=wrong)
-        first_bad, suspects = search(
-            last, lambda step: self._test(*self._kernels[step], reasons).state
-        )
-        if first_bad is None:
-            names = [self._kernels[step][0] for step in suspects]
-            return self._conclude(why="the kernels between cannot be tested", suspects=names)
-        return self._conclude([self._kernels[first_bad][0]])
+        while True:
+            why, wrong, reasons = self._ends(self._kernels[0], self._kernels[last])
+            if why:
+                return self._conclude(why=why, wrong_end=wrong)
+            first_bad, suspects = search(last, functools.partial(self._state, reasons))
+            if first_bad is None:
+                names = [self._kernels[step][0] for step in suspects]
+                return self._conclude(why="the kernels between cannot be tested", suspects=names)
+            # Whichever kernel varies and was taken for good or bad is one of these two.
+            if all(
+                self._confirm(*self._kernels[step], reasons) for step in (first_bad, first_bad - 1)
+            ):
+                return self._conclude([self._kernels[first_bad][0]])
+
+    def _state(self, reasons: Sequence[str], step: int) -> State:
+        return self._test(*self._kernels[step], reasons).state
 
 
 class ConfigSearch(_Search):
@@ -204,13 +216,21 @@ class ConfigSearch(_Search):
             raise ConfigError("the two configurations do not differ")
         everything = list(self._values)
         ends = [(self._title(part), self._with(part)) for part in ([], everything)]
-        why, wrong, reasons = self._ends(*ends)
-        if why:
-            return self._conclude(why=why, wrong_end=wrong)
-        culprits = reduce(
-            everything, lambda part: self._test(self._title(part), self._with(part), reasons).state
-        )
-        return self._conclude([f"CONFIG_{name}={self._values[name]}" for name in culprits])
+        while True:
+            why, wrong, reasons = self._ends(*ends)
+            if why:
+                return self._conclude(why=why, wrong_end=wrong)
+            culprits = reduce(everything, functools.partial(self._state, reasons))
+            without = [[one for one in culprits if one != name] for name in culprits]
+            if all(
+                self._confirm(self._title(part), self._with(part), reasons)
+                for part in (culprits, *without)
+            ):
+                names = [f"CONFIG_{name}={self._values[name]}" for name in culprits]
+                return self._conclude(names)
+
+    def _state(self, reasons: Sequence[str], part: Sequence[str]) -> State:
+        return self._test(self._title(part), self._with(part), reasons).state
 
     def _title(self, names: Sequence[str]) -> str:
         if not names:

@@ -39,6 +39,8 @@ class Commit:
     reason: str = ""
     failures: tuple[str, ...] = ()
     """Why tests failed, as :func:`reason_of` has it."""
+    confirmed: bool = False
+    """Whether it was tested twice."""
 
 
 class Builder(Protocol):
@@ -108,7 +110,13 @@ class CommitTester:
         """Take up what an interrupted search has tested, if there is anything."""
         if self._path.exists():
             self._commits = [
-                Commit(one["revision"], State(one["state"]), one["reason"], tuple(one["failures"]))
+                Commit(
+                    one["revision"],
+                    State(one["state"]),
+                    one["reason"],
+                    tuple(one["failures"]),
+                    one.get("confirmed", False),
+                )
                 for one in json.loads(self._path.read_bytes())
             ]
             self._progress.say(f"going on with a search of which {len(self._commits)} are tested")
@@ -137,10 +145,35 @@ class CommitTester:
                 return commit
         commit = replace(self._run(name, settings, reasons), revision=revision)
         self._commits.append(commit)
+        self._note(commit, shown)
+        return commit
+
+    def confirm(
+        self, revision: str, settings: Settings, reasons: Sequence[str], *, name: str, shown: str
+    ) -> bool:
+        """Test once more a commit that was tested, unless that was done; False if it varies.
+
+        One that varies counts from now on as one that cannot be tested.
+        """
+        index = next(n for n, one in enumerate(self._commits) if one.revision == revision)
+        first = self._commits[index]
+        if first.confirmed or first.state is State.SKIP:
+            return True
+        again = self._run(name, settings, reasons)
+        if again.state is first.state:
+            self._commits[index] = replace(first, confirmed=True)
+            self._save()
+            return True
+        what = f": {again.reason}" if again.reason else ""
+        reason = f"it varies: {first.state.value} at first, then {again.state.value}{what}"
+        self._commits[index] = Commit(revision, State.SKIP, reason)
+        self._note(self._commits[index], shown)
+        return False
+
+    def _note(self, commit: Commit, shown: str) -> None:
         self._save()
         reason = f": {commit.reason}" if commit.reason else ""
         self._progress.say(f"{commit.state.value}: {shown}{reason}")
-        return commit
 
     def _run(self, name: str, settings: Settings, reasons: Sequence[str]) -> Commit:
         try:
@@ -161,6 +194,7 @@ class CommitTester:
                 "state": commit.state.value,
                 "reason": commit.reason,
                 "failures": list(commit.failures),
+                "confirmed": commit.confirmed,
             }
             for commit in self._commits
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_kgdb.gate import (
     Conclusion,
     State,
     judge_commit,
+    repeats_for,
 )
 from pytest_kgdb.gate._verdicts import Run
 from pytest_kgdb.progress import Silent
@@ -36,6 +38,11 @@ class Child:
         return 0
 
 
+def _data(text: str) -> list[str]:
+    """Return a text for git-fast-import(1)."""
+    return [f"data {len(text)}", text]
+
+
 class World:
     """A repository with commits, and what the tests come to on each."""
 
@@ -47,22 +54,33 @@ class World:
         (self.tree / "arch/x86").mkdir(parents=True)
         (self.tree / "arch/x86/Kconfig").touch()
         self.git("init", "-q")
-        self.revisions = []
+        names = [str(path) for path in ("Makefile", "Kconfig", "arch/x86/Kconfig")]
+        stream = []
         for number in range(commits):
-            (self.tree / "number").write_text(str(number))
-            self.git("add", ".")
-            self.git("commit", "-q", "-m", f"commit {number}")
-            self.revisions.append(self.git("rev-parse", "HEAD"))
+            stream += [
+                "commit refs/heads/main",
+                "committer A <a@example.org> 1 +0000",
+                *_data(f"commit {number}"),
+                *(line for name in names for line in (f"M 644 inline {name}", *_data(""))),
+                "M 644 inline number",
+                *_data(str(number)),
+            ]
+        self.git("fast-import", "--quiet", text="\n".join(stream))
+        self.git("symbolic-ref", "HEAD", "refs/heads/main")
+        self.git("reset", "-q", "--hard")
+        self.revisions = self.git("rev-list", "--reverse", "HEAD").split()
         self.directory = directory / "search"
         self.directory.mkdir()
         self.outcome: Callable[[int], list[Run] | str] = lambda number: [GOOD]
         self.tested: list[int] = []
         self.interrupt_at: int | None = None
 
-    def git(self, *words: str) -> str:
+    def git(self, *words: str, text: str = "") -> str:
         identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
         argv = ["git", *identity, *words]
-        done = subprocess.run(argv, cwd=self.tree, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            argv, cwd=self.tree, check=True, capture_output=True, text=True, input=text
+        )
         return done.stdout.strip()
 
     # As Runner and KernelBuilder
@@ -114,7 +132,9 @@ def test_the_culprit(tmp_path: Path, commits: int, place: float) -> None:
     assert conclusion.culprit == world.revisions[culprit]
     assert f"# first bad commit: [{conclusion.culprit}]" in conclusion.log
     assert world.tested[:2] == [commits - 1, 0]
-    assert len(world.tested) == len(set(world.tested))
+    *tested, one, two = world.tested
+    assert len(tested) == len(set(tested))
+    assert (one, two) == (culprit, culprit - 1), "both are tested once more"
     assert world.git("status", "--porcelain") == ""
     assert world.git("worktree", "list").count("\n") == 0
 
@@ -164,7 +184,7 @@ def test_a_commit_that_fails_for_another_reason_is_not_the_culprit(tmp_path: Pat
     assert {world.revisions[3], world.revisions[4]} <= set(conclusion.suspects)
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(8))
 def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
     world = World(tmp_path, 16)
     world.outcome = lambda number: [BAD] if number >= 11 else [GOOD]
@@ -172,7 +192,89 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         world.search()
     assert world.search().culprit == world.revisions[11]
-    assert len(world.tested) == len(set(world.tested))
+    assert sorted(world.tested) == sorted([*set(world.tested), 10, 11])
+
+
+class Chance:
+    """A search in which one commit does not build, one does not boot, and one varies at a rate."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.random = random = Random(seed)
+        last = len(world.revisions) - 1
+        self.culprit = random.randint(1, last)
+        inner = range(1, last)
+        self.unbuilt, self.dead, self.flaky = random.sample(inner, 3)
+        self.rate = random.choice([0.1, 0.5, 0.9])
+        self.repeat = repeats_for(0.99)
+
+    def outcome(self, number: int) -> list[Run] | str:
+        if number == self.unbuilt:
+            return "it does not compile"
+        if number == self.dead:
+            return [Run("MISS", "BootError: the kernel panicked")]
+        rate = self.rate if number == self.flaky else float(number >= self.culprit)
+        return [BAD if self.random.random() < rate else GOOD for _ in range(self.repeat)]
+
+    def check(self) -> bool:
+        """Search: it is the culprit, or one of the suspects; return whether one is named."""
+        conclusion = self.world.search()
+        culprit = self.world.revisions[self.culprit]
+        if conclusion.culprit is None:
+            assert culprit in conclusion.suspects, vars(self)
+        else:
+            assert conclusion.culprit == culprit, vars(self)
+        return conclusion.culprit is not None
+
+
+@pytest.mark.parametrize(("commits", "seeds"), [(16, 6), (64, 3), (256, 1)])
+def test_chance_leads_to_no_other_commit(tmp_path: Path, commits: int, seeds: int) -> None:
+    world = World(tmp_path, commits)
+    named = 0
+    for seed in range(seeds):
+        chance = Chance(world, seed)
+        world.outcome = chance.outcome
+        world.directory = tmp_path / f"search-{seed}"
+        world.directory.mkdir()
+        named += chance.check()
+    assert named, "a search that names none would pass, too"
+
+
+@pytest.mark.parametrize(("distance", "first"), [(-1, GOOD), (-2, GOOD), (0, BAD), (1, BAD)])
+def test_a_commit_that_varies_and_was_taken_for_good_or_bad(
+    tmp_path: Path, distance: int, first: Run
+) -> None:
+    """By chance, all its runs come to one thing at first."""
+    world = World(tmp_path, 16)
+    world.outcome = lambda number: [BAD if number else GOOD]
+    world.search()
+    flaky = world.tested[2]  # the first that is tested between the ends
+    culprit = flaky + distance
+    world.tested.clear()
+
+    def outcome(number: int) -> list[Run] | str:
+        if number != flaky:
+            return [BAD if number >= culprit else GOOD] * 2
+        return [GOOD, BAD] if world.tested.count(flaky) > 1 else [first] * 2
+
+    world.outcome = outcome
+    conclusion = world.search()
+    if conclusion.culprit is None:
+        assert world.revisions[culprit] in conclusion.suspects
+    else:
+        assert conclusion.culprit == world.revisions[culprit]
+    (varying,) = [one for one in conclusion.commits if one.revision == world.revisions[flaky]]
+    assert varying.state is State.SKIP
+    assert "it varies: " in varying.reason
+
+
+def test_an_end_that_varies(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    world.outcome = lambda number: [BAD] if number == 3 and world.tested.count(3) < 2 else [GOOD]
+    conclusion = world.search()
+    assert conclusion.culprit is None
+    assert "the bad end" in conclusion.why
+    assert "it varies: bad at first, then good" in conclusion.why
 
 
 def test_only_commits_of_a_path(tmp_path: Path) -> None:
