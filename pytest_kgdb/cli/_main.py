@@ -165,7 +165,7 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="of a test that passes on both kernels, say what its spies saw that differs",
+        help="of a test that passes on both kernels, say what differs: calls, splats, leaks",
     )
     parser.add_argument(
         "--expect",

@@ -251,9 +251,9 @@ class Attachment:
         )
 
     @cached_property
-    def fail_each(self) -> FailEachRunner:
-        """Scenarios with one call failing."""
-        leaks = LeakDetector(
+    def leaks(self) -> LeakDetector:
+        """The kernel's own detector of leaks."""
+        return LeakDetector(
             self.run_control,
             self.shell,
             self.splats,
@@ -263,11 +263,15 @@ class Attachment:
             breakpoints_disabled=self.breakpoints.disabled,
             frame_of_unloaded=lambda address: frame_of_unloaded(self.registry, address),
         )
+
+    @cached_property
+    def fail_each(self) -> FailEachRunner:
+        """Scenarios with one call failing."""
         return FailEachRunner(
             self.run_control,
             self.shell,
             self.splats,
-            leaks,
+            self.leaks,
             self.snapshots,
             self.modules if "MODULES" in self.kernel.config else None,
         )

@@ -21,7 +21,7 @@ from ._panic import (
     console_panic_end,
     log_panic,
 )
-from ._splat import Splat, SplatFrame, SplatKey
+from ._splat import Splat, SplatFrame, SplatKey, in_source
 from ._splats import find_splats
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "console_panic",
     "console_panic_end",
     "find_splats",
+    "in_source",
     "is_detail",
     "kernel_records",
     "log_panic",

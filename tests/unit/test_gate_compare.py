@@ -10,6 +10,7 @@ import pytest
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.gate._compare import differences
 from pytest_kgdb.gate._verdicts import Run
+from pytest_kgdb.klog import LogLine, Splat, find_splats
 from pytest_kgdb.plugin import _observe
 
 
@@ -65,15 +66,86 @@ def test_a_call(one: Any, text: str) -> None:
     assert _observe._call(one) == text
 
 
-def test_what_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
-    spy = SimpleNamespace(function="f", count=5, calls=[call(x=1), call(x=1), call(x=2)])
-    splats = [SimpleNamespace(title="WARNING: CPU: 0 PID: 7 at mm/one.c:7 f+0x12/0x30")]
+def leak(size: int, *path: str) -> Splat:
+    lines = [
+        f"unreferenced object 0xffff888001234500 (size {size}):",
+        '  comm "sh", pid 1, jiffies 4294900000 (age 3.1s)',
+        "  backtrace:",
+        *(f"    [<00000000>] {name}+0x5/0x10" for name in path),
+    ]
+    (splat,) = find_splats(LogLine(line, None, "debugfs", seq) for seq, line in enumerate(lines))
+    return splat
+
+
+class Splats:
+    """The test's splats, and those that the kernel's leak detector adds."""
+
+    def __init__(self, *titles: str) -> None:
+        self.splats = [SimpleNamespace(title=title, kind="WARN", key=title) for title in titles]
+        self.acknowledged: list[Any] = []
+
+    def pending(self) -> list[Any]:
+        return [one for one in self.splats if one not in self.acknowledged]
+
+    def acknowledge(self, splats: list[Any]) -> None:
+        self.acknowledged += splats
+
+
+class Leaks:
+    def __init__(self, splats: Splats, found: list[Splat] | KgdbError | None) -> None:
+        self.splats, self.found = splats, found
+
+    def why_not(self) -> str | None:
+        return "there is no detector" if self.found is None else None
+
+    def find(self) -> list[Splat]:
+        report = SimpleNamespace(title="1 new suspected", kind="memory leak", key="scan")
+        self.splats.splats.append(report)
+        if isinstance(self.found, KgdbError):
+            raise self.found
+        assert self.found is not None
+        return self.found
+
+
+def observed(monkeypatch: pytest.MonkeyPatch, splats: Splats, leaks: Any, *spies: Any) -> Any:
     attachment = SimpleNamespace(
-        instruments=SimpleNamespace(spies=[spy]), splats=SimpleNamespace(splats=splats)
+        instruments=SimpleNamespace(spies=spies), splats=splats, leaks=Leaks(splats, leaks)
     )
     monkeypatch.setattr(_observe, "attachment_of", lambda handle: attachment)
     handle: Any = None
-    assert _observe.observations(handle) == {
+    return _observe.observations(handle)
+
+
+def test_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    splats = Splats("WARNING: at mm/one.c:7")
+    leaks = [leak(64, "kmalloc_trace", "take", "start"), leak(64, "kmalloc_trace", "take", "start")]
+    assert observed(monkeypatch, splats, [*leaks, leak(8)]) == {
+        "the kernel reported: WARNING: at mm/one.c:7": 1,
+        "leaked: 64 bytes, allocated in take(), called by start()": 2,
+        "leaked: 8 bytes": 1,
+    }
+    assert [one.key for one in splats.pending()] == ["WARNING: at mm/one.c:7"], "the test's own"
+
+
+def test_leaks_that_cannot_be_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    splats = Splats()
+    assert observed(monkeypatch, splats, KgdbError("the kernel does not scan")) == {}
+    assert splats.pending() == []
+
+
+def test_a_leak_that_the_kernel_has_reported_before_is_the_tests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    splats = Splats()
+    splats.splats.append(SimpleNamespace(title="an own scan", kind="memory leak", key="own"))
+    observed(monkeypatch, splats, [])
+    assert [one.key for one in splats.pending()] == ["own"]
+
+
+def test_what_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = SimpleNamespace(function="f", count=5, calls=[call(x=1), call(x=1), call(x=2)])
+    splats = Splats("WARNING: CPU: 0 PID: 7 at mm/one.c:7 f+0x12/0x30")
+    assert observed(monkeypatch, splats, None, spy) == {
         "calls of f()": 5,
         "f(x=1) = 0": 2,
         "f(x=2) = 0": 1,
