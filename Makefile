@@ -44,7 +44,10 @@ help:
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
 	@echo 'make test-oldest  unit tests with the oldest versions that pyproject.toml allows: pytest 7.4'
+	@echo 'make test-package  wheel and sdist, built and installed into a fresh environment'
 	@echo 'make lint         ruff and mypy'
+	@echo 'make diagram      draw docs/images/architecture.svg'
+	@echo 'make dist         build the wheel and the sdist, in dist/'
 	@echo 'make clean        remove the virtual environment, but not the cache'
 
 .PHONY: deps
@@ -139,6 +142,20 @@ test-oldest: deps
 .PHONY: fuzz
 fuzz: ready
 	$(PYTEST) --hypothesis-profile=long tests/unit/test_fuzz.py
+
+# Downloads what the package declares.
+.PHONY: test-package
+test-package: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/package
+
+.PHONY: diagram
+diagram:
+	$(PYTHON) tools/diagram.py docs/images/architecture.svg
+
+.PHONY: dist
+dist: ready
+	rm -rf dist
+	$(BIN)/python -m build
 
 .PHONY: stress
 stress: ready
