@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from test_layers import TABLE
+from test_layers import LEVEL, TABLE
 
 import pytest_kgdb.errors
 from pytest_kgdb import (
@@ -44,6 +46,7 @@ PAGES = (
     "README.md",
     "CHANGELOG.md",
     "SECURITY.md",
+    "CONTRIBUTING.md",
     *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 )
 NAMES = {name for name, *_ in OPTIONS}
@@ -216,6 +219,81 @@ def test_the_owners_of_facts_are_there() -> None:
         module = importlib.import_module(f"pytest_kgdb.{package}")
         names = re.findall(r"^class (\w+)", "".join(map(Path.read_text, sources(module))), re.M)
         assert name in names, f"{package} has no {name}"
+
+
+def definitions(source: str) -> set[str]:
+    """The names that a file defines: of functions, classes, their members, and constants."""
+    names: set[str] = set()
+
+    def collect(body: list[ast.stmt], before: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(before + node.name)
+                if isinstance(node, ast.ClassDef):
+                    collect(node.body, f"{before}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names.update(before + one.id for one in targets if isinstance(one, ast.Name))
+
+    collect(ast.parse(source).body, "")
+    return names
+
+
+WHERE = [
+    (cells[0], path[1], name)
+    for cells in rows("docs/architecture.md")
+    if len(cells) == 3 and (path := re.fullmatch(r"`([\w/]+\.py)`", cells[1]))
+    for name in re.findall(r"`([\w.]+)`", cells[2])
+]
+
+
+@pytest.mark.parametrize(("question", "path", "name"), WHERE)
+def test_where_it_is(question: str, path: str, name: str) -> None:
+    assert question.endswith("?") or ";" in question
+    assert name in definitions((ROOT / "pytest_kgdb" / path).read_text())
+
+
+def test_the_steps_of_a_test_are_there() -> None:
+    steps = [cells[1] for cells in rows("docs/architecture.md") if re.match(r"\d+\. ", cells[0])]
+    assert len(steps) == 12
+    named = [name.split(".") for step in steps for name in re.findall(r"`([\w.]+)`", step)]
+    assert len(named) > 15
+    for package, *names in named:
+        module = importlib.import_module(f"pytest_kgdb.{package}") if names else None
+        if module is None:
+            assert package in (*LEVEL, "kgdb"), package
+            continue
+        files = sources(module)
+        if names[0].startswith("_"):
+            files = [path for path in files if path.stem == names[0]]
+            assert files, names
+            names = names[1:]
+        assert not names or any(".".join(names) in definitions(path.read_text()) for path in files)
+
+
+def test_the_threads_are_there() -> None:
+    """Each thread that the package starts, by its file, and no other."""
+    starts = {
+        path.relative_to(ROOT / "pytest_kgdb")
+        for path in (ROOT / "pytest_kgdb").rglob("*.py")
+        if "threading.Thread(" in path.read_text()
+    }
+    section = text("docs/architecture.md").partition("## Threads and locks")[2]
+    table = section.partition("\n## ")[0]
+    cells = [Path(cell) for cell in re.findall(r"\| `([\w/]+(?:\.py|/))` \|", table)]
+    assert {start for start in starts if not any(start.is_relative_to(c) for c in cells)} == set()
+    assert all(any(path.is_relative_to(cell) for path in starts) for cell in cells)
+
+
+def test_the_diagram_is_the_one_that_is_drawn() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        diagram = importlib.import_module("diagram")
+    finally:
+        sys.path.pop(0)
+    assert text("docs/images/architecture.svg") == diagram.draw(), "make diagram"
+    assert {box.title for box in diagram.PACKAGES} <= set(LEVEL)
+    assert "docs/images/architecture.svg" in text("README.md")
 
 
 def sources(module: ModuleType) -> list[Path]:
