@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -35,7 +36,13 @@ ROWS: list[tuple[str, Callable[[Bench], Row]]] = [
 ]
 
 
+def end(*_: object) -> None:
+    """Let go of what was started, a build for one, and remove what was unpacked."""
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, end)
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--kernel", default="distro:6.1", metavar="SPEC")
     parser.add_argument("--json", type=Path, metavar="FILE")

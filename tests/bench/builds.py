@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_kgdb.process import run
 from tests.bench.kernels import session_of
 from tests.bench.result import Bench, Row
 
 ROOT = Path(__file__).resolve().parents[2]
+LONG = 4 * 3600.0  # seconds: far more than a build takes
 CHANGED = "fs/namei.c"
 
 PREPARE = """
@@ -52,9 +53,7 @@ class Trees:
                 raise RuntimeError(f"there is no {tarball} (apt install linux-source-{version})")
             for tree in (trees.ours, trees.theirs):
                 tree.mkdir()
-                subprocess.run(
-                    ["tar", "-xf", tarball, "-C", tree, "--strip-components=1"], check=True
-                )
+                run(["tar", "-xf", tarball, "-C", tree, "--strip-components=1"], timeout=LONG)
             trees.objects.mkdir()
             shutil.copyfile(session_of(bench.kernel).kernel.config, trees.objects / ".config")
             trees.make("olddefconfig")
@@ -67,14 +66,11 @@ class Trees:
     def make(self, *targets: str) -> float:
         """Seconds of plain make."""
         began = time.monotonic()
-        subprocess.run(
+        run(
             ["make", "-s", f"-j{os.cpu_count()}", f"O={self.objects}", *targets],
+            timeout=LONG,
             cwd=self.theirs,
             env=plain_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
         )
         return time.monotonic() - began
 
@@ -85,16 +81,12 @@ def plain_environment() -> dict[str, str]:
 
 
 def prepare(spec: str, *arguments: str) -> float:
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-c", PREPARE, spec, *arguments],
+        timeout=LONG,
         env={**plain_environment(), "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
     )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    return float(json.loads(done.output.splitlines()[-1])["seconds"])
 
 
 def full(bench: Bench) -> Row:

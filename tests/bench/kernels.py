@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.handle import attachment_of
 from pytest_kgdb.machine import Machine, boot_to_kgdbwait
 from pytest_kgdb.plugin._artifacts import Artifacts
+from pytest_kgdb.process import Child, run
 from pytest_kgdb.progress import Progress
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import make_settings
@@ -54,7 +54,7 @@ def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 
     """Run a script in a gdb with default settings, attached to kgdb directly."""
     path = machine.directory / "script.gdb"
     path.write_text(script)
-    done = subprocess.run(
+    done = run(
         [
             "gdb",
             "-nx",
@@ -65,15 +65,12 @@ def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 
             str(path),
             str(session.kernel.vmlinux),
         ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         timeout=timeout,
+        check=False,
     )
-    if "FIGURE " not in done.stdout:
-        raise RuntimeError(f"gdb gave no figure:\n{done.stdout[-3000:]}")
-    return done.stdout
+    if "FIGURE " not in done.output:
+        raise RuntimeError(f"gdb gave no figure:\n{done.output[-3000:]}")
+    return done.output
 
 
 def figure(output: str) -> float:
@@ -89,7 +86,7 @@ def boot(bench: Bench) -> float:
     began = time.monotonic()
     with Machine(spec, waits=WaitLimit(60)) as machine:
         boot_to_kgdbwait(machine, 60)
-        with subprocess.Popen(
+        with Child.spawn(
             [
                 "gdb",
                 "-nx",
@@ -100,9 +97,7 @@ def boot(bench: Bench) -> float:
                 "continue",
                 str(session.kernel.vmlinux),
             ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            name="gdb",
         ) as gdb:
             machine.console.wait_for(rb"pytest-kgdb: ready\r?\n", mark=0, timeout=60)
             took = time.monotonic() - began

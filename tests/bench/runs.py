@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from pytest_kgdb.process import run
 from tests.bench.kernels import boot
 from tests.bench.result import Bench, Row
 
@@ -59,18 +59,16 @@ def users_environment() -> dict[str, str]:
 def pytest_run(directory: Path, *arguments: str, passed: int, **environment: str) -> float:
     """Run pytest and return the seconds it took; it must have passed so many tests."""
     began = time.monotonic()
-    done = subprocess.run(
+    done = run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, "."],
         cwd=directory,
         env=users_environment() | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         timeout=1200,
+        check=False,
     )
     took = time.monotonic() - began
-    if done.returncode != 0 or f"{passed} passed" not in done.stdout:
-        raise RuntimeError(f"pytest failed:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
+    if done.status != 0 or f"{passed} passed" not in done.output:
+        raise RuntimeError(f"pytest failed:\n{done.output[-3000:]}")
     return took
 
 
