@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..deadline import Deadline, WaitLimit
+from ..diagnosis import Diagnosis, explained
 from ..errors import KgdbError, MachineDied, TimeoutError
 from ._breakpoints import Breakpoint
 from ._classify import asked_by_guest, classify, select_frame, trap_name
@@ -21,6 +22,11 @@ __all__ = ["Restored", "Resumed", "RunControl", "StopRecord", "StopSubscriber"]
 
 # How often a wait checks that QEMU still lives, in seconds; stops themselves arrive at once.
 _LIVENESS: Final = 0.1
+
+_DEAF_HINT: Final = (
+    "restore() brings it back, and the next test has a pristine kernel; a sysrq needs "
+    "CONFIG_MAGIC_SYSRQ_SERIAL and interrupts"
+)
 
 _CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
 
@@ -97,13 +103,9 @@ class StopSubscriber:
         """Return, for the message of a wait that ran out, where the kernel was to stop."""
         return ""
 
-    def activity(self) -> str:
-        """Return, for the same message, what the kernel does: who runs, who waits."""
-        return ""
-
-    def diagnose(self) -> str:
-        """Return, for the message of an interrupt that failed, what the kernel does instead."""
-        return ""
+    def diagnose(self) -> Diagnosis | None:
+        """Return, for the same message, what the kernel does instead: who runs, who waits."""
+        return None
 
 
 class MiEvents(Protocol):
@@ -213,6 +215,8 @@ class RunControl:
         self._stepping = False  # the relay takes what gdb inserts for what it steps by
         self._continue = _CONTINUE
         self._text = ""  # what gdb has printed of the last stop
+        self.hears_interrupts = True
+        """Whether the kernel did when it was last looked at: only QEMU can stop it otherwise."""
 
     def subscribe(self, subscriber: StopSubscriber) -> None:
         """Tell a subscriber of everything from now on, after those that are there already."""
@@ -297,16 +301,27 @@ class RunControl:
 
     def _timed_out(self, deadline: Deadline) -> TimeoutError:
         awaited = "".join(subscriber.awaited() for subscriber in self._subscribers)
-        # An interrupt that failed says more.
-        listeners = () if self._interrupting else self._subscribers
-        activity = "".join(subscriber.activity() for subscriber in listeners)
-        return TimeoutError(
+        words = ""
+        hint = "it runs on: interrupt() stops it where it is"
+        if self._interrupting:
+            words = "\nit did not answer a sysrq on the console: it may spin with interrupts off"
+            hint = _DEAF_HINT
+        error = TimeoutError(
             f"the kernel did not stop in {deadline.seconds:g} s{awaited}\n"
-            f"the console's last lines are:\n{self._console.tail()}"
-            + (f"\nwhat the kernel does:\n{activity}" if activity else ""),
+            f"the console's last lines are:\n{self._console.tail()}{words}",
             log=self._console.log,
-            hint="it runs on: interrupt() stops it where it is",
+            hint=hint,
         )
+        return self.explain(error)
+
+    def explain(self, error: TimeoutError) -> TimeoutError:
+        """Return the error of a wait that ran out, with what the kernel does instead."""
+        diagnoses = [subscriber.diagnose() for subscriber in self._subscribers]
+        diagnosis = next(filter(None, diagnoses), None)
+        if diagnosis is None:
+            return error
+        self.hears_interrupts = not (diagnosis.deaf and self._debugger.door == "kgdb")
+        return explained(error, diagnosis, hint=None if self.hears_interrupts else _DEAF_HINT)
 
     def interrupt(self, timeout: float | None = None) -> Stop:
         """Stop the running kernel where it is; a stopped one stays as it is.
@@ -320,17 +335,7 @@ class RunControl:
         self._interrupting = True
         self._breaks += 1
         self._send_interrupt()
-        try:
-            return self.wait(timeout)
-        except TimeoutError as error:
-            diagnosis = "".join(subscriber.diagnose() for subscriber in self._subscribers)
-            raise TimeoutError(
-                f"{error.message}\nit did not answer a sysrq on the console: it may spin with "
-                f"interrupts off. What its CPUs do:\n{diagnosis}",
-                log=error.log,
-                hint="restore() brings it back, and the next test has a pristine kernel; a sysrq "
-                "needs CONFIG_MAGIC_SYSRQ_SERIAL and interrupts",
-            ) from error
+        return self.wait(timeout)
 
     @contextlib.contextmanager
     def kept_stopped(self) -> Iterator[None]:
@@ -347,6 +352,7 @@ class RunControl:
     def record_stop(self, reason: Reason) -> None:
         """Note that the kernel is stopped, where no record of gdb's says so: at a snapshot."""
         self._interrupting = False
+        self.hears_interrupts = True
         self._breaks = 0
         self._oops = None
         self._refused = None

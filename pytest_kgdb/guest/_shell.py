@@ -25,7 +25,6 @@ class Shell:
     """Runs commands in the guest's shell; a stopped kernel runs for them.
 
     :param oopses: lets a command go on after an oops that the test expects.
-    :param activity: returns what a running kernel does: who runs, who waits, where.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     """
 
@@ -37,7 +36,6 @@ class Shell:
         causes: FirstCause,
         oopses: OopsPolicy,
         waits: WaitLimit,
-        activity: Callable[[], str],
         printed: PrintedLog | None = None,
     ) -> None:
         self._printed = printed
@@ -47,7 +45,6 @@ class Shell:
         self._causes = causes
         self._oopses = oopses
         self._waits = waits
-        self._activity = activity
 
     def run(
         self,
@@ -89,7 +86,7 @@ class Shell:
         except TimeoutError as error:
             # Before the interrupt, whose own stack would be there otherwise.
             explained = self._explained(error)
-            if was_stopped:
+            if was_stopped and control.hears_interrupts:
                 with contextlib.suppress(KgdbError):
                     control.interrupt()
             raise explained from error
@@ -105,11 +102,7 @@ class Shell:
         """Return the error with what the kernel does instead."""
         if self._run_control.is_known_stopped:
             return error
-        return TimeoutError(
-            f"{error.message}\nwhat the kernel does:\n{self._activity()}",
-            log=error.log,
-            hint=error.hint,
-        )
+        return self._run_control.explain(error)
 
     def check_running(self, command: str) -> None:
         """Check that the kernel still runs a command.

@@ -183,7 +183,6 @@ class Attachment:
             causes=causes,
             oopses=self.splats,
             waits=waits,
-            activity=self.cpu_stacks.activity,
             printed=printed,
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from ..deadline import Deadline
 from ..debugger import StopSubscriber
-from ..errors import KgdbError
+from ..diagnosis import Diagnosis, Samples, TaskList, diagnose, general_registers
+from ..errors import KgdbError, TimeoutError
 
-__all__ = ["CpuStacks", "deaf_cpus"]
+if TYPE_CHECKING:
+    import drgn
 
-# Intel SDM volume 1, "EFLAGS Register"
-_INTERRUPT_FLAG: Final = 1 << 9
+__all__ = ["CpuStacks"]
+
+# How long a diagnosis may take beyond the wait that ran out, in seconds.
+_SECONDS: Final = 4.0
+# How often it looks at the machine, and how long the machine runs in between, in seconds.
+_LOOKS: Final = 10
+_IDLE_LOOKS: Final = 4
+_BETWEEN: Final = 0.04
+_SHOWN_TASKS: Final = 6
 
 
 class RegisterMachine(Protocol):
     """The part of the machine that is used here."""
 
+    def status(self) -> str:
+        """Return its run state, as QEMU's monitor says it."""
+
     def registers(self) -> str:
         """Return all CPUs' registers, as QEMU's monitor shows them."""
 
 
-class StackMemory(Protocol):
+class ProgramMemory(Protocol):
     """The part of the kernel's memory that is used here."""
 
-    def cpu_stacks(self, dump: str, source: Path | None, *, registers: bool = True) -> str:
-        """Return what each CPU does, by its registers, and who waits; the machine is paused."""
+    def paused(self) -> AbstractContextManager[None]:
+        """Allow reads while the machine is paused."""
+
+    @property
+    def program(self) -> drgn.Program:
+        """The kernel."""
 
 
 class CpuStacks(StopSubscriber):
-    """Reads the CPUs' stacks while the machine is paused.
+    """Looks at the CPUs and the tasks while the machine is paused.
 
     :param paused: pauses the machine of a kernel that runs.
     :param source: where the debug info says that the kernel's source is.
@@ -41,7 +59,7 @@ class CpuStacks(StopSubscriber):
     def __init__(
         self,
         machine: RegisterMachine,
-        memory: StackMemory,
+        memory: ProgramMemory,
         source: Path | None,
         *,
         paused: Callable[[], AbstractContextManager[None]],
@@ -51,40 +69,74 @@ class CpuStacks(StopSubscriber):
         self._memory = memory
         self._source = source
 
-    def read(self, *, registers: bool = True) -> str:
-        """Return, for each CPU, its task, its stack and its registers, in lines.
+    def read(self) -> str:
+        """Return what a running kernel does, in lines: what it comes to, the CPUs, the tasks."""
+        diagnosis = self.diagnose()
+        return "\n".join(line for line in (diagnosis.headline, diagnosis.text) if line)
 
-        The tasks that wait follow, with their stacks.
+    def registers(self) -> str:
+        """Return the CPUs' general registers, in lines; empty where they cannot be read."""
+        with contextlib.suppress(KgdbError):
+            return general_registers(self._machine.registers())
+        return ""
 
-        :param registers: whether the registers are wanted.
+    def waiting_tasks(self) -> list[str]:
+        """Return the tasks of a stopped kernel that wait, each with its stack in lines.
+
+        :raises KgdbError: the kernel's memory cannot be read.
         """
+        tasks = TaskList(self._memory.program, self._source, Deadline(_SECONDS)).waiting()
+        return [task.lines() for task in tasks if task.waits_by_itself][:_SHOWN_TASKS]
+
+    def diagnose(self) -> Diagnosis:
+        """Return what a kernel does that runs and does not come to where it was to come.
+
+        It takes at most five seconds, and never raises.
+        """
+        samples = Samples(self._source)
         try:
-            with self._paused():
-                return self._memory.cpu_stacks(
-                    self._machine.registers(), self._source, registers=registers
-                )
+            self._take(samples)
+            return diagnose(samples)
+        except TimeoutError as error:
+            return Diagnosis("QEMU does not answer on its monitor", f"({error.message})")
         except KgdbError as error:
-            return f"(not available: {error.message})"
+            samples.errors.append(f"(not available: {error.message})")
+            return diagnose(samples)
+        except Exception as error:
+            # Whatever is wrong here, the wait that ran out is to be reported.
+            return Diagnosis("", f"(no diagnosis: {error!r})")
 
-    def activity(self) -> str:
-        """Return the same without registers, for the message of a wait that ran out."""
-        return self.read(registers=False)
+    def _take(self, samples: Samples) -> None:
+        """Look at the machine several times, and let it run in between."""
+        deadline = Deadline(_SECONDS)
+        samples.status = self._machine.status()
+        if samples.status != "running":
+            self._look(samples, first=True, last=True, deadline=deadline)
+            return
+        last = False
+        while not last:
+            number = len(samples.cpus) + 1
+            enough = _IDLE_LOOKS if samples.always_idle else _LOOKS
+            last = number >= enough or deadline.expired
+            with self._paused():
+                self._look(samples, first=number == 1, last=last, deadline=deadline)
+            if not last:
+                time.sleep(_BETWEEN)
 
-    def diagnose(self) -> str:
-        """Return the same, for the message of an interrupt that failed, and who is deaf to it."""
-        stacks = self.read()
-        deaf = deaf_cpus(stacks)
-        if not deaf:
-            return stacks
-        names = ", ".join(f"CPU {cpu}" for cpu in deaf)
-        return f"interrupts are off on {names}\n{stacks}"
-
-
-def deaf_cpus(dump: str) -> list[int]:
-    """Return the CPUs whose interrupts are off, by what QEMU's monitor shows of registers."""
-    cpus = []
-    for part in re.split(r"^CPU#", dump, flags=re.M)[1:]:
-        flags = re.search(r"\bRFL=([0-9a-f]+)", part)
-        if flags is not None and not int(flags[1], 16) & _INTERRUPT_FLAG:
-            cpus.append(int(re.match(r"\d+", part)[0]))  # type: ignore[index] # QEMU numbers them
-    return cpus
+    def _look(self, samples: Samples, *, first: bool, last: bool, deadline: Deadline) -> None:
+        dump = self._machine.registers()
+        program: drgn.Program | None = None
+        # The kernel's memory may be damaged in any way; the registers are known.
+        try:
+            with self._memory.paused():
+                program = self._memory.program
+                samples.add_cpus(program, dump)
+                if first:
+                    samples.add_first_tasks(program, deadline)
+                if last:
+                    samples.add_last_tasks(program, deadline)
+        except Exception as error:
+            if program is None:
+                samples.add_cpus(None, dump)
+            if not samples.errors:
+                samples.errors.append(f"(the kernel's memory cannot be read: {error})")

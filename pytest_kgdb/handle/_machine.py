@@ -37,11 +37,14 @@ class AttachedMachine(MachineLife, Protocol):
 class RunningView(Protocol):
     """What can be seen of a machine while its kernel runs.
 
-    Both raise KgdbError where nothing can be seen.
+    They raise KgdbError where nothing can be seen.
     """
 
     def paused(self) -> AbstractContextManager[None]:
         """Have the machine paused, so that its memory does not change."""
+
+    def status(self) -> str:
+        """Return its run state (qapi/run-state.json, RunState)."""
 
     def registers(self) -> str:
         """Return all CPUs' registers, as QEMU's monitor shows them."""

@@ -37,6 +37,7 @@ _FORWARDED: Final = re.compile(
     r"^ *(TCP|UDP)\[HOST_FORWARD\] +\d+ +127\.0\.0\.1 +(\d+) +[\d.]+ +(\d+) ", re.MULTILINE
 )
 
+_LOOK_SECONDS: Final = 2.0  # for what QEMU says at once
 _STORAGE_SECONDS: Final = 1.0  # between two looks for errors of the disk
 _SNAPSHOT_SECONDS: Final = 60.0  # at least, for saving and loading a snapshot
 _EXIT_SECONDS: Final = 1.0  # that a QEMU which has closed a connection has to exit
@@ -372,9 +373,13 @@ class Machine:
                 hint=MAKE_ROOM,
             )
 
+    def status(self) -> str:
+        """Return the machine's run state (qapi/run-state.json, RunState)."""
+        return str(self.monitor.execute("query-status", timeout=_LOOK_SECONDS)["status"])
+
     def registers(self) -> str:
         """Return the registers of all virtual CPUs (`info registers -a`)."""
-        return self.monitor.human("info registers -a")
+        return self.monitor.human("info registers -a", timeout=_LOOK_SECONDS)
 
     def close(self) -> None:
         """End QEMU and remove the machine's directory."""

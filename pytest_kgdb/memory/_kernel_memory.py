@@ -322,28 +322,6 @@ class KernelMemory:
 
         return stack_trace(self.program, self._task(task))
 
-    def cpu_stacks(self, dump: str, source: Path | None, *, registers: bool = True) -> str:
-        """Return the task and the stack of each CPU, the tasks that wait, and registers.
-
-        This is for a kernel that does not stop; QEMU must have paused the machine.
-
-        :param dump: the output of QEMU's `info registers -a`.
-        :param source: the directory of the kernel's source in the debug information.
-        :param registers: whether the CPUs' general registers are wanted.
-        """
-        from ._cpus import cpu_stacks, general_registers
-        from ._tasks import blocked_tasks
-
-        dump = dump.replace("\r", "")
-        with self.paused():
-            try:
-                stacks = list(cpu_stacks(self.program, dump, source))
-                stacks += blocked_tasks(self.program, source)
-            except Exception as error:
-                # The kernel's memory may be damaged in any way; the registers are known.
-                stacks = [f"(no stacks: {error})"]
-        return "\n".join([*stacks, *([general_registers(dump)] if registers else [])])
-
     def require_ram(self) -> Ram:
         """Return the guest's RAM.
 
@@ -388,16 +366,6 @@ class KernelMemory:
         with contextlib.suppress(Exception):
             for cpu, data in stopped_registers(self.program):
                 yield cpu, pt_regs_values(data)
-
-    def blocked_tasks(self, source: Path | None) -> list[str]:
-        """Return the tasks that wait, each with its stack in lines.
-
-        :param source: the directory of the kernel's source in the debug information.
-        :raises StaleError: the kernel is running.
-        """
-        from ._tasks import blocked_tasks
-
-        return list(blocked_tasks(self.program, source))
 
 
 def _pgd(task: drgn.Object | int) -> int:

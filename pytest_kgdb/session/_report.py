@@ -199,15 +199,15 @@ def _where(vm: ReportedMachine) -> tuple[str, str | None]:
         stacks = attachment.cpu_stacks.read()
         return f"gdb has ended and cannot be asked; what the kernel's CPUs do:\n{stacks}", None
     if not attachment.run_control.stopped:
-        brief, whole = (attachment.cpu_stacks.read(registers=on) for on in (False, True))
-        return _RUNNING + whole, _RUNNING + brief
+        brief, registers = attachment.cpu_stacks.read(), attachment.cpu_stacks.registers()
+        return f"{_RUNNING}{brief}\n{registers}", _RUNNING + brief
     stop = attachment.run_control.stop
     assert stop is not None
     lines = [_in_a_line(stop)]
     if stop.reason == "interrupt":
         # Who waits is to be known; the interrupt's own way into the debugger is not.
         with contextlib.suppress(KgdbError):
-            lines += attachment.memory.blocked_tasks(vm.kernel.debug_source)
+            lines += attachment.cpu_stacks.waiting_tasks()
     frames = _frames(stop)
     if frames:
         lines += _innermost(frames[0], with_source=attachment.source.is_local)

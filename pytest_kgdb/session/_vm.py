@@ -51,6 +51,10 @@ class _PausableMachine:
         """Have the machine paused."""
         return self._relay.machine_paused(self._machine.monitor)
 
+    def status(self) -> str:
+        """Return the machine's run state."""
+        return self._machine.status()
+
     def registers(self) -> str:
         """Return all CPUs' registers."""
         return self._machine.registers()

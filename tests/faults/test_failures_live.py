@@ -246,8 +246,8 @@ def test_timeout(ran: Outcome, error: str) -> None:
     assert log_of(error).exists()
     report = ran.failure("test_timeout")
     where = report.sections[WHERE]
-    assert where.startswith("running; what its CPUs do:\nCPU 0, task 0 (swapper")
-    assert "  #0 " in where
+    assert where.startswith("running; what its CPUs do:\n")
+    assert "CPU 0, task 0 (swapper/0), idle" in where
     assert re.search(r"RIP=[0-9a-f]{16}", where)
     assert "YMM" not in where
     assert report.sections[GDB]
@@ -262,7 +262,12 @@ def test_command_timeout(error: str) -> None:
 def test_hang(ran: Outcome, error: str) -> None:
     assert error.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 1 s")
     assert "it may spin with interrupts off" in error
-    assert re.search(r"CPU 0, task \d+ \(\w+\)\n +#0 vfs_read at fs/read_write\.c:\d+", error)
+    first = error.splitlines()[0].partition(" in 1 s: ")[2]
+    place = r"vfs_read \(fs/read_write\.c:\d+\)"
+    assert re.fullmatch(rf"spinning with interrupts off: CPU 0 in {place}, \w+\[\d+\]", first)
+    assert re.search(
+        r"CPU 0, task \d+ \(\w+\), interrupts off\n +#0 vfs_read at fs/read_write\.c:\d+", error
+    )
     assert "do_syscall_64" in error
     assert re.search(r"RIP=[0-9a-f]{16}", error)
     assert log_of(error).exists()

@@ -123,4 +123,6 @@ def test_where_a_command_hangs(kgdb):
 def test_who_runs(kgdb):
     with pytest.raises(TimeoutError) as caught:
         kgdb.run("while :; do :; done", timeout=2)
-    assert "(sh)\n  in user mode" in str(caught.value)
+    text = str(caught.value)
+    assert re.search(r"did not end in 2 s: running in user mode: sh\[\d+\] on CPU 0\n", text)
+    assert "(sh)\n  in user mode" in text

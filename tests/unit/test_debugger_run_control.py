@@ -21,6 +21,7 @@ from pytest_kgdb.debugger import (
     StopSubscriber,
     Value,
 )
+from pytest_kgdb.diagnosis import Diagnosis
 from pytest_kgdb.errors import (
     DebuggerDied,
     KernelPanic,
@@ -502,8 +503,8 @@ def test_one_that_comes_while_a_breakpoint_is_hit(parts: Parts, gdb: FakeGdb) ->
 
 def test_an_interrupt_that_is_not_answered(parts: Parts) -> None:
     class Stacks(StopSubscriber):
-        def diagnose(self) -> str:
-            return "CPU 0: spins"
+        def diagnose(self) -> Diagnosis:
+            return Diagnosis("spinning: CPU 0", "CPU 0: spins")
 
     parts.run_control.subscribe(Stacks())
     parts.run_control._send_interrupt = lambda: None

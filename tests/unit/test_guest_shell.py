@@ -11,7 +11,8 @@ import pytest
 from fake_gdb import FakeGdb, Parts
 
 from pytest_kgdb.console import Result
-from pytest_kgdb.debugger import GdbError
+from pytest_kgdb.debugger import GdbError, StopSubscriber
+from pytest_kgdb.diagnosis import Diagnosis
 from pytest_kgdb.errors import (
     ConfigError,
     DebuggerDied,
@@ -50,7 +51,7 @@ class Console:
         return Result(0, "done\n")
 
 
-class World:
+class World(StopSubscriber):
     def __init__(self, parts: Parts, gdb: FakeGdb) -> None:
         self.parts, self.gdb = parts, gdb
         self.control = parts.run_control
@@ -64,13 +65,15 @@ class World:
             causes=parts.causes,
             oopses=oopses,
             waits=parts.waits,
-            activity=self.activity,
             printed=PRINTED,
         )
 
-    def activity(self) -> str:
+        self.deaf = False
+        self.control.subscribe(self)
+
+    def diagnose(self) -> Diagnosis:
         assert not self.control.is_known_stopped, "an interrupt's own stack would be there"
-        return "CPU 0: task 71 (cat) in demo_read"
+        return Diagnosis("waiting: cat[71] in demo_read", "CPU 0, idle", deaf=self.deaf)
 
     def at(self, number: int, event: Callable[[], None]) -> None:
         """Have something happen before a look, and be taken note of."""
@@ -212,7 +215,8 @@ def test_a_command_that_does_not_end(world: World) -> None:
     with pytest.raises(TimeoutError) as error:
         world.shell.run("cat")
     assert error.value.message == (
-        "'cat' did not end in 5 s\nwhat the kernel does:\nCPU 0: task 71 (cat) in demo_read"
+        "'cat' did not end in 5 s: waiting: cat[71] in demo_read\n"
+        "what the kernel does:\nCPU 0, idle"
     )
     assert error.value.__cause__ is world.console.error
     assert world.control.stopped, "as it was"
@@ -220,6 +224,15 @@ def test_a_command_that_does_not_end(world: World) -> None:
     with pytest.raises(TimeoutError):
         world.shell.run("cat")
     assert not world.control.stopped
+
+
+def test_a_kernel_that_hears_no_interrupt_is_not_waited_for(world: World) -> None:
+    world.console.error = TimeoutError("'cat' did not end in 5 s")
+    world.deaf = True
+    with pytest.raises(TimeoutError, match="demo_read") as error:
+        world.shell.run("cat")
+    assert not world.control.stopped
+    assert "restore()" in str(error.value.hint)
 
 
 def test_qemus_end(world: World) -> None:

@@ -32,6 +32,7 @@ TABLE: tuple[tuple[str, ...], ...] = (
     ("machine",),
     ("board",),
     ("memory",),
+    ("diagnosis",),
     ("debugger",),
     ("actions",),
     ("trace",),

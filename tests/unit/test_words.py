@@ -118,6 +118,7 @@ KEPT = {
     ("plugin/_status.py", "PASS"),  # KCIDB's status
 }
 KEPT_TEXTS = (
+    "halted with interrupts off",  # after the instruction hlt (Intel SDM, "HLT-Halt")
     "panicked and halted",  # what a kernel does after a panic (kernel/panic.c, panic)
     "any task, asleep",  # what a task is: TASK_INTERRUPTIBLE and the like
 )

@@ -1,0 +1,202 @@
+"""What the CPUs do, by the registers that QEMU reports: at one time, and over several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ._locks import spinlock_name
+from ._stack import StackFrame, frames_of, lines_of, stack_of
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["CpuSample", "general_registers", "sample_cpus"]
+
+_CPU: Final = re.compile(r"^CPU#(\d+)$", re.M)
+# QEMU, target/i386/cpu-dump.c: the 16 general registers, RIP and RFL, and the state after them.
+_REGISTER: Final = re.compile(r"\b(R(?:[A-D]X|[SD]I|[BS]P|IP|FL|\d+)) *=([0-9a-f]{8,16})")
+_STATE: Final = re.compile(r"\bCPL=(\d).*\bHLT=(\d)")
+
+# arch/x86/include/asm/ptrace.h
+_PT_REGS: Final = {
+    **{f"r{number}": f"R{number}" for number in range(8, 16)},
+    **{name: f"R{name.upper()}" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")},
+    "flags": "RFL",
+}
+# Intel SDM volume 1, "EFLAGS Register"
+_INTERRUPT_FLAG: Final = 1 << 9
+_FIRST_KERNEL_ADDRESS: Final = 1 << 63
+# How a CPU waits for an interrupt (kernel/sched/idle.c), and how one that is offline waits to be
+# started again (arch/x86/kernel/smpboot.c).
+_IDLE_NAMES: Final = re.compile(r"idle|safe_halt|^(?:acpi|intel)_\w*(?:enter|mwait)|play_dead")
+_SHOWN_FRAMES: Final = 12
+
+
+@dataclass(frozen=True)
+class CpuSample:
+    """A CPU at one time; the machine was paused."""
+
+    number: int
+    registers: dict[str, int]
+    user: bool
+    """Whether it was in user mode."""
+    waits: bool
+    """Whether it had executed `hlt`, and no interrupt had come since."""
+    pid: int = -1
+    """Of the task that it ran; -1 where that cannot be read."""
+    comm: str = ""
+    switches: int = 0
+    """How often that task has left a CPU by itself (`nvcsw`)."""
+    entry: bytes = b""
+    """The registers with which that task entered the kernel (`struct pt_regs`)."""
+    frames: Sequence[StackFrame] = field(default=(), repr=False)
+    exception_flags: int | None = None
+    """The flags of what an exception has interrupted, if it was in one; 0 if they are not known."""
+    spinlock: str | None = None
+    """The spinlock that it waited for; empty for one that cannot be told, None for none."""
+    error: str = ""
+    """Why there are no frames."""
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether interrupts were on; in an exception, which may end, whether they were before."""
+        flags = self.exception_flags
+        return bool((self.registers.get("RFL", 0) if flags is None else flags) & _INTERRUPT_FLAG)
+
+    @property
+    def started(self) -> bool:
+        """Whether the kernel runs on it; the others wait for it to be started, in real mode."""
+        return self.user or self.registers.get("RIP", 0) >= _FIRST_KERNEL_ADDRESS
+
+    @property
+    def idle(self) -> bool:
+        """Whether it had nothing to run, and waited for an interrupt."""
+        return (
+            self.pid == 0
+            and not self.user
+            and any(_IDLE_NAMES.search(frame.name) for frame in self.frames[:3])
+        )
+
+    @property
+    def task(self) -> str:
+        """The task that it ran, as in the kernel's own messages: `cat[52]`."""
+        return f"{self.comm}[{self.pid}]" if self.pid >= 0 else "an unknown task"
+
+    def lines(self) -> Iterator[str]:
+        """Yield what it did, in lines."""
+        if not self.started:
+            yield f"CPU {self.number}, not started"
+            return
+        head = f"CPU {self.number}"
+        if self.pid >= 0:
+            head += f", task {self.pid} ({self.comm})"
+        if self.idle:
+            yield f"{head}, idle"
+            return
+        if not self.interrupts:
+            head += ", interrupts off"
+        yield head
+        if self.user:
+            yield "  in user mode"
+        elif self.error:
+            yield f"  (its stack cannot be read: {self.error})"
+        yield from lines_of(self.frames, _SHOWN_FRAMES)
+
+
+def sample_cpus(program: drgn.Program | None, dump: str, source: Path | None) -> list[CpuSample]:
+    """Return what each CPU does.
+
+    :param program: the kernel; None if there is only its registers to go by.
+    :param dump: the output of QEMU's `info registers -a`; the machine must be paused since.
+    :param source: the directory of the kernel's source in the debug information.
+    """
+    parts = _CPU.split(dump.replace("\r", ""))[1:]
+    return [
+        _sample(program, int(number), text, source)
+        for number, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def _sample(program: drgn.Program | None, number: int, text: str, source: Path | None) -> CpuSample:
+    registers = {name: int(value, 16) for name, value in _REGISTER.findall(text)}
+    state = _STATE.search(text)
+    user, waits = state is not None and state[1] == "3", state is not None and state[2] == "1"
+    plain = CpuSample(number, registers, user, waits)
+    if program is None or not plain.started:
+        return plain
+    pid, comm, switches, entry, error = -1, "", 0, b"", ""
+    frames: list[StackFrame] = []
+    spinlock = flags = None
+    # The kernel may be broken in any way, and whatever can be read is reported.
+    try:
+        from drgn.helpers.linux.sched import cpu_curr
+
+        task = cpu_curr(program, number)
+        pid, comm = task.pid.value_(), task.comm.string_().decode(errors="replace")
+        switches = task.nvcsw.value_()
+        entry = _entry_registers(program, task)
+    except Exception as caught:
+        error = str(caught)
+    if not user:
+        try:
+            trace = _trace(program, registers)
+            frames = frames_of(trace, source)
+            spinlock = spinlock_name(program, trace)
+            flags = _exception_flags(program, trace)
+        except Exception as caught:
+            error = str(caught)
+    return CpuSample(
+        number,
+        registers,
+        user,
+        waits,
+        pid,
+        comm,
+        switches,
+        entry,
+        tuple(frames),
+        flags,
+        spinlock,
+        error,
+    )
+
+
+def _entry_registers(program: drgn.Program, task: drgn.Object) -> bytes:
+    """Return what is at the end of a task's stack (arch/x86/include/asm/processor.h)."""
+    start, size = stack_of(task)
+    registers: int = program.type("struct pt_regs").size
+    data: bytes = program.read(start + size - registers, registers)
+    return data
+
+
+def _exception_flags(program: drgn.Program, trace: drgn.StackTrace) -> int | None:
+    """Return the flags that an exception has saved (arch/x86/entry/entry_64.S, idtentry_body)."""
+    import drgn
+
+    for level, frame in enumerate(trace):
+        if (frame.name or "").startswith("asm_exc_"):
+            # On its way there and back its stack pointer is another.
+            registers = drgn.Object(program, "struct pt_regs", address=frame.sp)
+            interrupted = level + 1 < len(trace) and registers.ip.value_() == trace[level + 1].pc
+            return int(registers.flags.value_()) if interrupted else 0
+    return None
+
+
+def _trace(program: drgn.Program, registers: dict[str, int]) -> drgn.StackTrace:
+    import drgn
+
+    values = {field: registers[name] for field, name in _PT_REGS.items() if name in registers}
+    return program.stack_trace(drgn.Object(program, "struct pt_regs", value=values))
+
+
+def general_registers(dump: str) -> str:
+    """Return the lines of a dump with general registers, without segments and vectors."""
+    return "\n".join(
+        line
+        for line in dump.replace("\r", "").splitlines()
+        if _CPU.match(line) or _REGISTER.match(line)
+    )

@@ -1,0 +1,167 @@
+"""Why a kernel does not come to where it was to come: in one line, and what is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import TimeoutError
+from ._cpus import general_registers
+from ._loops import Loop, loop_of
+from ._samples import Samples
+from ._tasks import WaitingTask
+
+__all__ = ["Diagnosis", "diagnose", "explained"]
+
+_MAX_TASKS: Final = 6
+_MAX_LINES: Final = 36
+_MAX_CHAIN: Final = 4
+_MAX_REGISTER_LINES: Final = 12
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a machine does instead of what was waited for."""
+
+    headline: str
+    """In one line; empty where nothing can be told."""
+    text: str
+    """What each CPU does, and which tasks wait, with their stacks."""
+    deaf: bool = False
+    """Whether no interrupt reaches the kernel any more, so that nothing but QEMU can stop it."""
+
+
+def explained(
+    error: TimeoutError, diagnosis: Diagnosis, *, hint: str | None = None
+) -> TimeoutError:
+    """Return the error of a wait that ran out, with what the machine does instead.
+
+    :param hint: what to do; that of the error otherwise.
+    """
+    first, *rest = error.message.splitlines()
+    if diagnosis.headline:
+        first = f"{first}: {diagnosis.headline}"
+    lines = [first, *rest]
+    if diagnosis.text:
+        lines += ["what the kernel does:", diagnosis.text]
+    return TimeoutError("\n".join(lines), log=error.log, hint=hint or error.hint)
+
+
+def diagnose(samples: Samples) -> Diagnosis:
+    """Return what is wrong, by what was seen of a machine at several times."""
+    text = "\n".join(_bounded(samples))
+    if samples.status != "running":
+        return Diagnosis(f"{samples.status}: QEMU has stopped the machine", text, deaf=True)
+    loops = [loop for cpu in samples.by_cpu() if (loop := loop_of(cpu)) is not None]
+    deaf = [loop for loop in loops if loop.deaf]
+    chains = samples.stuck()
+    blocked = [chain for chain in chains if chain[0].uninterruptible]
+    inside = [loop for loop in loops if not loop.user]
+    if inside:
+        registers = general_registers(samples.dump).splitlines()[:_MAX_REGISTER_LINES]
+        words = _looping(deaf or inside)
+        return Diagnosis(words, "\n".join([text, *registers]), deaf=bool(deaf))
+    if blocked:
+        return Diagnosis(_blocked(blocked), text)
+    if loops:
+        return Diagnosis(_looping(loops), text)
+    if busy := _busy(samples):
+        return Diagnosis(busy, text)
+    waiting = [chain for chain in chains if chain[0].waits_by_itself]
+    if waiting:
+        return Diagnosis(_waiting(waiting), text)
+    if samples.chains is None:
+        return Diagnosis("", text)
+    readers = [str(chain[0]) for chain in chains if chain[0].reads_input]
+    end = f"; {readers[-1]} waits for input" if readers else ""
+    return Diagnosis(f"idle: nothing is blocked{end}", text)
+
+
+def _looping(loops: Sequence[Loop]) -> str:
+    return "; ".join(
+        str(loop) if not index or loop.kind != loops[0].kind else loop.where
+        for index, loop in enumerate(loops)
+    )
+
+
+def _blocked(chains: Sequence[Sequence[WaitingTask]]) -> str:
+    circle = next((chain for chain in chains if chain[-1] in chain[:-1]), None)
+    if circle is not None:
+        return _deadlock(circle)
+    return f"blocked: {_chain(chains[0])}{_and_others(chains, chains[0])}"
+
+
+def _chain(chain: Sequence[WaitingTask]) -> str:
+    """Return a task with what it waits for, and where those are that hold that."""
+    return f"{chain[0]} " + ", which is ".join(_in_words(task) for task in chain[:_MAX_CHAIN])
+
+
+def _deadlock(chain: Sequence[WaitingTask]) -> str:
+    return f"deadlock: {_chain(chain[chain.index(chain[-1]) : -1])}"
+
+
+def _in_words(task: WaitingTask) -> str:
+    return ", ".join(filter(None, [f"in {task.place}", task.reason]))
+
+
+def _and_others(chains: Sequence[Sequence[WaitingTask]], chain: Sequence[WaitingTask]) -> str:
+    """Return how many tasks wait that have nothing to do with a chain."""
+    number = sum(1 for task, *_ in chains if task not in chain)
+    return f"; and {number} more" if number else ""
+
+
+def _waiting(chains: Sequence[Sequence[WaitingTask]]) -> str:
+    chain = chains[-1]
+    if chain[-1] in chain[:-1]:
+        return _deadlock(chain)
+    return f"waiting: {_chain(chain)}{_and_others(chains, chain)}"
+
+
+def _busy(samples: Samples) -> str:
+    """Return which tasks run, where that is not in one place."""
+    seen: dict[str, set[str]] = {}
+    for cpus in samples.by_cpu():
+        busy = [cpu for cpu in cpus if cpu.started and not cpu.idle and cpu.pid > 0]
+        for cpu in busy if 2 * len(busy) > len(cpus) else ():
+            where = "user mode" if cpu.user else "the kernel"
+            seen.setdefault(f"{cpu.task} on CPU {cpu.number}", set()).add(where)
+    words = [f"{task}, in {' and in '.join(sorted(where))}" for task, where in seen.items()]
+    return f"running: {'; '.join(words[:3])}" if words else ""
+
+
+def _bounded(samples: Samples) -> Iterator[str]:
+    """Yield what CPUs and tasks do, in no more lines than a screen has."""
+    left = _MAX_LINES
+    idle: list[str] = []
+    parts: list[list[str]] = []
+    for cpu in samples.last:
+        lines = list(cpu.lines())
+        if cpu.idle:
+            idle.append(lines[0])
+        else:
+            parts.append(lines)
+    tasks = list(_shown_tasks(samples.chains or ()))
+    parts += [task.lines().splitlines() for task in tasks[:_MAX_TASKS]]
+    for line in idle:
+        yield line
+        left -= 1
+    for number, lines in enumerate(parts):
+        if len(lines) > left:
+            yield f"… and {len(parts) - number} more"
+            return
+        yield from lines
+        left -= len(lines)
+    if len(tasks) > _MAX_TASKS:
+        yield f"… and {len(tasks) - _MAX_TASKS} more tasks"
+    yield from samples.errors
+
+
+def _shown_tasks(chains: Sequence[Sequence[WaitingTask]]) -> Iterator[WaitingTask]:
+    """Yield the tasks that wait, each followed by those that hold what it waits for, once."""
+    shown: set[int] = set()
+    for chain in chains:
+        for task in chain if chain[0].waits_by_itself else ():
+            if task.address not in shown:
+                shown.add(task.address)
+                yield task

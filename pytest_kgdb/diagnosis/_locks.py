@@ -1,0 +1,173 @@
+"""Locks: their names, and who holds them, as far as memory tells."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["lock_holders", "lock_name", "spinlock_name", "task_name"]
+
+# kernel/locking/mutex.h, MUTEX_FLAGS
+_MUTEX_FLAGS: Final = 0x7
+# kernel/locking/rwsem.c: RWSEM_WRITER_LOCKED and RWSEM_READER_SHIFT of the count,
+# RWSEM_OWNER_FLAGS_MASK and RWSEM_READER_OWNED of the owner (since 5.3).
+_WRITER_LOCKED: Final = 1 << 0
+_READER_SHIFT: Final = 8
+_OWNER_FLAGS: Final = 0x3
+_READER_OWNED: Final = 1 << 0
+
+
+def lock_holders(
+    program: drgn.Program,
+    tasks: Mapping[int, drgn.Object],
+    kind: str,
+    address: int,
+    waiters: Collection[int],
+) -> tuple[list[drgn.Object], str]:
+    """Return the tasks that hold a lock; and in words what else its memory says of its holders.
+
+    :param tasks: all tasks, by their address.
+    :param kind: the name of the lock's struct.
+    :param waiters: the addresses of the tasks that wait for it.
+    """
+    import drgn
+
+    lock = drgn.Object(program, f"struct {kind}", address=address)
+    holders: list[drgn.Object] = []
+    holding = ""
+    try:
+        if kind == "mutex":
+            owner = lock.owner.counter.value_() & (1 << 64) - 1 & ~_MUTEX_FLAGS
+            holders, holding = _owner(tasks, owner)
+        elif kind == "rw_semaphore":
+            count = lock.count.counter.value_()
+            value = lock.owner.counter.value_() & (1 << 64) - 1
+            owner = value & ~_OWNER_FLAGS
+            if count & _WRITER_LOCKED:
+                holders, holding = _owner(tasks, owner)
+            elif readers := count >> _READER_SHIFT:
+                holding = f"held by {readers} reader{'s' * (readers > 1)}"
+                last = tasks.get(owner)
+                if value & _READER_OWNED and last is not None:
+                    # "The owner field … may not be the real owner" (kernel/locking/rwsem.c)
+                    holding += f", perhaps {task_name(last)}"
+    except (AttributeError, LookupError, drgn.FaultError):
+        pass  # a kernel whose locks have another form (PREEMPT_RT)
+    if not holders:
+        holders = [
+            task
+            for task in _in_lockdep(program, tasks, kind, address)
+            if task.value_() not in waiters
+        ]
+    return holders, holding
+
+
+def _owner(tasks: Mapping[int, drgn.Object], owner: int) -> tuple[list[drgn.Object], str]:
+    task = tasks.get(owner)
+    if task is not None:
+        return [task], ""
+    return [], f"whose owner {owner:#x} is no task (any more)" if owner else "held by nobody"
+
+
+def task_name(task: drgn.Object) -> str:
+    """Return a task as in the kernel's own messages: `cat[52]`."""
+    return f"{task.comm.string_().decode(errors='replace')}[{task.pid.value_()}]"
+
+
+def _in_lockdep(
+    program: drgn.Program, tasks: Mapping[int, drgn.Object], kind: str, address: int
+) -> Iterator[drgn.Object]:
+    """Yield the tasks that hold a lock or wait for it, by lockdep's records of both.
+
+    See include/linux/sched.h, held_locks; include/linux/lockdep_types.h, struct held_lock.
+    """
+    import drgn
+
+    if not program.type("struct task_struct").has_member("held_locks"):
+        return
+    try:
+        instance = address + drgn.offsetof(program.type(f"struct {kind}"), "dep_map")
+    except LookupError:
+        return
+    for task in tasks.values():
+        depth = min(task.lockdep_depth.value_(), len(task.held_locks))
+        if any(task.held_locks[index].instance.value_() == instance for index in range(depth)):
+            yield task
+
+
+def lock_name(program: drgn.Program, address: int, kind: str) -> str:
+    """Return the name of a lock: the variable's that it is, or is in; lockdep's; or its address.
+
+    :param kind: the name of the lock's struct.
+    """
+    import drgn
+
+    with contextlib.suppress(LookupError, drgn.FaultError):
+        symbol = program.symbol(address)
+        offset = address - symbol.address
+        if path := _member_path(program, symbol.name, symbol.address, offset, kind):
+            return path
+        return symbol.name if offset == 0 else f"{symbol.name}+{offset:#x}"
+    with contextlib.suppress(LookupError, AttributeError, drgn.FaultError):
+        lock = drgn.Object(program, f"struct {kind}", address=address)
+        if name := lock.dep_map.name:
+            return f"{name.string_().decode(errors='replace')} at {address:#x}"
+    cache = ""
+    with contextlib.suppress(Exception):  # the slab's own records may be damaged
+        from drgn.helpers.linux.slab import find_containing_slab_cache
+
+        if slab := find_containing_slab_cache(program, address):
+            cache = f" ({slab.name.string_().decode(errors='replace')})"
+    return f"at {address:#x}{cache}"
+
+
+def _member_path(
+    program: drgn.Program, name: str, address: int, offset: int, kind: str
+) -> str | None:
+    """Return the member of a variable that is a lock: `device.lock`."""
+    with contextlib.suppress(LookupError):
+        variable = program.variable(name)
+        if variable.address_ == address:
+            return _descend(name, variable.type_, offset, kind)
+    return None
+
+
+def _descend(path: str, type_: drgn.Type, offset: int, kind: str) -> str | None:
+    import drgn
+
+    while True:
+        while type_.kind == drgn.TypeKind.TYPEDEF:
+            type_ = type_.type
+        if type_.kind == drgn.TypeKind.ARRAY:
+            size = type_.type.size if hasattr(type_.type, "size") else drgn.sizeof(type_.type)
+            path, offset, type_ = f"{path}[{offset // size}]", offset % size, type_.type
+            continue
+        if type_.kind not in (drgn.TypeKind.STRUCT, drgn.TypeKind.UNION):
+            return None
+        if offset == 0 and type_.tag == kind:
+            return path
+        for member in type_.members:
+            start = member.bit_offset // 8
+            if member.bit_field_size is None and start <= offset < start + drgn.sizeof(member.type):
+                path = f"{path}.{member.name}" if member.name else path
+                type_, offset = member.type, offset - start
+                break
+        else:
+            return None
+
+
+def spinlock_name(program: drgn.Program, trace: drgn.StackTrace) -> str | None:
+    """Return the name of the spinlock that a CPU waits for; None where it waits for none.
+
+    :param trace: the CPU's stack.
+    """
+    for frame in trace:
+        if frame.name and "queued_spin_lock_slowpath" in frame.name:
+            with contextlib.suppress(LookupError, ValueError):
+                return lock_name(program, frame["lock"].value_(), "spinlock")
+            return ""
+    return None

@@ -1,0 +1,122 @@
+"""CPUs that are at the same place at several times: in a loop, in an exception, or waiting."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ._cpus import CpuSample
+from ._stack import StackFrame, place_of
+
+__all__ = ["Loop", "loop_of"]
+
+# arch/x86/include/asm/idtentry.h: asm_exc_page_fault, asm_exc_general_protection
+_EXCEPTION: Final = re.compile(r"(?:asm_)?exc_(\w+)")
+# Fewer do not show that a CPU is in one place.
+_LEAST: Final = 3
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A CPU that does not leave a place."""
+
+    kind: str
+    """What it does there."""
+    where: str
+    """The CPU, the place, the task, and what it waits for."""
+    deaf: bool
+    """Whether its interrupts are off."""
+    user: bool = False
+    """Whether it is a user program that loops."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}"
+
+
+def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
+    """Return the place that a CPU does not leave; None where it leaves it.
+
+    :param samples: of one CPU, the earliest first.
+    """
+    last = samples[-1]
+    if len(samples) < _LEAST or not last.started or any(sample.idle for sample in samples):
+        return None
+    if any((sample.pid, sample.switches) != (last.pid, last.switches) for sample in samples):
+        return None
+    if any(sample.user for sample in samples) and not any(map(_in_syscall, samples)):
+        where = f"{last.task} on CPU {last.number}"
+        return Loop("running in user mode", where, deaf=False, user=True)
+    if any(sample.user for sample in samples):
+        return None
+    deaf = all(not sample.interrupts for sample in samples)
+    off = " with interrupts off" if deaf else ""
+    place = _common_place(samples)
+    where = f"CPU {last.number} in {place.place if place else hex(last.registers.get('RIP', 0))}"
+    task = f", {last.task}" if last.pid >= 0 else ""
+    if deaf and all(sample.waits for sample in samples):
+        return Loop("halted with interrupts off", where + task, deaf)
+    if place is None:
+        if not deaf or len({sample.registers.get("RIP") for sample in samples}) > 1:
+            return None
+        return Loop(f"spinning{off}", where + task, deaf)
+    if exception := _exception(samples, place):
+        return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
+    lock = ""
+    if all(sample.spinlock == last.spinlock is not None for sample in samples):
+        name = f" {last.spinlock}" if last.spinlock else ""
+        lock = f", waiting for the spinlock{name}" if name else ", waiting for a spinlock"
+    return Loop(f"spinning{off}", where + task + lock, deaf)
+
+
+def _in_syscall(sample: CpuSample) -> bool:
+    """Whether a program had called the kernel; it is interrupted otherwise."""
+    return any(frame.name.startswith("do_syscall_64") for frame in sample.frames)
+
+
+def _common(samples: Sequence[CpuSample]) -> list[StackFrame]:
+    """Return the frames that all stacks have in common, innermost first, as in the last one."""
+    stacks = [sample.frames for sample in samples]
+    number = 0
+    shortest = min(len(stack) for stack in stacks)
+    while number < shortest:
+        frames = {(stack[-1 - number].name, stack[-1 - number].sp) for stack in stacks}
+        if len(frames) > 1:
+            # An inner frame that differs in its stack pointer alone is another call.
+            break
+        number += 1
+    return list(stacks[-1][len(stacks[-1]) - number :])
+
+
+def _common_place(samples: Sequence[CpuSample]) -> StackFrame | None:
+    """Return the function that a CPU has not left, at the line where it was most of the time.
+
+    None if it may have: a system call that was made again has the same frames.
+    """
+    common = _common(samples)
+    place = place_of(common)
+    if place is None or place.is_base:
+        return None
+    if _in_syscall(samples[-1]) and len({sample.entry for sample in samples}) > 1:
+        return None
+    depth = len(common) - common.index(place)
+    lines = Counter(sample.frames[-depth].line for sample in samples if len(sample.frames) >= depth)
+    line = max(lines, key=lambda number: lines[number])
+    return StackFrame(place.name, place.file, line, place.sp, place.interrupted)
+
+
+def _exception(samples: Sequence[CpuSample], place: StackFrame) -> str:
+    """Return the exception that a function takes again and again, in words; empty for none."""
+    names: Counter[str] = Counter()
+    for sample in samples:
+        for inner, frame in zip(sample.frames, sample.frames[1:], strict=False):
+            match = _EXCEPTION.fullmatch(inner.name)
+            if match and frame.name == place.name and frame.interrupted:
+                names[match[1]] += 1
+                break
+    if not names or 2 * names.total() < len(samples):
+        return ""
+    name = names.most_common(1)[0][0].replace("_", " ")
+    return f"{name} after {name}"

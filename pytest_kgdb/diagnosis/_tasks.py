@@ -1,0 +1,206 @@
+"""The tasks of a kernel that wait: where, for what, and who has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..deadline import Deadline
+from ._stack import StackFrame, frames_of, lines_of, place_of
+from ._waits import Tasks, Wait, wait_of
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["TaskList", "WaitingTask"]
+
+_SHOWN_FRAMES: Final = 14
+
+# include/linux/sched.h: the bits of a task's state.
+_UNINTERRUPTIBLE: Final = 0x2
+_NOLOAD: Final = 0x400  # an idle kernel thread, which waits for work
+_WAITING: Final = 0x3  # TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE
+
+# A shell that waits for its command (kernel/exit.c) or for input (drivers/tty/n_tty.c) hangs not.
+_CHILD: Final = "do_wait"
+_INPUT: Final = "n_tty_read"
+
+
+@dataclass(frozen=True)
+class WaitingTask:
+    """A task that waits."""
+
+    address: int
+    pid: int
+    comm: str
+    uninterruptible: bool
+    program: bool
+    """Whether it runs a user program; it is a kernel thread otherwise."""
+    has_tty: bool
+    switches: int
+    """How often it has left a CPU by itself: the same number means that it has not run since."""
+    frames: Sequence[StackFrame] = field(default=(), repr=False)
+    wait: Wait | None = None
+
+    def __str__(self) -> str:
+        return f"{self.comm}[{self.pid}]"
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What changes when it runs."""
+        return self.address, self.pid, self.switches
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether it waits for what a user types."""
+        return any(frame.name == _INPUT for frame in self.frames)
+
+    @property
+    def awaits_child(self) -> bool:
+        """Whether it waits for the end of its child, as a shell for its command."""
+        return any(frame.name == _CHILD for frame in self.frames)
+
+    @property
+    def waits_by_itself(self) -> bool:
+        """Whether what it waits for is neither input nor a child."""
+        return not (self.reads_input or self.awaits_child)
+
+    @property
+    def place(self) -> str:
+        """The function that waits, with file and line."""
+        frame = place_of(self.frames)
+        return frame.place if frame is not None else "(its stack cannot be read)"
+
+    @property
+    def holders(self) -> str:
+        """Who has what it waits for, in words."""
+        if self.wait is None or self.wait.names_holders:
+            return ""
+        names = [
+            "itself" if holder.address == self.address else holder.name
+            for holder in self.wait.holders[:4]
+        ]
+        return f"held by {', '.join(names)}" if names else self.wait.holding
+
+    @property
+    def reason(self) -> str:
+        """What it waits for and who has that, in words; empty where that cannot be told."""
+        if self.wait is None:
+            return ""
+        return " ".join(filter(None, [f"waiting for {self.wait.text}", self.holders]))
+
+    def lines(self) -> str:
+        """Return it with its stack, in lines."""
+        kind = "blocked" if self.uninterruptible else "waiting"
+        head = f"task {self.pid} ({self.comm}), {kind}"
+        head = ", ".join(filter(None, [head, self.reason]))
+        return "\n".join([head, *lines_of(self.frames, _SHOWN_FRAMES)])
+
+
+class TaskList:
+    """The tasks of a kernel at one time.
+
+    :param source: the directory of the kernel's source in the debug information.
+    :param deadline: when to stop reading: a damaged list may have no end.
+    """
+
+    def __init__(self, program: drgn.Program, source: Path | None, deadline: Deadline) -> None:
+        from drgn.helpers.linux.pid import for_each_task
+
+        self._program = program
+        self._source = source
+        self._deadline = deadline
+        tasks: dict[int, drgn.Object] = {}
+        for task in for_each_task(program):
+            tasks[task.value_()] = task
+            if deadline.expired:
+                break
+        self._tasks = Tasks(program, tasks)
+        self._views: dict[int, WaitingTask] = {}
+
+    def switches(self) -> set[tuple[int, int, int]]:
+        """Return what :attr:`WaitingTask.key` has of each task."""
+        return {
+            (address, task.pid.value_(), task.nvcsw.value_())
+            for address, task in self._tasks.by_address.items()
+        }
+
+    def view(self, address: int) -> WaitingTask | None:
+        """Return a task by its address; None for one that does not wait."""
+        task = self._tasks.get(address)
+        if task is None or not _state(task) & _WAITING:
+            return None
+        if address not in self._views:
+            self._views[address] = self._read(task)
+        return self._views[address]
+
+    def _read(self, task: drgn.Object) -> WaitingTask:
+        frames: list[StackFrame] = []
+        wait = None
+        # The kernel may be broken in any way, and the other tasks must be reported.
+        try:
+            frames = frames_of(self._program.stack_trace(task), self._source)
+            wait = wait_of(self._tasks, task, frames)
+        except Exception:  # noqa: S110 # what is missing is shown as missing
+            pass
+        return WaitingTask(
+            task.value_(),
+            task.pid.value_(),
+            task.comm.string_().decode(errors="replace"),
+            bool(_state(task) & _UNINTERRUPTIBLE),
+            bool(task.mm),
+            bool(task.signal and task.signal.tty),
+            task.nvcsw.value_(),
+            tuple(frames),
+            wait,
+        )
+
+    def waiting(self) -> list[WaitingTask]:
+        """Return the tasks that wait, as far as a test may wait for them.
+
+        First those that wait uninterruptibly, the programs' before the kernel's; then the commands
+        of the terminals' shells, or all programs where none has a terminal.
+        """
+        blocked: list[WaitingTask] = []
+        commands: list[WaitingTask] = []
+        others: list[WaitingTask] = []
+        for address, task in self._tasks.by_address.items():
+            if self._deadline.expired:
+                break
+            state = _state(task)
+            uninterruptible = state & _UNINTERRUPTIBLE and not state & _NOLOAD
+            if not uninterruptible and not (state & _WAITING and task.mm):
+                continue
+            view = self.view(address)
+            if view is None:
+                continue
+            if uninterruptible:
+                blocked.append(view)
+            else:
+                (commands if view.has_tty else others).append(view)
+        blocked.sort(key=lambda view: not view.program)
+        # The shell of a small initrd has no terminal of its own.
+        return [*blocked, *(commands or others)]
+
+    def chain(self, view: WaitingTask) -> list[WaitingTask]:
+        """Return a task, the one that holds what it waits for, and so on.
+
+        The last one is the first again if they wait for each other.
+        """
+        chain = [view]
+        while (wait := chain[-1].wait) is not None and len(wait.holders) == 1:
+            holder = self.view(wait.holders[0].address)
+            if holder is None:
+                break
+            chain.append(holder)
+            if holder in chain[:-1]:
+                break
+        return chain
+
+
+def _state(task: drgn.Object) -> int:
+    # Since 5.14 its name says that it is to be read once.
+    field = "__state" if any(m.name == "__state" for m in task.type_.type.members) else "state"
+    return int(task.member_(field).value_())

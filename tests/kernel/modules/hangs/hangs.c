@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Ways to hang, by a word in debugfs: echo mutex > /sys/kernel/debug/hangs */
+#include <linux/completion.h>
+#include <linux/debugfs.h>
+#include <linux/delay.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/pagemap.h>
+#include <linux/rwsem.h>
+#include <linux/semaphore.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/uaccess.h>
+#include <linux/wait.h>
+#include <asm/asm.h>
+#include <asm/desc.h>
+
+static struct dentry *file;
+
+static struct device_state {
+	unsigned long flags;
+	struct mutex lock;
+	struct task_struct *user;
+} device;
+
+static DEFINE_MUTEX(lock_a);
+static DEFINE_MUTEX(lock_b);
+static DECLARE_RWSEM(rwsem);
+static DEFINE_SEMAPHORE(semaphore);
+static DECLARE_COMPLETION(completion);
+static DECLARE_WAIT_QUEUE_HEAD(queue);
+static DEFINE_SPINLOCK(spinlock);
+static DECLARE_COMPLETION(ready);
+static volatile int never;
+
+static noinline int sleeper(void *how)
+{
+	device.user = current;
+	switch ((long)how) {
+	case 'm':
+		mutex_lock(&device.lock);
+		break;
+	case 'w':
+		down_write(&rwsem);
+		break;
+	case 'r':
+		down_read(&rwsem);
+		break;
+	case 's':
+		down(&semaphore);
+		break;
+	}
+	complete(&ready);
+	for (;;)
+		schedule_timeout_idle(HZ); /* sleeper */
+	return 0;
+}
+
+static noinline void hang_mutex(void)
+{
+	mutex_lock(&device.lock); /* mutex */
+	mutex_unlock(&device.lock);
+}
+
+static noinline void hang_read(void)
+{
+	down_read(&rwsem); /* read */
+	up_read(&rwsem);
+}
+
+static noinline void hang_write(void)
+{
+	down_write(&rwsem); /* write */
+	up_write(&rwsem);
+}
+
+static noinline void hang_semaphore(void)
+{
+	down(&semaphore); /* semaphore */
+	up(&semaphore);
+}
+
+static noinline void hang_allocated(void)
+{
+	struct mutex *lock = kmalloc(sizeof(*lock), GFP_KERNEL);
+
+	mutex_init(lock);
+	mutex_lock(lock);
+	mutex_lock(lock); /* allocated */
+	mutex_unlock(lock);
+}
+
+static noinline void hang_completion(void)
+{
+	wait_for_completion(&completion); /* completion */
+	barrier(); /* no tail call, which would leave no frame */
+}
+
+static noinline void hang_on_stack(void)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+
+	wait_for_completion_interruptible(&done); /* on stack */
+}
+
+static noinline void hang_event(void)
+{
+	wait_event_interruptible(queue, never); /* event */
+}
+
+static noinline void hang_folio(void)
+{
+	struct page *page = alloc_page(GFP_KERNEL);
+
+	lock_page(page);
+	lock_page(page); /* folio */
+	unlock_page(page);
+}
+
+static noinline int abba(void *unused)
+{
+	mutex_lock(&lock_b);
+	complete(&ready);
+	mutex_lock(&lock_a); /* second */
+	mutex_unlock(&lock_a);
+	return 0;
+}
+
+static noinline void hang_abba(void)
+{
+	mutex_lock(&lock_a);
+	kthread_run(abba, NULL, "abba");
+	wait_for_completion(&ready);
+	mutex_lock(&lock_b); /* first */
+	mutex_unlock(&lock_b);
+}
+
+static noinline int stuck_thread(void *unused)
+{
+	complete(&ready);
+	wait_for_completion(&completion); /* thread */
+	return 0;
+}
+
+static noinline void hang_kthread(void)
+{
+	struct task_struct *task = kthread_run(stuck_thread, NULL, "stuck");
+
+	wait_for_completion(&ready);
+	kthread_stop(task); /* stop */
+	barrier();
+}
+
+static void stuck_work(struct work_struct *work)
+{
+	wait_for_completion(&completion); /* work */
+	barrier();
+}
+static DECLARE_WORK(work, stuck_work);
+
+static noinline void hang_work(void)
+{
+	schedule_work(&work);
+	flush_work(&work); /* flush */
+	barrier();
+}
+
+static noinline void hang_spin(void)
+{
+	while (!never) cpu_relax(); /* spin */
+}
+
+static noinline void hang_deaf(void)
+{
+	local_irq_disable();
+	while (!never) cpu_relax(); /* deaf */
+	local_irq_enable();
+}
+
+static void spin_here(void *unused)
+{
+	while (!never) cpu_relax(); /* everywhere */
+}
+
+static noinline void hang_all(void)
+{
+	on_each_cpu(spin_here, NULL, 1);
+}
+
+static noinline void hang_spinlock(void)
+{
+	spin_lock_irq(&spinlock);
+	spin_lock(&spinlock); /* spinlock */
+	barrier();
+}
+
+static noinline void hang_exception(void)
+{
+	/* The fixup of the fault is the instruction that faults. */
+	asm volatile("1: movl $1, (%0)\n" _ASM_EXTABLE(1b, 1b) :: "r"(-4096L) : "memory"); /* fault */
+}
+
+static noinline void hang_deaf_exception(void)
+{
+	local_irq_disable();
+	hang_exception(); /* deaf fault */
+	local_irq_enable();
+}
+
+static noinline void hang_hlt(void)
+{
+	asm volatile("cli; 1: hlt; jmp 1b" ::: "memory"); /* hlt */
+}
+
+static noinline void hang_triple(void)
+{
+	struct desc_ptr none = {};
+
+	load_idt(&none);
+	asm volatile("ud2"); /* triple */
+}
+
+static noinline void hang_preempt(void)
+{
+	preempt_disable();
+	while (!never) cpu_relax(); /* preempt */
+}
+
+static const struct {
+	const char *word;
+	void (*hang)(void);
+	char sleeper;
+} ways[] = {
+	{ "mutex", hang_mutex, 'm' },
+	{ "read", hang_read, 'w' },
+	{ "write", hang_write, 'r' },
+	{ "semaphore", hang_semaphore, 's' },
+	{ "allocated", hang_allocated },
+	{ "completion", hang_completion },
+	{ "on_stack", hang_on_stack },
+	{ "event", hang_event },
+	{ "folio", hang_folio },
+	{ "abba", hang_abba },
+	{ "kthread", hang_kthread },
+	{ "work", hang_work },
+	{ "spin", hang_spin },
+	{ "deaf", hang_deaf },
+	{ "all", hang_all },
+	{ "spinlock", hang_spinlock },
+	{ "exception", hang_exception },
+	{ "deaf_exception", hang_deaf_exception },
+	{ "hlt", hang_hlt },
+	{ "triple", hang_triple },
+	{ "preempt", hang_preempt },
+};
+
+static ssize_t hangs_write(struct file *f, const char __user *buf, size_t size, loff_t *pos)
+{
+	char word[24] = {};
+	int i;
+
+	if (size >= sizeof(word) || copy_from_user(word, buf, size))
+		return -EINVAL;
+	strim(word);
+	for (i = 0; i < ARRAY_SIZE(ways); i++) {
+		if (strcmp(word, ways[i].word))
+			continue;
+		if (ways[i].sleeper) {
+			kthread_run(sleeper, (void *)(long)ways[i].sleeper, "sleeper");
+			wait_for_completion(&ready);
+		}
+		ways[i].hang();
+		return size;
+	}
+	return -EINVAL;
+}
+
+static const struct file_operations operations = { .owner = THIS_MODULE, .write = hangs_write };
+
+static int __init hangs_init(void)
+{
+	mutex_init(&device.lock);
+	file = debugfs_create_file("hangs", 0200, NULL, NULL, &operations);
+	return 0;
+}
+
+static void __exit hangs_exit(void)
+{
+	debugfs_remove(file);
+}
+
+module_init(hangs_init);
+module_exit(hangs_exit);
+MODULE_DESCRIPTION("Ways to hang");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,197 @@
+"""Hangs on a real kernel: the first line of the error says what hangs, where, and for what."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.errors import TimeoutError
+from pytest_kgdb.handle import attachment_of
+
+HANGS = Path(__file__).parent / "modules/hangs"
+SOURCE = (HANGS / "hangs.c").read_text().splitlines()
+SECONDS = 1.0
+SH = r"sh\[\d+\]"
+
+
+def at(function, mark=None):
+    """A function of the module, at the only line with a comment, as a regular expression."""
+    comment = f"/* {mark or function.removeprefix('hang_')} */"
+    (line,) = [number for number, text in enumerate(SOURCE, 1) if comment in text]
+    return rf"{function} \(hangs\.c:{line}\)"
+
+
+@pytest.fixture
+def hangs(kgdb):
+    kgdb.modules.load(HANGS)
+    return kgdb
+
+
+def first_line(kgdb, command, wait=None):
+    """The end of the first line of a time-out, which comes soon after it: what hangs."""
+    began = time.monotonic()
+    if wait is None:
+        wait = lambda: kgdb.run(command, timeout=SECONDS)  # noqa: E731 # as the callers'
+    elif command:
+        kgdb.type(command)
+    with pytest.raises(TimeoutError) as caught:
+        wait()
+    # Five seconds for the diagnosis, and what one look takes on a host that is busy.
+    assert time.monotonic() - began < SECONDS + 10
+    line = caught.value.message.splitlines()[0]
+    match = re.fullmatch(r"(?:the guest's command '.*' did not end|the kernel did not stop) in 1 s"
+                         r"(?:, having no breakpoint to stop at)?: (.*)", line)  # fmt: skip
+    assert match is not None, line
+    return match[1]
+
+
+def hang(word):
+    return f"echo {word} > /sys/kernel/debug/hangs"
+
+
+SLEEPS = rf"{at('sleeper')}, waiting for a timer"
+BLOCKED = {
+    "mutex": rf"{at('hang_mutex')}, waiting for the mutex device\.lock held by sleeper\[\d+\], "
+    rf"which is in {SLEEPS}",
+    "read": rf"{at('hang_read')}, waiting for the rwsem rwsem \(to read\) held by sleeper\[\d+\], "
+    rf"which is in {SLEEPS}",
+    "write": rf"{at('hang_write')}, waiting for the rwsem rwsem \(to write\) held by 1 reader, "
+    r"perhaps sleeper\[\d+\]",
+    "semaphore": rf"{at('hang_semaphore')}, waiting for the semaphore semaphore",
+    "completion": rf"{at('hang_completion')}, waiting for the completion completion",
+    "folio": rf"{at('hang_folio')}, waiting for the lock of a folio at 0x[0-9a-f]{{16}}",
+    "kthread": rf"{at('hang_kthread', 'stop')}, waiting for stuck\[\d+\] to end, "
+    rf"which is in {at('stuck_thread', 'thread')}, waiting for the completion completion",
+    "work": rf"{at('hang_work', 'flush')}, waiting for the work stuck_work of kworker/\S+\[\d+\], "
+    rf"which is in {at('stuck_work', 'work')}, waiting for the completion completion",
+}
+
+
+@pytest.mark.parametrize("word", BLOCKED)
+def test_blocked(hangs, word):
+    assert re.fullmatch(f"blocked: {SH} in {BLOCKED[word]}", first_line(hangs, hang(word)))
+    assert hangs.stopped, "as before the command"
+
+
+def test_deadlock_of_two(hangs):
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at('hang_abba', 'first')}, waiting for the mutex lock_b held by "
+        rf"abba\[\d+\], which is in {at('abba', 'second')}, waiting for the mutex lock_a held by "
+        rf"{SH}",
+        first_line(hangs, hang("abba")),
+    )
+
+
+def test_deadlock_of_one(hangs):
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at('hang_allocated', 'allocated')}, waiting for the mutex at "
+        r"0x[0-9a-f]{16} \(kmalloc-32\) held by itself",
+        first_line(hangs, hang("allocated")),
+    )
+
+
+def test_waiting_for_an_event(hangs):
+    assert re.fullmatch(
+        f"waiting: {SH} in {at('hang_event')}, waiting for the wait queue queue",
+        first_line(hangs, hang("event")),
+    )
+
+
+def test_waiting_for_what_is_on_its_stack(hangs):
+    assert re.fullmatch(
+        f"waiting: {SH} in {at('hang_on_stack', 'on stack')}, waiting for the completion on its "
+        "own stack",
+        first_line(hangs, hang("on_stack"), lambda: hangs.cont(timeout=SECONDS)),
+    )
+
+
+def test_waiting_programs(kgdb):
+    assert re.fullmatch(
+        r"waiting: sleep\[\d+\] in \w+ \(kernel/time/[\w-]+\.c:\d+\), waiting for a timer",
+        first_line(kgdb, "sleep 100"),
+    )
+
+
+def test_a_program_that_waits_for_input(kgdb):
+    assert re.fullmatch(
+        r"idle: nothing is blocked; cat\[\d+\] waits for input",
+        first_line(kgdb, "cat", lambda: kgdb.cont(timeout=SECONDS)),
+    )
+
+
+def test_nothing_hangs(kgdb):
+    assert re.fullmatch(
+        f"idle: nothing is blocked; {SH} waits for input",
+        first_line(kgdb, "true", lambda: kgdb.cont(timeout=SECONDS)),
+    )
+
+
+def test_a_program_that_loops(kgdb):
+    assert re.fullmatch(
+        f"running in user mode: {SH} on CPU 0", first_line(kgdb, "while :; do :; done")
+    )
+
+
+# CPUs that do not leave a place
+
+
+SPINNING = {
+    "spin": f"spinning: CPU 0 in {at('hang_spin')}, {SH}",
+    "deaf": f"spinning with interrupts off: CPU 0 in {at('hang_deaf')}, {SH}",
+    "spinlock": f"spinning with interrupts off: CPU 0 in {at('hang_spinlock')}, {SH}, waiting for "
+    "the spinlock spinlock",
+    "exception": f"looping in an exception: CPU 0 in {at('hang_exception', 'fault')}, page fault "
+    f"after page fault, {SH}",
+    "deaf_exception": "looping in an exception with interrupts off: CPU 0 in "
+    f"{at('hang_exception', 'fault')}, page fault after page fault, {SH}",
+    "hlt": f"halted with interrupts off: CPU 0 in {at('hang_hlt')}, {SH}",
+}
+
+
+@pytest.mark.parametrize("word", SPINNING)
+def test_spinning(hangs, word):
+    assert re.fullmatch(SPINNING[word], first_line(hangs, hang(word)))
+    assert hangs.stopped == ("interrupts off" not in SPINNING[word])
+
+
+def test_an_interrupt_that_nobody_hears(hangs):
+    expected = f"spinning with interrupts off: CPU 0 in {at('hang_deaf')}, {SH}"
+    line = first_line(hangs, hang("deaf"), lambda: hangs.cont(timeout=SECONDS))
+    assert re.fullmatch(expected, line)
+    line = first_line(hangs, "", lambda: hangs.interrupt(timeout=SECONDS))
+    assert re.fullmatch(expected, line)
+
+
+@pytest.mark.kgdb(smp=2)
+def test_two_cpus(hangs):
+    assert re.fullmatch(
+        r"spinning with interrupts off: CPU 0 in spin_here \(hangs\.c:\d+\), \S+\[\d+\]; "
+        r"CPU 1 in spin_here \(hangs\.c:\d+\), \S+\[\d+\]",
+        first_line(hangs, hang("all")),
+    )
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_lock_whose_holder_spins(hangs):
+    """The one that spins is the cause, and the other CPU is idle."""
+    assert re.fullmatch(
+        f"spinning: CPU [01] in {at('hang_spin')}, {SH}",
+        first_line(hangs, f"({hang('spin')}) & {hang('semaphore')}"),
+    )
+
+
+# The machine itself
+
+
+def test_a_machine_that_somebody_has_paused(kgdb):
+    monitor = attachment_of(kgdb).machine.monitor
+    kgdb.resume()
+    monitor.execute("stop")
+    line = first_line(kgdb, "", lambda: kgdb.wait(timeout=SECONDS))
+    assert line == "paused: QEMU has stopped the machine"
+    assert monitor.execute("query-status")["status"] == "paused", "as it was"
+    monitor.execute("cont")
+    assert kgdb.interrupt().reason == "interrupt"

@@ -1,0 +1,314 @@
+"""What a machine does that does not come to where it was to come: told by samples of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.diagnosis import CpuSample, Samples, WaitingTask, diagnose, sample_cpus
+from pytest_kgdb.diagnosis._stack import StackFrame, place_of
+from pytest_kgdb.diagnosis._waits import Holder, Wait
+from pytest_kgdb.errors import KgdbError, TimeoutError
+from pytest_kgdb.handle._cpu_stacks import CpuStacks
+
+DUMP = """CPU#0\r
+RAX=0000000000000000 RBX=ffffffff81e11600\r
+RIP=ffffffff81024bae RFL=00000046 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0\r
+CPU#1
+RIP=ffffffff81024bae RFL=00000246 [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=1
+CPU#2
+RIP=000000000047b7a0 RFL=00000246 [---Z-P-] CPL=3 II=0 A20=1 SMM=0 HLT=0
+CPU#3
+EIP=0000fff0 EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT=1
+"""
+
+KERNEL = 0xFFFFFFFF81000000
+ON, OFF = 0x246, 0x46
+
+ENTRY = StackFrame("do_syscall_64", "arch/x86/entry/common.c", 76, 0x7000)
+WRITE = StackFrame("ksys_write", "fs/read_write.c", 637, 0x6000)
+SPIN = StackFrame("demo_spin", "/src/demo.c", 30, 0x5000)
+TIMER = StackFrame("update_process_times", "kernel/time/timer.c", 1, 0x4000)
+IDLE = StackFrame("default_idle", "arch/x86/kernel/process.c", 743, 0x5000)
+
+
+def cpu(*frames: StackFrame, flags: int = ON, **fields: Any) -> CpuSample:
+    values: dict[str, Any] = {"user": False, "waits": False, "pid": 52, "comm": "dd"}
+    registers = {"RFL": flags, "RIP": fields.pop("rip", KERNEL)}
+    return CpuSample(0, registers, **{**values, **fields, "frames": frames})
+
+
+IDLE_CPU = cpu(IDLE, pid=0, comm="swapper/0", waits=True)
+
+
+def task(pid: int = 60, **fields: Any) -> WaitingTask:
+    values: dict[str, Any] = {
+        "comm": "cat", "uninterruptible": True, "program": True, "has_tty": False, "switches": 1,
+        "frames": (SPIN, WRITE, ENTRY),
+    }  # fmt: skip
+    return WaitingTask(pid * 0x1000, pid, **{**values, **fields})
+
+
+def samples(*cpus: CpuSample, chains: list[list[WaitingTask]] | None = None) -> Samples:
+    taken = Samples(None, cpus=[[one] for one in cpus], dump=DUMP)
+    taken.chains = [] if chains is None else chains
+    return taken
+
+
+def headline(*cpus: CpuSample, chains: list[list[WaitingTask]] | None = None) -> str:
+    return diagnose(samples(*cpus, chains=chains)).headline
+
+
+# One look
+
+
+def test_registers() -> None:
+    cpus = sample_cpus(None, DUMP, None)
+    assert [one.interrupts for one in cpus[:3]] == [False, True, True]
+    assert [one.waits for one in cpus] == [False, True, False, True]
+    assert [one.user for one in cpus] == [False, False, True, False]
+    assert [one.started for one in cpus] == [True, True, True, False]
+    assert list(cpus[3].lines()) == ["CPU 3, not started"]
+    assert sample_cpus(None, "", None) == []
+
+
+def test_interrupts_of_what_an_exception_has_interrupted() -> None:
+    assert cpu(SPIN, flags=OFF, exception_flags=ON).interrupts
+    assert not cpu(SPIN, flags=ON, exception_flags=0).interrupts
+
+
+def test_where_a_stack_waits() -> None:
+    schedule = StackFrame("schedule", "kernel/sched/core.c", 1)
+    lock = StackFrame("__mutex_lock", "kernel/locking/mutex.c", 2)
+    inlined = StackFrame("lock_page", "include/linux/pagemap.h", 3)
+    assert place_of([schedule, lock, inlined, SPIN, WRITE]) == SPIN
+    assert place_of([]) is None
+    # Nobody but the syscall itself: what is nearest to that.
+    sleep = StackFrame("hrtimer_nanosleep", "kernel/time/hrtimer.c", 4)
+    assert place_of([schedule, sleep, ENTRY]) == sleep
+    assert SPIN.place == "demo_spin (demo.c:30)"
+    assert WRITE.place == "ksys_write (fs/read_write.c:637)"
+    assert StackFrame("0xffffffffc0000000").place == "0xffffffffc0000000"
+
+
+# CPUs
+
+
+def test_a_loop() -> None:
+    looks = [cpu(SPIN, WRITE, ENTRY), cpu(TIMER, SPIN, WRITE, ENTRY), cpu(SPIN, WRITE, ENTRY)]
+    assert headline(*looks) == "spinning: CPU 0 in demo_spin (demo.c:30), dd[52]"
+    assert headline(*looks[:2]) == "running: dd[52] on CPU 0, in the kernel", "too few"
+    deaf = [replace(look, registers={"RFL": OFF, "RIP": KERNEL}) for look in looks]
+    assert headline(*deaf) == "spinning with interrupts off: CPU 0 in demo_spin (demo.c:30), dd[52]"
+    assert diagnose(samples(*deaf)).deaf
+    assert not diagnose(samples(*looks)).deaf
+    assert not diagnose(samples(*deaf[:2], looks[2])).deaf
+
+
+def test_the_line_of_a_loop_is_the_one_where_it_mostly_is() -> None:
+    other = replace(SPIN, line=31)
+    looks = [cpu(SPIN, ENTRY), cpu(SPIN, ENTRY), cpu(other, ENTRY)]
+    assert headline(*looks) == "spinning: CPU 0 in demo_spin (demo.c:30), dd[52]"
+
+
+def test_system_calls_one_after_another_are_no_loop() -> None:
+    looks = [cpu(SPIN, WRITE, ENTRY, entry=bytes([number])) for number in range(4)]
+    assert headline(*looks) == "running: dd[52] on CPU 0, in the kernel"
+    assert headline(*[cpu(ENTRY)] * 4) == "running: dd[52] on CPU 0, in the kernel"
+    looks = [cpu(SPIN, ENTRY), cpu(SPIN, ENTRY), cpu(user=True)]
+    assert headline(*looks) == "running: dd[52] on CPU 0, in the kernel and in user mode"
+
+
+def test_a_task_that_sleeps_in_between_does_not_loop() -> None:
+    looks = [cpu(SPIN, ENTRY, switches=number) for number in range(4)]
+    assert headline(*looks).startswith("running: ")
+    assert headline(cpu(SPIN, ENTRY), IDLE_CPU, cpu(SPIN, ENTRY)).startswith("running: ")
+
+
+def test_an_exception_after_another() -> None:
+    fault = replace(SPIN, interrupted=True)
+    entry = StackFrame("asm_exc_page_fault", "arch/x86/include/asm/idtentry.h", 608, 0x4000)
+    inside = cpu(TIMER, entry, fault, WRITE, ENTRY, flags=OFF, exception_flags=ON)
+    looks = [inside, cpu(SPIN, WRITE, ENTRY), inside]
+    assert headline(*looks) == (
+        "looping in an exception: CPU 0 in demo_spin (demo.c:30), page fault after page fault, "
+        "dd[52]"
+    )
+    assert not diagnose(samples(*looks)).deaf
+
+
+def test_hlt() -> None:
+    looks = [cpu(SPIN, ENTRY, flags=OFF, waits=True)] * 3
+    assert headline(*looks) == "halted with interrupts off: CPU 0 in demo_spin (demo.c:30), dd[52]"
+    # An offline CPU waits in the same way.
+    dead = StackFrame("native_play_dead", "arch/x86/kernel/smpboot.c", 1)
+    looks = [cpu(dead, flags=OFF, waits=True, pid=0, comm="swapper/0")] * 3
+    assert headline(*looks) == "idle: nothing is blocked"
+
+
+def test_a_spinlock() -> None:
+    slow = StackFrame("queued_spin_lock_slowpath", "kernel/locking/qspinlock.c", 327, 0x5000)
+    looks = [cpu(slow, SPIN, WRITE, ENTRY, flags=OFF, spinlock="demo.lock")] * 3
+    first = "spinning with interrupts off: CPU 0 in demo_spin (demo.c:30), dd[52], waiting for"
+    assert headline(*looks) == f"{first} the spinlock demo.lock"
+    looks = [replace(look, spinlock="") for look in looks]
+    assert headline(*looks) == f"{first} a spinlock"
+
+
+def test_user_mode() -> None:
+    looks = [
+        cpu(user=True),
+        cpu(TIMER, StackFrame("asm_sysvec_apic_timer_interrupt")),
+        cpu(user=True),
+    ]
+    assert headline(*looks) == "running in user mode: dd[52] on CPU 0"
+
+
+def test_a_kernel_whose_memory_cannot_be_read() -> None:
+    taken = Samples(None, cpus=[[cpu(flags=OFF, pid=-1)]] * 3)
+    assert diagnose(taken).headline == (f"spinning with interrupts off: CPU 0 in {KERNEL:#x}")
+    assert diagnose(Samples(None, errors=["(not available)"])).text == "(not available)"
+
+
+# Tasks
+
+
+def test_a_blocked_task() -> None:
+    wait = Wait("the mutex lock", 1, (Holder(61 * 0x1000, "sh[61]"),))
+    holder = task(61, comm="sh", frames=(WRITE, ENTRY))
+    other = task(62)
+    chains = [[task(wait=wait), holder], [other]]
+    assert headline(IDLE_CPU, chains=chains) == (
+        "blocked: cat[60] in demo_spin (demo.c:30), waiting for the mutex lock held by sh[61], "
+        "which is in ksys_write (fs/read_write.c:637); and 1 more"
+    )
+    text = diagnose(samples(IDLE_CPU, chains=chains)).text
+    assert "task 60 (cat), blocked, waiting for the mutex lock held by sh[61]\n  #0" in text
+    assert text.count("task 61 (sh)") == 1
+    assert headline(IDLE_CPU, chains=[[task(wait=Wait("a mutex"))]]).endswith("for a mutex")
+
+
+def test_tasks_that_wait_for_each_other() -> None:
+    one = task(60, wait=Wait("the mutex a", 1, (Holder(61 * 0x1000, "sh[61]"),)))
+    two = task(61, comm="sh", wait=Wait("the mutex b", 2, (Holder(60 * 0x1000, "cat[60]"),)))
+    place = "demo_spin (demo.c:30)"
+    assert headline(IDLE_CPU, chains=[[task(62), one, two, one], [one, two, one]]) == (
+        f"deadlock: cat[60] in {place}, waiting for the mutex a held by sh[61], which is in "
+        f"{place}, waiting for the mutex b held by cat[60]"
+    )
+    itself = task(60, wait=Wait("the mutex a", 1, (Holder(60 * 0x1000, "cat[60]"),)))
+    assert headline(IDLE_CPU, chains=[[itself, itself]]) == (
+        f"deadlock: cat[60] in {place}, waiting for the mutex a held by itself"
+    )
+
+
+def test_a_task_that_has_run_since_is_not_stuck() -> None:
+    taken = samples(IDLE_CPU, chains=[[task()]])
+    taken._first_switches = {task(switches=0).key}
+    assert diagnose(taken).headline == "idle: nothing is blocked"
+    taken._first_switches = {task().key}
+    assert diagnose(taken).headline.startswith("blocked: cat[60]")
+
+
+def test_nothing_is_blocked() -> None:
+    read = StackFrame("n_tty_read", "drivers/tty/n_tty.c", 1)
+    wait = StackFrame("do_wait", "kernel/exit.c", 1)
+    shells = [task(40, comm="sh", uninterruptible=False, frames=(read, ENTRY))]
+    shells += [task(41, comm="init", uninterruptible=False, frames=(wait, ENTRY))]
+    assert headline(IDLE_CPU, chains=[[shell] for shell in shells]) == (
+        "idle: nothing is blocked; sh[40] waits for input"
+    )
+    waits = task(uninterruptible=False, wait=Wait("the wait queue demo.queue"))
+    assert headline(IDLE_CPU, chains=[[shells[0]], [waits]]) == (
+        "waiting: cat[60] in demo_spin (demo.c:30), waiting for the wait queue demo.queue"
+    )
+
+
+def test_the_text_fits_a_screen() -> None:
+    chains = [[task(pid, frames=(SPIN,) * 30)] for pid in range(60, 90)]
+    lines = diagnose(samples(IDLE_CPU, chains=chains)).text.splitlines()
+    assert len(lines) < 40
+    assert lines[-1].startswith("… and ")
+
+
+# The machine
+
+
+class FakeMachine:
+    def __init__(self) -> None:
+        self.state = "running"
+        self.looks = 0
+        self.error: Exception | None = None
+
+    def status(self) -> str:
+        if self.error is not None:
+            raise self.error
+        return self.state
+
+    def registers(self) -> str:
+        return DUMP
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self.looks += 1
+        yield
+
+
+class NoMemory:
+    def paused(self) -> Any:
+        return contextlib.nullcontext()
+
+    @property
+    def program(self) -> Any:
+        raise KgdbError("there are no page tables")
+
+
+@pytest.fixture
+def machine() -> FakeMachine:
+    return FakeMachine()
+
+
+@pytest.fixture
+def stacks(machine: FakeMachine) -> CpuStacks:
+    return CpuStacks(machine, NoMemory(), Path("/src"), paused=machine.paused)
+
+
+def test_memory_that_cannot_be_read(machine: FakeMachine, stacks: CpuStacks) -> None:
+    diagnosis = stacks.diagnose()
+    assert diagnosis.deaf
+    assert diagnosis.headline.startswith(
+        "spinning with interrupts off: CPU 0 in 0xffffffff81024bae"
+    )
+    assert "(the kernel's memory cannot be read: there are no page tables)" in diagnosis.text
+    assert machine.looks > 3
+
+
+def test_a_machine_that_somebody_has_paused_stays_so(
+    machine: FakeMachine, stacks: CpuStacks
+) -> None:
+    machine.state = "paused"
+    assert stacks.diagnose().headline == "paused: QEMU has stopped the machine"
+    assert machine.looks == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            TimeoutError("no answer in 2 s"),
+            "QEMU does not answer on its monitor\n(no answer in 2 s)",
+        ),
+        (KgdbError("a board"), "(not available: a board)"),
+        (ValueError("ours"), "(no diagnosis: ValueError('ours'))"),
+    ],
+)
+def test_a_diagnosis_never_raises(
+    machine: FakeMachine, stacks: CpuStacks, error: Exception, expected: str
+) -> None:
+    machine.error = error
+    assert stacks.read() == expected
