@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from ..errors import TimeoutError
+from ..errors import KgdbError
 from ._cpus import general_registers
 from ._loops import Loop, loop_of
 from ._samples import Samples
 from ._tasks import WaitingTask
 
 __all__ = ["Diagnosis", "diagnose", "explained"]
+
+E = TypeVar("E", bound=KgdbError)
 
 _MAX_TASKS: Final = 6
 _MAX_LINES: Final = 36
@@ -33,19 +35,23 @@ class Diagnosis:
 
 
 def explained(
-    error: TimeoutError, diagnosis: Diagnosis, *, hint: str | None = None
-) -> TimeoutError:
+    error: E, diagnosis: Diagnosis, *, hint: str | None = None, limit: int | None = None
+) -> E:
     """Return the error of a wait that ran out, with what the machine does instead.
 
     :param hint: what to do; that of the error otherwise.
+    :param limit: how many lines of stacks may follow.
     """
     first, *rest = error.message.splitlines()
     if diagnosis.headline:
         first = f"{first}: {diagnosis.headline}"
     lines = [first, *rest]
     if diagnosis.text:
-        lines += ["what the kernel does:", diagnosis.text]
-    return TimeoutError("\n".join(lines), log=error.log, hint=hint or error.hint)
+        text = diagnosis.text.splitlines()
+        lines += ["what the kernel does:", *text[:limit]]
+        if limit is not None and len(text) > limit:
+            lines.append("…")
+    return type(error)("\n".join(lines), log=error.log, hint=hint or error.hint)
 
 
 def diagnose(samples: Samples) -> Diagnosis:
@@ -71,6 +77,8 @@ def diagnose(samples: Samples) -> Diagnosis:
     waiting = [chain for chain in chains if chain[0].waits_by_itself]
     if waiting:
         return Diagnosis(_waiting(waiting), text)
+    if polling := _polling(samples.chains or ()):
+        return Diagnosis(polling, text)
     if samples.chains is None:
         return Diagnosis("", text)
     readers = [str(chain[0]) for chain in chains if chain[0].reads_input]
@@ -116,6 +124,15 @@ def _waiting(chains: Sequence[Sequence[WaitingTask]]) -> str:
     if chain[-1] in chain[:-1]:
         return _deadlock(chain)
     return f"waiting: {_chain(chain)}{_and_others(chains, chain)}"
+
+
+def _polling(chains: Sequence[Sequence[WaitingTask]]) -> str:
+    """Return the program, or the task that is to run the first one, that only waits again."""
+    for task, *_ in chains:
+        polls = task.wait is not None and task.wait.text == "a timer"
+        if polls and (task.program or task.pid == 1):
+            return f"polling: {task} {_in_words(task)}"
+    return ""
 
 
 def _busy(samples: Samples) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import WaitLimit
 from ..debugger import Gdb, Reason, Remember
+from ..diagnosis import explained
 from ..errors import BootError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
@@ -18,6 +19,7 @@ from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, check_boot, last_li
 from ..memory import EarlyLog, KernelMemory, ModuleLookup, RelayMemory, StopState
 from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
+from ._boot_diagnosis import diagnose_boot
 from ._image_boot import check_image_kernel, run_to_start_kernel
 from ._launch import Launch
 from ._machine_coverage import MachineCoverage
@@ -38,6 +40,7 @@ _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
 _CONSOLE_LINES: Final = 15  # that an error shows
+_STACK_LINES: Final = 8  # besides
 
 
 class _PausableMachine:
@@ -283,7 +286,13 @@ class Vm:
         if self.spec.stub == "qemu":
             run_to_start_kernel(self.machine, self.kernel, self._waits, log)
         else:
-            boot_to_kgdbwait(self.machine, self._waits.seconds, log)
+            try:
+                boot_to_kgdbwait(self.machine, self._waits.seconds, log)
+            except BootError as error:
+                if not isinstance(error.__cause__, TimeoutError):
+                    raise
+                diagnosis = diagnose_boot(self.machine, self.kernel)
+                raise explained(error, diagnosis, limit=_STACK_LINES) from error.__cause__
         with (
             check_image_kernel(lambda: self.attachment, self.kernel, self.machine)
             if self.spec.image is None and self.spec.boot_area is None
@@ -304,12 +313,14 @@ class Vm:
         try:
             console.wait_for(READY, mark=mark, timeout=limit, meanwhile=self._check_boot)
         except TimeoutError as error:
-            raise BootError(
+            late = BootError(
                 f"the guest's init did not say that it is ready within {limit:g} s\n"
                 f"{last_lines(self.machine, self._boot_log)}",
                 log=console.log,
                 hint=self._why_not_ready(),
-            ) from error
+            )
+            diagnosis = self.attachment.cpu_stacks.diagnose()
+            raise explained(late, diagnosis, limit=_STACK_LINES) from error
         except MachineDied as error:
             raise self.machine.death(
                 "QEMU ended on the kernel's way to the shell", started=True

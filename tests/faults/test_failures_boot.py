@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from inner_run import InnerRun, Outcome, no_traceback_of_ours
+from inner_run import InnerRun, Outcome, message, no_traceback_of_ours
 
 from pytest_kgdb.initrd import Member, archive
 
@@ -207,7 +207,11 @@ def test_an_initrd_that_never_says_ready(tmp_path: Path, session_options: list[s
     options = [*session_options, f"--kgdb-initrd={initrd}", "--kgdb-timeout=15"]
     ran = InnerRun(tmp_path / "tests", INITRD_TESTS, options).end()
     text = error_text(ran, "test_it")
-    assert text.startswith("the guest's init did not say that it is ready within 15 s")
+    first = text.splitlines()[0]
+    assert re.fullmatch(
+        r"the guest's init did not say that it is ready within 15 s: waiting: sleep\[\d+\] in .*",
+        first,
+    )
     assert "this initrd keeps quiet" in text
     assert "hint: an initrd of your own must print 'pytest-kgdb: ready'" in text
     assert log_of(text).exists()
@@ -236,3 +240,40 @@ def test_an_initrd_that_switches_the_machine_off(
     assert text.startswith("QEMU ended on the kernel's way to the shell: exit status 0")
     assert "the guest has switched this one off" in text
     assert log_of(text).exists()
+
+
+# Kernels that hang on their way, before kgdb and after it.
+HANGING = """
+import pytest
+
+
+@pytest.mark.kgdb(append="initcall_blacklist=init_kgdboc rdinit=/none root=/dev/none rootwait")
+def test_before_kgdb(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="rdinit=/none root=/dev/none rootwait")
+def test_after_kgdb(kgdb):
+    pass
+
+
+@pytest.mark.kgdb(append="rdinit=/none root=/dev/none rootwait", at="kgdbwait", timeout=20)
+def test_with_a_breakpoint(kgdb):
+    kgdb.breakpoint("run_init_process")
+    kgdb.cont(timeout=10)
+"""
+
+
+def test_boots_that_hang(tmp_path: Path, session_options: list[str]) -> None:
+    ran = InnerRun(tmp_path, HANGING, [*session_options, "--kgdb-timeout=20"]).end()
+    polls = r"polling: swapper/0\[1\] in \w+ \(init/do_mounts\.c:\d+\), waiting for a timer"
+    for test, what in (
+        ("test_before_kgdb", "the kernel did not reach kgdb in 20 s"),
+        ("test_after_kgdb", "the guest's init did not say that it is ready within 20 s"),
+    ):
+        text = error_text(ran, test)
+        assert re.fullmatch(f"{what}: {polls}", text.splitlines()[0]), text
+        assert "Waiting for root device /dev/none" in text
+        assert "CPU 0, task 0 (swapper/0), idle" in text
+    error = message(ran.failure("test_with_a_breakpoint").text)
+    assert re.search(rf"did not stop in 10 s at run_init_process \(0 hits\): {polls}\n", error)

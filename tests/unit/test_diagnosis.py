@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.diagnosis import CpuSample, Samples, WaitingTask, diagnose, sample_cpus
+from pytest_kgdb.diagnosis import (
+    CpuSample,
+    Diagnosis,
+    Samples,
+    WaitingTask,
+    diagnose,
+    explained,
+    sample_cpus,
+)
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
 from pytest_kgdb.diagnosis._waits import Holder, Wait
-from pytest_kgdb.errors import KgdbError, TimeoutError
+from pytest_kgdb.errors import BootError, KgdbError, TimeoutError
 from pytest_kgdb.handle._cpu_stacks import CpuStacks
 
 DUMP = """CPU#0\r
@@ -229,11 +237,30 @@ def test_nothing_is_blocked() -> None:
     )
 
 
+def test_a_task_that_only_waits_again() -> None:
+    taken = samples(IDLE_CPU, chains=[[task(1, comm="swapper/0", wait=Wait("a timer"))]])
+    taken._first_switches = set()
+    assert diagnose(taken).headline == (
+        "polling: swapper/0[1] in demo_spin (demo.c:30), waiting for a timer"
+    )
+
+
 def test_the_text_fits_a_screen() -> None:
     chains = [[task(pid, frames=(SPIN,) * 30)] for pid in range(60, 90)]
     lines = diagnose(samples(IDLE_CPU, chains=chains)).text.splitlines()
     assert len(lines) < 40
     assert lines[-1].startswith("… and ")
+
+
+def test_an_error_with_few_lines_of_stacks() -> None:
+    error = BootError("it did not boot\nthe console", log="console.log", hint="a hint")
+    late = explained(error, Diagnosis("it spins", "one\ntwo\nthree"), limit=2)
+    assert isinstance(late, BootError)
+    assert late.message.splitlines() == [
+        "it did not boot: it spins", "the console", "what the kernel does:", "one", "two", "…",
+    ]  # fmt: skip
+    assert (late.log, late.hint) == (error.log, "a hint")
+    assert explained(error, Diagnosis("", "")).message == error.message
 
 
 # The machine
