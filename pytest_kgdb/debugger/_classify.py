@@ -40,6 +40,8 @@ _TRAPS: Final = {
     19: "simd exception",
 }
 
+_GUARD: Final = 4096
+
 # From a panic back to where the trouble was: the panic itself, what led there from an exception
 # (arch/x86/kernel/dumpstack.c, traps.c, arch/x86/mm/fault.c, kernel/panic.c, lib/bug.c), and the
 # exception's entry.
@@ -55,11 +57,29 @@ _DEEP: Final = 40
 
 def trap_name(debugger: Debugger) -> str | None:
     """Return the exception that the kernel stopped for, where it has not said anything yet."""
-    expression = "kgdb_info[kgdb_active.counter].task->thread.trap_nr"
+    task = "kgdb_info[kgdb_active.counter].task"
+    stack = f"(unsigned long){task}->stack"
     try:
-        return _TRAPS.get(debugger.request("numbers", expressions=[expression])["numbers"][0])
+        number, below = debugger.numbers(f"{task}->thread.trap_nr", f"{stack} - (unsigned long)$sp")
+        # The guard page lies below the stack (kernel/fork.c, alloc_thread_stack_node).
+        if 0 < below <= _GUARD:
+            return "kernel stack overflow"
+        # Of a double fault the debugger is told before the task's number is set
+        # (arch/x86/kernel/traps.c, exc_double_fault).
+        if number == 0 and not _divides(debugger):
+            return None
+        return _TRAPS.get(number)
     except KgdbError:
         return None
+
+
+def _divides(debugger: Debugger) -> bool:
+    """Return whether the task is at a division (Intel SDM volume 2, "DIV" and "IDIV")."""
+    code = debugger.numbers(*(f"((unsigned char *)$pc)[{index}]" for index in range(4)))
+    prefixes = (0x66, *range(0x40, 0x50))
+    while len(code) > 2 and code[0] in prefixes:
+        code = code[1:]
+    return code[0] in (0xF6, 0xF7) and code[1] >> 3 & 7 in (6, 7)
 
 
 def asked_by_guest(names: Sequence[str | None]) -> bool:

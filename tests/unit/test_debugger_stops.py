@@ -118,10 +118,34 @@ def test_the_frame_that_a_stop_is_about(
     assert [request["frame"] for request in gdb.requests("select")] == ([level] if level else [])
 
 
-@pytest.mark.parametrize(("number", "name"), [(14, "page fault"), (6, "invalid opcode"), (3, None)])
-def test_the_exception_of_an_oops(parts: Parts, gdb: FakeGdb, number: int, name: str) -> None:
+TASK = "kgdb_info[kgdb_active.counter].task"
+ADD = (0x01, 0xC0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "below", "code", "name"),
+    [
+        (14, -512, ADD, "page fault"),
+        (6, -512, ADD, "invalid opcode"),
+        (3, -512, ADD, None),
+        (0, -512, (0xF7, 0xF1, 0, 0), "divide error"),  # div %ecx
+        (0, -512, (0x48, 0xF7, 0x39, 0), "divide error"),  # idivq (%rcx)
+        (0, -512, (0x48, 0xF7, 0xD8, 0), None),  # neg %rax
+        (0, -512, ADD, None),
+        (0, 8, ADD, "kernel stack overflow"),
+        (14, 4096, ADD, "kernel stack overflow"),
+        (14, 4097, ADD, "page fault"),
+        (14, 0, ADD, "page fault"),
+    ],
+)
+def test_the_exception_of_an_oops(
+    parts: Parts, gdb: FakeGdb, number: int, below: int, code: tuple[int, ...], name: str | None
+) -> None:
     assert trap_name(parts.debugger) is None, "whatever is broken in the kernel's memory"
-    gdb.numbers["kgdb_info[kgdb_active.counter].task->thread.trap_nr"] = number
+    gdb.numbers[f"{TASK}->thread.trap_nr"] = number
+    gdb.numbers[f"(unsigned long){TASK}->stack - (unsigned long)$sp"] = below
+    for index, byte in enumerate(code):
+        gdb.numbers[f"((unsigned char *)$pc)[{index}]"] = byte
     assert trap_name(parts.debugger) == name
 
 
