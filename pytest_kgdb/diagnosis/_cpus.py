@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ._locks import spinlock_name
+from ._locks import spinlock_name, task_name
 from ._stack import StackFrame, frames_of, lines_of, stack_of
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["CpuSample", "general_registers", "sample_cpus"]
+__all__ = ["CpuSample", "general_registers", "running_tasks", "sample_cpus"]
 
 _CPU: Final = re.compile(r"^CPU#(\d+)$", re.M)
 # QEMU, target/i386/cpu-dump.c: the 16 general registers, RIP and RFL, and the state after them.
@@ -119,6 +119,15 @@ def sample_cpus(program: drgn.Program | None, dump: str, source: Path | None) ->
         _sample(program, int(number), text, source)
         for number, text in zip(parts[::2], parts[1::2], strict=True)
     ]
+
+
+def running_tasks(program: drgn.Program) -> list[str]:
+    """Return the tasks that run, idle ones left out, each with its CPU: `cat[52] on CPU 0`."""
+    from drgn.helpers.linux.cpumask import for_each_online_cpu
+    from drgn.helpers.linux.sched import cpu_curr
+
+    tasks = ((cpu, cpu_curr(program, cpu)) for cpu in for_each_online_cpu(program))
+    return [f"{task_name(task)} on CPU {cpu}" for cpu, task in tasks if task.pid]
 
 
 def _sample(program: drgn.Program | None, number: int, text: str, source: Path | None) -> CpuSample:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from ..deadline import Deadline
 from ..debugger import StopSubscriber
-from ..diagnosis import Diagnosis, Samples, TaskList, diagnose, general_registers
+from ..diagnosis import Diagnosis, Samples, TaskList, diagnose, general_registers, running_tasks
 from ..errors import KgdbError, TimeoutError
 
 if TYPE_CHECKING:
@@ -79,6 +79,14 @@ class CpuStacks(StopSubscriber):
         with contextlib.suppress(KgdbError):
             return general_registers(self._machine.registers())
         return ""
+
+    def running_tasks(self) -> str:
+        """Return which tasks ran when the machine ended, for the end of a line; empty for none."""
+        tasks = []
+        # The kernel's memory may be damaged in any way, and was read for no more than a name.
+        with contextlib.suppress(Exception), self._memory.paused():
+            tasks = running_tasks(self._memory.program)
+        return f", while {' and '.join(tasks)} ran" if tasks else ""
 
     def waiting_tasks(self) -> list[str]:
         """Return the tasks of a stopped kernel that wait, each with its stack in lines.

@@ -79,6 +79,7 @@ class Machine:
         self.spec = spec
         self.waits = waits
         self._storage_seen = 0.0
+        self._describe_fault: Callable[[], str] = str
         with contextlib.ExitStack() as stack:
             if process is None:
                 process = QemuProcess(
@@ -262,6 +263,8 @@ class Machine:
         status = self.child.poll()
         ended = "still running" if status is None else _status(status)
         output = self.child.tail(10).strip()
+        if started and status == 0 and self._had_triple_fault():
+            ended += f", after a triple fault{self._describe_fault()}"
         message = f"{what}: {ended}"
         if output:
             message += f"\nit said:\n{output}"
@@ -275,6 +278,23 @@ class Machine:
         else:
             message += f"\ncommand: {' '.join(self.argv)}"
         return MachineDied(message, log=self.child.log, hint=hint)
+
+    def _had_triple_fault(self) -> bool:
+        """Whether it was a triple fault that has reset the machine, as far as QEMU says.
+
+        See target/i386/tcg/sysemu/excp_helper.c; KVM does not say it.
+        """
+        try:
+            return b"Triple fault" in self._process.reset_log.read_bytes()
+        except OSError:
+            return False
+
+    def describe_triple_faults(self, describe: Callable[[], str]) -> None:
+        """Have the error for a triple fault say more.
+
+        :param describe: returns what follows the words; the guest's memory is there still.
+        """
+        self._describe_fault = describe
 
     def stop(self) -> None:
         """Stop the virtual CPUs; the machine is paused, and takes no CPU time of the host."""

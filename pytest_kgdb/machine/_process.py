@@ -53,6 +53,8 @@ class QemuProcess:
             stack.callback(lock.release)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log_dir = log_dir or self.directory
+            self.reset_log = self.log_dir / "reset.log"
+            """What QEMU says of resets: a triple fault, under TCG."""
             check_memory(spec)
             ram = stack.enter_context(RamFile(spec.memory))
             self.ram = ram.file
@@ -108,7 +110,10 @@ class QemuProcess:
             ram=f"/proc/self/fd/{self.ram.fileno()}",
             storage=str(self.storage),
         )
-        return [*argv, "-S"]
+        qemu, *rest = argv
+        # A percent sign would stand for QEMU's pid.
+        log = [] if "%" in str(self.reset_log) else ["-d", "cpu_reset", "-D", str(self.reset_log)]
+        return [qemu, *log, *rest, "-S"]
 
     def close_listeners(self) -> None:
         """Close our ends of the sockets, once connected: with these closed, they go with QEMU."""

@@ -241,6 +241,7 @@ class Vm:
             remember=self._remember,
             actions=self._slot.actions,
         )
+        machine.describe_triple_faults(attachment.cpu_stacks.running_tasks)
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
         self._parts.callback(self._slot.empty, attachment)

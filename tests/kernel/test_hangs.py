@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import TimeoutError
+from pytest_kgdb.errors import GuestCommandError, KernelPanic, MachineDied, TimeoutError
 from pytest_kgdb.handle import attachment_of
 
 HANGS = Path(__file__).parent / "modules/hangs"
@@ -195,3 +195,47 @@ def test_a_machine_that_somebody_has_paused(kgdb):
     assert monitor.execute("query-status")["status"] == "paused", "as it was"
     monitor.execute("cont")
     assert kgdb.interrupt().reason == "interrupt"
+
+
+def test_triple_fault(hangs):
+    with pytest.raises(MachineDied) as caught:
+        hangs.run(hang("triple"))
+    assert re.fullmatch(
+        r"QEMU ended while a test was using it: exit status 0, after a triple fault, while "
+        rf"{SH} on CPU 0 ran",
+        caught.value.message,
+    )
+
+
+# Failures that are no hangs: what happened, and where, is in the first line, too
+
+
+OOPSES = {
+    "null": ("fail_null", "null", "BUG: kernel NULL pointer dereference, address: 0{15}8"),
+    "overflow": ("fail_overflow", None, "kernel stack overflow"),
+    "bug_work": ("bug_work", "bug work", rf"kernel BUG at {re.escape(str(HANGS))}/hangs\.c:\d+!"),
+}
+
+
+@pytest.mark.parametrize("word", OOPSES)
+def test_oopses(hangs, word):
+    with pytest.raises(GuestCommandError) as caught:
+        hangs.run(hang(word))
+    function, mark, message = OOPSES[word]
+    line = r"\d+" if mark is None else re.search(r":(\d+)", at(function, mark))[1]
+    place = rf"{function} at {re.escape(str(HANGS))}/hangs\.c:{line}"
+    assert re.fullmatch(
+        f"'echo {word} > .*' did not end: the kernel stopped meanwhile, "
+        f"<Stop oops in #0 {place}: {message}>",
+        caught.value.message.splitlines()[0],
+    )
+
+
+def test_out_of_memory(kgdb):
+    kgdb.run("echo 1 > /proc/sys/vm/panic_on_oom; mkdir /t; mount -t tmpfs -o size=100% none /t")
+    with pytest.raises(KernelPanic) as caught:
+        kgdb.run("dd if=/dev/zero of=/t/file bs=1M")
+    assert re.fullmatch(
+        "the kernel panicked during 'dd .*': 'Out of memory: system-wide panic_on_oom is enabled'",
+        caught.value.message.splitlines()[0],
+    )

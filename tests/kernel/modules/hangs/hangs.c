@@ -227,6 +227,38 @@ static noinline void hang_preempt(void)
 	while (!never) cpu_relax(); /* preempt */
 }
 
+static noinline void fail_null(void)
+{
+	struct device_state *none = READ_ONCE(file) ? NULL : &device;
+
+	WRITE_ONCE(none->lock.owner.counter, 1); /* null */
+}
+
+static noinline int fail_overflow(int depth)
+{
+	volatile char room[512];
+
+	room[depth % sizeof(room)] = depth;
+	return never ? 0 : fail_overflow(depth + 1) + room[0];
+}
+
+static void overflow(void)
+{
+	never = fail_overflow(0);
+}
+
+static void bug_work(struct work_struct *work)
+{
+	BUG(); /* bug work */
+}
+static DECLARE_WORK(bug, bug_work);
+
+static void fail_work(void)
+{
+	schedule_work(&bug);
+	flush_work(&bug);
+}
+
 static const struct {
 	const char *word;
 	void (*hang)(void);
@@ -253,6 +285,9 @@ static const struct {
 	{ "hlt", hang_hlt },
 	{ "triple", hang_triple },
 	{ "preempt", hang_preempt },
+	{ "null", fail_null },
+	{ "overflow", overflow },
+	{ "bug_work", fail_work },
 };
 
 static ssize_t hangs_write(struct file *f, const char __user *buf, size_t size, loff_t *pos)
