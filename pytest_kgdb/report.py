@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from .escape import clean
 
-__all__ = ["ACTIONS", "Section", "Story", "bound", "save", "sections"]
+__all__ = ["ACTIONS", "MACHINE", "Section", "Story", "bound", "save", "sections"]
 
 HEAD_LINES: Final = 20
 """Lines that are kept of the beginning of a long text."""
@@ -24,6 +24,9 @@ MAX_LINE: Final = 400
 
 ACTIONS: Final = "kgdb: what the test did"
 """The title of the section with the log of a test's actions."""
+
+MACHINE: Final = "machine.kgdb"
+"""The name of a saved machine among a test's artifacts."""
 
 _MAX_NAME: Final = 120
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigError
 from ..plugin._artifacts import Artifacts
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from ..disk import Disk
     from ..initrd import Initrd
     from ..kernel import Kernel
+
+
+_OF_SAVED: Final = frozenset(
+    {"kernel", "config", "fragment", "set", "patch", "disk", "qemu_arg", "timeout", "cache_dir"}
+    | {"remote_cache", "jobs", "stub"}
+)
+"""Settings with which a saved machine can be opened: the kernel, where it has no vmlinux."""
 
 
 def build(options: argparse.Namespace) -> int:
@@ -35,8 +43,10 @@ def build(options: argparse.Namespace) -> int:
 
 
 def attach(options: argparse.Namespace) -> int:
-    """Boot one kernel, and run gdb on it in the terminal."""
+    """Boot one kernel, or open a saved machine, and run gdb on it in the terminal."""
     settings = from_arguments(options)
+    if options.file is not None:
+        return _attach_to_saved(options.file, settings)
     specs = _specs(settings)
     if len(specs) > 1:
         raise ConfigError(f"gdb can be on one kernel only: {', '.join(specs)}")
@@ -58,6 +68,30 @@ def attach(options: argparse.Namespace) -> int:
         session.attach()
     finally:
         session.close()
+    return 0
+
+
+def _attach_to_saved(path: Path, settings: Settings) -> int:
+    from ..session import SavedSession
+
+    for name in settings.origins:
+        if name not in _OF_SAVED:
+            raise ConfigError(
+                f"{settings.origin(name)}: the machine in {path} is as it was saved",
+                hint="leave it out; or leave the file out, and the kernel is booted",
+            )
+    progress = Progress()
+    artifacts = Artifacts(settings, progress)
+
+    def kernel() -> Kernel | None:
+        return artifacts.kernel(_specs(settings)[0]) if settings.kernel else None
+
+    with SavedSession(
+        path, settings, kernel=kernel, cache=artifacts.cache, progress=progress
+    ) as session:
+        for line in session.describe():
+            progress.say(line)
+        session.attach()
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 from .. import __version__
@@ -124,7 +125,16 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
-        "attach", help="boot a kernel and run gdb on it", allow_abbrev=False
+        "attach",
+        help="boot a kernel, or open a saved machine, and run gdb on it",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="machine that was saved by kgdb.save() or --kgdb-artifacts-machine",
     )
     add_arguments(parser, (*KERNEL, *MACHINE, *BOARD))
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -134,3 +135,54 @@ def snapshot(verb: str, name: str, path: Path) -> None:
         raise KgdbError(
             f"qemu-img snapshot {verb} {name} {path} failed: {error.output.strip()}"
         ) from error
+
+
+# QEMU, docs/interop/qcow2.txt, "Header"
+_MAGIC: Final = b"QFI\xfb"
+_HEADER: Final = struct.Struct(">4sIQIIQIIQQIIQQ")
+
+
+def check_untrusted(path: Path) -> None:
+    """Check that an image is all in this one file: QEMU opens no other file for it.
+
+    :raises ValueError: it is not, or is no qcow2 image.
+    """
+    with path.open("rb") as file:
+        data = file.read(_HEADER.size)
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+        raise ValueError("it is no qcow2 image")
+    _, version, backing, _, _, _, encryption, _, _, _, _, _, _, incompatible = _HEADER.unpack(data)
+    if version != 3:
+        raise ValueError(f"it is qcow2 of version {version}")
+    # An external data file is one of the incompatible features.
+    if backing or encryption or incompatible:
+        raise ValueError("it needs another file, or a feature that is not used here")
+
+
+def backing_of(path: Path) -> Path | None:
+    """Return the backing file of an image; None if it has none."""
+    chain = read_info(path).chain
+    return chain[1] if len(chain) > 1 else None
+
+
+def keep_snapshot(path: Path, name: str) -> None:
+    """Delete an image's other snapshots, and its knowledge of a backing file.
+
+    :raises KgdbError: qemu-img failed.
+    """
+    set_backing(path, None)
+    for other in read_info(path).snapshots:
+        if other != name:
+            snapshot("-d", other, path)
+
+
+def set_backing(path: Path, base: Path | None) -> None:
+    """Set an image's backing file, whose content must be that of the one before.
+
+    :raises KgdbError: qemu-img failed.
+    """
+    words = ["-b", ""] if base is None else ["-F", "qcow2", "-b", str(base)]
+    try:
+        qemu_img("rebase", "-u", "-f", "qcow2", *words, path)
+    except CommandFailed as error:
+        raise KgdbError(f"qemu-img rebase {path} failed: {error.output.strip()}") from error

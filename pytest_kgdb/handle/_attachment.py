@@ -46,7 +46,7 @@ from ..rsp import Relay
 from ..splats import SplatWatch
 from ..trace import Instruments
 from ._cpu_stacks import CpuStacks
-from ._machine import AttachedMachine, MemoryFactory, RunningView
+from ._machine import AttachedMachine, MachineSaver, MemoryFactory, RunningView
 from ._prompt import Prompt
 from ._snapshots import SnapshotKeeping, SnapshotsOfTest
 
@@ -75,6 +75,7 @@ class Attachment:
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
     :param actions: records what the test does.
+    :param save_machine: saves the stopped machine as a file.
     :param interrupts_in_guest: whether it is a command in the guest that interrupts.
     """
 
@@ -97,6 +98,7 @@ class Attachment:
         spoiled: Callable[[], None],
         remember: Remember,
         actions: ActionLog,
+        save_machine: MachineSaver,
         interrupts_in_guest: Callable[[], bool] = lambda: False,
     ) -> None:
         source = kernel.debug_source
@@ -189,6 +191,7 @@ class Attachment:
         actions.attach(debugger, self.source)
         run_control.subscribe(actions)
         self._actions = actions
+        self._save_machine = save_machine
         self._waits = waits
         self._on_spoiled = spoiled
         self.gdb_is_pristine = True
@@ -214,6 +217,10 @@ class Attachment:
         if not (download or self.source.is_local):
             return
         self.source.unpack()
+        self.find_sources_again()
+
+    def find_sources_again(self) -> None:
+        """Have gdb look again for source files that were missing."""
         # By itself gdb does not look again for a file that was missing when it looked last
         # (gdb/source.c, forget_cached_source_info).
         self.debugger.console(
@@ -323,6 +330,27 @@ class Attachment:
         self.memory.require_ram()
         with self._running.paused():
             self.memory.dump(path, self._running.registers())
+
+    def take_up(self) -> None:
+        """Be at the stop of a machine that was saved with modules loaded, by another session.
+
+        :raises KgdbError: gdb does not take the symbols of a module.
+        """
+        if "MODULES" in self.kernel.config and self.registry.watched:
+            self._module_symbols.sync(self.registry.watched)
+        stop = self.run_control.stop
+        assert stop is not None
+        self.run_control.record_at_frame(stop.reason)
+
+    def save(self, path: Path) -> None:
+        """Save the machine as a file; a running kernel is stopped for it, and goes on.
+
+        :raises KgdbError: it cannot be saved.
+        """
+        with self.run_control.kept_stopped():
+            stop = self.run_control.stop
+            assert stop is not None
+            self._save_machine(path, stop)
 
     def _lost_gdb(self, command: str) -> KgdbError:
         self.spoil_gdb()

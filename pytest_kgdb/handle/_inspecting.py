@@ -26,6 +26,7 @@ _WRITE_BYTES: Final = 512
     "write",
     "execute",
     "dump",
+    "save",
 )
 class Inspecting(Base):
     """Reads the stopped kernel's data, and changes it."""
@@ -179,6 +180,20 @@ class Inspecting(Base):
         __tracebackhide__ = True
         place = Path(path).absolute()
         self._slot.require().dump(place)
+        return place
+
+    def save(self, path: Path | str) -> Path:
+        """Save the whole machine as one file, which `pytest-kgdb attach FILE` opens elsewhere.
+
+        A running kernel is stopped for it, and goes on.
+
+        :param path: where; the directory must be there.
+        :return: where it is.
+        :raises KgdbError: it cannot be saved.
+        """
+        __tracebackhide__ = True
+        place = Path(path).absolute()
+        self._slot.require().save(place)
         return place
 
     def dmesg(self) -> str:

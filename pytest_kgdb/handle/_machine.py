@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from ..console import Console
-from ..debugger import MachineLife
+from ..debugger import MachineLife, Stop
 from ..memory import KernelMemory, ModuleLookup, StopState
 from ..settings import Forward
 
-__all__ = ["AttachedMachine", "MemoryFactory", "RunningView"]
+__all__ = ["AttachedMachine", "MachineSaver", "MemoryFactory", "RunningView"]
 
 
 class AttachedMachine(MachineLife, Protocol):
@@ -48,6 +48,16 @@ class RunningView(Protocol):
 
     def registers(self) -> str:
         """Return all CPUs' registers, as QEMU's monitor shows them."""
+
+
+class MachineSaver(Protocol):
+    """Saves a stopped machine as a file, which can be opened elsewhere."""
+
+    def __call__(self, path: Path, stop: Stop, /) -> None:
+        """Save it; raises KgdbError where it cannot be saved.
+
+        :param stop: why the kernel is stopped.
+        """
 
 
 class MemoryFactory(Protocol):

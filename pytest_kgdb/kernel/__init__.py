@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ._config import Config, stub_for
 from ._config import parse as parse_config
 from ._config import render as render_config
-from ._model import Kernel
+from ._model import Kernel, numbers
 from ._prepare import prepare
 from ._source import file_hash, git_environment
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
@@ -63,6 +63,7 @@ __all__ = [
     "last_line",
     "named",
     "not_compiled",
+    "numbers",
     "parse_config",
     "patch_files",
     "prepare",

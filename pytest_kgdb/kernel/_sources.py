@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +25,12 @@ INDEX: Final = "sources.json"
 
 BLOBS: Final = "sources.bin"
 """The file of an archive with the contents, compressed one by one, so that one is read fast."""
+
+_LARGEST: Final = 64 << 20
+"""Bytes of a source file; a few kilobytes of an archive could stand for gigabytes."""
+
+_PLAIN: Final = re.compile(r"/?[\w.@+,:=~^#%-][\w.@+,:=~^#% -]*(?:/[\w.@+,:=~^#% -]+)*", re.ASCII)
+"""Names of source files, in gdb's commands, too."""
 
 
 class SourceFiles(ABC):
@@ -110,6 +117,43 @@ class SourceArchive(SourceFiles):
         """Whether a cache entry has an archive; those of older versions have none."""
         return (entry / INDEX).exists()
 
+    @staticmethod
+    def write(files: Mapping[str, bytes], entry: Path) -> None:
+        """Write an archive of a few files.
+
+        :param files: contents by name: relative to the source's top, absolute elsewhere.
+        """
+        blobs: dict[str, Blob] = {}
+        with (entry / BLOBS).open("wb") as file:
+            for name, data in files.items():
+                packed = zlib.compress(data)
+                blobs[name] = Blob(hashlib.sha256(data).hexdigest(), file.tell(), len(packed))
+                file.write(packed)
+        (entry / INDEX).write_text(json.dumps({"files": blobs}))
+
+    @staticmethod
+    def check(entry: Path) -> None:
+        """Check an archive of somebody else's: that each name is one of a file below a directory.
+
+        :raises ValueError: one is not; or the archive is not readable.
+        """
+        size = (entry / BLOBS).stat().st_size
+        for name, blob in json.loads((entry / INDEX).read_bytes())["files"].items():
+            digest, offset, packed = blob
+            if not _PLAIN.fullmatch(name) or ".." in name.split("/"):
+                raise ValueError(f"{name!r} is no name of a source file")
+            if not (
+                isinstance(digest, str)
+                and type(offset) is type(packed) is int
+                and 0 <= offset <= offset + packed <= size
+            ):
+                raise ValueError(f"{name} is nowhere in {BLOBS}")
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The archive's own files by name."""
+        return {name: self._entry / name for name in (INDEX, BLOBS)}
+
     @property
     def files(self) -> Mapping[str, Blob]:
         """The files by name: relative to the source's top, absolute elsewhere."""
@@ -151,8 +195,10 @@ class SourceArchive(SourceFiles):
         )
 
     def _content(self, name: str, blob: Blob, descriptor: int) -> bytes:
+        packed = os.pread(descriptor, blob.packed, blob.offset)
         try:
-            data = zlib.decompress(os.pread(descriptor, blob.packed, blob.offset))
+            # What is beyond the bound is not the file: its hash is another.
+            data = zlib.decompressobj().decompress(packed, _LARGEST)
         except zlib.error:
             data = b""
         if hashlib.sha256(data).hexdigest() != blob.digest:
@@ -173,15 +219,27 @@ class SourceArchive(SourceFiles):
             complete = self._directory.with_name(f"{self._directory.name}.complete")
             if complete.exists():
                 return
-            with (self._entry / BLOBS).open("rb") as blobs:
-                for name, blob in self.files.items():
-                    target = self._directory / name.lstrip("/")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.unlink(missing_ok=True)
-                    target.write_bytes(self._content(name, blob, blobs.fileno()))
-                    target.chmod(0o444)  # for a person who would edit it here
-                    os.utime(target, (0, 0))  # or gdb would say that it is newer than the code
+            self._unpack(self.files)
             complete.touch()
+
+    def unpack_only(self, files: Iterable[str]) -> None:
+        """Make a few files available, for gdb to begin with; those that are not in it are not.
+
+        :raises KgdbError: one is damaged.
+        """
+        names = {self.name(file) for file in files}
+        with self._exclusive():
+            self._unpack({name: blob for name in names if (blob := self._find(name)) is not None})
+
+    def _unpack(self, files: Mapping[str, Blob]) -> None:
+        with (self._entry / BLOBS).open("rb") as blobs:
+            for name, blob in files.items():
+                target = self._directory / name.lstrip("/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.unlink(missing_ok=True)
+                target.write_bytes(self._content(name, blob, blobs.fileno()))
+                target.chmod(0o444)  # for a person who would edit it here
+                os.utime(target, (0, 0))  # or gdb would say that it is newer than the code
 
 
 class SourceDirectory(SourceFiles):

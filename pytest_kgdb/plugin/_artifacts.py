@@ -77,7 +77,7 @@ class KernelSession(Protocol):
     def story(self) -> Story:
         """Return what has happened on the kernel since the test began."""
 
-    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
+    def save_artifacts(self, directory: Path, *, dump: bool, machine: bool) -> None:
         """Save what a failed test's artifacts have besides the report and the logs."""
 
     def attach(self) -> None:

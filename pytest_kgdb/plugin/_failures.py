@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sysconfig
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import pytest
 
 from ..errors import KgdbError
-from ..report import Section, Story, save, sections
+from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
 from ._collect import is_kernel_test
@@ -170,11 +171,18 @@ class Failures:
             logs = [session.console_log, session.transcript]
             try:
                 saved = save(directory, item.nodeid, [failure, *shown], logs)
-                session.save_artifacts(saved, dump=self._run.settings.artifacts_dump)
+                settings = self._run.settings
+                session.save_artifacts(
+                    saved, dump=settings.artifacts_dump, machine=settings.artifacts_machine
+                )
             except OSError as error:
                 again.append(f"artifacts: could not be saved: {error}")
             else:
                 again.append(f"artifacts: {saved}")
+                if (saved / MACHINE).exists():
+                    again.append(
+                        f"the machine: pytest-kgdb attach {shlex.quote(str(saved / MACHINE))}"
+                    )
         shown = [*shown, Section("kgdb: to run it again", "\n".join(again))]
         report.sections.extend(sections(shown, verbosity))
 

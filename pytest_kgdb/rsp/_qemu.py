@@ -31,6 +31,8 @@ class QemuStubBackend(Backend):
     outlasts the machine's being put back.
 
     :param connect: returns a socket connected to the stub, which stops the machine for it.
+    :param stop_reply: that of the stop at which the machine is, where QEMU does not know of it: it
+        has loaded a snapshot.
     """
 
     door = "qemu"
@@ -40,9 +42,12 @@ class QemuStubBackend(Backend):
     lazy_removal = False
     threads_are_tasks = False
 
-    def __init__(self, connect: Callable[[], socket.socket], *, waits: WaitLimit) -> None:
+    def __init__(
+        self, connect: Callable[[], socket.socket], *, waits: WaitLimit, stop_reply: bytes = b""
+    ) -> None:
         self._connection = Connection(connect, waits=waits, target=self.target, port="its gdb stub")
         self._reply = b""
+        self._loaded = stop_reply
         self._detached = False
         self._running = False
         self._interrupting = False  # asked for, and gdb has not been told of a stop since
@@ -88,11 +93,16 @@ class QemuStubBackend(Backend):
 
     def query_stop(self) -> None:
         """See :meth:`Backend.query_stop`."""
-        self._reply = self.request(b"?")
+        reply = self.request(b"?")  # which also has QEMU forget breakpoints
+        self._reply = self._loaded or reply
+        if self._loaded:
+            # gdb takes the thread of the first stop reply for the one that the stub has selected.
+            self.request(b"Hg" + self.thread)
 
     def record_stop(self, stop_reply: bytes) -> None:
         """See :meth:`Backend.record_stop`."""
         self._running = False
+        self._loaded = b""
         self._selected = b""
         self._reply = stop_reply
         self._stepped = self._end_single_step(stop_reply)
@@ -267,7 +277,7 @@ class QemuStubBackend(Backend):
         self._running = False
         breakpoints.remove_all()
         breakpoints.forget()
-        self._reply = stop_reply
+        self._reply, self._loaded = stop_reply, b""
 
     def close(self) -> None:
         """See :meth:`Backend.close`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from ..debugger import gdb_version
 from ._accel import qemu_version
@@ -10,13 +11,16 @@ from ._session import Session
 
 if TYPE_CHECKING:
     from ._board_session import BoardSession
+    from ._saved_session import SavedSession
 
-__all__ = ["BoardSession", "Session", "gdb_version", "qemu_version"]
+__all__ = ["BoardSession", "SavedSession", "Session", "gdb_version", "qemu_version"]
+
+# These have much that a machine of a test run starts without.
+_MODULE_OF: Final = {"BoardSession": "_board_session", "SavedSession": "_saved_session"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "BoardSession":
+    module = _MODULE_OF.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._board_session import BoardSession  # with all that a machine in QEMU starts without
-
-    return BoardSession
+    return getattr(import_module(f".{module}", __name__), name)

@@ -8,15 +8,45 @@ import select
 import sys
 import termios
 import tty
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from ..debugger import Gdb
-from ..errors import ConfigError
+from ..errors import ConfigError, KgdbError
 
-__all__ = ["attach"]
+if TYPE_CHECKING:
+    from ..handle import Attachment
+
+__all__ = ["attach", "attach_to"]
 
 _LEAVE: Final = b"\x1d"  # Ctrl-]
+
+
+def attach_to(
+    attachment: Attachment,
+    say: Callable[[str], None],
+    unpack: Callable[[], None] | None = None,
+) -> None:
+    """Give the user gdb on a kernel as it is.
+
+    :param say: is told why there are no source lines, if there are none.
+    :param unpack: makes the kernel's source files available; all of them, by default.
+    :raises ConfigError: there is no terminal.
+    """
+    attachment.spoil_gdb()  # whatever is typed there
+    try:
+        if unpack is None:
+            attachment.unpack_sources(True)
+        else:
+            unpack()
+    except KgdbError as error:  # gdb is of use without lines, too
+        say(error.message)
+    relay = attachment.relay
+    relay.list_all_threads = True
+    try:
+        attach(attachment.gdb)
+    finally:
+        relay.list_all_threads = False
 
 
 def attach(gdb: Gdb) -> None:
@@ -39,6 +69,7 @@ def attach(gdb: Gdb) -> None:
         termios.tcsetattr(theirs, termios.TCSANOW, settings)
         gdb.command(f'-interpreter-exec console "new-ui console {os.ttyname(theirs)}"')
         print("gdb on the live kernel; Ctrl-] leaves it.", flush=True)
+        os.write(ours, b"frame\n")  # typed, so that gdb shows where the kernel is
         with _raw(sys.stdin.fileno()):
             _copy(sys.stdin.fileno(), sys.stdout.fileno(), ours, gdb)
     finally:

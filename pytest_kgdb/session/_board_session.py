@@ -17,7 +17,7 @@ from ..handle import Kgdb, MachineSlot
 from ..kernel import Built, build_external
 from ..modules import ModuleRegistry
 from ..process import CommandFailed, run, which
-from ._attach import attach
+from ._attach import attach_to
 from ._board_vm import BoardVm, check_board_kernel
 from ._logs import make_log_directory
 from ._report import save_artifacts, sections, story
@@ -308,7 +308,7 @@ class BoardSession:
         """Return what has happened on the kernel since the test began."""
         return story(self._vm, self._mark, self._slot.actions)
 
-    def save_artifacts(self, directory: Path, *, dump: bool) -> None:  # noqa: ARG002 # refused
+    def save_artifacts(self, directory: Path, *, dump: bool, machine: bool) -> None:  # noqa: ARG002 # both are refused
         """Save what a failed test's artifacts have besides the report and the logs.
 
         :raises OSError: a file cannot be written.
@@ -322,14 +322,7 @@ class BoardSession:
         :raises ConfigError: there is no terminal.
         """
         _ = self.handle
-        self._live.attachment.spoil_gdb()  # whatever is typed there
-        self._live.attachment.source.unpack()
-        relay = self._live.attachment.relay
-        relay.list_all_threads = True
-        try:
-            attach(self._live.gdb)
-        finally:
-            relay.list_all_threads = False
+        attach_to(self._live.attachment, self._progress.say)
 
     # The end
 

@@ -45,6 +45,14 @@ class _NoSnapshots:
         raise ConfigError(f"restore({name!r}): a board cannot be saved")
 
 
+def _refuse_to_save(path: Path, _stop: Stop) -> None:
+    """Refuse to save a board as a file (handle.MachineSaver)."""
+    raise ConfigError(
+        f"save({str(path)!r}): a board cannot be saved",
+        hint="a machine as a file needs a guest in QEMU",
+    )
+
+
 class _OutOfSight:
     """What is seen of a board while its kernel runs (handle.RunningView): nothing."""
 
@@ -130,6 +138,7 @@ class BoardVm:
                 spoiled=lambda: None,
                 remember=remember,
                 actions=slot.actions,
+                save_machine=_refuse_to_save,
                 interrupts_in_guest=interrupt.in_guest,
             )
             stack.callback(self.attachment.close)

@@ -13,7 +13,6 @@ from ._snapshot import Snapshot
 if TYPE_CHECKING:
     from ..deadline import WaitLimit
     from ..kernel import Kernel
-    from ..settings import Point
 
 __all__ = ["Launch"]
 
@@ -37,14 +36,14 @@ class Launch:
         index_cache: Path,
         waits: WaitLimit,
         snapshot: Snapshot | None = None,
-        at: Point = "ready",
+        at: str = "ready",
     ) -> None:
         self.spec = spec
         self.kernel = kernel
         self.logs = logs
         self.snapshot = snapshot
-        self._index_cache = index_cache
-        self.at: Point = at
+        self.index_cache = index_cache
+        self.at = at
         with contextlib.ExitStack() as stack:
             # gdb first: it reads the symbols while QEMU starts and the kernel boots.
             self.gdb: GdbProcess = stack.enter_context(
@@ -69,7 +68,7 @@ class Launch:
         """
         return launch_template(
             self.kernel,
-            index_cache=self._index_cache,
+            index_cache=self.index_cache,
             directory=directory,
             log=self.logs / "gdb-template.log",
         )

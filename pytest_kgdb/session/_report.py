@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ..errors import KgdbError
 from ..escape import clean
 from ..machine import by_hand, storage_by_hand
-from ..report import ACTIONS, Section, Story
+from ..report import ACTIONS, MACHINE, Section, Story
+from ._stop_line import in_a_line
 
 if TYPE_CHECKING:
     from ..actions import ActionEntry, ActionLog, Instrument, SeenCall
@@ -45,6 +46,8 @@ _RUNNING: Final = "running; what its CPUs do:\n"
 _STORY_CALLS: Final = 200
 _STORY_LINES: Final = 300
 _STORY_CONTEXT: Final = 4
+
+_INTERRUPT_SECONDS: Final = 5.0  # that a kernel has to stop, so that its machine is saved
 
 WHERE: Final = "kgdb: where the kernel is"
 CONSOLE: Final = "kgdb: console since the test began"
@@ -126,20 +129,36 @@ def save_artifacts(vm: ReportedMachine, mark: int, actions: ActionLog, directory
         shutil.copyfile(vm.kernel.config, directory / "kernel.config")
 
 
-def save_state(vm: Vm, directory: Path, *, dump: bool) -> None:
-    """Save the registers, and a vmcore if asked to.
+def save_state(vm: Vm, directory: Path, *, dump: bool, machine: bool) -> None:
+    """Save the registers, and a vmcore and the machine if asked to.
 
     :raises OSError: a file cannot be written.
     """
     if not vm.machine.alive:
         return
-    try:
+
+    def save_registers() -> None:
         registers = vm.machine.registers().replace("\r", "")
         (directory / "registers.txt").write_text(registers, encoding="utf-8")
-        if dump:
-            vm.attachment.dump(directory / "vmcore")
-    except KgdbError as error:
-        (directory / "errors.txt").write_text(clean(str(error)) + "\n", encoding="utf-8")
+
+    def save_machine() -> None:
+        if not vm.attachment.run_control.stopped:
+            vm.attachment.run_control.interrupt(_INTERRUPT_SECONDS)
+        vm.attachment.save(directory / MACHINE)
+
+    steps = [
+        save_registers,
+        *([lambda: vm.attachment.dump(directory / "vmcore")] if dump else []),
+        *([save_machine] if machine else []),
+    ]
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except KgdbError as error:
+            errors.append(clean(str(error)))
+    if errors:
+        (directory / "errors.txt").write_text("\n\n".join(errors) + "\n", encoding="utf-8")
 
 
 def story(vm: ReportedMachine | None, mark: int, actions: ActionLog) -> Story:
@@ -203,7 +222,7 @@ def _where(vm: ReportedMachine) -> tuple[str, str | None]:
         return f"{_RUNNING}{brief}\n{registers}", _RUNNING + brief
     stop = attachment.run_control.stop
     assert stop is not None
-    lines = [_in_a_line(stop)]
+    lines = [in_a_line(stop)]
     if stop.reason == "interrupt":
         # Who waits is to be known; the interrupt's own way into the debugger is not.
         with contextlib.suppress(KgdbError):
@@ -213,25 +232,6 @@ def _where(vm: ReportedMachine) -> tuple[str, str | None]:
         lines += _innermost(frames[0], with_source=attachment.source.is_local)
     lines += [f"{frame}{' (inlined)' * frame.inlined}" for frame in frames]
     return "\n".join(lines), None
-
-
-def _in_a_line(stop: Stop) -> str:
-    """Return why and where the kernel stopped, on which CPU, in which task."""
-    what: str = stop.reason
-    if stop.breakpoint is not None:
-        what += f" {stop.breakpoint.number}"
-    if stop.reason != "interrupt":
-        with contextlib.suppress(KgdbError):
-            what += f" in {str(stop.frame).partition(' ')[2]}"
-    words = [what if stop.message is None else f"{what}: {stop.message}"]
-    with contextlib.suppress(KgdbError):
-        task = stop.task
-        words.append(f"CPU {stop.cpu}, task {task.pid} ({task.comm})")
-    if stop.reason == "finished":
-        with contextlib.suppress(KgdbError):
-            if (value := stop.return_value) is not None:
-                words.append(f"returned {value}")
-    return "; ".join(words)
 
 
 def _frames(stop: Stop) -> list[Frame]:

@@ -345,6 +345,7 @@ class Session:
                 waits=self._waits,
                 remember=self._remember,
                 coverage=self.coverage,
+                notice=self._progress.say,
             )
         except BaseException:
             launch.close()
@@ -448,37 +449,30 @@ class Session:
 
         return story(self._vm, self._mark, self._slot.actions)
 
-    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
+    def save_artifacts(self, directory: Path, *, dump: bool, machine: bool) -> None:
         """Save what a failed test's artifacts have besides the report and the logs.
 
         :param dump: whether to save a vmcore, too.
+        :param machine: whether to save the machine as a file, too.
         :raises OSError: a file cannot be written.
         """
         if self._vm is not None:
             from ._report import save_artifacts, save_state
 
             save_artifacts(self._vm, self._mark, self._slot.actions, directory)
-            save_state(self._vm, directory, dump=dump)
+            save_state(self._vm, directory, dump=dump, machine=machine)
 
     def attach(self) -> None:
         """Give the user gdb on the machine as it is; boot one if there is none.
 
         :raises ConfigError: there is no terminal.
         """
-        from ._attach import attach
+        from ._attach import attach_to
 
         _ = self.handle
-        self._live.attachment.spoil_gdb()  # whatever is typed there
         try:
-            self._live.attachment.unpack_sources(True)
-        except KgdbError as error:  # gdb is of use without lines, too
-            self._progress.say(error.message)
-        relay = self._live.attachment.relay
-        relay.list_all_threads = True
-        try:
-            attach(self._live.gdb)
+            attach_to(self._live.attachment, self._progress.say)
         finally:
-            relay.list_all_threads = False
             self._live.snapshots.current = None
 
     # Ending

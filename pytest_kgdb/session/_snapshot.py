@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ..debugger import Reason
 from ..errors import CacheError
 from ..machine import MachineSpec
 from ._accel import cpu_model
@@ -40,6 +41,9 @@ class Snapshot:
 
     pci: Mapping[str, Spaces] = field(default_factory=dict)
     """The PCI devices' configuration at each snapshot, where QEMU may not save it."""
+
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+    """Why the kernel is stopped at each, where its name does not tell."""
 
     def put_into(self, directory: Path) -> None:
         """Copy it into a new cache entry."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from ..deadline import WaitLimit
@@ -98,6 +100,27 @@ class SnapshotStore:
             machine.console.reconnect()
             self._on_reconnect()
             relay.reattach(stop_reply, paused=True)
+
+    def export(self, storage: Path, memory: Path, name: str) -> tuple[bytes, Spaces | None]:
+        """Save the stopped machine into files, and none of it in the machine.
+
+        :param storage: the file for the image that has QEMU's part of it.
+        :param memory: the file for the guest's memory.
+        :param name: the snapshot's, in the image.
+        :return: the stop reply there, and the PCI devices' configuration.
+        :raises KgdbError: QEMU could not save it.
+        :raises OSError: a file cannot be written.
+        """
+        machine = self._machine
+        with self._relay.quiesced(self._waits.seconds):
+            pci = self._pci.read() if self._pci is not None else None
+            machine.save(name)
+            try:
+                shutil.copyfile(machine.storage, storage)
+                shutil.copyfile(machine.memory.files[name], memory)
+            finally:
+                machine.drop(name)
+        return self._relay.stop_reply, pci
 
     # The session's own
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ..deadline import WaitLimit
 from ..debugger import Gdb, Reason, Remember
 from ..diagnosis import explained
-from ..errors import BootError, MachineDied, TimeoutError
+from ..errors import BootError, ConfigError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
 from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, check_boot, last_lines
@@ -28,6 +28,9 @@ from ._snapshot_store import SnapshotStore
 from ._spare_gdb import SpareGdb
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..debugger import Stop
     from ..recipes import Coverage
     from ..settings import Point
 
@@ -71,6 +74,7 @@ class Vm:
     :param waits: how long the running test waits.
     :param remember: keeps what gdb says of the kernel from session to session.
     :param coverage: the code of which it is to be recorded whether it runs.
+    :param notice: is told what a person should know.
     """
 
     def __init__(
@@ -82,8 +86,11 @@ class Vm:
         waits: WaitLimit,
         remember: Remember,
         coverage: Coverage | None = None,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._remember = remember
+        self._notice = notice
+        self._index_cache = launch.index_cache
         self._covers = coverage
         self.coverage: MachineCoverage | None = None
         """What is recorded of the code that runs; None where that is not asked for."""
@@ -155,12 +162,14 @@ class Vm:
         assert self._store is not None
         return self._store
 
-    def _reason(self, at: Point) -> Reason:
+    def _reason(self, at: str) -> Reason:
+        if self._snapshot is not None and at in self._snapshot.reasons:
+            return self._snapshot.reasons[at]
         if self.spec.stub == "qemu" and at == "kgdbwait":
             return "breakpoint"  # that was on start_kernel
         return _REASONS[at]
 
-    def _connect(self, at: Point, stop_reply: bytes = b"", *, paused: bool = False) -> None:
+    def _connect(self, at: str, stop_reply: bytes = b"", *, paused: bool = False) -> None:
         """Connect gdb to the stopped kernel, and put the handle on it."""
         machine, kernel, layout = self.machine, self.kernel, self.kernel.stop_layout
         memory = RelayMemory(
@@ -171,7 +180,7 @@ class Vm:
         if self.spec.stub == "qemu":
             relay = Relay(
                 machine.directory / "gdb",
-                QemuStubBackend(machine.connect_stub, waits=self._waits),
+                QemuStubBackend(machine.connect_stub, waits=self._waits, stop_reply=stop_reply),
             )
             self._parts.callback(relay.close)
             interrupt = lambda: self._interrupt_qemu(relay)  # noqa: E731 # one of two ways
@@ -240,6 +249,7 @@ class Vm:
             spoiled=self._spare.prepare,
             remember=self._remember,
             actions=self._slot.actions,
+            save_machine=self._save_machine,
         )
         machine.describe_triple_faults(attachment.cpu_stacks.running_tasks)
         self._parts.callback(attachment.close)
@@ -408,6 +418,26 @@ class Vm:
             self.snapshots.save(at)
         self.coverage.arm(self.snapshots.tag(at), booted=at == "ready")
         self.restore(at)
+
+    def _save_machine(self, path: Path, stop: Stop) -> None:
+        """Save the stopped machine as a file (handle.MachineSaver)."""
+        if self.coverage is not None:
+            raise ConfigError(
+                f"{path}: the machine cannot be saved: int3s of --kgdb-cov are in its memory",
+                hint="leave --kgdb-cov out",
+            )
+        from ._save_machine import save_machine
+
+        save_machine(
+            path,
+            stop,
+            spec=self.spec,
+            kernel=self.kernel,
+            attachment=self.attachment,
+            export=self.snapshots,
+            index_cache=self._index_cache,
+            notice=self._notice,
+        )
 
     def freeze(self) -> Snapshot:
         """Pause the machine, so that all that was saved is in the file, and return it."""

@@ -135,6 +135,7 @@ class Settings(MachineOptions):
     jobs: int
     artifacts: Path | None = None
     artifacts_dump: bool = False
+    artifacts_machine: bool = False
     report: Path | None = None
     gitlab: Path | None = None
     attach: bool = False
@@ -324,7 +325,11 @@ def _check_board(settings: Settings) -> None:
                     else ""
                 ),
             )
-    for name, what in (("cov", "coverage"), ("artifacts_dump", "a vmcore")):
+    for name, what in (
+        ("cov", "coverage"),
+        ("artifacts_dump", "a vmcore"),
+        ("artifacts_machine", "a saved machine"),
+    ):
         if getattr(settings, name):
             raise ConfigError(
                 f"{settings.origin(name)}: {what} needs the machine's memory as a file, as that of "
@@ -374,10 +379,17 @@ def _check_together(settings: Settings) -> None:
             f"{settings.origin('cov_diff')}: there is no diff to annotate",
             hint="it is that of --kgdb-patch: --kgdb-cov=patch",
         )
-    if settings.artifacts_dump and settings.artifacts is None:
+    for name, what in (("artifacts_dump", "dumps"), ("artifacts_machine", "machines")):
+        if getattr(settings, name) and settings.artifacts is None:
+            raise ConfigError(
+                f"{settings.origin(name)}: there is no place for the {what}",
+                hint="name one: --kgdb-artifacts=DIR",
+            )
+    if settings.artifacts_machine and settings.cov:
         raise ConfigError(
-            f"{settings.origin('artifacts_dump')}: there is no place for the dumps",
-            hint="name one: --kgdb-artifacts=DIR",
+            f"{settings.origin('artifacts_machine')}: with {settings.origin('cov')} the memory of "
+            "the machine has int3s in it",
+            hint="leave one of them out",
         )
     if settings.boot == "disk" and settings.disk == "none":
         raise ConfigError(

@@ -99,6 +99,12 @@ OPTIONS: Final = (
     ("jobs", "number", "N", "parallel jobs of a build (default: the CPUs)"),
     ("artifacts", "value", "DIR", "where the full logs of failed tests are saved"),
     ("artifacts-dump", "flag", "", "with --kgdb-artifacts: a vmcore of the kernel, too"),
+    (
+        "artifacts-machine",
+        "flag",
+        "",
+        "with --kgdb-artifacts: the stopped machine, too, which `pytest-kgdb attach FILE` opens",
+    ),
     ("report", "value", "DIR", "write an HTML page about the run: DIR/index.html"),
     ("gitlab", "value", "FILE", "write failed tests for GitLab's code quality report"),
     ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),

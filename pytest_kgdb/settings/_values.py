@@ -446,6 +446,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "jobs": jobs,
     "artifacts": path,
     "artifacts_dump": flag,
+    "artifacts_machine": flag,
     "attach": flag,
     "require": flag,
     "repeat": jobs,

@@ -236,7 +236,7 @@ def test_what_a_failure_shows(board: Kgdb, session: BoardSession, tmp_path: Path
     ]
     assert any(action["function"] == "do_sys_openat2" for action in story["actions"])
     assert any(text.endswith("shown") for _, text in story["console"])
-    session.save_artifacts(tmp_path, dump=False)
+    session.save_artifacts(tmp_path, dump=False, machine=False)
     assert {path.name for path in tmp_path.iterdir()} == {"console-times.txt", "kernel.config"}
     assert "shown\n" in (tmp_path / "console-times.txt").read_text()
 

@@ -120,8 +120,10 @@ class Session:
     def story(self) -> Story:
         return self.its_story
 
-    def save_artifacts(self, directory: Path, *, dump: bool) -> None:
-        event("save_artifacts", directory.name, dump)
+    def save_artifacts(self, directory: Path, *, dump: bool, machine: bool) -> None:
+        event("save_artifacts", directory.name, dump, machine)
+        if machine:
+            (directory / "machine.kgdb").touch()
 
     def attach(self) -> None:
         event("attach")

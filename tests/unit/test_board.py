@@ -76,6 +76,10 @@ class TestOptions:
                 {"target": LINE, "artifacts": "x", "artifacts_dump": True},
                 "artifacts_dump: a vmcore needs the machine's memory",
             ),
+            (
+                {"target": LINE, "artifacts": "x", "artifacts_machine": True},
+                "artifacts_machine: a saved machine needs the machine's memory",
+            ),
             ({"target": LINE, "smp": 2}, "smp: the board of target is as it is"),
             ({"target": LINE, "append": ["quiet"]}, "append: the board of target is as it is"),
             ({"target": LINE, "disk": "debian"}, "disk: the board of target is as it is"),

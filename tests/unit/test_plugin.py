@@ -971,11 +971,16 @@ def test_artifacts_hold_everything(inner: Inner) -> None:
     assert "assert False" in saved.read_text()
     assert (saved.parent / "kgdb-console.txt").read_text() == "Linux version 6.1 red\nready\n"
     assert (saved.parent / "console.log").read_bytes() == b"\x1b[2Jraw"
-    assert inner.events("save_artifacts") == [f"save_artifacts {saved.parent.name} False"]
+    assert inner.events("save_artifacts") == [f"save_artifacts {saved.parent.name} False False"]
     inner.run("--kgdb-artifacts=out", "--kgdb-artifacts-dump")
-    assert inner.events("save_artifacts")[1:] == [f"save_artifacts {saved.parent.name} True"]
+    assert inner.events("save_artifacts")[1:] == [f"save_artifacts {saved.parent.name} True False"]
     result = inner.run("--kgdb-artifacts-dump")
     result.stderr.fnmatch_lines(["*--kgdb-artifacts-dump: there is no place for the dumps*"])
+    result = inner.run("--kgdb-artifacts=out", "--kgdb-artifacts-machine")
+    assert inner.events("save_artifacts")[2:] == [f"save_artifacts {saved.parent.name} False True"]
+    result.stdout.fnmatch_lines(["the machine: pytest-kgdb attach */out/test_x.py/*machine.kgdb*"])
+    result = inner.run("--kgdb-artifacts-machine")
+    result.stderr.fnmatch_lines(["*--kgdb-artifacts-machine: there is no place for the machines*"])
 
 
 def test_artifacts_that_cannot_be_saved_do_not_hide_the_failure(inner: Inner) -> None:
