@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import recorded
 from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
-from ..errors import StaleError, StubError
-from ..memory import UnsavedRegistersError
+from ..errors import StaleError
 from ._base import Base
 
 if TYPE_CHECKING:
@@ -143,12 +142,7 @@ class Inspecting(Base):
         """
         __tracebackhide__ = True
         self._run_control.require_stopped("stack_trace()", StaleError)
-        try:
-            return self._slot.require().memory.stack_trace(self._task(task))
-        except UnsavedRegistersError as error:
-            if self._slot.require().debugger.door == "qemu":
-                raise StubError(error.message, hint="ask gdb: stop.backtrace()") from error
-            raise
+        return self._slot.require().memory.stack_trace(self._task(task))
 
     def _task(self, task: drgn.Object | Value | int) -> drgn.Object | int:
         """Return a task as drgn has it, or its pid."""

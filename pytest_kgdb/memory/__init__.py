@@ -5,7 +5,6 @@ from ._kernel_memory import KernelMemory, StopState
 from ._module_files import ModuleFiles, ModuleLookup, module_name
 from ._packet_memory import PacketMemory
 from ._physical import PageOwner, PhysicalMemory
-from ._program import UnsavedRegistersError
 from ._ram import Ram, Segment, ram_layout
 from ._relay_memory import RelayMemory
 
@@ -21,7 +20,6 @@ __all__ = [
     "RelayMemory",
     "Segment",
     "StopState",
-    "UnsavedRegistersError",
     "module_name",
     "ram_layout",
 ]

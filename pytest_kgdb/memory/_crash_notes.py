@@ -1,15 +1,20 @@
-"""The registers of the CPUs that kgdb has stopped, as drgn takes them: from a core dump's notes."""
+"""The registers of the stopped CPUs, as drgn takes them: from a core dump's notes."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+
+from ._vmcore import pt_regs_data
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["CRASH_NOTES", "provide_crash_notes", "stopped_registers"]
+__all__ = ["CRASH_NOTES", "CpuRegisters", "provide_crash_notes", "stopped_registers"]
+
+CpuRegisters = Callable[[], Sequence[Mapping[str, int]]]
+"""Returns the registers of each CPU by their names in struct user_regs_struct."""
 
 CRASH_NOTES: Final = "CRASHTIME=none\n"
 """What VMCOREINFO has in the dump of a crash: drgn then looks in `crash_notes` for the registers
@@ -34,15 +39,19 @@ _END: Final = bytes(12)
 _NOTES: Final = len(_NOTE) + _PRSTATUS + len(_END)
 
 
-def provide_crash_notes(program: drgn.Program, read: Callable[[int, int], bytes]) -> None:
+def provide_crash_notes(
+    program: drgn.Program, read: Callable[[int, int], bytes], registers: CpuRegisters | None = None
+) -> None:
     """Have drgn find each stopped CPU's registers, read anew whenever it asks.
 
-    The kernel has them in kgdb_info (kernel/debug/debug_core.c, kgdb_cpu_enter). One without kgdb
-    keeps its own `crash_notes`, which are empty until it dumps.
+    Where kgdb has stopped the kernel, they are in kgdb_info (kernel/debug/debug_core.c,
+    kgdb_cpu_enter). The kernel's own `crash_notes` are empty until it dumps.
 
     :param read: reads the kernel's virtual memory.
+    :param registers: those of all CPUs, where the machine is stopped, and not the kernel; None if
+        they are kgdb's.
     """
-    notes = _Notes(read)
+    notes = _Notes(read, registers)
     program.register_object_finder("pytest-kgdb", notes.find, enable_index=0)
     program.add_memory_segment(_LOWEST, _SIZE, notes.read, False)
 
@@ -54,8 +63,11 @@ class _Notes:
     index of vmlinux, and would stay until a garbage collection.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self, read: Callable[[int, int], bytes], machine: CpuRegisters | None = None
+    ) -> None:
         self._read = read
+        self._machine = machine
         self._info = self._info_size = self._cpus = self._registers = 0
         self._offsets: int | None = None
 
@@ -69,12 +81,15 @@ class _Notes:
         """Find `crash_notes`, as which drgn looks for them."""
         import drgn
 
-        if name != "crash_notes" or "kgdb_info" not in program:
+        if name != "crash_notes":
             return None
-        info = program["kgdb_info"]
-        self._info, self._cpus = info.address_, len(info)
-        self._info_size = info[0].type_.size
-        self._registers = drgn.offsetof(info[0].type_, "debuggerinfo")
+        if self._machine is None:
+            if "kgdb_info" not in program:
+                return None
+            info = program["kgdb_info"]
+            self._info, self._cpus = info.address_, len(info)
+            self._info_size = info[0].type_.size
+            self._registers = drgn.offsetof(info[0].type_, "debuggerinfo")
         try:
             self._offsets = program["__per_cpu_offset"].address_
         except KeyError:  # built without CONFIG_SMP
@@ -86,16 +101,25 @@ class _Notes:
         """Read the notes of one CPU; drgn asks for them where :meth:`find` has told it."""
         import drgn
 
-        for cpu in range(self._cpus):
+        machine = None if self._machine is None else self._machine()
+        for cpu in range(self._cpus if machine is None else len(machine)):
             if address == self._address(cpu):
-                registers = self._word(self._info + cpu * self._info_size + self._registers)
-                if not registers:
-                    raise drgn.FaultError(f"kgdb has not stopped CPU {cpu}", address)
-                pt_regs = self._read(registers, _PT_REGS)
+                if machine is not None:
+                    pt_regs = pt_regs_data(machine[cpu])
+                else:
+                    pt_regs = self._of_kgdb(cpu, address)
                 prstatus = (bytes(_PR_REG) + pt_regs).ljust(_PRSTATUS, b"\0")
                 notes: bytes = _NOTE + prstatus + _END
                 return notes[:size]
         raise drgn.FaultError("no CPU has its notes there", address)
+
+    def _of_kgdb(self, cpu: int, address: int) -> bytes:
+        import drgn
+
+        registers = self._word(self._info + cpu * self._info_size + self._registers)
+        if not registers:
+            raise drgn.FaultError(f"kgdb has not stopped CPU {cpu}", address)
+        return self._read(registers, _PT_REGS)
 
     def _address(self, cpu: int) -> int:
         """Return where drgn looks for a CPU's notes (include/linux/percpu-defs.h, per_cpu_ptr)."""

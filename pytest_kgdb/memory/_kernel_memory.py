@@ -56,8 +56,11 @@ class KernelMemory:
     :param read_user: reads the memory of the user program whose task stopped.
     :param original: returns what was read at an address without what is inserted there for
         coverage.
+    :param registers: returns all CPUs' registers, as QEMU's monitor shows them, where QEMU stops
+        the machine, and not kgdb the kernel.
     """
 
+    _machine_registers: Callable[[], str] | None = None
     _read_user: ReadFunction | None = None
     _original: Callable[[int, bytes], bytes] | None = None
 
@@ -72,7 +75,9 @@ class KernelMemory:
         modules: ModuleLookup | None = None,
         read_user: ReadFunction | None = None,
         original: Callable[[int, bytes], bytes] | None = None,
+        registers: Callable[[], str] | None = None,
     ) -> None:
+        self._machine_registers = registers
         self._read_user = read_user
         self._original = original
         backing = RamBacking(Vmlinux(vmlinux), Ram(ram, ram_layout(memory_bytes, machine)))
@@ -112,6 +117,8 @@ class KernelMemory:
         self._loaded: frozenset[ModuleKey] = frozenset()
         self._placement: Placement | None = None
         self._log_layout: PrintkLayout | None = None
+        self._cpus: list[dict[str, int]] | None = None  # their registers
+        self._cpus_seen: int | None = None
         self._closed = False
         self._paused = False
         self.physical = PhysicalMemory(self._backing, lambda: self.program)
@@ -124,7 +131,7 @@ class KernelMemory:
 
     def invalidate(self) -> None:
         """Discard what was read at this stop: memory was written meanwhile."""
-        self._seen = self._program_seen = None
+        self._seen = self._program_seen = self._cpus_seen = None
 
     def _check(self) -> None:
         if self._closed:
@@ -276,22 +283,39 @@ class KernelMemory:
         if self._panicked:
             program = None  # drgn keeps who panicked, and the machine may have been restored since
         self._panicked = self._has_panicked(backing)
-        from ._program import load_modules, loaded_modules, make_program
+        from ._program import load_modules, loaded_modules
 
         if program is None or self._placement != backing.placement:
-            program = make_program(backing, self._modules, self._check)
+            program = self._make_program(backing)
             loaded = loaded_modules(program)
         else:
             loaded = loaded_modules(program)
             if not self._loaded <= loaded:
                 # drgn cannot remove a module, and would find the symbols of the unloaded one.
-                program = make_program(backing, self._modules, self._check)
+                program = self._make_program(backing)
         load_modules(program)
         if program is not self._program:
             self._forget_program()
         self._program, self._placement, self._program_files = program, backing.placement, files
         self._loaded, self._program_seen = loaded, self._seen
         return program
+
+    def _make_program(self, backing: Backing) -> drgn.Program:
+        from ._program import make_program
+
+        registers = None if self._machine_registers is None else self._cpu_registers
+        return make_program(backing, self._modules, self._check, registers)
+
+    def _cpu_registers(self) -> list[dict[str, int]]:
+        """Return the registers of the CPUs, which QEMU is asked for once at each stop."""
+        from ._vmcore import machine_registers
+
+        assert self._machine_registers is not None
+        generation = self._stop_state.generation
+        if self._cpus is None or self._cpus_seen != generation:
+            self._cpus = machine_registers(self._machine_registers())
+            self._cpus_seen = generation
+        return self._cpus
 
     def _forget_program(self) -> None:
         """Free the program, which is as large as the index of vmlinux, now and not some time.

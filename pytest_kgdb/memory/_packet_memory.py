@@ -39,11 +39,22 @@ class PacketMemory:
         self._user = UserMemory(self._backing, layout)
         self._placed = False
 
-    def _users(self) -> UserMemory:
+    def _place(self) -> None:
         if not self._placed:
             self._backing.refresh()  # which does not change while the kernel lives
             self._placed = True
+
+    def _users(self) -> UserMemory:
+        self._place()
         return self._user
+
+    def translate(self, address: int) -> tuple[int, int]:
+        """Return the physical address, and how many bytes from there on are in the same page.
+
+        :raises KgdbError: it is not mapped; the message names it.
+        """
+        self._place()
+        return self._backing.table.translate(address)
 
     def read(self, address: int, size: int) -> bytes:
         """Read virtual memory.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._backing import Backing
-from ._crash_notes import CRASH_NOTES, provide_crash_notes
+from ._crash_notes import CRASH_NOTES, CpuRegisters, provide_crash_notes
 from ._module_files import ModuleLookup
 from ._vmcoreinfo import vmcoreinfo
 
@@ -23,17 +23,17 @@ ModuleKey = tuple[str, int, int]
 """A loaded module: its name, the address of its `struct module`, its `enum module_state`."""
 
 
-class UnsavedRegistersError(KgdbError):
-    """A task ran when the machine was stopped, and nobody has written its registers to memory."""
-
-
 def make_program(
-    backing: Backing, modules: ModuleLookup, check: Callable[[], None]
+    backing: Backing,
+    modules: ModuleLookup,
+    check: Callable[[], None],
+    registers: CpuRegisters | None = None,
 ) -> drgn.Program:
     """Make a program with the debug information of the kernel, without its modules'.
 
     :param modules: knows the files of the modules.
     :param check: called before each read of memory; raises to refuse it.
+    :param registers: those of all CPUs; None if they are where kgdb saves them.
     :raises KgdbError: vmlinux has no debug info, or is not the running kernel's.
     """
     import drgn
@@ -44,7 +44,7 @@ def make_program(
     program.set_linux_kernel_custom(info + CRASH_NOTES, is_live=False)
     for segment in backing.segments(check):
         program.add_memory_segment(*segment)
-    provide_crash_notes(program, backing.read)
+    provide_crash_notes(program, backing.read, registers)
 
     vmlinux = backing.vmlinux.path
 
@@ -132,16 +132,16 @@ def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:
 
 
 def stack_trace(program: drgn.Program, task: drgn.Object) -> drgn.StackTrace:
-    """Return a task's stack; of a task on a CPU, from where kgdb has stopped that CPU.
+    """Return a task's stack; of a task on a CPU, from where that CPU has stopped.
 
-    :raises KgdbError: the task is running, and kgdb has not stopped the machine.
+    :raises KgdbError: the task is running, and its CPU's registers are not known.
     """
     import drgn
 
     try:
         return program.stack_trace(task)
     except (LookupError, drgn.FaultError) as error:
-        raise UnsavedRegistersError(
+        raise KgdbError(
             f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')}) was "
             "running when the machine was stopped, and its registers are not in memory",
             hint="stop the kernel by kgdb (a breakpoint, interrupt()), or ask gdb",

@@ -66,7 +66,7 @@ class RelayMemory:
         """
         end = address + size
         while address < end:
-            address += self._backing.table.translate(address)[1]
+            address += self.translate(address)[1]
 
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory: data only, as QEMU does not notice and translate code again.
@@ -74,7 +74,7 @@ class RelayMemory:
         :raises KgdbError: not all of it is mapped RAM.
         """
         while data:
-            physical, mapped = self._backing.table.translate(address)
+            physical, mapped = self.translate(address)
             self._ram.write(physical, data[:mapped])
             data, address = data[mapped:], address + mapped
 
@@ -94,6 +94,13 @@ class RelayMemory:
         """Return the address of a symbol of the kernel's in this boot; None if it has none."""
         linked = self._backing.vmlinux.symbol(name)
         return None if linked is None else linked + self._backing.placement.offset
+
+    def translate(self, address: int) -> tuple[int, int]:
+        """Return the physical address, and how many bytes from there on are in the same page.
+
+        :raises KgdbError: it is not mapped; the message names it.
+        """
+        return self._backing.table.translate(address)
 
     def walk(self, address: int) -> Translation:
         """Return where a virtual address leads.

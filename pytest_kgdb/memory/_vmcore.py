@@ -16,7 +16,7 @@ from typing import Final
 from ..errors import KgdbError
 from ._ram import Ram, Segment
 
-__all__ = ["machine_registers", "pt_regs_values", "write_vmcore"]
+__all__ = ["machine_registers", "pt_regs_data", "pt_regs_values", "write_vmcore"]
 
 # include/uapi/linux/elf.h
 _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -69,6 +69,12 @@ def machine_registers(dump: str) -> list[dict[str, int]]:
                     values[f"{name}_base"] = int(selector["base"], 16)
         cpus.append(values)
     return cpus
+
+
+def pt_regs_data(registers: Mapping[str, int]) -> bytes:
+    """Return a struct pt_regs with registers given by name; those that are not given are 0."""
+    values = (registers.get(name, 0) & (1 << 64) - 1 for name in _PT_REGS)
+    return struct.pack(f"<{len(_PT_REGS)}Q", *values)
 
 
 def pt_regs_values(data: bytes) -> dict[str, int]:

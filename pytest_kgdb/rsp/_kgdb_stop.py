@@ -12,16 +12,13 @@ from ._emulate import emulate
 from ._packets import stopped_thread
 from ._qemu_stub import QemuStub
 from ._registers import PacketRegisters, PtRegs, RegisterFile
-from ._stop_context import GuestMemory, StopContext
+from ._stop_context import FIRST_KERNEL_ADDRESS, GuestMemory, StopContext
 from ._trap_cause import TrapCauses
 
 if TYPE_CHECKING:
     from ..kernel import KgdbLayout, StopLayout
 
-__all__ = ["FIRST_KERNEL_ADDRESS", "KgdbStop"]
-
-FIRST_KERNEL_ADDRESS: Final = 1 << 63
-"""Below are the addresses of user programs (Documentation/arch/x86/x86_64/mm.rst)."""
+__all__ = ["KgdbStop"]
 
 _PC: Final = X86_64.registers.pc
 _SP: Final = X86_64.registers.sp

@@ -7,7 +7,8 @@ from typing import Final
 from ..arch import X86_64
 from ..errors import KgdbError
 from ._connection import KGDB_BYTES, KgdbConnection
-from ._kgdb_stop import FIRST_KERNEL_ADDRESS, KgdbStop
+from ._kgdb_stop import KgdbStop
+from ._stop_context import FIRST_KERNEL_ADDRESS
 
 __all__ = ["PacketHandlers"]
 

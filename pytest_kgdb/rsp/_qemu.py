@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
 from ..deadline import WaitLimit
 from ..errors import KgdbError
-from ._backend import CONT, STEP, Backend, ResumeRequest
+from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
 from ._packets import INTERRUPT, PAUSED, stopped_thread
+from ._qemu_memory import QemuMemory
 from ._registers import PacketRegisters
-from ._stop_context import StopContext
+from ._stop_context import GuestMemory, StopContext
+
+if TYPE_CHECKING:
+    from ..kernel import StopLayout
 
 __all__ = ["QemuStubBackend"]
 
 _PC: Final = X86_64.registers.pc
-
-# Bytes of memory in one packet: QEMU's is of 4096 (gdbstub.c, MAX_PACKET_LENGTH), two for each.
-_READ: Final = 0x400
 
 
 class QemuStubBackend(Backend):
@@ -46,6 +48,7 @@ class QemuStubBackend(Backend):
         self, connect: Callable[[], socket.socket], *, waits: WaitLimit, stop_reply: bytes = b""
     ) -> None:
         self._connection = Connection(connect, waits=waits, target=self.target, port="its gdb stub")
+        self._memory = QemuMemory(self.request, self.target)
         self._reply = b""
         self._loaded = stop_reply
         self._detached = False
@@ -143,7 +146,7 @@ class QemuStubBackend(Backend):
         return StopContext(
             self.thread,
             registers,
-            self._read,
+            lambda address, size: self._memory.read(address, size, registers),
             _not_emulated,
             breakpoint=None if self._stepped else pc,
             # A CPU that comes to a breakpoint while QEMU stops the others for one makes it stop
@@ -154,29 +157,48 @@ class QemuStubBackend(Backend):
 
     def register(self, name: str) -> int:
         """See :meth:`Backend.register`."""
-        try:
+        with self._stopped_cpu():
             return super().register(name)
-        finally:
-            if self._selected:
-                self.request(self._selected)
 
     def read(self, address: int, size: int) -> bytes:
         """See :meth:`Backend.read`."""
+        with self._stopped_cpu():
+            return self._memory.read(address, size)
+
+    def write_user(self, address: int, data: bytes) -> None:
+        """See :meth:`Backend.write_user`."""
+        with self._stopped_cpu():
+            self._memory.write_user(address, data)
+
+    @contextlib.contextmanager
+    def _stopped_cpu(self) -> Iterator[None]:
+        """Have QEMU's packets be about the CPU that stopped, and then about gdb's again."""
         self.request(b"Hg" + self.thread)
         try:
-            return self._read(address, size)
+            yield
         finally:
             if self._selected:
                 self.request(self._selected)
 
-    def _read(self, address: int, size: int) -> bytes:
-        parts = []
-        for start in range(address, address + size, _READ):
-            reply = self.request(b"m%x,%x" % (start, min(_READ, address + size - start)))
-            if reply[:1] == b"E":
-                raise KgdbError(f"{start:#x} is not mapped: QEMU cannot read {size} bytes there")
-            parts.append(bytes.fromhex(reply.decode()))
-        return b"".join(parts)
+    # Guest memory
+
+    @property
+    def guest_memory_used(self) -> tuple[GuestMemory | None, StopLayout | None]:
+        """See :attr:`Backend.guest_memory_used`."""
+        return self._memory.memory, self._memory.layout
+
+    def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
+        """See :meth:`Backend.use_guest_memory`."""
+        self._memory.memory, self._memory.layout = memory, layout
+
+    def explain(self, address: int) -> KgdbError | None:
+        """See :meth:`Backend.explain`."""
+        return None if self._detached else self._memory.explain(address)
+
+    def take_refusal(self) -> str | None:
+        """See :meth:`Backend.take_refusal`."""
+        refusal, self._memory.refusal = self._memory.refusal, None
+        return refusal
 
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:  # noqa: ARG002 # its program counter is right
         """See :meth:`Backend.stop_packet`."""
@@ -206,6 +228,12 @@ class QemuStubBackend(Backend):
         """See :meth:`Backend.reply`."""
         if payload[:2] == b"Hg":
             self._selected = payload
+        if payload[:1] in (b"m", b"M") and not self._detached:
+            reply = self._memory.reply(payload)
+            if reply is not None:
+                return reply
+        if payload[:1] in (b"X", b"x"):
+            return b""  # gdb then uses the two above
         return self.request(payload)
 
     # Going on
@@ -251,6 +279,16 @@ class QemuStubBackend(Backend):
         self._interrupting = True
         if not self._leaving:
             self._connection.socket.sendall(INTERRUPT)
+
+    @contextlib.contextmanager
+    def machine_paused(self, monitor: Monitor) -> Iterator[None]:
+        """See :meth:`Backend.machine_paused`; QEMU's report of it is acknowledged at once.
+
+        Until then QEMU takes an interrupt for a bad acknowledgement (gdbstub.c, gdb_read_byte).
+        """
+        with super().machine_paused(monitor):
+            self._connection.receive()
+            yield
 
     # Another machine
 

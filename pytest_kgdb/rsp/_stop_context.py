@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ._registers import RegisterFile
 
-__all__ = ["GuestMemory", "StopContext"]
+__all__ = ["FIRST_KERNEL_ADDRESS", "GuestMemory", "StopContext"]
+
+FIRST_KERNEL_ADDRESS: Final = 1 << 63
+"""Below are the addresses of user programs (Documentation/arch/x86/x86_64/mm.rst)."""
 
 
 class GuestMemory(Protocol):
@@ -19,6 +22,9 @@ class GuestMemory(Protocol):
 
     def check_mapped(self, address: int, size: int) -> None:
         """Raise KgdbError if not all of a range is mapped, to RAM or to a device."""
+
+    def translate(self, address: int) -> tuple[int, int]:
+        """Return the physical address, and how many bytes from there on are in the same page."""
 
     def write(self, address: int, data: bytes) -> None:
         """Write virtual memory behind the guest's back, which must not be instructions."""

@@ -55,8 +55,8 @@ class MachineChoice:
         """KVM or TCG, and why; None until a machine has been asked for."""
         self.stub = stub_for(settings.stub, kernel.config)
         """Whose stub gdb is attached to: `kgdb` or `qemu`."""
-        # Files are put into a guest through its memory, which takes a hook in kgdb.
-        self._unpacks = initrd.base is not None and disk is None and self.stub == "kgdb"
+        # Files are put into a guest through the memory of a program there.
+        self._unpacks = initrd.base is not None and disk is None and kernel.stop_layout is not None
 
     def keep_modules_in_initrd(self) -> None:
         """Start no machine any more whose modules are put into the guest after the restore."""

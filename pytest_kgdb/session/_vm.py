@@ -183,6 +183,7 @@ class Vm:
                 QemuStubBackend(machine.connect_stub, waits=self._waits, stop_reply=stop_reply),
             )
             self._parts.callback(relay.close)
+            relay.use_guest_memory(memory, layout)
             interrupt = lambda: self._interrupt_qemu(relay)  # noqa: E731 # one of two ways
             on_reconnect: Callable[[], None] = lambda: None  # noqa: E731 # likewise
         else:
@@ -266,6 +267,7 @@ class Vm:
             modules=modules,
             read_user=relay.read,
             original=self.coverage.original if self.coverage is not None else None,
+            registers=self.machine.registers if self.spec.stub == "qemu" else None,
         )
 
     def _replace_gdb(self, relay: Relay) -> None:

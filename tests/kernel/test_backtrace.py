@@ -59,8 +59,9 @@ def test_it_goes_to_the_end(kgdb, kgdb_kernel, function):
         check(kgdb, stop)
 
 
-@pytest.mark.kgdb(smp=2)
+@pytest.mark.kgdb(smp=2, stub="kgdb")
 def test_beneath_an_interrupt(kgdb):
+    """kgdb is interrupted by a character on the console."""
     kgdb.resume()
     for _ in range(5):
         stop = kgdb.interrupt()

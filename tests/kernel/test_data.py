@@ -37,7 +37,7 @@ def test_an_enumerator_by_name(kgdb):
 
 def test_a_char_pointer(kgdb):
     assert kgdb.evaluate("linux_banner").string().startswith("Linux version ")
-    assert kgdb.evaluate("saved_command_line").string().find("kgdbwait") > 0
+    assert kgdb.evaluate("saved_command_line").string().find("nokaslr") > 0
 
 
 def test_assign_is_seen_by_the_guest(kgdb):
@@ -116,10 +116,13 @@ def test_a_backtrace_ends_at_the_kernels_entry(kgdb):
 
 def test_execute_is_gdbs_command_line(kgdb):
     assert "swapper/0" in kgdb.execute("print init_task.comm")
-    threads = kgdb.execute("info threads")
-    assert threads.count("\n") > 5, "the kernel's tasks are gdb's threads"
     with pytest.raises(KgdbError, match="Undefined command"):
         kgdb.execute("no-such-command")
+
+
+@pytest.mark.kgdb(stub="kgdb")
+def test_the_kernels_tasks_are_gdbs_threads(kgdb):
+    assert kgdb.execute("info threads").count("\n") > 5
 
 
 def test_execute_may_move_the_kernel(kgdb):
@@ -133,10 +136,13 @@ def test_dmesg(kgdb):
     log = kgdb.dmesg()
     assert "Linux version" in log.splitlines()[0]
     kgdb.run("echo from the test > /dev/kmsg")
-    assert "from the test" in kgdb.dmesg().splitlines()[-2]
+    lines = kgdb.dmesg().splitlines()
+    if "KGDB: Entering KGDB" in lines[-1]:
+        lines.pop()
+    assert "from the test" in lines[-1]
 
 
-@pytest.mark.kgdb(at="kgdbwait")
+@pytest.mark.kgdb(at="kgdbwait", stub="kgdb")
 def test_dmesg_in_early_boot(kgdb):
     assert "Linux version" in kgdb.dmesg()
     assert "Run /init" not in kgdb.dmesg()

@@ -345,7 +345,7 @@ class TestDmesg:
         own = "".join(ours[: int(count)]).encode()
         assert hashlib.md5(own).hexdigest() == digest
 
-    @pytest.mark.kgdb(at="kgdbwait")
+    @pytest.mark.kgdb(at="kgdbwait", stub="kgdb")
     def test_early(self, kgdb) -> None:
         text = kgdb.dmesg()
         assert re.match(r"\[ +0\.000000\] Linux version ", text)

@@ -316,15 +316,52 @@ def test_a_spy_outlasts_a_restore(stub):
         assert opens.count > before
 
 
+@machine(smp=2)
 def test_the_stack_of_a_task_that_runs(stub):
-    """Only kgdb saves the registers; drgn says so, too."""
-    stub.breakpoint("vfs_read", temporary=True)
-    stub.type("cat /proc/version")
-    stop = stub.cont()
-    with pytest.raises(KgdbError, match="its registers are not in memory"):
-        stub.stack_trace(stop.task)
+    """Nobody has saved its registers in memory: QEMU has them."""
+    stub.type("while :; do :; done & dd if=/dev/zero of=/dev/null bs=17 count=1")
+    with stub.breakpoint("vfs_read", condition="count == 17"):
+        stop = stub.cont()
+    trace = stub.stack_trace(stop.task)
+    assert (trace[0].name, trace[1].name) == ("vfs_read", "ksys_read")
+    assert trace[0].pc == stop.frame.address
     assert len(stub.stack_trace(2)) > 2
-    assert "vfs_read" in [frame.function for frame in stop.backtrace()]
+    # A register that gdb sets is QEMU's.
+    stub.assign("$rip", "$rip + 1")
+    assert stub.stack_trace(stop.task)[0].pc == trace[0].pc + 1
+
+
+@machine(smp=2)
+def test_the_stack_beneath_an_interrupt_by_qemu(stub):
+    """It comes anywhere: in the kernel, or in a program, of which the stack is not known."""
+    stub.type("while :; do cat /proc/self/maps; done > /dev/null &")
+    stub.resume()
+    seen = set()
+    for _ in range(200):
+        stop = stub.interrupt()
+        in_kernel = stop.frame.address >= KERNEL_SPACE
+        seen.add(in_kernel)
+        names = [frame.name for frame in stub.stack_trace(stop.task) if frame.pc >= KERNEL_SPACE]
+        if in_kernel:
+            ours = [frame.function for frame in stop.backtrace()]
+            assert [name for name in names if name in ours]
+        else:
+            assert not names
+        if seen == {True, False}:
+            break
+        stub.resume()
+    assert seen == {True, False}
+
+
+@machine(at="kgdbwait")
+def test_the_log_before_and_after_its_first_line(stub):
+    assert stub.dmesg() == ""
+    with stub.breakpoint("rest_init"):
+        stub.cont()
+    lines = stub.dmesg().splitlines()
+    assert "Linux version " in lines[0]
+    assert "Run /init" not in stub.dmesg()
+    assert stub.program["system_state"].value_() < stub.program["SYSTEM_RUNNING"].value_()
 
 
 def test_a_programs_memory(stub):
@@ -333,6 +370,79 @@ def test_a_programs_memory(stub):
     name = stub.cont().frame.args["filename"]
     assert name == "/proc/version"
     assert stub.read(int(name), 5) == b"/proc"
-    with pytest.raises(KgdbError, match="0x44 is not mapped"):
+    with pytest.raises(KgdbError, match="0x44 is not mapped in the page tables of task"):
         stub.read(0x44, 4)
+    assert stub.run("echo on").output == "on\n"
+
+
+@machine(smp=2)
+def test_a_programs_memory_is_that_of_the_cpu_that_gdb_has_selected(stub):
+    """gdb's threads are CPUs, and each runs a shell."""
+    loop = "while :; do echo {0}{0}{0}; done > /dev/null"
+    stub.type(f"taskset 1 sh -c '{loop.format(1)}' & taskset 2 sh -c '{loop.format(2)}' &")
+    compared = 0
+    with stub.breakpoint("vfs_write", condition="count == 4"):
+        for _ in range(20):
+            stop = stub.cont()
+            other = 1 - stop.cpu
+            task = stub.per_cpu("current_task", other)
+            if not int(task["mm"]):
+                continue  # it is idle
+            arguments = int(task["mm"]["arg_start"])
+            theirs = stub.read_user(task, arguments, 20)
+            with pytest.raises(KgdbError, match=f"{arguments:#x} is not mapped"):
+                stub.read(arguments, 20)  # of the CPU that stopped; stacks are randomised
+            stub.execute(f"thread {other + 1}")
+            shown = stub.execute(f"x/20xb {arguments:#x}")
+            assert bytes(int(byte, 16) for byte in shown.split() if ":" not in byte) == theirs
+            with pytest.raises(KgdbError, match=f"{arguments:#x} is not mapped"):
+                stub.read(arguments, 20)
+            compared += 1
+    assert compared
+
+
+@machine(append="pti=on")
+def test_the_kernels_memory_while_a_program_runs(stub):
+    """The CPU has page tables loaded that lack it."""
+    stub.type("echo by''now; while :; do :; done")
+    stub.resume()
+    stub.console.expect("bynow")
+    for _ in range(100):
+        if stub.interrupt().frame.address < KERNEL_SPACE:
+            break
+        stub.resume()
+    assert stub.stop.frame.address < KERNEL_SPACE
+    assert stub.stop.task.comm == "sh"
+    assert "Linux version" in stub.evaluate("linux_banner").string()
+    stub.assign("panic_timeout", 7)
+    assert stub.evaluate("panic_timeout") == 7
+    stub.console.send("\x03")
+    assert stub.run("cat /proc/sys/kernel/panic").output.endswith("7\n")
+
+
+def test_a_device_is_read_and_read_only_code_written(stub):
+    """As through kgdb with `rodata=off`: tests patch code, and constants."""
+    banner = int(stub.evaluate("(unsigned long)&linux_proc_banner"))
+    assert stub.read(banner, 10) == b"%s version"
+    stub.write(banner + 3, b"V")
+    assert stub.run("cat /proc/version").output.startswith("Linux Version")
+    address = int(stub.evaluate("(unsigned long)&version_proc_show"))
+    code = stub.read(address, 8)
+    stub.write(address, b"\xb8\xf4\xff\xff\xff\xc3" + code[6:])  # mov $-ENOMEM, %eax; ret
+    assert "Cannot allocate memory" in stub.run("cat /proc/version 2>&1").output
+    stub.write(address, code)
+    assert stub.run("cat /proc/version").output.startswith("Linux")
+    hpet = int(stub.evaluate("(unsigned long)hpet_virt_address"))
+    assert stub.evaluate(f"*(unsigned int *){hpet:#x} & 0xff") == 1, "its revision"
+
+
+@pytest.mark.parametrize("address", [0x44, 1 << 47, (1 << 64) - (1 << 31) - (1 << 30), (1 << 63)])
+def test_nothing_is_written_where_nothing_is_mapped(stub, address):
+    for use in (
+        lambda: stub.write(address, b"x"),
+        lambda: stub.assign(f"*(char *){address:#x}", 1),
+        lambda: stub.execute(f"set var *(long *){address:#x} = 1"),
+    ):
+        with pytest.raises(KgdbError, match=rf"{address:#x}.*mapped|no address"):
+            use()
     assert stub.run("echo on").output == "on\n"

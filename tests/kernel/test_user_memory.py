@@ -158,7 +158,9 @@ def test_a_kernel_thread_has_none(kgdb):
         int(kgdb.evaluate("*(int *)0x400000"))
 
 
+@pytest.mark.kgdb(stub="kgdb")
 def test_another_thread_of_gdbs(kgdb, opening):
+    """gdb's threads are tasks, of which kgdb knows no more than that they are there."""
     name = int(opening.frame.args["filename"])
     listed = kgdb.execute("info threads")
     assert PATH in kgdb.execute(f"x/s {name:#x}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripted_stub import CALLER, ENTRY, NAMES, PATH, STACK, ScriptedStub, pack_registers
+from scripted_stub import BASE, CALLER, ENTRY, NAMES, PATH, STACK, ScriptedStub, pack_registers
 
 
 class ScriptedQemu(ScriptedStub):
@@ -20,6 +20,8 @@ class ScriptedQemu(ScriptedStub):
         self.cut_short = 0
         """How many of the next single steps end before the instruction."""
         self.watchpoints: set[bytes] = set()
+        self.physical = False
+        """Whether addresses in packets are physical: the memory begins at 0 there."""
         self._selected = 1
         self._single_steps: set[int] = set()
 
@@ -47,6 +49,12 @@ class ScriptedQemu(ScriptedStub):
             value = int.from_bytes(bytes.fromhex(digits.decode()), "little")
             selected[NAMES[int(number, 16)]] = value
             return b"OK"
+        if payload.startswith(b"Qqemu.PhyMemMode:"):
+            self.physical = payload.endswith(b"1")
+            return b"OK"
+        if kind in (b"m", b"M") and self.physical:
+            where, _, rest = payload[1:].partition(b",")
+            payload = b"%b%x,%b" % (kind, BASE + int(where, 16), rest)
         if kind in b"Zz" and payload[1:2] != b"0":
             (self.watchpoints.add if kind == b"Z" else self.watchpoints.discard)(payload[1:])
             return b"OK"

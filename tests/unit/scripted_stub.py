@@ -66,6 +66,10 @@ class Memory:
     def check_mapped(self, address: int, size: int) -> None:
         self.read(address, size)
 
+    def translate(self, address: int) -> tuple[int, int]:
+        self.read(address, 1)
+        return address - BASE, BASE + len(self._data) - address
+
     def write(self, address: int, data: bytes) -> None:
         self.read(address, len(data))
         self._data[address - BASE : address - BASE + len(data)] = data
@@ -106,6 +110,8 @@ class ScriptedStub:
         self.faults: deque[Callable[[bytes], None]] = deque()
         """What is done with the next replies instead of sending them."""
         self.connections = 0
+        self.acknowledged = threading.Event()
+        """Whether the last packet that was sent has been."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._last = b""
@@ -150,7 +156,9 @@ class ScriptedStub:
 
     def _take(self, match: re.Match[bytes]) -> None:
         payload, checksum, sign = match.groups()
-        if sign == b"-":
+        if sign == b"+":
+            self.acknowledged.set()
+        elif sign == b"-":
             self._socket.sendall(self._last)
         elif sign == b"\x03":
             self._on_interrupt()
@@ -162,6 +170,7 @@ class ScriptedStub:
     def send(self, payload: bytes) -> None:
         """Send a packet, or do with it what the next fault says."""
         self._last = packet(payload)
+        self.acknowledged.clear()
         if self.faults:
             self.faults.popleft()(self._last)
         else:
@@ -203,7 +212,10 @@ class ScriptedStub:
                 return self.unmapped
         if kind == b"M":
             where, _, digits = payload[1:].partition(b":")
-            self.memory.write(int(where.split(b",")[0], 16), bytes.fromhex(digits.decode()))
+            try:
+                self.memory.write(int(where.split(b",")[0], 16), bytes.fromhex(digits.decode()))
+            except KgdbError:
+                return self.unmapped
             return b"OK"
         return b""
 

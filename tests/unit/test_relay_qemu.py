@@ -8,9 +8,25 @@ from pathlib import Path
 import pytest
 from relay_bench import counter, insert, remove
 from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK, Gdb, packet
+from scripted_stub import (
+    BASE,
+    CALLER,
+    ENTRY,
+    LOAD,
+    NOP,
+    RET,
+    STACK,
+    TASKS,
+    USER,
+    USER_ALIAS,
+    Gdb,
+    Memory,
+    packet,
+)
 
 from pytest_kgdb.deadline import WaitLimit
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.kernel import StopLayout
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, QemuStubBackend, Relay, Return
 
 STOPPED = b"T05thread:p01.01;"
@@ -304,3 +320,158 @@ class TestPausedByTheMonitor:
         bench.qemu.wait_for(b"vCont;c:p1.-1", 2)
         assert calls == [NOP]
         assert monitor.commands == ["stop", "query-status"]
+
+    def test_its_report_is_acknowledged_before_the_machine_goes_on(self, bench: Bench) -> None:
+        """QEMU would take an interrupt for a bad acknowledgement."""
+        bench.qemu.registers["ip"] = CALLER
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+        monitor = Monitor(bench.qemu, stopped=False)
+        with bench.relay.machine_paused(monitor):
+            bench.qemu.acknowledged.wait(10)
+            assert monitor.commands == ["stop", "query-status"]
+            assert bench.qemu.acknowledged.is_set()
+
+
+LAYOUT = StopLayout(current_task=0x40, task_mm=0, task_pid=0, task_comm=0, mm_pgd=0)
+PER_CPU = (BASE + 0x300, BASE + 0x400)
+
+
+class DeviceMemory(Memory):
+    """Guest memory whose last page is a device's: mapped, and no RAM of ours."""
+
+    def read(self, address: int, size: int) -> bytes:
+        if address >= BASE + 0xFF8:
+            raise KgdbError(f"{address:#x} is not RAM")
+        return super().read(address, size)
+
+    def translate(self, address: int) -> tuple[int, int]:
+        if not BASE <= address < BASE + 0x1000:
+            raise KgdbError(f"{address:#x} is not mapped in the kernel's page tables")
+        return address - BASE, 0x10 - address % 0x10
+
+    def check_mapped(self, address: int, size: int) -> None:
+        for at in range(address, address + size):
+            self.translate(at)
+
+
+class TestGuestMemory:
+    """The relay reads it by page tables that no CPU need have loaded, and writes through QEMU."""
+
+    @pytest.fixture
+    def ours(self, bench: Bench) -> Bench:
+        memory = DeviceMemory()
+        memory._data = bench.qemu.memory._data  # the same RAM
+        for cpu, (base, task) in enumerate(zip(PER_CPU, TASKS, strict=True), 1):
+            memory.write(base + 0x40, task.to_bytes(8, "little"))
+            bench.qemu.cpus[cpu]["gs_base"] = base
+        bench.relay.use_guest_memory(memory, LAYOUT)
+        bench.sent()
+        return bench
+
+    def test_qemu_is_not_asked_for_ram(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"m%x,1" % NOP) == b"90"
+        assert ours.sent() == []
+
+    def test_a_device(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"m%x,4" % (BASE + 0xFFC)) == b"00000000"
+        assert b"mffc,4" in ours.sent()
+        assert not ours.qemu.physical
+
+    def test_what_is_not_mapped(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"m%x,4" % (BASE + 0xFFE)) == b"E14"
+        assert ours.gdb.ask(b"m%x,1" % (BASE - 1)) == b"E14"
+        error = ours.relay.explain(BASE - 1)
+        assert error is not None
+        assert "is not mapped in the kernel's page tables" in error.message
+        assert ours.relay.explain(NOP) is None
+        assert ours.relay.take_refusal() is None, "nothing was written"
+
+    def test_a_write_is_a_physical_one_of_qemus(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"M%x,2:cccc" % NOP) == b"OK"
+        assert ours.sent() == [
+            b"Qqemu.PhyMemMode:1", b"M%x,2:cccc" % (NOP - BASE), b"Qqemu.PhyMemMode:0",
+        ]  # fmt: skip
+        assert ours.gdb.ask(b"m%x,2" % NOP) == b"cccc"
+
+    def test_a_write_over_the_end_of_a_page(self, ours: Bench) -> None:
+        start = BASE + 0x60C
+        assert ours.gdb.ask(b"M%x,8:%b" % (start, bytes(range(8)).hex().encode())) == b"OK"
+        assert [packet for packet in ours.sent() if packet[:1] == b"M"] == [
+            b"M60c,4:00010203", b"M610,4:04050607",
+        ]  # fmt: skip
+        assert ours.qemu.memory.read(start, 8) == bytes(range(8))
+
+    def test_no_part_of_a_refused_write_is_done(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"M%x,4:ffffffff" % (BASE + 0xFFE)) == b"E14"
+        refusal = ours.relay.take_refusal()
+        assert refusal is not None
+        assert "is not mapped" in refusal
+        assert ours.relay.take_refusal() is None
+        assert not [packet for packet in ours.sent() if packet[:1] == b"M"]
+
+    def test_a_programs_memory_is_its_tasks(self, ours: Bench) -> None:
+        ours.qemu.memory.write(USER_ALIAS, b"user")
+        assert ours.gdb.ask(b"m%x,4" % USER) == b"user".hex().encode()
+        assert ours.relay.read(USER, 4) == b"user"
+        with pytest.raises(KgdbError, match=f"not mapped for {TASKS[0]:#x}"):
+            ours.relay.read(0x1000, 4)
+
+    def test_of_the_cpu_that_gdb_has_selected(self, ours: Bench) -> None:
+        """The other CPU's task has none; what the relay reads is of the one that stopped."""
+        assert ours.gdb.ask(b"Hgp1.2") == b"OK"
+        assert ours.gdb.ask(b"m%x,4" % USER) == b"E14"
+        assert ours.relay.read(USER, 4) == bytes(4)
+        assert ours.gdb.ask(b"m%x,4" % USER) == b"E14"
+
+    def test_in_user_mode_the_kernels_base_is_the_other_one(self, ours: Bench) -> None:
+        registers = ours.qemu.registers
+        registers["k_gs_base"], registers["gs_base"] = registers["gs_base"], 0x7F0000001000
+        ours.qemu.memory.write(USER_ALIAS, b"user")
+        assert ours.relay.read(USER, 4) == b"user"
+
+    def test_writing_a_programs_memory(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"M%x,2:4142" % (USER + 4)) == b"OK"
+        assert ours.qemu.memory.read(USER_ALIAS + 4, 2) == b"AB"
+        ours.relay.write_user(USER + 6, b"CD")
+        assert ours.qemu.memory.read(USER_ALIAS + 4, 4) == b"ABCD"
+        assert ours.gdb.ask(b"M%x,1:41" % (USER + 28)) == b"E14"
+        assert "mapped read-only" in str(ours.relay.take_refusal())
+        with pytest.raises(KgdbError, match="mapped read-only"):
+            ours.relay.write_user(USER + 28, b"x")
+
+    def test_hooks_read_it(self, ours: Bench) -> None:
+        read: list[bytes] = []
+
+        def hook(event: Event) -> Action:
+            read.append(event.read(USER, 4))
+            return STOP
+
+        ours.qemu.memory.write(USER_ALIAS, b"user")
+        ours.relay.add_hook(NOP, hook)
+        assert ours.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert read == [b"user"]
+
+    def test_without_it_qemu_is_asked(self, ours: Bench) -> None:
+        with ours.relay.without_guest_memory():
+            assert ours.gdb.ask(b"m%x,1" % NOP) == b"90"
+            assert ours.sent() == [b"m%x,1" % NOP]
+            with pytest.raises(KgdbError, match="guest memory is not mapped here"):
+                ours.relay.write_user(USER, b"x")
+            assert ours.relay.explain(BASE - 1) is None
+            assert ours.gdb.ask(b"M%x,1:cc" % NOP) == b"OK"
+            assert ours.gdb.ask(b"M%x,1:cc" % USER) == b"E14"
+            assert "not mapped" in str(ours.relay.take_refusal())
+            assert ours.gdb.ask(b"M%x,1:cc" % (BASE - 1)) == b"E14"
+            assert "is not mapped: QEMU cannot write" in str(ours.relay.take_refusal())
+        assert ours.relay.guest_memory_used[1] is LAYOUT
+
+    def test_a_kernel_whose_tasks_are_not_known(self, ours: Bench) -> None:
+        ours.relay.use_guest_memory(ours.relay.guest_memory_used[0], None)
+        assert ours.gdb.ask(b"m%x,4" % USER) == b"E14"
+        assert ours.gdb.ask(b"M%x,1:41" % USER) == b"E14"
+        assert "is not known" in str(ours.relay.take_refusal())
+
+    def test_binary_packets_are_not_known(self, ours: Bench) -> None:
+        assert ours.gdb.ask(b"X%x,0:" % NOP) == b""
+        assert ours.sent() == []
