@@ -17,6 +17,8 @@ __all__ = ["asked_by_guest", "classify", "select_frame", "trap_name"]
 _SYSRQ: Final = frozenset({"sysrq_handle_dbg", "__handle_sysrq"})
 # drivers/tty/sysrq.c
 _TRIGGER: Final = "write_sysrq_trigger"
+# Where the relay stops at one through QEMU's stub.
+_SYSRQ_ENTRY: Final = ["__handle_sysrq"]
 # A panic's way into the debugger (kernel/debug/debug_core.c, kernel/panic.c).
 _PANIC: Final = frozenset({"kgdb_panic", "panic", "vpanic"})
 # The die notifier's signal for an oops (arch/x86/kernel/dumpstack.c, __die).
@@ -57,7 +59,7 @@ _DEEP: Final = 40
 
 def trap_name(debugger: Debugger) -> str | None:
     """Return the exception that the kernel stopped for, where it has not said anything yet."""
-    task = "kgdb_info[kgdb_active.counter].task"
+    task = "(current)" if debugger.door == "qemu" else "kgdb_info[kgdb_active.counter].task"
     stack = f"(unsigned long){task}->stack"
     try:
         number, below = debugger.numbers(f"{task}->thread.trap_nr", f"{stack} - (unsigned long)$sp")
@@ -134,7 +136,9 @@ def classify(
     if signal in _OOPS_SIGNALS:
         return "oops", signal
     stack = names()
-    if stack[:1] == ["kgdb_breakpoint"] and _SYSRQ.intersection(stack[1:2]):
+    if stack[:1] == _SYSRQ_ENTRY or (
+        stack[:1] == ["kgdb_breakpoint"] and _SYSRQ.intersection(stack[1:2])
+    ):
         return "interrupt", signal
     if _PANIC.intersection(stack[:4]):
         return "panic", signal

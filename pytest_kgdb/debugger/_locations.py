@@ -210,13 +210,13 @@ class Locations:
                 "it is in .init.text, whose memory the kernel has freed by now; "
                 'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
             )
+        if why := self._refusal(address):
+            return why
         if self._debugger.door == "qemu":
             return None  # it stops the machine, whatever the kernel is about
         for text in _FORBIDDEN:
             if self._within(address, text.start, text.end):
                 return text.why
-        if why := self._refusal(address):
-            return why
         if self._blocklisted(address):
             return (
                 "it is on the kprobe blocklist (NOKPROBE_SYMBOL), which kgdb honours "

@@ -610,7 +610,9 @@ class RunControl:
         """Return whether a stop is the rest of one that a test has seen, or has not waited for."""
         if record.reason == "interrupt":
             own = asked_by_guest(names) and not self._interrupts_in_guest()
-            if own or (self._debugger.door == "kgdb" and not self._breaks):
+            by_sysrq = record.signal != "SIGINT"  # with which QEMU's stub answers interrupt()
+            ours = self._breaks and self._debugger.door == "kgdb"
+            if own or (by_sysrq and not ours):
                 return False
             self._breaks = max(0, self._breaks - 1)
             # One that an earlier interrupt() sent, when a breakpoint came first.

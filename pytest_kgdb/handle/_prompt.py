@@ -94,6 +94,15 @@ _KGDB_ONLY: Final[dict[str, tuple[str, str]]] = {
     ),
 }
 
+# Of QEMU's monitor (QEMU manual, "QEMU Monitor"): gdb would not know of it.
+_MONITOR_ACTS: Final = frozenset(
+    {
+        "c", "cont", "s", "stop", "q", "quit", "loadvm", "savevm", "delvm", "migrate",
+        "migrate_incoming", "snapshot_blkdev", "system_reset", "system_powerdown",
+        "system_wakeup", "gdbserver", "commit", "sync-profile", "exit_preconfig",
+    }
+)  # fmt: skip
+
 # Those that read further lines until `end`; the second if they have no argument.
 _MORE_LINES: Final = frozenset(
     {"commands", "define", "document", "if", "while", "while-stepping", "actions"}
@@ -239,6 +248,12 @@ class Prompt:
                     why, hint = _KGDB_ONLY[command]
                     raise StubError(f"'{line.strip()}' was not given to gdb: {why}", hint=hint)
                 self._refuse(line, *refused[command])
+        if name == "monitor" and _MONITOR_ACTS.intersection(arguments.split()[:1]):
+            self._refuse(
+                line,
+                "it acts on the machine behind gdb's back",
+                "cont(), interrupt(), snapshot() and restore() do it with gdb's knowledge",
+            )
         if words[0] in _CONTINUE | _STEP and arguments.endswith("&"):
             self._refuse(line, "the handle would not know of the stop", "use resume() and wait()")
         if single and (name in _MORE_LINES or (name in _MORE_LINES_ALONE and not arguments)):

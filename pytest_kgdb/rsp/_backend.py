@@ -72,6 +72,11 @@ class Backend(ABC):
     stepping = False
     """Whether what gdb inserts now is to step by; may be set."""
 
+    def use_breakpoints(  # noqa: B027 # not every target needs hooks of its own
+        self, breakpoints: InsertedBreakpoints
+    ) -> None:
+        """Insert the target's own hooks among the relay's breakpoints; is called once."""
+
     @abstractmethod
     def sockets(self) -> list[socket.socket]:
         """Return what may have something to be received; nothing while detached."""

@@ -64,6 +64,10 @@ class InsertedBreakpoints:
             self.hooks.setdefault(address, []).insert(0, hook)
         return reply
 
+    def keep_hook(self, address: int, hook: Hook) -> None:
+        """Add a hook whose breakpoint is inserted when the target next resumes, if it can be."""
+        self.hooks.setdefault(address, []).insert(0, hook)
+
     def remove_hook(self, address: int, hook: Hook) -> None:
         """Remove a hook, if it is there; its breakpoint stays until the next :meth:`sync`."""
         hooks = self.hooks.get(address, [])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ._registers import Readable
+from ._registers import RegisterFile
 
 __all__ = ["CONTINUE", "STOP", "Action", "Event", "Hook", "Return"]
 
@@ -16,7 +16,7 @@ class Event:
     """A CPU that has come to a hooked address, before the instruction there."""
 
     address: int
-    registers: Readable
+    registers: RegisterFile
     read: Callable[[int, int], bytes]
     """Reads virtual memory (address, size); raises KgdbError where there is none."""
     gap: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -13,9 +14,9 @@ from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
+from ._kernel_stops import KernelStops
 from ._packets import INTERRUPT, PAUSED, stopped_thread
-from ._qemu_memory import QemuMemory
-from ._registers import PacketRegisters
+from ._qemu_stop import QemuStop, cpu_of
 from ._stop_context import GuestMemory, StopContext
 
 if TYPE_CHECKING:
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["QemuStubBackend"]
 
 _PC: Final = X86_64.registers.pc
+
+_WATCHED: Final = re.compile(rb"[ra]?watch:[0-9a-f]*;")
+
+_FAULT: Final = b"E14"  # as QEMU answers where there is no memory (gdbstub.c, handle_read_mem)
+
+# Requests that change nothing of a CPU's registers.
+_READING: Final = (b"H", b"q", b"v", b"T", b"?")
+_MONITOR: Final = b"qRcmd"  # except for that one
+
+# gdb asks these at each stop. The CPUs do not change: nobody plugs in another one.
+_FIRST_THREADS: Final = b"qfThreadInfo"
+_MORE_THREADS: Final = b"qsThreadInfo"
 
 
 class QemuStubBackend(Backend):
@@ -35,21 +48,31 @@ class QemuStubBackend(Backend):
     :param connect: returns a socket connected to the stub, which stops the machine for it.
     :param stop_reply: that of the stop at which the machine is, where QEMU does not know of it: it
         has loaded a snapshot.
+    :param symbol: returns the address of one of the kernel's symbols, for the stops at exceptions
+        and panics; None if there is none.
+    :param lazy_removal: whether breakpoints may stay inserted. With KVM they are in the guest's
+        memory, where gdb would see them.
     """
 
     door = "qemu"
     target = "QEMU's gdb stub"
     refusal_hint = "is there memory at that address?"
-    # With KVM it has breakpoints in the guest's memory, where gdb would see them.
-    lazy_removal = False
     threads_are_tasks = False
 
     def __init__(
-        self, connect: Callable[[], socket.socket], *, waits: WaitLimit, stop_reply: bytes = b""
+        self,
+        connect: Callable[[], socket.socket],
+        *,
+        waits: WaitLimit,
+        stop_reply: bytes = b"",
+        symbol: Callable[[str], int | None] = lambda _: None,
+        lazy_removal: bool = False,
     ) -> None:
+        self._symbol = symbol
+        self.lazy_removal = lazy_removal
+        self._stops: KernelStops | None = None
         self._connection = Connection(connect, waits=waits, target=self.target, port="its gdb stub")
-        self._memory = QemuMemory(self.request, self.target)
-        self._reply = b""
+        self._stop = QemuStop(self.request, self.target)
         self._loaded = stop_reply
         self._detached = False
         self._running = False
@@ -59,7 +82,13 @@ class QemuStubBackend(Backend):
         self._single_steps: set[int] = set()  # CPUs that execute one instruction and then stop
         self._stepped = False  # the last stop was that
         self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
-        self._selected = b""  # gdb's last `Hg`, since the stop
+        self._hardware: set[bytes] = set()  # watchpoints and hardware breakpoints, as `Z` has them
+        self._threads = b""  # the list of all
+        self._refusal: str | None = None
+
+    def use_breakpoints(self, breakpoints: InsertedBreakpoints) -> None:
+        """See :meth:`Backend.use_breakpoints`."""
+        self._stops = KernelStops(breakpoints, self._symbol, show=self._stop.show)
 
     def sockets(self) -> list[socket.socket]:
         """See :meth:`Backend.sockets`."""
@@ -92,22 +121,19 @@ class QemuStubBackend(Backend):
     @property
     def stop_reply(self) -> bytes:
         """See :attr:`Backend.stop_reply`."""
-        return self._reply
+        return self._stop.reply
 
     def query_stop(self) -> None:
         """See :meth:`Backend.query_stop`."""
-        reply = self.request(b"?")  # which also has QEMU forget breakpoints
-        self._reply = self._loaded or reply
-        if self._loaded:
-            # gdb takes the thread of the first stop reply for the one that the stub has selected.
-            self.request(b"Hg" + self.thread)
+        if not self._stop.faulted:
+            reply = self.request(b"?")  # which also has QEMU forget breakpoints
+            self._stop.reply = self._loaded or reply
 
     def record_stop(self, stop_reply: bytes) -> None:
         """See :meth:`Backend.record_stop`."""
         self._running = False
         self._loaded = b""
-        self._selected = b""
-        self._reply = stop_reply
+        self._stop.reply = stop_reply
         self._stepped = self._end_single_step(stop_reply)
 
     def _end_single_step(self, stop_reply: bytes) -> bool:
@@ -115,7 +141,7 @@ class QemuStubBackend(Backend):
 
         It ends the single step of the CPU that it reports only (gdbstub.c, gdb_vm_state_change).
         """
-        cpu = _cpu(stopped_thread(stop_reply))
+        cpu = cpu_of(stopped_thread(stop_reply))
         stepped = cpu in self._single_steps
         self._single_steps.discard(cpu)
         return stepped
@@ -129,25 +155,25 @@ class QemuStubBackend(Backend):
     @property
     def thread(self) -> bytes:
         """See :attr:`Backend.thread`."""
-        return stopped_thread(self._reply)
+        return self._stop.thread
 
     @property
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""
-        return self._reply[:3] == b"T05" and b"watch:" not in self._reply
+        return self._stop.reply[:3] == b"T05" and b"watch:" not in self._stop.reply
 
     def context(self, *, hooked: bool) -> StopContext | None:
         """See :meth:`Backend.context`."""
-        if not hooked or not self.thread:
+        stop = self._stop
+        if not hooked or not stop.thread or stop.faulted:
             return None
-        self.request(b"Hg" + self.thread)
-        registers = PacketRegisters(self.request, self.target)
+        registers = stop.registers
         pc = registers[_PC]
         return StopContext(
-            self.thread,
+            stop.thread,
             registers,
-            lambda address, size: self._memory.read(address, size, registers),
-            _not_emulated,
+            stop.read,
+            self._emulate,
             breakpoint=None if self._stepped else pc,
             # A CPU that comes to a breakpoint while QEMU stops the others for one makes it stop
             # once more when it goes on (softmmu/runstate.c, qemu_system_debug_request), and report
@@ -155,55 +181,40 @@ class QemuStubBackend(Backend):
             spurious=not self._stepped and pc not in self._breakpoints,
         )
 
-    def register(self, name: str) -> int:
-        """See :meth:`Backend.register`."""
-        with self._stopped_cpu():
-            return super().register(name)
+    def _emulate(self) -> bool:
+        watched = any(key[:1] != b"1" for key in self._hardware)
+        return not watched and self._stop.emulate()
 
     def read(self, address: int, size: int) -> bytes:
         """See :meth:`Backend.read`."""
-        with self._stopped_cpu():
-            return self._memory.read(address, size)
+        self._stop.select(self.thread)
+        return self._stop.read(address, size)
 
     def write_user(self, address: int, data: bytes) -> None:
         """See :meth:`Backend.write_user`."""
-        with self._stopped_cpu():
-            self._memory.write_user(address, data)
-
-    @contextlib.contextmanager
-    def _stopped_cpu(self) -> Iterator[None]:
-        """Have QEMU's packets be about the CPU that stopped, and then about gdb's again."""
-        self.request(b"Hg" + self.thread)
-        try:
-            yield
-        finally:
-            if self._selected:
-                self.request(self._selected)
+        self._stop.select(self.thread)
+        self._stop.memory.write_user(address, data)
 
     # Guest memory
 
     @property
     def guest_memory_used(self) -> tuple[GuestMemory | None, StopLayout | None]:
         """See :attr:`Backend.guest_memory_used`."""
-        return self._memory.memory, self._memory.layout
+        memory = self._stop.memory
+        return memory.memory, memory.layout
 
     def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""
-        self._memory.memory, self._memory.layout = memory, layout
+        self._stop.memory.memory, self._stop.memory.layout = memory, layout
 
     def explain(self, address: int) -> KgdbError | None:
         """See :meth:`Backend.explain`."""
-        return None if self._detached else self._memory.explain(address)
-
-    def take_refusal(self) -> str | None:
-        """See :meth:`Backend.take_refusal`."""
-        refusal, self._memory.refusal = self._memory.refusal, None
-        return refusal
+        return None if self._detached else self._stop.explain(address)
 
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:  # noqa: ARG002 # its program counter is right
         """See :meth:`Backend.stop_packet`."""
         self._interrupting = False
-        return self._reply
+        return self._stop.reply_for_gdb
 
     # Requests
 
@@ -213,28 +224,74 @@ class QemuStubBackend(Backend):
         QEMU may report at any time that it has stopped the machine for us or for QMP.
         """
         connection = self._connection
+        if payload[:3] == b"Z0,":
+            address = int(payload.split(b",")[1], 16)
+            if not self._stop.may_reach(address):
+                self._refusal = f"{address:#x} is not mapped, and no CPU would come there"
+                return _FAULT
         connection.send(payload)
         deadline = connection.deadline()
+        output: list[bytes] = []
         while True:
             reply = connection.next_packet(payload, deadline)
-            if reply[:1] != b"T" or payload == b"?":
+            if reply[:1] == b"O" and reply != b"OK":  # what a command of QEMU's monitor prints
+                output.append(reply[1:])
+            elif reply[:1] != b"T" or payload == b"?":
                 break
+        if output and reply == b"OK":
+            return b"".join(output)
         if reply == b"OK" and payload[:2] in (b"Z0", b"Z1", b"z0", b"z1"):
             address = int(payload.split(b",")[1], 16)
             (self._breakpoints.add if payload[:1] == b"Z" else self._breakpoints.discard)(address)
         return reply
 
+    def take_refusal(self) -> str | None:
+        """See :meth:`Backend.take_refusal`."""
+        refusal = self._refusal or self._stop.memory.refusal
+        self._refusal = self._stop.memory.refusal = None
+        return refusal
+
     def reply(self, payload: bytes) -> bytes:
         """See :meth:`Backend.reply`."""
+        kind = payload[:1]
         if payload[:2] == b"Hg":
-            self._selected = payload
-        if payload[:1] in (b"m", b"M") and not self._detached:
-            reply = self._memory.reply(payload)
+            return self._stop.select_for_gdb(payload[2:])
+        if kind in (b"Z", b"z"):
+            return self._insert_or_remove_hardware(payload)
+        if payload == _FIRST_THREADS:
+            return self._list_threads()
+        if payload == _MORE_THREADS:
+            return b"l"
+        if kind in (b"g", b"G", b"p", b"P", b"m", b"M"):
+            reply = self._stop.access(payload)
             if reply is not None:
                 return reply
-        if payload[:1] in (b"X", b"x"):
-            return b""  # gdb then uses the two above
+        elif kind in (b"X", b"x"):
+            return b""  # gdb then uses `M` and `m`
+        elif not payload.startswith(_READING) or payload.startswith(_MONITOR):
+            self._stop.forget_registers()
+            self._threads = b""
         return self.request(payload)
+
+    def _list_threads(self) -> bytes:
+        """Return all threads in one packet; QEMU sends one CPU in each."""
+        if not self._threads:
+            threads = []
+            reply = self.request(_FIRST_THREADS)
+            while reply[:1] == b"m":
+                threads.append(reply[1:])
+                reply = self.request(_MORE_THREADS)
+            self._threads = b"m" + b",".join(threads) if threads else reply
+        return self._threads
+
+    def _insert_or_remove_hardware(self, payload: bytes) -> bytes:
+        key = payload[1:]
+        if payload[:1] == b"z" and key not in self._hardware:
+            return b"OK"  # removed since, with the machine
+        reply = self.request(payload)
+        if reply == b"OK":
+            (self._hardware.add if payload[:1] == b"Z" else self._hardware.discard)(key)
+        return reply
 
     # Going on
 
@@ -247,7 +304,9 @@ class QemuStubBackend(Backend):
             return ResumeRequest(b"vCont;s:%b;c" % self.thread, step=True)
         if not payload.startswith(b"vCont;"):
             return None
-        return ResumeRequest(payload, step=_cpu(self.thread) in _steps(payload))
+        if self._stop.faulted and not _steps(payload):
+            return ResumeRequest(b"vCont;c", step=False)  # the kernel has the signal already
+        return ResumeRequest(payload, step=cpu_of(self.thread) in _steps(payload))
 
     def resume(self, packet: bytes) -> None:
         """See :meth:`Backend.resume`."""
@@ -257,7 +316,7 @@ class QemuStubBackend(Backend):
             packet = self._cont
         elif packet == STEP:
             packet = b"vCont;s:" + self.thread  # the others stay where they are
-            self._single_steps.add(_cpu(self.thread))
+            self._single_steps.add(cpu_of(self.thread))
         else:
             steps = _steps(packet)
             self._single_steps |= steps
@@ -282,10 +341,14 @@ class QemuStubBackend(Backend):
 
     @contextlib.contextmanager
     def machine_paused(self, monitor: Monitor) -> Iterator[None]:
-        """See :meth:`Backend.machine_paused`; QEMU's report of it is acknowledged at once.
+        """See :meth:`Backend.machine_paused`; a machine that the stub has stopped stays so.
 
-        Until then QEMU takes an interrupt for a bad acknowledgement (gdbstub.c, gdb_read_byte).
+        QEMU's report of the pause is acknowledged at once. Until then it takes an interrupt for a
+        bad acknowledgement (gdbstub.c, gdb_read_byte).
         """
+        if not self._running:
+            yield
+            return
         with super().machine_paused(monitor):
             self._connection.receive()
             yield
@@ -311,30 +374,25 @@ class QemuStubBackend(Backend):
         """See :meth:`Backend.reattach`."""
         self._detached = False
         self._drop_packets()
-        self._end_single_step(self._reply)  # of the CPU that stopped last
+        self._end_single_step(self._stop.reply)  # of the CPU that stopped last
         self._running = False
+        if self._stops is not None:
+            self._stops.reset()
         breakpoints.remove_all()
         breakpoints.forget()
-        self._reply, self._loaded = stop_reply, b""
+        for key in sorted(self._hardware):  # of a gdb that has been replaced
+            self.request(b"z" + key)
+        self._hardware.clear()
+        self._loaded = b""
+        # Of a watchpoint that gdb may not have any more it would take no notice.
+        self._stop.reply = _WATCHED.sub(b"", stop_reply)
 
     def close(self) -> None:
         """See :meth:`Backend.close`."""
         self._connection.close()
 
 
-def _not_emulated() -> bool:
-    return False
-
-
-def _cpu(thread: bytes) -> int:
-    """Return the number in a thread id, of which QEMU writes `p01.02` and gdb `p1.2`."""
-    try:
-        return int(thread.rpartition(b".")[2], 16)
-    except ValueError:
-        return 0
-
-
 def _steps(packet: bytes) -> set[int]:
     """Return the CPUs that a `vCont` packet single-steps."""
     actions = (action.partition(b":") for action in packet.split(b";")[1:])
-    return {_cpu(thread) for action, _, thread in actions if action[:1] in (b"s", b"S")}
+    return {cpu_of(thread) for action, _, thread in actions if action[:1] in (b"s", b"S")}

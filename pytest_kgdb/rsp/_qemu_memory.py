@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
-from ._registers import PacketRegisters, Readable
+from ._registers import Readable
 from ._stop_context import FIRST_KERNEL_ADDRESS, GuestMemory
 
 if TYPE_CHECKING:
@@ -31,11 +31,14 @@ class QemuMemory:
     instructions.
 
     :param request: sends QEMU a packet about the CPU that it has selected, and returns its reply.
+    :param registers: returns the registers of that CPU.
     """
 
-    def __init__(self, request: Callable[[bytes], bytes], target: str) -> None:
+    def __init__(
+        self, request: Callable[[bytes], bytes], registers: Callable[[], Readable]
+    ) -> None:
         self._request = request
-        self._target = target
+        self._registers = registers
         self.memory: GuestMemory | None = None
         self.layout: StopLayout | None = None
         self.refusal: str | None = None
@@ -59,10 +62,9 @@ class QemuMemory:
 
     # Reading
 
-    def read(self, address: int, size: int, registers: Readable | None = None) -> bytes:
+    def read(self, address: int, size: int) -> bytes:
         """Read virtual memory: the kernel's, or the user program's whose task is on the CPU.
 
-        :param registers: the CPU's, if they are known.
         :raises KgdbError: not all of it is mapped; the message names the address.
         """
         memory = self.memory
@@ -71,7 +73,7 @@ class QemuMemory:
         if address < FIRST_KERNEL_ADDRESS:
             if self.layout is None:
                 return self._ask(address, size)
-            return memory.read_user(self._task(memory, registers), address, size)
+            return memory.read_user(self._task(memory), address, size)
         try:
             return memory.read(address, size)
         except KgdbError:
@@ -100,14 +102,13 @@ class QemuMemory:
             parts.append(bytes.fromhex(reply.decode()))
         return b"".join(parts)
 
-    def _task(self, memory: GuestMemory, registers: Readable | None = None) -> int:
+    def _task(self, memory: GuestMemory) -> int:
         """Return the task on the CPU, relative to the base of GS (arch/x86/include/asm/percpu.h).
 
         While a program runs, the kernel's is in the other of the two (`swapgs`).
         """
         assert self.layout is not None
-        if registers is None:
-            registers = PacketRegisters(self._request, self._target)
+        registers = self._registers()
         base = registers["gs_base"]
         if base < FIRST_KERNEL_ADDRESS:
             base = registers["k_gs_base"]
@@ -151,7 +152,17 @@ class QemuMemory:
                 )
             address += len(piece)
 
-    def write_user(self, address: int, data: bytes, registers: Readable | None = None) -> None:
+    def write_data(self, address: int, data: bytes) -> None:
+        """Write the kernel's memory: data only, as where guest memory is ours QEMU is not told.
+
+        :raises KgdbError: not all of it is mapped.
+        """
+        if self.memory is None:
+            self._write_unchecked(address, data)
+        else:
+            self.memory.write(address, data)
+
+    def write_user(self, address: int, data: bytes) -> None:
         """Write the memory of the user program whose task is on the CPU behind its back: data only.
 
         :raises KgdbError: not all of it is mapped, or the program itself may not write there.
@@ -159,7 +170,7 @@ class QemuMemory:
         memory = self.memory
         if memory is None:
             raise KgdbError(f"{address:#x} is a user program's: guest memory is not mapped here")
-        for start, size in self._open_user(memory, address, len(data), registers):
+        for start, size in self._open_user(memory, address, len(data)):
             memory.write(start, data[:size])
             data = data[size:]
 
@@ -170,12 +181,10 @@ class QemuMemory:
         memory.check_mapped(address, size)
         return [(address, size)]
 
-    def _open_user(
-        self, memory: GuestMemory, address: int, size: int, registers: Readable | None = None
-    ) -> list[tuple[int, int]]:
+    def _open_user(self, memory: GuestMemory, address: int, size: int) -> list[tuple[int, int]]:
         if self.layout is None:
             raise KgdbError("where the kernel has the task that stopped is not known")
-        return memory.open_user(self._task(memory, registers), address, size)
+        return memory.open_user(self._task(memory), address, size)
 
     @contextlib.contextmanager
     def _physical(self) -> Iterator[None]:

@@ -25,6 +25,10 @@ _KGDB: Final = _as_struct(_SENT_BY_KGDB)
 _KGDB_MASKS: Final = tuple((name, (1 << 8 * size) - 1) for name, size in _SENT_BY_KGDB)
 _QEMU: Final = _as_struct(_TABLE.gdb)
 _NUMBERS: Final = {name: number for number, (name, _) in enumerate(_TABLE.gdb)}
+_PLACES: Final = {
+    name: (sum(size for _, size in _TABLE.gdb[:number]), _TABLE.gdb[number][1])
+    for name, number in _NUMBERS.items()
+}
 
 
 class Readable(Protocol):
@@ -77,12 +81,25 @@ class PtRegs:
             _KGDB.pack(*(values.get(name, 0) & mask for name, mask in _KGDB_MASKS)).hex().encode()
         )
 
-    def set_number(self, number: int, data: bytes) -> None:
-        """Do what a `P` packet asks; a register that is not in the structure stays as it is."""
-        if number < len(_SENT_BY_KGDB):
-            name, size = _SENT_BY_KGDB[number]
-            if name in self._values:
-                self[name] = int.from_bytes(data[:size], "little")
+    def number(self, number: int) -> bytes | None:
+        """Return the reply to a `p` packet; None for a register that is not in the structure."""
+        if number >= len(_SENT_BY_KGDB):
+            return None
+        name, size = _SENT_BY_KGDB[number]
+        if name not in self._values:
+            return None
+        value = self._values[name] & (1 << 8 * size) - 1
+        return value.to_bytes(size, "little").hex().encode()
+
+    def set_number(self, number: int, data: bytes) -> bool:
+        """Do what a `P` packet asks; False for a register that is not in the structure."""
+        if number >= len(_SENT_BY_KGDB):
+            return False
+        name, size = _SENT_BY_KGDB[number]
+        if name not in self._values:
+            return False
+        self[name] = int.from_bytes(data[:size], "little")
+        return True
 
 
 class PacketRegisters:
@@ -102,7 +119,7 @@ class PacketRegisters:
         self._request = request
         self._target = target
         self._fixed = fixed
-        data = _from_hex(request(b"g"))
+        self._data = data = bytearray(_from_hex(request(b"g")))
         layout, registers = _QEMU, _TABLE.gdb
         if len(data) < layout.size:
             layout, registers = _KGDB, _SENT_BY_KGDB
@@ -118,16 +135,29 @@ class PacketRegisters:
     def __setitem__(self, name: str, value: int) -> None:
         if name in self._fixed:
             raise KgdbError(f"{self._target} does not set {name}")
-        number = _NUMBERS[name]
-        size = _TABLE.gdb[number][1]
+        at, size = _PLACES[name]
         value &= (1 << 8 * size) - 1
         if value == self._values[name]:
             return
         data = value.to_bytes(size, "little")
-        reply = self._request(b"P%x=%b" % (number, data.hex().encode()))
+        reply = self._request(b"P%x=%b" % (_NUMBERS[name], data.hex().encode()))
         if reply != b"OK":
             raise KgdbError(f"{self._target} does not set {name} (it replied {reply!r})")
         self._values[name] = value
+        self._data[at : at + size] = data
+
+    def g_reply(self, instead: Readable | None = None) -> bytes:
+        """Return the reply to a `g` packet.
+
+        :param instead: has the general registers, the program counter and the flags.
+        """
+        data = bytearray(self._data)
+        for name in _TABLE.pt_regs if instead is not None else ():
+            if instead is not None and name in _PLACES:
+                at, size = _PLACES[name]
+                value = instead[name] & (1 << 8 * size) - 1
+                data[at : at + size] = value.to_bytes(size, "little")
+        return data.hex().encode()
 
 
 def _from_hex(reply: bytes) -> bytes:

@@ -54,6 +54,7 @@ class Relay:
         self.path = path
         self._backend = backend
         self._breakpoints = InsertedBreakpoints(backend.request, lazy=backend.lazy_removal)
+        backend.use_breakpoints(self._breakpoints)
         self._hooks = HookServer(
             self._breakpoints, self._go_on, one_at_a_time=backend.threads_are_tasks
         )

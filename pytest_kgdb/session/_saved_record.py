@@ -30,7 +30,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{0,128}")
 _MODULE: Final = re.compile(r"\w{1,100}", re.ASCII)
 _FILE: Final = re.compile(r"\w[\w.+-]{0,200}", re.ASCII)
 # gdb manual, "Stop Reply Packets".
-_STOP_REPLY: Final = re.compile(r"(?:S[0-9a-f]{2}|T[0-9a-f]{2}(?:[a-z0-9]+:[0-9a-fp.]*;)*)?")
+_STOP_REPLY: Final = re.compile(r"(?:S[0-9a-f]{2}|T[0-9a-f]{2}(?:[a-z0-9_]+:[0-9a-fp.]*;)*)?")
 _DEVICE: Final = re.compile(r"[0-9a-f]{2}\.[0-7]")
 _WORDS_OF_SPACE: Final = 64
 

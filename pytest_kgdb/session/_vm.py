@@ -15,7 +15,8 @@ from ..diagnosis import explained
 from ..errors import BootError, ConfigError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
-from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, check_boot, last_lines
+from ..kernel import Vmlinux
+from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, last_lines
 from ..memory import EarlyLog, KernelMemory, ModuleLookup, RelayMemory, StopState
 from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
@@ -180,7 +181,13 @@ class Vm:
         if self.spec.stub == "qemu":
             relay = Relay(
                 machine.directory / "gdb",
-                QemuStubBackend(machine.connect_stub, waits=self._waits, stop_reply=stop_reply),
+                QemuStubBackend(
+                    machine.connect_stub,
+                    waits=self._waits,
+                    stop_reply=stop_reply,
+                    symbol=Vmlinux(kernel.vmlinux).symbol,
+                    lazy_removal=self.spec.accel == "tcg",
+                ),
             )
             self._parts.callback(relay.close)
             relay.use_guest_memory(memory, layout)
@@ -345,8 +352,6 @@ class Vm:
     def _check_boot(self) -> None:
         control = self.attachment.run_control
         if not control.stopped:
-            if self.spec.stub == "qemu":  # which no panic stops
-                check_boot(self.machine, self._boot_log, "on its way to the shell")
             return
         control.check_refused()
         stop = control.stop

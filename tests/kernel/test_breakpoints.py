@@ -188,6 +188,7 @@ def test_init_text_is_refused_when_it_is_gone(kgdb):
         ("notify_die", "kprobe blocklist"),
     ],
 )
+@pytest.mark.kgdb(stub="kgdb")
 def test_where_no_breakpoint_may_be(kgdb, name, reason):
     with pytest.raises(KgdbError, match=reason):
         kgdb.breakpoint(name)

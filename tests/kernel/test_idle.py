@@ -68,6 +68,7 @@ def test_at_a_breakpoint_and_an_interrupt(kgdb):
     assert busy(kgdb) < 0.05
 
 
+@pytest.mark.kgdb(stub="kgdb")
 def test_a_question_to_kgdb_wakes_it_for_the_answer_only(kgdb):
     assert "kthreadd" in kgdb.execute("info threads")
     assert busy(kgdb) < 0.05

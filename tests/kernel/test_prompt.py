@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.handle import attachment_of
 
 READ = "while :; do dd if=/dev/zero of=/dev/null bs=17 count=1 2>/dev/null; done"
 
@@ -37,7 +38,7 @@ def assert_agreed(kgdb) -> None:
         ("disconnect", "resume"), ("target remote x", "connected"), ("tar rem x", "connected"),
         ("file", "connected"), ("symbol-file", "add-symbol-file"), ("run", "kgdbwait"),
         ("r", "kgdbwait"), ("start", "kgdbwait"), ("attach 1", "connected"), ("record", "snapshot"),
-        ("reverse-step", "snapshot"), ("checkpoint", "snapshot"), ("monitor help", "on_cpus"),
+        ("reverse-step", "snapshot"), ("checkpoint", "snapshot"),
         ("continue&", "wait"), ("c &", "wait"), ("stepi&", "wait"), ("quit", "returning"),
         ("q", "returning"), ("inferior 1", "one kernel"), ("tstart", "spy"),
         ("thread apply all detach", "resume"), ("frame apply all kill", "restore"),
@@ -49,6 +50,24 @@ def test_what_would_cost_the_handle_its_gdb(kgdb, command, instead):
     with pytest.raises(KgdbError, match="was not given to gdb") as error:
         kgdb.execute(command)
     assert instead in str(error.value)
+    assert_agreed(kgdb)
+
+
+@pytest.mark.kgdb(stub="kgdb")
+def test_the_monitor_is_kdbs(kgdb):
+    with pytest.raises(KgdbError, match=r"(?s)was not given to gdb.*on_cpus"):
+        kgdb.execute("monitor help")
+    assert_agreed(kgdb)
+
+
+@pytest.mark.kgdb(stub="qemu")
+def test_the_monitor_is_qemus(kgdb):
+    assert "VM status" in kgdb.execute("monitor info status")
+    assert "info registers" in kgdb.execute("monitor help info")  # in several packets
+    assert "RIP=" in kgdb.execute("monitor info registers")
+    for command in ("monitor quit", "mon c", "monitor loadvm x", "monitor system_reset"):
+        with pytest.raises(KgdbError, match="was not given to gdb"):
+            kgdb.execute(command)
     assert_agreed(kgdb)
 
 
@@ -137,6 +156,7 @@ def test_a_script_that_resumes(kgdb):
     assert_agreed(kgdb)
 
 
+@pytest.mark.kgdb(stub="kgdb")  # of which they are the tasks
 def test_another_thread(reading):
     task = reading.stop.task.pid
     other = re.search(r"^\*?\s+(\d+)\s+Thread 2 ", reading.execute("info threads"), re.M)
@@ -182,6 +202,7 @@ def test_a_breakpoint_where_nothing_is(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+@pytest.mark.kgdb(stub="kgdb")
 def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
     with pytest.raises(KgdbError, match="noinstr"):
         kgdb.breakpoint("do_syscall_64")
@@ -195,9 +216,11 @@ def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
 
 def test_a_resume_that_gdb_aborts(kgdb):
     """Where gdb is told of no refusal before: breakpoints are not inserted at once."""
+    door = attachment_of(kgdb).debugger.door
+    where = {"kgdb": "do_syscall_64", "qemu": "*0xdead000000000100"}[door]
     kgdb.execute("set breakpoint always-inserted off")
-    kgdb.execute("break do_syscall_64")
-    with pytest.raises(KgdbError, match="do_syscall_64"):
+    kgdb.execute(f"break {where}")
+    with pytest.raises(KgdbError, match=where.strip("*")):
         kgdb.cont(timeout=5)
     assert kgdb.stopped
     assert kgdb.run("echo alive").output == "alive\n"

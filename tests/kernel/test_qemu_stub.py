@@ -160,6 +160,7 @@ def test_it_is_put_back_whatever_was_left(session, left):
     elif left == "panicked":
         kgdb.delete_breakpoints()
         kgdb.type("echo c > /proc/sysrq-trigger")
+        assert kgdb.cont().reason == "panic"
         with pytest.raises(KernelPanic, match="sysrq triggered crash"):
             kgdb.cont()
     session.release()

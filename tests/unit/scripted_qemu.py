@@ -23,6 +23,7 @@ class ScriptedQemu(ScriptedStub):
         self.physical = False
         """Whether addresses in packets are physical: the memory begins at 0 there."""
         self._selected = 1
+        self._unlisted: list[bytes] = []
         self._single_steps: set[int] = set()
 
     @property
@@ -39,6 +40,11 @@ class ScriptedQemu(ScriptedStub):
         selected = self.cpus[self._selected]
         if payload == b"?":
             return self.stop_reply
+        if payload == b"qfThreadInfo":
+            self._unlisted = [b"mp01.02", b"l"]
+            return b"mp01.01"
+        if payload == b"qsThreadInfo":
+            return self._unlisted.pop(0)
         if payload.startswith(b"Hg"):
             self._selected = int(payload.rpartition(b".")[2], 16)
             return b"OK"

@@ -138,6 +138,12 @@ def test_qemus_stub_may_stop_anywhere_but_in_freed_memory(tmp_path: Path) -> Non
     parts.close()
 
 
+def test_qemus_stub_may_not_stop_in_freed_memory_of_a_module(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, Signed({**SYMBOLS, "demo_init": 0xFFFFFFFFA0005000}), door="qemu")
+    assert "its memory is freed" in refusal(make(parts), "demo_init")
+    parts.close()
+
+
 def test_a_kernel_without_such_sections(tmp_path: Path) -> None:
     parts = Parts(tmp_path, FakeGdb({"vfs_read": 0xFFFFFFFF811B25A0}))
     locations = make(parts)

@@ -56,6 +56,11 @@ def test_what_gdbs_record_says(record: dict[str, str], reason: Reason) -> None:
         (["kgdb_breakpoint", "sysrq_handle_dbg", "__handle_sysrq", "handle_sysrq"], "interrupt"),
         # gcc has made a jump of the last call of sysrq_handle_dbg: Linux 6.1.
         (["kgdb_breakpoint", "__handle_sysrq", "handle_sysrq"], "interrupt"),
+        # Through QEMU's stub.
+        (["__handle_sysrq", "write_sysrq_trigger"], "interrupt"),
+        (["kgdb_panic", "panic", "sysrq_handle_crash"], "panic"),
+        (["__crash_kexec", "vpanic", "panic", "sysrq_handle_crash"], "panic"),
+        (["native_stop_other_cpus", "panic", "sysrq_handle_crash"], "panic"),
         (["kgdb_breakpoint", "kgdb_panic", "panic", "sysrq_handle_crash"], "panic"),
         (["kgdb_breakpoint", "panic", "__warn"], "panic"),
         (["kgdb_breakpoint", "kgdb_panic", "vpanic", "panic"], "panic"),
@@ -105,6 +110,7 @@ PANIC = ("kgdb_breakpoint", "kgdb_panic", "panic")
         ("panic", (*PANIC, "__warn", "report_bug", "handle_bug", "exc_invalid_op",
                    "asm_exc_invalid_op", "demo_warn", "demo_init"), 8),
         ("panic", ("kgdb_breakpoint", "kgdb_panic", "vpanic", "panic", "demo_init"), 4),
+        ("panic", ("__crash_kexec", "vpanic", "panic", "demo_init"), 3),
         ("panic", PANIC, 0),
         ("panic", (), 0),
     ],
@@ -118,10 +124,12 @@ def test_the_frame_that_a_stop_is_about(
     assert [request["frame"] for request in gdb.requests("select")] == ([level] if level else [])
 
 
-TASK = "kgdb_info[kgdb_active.counter].task"
 ADD = (0x01, 0xC0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("door", "task"), [("kgdb", "kgdb_info[kgdb_active.counter].task"), ("qemu", "(current)")]
+)
 @pytest.mark.parametrize(
     ("number", "below", "code", "name"),
     [
@@ -139,14 +147,23 @@ ADD = (0x01, 0xC0, 0, 0)
     ],
 )
 def test_the_exception_of_an_oops(
-    parts: Parts, gdb: FakeGdb, number: int, below: int, code: tuple[int, ...], name: str | None
+    tmp_path: Path,
+    gdb: FakeGdb,
+    number: int,
+    below: int,
+    code: tuple[int, ...],
+    name: str | None,
+    door: str,
+    task: str,
 ) -> None:
+    parts = Parts(tmp_path, gdb, door=door)
     assert trap_name(parts.debugger) is None, "whatever is broken in the kernel's memory"
-    gdb.numbers[f"{TASK}->thread.trap_nr"] = number
-    gdb.numbers[f"(unsigned long){TASK}->stack - (unsigned long)$sp"] = below
+    gdb.numbers[f"{task}->thread.trap_nr"] = number
+    gdb.numbers[f"(unsigned long){task}->stack - (unsigned long)$sp"] = below
     for index, byte in enumerate(code):
         gdb.numbers[f"((unsigned char *)$pc)[{index}]"] = byte
     assert trap_name(parts.debugger) == name
+    parts.close()
 
 
 # A stop

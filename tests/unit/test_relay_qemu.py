@@ -35,9 +35,9 @@ STOPPED = b"T05thread:p01.01;"
 class Bench:
     """A QEMU, the relay, and a gdb."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, lazy_removal: bool = False) -> None:
         self.qemu = ScriptedQemu()
-        backend = QemuStubBackend(self.qemu.connect, waits=WaitLimit(10))
+        backend = QemuStubBackend(self.qemu.connect, waits=WaitLimit(10), lazy_removal=lazy_removal)
         self.relay = Relay(directory / "gdb", backend)
         self.gdb = Gdb(str(self.relay.path))
         assert self.gdb.ask(b"?") == STOPPED
@@ -75,7 +75,8 @@ def test_all_is_passed_on(bench: Bench) -> None:
     assert gdb.ask(b"vCont;s:p1.1") == STOPPED
     assert bench.qemu.registers["ip"] == RET
     assert bench.sent() == [
-        b"?", b"Hgp1.2", b"g", insert(NOP), b"vCont;c:p1.-1", remove(NOP), b"vCont;s:p1.1",
+        b"?", b"Hgp1.2", b"g", b"m%x,1" % NOP, insert(NOP), b"vCont;c:p1.-1", remove(NOP),
+        b"vCont;s:p1.1",
     ]  # fmt: skip
 
 
@@ -84,6 +85,53 @@ def test_plain_packets_to_resume(bench: Bench) -> None:
     bench.gdb.ask(insert(RET))
     assert bench.gdb.ask(b"c") == STOPPED
     assert bench.resumes() == [b"vCont;s:p01.01;c", insert(RET), b"vCont;c"]
+
+
+def test_threads_are_listed_once(bench: Bench) -> None:
+    """gdb asks for them at each stop."""
+    for _ in range(3):
+        assert bench.gdb.ask(b"qfThreadInfo") == b"mp01.01,p01.02"
+        assert bench.gdb.ask(b"qsThreadInfo") == b"l"
+    assert bench.sent() == [b"?", b"qfThreadInfo", b"qsThreadInfo", b"qsThreadInfo"]
+    bench.gdb.ask(b"qRcmd,00")
+    bench.gdb.ask(b"qfThreadInfo")
+    assert bench.sent()[:2] == [b"qRcmd,00", b"qfThreadInfo"], "which may have changed anything"
+
+
+def test_registers_are_asked_for_once(bench: Bench) -> None:
+    bench.gdb.ask(b"g")
+    assert bench.gdb.ask(b"Hgp1.1") == b"OK"
+    seen = bench.gdb.ask(b"g")
+    assert bench.sent() == [b"?", b"Hgp01.01", b"g"]
+    assert bench.gdb.ask(b"P0=7700000000000000") == b"OK"
+    assert bench.gdb.ask(b"g") == b"77" + seen[2:]
+    assert bench.gdb.ask(b"Hgp1.2") == b"OK"
+    assert bench.gdb.ask(b"g") == seen, "the other CPU's"
+
+
+def test_no_breakpoint_where_nothing_is_mapped(bench: Bench) -> None:
+    """QEMU takes it, and no CPU ever comes there."""
+    assert bench.gdb.ask(b"Z0,10,1") == b"E14"
+    assert "0x10 is not mapped" in (bench.relay.take_refusal() or "")
+    assert bench.relay.take_refusal() is None
+    assert bench.gdb.ask(b"Z0,%x,1" % (CALLER + 0x1000)) == b"E14"
+    assert bench.qemu.breakpoints == set()
+    bench.qemu.unchecked = True
+    bench.gdb.ask(b"P12=33000000")  # cs
+    assert bench.gdb.ask(b"Z0,%x,1" % (CALLER + 0x1000)) == b"OK", "the program's page tables"
+    assert bench.gdb.ask(b"Z0,10,1") == b"E14"
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_breakpoints_that_may_stay(tmp_path: Path, lazy: bool) -> None:
+    bench = Bench(tmp_path, lazy_removal=lazy)
+    bench.gdb.ask(insert(NOP))
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    bench.gdb.ask(remove(NOP))
+    assert bench.qemu.breakpoints == ({NOP} if lazy else set())
+    assert bench.gdb.ask(b"vCont;s:p1.1") == STOPPED
+    assert bench.qemu.registers["ip"] == RET
+    bench.close()
 
 
 def test_a_stop_for_qmp_is_not_taken_for_a_reply(bench: Bench) -> None:
@@ -149,6 +197,27 @@ def test_another_state_of_the_machine(bench: Bench, running: bool) -> None:
     assert bench.qemu.connections == 1
 
 
+def test_a_command_of_qemus_monitor(bench: Bench) -> None:
+    """What it prints comes in packets of its own, before the reply."""
+    text = b"VM status: paused\n".hex().encode()
+    bench.qemu.faults.append(
+        lambda reply: bench.qemu.send_raw(
+            packet(b"O" + text[:8]) + packet(b"O" + text[8:]) + packet(b"OK")
+        )
+    )
+    assert bench.gdb.ask(b"qRcmd,%b" % b"info status".hex().encode()) == text
+    assert bench.gdb.ask(b"m%x,1" % NOP) == b"90"
+
+
+def test_a_machine_that_is_put_back_to_a_watchpoints_hit(bench: Bench) -> None:
+    """gdb would go on from one that it does not have."""
+    bench.relay.detach()
+    bench.gdb.send(b"vCont;c:p1.-1")
+    assert bench.relay.wait_resumed(10)
+    bench.relay.reattach(b"T05thread:p01.01;awatch:ffffffff81000800;", paused=True)
+    assert bench.gdb.receive() == STOPPED
+
+
 def test_no_breakpoints_while_quiesced(bench: Bench) -> None:
     bench.gdb.ask(insert(NOP))
     with bench.relay.quiesced(1):
@@ -169,17 +238,26 @@ class TestHooks:
         assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
         assert calls == [NOP]
         assert bench.qemu.registers["ip"] == RET
+        assert bench.resumes()[2:] == 2 * [b"vCont;c:p1.-1"], "the nop was emulated"
+
+    def test_what_is_not_emulated_is_stepped(self, bench: Bench) -> None:
+        calls: list[int] = []
+        bench.relay.add_hook(LOAD, counter(calls))
+        bench.gdb.ask(insert(RET))
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert calls == [LOAD]
+        assert bench.qemu.registers["ip"] == RET
         assert bench.resumes()[2:] == [
-            b"vCont;c:p1.-1", remove(NOP), b"vCont;s:p01.01", insert(NOP), b"vCont;c:p1.-1",
+            b"vCont;c:p1.-1", remove(LOAD), b"vCont;s:p01.01", insert(LOAD), b"vCont;c:p1.-1",
         ]  # fmt: skip
 
     def test_the_other_cpu_stands_still_meanwhile(self, bench: Bench) -> None:
         calls: list[int] = []
-        bench.relay.add_hook(ENTRY, counter(calls))
+        bench.relay.add_hook(LOAD, counter(calls))
         bench.gdb.ask(insert(RET))
         bench.qemu.turns += [b"1", b"1", b"2", b"2", b"2", b"1"]
         assert bench.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"
-        assert calls == [ENTRY, ENTRY]
+        assert calls == [LOAD, LOAD]
         assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
 
     def test_one_that_stops_the_kernel(self, bench: Bench) -> None:
@@ -244,12 +322,12 @@ class TestHooks:
     def test_a_step_that_qemu_cuts_short(self, bench: Bench) -> None:
         """Another CPU came to a breakpoint while QEMU stopped; the step is done once more."""
         calls: list[int] = []
-        bench.relay.add_hook(NOP, counter(calls))
+        bench.relay.add_hook(LOAD, counter(calls))
         bench.gdb.ask(insert(RET))
         bench.qemu.cut_short = 1
         assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
         assert bench.qemu.registers["ip"] == RET
-        assert calls == [NOP]
+        assert calls == [LOAD]
         assert bench.resumes().count(b"vCont;s:p01.01") == 2
 
     def test_a_stop_without_a_reason(self, bench: Bench) -> None:
@@ -321,6 +399,13 @@ class TestPausedByTheMonitor:
         assert calls == [NOP]
         assert monitor.commands == ["stop", "query-status"]
 
+    def test_a_stopped_machine_stays_so(self, bench: Bench) -> None:
+        """One that was restored is paused, and `cont` would have it run behind gdb's back."""
+        monitor = Monitor(bench.qemu, stopped=False)
+        with bench.relay.machine_paused(monitor):
+            pass
+        assert monitor.commands == []
+
     def test_its_report_is_acknowledged_before_the_machine_goes_on(self, bench: Bench) -> None:
         """QEMU would take an interrupt for a bad acknowledgement."""
         bench.qemu.registers["ip"] = CALLER
@@ -355,6 +440,11 @@ class DeviceMemory(Memory):
             self.translate(at)
 
 
+def requests(bench: Bench) -> list[bytes]:
+    """What QEMU has been sent, without what selects a CPU."""
+    return [packet for packet in bench.sent() if packet[:2] != b"Hg"]
+
+
 class TestGuestMemory:
     """The relay reads it by page tables that no CPU need have loaded, and writes through QEMU."""
 
@@ -371,11 +461,11 @@ class TestGuestMemory:
 
     def test_qemu_is_not_asked_for_ram(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"m%x,1" % NOP) == b"90"
-        assert ours.sent() == []
+        assert requests(ours) == []
 
     def test_a_device(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"m%x,4" % (BASE + 0xFFC)) == b"00000000"
-        assert b"mffc,4" in ours.sent()
+        assert b"mffc,4" in requests(ours)
         assert not ours.qemu.physical
 
     def test_what_is_not_mapped(self, ours: Bench) -> None:
@@ -389,7 +479,7 @@ class TestGuestMemory:
 
     def test_a_write_is_a_physical_one_of_qemus(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"M%x,2:cccc" % NOP) == b"OK"
-        assert ours.sent() == [
+        assert requests(ours) == [
             b"Qqemu.PhyMemMode:1", b"M%x,2:cccc" % (NOP - BASE), b"Qqemu.PhyMemMode:0",
         ]  # fmt: skip
         assert ours.gdb.ask(b"m%x,2" % NOP) == b"cccc"
@@ -397,7 +487,7 @@ class TestGuestMemory:
     def test_a_write_over_the_end_of_a_page(self, ours: Bench) -> None:
         start = BASE + 0x60C
         assert ours.gdb.ask(b"M%x,8:%b" % (start, bytes(range(8)).hex().encode())) == b"OK"
-        assert [packet for packet in ours.sent() if packet[:1] == b"M"] == [
+        assert [packet for packet in requests(ours) if packet[:1] == b"M"] == [
             b"M60c,4:00010203", b"M610,4:04050607",
         ]  # fmt: skip
         assert ours.qemu.memory.read(start, 8) == bytes(range(8))
@@ -408,7 +498,7 @@ class TestGuestMemory:
         assert refusal is not None
         assert "is not mapped" in refusal
         assert ours.relay.take_refusal() is None
-        assert not [packet for packet in ours.sent() if packet[:1] == b"M"]
+        assert not [packet for packet in requests(ours) if packet[:1] == b"M"]
 
     def test_a_programs_memory_is_its_tasks(self, ours: Bench) -> None:
         ours.qemu.memory.write(USER_ALIAS, b"user")
@@ -455,7 +545,7 @@ class TestGuestMemory:
     def test_without_it_qemu_is_asked(self, ours: Bench) -> None:
         with ours.relay.without_guest_memory():
             assert ours.gdb.ask(b"m%x,1" % NOP) == b"90"
-            assert ours.sent() == [b"m%x,1" % NOP]
+            assert requests(ours) == [b"m%x,1" % NOP]
             with pytest.raises(KgdbError, match="guest memory is not mapped here"):
                 ours.relay.write_user(USER, b"x")
             assert ours.relay.explain(BASE - 1) is None
@@ -474,4 +564,4 @@ class TestGuestMemory:
 
     def test_binary_packets_are_not_known(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"X%x,0:" % NOP) == b""
-        assert ours.sent() == []
+        assert requests(ours) == []

@@ -25,7 +25,7 @@ BACKENDS: dict[str, Callable[[Callable[[], socket.socket]], Backend]] = {
     "kgdb": lambda connect: KgdbBackend(
         connect, waits=WaitLimit(10), stop_reply=b"T05thread:fffffffe;"
     ),
-    "qemu": lambda connect: QemuStubBackend(connect, waits=WaitLimit(10)),
+    "qemu": lambda connect: QemuStubBackend(connect, waits=WaitLimit(10), lazy_removal=True),
 }
 
 
