@@ -187,13 +187,19 @@ def test_where_guest_memory_is_not_ours(kgdb):
     assert {call.return_value for call in ours[:20]} == {17}
 
 
-def test_what_cannot_be_spied_on(kgdb):
-    with pytest.raises(KgdbError, match=r"(?s)not defined.*did you mean do_sys_openat2"):
-        kgdb.spy("do_sys_openat3")
+@pytest.mark.kgdb(stub="kgdb")
+def test_where_kgdb_must_not_be(kgdb):
     with pytest.raises(KgdbError, match=r"no spy on exc_page_fault.*noinstr"):
         kgdb.spy("exc_page_fault")
     with pytest.raises(KgdbError, match=r"no spy on notify_die.*kprobe blocklist"):
         kgdb.spy("notify_die")
+    with pytest.raises(KgdbError, match=r"no override on exc_page_fault.*noinstr"):
+        kgdb.override("exc_page_fault", None)
+
+
+def test_what_cannot_be_spied_on(kgdb):
+    with pytest.raises(KgdbError, match=r"(?s)not defined.*did you mean do_sys_openat2"):
+        kgdb.spy("do_sys_openat3")
     with pytest.raises(KgdbError, match="no spy on fdput: gcc inlined it everywhere, in "):
         kgdb.spy("fdput")
     with pytest.raises(KgdbError, match="'nosuch' cannot be read at its entry: No symbol"):
@@ -284,8 +290,6 @@ def test_what_a_condition_raises_is_reported(kgdb):
 def test_what_cannot_be_overridden(kgdb):
     with pytest.raises(KgdbError, match=r"no override on fdput: gcc inlined it everywhere, in "):
         kgdb.override("fdput", None)
-    with pytest.raises(KgdbError, match=r"no override on exc_page_fault.*noinstr"):
-        kgdb.override("exc_page_fault", None)
     with pytest.raises(KgdbError, match="32 bits, which cannot hold"):
         kgdb.override("build_open_flags", 1 << 40)
     with pytest.raises(KgdbError, match="returns nothing, not -12"):
