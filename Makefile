@@ -39,6 +39,7 @@ help:
 	@echo 'make test-sanitized  tests on a kernel with KASAN, lockdep, kmemleak and the like;'
 	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
+	@echo 'make test-doors   the real-kernel tests with gdb on QEMU'\''s stub'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
@@ -122,6 +123,11 @@ test-debian: ready
 	  --durations=10 tests/debian example_suite/debian
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-config=distro --kgdb-initrd=initramfs-tools \
 	  --kgdb-append='root=LABEL=debian rw' $(DEBIAN) --kgdb-require --durations=10 tests/debian/distro
+
+# What is about kgdb itself is skipped (marker kgdb(stub="kgdb")), and named at the end.
+.PHONY: test-doors
+test-doors: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-stub=qemu tests/kernel example_suite
 
 # All tests of boards, and all examples on them, with a boot for each test: half an hour. The short
 # tests are part of `make test`.

@@ -1,4 +1,4 @@
-"""What of the handle works on a board: the table in docs/board.md, cell by cell."""
+"""What of the handle works on a board, and what is refused: more of it than docs/doors.md has."""
 
 from __future__ import annotations
 

@@ -24,6 +24,8 @@ from pytest_kgdb import (
     FailEach,
     Frame,
     Kgdb,
+    Module,
+    Modules,
     Outcome,
     Override,
     PatchExit,
@@ -40,6 +42,7 @@ from pytest_kgdb.cli._main import _parser
 from pytest_kgdb.settings import MARKER_KEYS, OPTIONS, Settings
 from pytest_kgdb.settings._options import field, ini_key
 from pytest_kgdb.settings._values import PARSERS
+from tests import doors
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -174,6 +177,27 @@ def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     named = {name for word in words for name in re.findall(r"[A-Za-z_]\w*", word)}
     inherited = set(dir(Sequence)) if issubclass(kind, Sequence) else set()
     assert public(kind) - inherited <= named
+
+
+DOORS = {"": Kgdb, **{kind.__name__: kind for kind in (Stop, Frame, Value, Breakpoint, Module)}}
+DOORS |= {"Watchpoint": Watchpoint, "Modules": Modules}
+
+
+def test_doors_md_is_the_table_that_is_tested() -> None:
+    page = [cells for cells in rows("docs/doors.md") if len(cells) == 1 + len(doors.DOORS)]
+    assert page[1 : 1 + len(doors.ROWS)] == [row.cells() for row in doors.ROWS]
+
+
+@pytest.mark.parametrize("kind", DOORS)
+def test_doors_md_has_the_whole_handle(kind: str) -> None:
+    named: dict[str, set[str]] = {}
+    for row in doors.ROWS:
+        of = ""
+        for owner, name in re.findall(r"`([A-Z]\w*)?\.?([a-z]\w*)(?:\([^`]*)?`", row.names):
+            of = owner or of
+            named.setdefault(of, set()).add(name)
+    inherited = public(Breakpoint) if kind == "Watchpoint" else set()
+    assert public(DOORS[kind]) - FIXTURE_HAS_IT.get(DOORS[kind], set()) - inherited == named[kind]
 
 
 def test_reasons_and_errors_are_described() -> None:
