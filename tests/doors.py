@@ -217,6 +217,10 @@ def dump(kgdb: Any, directory: Path) -> None:
     assert kgdb.dump(directory / "vmcore").stat().st_size > 1 << 20
 
 
+def save(kgdb: Any, directory: Path) -> None:
+    assert kgdb.save(directory / "machine").stat().st_size > 1 << 20
+
+
 def prompt(kgdb: Any, _: Path) -> None:
     assert "swapper/0" in kgdb.execute("print init_task.comm")
     assert "do_sys_openat2" in kgdb.execute("info address do_sys_openat2")
@@ -373,6 +377,7 @@ ROWS: Final = (
         board="yes: `dmesg` reads the whole buffer, which takes many seconds",
     ),
     Row("`dump`", dump, board="refused: a dump needs the file of the guest's RAM"),
+    Row("`save`", save, board="refused: a board cannot be saved"),
     Row("`execute`", prompt),
     Row(
         '`execute("monitor …")`',
