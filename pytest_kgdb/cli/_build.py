@@ -14,7 +14,10 @@ from ..progress import Progress
 from ..settings import Settings, from_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..disk import Disk
+    from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
 
@@ -46,7 +49,7 @@ def attach(options: argparse.Namespace) -> int:
     """Boot one kernel, or open a saved machine, and run gdb on it in the terminal."""
     settings = from_arguments(options)
     if options.file is not None:
-        return _attach_to_saved(options.file, settings)
+        return _attach_to_saved(options, settings)
     specs = _specs(settings)
     if len(specs) > 1:
         raise ConfigError(f"gdb can be on one kernel only: {', '.join(specs)}")
@@ -60,20 +63,21 @@ def attach(options: argparse.Namespace) -> int:
     disk = artifacts.disk(kernel)
     session = artifacts.session(kernel, artifacts.initrd(kernel), disk)
     try:
-        session.acquire(settings.for_marker({"at": options.at}, "attach"))
+        kgdb = session.acquire(settings.for_marker({"at": options.at}, "attach"))
         for line in session.describe():
             progress.say(line)
         if settings.print_commands:
             progress.print(session.commands())
-        session.attach()
+        session.attach(commands=_prepared(kgdb, options))
     finally:
         session.close()
     return 0
 
 
-def _attach_to_saved(path: Path, settings: Settings) -> int:
+def _attach_to_saved(options: argparse.Namespace, settings: Settings) -> int:
     from ..session import SavedSession
 
+    path: Path = options.file
     for name in settings.origins:
         if name not in _OF_SAVED:
             raise ConfigError(
@@ -91,8 +95,18 @@ def _attach_to_saved(path: Path, settings: Settings) -> int:
     ) as session:
         for line in session.describe():
             progress.say(line)
-        session.attach()
+        session.attach(_prepared(session.handle, options))
     return 0
+
+
+def _prepared(kgdb: Kgdb, options: argparse.Namespace) -> Sequence[str]:
+    """Make the breakpoints; return the commands with which gdb begins."""
+    for location in options.break_at:
+        kgdb.breakpoint(location)
+    if options.run_in_guest is not None:
+        kgdb.type(options.run_in_guest)
+    goes_on = options.break_at or options.run_in_guest is not None
+    return ("continue",) if goes_on else ("frame",)
 
 
 def _specs(settings: Settings) -> tuple[str, ...]:

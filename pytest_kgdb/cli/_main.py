@@ -136,12 +136,26 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="FILE",
         help="machine that was saved by kgdb.save() or --kgdb-artifacts-machine",
     )
-    add_arguments(parser, (*KERNEL, *MACHINE, *BOARD))
+    add_arguments(parser, (*KERNEL, *MACHINE, *BOARD, "trust-scripts"))
     parser.add_argument(
         "--at",
         choices=("ready", "kgdbwait"),
         default="ready",
         help="where the kernel is stopped: booted with a shell (default), or in early boot",
+    )
+    parser.add_argument(
+        "--break",
+        dest="break_at",
+        action="append",
+        default=[],
+        metavar="LOCATION",
+        help="make a breakpoint, and let the kernel run to it; repeatable",
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_in_guest",
+        metavar="COMMAND",
+        help="type a command in the guest's shell, and let the kernel run",
     )
     parser.set_defaults(run=_command("_build", "attach"))
 

@@ -337,6 +337,13 @@ class RunControl:
         self._send_interrupt()
         return self.wait(timeout)
 
+    def request_stop(self) -> None:
+        """Ask a running kernel to stop, and wait for nothing: somebody else is told of the stop.
+
+        :raises KgdbError: it cannot be asked.
+        """
+        self._send_interrupt()
+
     @contextlib.contextmanager
     def kept_stopped(self) -> Iterator[None]:
         """Keep the kernel stopped meanwhile, and let it run again at the end if it ran."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._call_sites import CallSite, call_sites
     from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
+    from ._gdb_scripts import gdb_scripts
     from ._installed import installed_releases
     from ._ko import ModuleFile, read_module, without_addresses
     from ._makefiles import NotCompiled, not_compiled
@@ -58,6 +59,7 @@ __all__ = [
     "collect_modules",
     "compress_modules",
     "file_hash",
+    "gdb_scripts",
     "git_environment",
     "installed_releases",
     "last_line",
@@ -91,6 +93,7 @@ _LAZY: Final = {
     "call_sites": "_call_sites",
     "collect_external": "_collect",
     "collect_modules": "_collect",
+    "gdb_scripts": "_gdb_scripts",
     "compress_modules": "_collect",
     "installed_releases": "_installed",
     "last_line": "_source_lines",

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..cache import Cache, Entry
-from ..errors import BuildError, ConfigError
+from ..errors import BuildError
 from ..process import run, which
 from ..progress import Progress
 from ._diagnose import first_error, fix, warnings
 from ._fingerprint import FileState, content_key, is_product, state_of
+from ._headers import headers_of
 from ._mirror import Mirror
-from ._model import Kernel, headers_name
+from ._model import Kernel
 from ._module_inputs import MAKEFILES, dependencies, evaluate, token
 from ._source import slug
 from ._source_record import Recorder
@@ -30,7 +31,6 @@ from ._undefined import undefined_hint
 
 _RECIPE: Final = "4"  # part of every key: to be increased when the same inputs give another module
 _BUILD_SECONDS: Final = 3600.0
-_UNPACK_SECONDS: Final = 300.0
 # Documentation/kbuild/modules.rst: the assignment in a Makefile that builds a module.
 _BUILDS_MODULES: Final = re.compile(r"^\s*obj-(?:m|\$[({]\w+[)}])\s*[:+]?=", re.MULTILINE)
 
@@ -239,7 +239,7 @@ class _Build:
     def _prepared(self) -> Iterator[tuple[Path, Surroundings, Path]]:
         """Hold the state directory, the copy in its surroundings, and the kernel's headers."""
         with (
-            _headers(self._kernel, self._cache) as headers,
+            headers_of(self._kernel, self._cache) as headers,
             self._cache.lock(self._name, label=self._label),
         ):
             state_dir = self._cache.workdir("module", self._name)
@@ -322,31 +322,3 @@ def _modules_in(top: Path) -> list[Path]:
     lines = order.read_text().split() if order.is_file() else []
     files = [(top / line.removeprefix("kernel/")).with_suffix(".ko") for line in lines]
     return [file for file in files if file.is_file()]
-
-
-@contextlib.contextmanager
-def _headers(kernel: Kernel, cache: Cache) -> Iterator[Path]:
-    """Hold the directory to build against: the user's build, or the unpacked headers package."""
-    if kernel.build_dir is not None:
-        yield kernel.build_dir
-        return
-    if kernel.make_headers is not None:
-        yield kernel.make_headers()
-        return
-    if kernel.headers is None:
-        raise ConfigError(
-            f"no module can be built for {kernel.name}: its headers are not installed",
-            hint="install them, so that there is a /lib/modules/RELEASE/build",
-        )
-    name = headers_name(kernel.key)
-    with cache.lock(name, label=f"the headers of {kernel.release}"):
-        state_dir = cache.workdir("kit", name)
-        headers = state_dir / "headers"
-        if not headers.is_dir():
-            temporary = state_dir / "unpacking"
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            argv = [which("tar", package="tar"), "-C", str(temporary), "-xzf", str(kernel.headers)]
-            run(argv, timeout=_UNPACK_SECONDS)
-            temporary.rename(headers)
-        yield headers

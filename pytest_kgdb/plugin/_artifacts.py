@@ -80,8 +80,11 @@ class KernelSession(Protocol):
     def save_artifacts(self, directory: Path, *, dump: bool, machine: bool) -> None:
         """Save what a failed test's artifacts have besides the report and the logs."""
 
-    def attach(self) -> None:
-        """Give the user gdb on the machine as it is."""
+    def attach(self, *, tests: bool) -> bool:
+        """Give the user gdb on the machine as it is; return whether the run is to end.
+
+        :param tests: whether tests go on afterwards.
+        """
 
     def close(self) -> None:
         """End the machine and its debugger."""

@@ -335,7 +335,8 @@ class Run:
                 reporter.ensure_newline()
                 reporter.section(f"{node.nodeid} failed: gdb on its kernel", sep=">")
                 report.toterminal(self.config.get_terminal_writer())
-            self.live.attach()
+            if self.live.attach(tests=True):
+                node.session.shouldstop = "ended at gdb's prompt (Ctrl-\\)"
         except KgdbError as error:
             # The test's own failure is reported below; a missing terminal is not one.
             self.progress.say(f"--kgdb-attach: {error}")

@@ -17,7 +17,7 @@ from ..handle import Kgdb, MachineSlot
 from ..kernel import Built, build_external
 from ..modules import ModuleRegistry
 from ..process import CommandFailed, run, which
-from ._attach import attach_to
+from ._attach import attach, load_scripts
 from ._board_vm import BoardVm, check_board_kernel
 from ._logs import make_log_directory
 from ._report import save_artifacts, sections, story
@@ -316,13 +316,18 @@ class BoardSession:
         if self._vm is not None:
             save_artifacts(self._vm, self._mark, self._slot.actions, directory)
 
-    def attach(self) -> None:
+    def attach(self, *, tests: bool = False, commands: Sequence[str] = ("frame",)) -> bool:
         """Give the user gdb on the board's kernel as it is.
 
+        :param tests: whether tests go on afterwards.
+        :param commands: gdb's commands to begin with.
+        :return: whether the user wants the run of the tests to end.
         :raises ConfigError: there is no terminal.
         """
         _ = self.handle
-        attach_to(self._live.attachment, self._progress.say)
+        attachment, say = self._live.attachment, self._progress.say
+        load_scripts(attachment, self.settings, self._cache, say)
+        return attach(attachment, say, tests=tests, commands=commands)
 
     # The end
 

@@ -104,11 +104,9 @@ def save_machine(
                     f"{forward.proto}:{forward.guest}" for forward in attachment.machine.forwards
                 ),
                 has_image=spec.image is not None,
-                has_initrd=spec.initrd is not None,
                 disk=disk,
                 kernel=KernelRecord.of(kernel),
                 reason=stop.reason,
-                level=stop.frame.level,
                 stop_reply=_reduced(stop_reply),
                 pci=None if pci is None else {place: list(words) for place, words in pci.items()},
                 modules={module: file.name for module, file in modules.items()},

@@ -24,7 +24,8 @@ _ARCHES: Final = {arch.name: arch for arch in (X86_64,)}
 
 # What comes into command lines of QEMU's and gdb's, or is part of a path, has one of these forms.
 _WORD: Final = re.compile(r"[\w.+~:-]{0,200}", re.ASCII)
-_TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,4000}")
+# Without control characters, and the marks by which Unicode turns the direction of text.
+_TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{0,4000}")
 _PATH: Final = re.compile(r"/[\w.@+,:=~^#%/ -]{0,1000}", re.ASCII)
 _HEX: Final = re.compile(r"[0-9a-f]{0,128}")
 _MODULE: Final = re.compile(r"\w{1,100}", re.ASCII)
@@ -98,13 +99,10 @@ class SavedRecord:
     """Ports of the guest to which ports of the host led: `tcp:22`."""
     has_image: bool
     """Whether QEMU has loaded the kernel, and not a boot loader on the disk."""
-    has_initrd: bool
     disk: DiskRecord | None
     kernel: KernelRecord
     reason: Reason
     """Why the kernel was stopped."""
-    level: int
-    """The frame that this is about."""
     stop_reply: str
     pci: dict[str, list[int]] | None
     modules: dict[str, str]
@@ -143,7 +141,6 @@ class SavedRecord:
             stub=read.one_of("stub", ("kgdb", "qemu")),
             forwards=read.texts("forwards", re.compile(r"(?:tcp|udp):\d{1,5}", re.ASCII)),
             has_image=read.truth("has_image"),
-            has_initrd=read.truth("has_initrd"),
             disk=None
             if disk is None
             else DiskRecord(
@@ -160,7 +157,6 @@ class SavedRecord:
                 layout=kernel.layout("layout"),
             ),
             reason=cast(Reason, read.one_of("reason", get_args(Reason))),
-            level=read.number("level", 0, 1000),
             stop_reply=read.text("stop_reply", _STOP_REPLY),
             pci=None if pci is None else read.spaces("pci"),
             modules=read.names("modules"),

@@ -32,7 +32,7 @@ from ..kernel import (
 from ..machine import private_directory
 from ..modules import ModuleRegistry
 from ._accel import cpu_model, qemu_version
-from ._attach import attach_to
+from ._attach import attach
 from ._launch import Launch
 from ._logs import make_log_directory
 from ._machine_file import MachineFile, sha256_of
@@ -328,25 +328,26 @@ class SavedSession:
             f"stopped: {clean(record.where)}",
         ]
 
-    def attach(self) -> None:
+    def attach(self, commands: Sequence[str] = ("frame",)) -> None:
         """Give the user gdb on it.
 
+        :param commands: gdb's commands to begin with.
         :raises ConfigError: there is no terminal.
         """
         sources = self.kernel.sources
+        attachment, say = self.vm.attachment, self._progress.say
         if not isinstance(sources, SourceArchive):
-            attach_to(self.vm.attachment, self._progress.say)
+            attach(attachment, say, commands=commands)
             return
 
         def unpack_frames() -> None:
-            attachment = self.vm.attachment
             frames = attachment.debugger.request("frames", limit=_FRAMES, behind=False)["frames"]
             sources.unpack_only(str(path) for frame in frames if (path := frame.get("fullname")))
             attachment.find_sources_again()
             thread.submit(sources.unpack)  # thousands of files take seconds
 
         with ThreadPoolExecutor(1, "kgdb-sources") as thread:
-            attach_to(self.vm.attachment, self._progress.say, unpack_frames)
+            attach(attachment, say, unpack=unpack_frames, commands=commands)
 
     def close(self) -> None:
         """End the machine and its debugger, and remove what was unpacked."""

@@ -462,18 +462,23 @@ class Session:
             save_artifacts(self._vm, self._mark, self._slot.actions, directory)
             save_state(self._vm, directory, dump=dump, machine=machine)
 
-    def attach(self) -> None:
+    def attach(self, *, tests: bool = False, commands: Sequence[str] = ("frame",)) -> bool:
         """Give the user gdb on the machine as it is; boot one if there is none.
 
+        :param tests: whether tests go on afterwards.
+        :param commands: gdb's commands to begin with.
+        :return: whether the user wants the run of the tests to end.
         :raises ConfigError: there is no terminal.
         """
-        from ._attach import attach_to
+        from ._attach import attach, load_scripts
 
         _ = self.handle
+        vm = self._live
+        load_scripts(vm.attachment, self.settings, self._cache, self._progress.say)
         try:
-            attach_to(self._live.attachment, self._progress.say)
+            return attach(vm.attachment, self._progress.say, tests=tests, commands=commands)
         finally:
-            self._live.snapshots.current = None
+            vm.snapshots.current = None
 
     # Ending
 

@@ -139,6 +139,7 @@ class Settings(MachineOptions):
     report: Path | None = None
     gitlab: Path | None = None
     attach: bool = False
+    trust_scripts: bool = False
     require: bool = False
     repeat: int = 1
     record: Path | None = None

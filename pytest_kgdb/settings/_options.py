@@ -108,6 +108,12 @@ OPTIONS: Final = (
     ("report", "value", "DIR", "write an HTML page about the run: DIR/index.html"),
     ("gitlab", "value", "FILE", "write failed tests for GitLab's code quality report"),
     ("attach", "flag", "", "on a failure, stop there and give gdb on the live kernel"),
+    (
+        "trust-scripts",
+        "flag",
+        "",
+        "when gdb is attached: run the kernel's own scripts in it, for its lx- commands",
+    ),
     ("require", "flag", "", "a kernel test that is skipped is a failure"),
     ("repeat", "number", "N", "run each kernel test so often (default: 1)"),
     ("record", "value", "FILE", "write what each test came to, one JSON object in a line"),

@@ -448,6 +448,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "artifacts_dump": flag,
     "artifacts_machine": flag,
     "attach": flag,
+    "trust_scripts": flag,
     "require": flag,
     "repeat": jobs,
     "record": path,

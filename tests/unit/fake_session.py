@@ -125,8 +125,11 @@ class Session:
         if machine:
             (directory / "machine.kgdb").touch()
 
-    def attach(self) -> None:
+    ends_at_prompt = False
+
+    def attach(self, *, tests: bool) -> bool:
         event("attach")
+        return self.ends_at_prompt
 
     def close(self) -> None:
         event("close", self.kernel)

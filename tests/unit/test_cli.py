@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,15 @@ class Session:
         self.calls: list[str] = []
         self.attached: BaseException | None = None
 
-    def acquire(self, request: TestRequest) -> None:
+    def acquire(self, request: TestRequest) -> Session:
         self.calls.append(f"acquire {request.at} {request.smp}")
+        return self  # the handle, too
+
+    def breakpoint(self, location: str) -> None:
+        self.calls.append(f"breakpoint {location}")
+
+    def type(self, command: str) -> None:
+        self.calls.append(f"type {command}")
 
     def describe(self) -> list[str]:
         return ["kernel 6.1.192 with TCG"]
@@ -140,8 +148,8 @@ class Session:
     def commands(self) -> list[str]:
         return ["qemu-system-x86_64  -m 256M &"]
 
-    def attach(self) -> None:
-        self.calls.append("attach")
+    def attach(self, *, commands: Sequence[str]) -> None:
+        self.calls.append(f"attach {' '.join(commands)}")
         if self.attached is not None:
             raise self.attached
 
@@ -213,13 +221,32 @@ def test_a_build_that_fails(
 
 def test_attach(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["attach", "--kgdb-kernel=distro", "--at=kgdbwait", "--kgdb-smp=2"]) == 0
-    assert session.calls == ["acquire kgdbwait 2", "attach", "close"]
+    assert session.calls == ["acquire kgdbwait 2", "attach frame", "close"]
     assert "kernel 6.1.192 with TCG" in capsys.readouterr().err
     assert main(["attach", "--kgdb-kernel=distro", "--kgdb-print-commands"]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "pytest-kgdb: kernel 6.1.192 with TCG",
         "qemu-system-x86_64  -m 256M &",
     ]
+
+
+def test_attach_at_breakpoints(session: Session) -> None:
+    words = ["--break=vfs_read", "--break", "fs/open.c:1310", "--run=cat /proc/version"]
+    assert main(["attach", "--kgdb-kernel=distro", *words]) == 0
+    assert session.calls[1:] == [
+        "breakpoint vfs_read", "breakpoint fs/open.c:1310", "type cat /proc/version",
+        "attach continue", "close",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--kgdb-smp=2", "--kgdb-memory=1G", "--kgdb-trust-scripts"])
+def test_a_saved_machine_is_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["attach", str(tmp_path / "m.kgdb"), option]) == 2
+    assert f"{option.partition('=')[0]}: the machine in {tmp_path}/m.kgdb is as it was saved" in (
+        capsys.readouterr().err
+    )
 
 
 def test_ctrl_c_closes_the_session(session: Session, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1221,8 +1221,19 @@ def test_attach(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*test_a failed: gdb on its kernel*", "E *assert 1 == 2"])
 
 
+def test_the_end_of_the_run_at_the_prompt(inner: Inner) -> None:
+    inner.fake("Session.ends_at_prompt = True")
+    inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2\ndef test_b(kgdb): pass")
+    result = inner.run("--kgdb-attach", "-s")
+    assert inner.events("attach") == ["attach"]
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ended at gdb's prompt*"])
+
+
 def test_attach_without_a_terminal(inner: Inner) -> None:
-    inner.fake("Session.attach = lambda self: Handle().fail(errors.ConfigError('no terminal'))")
+    inner.fake(
+        "Session.attach = lambda self, tests: Handle().fail(errors.ConfigError('no terminal'))"
+    )
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
     result = inner.run("--kgdb-attach")
     result.assert_outcomes(failed=1)
