@@ -128,6 +128,9 @@ class QemuStubBackend(Backend):
         if not self._stop.faulted:
             reply = self.request(b"?")  # which also has QEMU forget breakpoints
             self._stop.reply = self._loaded or reply
+            if self._loaded:
+                # gdb takes the thread of the first stop reply for the one that is selected.
+                self._stop.select(self.thread)
 
     def record_stop(self, stop_reply: bytes) -> None:
         """See :meth:`Backend.record_stop`."""

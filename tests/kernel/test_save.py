@@ -36,6 +36,8 @@ def opened(path: Path, **options) -> Iterator[Kgdb]:
             path, settings, kernel=lambda: kernel, cache=cache, progress=Silent()
         ) as session:
             yield session.handle
+            parts = session.kernel.image.parent
+        assert not parts.exists(), "nothing of it is left here"
         cache.close()
 
 
@@ -222,6 +224,47 @@ def test_a_kernel_that_is_too_large(kgdb, kgdb_kernel, tmp_path, monkeypatch):
         pass
     with opened(path, kernel=kgdb_kernel) as other:
         assert look(other) == before
+
+
+def test_the_artifacts_of_failed_tests(kgdb_kernel, pytestconfig, tmp_path):
+    """With one whose kernel runs, and one that cannot be stopped."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_x.py").write_text(
+        "def test_stopped(kgdb):\n"
+        "    with kgdb.breakpoint('vfs_read'):\n"
+        "        kgdb.type('cat /proc/version')\n"
+        "        assert kgdb.cont() is None\n"
+        "def test_runs(kgdb):\n"
+        "    kgdb.resume()\n"
+        "    assert kgdb.stopped\n"
+        "def test_hangs(kgdb):\n"
+        "    kgdb.assign('$eflags', int(kgdb.evaluate('$eflags')) & ~0x200)\n"
+        "    kgdb.write(int(kgdb.evaluate('$pc')), b'\\xeb\\xfe')\n"
+        "    kgdb.resume()\n"
+        "    assert kgdb.stopped\n"
+    )
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_x.py"),
+            *("--kgdb-artifacts=out", "--kgdb-artifacts-machine"),
+            f"--kgdb-kernel={kgdb_kernel.spec}",
+            f"--kgdb-cache-dir={from_pytest(pytestconfig).cache_dir}",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "3 failed" in result.stdout, result.stdout
+    out = tmp_path / "out/test_x.py"
+    assert f"the machine: pytest-kgdb attach {out}/test_stopped/machine.kgdb" in result.stdout
+    with opened(out / "test_stopped/machine.kgdb") as other:
+        assert other.stop.frame.function == "vfs_read"
+    with opened(out / "test_runs/machine.kgdb") as other:
+        assert other.stop.reason == "interrupt"
+    assert not (out / "test_hangs/machine.kgdb").exists()
+    assert "did not answer a sysrq" in (out / "test_hangs/errors.txt").read_text()
 
 
 def test_another_qemu(kgdb, tmp_path, monkeypatch):

@@ -35,12 +35,19 @@ STOPPED = b"T05thread:p01.01;"
 class Bench:
     """A QEMU, the relay, and a gdb."""
 
-    def __init__(self, directory: Path, *, lazy_removal: bool = False) -> None:
+    def __init__(
+        self, directory: Path, stop_reply: bytes = b"", *, lazy_removal: bool = False
+    ) -> None:
         self.qemu = ScriptedQemu()
-        backend = QemuStubBackend(self.qemu.connect, waits=WaitLimit(10), lazy_removal=lazy_removal)
+        backend = QemuStubBackend(
+            self.qemu.connect,
+            waits=WaitLimit(10),
+            stop_reply=stop_reply,
+            lazy_removal=lazy_removal,
+        )
         self.relay = Relay(directory / "gdb", backend)
         self.gdb = Gdb(str(self.relay.path))
-        assert self.gdb.ask(b"?") == STOPPED
+        assert self.gdb.ask(b"?") == (stop_reply or STOPPED)
 
     def sent(self) -> list[bytes]:
         """What QEMU has been sent since the last time."""
@@ -216,6 +223,21 @@ def test_a_machine_that_is_put_back_to_a_watchpoints_hit(bench: Bench) -> None:
     assert bench.relay.wait_resumed(10)
     bench.relay.reattach(b"T05thread:p01.01;awatch:ffffffff81000800;", paused=True)
     assert bench.gdb.receive() == STOPPED
+
+
+def test_a_snapshot_at_the_stop_of_another_cpu(tmp_path: Path) -> None:
+    """QEMU has the first one selected then; gdb takes it for that of the stop."""
+    stopped = b"T05thread:p01.02;"
+    bench = Bench(tmp_path, stopped)
+    try:
+        assert bench.gdb.ask(b"?") == stopped, "however often it is asked"
+        assert bench.sent()[:2] == [b"?", b"Hgp01.02"]
+        assert bench.relay.stop_reply == stopped
+        bench.gdb.ask(insert(NOP))
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert bench.gdb.ask(b"?") == STOPPED, "the next stop is QEMU's own"
+    finally:
+        bench.close()
 
 
 def test_no_breakpoints_while_quiesced(bench: Bench) -> None:
