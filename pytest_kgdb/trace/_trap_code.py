@@ -17,19 +17,19 @@ INT3: Final = 0xCC
 
 SLOT_BYTES: Final = 8
 _MULTIPLIER: Final = 0x9E3779B1
-_ORIGINAL: Final = 0xA0  # where the code has the address of the kernel's handler
+_ORIGINAL: Final = 0xC0  # where the code has the address of the kernel's handler
 CODE_SIZE: Final = _ORIGINAL + 8
 
 _CODE: Final = bytes.fromhex(
     "f30f1efa"  # endbr64
     "f644240803"  # testb $3, 8(%rsp)          from user mode?
-    "0f8589000000"  # jnz pass
+    "0f85a4000000"  # jnz pass
     "50 51 52"  # push %rax, %rcx, %rdx
     "488b442418"  # mov 24(%rsp), %rax         behind the int3
     "48ffc8"  # dec %rax                       the address
     "4863c8"  # movslq %eax, %rcx              in the last 2 GiB, as image and modules are?
     "4839c1"  # cmp %rax, %rcx
-    "7573"  # jne miss
+    "0f858a000000"  # jne miss
     "69c8b179379e"  # imul $MULTIPLIER, %eax, %ecx
     "c1e9 00"  # shr $SHIFT, %ecx
     "48ba 0000000000000000"  # movabs $TABLE, %rdx
@@ -37,27 +37,29 @@ _CODE: Final = bytes.fromhex(
     "3904ca"  # cmp %eax, (%rdx,%rcx,8)
     "7410"  # je ours
     "833cca00"  # cmpl $0, (%rdx,%rcx,8)
-    "7455"  # je miss
+    "746c"  # je miss
     "ffc1"  # inc %ecx
     "81e1 00000000"  # and $MASK, %ecx
     "ebeb"  # jmp probe
     # ours:
     "488d14ca"  # lea (%rdx,%rcx,8), %rdx
     "807a0600"  # cmpb $0, GIVEN(%rdx)
-    "753d"  # jne given
-    "807a0500"  # cmpb $0, HIT(%rdx)
-    "7407"  # je first
-    "8038cc"  # cmpb $0xcc, (%rax)             another CPU was first; or somebody else's int3
-    "7436"  # je miss
-    "eb0f"  # jmp again
-    # first:
+    "7554"  # jne given
     "8a4a04"  # mov INSTRUCTION(%rdx), %cl
+    "807a0500"  # cmpb $0, HIT(%rdx)
+    "7405"  # je first
+    "8038cc"  # cmpb $0xcc, (%rax)             somebody else's int3?
+    "744a"  # je miss
+    # first: or another CPU was first
     "807a0700"  # cmpb $0, PROTECTED(%rdx)
-    "7510"  # jne protected
+    "751a"  # jne protected
+    "807a0500"  # cmpb $0, HIT(%rdx)
+    "7502"  # jne touch
     "8808"  # mov %cl, (%rax)
+    # touch:
+    "f0800800"  # lock orb $0, (%rax)          see below
     # written:
     "c6420501"  # movb $1, HIT(%rdx)
-    # again:
     "48ff4c2418"  # decq 24(%rsp)
     "5a 59 58"  # pop %rdx, %rcx, %rax
     "48cf"  # iretq
@@ -67,22 +69,30 @@ _CODE: Final = bytes.fromhex(
     "52"  # push %rdx
     "81e2fffffeff"  # and $~0x10000, %edx
     "0f22c2"  # mov %rdx, %cr0
+    "488b542408"  # mov 8(%rsp), %rdx
+    "807a0500"  # cmpb $0, HIT(%rdx)
+    "7502"  # jne protected_touch
     "8808"  # mov %cl, (%rax)
+    # protected_touch:
+    "f0800800"  # lock orb $0, (%rax)
     "5a"  # pop %rdx
     "0f22c2"  # mov %rdx, %cr0
     "5a"  # pop %rdx
-    "ebdb"  # jmp written
+    "ebcc"  # jmp written
     # given:
     "c6420501"  # movb $1, HIT(%rdx)
     # miss:
     "5a 59 58"  # pop %rdx, %rcx, %rax
     # pass:
-    "ff2502000000"  # jmp *ORIGINAL(%rip)
-    "6690"
+    "ff2507000000"  # jmp *ORIGINAL(%rip)
+    "0f1f8000000000"
 )
-_SHIFT_AT: Final = 0x2A
-_TABLE_AT: Final = 0x2D
-_MASK_AT: Final = 0x44
+# The write that changes nothing: QEMU (7.2, accel/tcg/translate-all.c, tb_gen_code) may translate
+# code on one CPU while another one writes it, and then keeps the translation of the int3, which
+# traps again and again on all CPUs. A write to the page has it dropped.
+_SHIFT_AT: Final = 0x2E
+_TABLE_AT: Final = 0x31
+_MASK_AT: Final = 0x48
 
 
 class Slot:

@@ -286,10 +286,10 @@ def test_with_everything_else(covered: Any, kgdb_kernel: Kernel, stub: str) -> N
     assert all(names == expected for names in tests.values()), tests
 
 
-# With two CPUs the kernel has hung once (docs/coverage.md).
 HOT = """
 import pytest
 
+@pytest.mark.kgdb(smp=2)
 @pytest.mark.parametrize("n", range(3))
 def test_hot(kgdb, n):
     text = kgdb.run(

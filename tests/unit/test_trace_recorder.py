@@ -11,7 +11,7 @@ import pytest
 from pytest_kgdb.errors import ConfigError, KgdbError
 from pytest_kgdb.rsp._breakpoints import InsertedBreakpoints
 from pytest_kgdb.trace import AddressRecorder, RecorderNumbers
-from pytest_kgdb.trace._trap_code import INT3, Slot, hash_of, trap_code
+from pytest_kgdb.trace._trap_code import CODE_SIZE, INT3, Slot, hash_of, trap_code
 
 MAP = 0xFFFFFFFF80000000
 """Where the image begins, at physical 0x100000 for these tests."""
@@ -128,19 +128,21 @@ def test_the_code_is_what_the_assembler_makes_of_its_listing(tmp_path: Path) -> 
         lea (%rdx,%rcx,8), %rdx
         cmpb $0, {Slot.GIVEN}(%rdx)
         jne given
+        mov {Slot.INSTRUCTION}(%rdx), %cl
         cmpb $0, {Slot.HIT}(%rdx)
         je first
         cmpb $0xcc, (%rax)
         je miss
-        jmp again
     first:
-        mov {Slot.INSTRUCTION}(%rdx), %cl
         cmpb $0, {Slot.PROTECTED}(%rdx)
         jne protected
+        cmpb $0, {Slot.HIT}(%rdx)
+        jne touch
         mov %cl, (%rax)
+    touch:
+        lock orb $0, (%rax)
     written:
         movb $1, {Slot.HIT}(%rdx)
-    again:
         decq 24(%rsp)
         pop %rdx; pop %rcx; pop %rax
         iretq
@@ -150,7 +152,12 @@ def test_the_code_is_what_the_assembler_makes_of_its_listing(tmp_path: Path) -> 
         push %rdx
         and $~0x10000, %edx
         mov %rdx, %cr0
+        mov 8(%rsp), %rdx
+        cmpb $0, {Slot.HIT}(%rdx)
+        jne protected_touch
         mov %cl, (%rax)
+    protected_touch:
+        lock orb $0, (%rax)
         pop %rdx
         mov %rdx, %cr0
         pop %rdx
@@ -178,7 +185,7 @@ def test_what_is_written() -> None:
     assert (memory.byte(HERE), memory.byte(THERE), memory.byte(HERE + 1)) == (INT3, INT3, 0x90)
     gate = memory.read(IDT + 48, 16)
     address = int.from_bytes(gate[0:2] + gate[6:12], "little")
-    code = memory.read(address, 0xA8)
+    code = memory.read(address, CODE_SIZE)
     assert code[:4] == b"\xf3\x0f\x1e\xfa"
     assert code[-8:] == HANDLER.to_bytes(8, "little")
     assert gate[2:6] == before[IMAGE + 0x2032 : IMAGE + 0x2036]
