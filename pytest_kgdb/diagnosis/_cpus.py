@@ -18,7 +18,7 @@ __all__ = ["CpuSample", "general_registers", "running_tasks", "sample_cpus"]
 
 _CPU: Final = re.compile(r"^CPU#(\d+)$", re.M)
 # QEMU, target/i386/cpu-dump.c: the 16 general registers, RIP and RFL, and the state after them.
-_REGISTER: Final = re.compile(r"\b(R(?:[A-D]X|[SD]I|[BS]P|IP|FL|\d+)) *=([0-9a-f]{8,16})")
+_REGISTER: Final = re.compile(r"\b(R(?:[A-D]X|[SD]I|[BS]P|IP|FL|\d+)|EIP|EFL) *=([0-9a-f]{8,16})")
 _STATE: Final = re.compile(r"\bCPL=(\d).*\bHLT=(\d)")
 
 # arch/x86/include/asm/ptrace.h
@@ -65,12 +65,19 @@ class CpuSample:
     def interrupts(self) -> bool:
         """Whether interrupts were on; in an exception, which may end, whether they were before."""
         flags = self.exception_flags
-        return bool((self.registers.get("RFL", 0) if flags is None else flags) & _INTERRUPT_FLAG)
+        if flags is None:
+            flags = self.registers.get("RFL", self.registers.get("EFL", 0))
+        return bool(flags & _INTERRUPT_FLAG)
+
+    @property
+    def pc(self) -> int:
+        """Where it was."""
+        return self.registers.get("RIP", self.registers.get("EIP", 0))
 
     @property
     def started(self) -> bool:
-        """Whether the kernel runs on it; the others wait for it to be started, in real mode."""
-        return self.user or self.registers.get("RIP", 0) >= _FIRST_KERNEL_ADDRESS
+        """Whether the kernel, or a program, runs on it."""
+        return self.user or self.pc >= _FIRST_KERNEL_ADDRESS
 
     @property
     def idle(self) -> bool:
@@ -82,6 +89,11 @@ class CpuSample:
         )
 
     @property
+    def in_debugger(self) -> bool:
+        """Whether it is in kgdb, for which all the others wait (kernel/debug/debug_core.c)."""
+        return any(frame.name == "kgdb_cpu_enter" for frame in self.frames)
+
+    @property
     def task(self) -> str:
         """The task that it ran, as in the kernel's own messages: `cat[52]`."""
         return f"{self.comm}[{self.pid}]" if self.pid >= 0 else "an unknown task"
@@ -89,7 +101,7 @@ class CpuSample:
     def lines(self) -> Iterator[str]:
         """Yield what it did, in lines."""
         if not self.started:
-            yield f"CPU {self.number}, not started"
+            yield f"CPU {self.number}, not in the kernel, at {self.pc:#x}"
             return
         head = f"CPU {self.number}"
         if self.pid >= 0:

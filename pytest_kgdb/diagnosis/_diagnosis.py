@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from ..errors import KgdbError
-from ._cpus import general_registers
+from ._cpus import CpuSample, general_registers
 from ._loops import Loop, loop_of
 from ._samples import Samples
 from ._tasks import WaitingTask
@@ -57,8 +57,13 @@ def explained(
 def diagnose(samples: Samples) -> Diagnosis:
     """Return what is wrong, by what was seen of a machine at several times."""
     text = "\n".join(_bounded(samples))
+    if any(cpu.in_debugger for cpu in samples.last):
+        # At a stop that has come while somebody looked.
+        return Diagnosis("the kernel has come to its debugger", text)
     if samples.status != "running":
         return Diagnosis(f"{samples.status}: QEMU has stopped the machine", text, deaf=True)
+    if samples.last and not any(cpu.started for cpu in samples.last):
+        return Diagnosis(_before_the_kernel(samples.by_cpu()[0]), text)
     loops = [loop for cpu in samples.by_cpu() if (loop := loop_of(cpu)) is not None]
     deaf = [loop for loop in loops if loop.deaf]
     chains = samples.stuck()
@@ -84,6 +89,15 @@ def diagnose(samples: Samples) -> Diagnosis:
     readers = [str(chain[0]) for chain in chains if chain[0].reads_input]
     end = f"; {readers[-1]} waits for input" if readers else ""
     return Diagnosis(f"idle: nothing is blocked{end}", text)
+
+
+def _before_the_kernel(cpus: Sequence[CpuSample]) -> str:
+    """Return what the first CPU does in the BIOS, in a boot loader, or in the decompressor."""
+    last = cpus[-1]
+    if last.waits and not last.interrupts:
+        return f"halted with interrupts off before the kernel: CPU 0 at {last.pc:#x}"
+    same = len({cpu.pc for cpu in cpus}) == 1
+    return f"{'spinning' if same else 'running'} before the kernel: CPU 0 at {last.pc:#x}"
 
 
 def _looping(loops: Sequence[Loop]) -> str:

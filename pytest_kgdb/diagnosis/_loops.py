@@ -54,12 +54,12 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
     deaf = all(not sample.interrupts for sample in samples)
     off = " with interrupts off" if deaf else ""
     place = _common_place(samples)
-    where = f"CPU {last.number} in {place.place if place else hex(last.registers.get('RIP', 0))}"
+    where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
     task = f", {last.task}" if last.pid >= 0 else ""
     if deaf and all(sample.waits for sample in samples):
         return Loop("halted with interrupts off", where + task, deaf)
     if place is None:
-        if not deaf or len({sample.registers.get("RIP") for sample in samples}) > 1:
+        if not deaf or len({sample.pc for sample in samples}) > 1:
             return None
         return Loop(f"spinning{off}", where + task, deaf)
     if exception := _exception(samples, place):

@@ -68,7 +68,10 @@ def test_a_lock_stays_locked(kgdb):
     (bad,) = kgdb.fail_each("kmemdup", scenario, "NULL", **TEXT).bad
     assert bad.verdict == "hang"
     assert f"faulty_take at {line_of('/* hang */')}" in bad.place
-    assert "blocked" in bad.message
+    first = bad.message.splitlines()[0]
+    assert re.search(r"blocked: sh\[\d+\] in faulty_take \(faulty\.c:\d+\), waiting for", first)
+    assert "for the mutex lock held by" not in first, "its owner has ended"
+    assert "for the mutex lock" in first
 
 
 def test_places(kgdb):

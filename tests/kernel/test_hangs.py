@@ -183,12 +183,26 @@ def test_a_lock_whose_holder_spins(hangs):
     )
 
 
+@pytest.mark.kgdb(at="kgdbwait")
+def test_a_boot(kgdb):
+    """Before the first program is there, by a function that jumps to itself."""
+    kgdb.write(int(kgdb.evaluate("(unsigned long)&run_init_process")), b"\xeb\xfe")
+    with pytest.raises(TimeoutError) as caught:
+        kgdb.cont(timeout=20)
+    place = r"run_init_process \(init/main\.c:\d+\)"
+    line = caught.value.message.splitlines()[0]
+    assert line.startswith("the kernel did not stop in 20 s, having no breakpoint to stop at: ")
+    assert re.search(rf": spinning: CPU 0 in {place}, swapper/0\[1\]$", line)
+
+
 # The machine itself
 
 
 def test_a_machine_that_somebody_has_paused(kgdb):
     monitor = attachment_of(kgdb).machine.monitor
+    kgdb.type("echo runs")
     kgdb.resume()
+    kgdb.console.expect(r"\nruns\r\n")
     monitor.execute("stop")
     line = first_line(kgdb, "", lambda: kgdb.wait(timeout=SECONDS))
     assert line == "paused: QEMU has stopped the machine"

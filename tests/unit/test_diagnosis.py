@@ -81,7 +81,7 @@ def test_registers() -> None:
     assert [one.waits for one in cpus] == [False, True, False, True]
     assert [one.user for one in cpus] == [False, False, True, False]
     assert [one.started for one in cpus] == [True, True, True, False]
-    assert list(cpus[3].lines()) == ["CPU 3, not started"]
+    assert list(cpus[3].lines()) == ["CPU 3, not in the kernel, at 0xfff0"]
     assert sample_cpus(None, "", None) == []
 
 
@@ -181,6 +181,30 @@ def test_a_kernel_whose_memory_cannot_be_read() -> None:
     taken = Samples(None, cpus=[[cpu(flags=OFF, pid=-1)]] * 3)
     assert diagnose(taken).headline == (f"spinning with interrupts off: CPU 0 in {KERNEL:#x}")
     assert diagnose(Samples(None, errors=["(not available)"])).text == "(not available)"
+
+
+@pytest.mark.parametrize(
+    ("registers", "waits", "words"),
+    [
+        ({"EIP": 0xFFF0, "EFL": 2}, True, "halted with interrupts off before the kernel"),
+        ({"RIP": 0x100000, "RFL": 2}, False, "spinning before the kernel"),
+    ],
+)
+def test_before_the_kernel(registers: dict[str, int], waits: bool, words: str) -> None:
+    look = CpuSample(0, registers, user=False, waits=waits)
+    pc = next(iter(registers.values()))
+    assert diagnose(Samples(None, cpus=[[look]] * 3)).headline == f"{words}: CPU 0 at {pc:#x}"
+    moved = replace(look, registers={"RIP": 0x200000, "RFL": ON}, waits=False)
+    words = "running before the kernel: CPU 0 at 0x200000"
+    assert diagnose(Samples(None, cpus=[[look], [moved]])).headline == words
+
+
+def test_a_stop_that_has_just_come() -> None:
+    debugger = StackFrame("kgdb_cpu_enter", "kernel/debug/debug_core.c", 594)
+    taken = samples(*[cpu(debugger, SPIN, ENTRY, flags=OFF)] * 3)
+    taken.status = "paused"
+    assert diagnose(taken).headline == "the kernel has come to its debugger"
+    assert not diagnose(taken).deaf
 
 
 # Tasks
