@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
-from ..deadline import WaitLimit
+from ..deadline import Deadline, WaitLimit
 from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
@@ -37,6 +38,10 @@ _MONITOR: Final = b"qRcmd"  # except for that one
 # gdb asks these at each stop. The CPUs do not change: nobody plugs in another one.
 _FIRST_THREADS: Final = b"qfThreadInfo"
 _MORE_THREADS: Final = b"qsThreadInfo"
+
+# How long the report of a pause may take, in seconds; there is none where the stub has stopped the
+# machine just before.
+_PAUSE_SECONDS: Final = 0.2
 
 
 class QemuStubBackend(Backend):
@@ -346,15 +351,34 @@ class QemuStubBackend(Backend):
     def machine_paused(self, monitor: Monitor) -> Iterator[None]:
         """See :meth:`Backend.machine_paused`; a machine that the stub has stopped stays so.
 
-        QEMU's report of the pause is acknowledged at once. Until then it takes an interrupt for a
-        bad acknowledgement (gdbstub.c, gdb_read_byte).
+        The stub reports each stop, by whomever. Until it has the acknowledgement for that, it takes
+        a request to stop the machine for none (gdbstub/gdbstub.c, gdb_read_byte).
         """
         if not self._running:
             yield
             return
         with super().machine_paused(monitor):
-            self._connection.receive()
+            self._acknowledge_pause()
             yield
+
+    def _acknowledge_pause(self) -> None:
+        """Take the report of a pause, which is none to gdb, and leave what else has come."""
+        connection, deadline = self._connection, Deadline(_PAUSE_SECONDS)
+        while not deadline.expired:
+            if any(packet[:1] == b"T" for packet in connection.packets):
+                break
+            ready, _, _ = select.select([connection.socket], [], [], deadline.left)
+            if ready and not connection.receive():
+                return  # QEMU is gone, which the relay will see
+        if self._interrupting:
+            return
+        packets = list(connection.packets)
+        connection.packets.clear()
+        for packet in packets:
+            if packet[:3] == PAUSED:
+                self._end_single_step(packet)
+            else:
+                connection.packets.append(packet)
 
     # Another machine
 

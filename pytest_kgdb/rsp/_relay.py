@@ -296,8 +296,11 @@ class Relay:
         """
         with self._lock:
             self._served.wait_for(lambda: not self._backend.stepping_off, _STEP_SECONDS)
-            with self._backend.machine_paused(monitor):
-                yield
+            try:
+                with self._backend.machine_paused(monitor):
+                    yield
+            finally:
+                self._nudge()  # a stop may have come, and have been read, meanwhile
 
     def locked(self) -> AbstractContextManager[object]:
         """Around what uses the backend without the relay: nobody else does meanwhile."""

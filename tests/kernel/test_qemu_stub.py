@@ -10,7 +10,7 @@ import pytest
 
 from pytest_kgdb import initrd
 from pytest_kgdb.cache import Cache
-from pytest_kgdb.errors import KernelPanic, KgdbError
+from pytest_kgdb.errors import KernelPanic, KgdbError, TimeoutError
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import from_pytest
@@ -447,3 +447,25 @@ def test_nothing_is_written_where_nothing_is_mapped(stub, address):
         with pytest.raises(KgdbError, match=rf"{address:#x}.*mapped|no address"):
             use()
     assert stub.run("echo on").output == "on\n"
+
+
+def test_a_kernel_that_was_looked_at_can_be_interrupted(stub):
+    """QEMU reports each pause, and hears nothing before that has been acknowledged."""
+    stub.snapshot("before")
+    for _ in range(8):
+        with pytest.raises(TimeoutError, match=r"did not end in 1 s: \w+: sleep\[\d+\] in "):
+            stub.run("sleep 100", timeout=1)
+        assert stub.stopped
+        stub.restore("before")
+
+
+def test_a_loop_with_interrupts_off(stub):
+    """The stub stops it, unlike kgdb."""
+    stub.breakpoint("vfs_read", temporary=True)
+    stub.type("cat /proc/version")
+    stub.cont()
+    stub.assign("$eflags", int(stub.evaluate("$eflags")) & ~0x200)
+    stub.write(int(stub.evaluate("$pc")), b"\xeb\xfe")  # jmp to itself
+    with pytest.raises(TimeoutError, match=r"off: CPU 0 in vfs_read \(fs/read_write\.c:\d+\), \w+"):
+        stub.cont(timeout=1)
+    assert stub.interrupt().frame.function == "vfs_read"
