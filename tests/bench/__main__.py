@@ -24,6 +24,8 @@ ROWS: list[tuple[str, Callable[[Bench], Row]]] = [
     ("restore", kernels.restore),
     ("stops-1", lambda bench: kernels.stops(bench, smp=1)),
     ("stops-2", lambda bench: kernels.stops(bench, smp=2)),
+    ("stops-qemu", lambda bench: kernels.stub_stops(bench, packets=False)),
+    ("stops-qemu-packets", lambda bench: kernels.stub_stops(bench, packets=True)),
     ("reads", kernels.reads),
     ("idle", kernels.idle),
     ("unused", runs.unused),

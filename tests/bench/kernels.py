@@ -6,37 +6,40 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.handle import attachment_of
+from pytest_kgdb.kernel import Vmlinux
 from pytest_kgdb.machine import Machine, boot_to_kgdbwait
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.process import Child, run
 from pytest_kgdb.progress import Progress
+from pytest_kgdb.rsp._connection import Connection
 from pytest_kgdb.session import Session
 from pytest_kgdb.settings import make_settings
 from tests.bench.result import Bench, Row
 
 BUSY = "while :; do echo 0 > /proc/sys/kernel/panic_on_oops; done"
 AT = "ksys_write"
+STOPS, BEFORE = 300, 20
 
 
 @cache
-def session_of(kernel: str) -> Session:
-    settings = make_settings(kernel=(kernel,))
+def session_of(kernel: str, stub: str = "kgdb") -> Session:
+    settings = make_settings(kernel=(kernel,), stub=stub)
     artifacts = Artifacts(settings, Progress())
     built = artifacts.kernel(kernel)
     return artifacts.session(built, artifacts.initrd(built), None)
 
 
 @contextmanager
-def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
+def plain(bench: Bench, smp: int = 1, stub: str = "kgdb") -> Iterator[tuple[Machine, Session]]:
     """The same machine in the same state, and nothing of ours between it and a gdb."""
-    session = session_of(bench.kernel)
+    session = session_of(bench.kernel, stub)
     spec, snapshot = session.prepare(session.settings.for_marker({"smp": smp}, "bench"))
     with Machine(
         spec,
@@ -51,7 +54,8 @@ def plain(bench: Bench, smp: int = 1) -> Iterator[tuple[Machine, Session]]:
 
 
 def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 300) -> str:
-    """Run a script in a gdb with default settings, attached to kgdb directly."""
+    """Run a script in a gdb with default settings, attached to the stub directly."""
+    port = machine.kgdb_socket if session.stub == "kgdb" else machine.stub_socket
     path = machine.directory / "script.gdb"
     path.write_text(script)
     done = run(
@@ -60,7 +64,7 @@ def gdb_batch(machine: Machine, session: Session, script: str, timeout: float = 
             "-nx",
             "-batch",
             "-ex",
-            f"target remote {machine.kgdb_socket}",
+            f"target remote {port}",
             "-x",
             str(path),
             str(session.kernel.vmlinux),
@@ -146,40 +150,97 @@ def restore(bench: Bench) -> Row:
     )
 
 
-def stops(bench: Bench, *, smp: int) -> Row:
-    """Breakpoint stops per second."""
-    session = session_of(bench.kernel)
-    count, before = 300, 20
+def stops_of(bench: Bench, smp: int, stub: str) -> Callable[[], float]:
+    """Return what measures our breakpoint stops per second."""
+    session = session_of(bench.kernel, stub)
 
     def ours() -> float:
         kgdb = session.acquire(session.settings.for_marker({"smp": smp}, "bench"))
         kgdb.type(BUSY)
         with kgdb.breakpoint(AT):
-            for _ in range(before):
+            for _ in range(BEFORE):
                 kgdb.cont()
             began = time.monotonic()
-            for _ in range(count):
+            for _ in range(STOPS):
                 stop = kgdb.cont()
             took = time.monotonic() - began
             assert stop.frame.function == AT
         session.close()
-        return count / took
+        return STOPS / took
+
+    return ours
+
+
+def batch_stops_of(bench: Bench, smp: int, stub: str) -> Callable[[], float]:
+    """Return what measures those of gdb's own loop."""
 
     def theirs() -> float:
-        with plain(bench, smp) as (machine, _):
+        with plain(bench, smp, stub) as (machine, session):
             machine.console.sendline(BUSY)
             loop = "set $i = 0\nwhile $i < {0}\ncontinue\nset $i = $i + 1\nend\n"
             output = gdb_batch(
                 machine,
                 session,
-                f"break {AT}\n{loop.format(before)}python import time; began = time.monotonic()\n"
-                f"{loop.format(count)}"
-                f"python print('FIGURE', {count} / (time.monotonic() - began))\nkill\n",
+                f"break {AT}\n{loop.format(BEFORE)}python import time; began = time.monotonic()\n"
+                f"{loop.format(STOPS)}"
+                f"python print('FIGURE', {STOPS} / (time.monotonic() - began))\nkill\n",
             )
-            assert output.count(f"Breakpoint 1, {AT}") == count + before
+            assert output.count(f"Breakpoint 1, {AT}") == STOPS + BEFORE
             return figure(output)
 
-    mine, other = bench.alternate(ours, theirs)
+    return theirs
+
+
+def packet_stops_of(bench: Bench) -> Callable[[], float]:
+    """Return what measures those of QEMU's stub itself: the packets of a stop, and no gdb.
+
+    It has one CPU.
+    """
+
+    def theirs() -> float:
+        with plain(bench, 1, "qemu") as (machine, session):
+            machine.console.sendline(BUSY)
+            at = Vmlinux(session.kernel.vmlinux).need(AT)
+            connection = Connection(
+                machine.connect_stub, waits=WaitLimit(60), target="QEMU", port="its gdb stub"
+            )
+
+            def ask(payload: bytes) -> None:
+                connection.send(payload)
+                deadline = connection.deadline()
+                while connection.next_packet(payload, deadline) != b"OK":
+                    pass  # that the machine was stopped for a new debugger
+
+            def run(payload: bytes) -> None:
+                connection.send(payload)
+                deadline = connection.deadline()
+                while connection.next_packet(payload, deadline)[:3] != b"T05":
+                    pass
+
+            def stop() -> None:
+                ask(b"z0,%x,1" % at)
+                run(b"vCont;s:p01.01")
+                ask(b"Z0,%x,1" % at)
+                run(b"c")
+
+            ask(b"Hgp01.01")
+            ask(b"Z0,%x,1" % at)
+            run(b"c")
+            for _ in range(BEFORE):
+                stop()
+            began = time.monotonic()
+            for _ in range(STOPS):
+                stop()
+            took = time.monotonic() - began
+            connection.close()
+            return STOPS / took
+
+    return theirs
+
+
+def stops(bench: Bench, *, smp: int) -> Row:
+    """Breakpoint stops per second, through kgdb."""
+    mine, other = bench.alternate(stops_of(bench, smp, "kgdb"), batch_stops_of(bench, smp, "kgdb"))
     return Row(
         f"breakpoint stops, {smp} CPU{'s' * (smp > 1)} in the guest",
         "/s",
@@ -190,7 +251,29 @@ def stops(bench: Bench, *, smp: int) -> Row:
         goal="≥ 2.5 ×",
         higher=True,
         budget=lambda row: row.ratio >= 1.5,
-        note=f"{count} stops each",
+        note=f"{STOPS} stops each",
+    )
+
+
+def stub_stops(bench: Bench, *, packets: bool) -> Row:
+    """The same through QEMU's stub, on one CPU.
+
+    :param packets: whether they are measured against the packets alone, or against gdb.
+    """
+    theirs = packet_stops_of(bench) if packets else batch_stops_of(bench, 1, "qemu")
+    mine, other = bench.alternate(stops_of(bench, 1, "qemu"), theirs)
+    must = 0.8 if packets else 1.0
+    return Row(
+        "breakpoint stops through QEMU's stub, 1 CPU",
+        "/s",
+        mine,
+        other,
+        "its packets, and no gdb" if packets else "`gdb -batch` on that stub, default settings",
+        must=f"≥ {must} ×",
+        goal="≥ 1.0 ×" if packets else "≥ 1.2 ×",
+        higher=True,
+        budget=lambda row: row.ratio >= must,
+        note=f"{STOPS} stops each",
     )
 
 

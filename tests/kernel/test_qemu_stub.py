@@ -127,6 +127,84 @@ def test_a_program_that_runs_is_interrupted(stub):
     assert int(stub.evaluate("init_task.pid")) == 0
 
 
+def read_17(stub):
+    """Have a dd call vfs_read, and stop there."""
+    with stub.breakpoint("vfs_read", condition="count == 17"):
+        stub.type("dd if=/dev/zero of=/dev/null bs=17 count=1; echo over")
+        return stub.cont()
+
+
+def test_an_oops(stub):
+    """Of any kernel, with kgdb or without."""
+    entry = read_17(stub)
+    task, address = entry.task.pid, entry.frame.address
+    stub.assign("$rdi", 0)
+    stop = stub.cont()
+    assert stop.reason == "oops"
+    assert "NULL pointer dereference" in stop.message
+    assert stop.frame.level == 0
+    assert stop.frame.function == "vfs_read"
+    assert address < stop.registers["rip"] == stop.frame.address < address + 0x200
+    assert stop.task.pid == task
+    assert "ksys_read" in [frame.function for frame in stop.backtrace()]
+    assert "D" not in stop.taint
+    (splat,) = stub.splats
+    assert (splat.kind, splat.function) == ("oops", "vfs_read")
+    fault = stop.frame.address
+    stub.snapshot("oopsed")
+    assert stub.run("echo alive").output.endswith("alive\n")
+    stub.restore("oopsed")
+    assert (stub.stop.reason, stub.stop.frame.address) == ("oops", fault)
+    assert stub.run("echo alive").output.endswith("alive\n")
+
+
+def test_a_panic(stub):
+    stub.type("echo c > /proc/sysrq-trigger")
+    stop = stub.cont()
+    assert (stop.reason, stop.message) == ("panic", "sysrq triggered crash")
+    assert stop.frame.function == "sysrq_handle_crash"
+    assert stop.registers["rip"] == stop.frame.address
+    assert stub.splats[0].kind == "panic"
+    with pytest.raises(KernelPanic, match="sysrq triggered crash"):
+        stub.cont()
+
+
+def test_an_int3(stub):
+    """The kernel is where it was interrupted, so that it can be stepped and its registers set."""
+    address = read_17(stub).frame.address
+    code = stub.read(address, 1)
+    stub.write(address, b"\xcc")
+    stop = stub.cont()
+    assert (stop.reason, stop.task.comm) == ("int3", "dd")
+    assert stub.evaluate("(unsigned long)$pc") == address + 1
+    stub.write(address, code)
+    stub.assign("$rip", address)
+    assert stub.stepi().frame.function == "vfs_read"
+    stub.resume()
+    stub.console.expect_exact("over", timeout=60)
+
+
+def test_no_hook_of_the_plugins_own_is_seen(stub):
+    assert "No breakpoints" in stub.execute("info breakpoints")
+    for name in ("notify_die", "panic"):
+        with stub.breakpoint(name) as own:
+            assert own.hits == 0
+    with stub.breakpoint("panic") as panic:
+        stub.type("echo c > /proc/sysrq-trigger")
+        assert stub.cont().breakpoint is panic
+        assert stub.cont().reason == "panic"
+        assert panic.hits == 1
+
+
+def test_more_breakpoints_than_a_kernel_has_room_for(stub):
+    """kernel/debug/debug_core.c has 1,000 of them, KGDB_MAX_BREAKPOINTS."""
+    stub.execute(
+        "python\nfor offset in range(1100): gdb.Breakpoint('*((long)panic + %d)' % offset)\nend"
+    )  # where nothing comes by
+    assert "1100 " in stub.execute("info breakpoints")
+    assert read_17(stub).frame.function == "vfs_read"
+
+
 @machine(smp=2)
 def test_the_other_cpu(stub):
     with stub.breakpoint("proc_pid_status"):
