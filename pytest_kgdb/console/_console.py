@@ -17,7 +17,7 @@ from typing import Any, Final
 from pexpect import EOF, TIMEOUT
 from pexpect.spawnbase import SpawnBase
 
-from ..deadline import WaitLimit
+from ..deadline import Deadline, WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ..escape import clean
 from ..klog import kernel_records, without_kernel_records, without_printed, without_records
@@ -28,6 +28,10 @@ __all__ = ["Console"]
 
 _OLD_CONNECTION: Final = 2.0  # seconds to wait for the reader of a closed connection
 _SHELL_ANSWERS: Final = 0.5  # seconds after which a shell that did not answer is asked again
+_LOOK_SECONDS: Final = 0.1  # the longest time between two looks at what else may have happened
+_REST: Final = 4  # times as long as a search for text took, before the next one
+_SHORTEST_REST: Final = 0.002  # seconds; less is not worth a sleep
+_LONGEST_REST: Final = 1.0
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -181,22 +185,37 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         regex = re.compile(pattern) if isinstance(pattern, bytes) else pattern
         deadline = self._waits.deadline(timeout)
         while True:
+            began = time.monotonic()
+            last = self._eof or deadline.expired
             with self._arrived:
-                match = regex.search(self.since(mark))
-                if match is None and not self._eof:
-                    self._arrived.wait(min(0.1, deadline.left))
-                    match = regex.search(self.since(mark))
-            if match is not None:
+                text, end = self.since(mark), self.mark()
+            if match := regex.search(text):
                 return match
+            searched = time.monotonic() - began
             meanwhile()
-            if self._eof:
+            if last and self._eof:
                 raise MachineDied(f"{self._peer} closed the console", log=self.log)
-            if deadline.expired:
+            if last:
                 raise TimeoutError(
                     f"the console did not show {regex.pattern!r} in {deadline.seconds:g} s; "
                     f"its last lines are:\n{self.tail()}",
                     log=self.log,
                 )
+            self._await_more(end, searched, deadline)
+
+    def _await_more(self, mark: int, searched: float, deadline: Deadline) -> None:
+        """Wait until something has come since a mark, or there may be other news.
+
+        :param searched: seconds that the search of the text took. All of it is searched each time,
+            as a match may begin anywhere in it; while a guest floods the console, that is to take
+            a fifth of the time.
+        """
+        rest = _REST * searched
+        if rest > _SHORTEST_REST:
+            time.sleep(min(rest, _LONGEST_REST, deadline.left))
+        with self._arrived:
+            if self.mark() == mark and not self._eof:
+                self._arrived.wait(min(_LOOK_SECONDS, deadline.left))
 
     def tail(self, lines: int = 10) -> str:
         """Return the console's last lines since :meth:`drop`, for the message of an error.
@@ -344,9 +363,12 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._type(bracketed)
         deadline = self._waits.deadline(timeout)
         while True:
-            raw = self.since(mark)
+            began = time.monotonic()
+            with self._arrived:
+                raw, end = self.since(mark), self.mark()
             if b"\x1f" in raw and bracketed.has_ended(without_records(raw)):
                 break
+            searched = time.monotonic() - began
             meanwhile()
             if self._eof:
                 raise MachineDied(
@@ -359,9 +381,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                     log=self.log,
                     hint="a larger timeout= for run(), if it only needs longer",
                 )
-            with self._arrived:
-                if self.mark() == mark + len(raw) and not self._eof:
-                    self._arrived.wait(min(deadline.left, 0.1))
+            self._await_more(end, searched, deadline)
         lines = None
         if kernel_records(raw) and printed is not None and position is not None:
             lines = printed.printed(position)

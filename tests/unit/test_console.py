@@ -256,6 +256,41 @@ class TestText:
             guest.start().wait_for(b"never", mark=0, meanwhile=stopped)
 
 
+class TestFlood:
+    def test_searching_takes_a_fifth_of_the_time(
+        self, guest: Guest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All of the text is searched; at each piece that comes, a flood would never end."""
+        console = guest.start()
+        real, cost, searches = console.since, 0.01, 0
+
+        def since(mark: int = 0) -> bytes:
+            nonlocal searches
+            searches += 1
+            time.sleep(cost)
+            return real(mark)
+
+        monkeypatch.setattr(console, "since", since)
+        ended = threading.Event()
+
+        def flood() -> None:
+            while not ended.is_set():
+                guest.end.sendall(b"x" * 100)
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            began = time.monotonic()
+            threading.Timer(1.0, guest.end.sendall, [b"END"]).start()
+            assert console.wait_for(b"E?ND", mark=0)[0] == b"END"
+            seconds = time.monotonic() - began
+        finally:
+            ended.set()
+            thread.join()
+        assert 2 <= searches <= seconds / (5 * cost) + 2
+
+
 class TestConnection:
     def test_what_was_sent_is_lost(self, guest: Guest) -> None:
         console = guest.start()
