@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ..deadline import WaitLimit
 from ..debugger import gdb_version
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ._vm import Vm
 
 __all__ = ["Session"]
+
+# Of a machine from its snapshot: as it is, once more, and from a new snapshot.
+_STARTS: Final = 3
 
 
 class Session:
@@ -266,7 +269,8 @@ class Session:
 
     def _start(self, spec: MachineSpec, request: TestRequest) -> None:
         """Start a machine from its snapshot, which is made first if need be."""
-        for attempt in (1, 2):
+        discarded = False
+        for attempt in range(1, _STARTS + 1):
             entry = self._snapshot(spec, request)
             # A corrupted snapshot could boot unnoticed, so its hashes are verified while QEMU and
             # gdb start.
@@ -278,11 +282,20 @@ class Session:
                         self._close_vm()
                         raise CacheError(damage)
                     return
+                except FileNotFoundError as error:
+                    # Another run has discarded it, and makes another one.
+                    if attempt == _STARTS:
+                        raise CacheError(f"the snapshot was removed: {error}") from error
+                    continue
                 except (MachineDied, TimeoutError, CacheError) as error:
-                    if attempt == 2:
+                    if discarded or attempt == _STARTS:
                         raise
                     refused = error
-            self._cache.discard(KIND, entry.key, refused.message.splitlines()[0])
+            # If QEMU was killed, or the host is busy, that says nothing about the snapshot, which
+            # other runs may be using. The second time it does.
+            if isinstance(refused, CacheError) or examined.result() or attempt > 1:
+                self._cache.discard(KIND, entry.key, refused.message.splitlines()[0])
+                discarded = True
 
     def _snapshot(self, spec: MachineSpec, request: TestRequest) -> Entry:
         """Return the machine's snapshot from the cache; boot, and make it, if there is none.

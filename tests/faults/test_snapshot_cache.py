@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inner_run import ROOT
@@ -25,6 +26,7 @@ from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.machine import Machine
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import Session
+from pytest_kgdb.session._vm import Vm
 from pytest_kgdb.settings import Settings, from_pytest
 
 
@@ -244,15 +246,57 @@ def test_qemu_killed_while_it_restores(bench: Bench, monkeypatch: pytest.MonkeyP
     assert bench.quarantine == []  # the snapshot was not to blame
 
 
+@pytest.mark.parametrize(("kills", "blamed"), [(1, False), (2, True)])
+def test_qemu_killed_while_it_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kills: int, blamed: bool
+) -> None:
+    """Once says nothing about the snapshot, which other runs are using."""
+    load, left = Machine._load, kills
+
+    def loading(machine: Machine, name: str) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            os.kill(machine.child.pid, signal.SIGKILL)
+        load(machine, name)
+
+    monkeypatch.setattr(Machine, "_load", loading)
+    bench.works()
+    assert left == 0
+    assert bool(bench.quarantine) == blamed
+    assert len(bench.entries) == 1
+
+
+def test_one_that_another_run_discards(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, make_vm = bench.files.parent.name, Session._make_vm
+    discarded: list[str] = []
+
+    def making(session: Session, *arguments: Any) -> Vm:
+        if not discarded:
+            discarded.append(key)
+            with contextlib.closing(Cache(bench.root, progress=Silent())) as other:
+                assert other.get("snapshot", key)
+                other.discard("snapshot", key, "another run")
+        return make_vm(session, *arguments)
+
+    monkeypatch.setattr(Session, "_make_vm", making)
+    bench.works()
+    assert discarded == [key]
+    assert len(bench.entries) == 1
+    assert not [line for line in bench.reported.lines if "is broken" in line]
+
+
 SCRIPT = """
 import sys, tempfile
 from pathlib import Path
+from typing import Any
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.plugin._artifacts import Artifacts
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import make_settings
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.session import Session
+from pytest_kgdb.session._vm import Vm
 spec, main, root, temporary = sys.argv[1:]
 settings = make_settings(kernel=(spec,), cache_dir=Path(main))
 artifacts = Artifacts(settings, Silent())
@@ -308,6 +352,7 @@ def test_a_full_disk(
 PRUNER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.progress import Silent
 cache = Cache(Path(sys.argv[1]), progress=Silent())
