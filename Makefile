@@ -41,6 +41,7 @@ help:
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
 	@echo 'make test-doors   the real-kernel tests with gdb on QEMU'\''s stub'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
+	@echo 'make test-faults-random  QEMU or gdb killed 200 times, at random; ten minutes'
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
@@ -88,7 +89,7 @@ test: check
 	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
-	  tests/faults tests/kernel example_suite
+	  tests/faults tests/kernel example_suite --ignore=tests/faults/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require -m short tests/board
 
 .PHONY: test-matrix
@@ -144,6 +145,10 @@ test-oldest: deps
 	$(OLDEST)/bin/python -m pip install -q uv
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[test]'
 	$(OLDEST)/bin/python -m pytest tests/unit
+
+.PHONY: test-faults-random
+test-faults-random: ready
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/faults/slow
 
 .PHONY: fuzz
 fuzz: ready

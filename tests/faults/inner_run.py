@@ -152,13 +152,14 @@ class InnerRun:
         """Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def end(self, *, leaves: str = "") -> Outcome:
+    def end(self, *, leaves: str = "", within: float = SOON) -> Outcome:
         """Wait for its end, and see that nothing is left: no process, no file.
 
+        :param within: seconds.
         :param leaves: a pattern of the names of temporary files that may be left.
         """
         try:
-            self.process.wait(SOON)
+            self.process.wait(within)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"it did not end:\n{self.output}") from None

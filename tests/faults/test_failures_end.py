@@ -38,10 +38,34 @@ def test_first(kgdb):
     time.sleep(1000)
 """
 
+JUMPS = """
+import itertools
+import time
+
+real, jumps = time.time, itertools.cycle([0.0, 1e9, -1e9, 86400.0, -86400.0])
+time.time = lambda: real() + next(jumps)
+
+
+def test_first(kgdb):
+    kgdb.breakpoint("vfs_read")
+    kgdb.type("cat /proc/version")
+    assert kgdb.cont(timeout=100).reason == "breakpoint"
+
+
+def test_second(kgdb):
+    assert kgdb.run("date -s '2001-01-01 00:00' > /dev/null; echo fine").output == "fine\\n"
+    kgdb.resume()
+    assert kgdb.interrupt().reason == "interrupt"
+"""
+
 ONLY_THE_KERNEL = """
 def test_it(kgdb_kernel):
     assert kgdb_kernel.vmlinux.exists()
 """
+
+
+# The limit is for the test alone: a busy host may need more for its machine.
+LIMITED = ("--timeout=5", "-o", "timeout_func_only=true")
 
 
 class TestInATest:
@@ -57,12 +81,14 @@ class TestInATest:
         assert "Traceback" not in ended.output
         assert ended.seconds < 120
 
-    def test_kill(self, tmp_path: Path, session_options: list[str]) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_kill(self, tmp_path: Path, session_options: list[str], number: signal.Signals) -> None:
         run = InnerRun(tmp_path / "killed", TESTS, session_options)
         run.wait_for("running")
-        os.kill(run.process.pid, signal.SIGKILL)
-        # Its directory for sockets cannot have been removed: there was nobody to do it.
-        assert run.end(leaves=r"pytest-kgdb-.*").status == -signal.SIGKILL
+        os.kill(run.process.pid, number)
+        # Its directory for sockets cannot have been removed: there was nobody to do it. (Python
+        # does not handle SIGTERM by itself, and neither does pytest.)
+        assert run.end(leaves=r"pytest-kgdb-.*").status == -number
         left = list(run.temporary.iterdir())
         for directory in left:
             os.utime(directory, (0, 0))  # as if it were long ago
@@ -78,6 +104,25 @@ class TestInATest:
         assert left
         assert again.status == 0, again.output
         assert list(run.temporary.iterdir()) == [foreign]  # somebody else's stays
+
+    def test_pytest_timeout_by_a_signal(self, tmp_path: Path, session_options: list[str]) -> None:
+        options = [*session_options, *LIMITED, "--timeout-method=signal"]
+        ran = InnerRun(tmp_path, TESTS, options).end()
+        assert ran.status == 1, ran.output
+        assert "Timeout" in ran.failure("test_first").text
+        assert ran.passed("test_second"), ran.output
+
+    def test_pytest_timeout_by_a_thread(self, tmp_path: Path, session_options: list[str]) -> None:
+        # It ends pytest on the spot (os._exit).
+        options = [*session_options, *LIMITED, "--timeout-method=thread"]
+        ran = InnerRun(tmp_path, TESTS, options).end(leaves=r"pytest-kgdb-.*")
+        assert ran.status == 1, ran.output
+        assert "Timeout" in ran.output
+
+    def test_clock_jumps(self, tmp_path: Path, session_options: list[str]) -> None:
+        """The host's clock is set, forwards and backwards, all the time."""
+        ran = InnerRun(tmp_path, JUMPS, session_options).end()
+        assert ran.status == 0, ran.output
 
 
 @pytest.fixture(scope="module")
