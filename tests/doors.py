@@ -56,7 +56,7 @@ class Row:
             assert kind == "refused" or option != kind
             with pytest.raises(KgdbError) as caught:
                 self.use(handle, directory)
-            assert (words or option) in str(caught.value)
+            assert (words or option) in str(caught.value), caught.value
         handle.delete_breakpoints()
         assert handle.stopped
         assert handle.run("echo on").output == "on\n"
@@ -364,9 +364,9 @@ ROWS: Final = (
     Row(
         "`write` where nothing is mapped",
         memory_that_is_not_mapped,
-        kgdb="refused: is not mapped",
-        qemu="refused: is not mapped",
-        board="refused: is not mapped",
+        kgdb="refused: not mapped",
+        qemu="refused: not mapped",
+        board="refused: not mapped",
     ),
     Row("`read`, `write`, `read_user` of a program's memory", memory_of_programs),
     Row("`physical`", physical),
