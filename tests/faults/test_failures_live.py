@@ -262,7 +262,7 @@ def test_command_timeout(error: str) -> None:
 def test_hang(ran: Outcome, error: str) -> None:
     assert error.startswith("pytest_kgdb.errors.TimeoutError: the kernel did not stop in 1 s")
     assert "it may spin with interrupts off" in error
-    first = error.splitlines()[0].partition(" in 1 s: ")[2]
+    first = error.splitlines()[0].partition(" no breakpoint to stop at: ")[2]
     place = r"vfs_read \(fs/read_write\.c:\d+\)"
     assert re.fullmatch(rf"spinning with interrupts off: CPU 0 in {place}, \w+\[\d+\]", first)
     assert re.search(
