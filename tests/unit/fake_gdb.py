@@ -486,6 +486,8 @@ class Parts:
         self.relay = FakeRelay()
         self.gdb = Gdb(transport, transcript=directory / "gdb.log", waits=self.waits)
         self.causes = FirstCause(self.gdb, self.machine, self.console)
+        # A scripted gdb has none.
+        by_itself: Callable[[], None] = getattr(transport, "interrupt", lambda: None)
         self.generation = Generation()
         self.debugger = Debugger(
             self.gdb, generation=self.generation, door=door, first_cause=self.causes.first
@@ -496,7 +498,7 @@ class Parts:
             self.relay,
             causes=self.causes,
             console=self.console,
-            interrupt=interrupt or getattr(transport, "interrupt", lambda: None),
+            interrupt=interrupt if interrupt is not None else by_itself,
             waits=self.waits,
             source=None,
         )

@@ -45,16 +45,16 @@ class Image:
             sections.append((".symtab", 2, 0, b"".join(entries), len(sections) + 1, 0))
             sections.append((".strtab", 3, 0, strings, 0, 0))
         names = b""
-        at: dict[str, int] = {}
+        starts: dict[str, int] = {}
         for name in [*(s[0] for s in sections), ".shstrtab"]:
-            at[name] = len(names)
+            starts[name] = len(names)
             names += name.encode() + b"\0"
         sections.append((".shstrtab", 3, 0, names, 0, 0))
         body, headers = b"", b""
         for name, kind, address, contents, link, _ in sections:
             headers += struct.pack(
                 "<IIQQQQIIQQ",
-                at[name], kind, 0, address, 64 + len(body), len(contents), link, 0, 1, 0,
+                starts[name], kind, 0, address, 64 + len(body), len(contents), link, 0, 1, 0,
             )  # fmt: skip
             body += contents
         header = struct.pack(

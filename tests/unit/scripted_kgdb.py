@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 from scripted_stub import (
     BASE,
@@ -106,7 +106,7 @@ class ScriptedKgdb(ScriptedStub):
         if payload == b"qC":
             return b"QC" + self.thread
         if kind == b"g":
-            values = {name: registers[name] for name in NAMES if name in PT_REGS}
+            values: dict[Any, int] = {name: registers[name] for name in NAMES if name in PT_REGS}
             return pack_registers(values)[: 2 * (17 * 8 + 5 * 4)]  # NUMREGBYTES
         if kind == b"P":
             number, _, digits = payload[1:].partition(b"=")

@@ -522,7 +522,7 @@ def item(kind: str, key: str = "c" * 40, **about: Any) -> EntryInfo:
 
 
 def test_cache_ls_has_groups_and_what_users_call_it() -> None:
-    options = {"fragment": ["kasan.config"], "set": ["CONFIG_X=y"], "make": ["LLVM=1"]}
+    options: dict[str, Any] = {"fragment": ["k.config"], "set": ["CONFIG_X=y"], "make": ["LLVM=1"]}
     lines = listing(
         [
             item("snapshot", release="6.1.192", kernel="distro:6.1", smp=2, memory=256),
@@ -543,7 +543,7 @@ def test_cache_ls_has_groups_and_what_users_call_it() -> None:
     shown = [" ".join(re.sub(r"\d+ h .* ago", "AGO", line).split()) for line in lines]
     assert shown == [
         "kernels: 2, 10 MB",
-        "distro:6.1 + a.patch, minimal, kasan.config, CONFIG_X=y, LLVM=1 5 MB AGO cccccccccccc "
+        "distro:6.1 + a.patch, minimal, k.config, CONFIG_X=y, LLVM=1 5 MB AGO cccccccccccc "
         "in use by process 7 (pytest)",
         "package:linux-image-amd64 (linux-image-6.1 6.1.9-2) 5 MB AGO cccccccccccc",
         "snapshots of machines: 2, 10 MB",

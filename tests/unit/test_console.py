@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -150,7 +151,8 @@ class TestExpect:
         console = guest.start()
         guest.prints(b"login: root\r\n# ")
         assert console.expect([r"(\w+)\r\n", "#"]) == 0
-        assert (console.before, console.match.group(1)) == ("login: ", "root")
+        match: Any = console.match
+        assert (console.before, match.group(1)) == ("login: ", "root")
         console.sendline("id")
         console.sendcontrol("c")
         assert guest.typed() == b"id\n\x03"

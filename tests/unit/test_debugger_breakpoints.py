@@ -13,6 +13,7 @@ from fake_gdb import FakeGdb, Parts, Refused
 
 from pytest_kgdb.debugger import Breakpoint, BreakpointRow, GdbError, Watchpoint
 from pytest_kgdb.debugger import _breakpoint_table as table_module
+from pytest_kgdb.debugger._locations import MAX_BREAKPOINTS
 from pytest_kgdb.errors import DebuggerDied, KgdbError, MachineDied
 
 OPEN, READ = "do_sys_openat2", "vfs_read"
@@ -105,7 +106,7 @@ def test_a_running_kernel_takes_none(parts: Parts, gdb: FakeGdb) -> None:
 
 
 def test_there_is_a_limit(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert table_module.MAX_BREAKPOINTS == 1000, "include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS"
+    assert MAX_BREAKPOINTS == 1000, "include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS"
     monkeypatch.setattr(table_module, "MAX_BREAKPOINTS", 2)
     first = parts.table.insert(OPEN)
     parts.table.insert(READ)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scripted_gdb import ScriptedGdb, wait_until
+from scripted_gdb import Command, ScriptedGdb, wait_until
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.debugger import Gdb, GdbError, Record, c_string
@@ -106,7 +106,12 @@ def test_output_arrives_in_whatever_pieces(start: Start, size: int) -> None:
     gdb, transport = start("> -kgdb {}\n...")
     line = '1^done,text="Zürich"\r\n(gdb) \n*stopped,reason="end-stepping-range"\n'.encode()
     pieces = [line[at : at + size] for at in range(0, len(line), size)]
-    transport.on_command = lambda _: [transport.write(piece) for piece in pieces]
+
+    def answer(_: Command) -> None:
+        for piece in pieces:
+            transport.write(piece)
+
+    transport.on_command = answer  # type: ignore[assignment,method-assign]
     assert gdb.command("-kgdb {}") == {"text": "Zürich"}
     event = gdb.next_event(5)
     assert event is not None

@@ -173,7 +173,8 @@ def test_the_exception_of_an_oops(
 def stop(parts: Parts, gdb: FakeGdb) -> Stop:
     gdb.agent["frames"] = frames(*PANIC, "sysrq_handle_crash", "__handle_sysrq")
     gdb.agent["select"] = lambda frame: {}
-    return parts.stop_by(lambda: gdb.signal("SIGTRAP", *PANIC, "sysrq_handle_crash"))
+    stop: Stop = parts.stop_by(lambda: gdb.signal("SIGTRAP", *PANIC, "sysrq_handle_crash"))
+    return stop
 
 
 def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -> None:

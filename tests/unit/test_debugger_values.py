@@ -186,7 +186,7 @@ def test_elements(value: Make, memory: Memory) -> None:
     for index in (3, -4):
         with pytest.raises(IndexError, match=f"numbers has 3 elements, not an index {index}"):
             numbers[index]
-    assert numbers[value("one", int=1)] == 10
+    assert numbers[value("one", int=1)] == 10  # type: ignore[index]  # as __index__
 
 
 @pytest.mark.parametrize("length", [0, 1])

@@ -158,7 +158,7 @@ def public(kind: type) -> set[str]:
 
 
 # Under another name in the docs: a fixture has it.
-FIXTURE_HAS_IT = {Kgdb: {"kernel"}}
+FIXTURE_HAS_IT: dict[type, set[str]] = {Kgdb: {"kernel"}}
 
 
 @pytest.mark.parametrize("kind", [Kgdb, Stop, Frame, Value, Task, Breakpoint, Watchpoint])

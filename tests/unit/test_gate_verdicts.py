@@ -6,7 +6,15 @@ from random import Random
 
 import pytest
 
-from pytest_kgdb.gate._verdicts import Run, Verdict, exit_status, judge, repeats_for, summary
+from pytest_kgdb.gate._verdicts import (
+    Result,
+    Run,
+    Verdict,
+    exit_status,
+    judge,
+    repeats_for,
+    summary,
+)
 from pytest_kgdb.plugin._lockstep import ENOUGH
 
 _STATUS = {"p": "PASS", "f": "FAIL", "e": "ERROR", "m": "MISS", "s": "SKIP"}
@@ -158,7 +166,7 @@ def test_exit_status(verdicts: list[Verdict], status: int) -> None:
     assert summary(status) == {0: "proven", 1: "not proven", 6: "inconclusive"}[status]
 
 
-def judge_as(verdict: Verdict):  # a Result
+def judge_as(verdict: Verdict) -> Result:
     result = judge("test", runs("p"), runs("p"))
     return type(result)(result.test, verdict, "", result.base, result.patched)
 

@@ -37,7 +37,8 @@ static struct uart_8250_port serial8250_ports[4] __attribute__((used));
 
 def compiled(path: Path, text: str, *options: str) -> Path:
     path.with_suffix(".c").write_text(text + "int _start(void) { return 0; }\n")
-    argv = ["gcc", "-nostdlib", "-static", *options, "-o", path, path.with_suffix(".c")]
+    source = path.with_suffix(".c")
+    argv: list[str | Path] = ["gcc", "-nostdlib", "-static", *options, "-o", path, source]
     run(argv, timeout=60)
     return path
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_guest import BUILD_ID, START_KERNEL_MAP, FakeGuest, Image
@@ -499,12 +500,11 @@ class TestConsoleLog:
         assert [line.text for line in lines] == ["2", "3", "more", "4"]
 
     def test_the_level(self, tmp_path: Path) -> None:
-        for number, (options, texts) in enumerate(
-            (
-                ({"loglevel": 5}, ["0", "2", "4"]),
-                ({"anyway": True}, ["0", "1", "2", "3", "more", "4"]),
-            )
-        ):
+        cases: tuple[tuple[dict[str, Any], list[str]], ...] = (
+            ({"loglevel": 5}, ["0", "2", "4"]),
+            ({"anyway": True}, ["0", "1", "2", "3", "more", "4"]),
+        )
+        for number, (options, texts) in enumerate(cases):
             directory = tmp_path / str(number)
             directory.mkdir()
             log = self.make(FakeGuest(directory), self.make_ring(), 4, **options)
@@ -556,7 +556,9 @@ class TestUserMemory:
         guest.poke_u64(where + 64 + 16, guest.page_offset + root)
         return task, root
 
-    def map_writable(self, guest: FakeGuest, root: int, address: int, page: int, shift=12) -> None:
+    def map_writable(
+        self, guest: FakeGuest, root: int, address: int, page: int, shift: int = 12
+    ) -> None:
         guest.map(address, page, shift, root=root)
         table = root
         for level in (48, 39, 30, 21, 12)[5 - guest.levels :]:

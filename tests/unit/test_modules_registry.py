@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -124,8 +125,8 @@ def test_neighbours_whose_symbols_it_needs(tmp_path: Path) -> None:
     user, core = write_module(tmp_path, "user"), write_module(tmp_path, "core")
     asked: list[tuple[Path, list[str]]] = []
 
-    def build(path: Path, variables: list[str]) -> Built:
-        asked.append((path, variables))
+    def build(path: Path, variables: Sequence[str]) -> Built:
+        asked.append((path, list(variables)))
         return Built([user], [core])
 
     for add in (registry(build=build).add, registry(build=build).resolve):

@@ -504,7 +504,7 @@ def test_damaged_memory_hides_no_splat(watch: SplatWatch, kernel: Kernel) -> Non
     def broken(*_: object) -> Any:
         raise LookupError("page fault in drgn")
 
-    kernel.symbolise = broken  # type: ignore[method-assign]
+    kernel.symbolise = broken  # type: ignore[assignment,method-assign]
     kernel.says(WARN, name="demo")
     with pytest.raises(SplatError):
         watch.check()

@@ -75,7 +75,7 @@ def override(instruments: Instruments, returns: object = -12, **options: Any) ->
 def test_a_spy(instruments: Instruments, relay: HookedRelay) -> None:
     made: list[int] = []
     instruments.on_insert(lambda: made.append(1))
-    calls = instruments.spy("vfs_read", "count == 17", returns=False, keep=10)  # type: ignore[arg-type]
+    calls = instruments.spy("vfs_read", "count == 17", returns=False, keep=10)
     assert relay.arrive(dx=17) == CONTINUE
     assert calls.calls[0]["count == 17"] == 1, "one expression need not be a list"
     assert made == [1]

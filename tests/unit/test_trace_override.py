@@ -132,7 +132,7 @@ def test_a_condition_of_the_tests(relay: HookedRelay) -> None:
 
     def when(call: Call) -> bool:
         seen.append(call.number)
-        return call["count"] == 17
+        return bool(call["count"] == 17)
 
     make(relay, when=when)
     assert [relay.arrive(dx=size) for size in (3, 17)] == [CONTINUE, FORCED]

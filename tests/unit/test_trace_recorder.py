@@ -63,7 +63,7 @@ class Memory:
     def read_physical(self, address: int, size: int) -> bytes:
         return bytes(self.ram[address : address + size])
 
-    def write_physical(self, address: int, data: bytes) -> None:
+    def write_physical(self, address: int, data: bytes | bytearray) -> None:
         self.ram[address : address + len(data)] = data
 
     def apply(self, pieces: list[tuple[int, bytes]]) -> None:
@@ -73,7 +73,7 @@ class Memory:
     def byte(self, address: int) -> int:
         return self.ram[self.walk(address).physical]
 
-    def put(self, address: int, byte: bytes | None) -> None:
+    def put(self, address: int, byte: bytes | bytearray | None) -> None:
         """What the relay does with what is returned."""
         if byte is not None:
             self.write_physical(self.walk(address).physical, byte)

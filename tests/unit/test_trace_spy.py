@@ -23,7 +23,9 @@ def relay() -> HookedRelay:
 
 def make(relay: HookedRelay, *, returns: bool = False, **options: Any) -> Spy:
     # The task is in r15.
-    context = [(name, KgdbError("not read")) for name in _CONTEXT if name != "task"]
+    context: list[tuple[str, Any]] = [
+        (name, KgdbError("not read")) for name in _CONTEXT if name != "task"
+    ]
     context.append(("task", _reader("current", compiled("reg 15"), "")))
     count = ("count", _reader("count", compiled("reg 3"), ""))
     flags = _reader("file->f_flags", compiled("reg 5", "ref32"), "")
@@ -173,7 +175,9 @@ def test_a_cost_in_words() -> None:
 
 
 def test_which_copy_was_called_and_whether_it_returns_anything(relay: HookedRelay) -> None:
-    context = [(name, KgdbError("not read")) for name in _CONTEXT if name != "task"]
+    context: list[tuple[str, Any]] = [
+        (name, KgdbError("not read")) for name in _CONTEXT if name != "task"
+    ]
     context.append(("task", _reader("current", compiled("reg 15"), "")))
     entries = tuple(
         FunctionEntry(address, INT, (), (), tuple(context), copy=copy, keeps_result=kept)
