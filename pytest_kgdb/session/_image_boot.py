@@ -32,7 +32,6 @@ def run_to_start_kernel(machine: Machine, kernel: Kernel, waits: WaitLimit, log:
     :param log: the kernel's log, for what it does not print on the console.
     :raises BootError: it never came there.
     """
-
     timeout = waits.seconds
 
     def patience(seconds: float) -> bool:
