@@ -153,7 +153,9 @@ class ModuleSymbols:
                 with contextlib.suppress(GdbError):
                     self._table.enable_location(number, True)
             module.disabled.clear()
-            self._debugger.console(f'remove-symbol-file "{self._readable(module.file)}"')
+            # gdb knows the file by its real path, with a cache behind a symbolic link, too.
+            file = self._readable(module.file).resolve()
+            self._debugger.console(f'remove-symbol-file "{file}"')
             yield
 
     def _relocate_init(self, module: LoadedModule) -> None:
