@@ -290,7 +290,7 @@ class _Reader:
         return dict(value)
 
 
-def _are_numbers_of(layout: type[StopLayout] | type[KgdbLayout], value: object) -> bool:
+def _are_numbers_of(layout: type[StopLayout | KgdbLayout], value: object) -> bool:
     """Return whether a value from a file can be the fields of a layout."""
     kinds = {field.name: field for field in fields(layout)}
     return (

@@ -105,8 +105,14 @@ def session_with(pytestconfig, kernel, disk=None, **changes) -> Iterator[Session
     settings = replace(
         from_pytest(pytestconfig),
         **{
-            **{"initrd": "busybox", "disk": "none", "boot": "kernel", "append": "", "smp": 1},
-            **{"memory": 256, "origins": {"initrd": "here"}, **changes},
+            "initrd": "busybox",
+            "disk": "none",
+            "boot": "kernel",
+            "append": "",
+            "smp": 1,
+            "memory": 256,
+            "origins": {"initrd": "here"},
+            **changes,
         },
     )
     progress = Silent()

@@ -179,7 +179,7 @@ def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     assert public(kind) - inherited <= named
 
 
-DOORS = {"": Kgdb, **{kind.__name__: kind for kind in (Stop, Frame, Value, Breakpoint, Module)}}
+DOORS: dict[str, type] = {"": Kgdb, **{kind.__name__: kind for kind in (Stop, Frame, Value, Breakpoint, Module)}}
 DOORS |= {"Watchpoint": Watchpoint, "Modules": Modules}
 
 

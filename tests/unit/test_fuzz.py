@@ -260,7 +260,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     directory = tmp_path_factory.mktemp("program")
     source, target = directory / "x.c", directory / "x.o"
     source.write_text("int answer = 42;\nint twice(int x)\n{\n\treturn 2 * x;\n}\n")
-    argv = ["gcc", "-g", "-gdwarf-5", "-c", "-o", target, source]
+    argv: list[str | Path] = ["gcc", "-g", "-gdwarf-5", "-c", "-o", target, source]
     subprocess.run(argv, check=True, timeout=60)
     return target.read_bytes()
 

@@ -45,7 +45,7 @@ class World:
             parts.run_control,
             self.relay,
             parts.locations,
-            SimpleNamespace(),  # type: ignore[arg-type] # the source
+            SimpleNamespace(),  # the source
         )
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)

@@ -23,6 +23,9 @@ class PacketMemory:
     def check_mapped(self, address: int, size: int) -> None:
         self.read(address, 1)
 
+    def translate(self, address: int) -> tuple[int, int]:
+        raise KgdbError("no page tables")
+
     def read_user(self, task: int, address: int, size: int) -> bytes:
         raise KgdbError("no program")
 

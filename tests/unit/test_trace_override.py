@@ -78,7 +78,7 @@ def relay() -> HookedRelay:
     return HookedRelay()
 
 
-CONTEXT = (
+CONTEXT: tuple[tuple[str, Any], ...] = (
     *(
         (name, _reader(name, compiled("const8 7"), ""))
         for name in ("task", "pid", "tgid", "cpu", "time")
