@@ -179,8 +179,8 @@ def test_instruments_md_has_the_whole_instruments(kind: type) -> None:
     assert public(kind) - inherited <= named
 
 
-DOORS: dict[str, type] = {"": Kgdb, **{kind.__name__: kind for kind in (Stop, Frame, Value, Breakpoint, Module)}}
-DOORS |= {"Watchpoint": Watchpoint, "Modules": Modules}
+_KINDS = (Stop, Frame, Value, Breakpoint, Module, Watchpoint, Modules)
+DOORS: dict[str, type] = {"": Kgdb, **{kind.__name__: kind for kind in _KINDS}}
 
 
 def test_doors_md_is_the_table_that_is_tested() -> None:
