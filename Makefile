@@ -48,6 +48,7 @@ help:
 	@echo 'make test-oldest  unit tests with the oldest versions that pyproject.toml allows: pytest 7.4'
 	@echo 'make test-package  wheel and sdist, built and installed into a fresh environment'
 	@echo 'make lint         ruff and mypy'
+	@echo 'make docs         the pages, and an API reference from the docstrings, as a site in site/'
 	@echo 'make diagram      draw docs/images/architecture.svg'
 	@echo 'make dist         build the wheel and the sdist, in dist/'
 	@echo 'make clean        remove the virtual environment, but not the cache'
@@ -162,6 +163,13 @@ fuzz: ready
 .PHONY: test-package
 test-package: ready
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/package
+
+# A link that leads nowhere is an error.
+.PHONY: docs
+docs: ready
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	$(BIN)/python tools/pages.py build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 .PHONY: diagram
 diagram:

@@ -372,3 +372,22 @@ def test_the_tests_that_security_md_names_are_there() -> None:
             assert match is not None, name
             source = (ROOT / "tests" / match[1]).read_text(encoding="utf-8")
             assert re.search(rf"^ *def {match[2]}\(", source, re.MULTILINE), name
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        pages = importlib.import_module("pages")
+    finally:
+        sys.path.pop(0)
+    listed = re.findall(r"^ +- (\S+\.md)$", text("mkdocs.yml"), re.M)
+    names = [Path(page).name for page in PAGES if page != "README.md"]
+    reference = [f"api/{name}.md" for name in (*pages.REFERENCE, "errors")]
+    assert sorted(listed) == sorted([*names, "index.md", *reference])
+    placed = [name for _, members in pages.REFERENCE.values() for name in members]
+    assert len(placed) == len(set(placed))
+    others = set(pytest_kgdb.__all__) - set(placed) - {"__version__", "GdbError"}
+    assert others <= set(pytest_kgdb.errors.__all__) | {"KgdbError"}
+    for name in placed:
+        module = pages.where(name).rpartition(".")[0]
+        assert name in definitions(Path(str(importlib.import_module(module).__file__)).read_text())
