@@ -77,7 +77,7 @@ class Surroundings:
                     continue
                 # What was made a directory once stays one, with the objects in it.
                 if copy / name in apart or _is_directory(copy / name, original / name):
-                    _link_files(copy / name, original / name)
+                    _link_files(copy / name, original / name, self.top)
                 else:
                     _link(copy / name, original / name)
         self.root.mkdir(exist_ok=True)
@@ -106,6 +106,14 @@ def _is_directory(place: Path, original: Path) -> bool:
     return place.is_dir() and not place.is_symlink() and original.is_dir()
 
 
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether two paths are of one directory, by whatever links they lead there."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
 def _link(place: Path, target: Path) -> None:
     if place.is_symlink() and place.readlink() == target:
         return
@@ -120,13 +128,20 @@ def _remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def _link_files(place: Path, original: Path) -> None:
-    """Make a directory with links to all files of another, at any depth; what is built stays."""
+def _link_files(place: Path, original: Path, top: Path) -> None:
+    """Make a directory with links to all files of another, at any depth; what is built stays.
+
+    :param top: the outermost directory of ours, which is left out where it is below the other.
+    """
     if place.is_symlink():
         place.unlink()
     count = 0
     for directory, names, files in os.walk(original):
-        names[:] = [name for name in names if not name.startswith(".")]
+        names[:] = [
+            name
+            for name in names
+            if not name.startswith(".") and not _is_same(Path(directory) / name, top)
+        ]
         here = place / os.path.relpath(directory, original)
         here.mkdir(parents=True, exist_ok=True)
         for entry in here.iterdir():

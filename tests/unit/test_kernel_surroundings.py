@@ -61,6 +61,24 @@ def test_what_is_built_elsewhere_is_not_beside_the_users_file(
     assert [path.name for path in driver.parent.rglob("*.o")] == ["part.o"]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_cache_beside_the_driver(driver: Path, *, linked: bool) -> None:
+    """What is around the driver has the copy in it."""
+    state = driver.parent / "state"
+    (state / "deep").mkdir(parents=True)
+    (state / "deep/part.c").write_text("part\n")
+    (state / "cache").mkdir()
+    cache = state / "cache"
+    if linked:
+        cache = driver.parent / "cache"
+        cache.symlink_to(state / "cache")
+    around = Surroundings(cache / "tree", driver)
+    for _ in range(2):
+        around.sync([state / "deep"])
+        assert (around.root / "../state/deep/part.c").read_text() == "part\n"
+        assert list((around.root / "../state/cache").iterdir()) == []
+
+
 def test_names_that_kbuild_refuses(tmp_path: Path) -> None:
     driver = tmp_path / "my project: new/driver"
     driver.mkdir(parents=True)
