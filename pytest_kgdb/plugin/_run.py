@@ -282,6 +282,8 @@ class Run:
             with shared_work(self.config) if first else contextlib.nullcontext():
                 handle = boot()
         except (BootError, BuildError, ConfigError) as error:
+            if test_request.timeout < self.settings.timeout:
+                raise  # the next test may leave the machine the time that it takes
             # Tried again, it would fail again, and each try is a wait to its deadline.
             failures = (self._boots[key] or 0) + 1 if key in self._boots else None
             self._boots[key] = (

@@ -816,6 +816,19 @@ def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:
     )
 
 
+def test_a_machine_that_had_little_time_is_tried_again(inner: Inner) -> None:
+    inner.fake("Session.acquire_errors = [errors.BootError('kgdb was not reached in 1.5 s')]")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(timeout=1.5)
+        def test_a(kgdb): pass
+        def test_b(kgdb): pass
+        """
+    )
+    inner.run().assert_outcomes(errors=1, passed=1)
+
+
 def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
     inner.fake(
         "Session.acquire_errors = [None] + [errors.BootError(f'try {n}') for n in (1, 2, 3)]"
