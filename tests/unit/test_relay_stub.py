@@ -121,6 +121,7 @@ class TestWhereKgdbTakesNone:
         qemu.wait_for(b"Z" + self.PLACE)
         bench.gdb.send(b"c")
         bench.kgdb.wait_for(b"c")
+        qemu.wait_for(b"c")
         qemu.registers["ip"] = NOP
         qemu.stop()
         qemu.wait_for(b"M%x,1:cc" % NOP)
@@ -135,6 +136,7 @@ class TestWhereKgdbTakesNone:
         assert self.insert(bench) == b"OK"
         bench.gdb.send(b"c")
         bench.kgdb.wait_for(b"c")
+        qemu.wait_for(b"c")
         qemu.registers["ip"] = NOP
         qemu.stop()
         qemu.wait_for(b"M%x,1:cc" % NOP)
