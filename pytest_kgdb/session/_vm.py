@@ -43,7 +43,6 @@ _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
-_CONSOLE_LINES: Final = 15  # that an error shows
 _STACK_LINES: Final = 8  # besides
 
 
@@ -362,10 +361,9 @@ class Vm:
         else:
             what = f"stopped: {what}"
         what = what.replace(":", " on its way to the shell:", 1)
-        console = self.machine.console
         raise BootError(
-            f"the kernel {what}\nthe console's last lines are:\n{console.tail(_CONSOLE_LINES)}",
-            log=console.log,
+            f"the kernel {what}\n{last_lines(self.machine, self._boot_log)}",
+            log=self.machine.console.log,
             hint=self._why_stopped(),
         )
 

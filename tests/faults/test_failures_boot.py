@@ -161,7 +161,9 @@ def test_panic_before_the_console(early: Outcome, test: str, reason: str, functi
     assert lines[0] == "not on its console, but in its memory, the kernel's last lines are:"
     assert any(re.search(rf"\] Kernel panic - not syncing: {reason}$", line) for line in lines)
     assert any(f" {function}+0x" in line for line in lines), "the stack is part of it"
-    assert any("---[ end Kernel panic" in line for line in lines)
+    # With QEMU's stub the kernel is stopped in the middle of it.
+    stopped = "on its way" in first
+    assert any("---[ end Kernel panic" in line for line in lines) != stopped
     assert early.seconds < 300
 
 

@@ -60,17 +60,6 @@ def test_the_monitor_is_kdbs(kgdb):
     assert_agreed(kgdb)
 
 
-@pytest.mark.kgdb(stub="qemu")
-def test_the_monitor_is_qemus(kgdb):
-    assert "VM status" in kgdb.execute("monitor info status")
-    assert "info registers" in kgdb.execute("monitor help info")  # in several packets
-    assert "RIP=" in kgdb.execute("monitor info registers")
-    for command in ("monitor quit", "mon c", "monitor loadvm x", "monitor system_reset"):
-        with pytest.raises(KgdbError, match="was not given to gdb"):
-            kgdb.execute(command)
-    assert_agreed(kgdb)
-
-
 def test_what_aliases_and_definitions_hide(kgdb):
     kgdb.execute("alias leave = detach")
     kgdb.execute("alias -a away = continue &")

@@ -547,3 +547,13 @@ def test_a_loop_with_interrupts_off(stub):
     with pytest.raises(TimeoutError, match=r"off: CPU 0 in vfs_read \(fs/read_write\.c:\d+\), \w+"):
         stub.cont(timeout=1)
     assert stub.interrupt().frame.function == "vfs_read"
+
+
+def test_the_monitor_is_qemus(stub):
+    assert "VM status" in stub.execute("monitor info status")
+    assert "info registers" in stub.execute("monitor help info")  # in several packets
+    assert "RIP=" in stub.execute("monitor info registers")
+    for command in ("monitor quit", "mon c", "monitor loadvm x", "monitor system_reset"):
+        with pytest.raises(KgdbError, match="was not given to gdb"):
+            stub.execute(command)
+    assert stub.run("echo on").output == "on\n"
