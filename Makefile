@@ -41,7 +41,7 @@ help:
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
 	@echo 'make test-doors   the real-kernel tests with gdb on QEMU'\''s stub'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
-	@echo 'make test-faults-random  QEMU or gdb killed 200 times, at random; ten minutes'
+	@echo 'make test-faults-random  QEMU or gdb killed 200 times, and what a guest does to its lines'
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
