@@ -63,7 +63,8 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
             return None
         return Loop(f"spinning{off}", where + task, deaf)
     if exception := _exception(samples, place):
-        return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
+        # Whether interrupts are off where it comes from is not known: they are in its handler.
+        return Loop("looping in an exception", f"{where}, {exception}{task}", deaf=False)
     lock = ""
     if all(sample.spinlock == last.spinlock is not None for sample in samples):
         name = f" {last.spinlock}" if last.spinlock else ""

@@ -413,7 +413,7 @@ def test_the_stack_of_a_task_that_runs(stub):
 @machine(smp=2)
 def test_the_stack_beneath_an_interrupt_by_qemu(stub):
     """It comes anywhere: in the kernel, or in a program, of which the stack is not known."""
-    stub.type("while :; do cat /proc/self/maps; done > /dev/null &")
+    stub.type("while :; do :; done & while :; do cat /proc/self/maps; done > /dev/null &")
     stub.resume()
     seen = set()
     for _ in range(200):
