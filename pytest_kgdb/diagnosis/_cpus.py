@@ -29,6 +29,8 @@ _PT_REGS: Final = {
 }
 # Intel SDM volume 1, "EFLAGS Register"
 _INTERRUPT_FLAG: Final = 1 << 9
+_WORD: Final = 8
+_HANDLER: Final = "asm_exc_"  # arch/x86/include/asm/idtentry.h
 _FIRST_KERNEL_ADDRESS: Final = 1 << 63
 # How a CPU waits for an interrupt (kernel/sched/idle.c), and how one that is offline waits to be
 # started again (arch/x86/kernel/smpboot.c).
@@ -62,12 +64,21 @@ class CpuSample:
     """Why there are no frames."""
 
     @property
-    def interrupts(self) -> bool:
-        """Whether interrupts were on; in an exception, which may end, whether they were before."""
-        flags = self.exception_flags
-        if flags is None:
+    def interrupts(self) -> bool | None:
+        """Whether interrupts were on; in an exception, which may end, whether they were before.
+
+        None on the way into an exception's handler and out of it, where that is not known.
+        """
+        if self.in_exception:
+            flags = self.exception_flags
+        else:
             flags = self.registers.get("RFL", self.registers.get("EFL", 0))
-        return bool(flags & _INTERRUPT_FLAG)
+        return None if flags is None else bool(flags & _INTERRUPT_FLAG)
+
+    @property
+    def in_exception(self) -> bool:
+        """Whether it was in an exception's handler."""
+        return any(frame.name.startswith(_HANDLER) for frame in self.frames)
 
     @property
     def pc(self) -> int:
@@ -109,7 +120,7 @@ class CpuSample:
         if self.idle:
             yield f"{head}, idle"
             return
-        if not self.interrupts:
+        if self.interrupts is False:
             head += ", interrupts off"
         yield head
         if self.user:
@@ -195,15 +206,25 @@ def _entry_registers(program: drgn.Program, task: drgn.Object) -> bytes:
 
 
 def _exception_flags(program: drgn.Program, trace: drgn.StackTrace) -> int | None:
-    """Return the flags that an exception has saved (arch/x86/entry/entry_64.S, idtentry_body)."""
+    """Return the flags that an exception has saved; None where they are not found.
+
+    They are in the registers on the stack (arch/x86/entry/entry_64.S, idtentry_body), or, before
+    these are complete and behind them, in what the CPU has pushed: perhaps an error code, and the
+    address and the flags of what is interrupted (Intel SDM volume 3, "64-Bit Mode Stack Frame").
+    """
     import drgn
 
     for level, frame in enumerate(trace):
-        if (frame.name or "").startswith("asm_exc_"):
-            # On its way there and back its stack pointer is another.
-            registers = drgn.Object(program, "struct pt_regs", address=frame.sp)
-            interrupted = level + 1 < len(trace) and registers.ip.value_() == trace[level + 1].pc
-            return int(registers.flags.value_()) if interrupted else 0
+        if not (frame.name or "").startswith(_HANDLER) or level + 1 == len(trace):
+            continue
+        interrupted = trace[level + 1].pc
+        registers = drgn.Object(program, "struct pt_regs", address=frame.sp)
+        if registers.ip.value_() == interrupted:
+            return int(registers.flags.value_())
+        for address in (frame.sp, frame.sp + _WORD):
+            if program.read_u64(address) == interrupted:
+                return int(program.read_u64(address + 2 * _WORD))
+        return None
     return None
 
 

@@ -51,7 +51,8 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
         return Loop("running in user mode", where, deaf=False, user=True)
     if any(sample.user for sample in samples):
         return None
-    deaf = all(not sample.interrupts for sample in samples)
+    known = [sample.interrupts for sample in samples if sample.interrupts is not None]
+    deaf = bool(known) and not any(known)
     off = " with interrupts off" if deaf else ""
     place = _common_place(samples)
     where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
@@ -63,8 +64,7 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
             return None
         return Loop(f"spinning{off}", where + task, deaf)
     if exception := _exception(samples, place):
-        # Whether interrupts are off where it comes from is not known: they are in its handler.
-        return Loop("looping in an exception", f"{where}, {exception}{task}", deaf=False)
+        return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
     lock = ""
     if all(sample.spinlock == last.spinlock is not None for sample in samples):
         name = f" {last.spinlock}" if last.spinlock else ""
@@ -111,13 +111,17 @@ def _common_place(samples: Sequence[CpuSample]) -> StackFrame | None:
 def _exception(samples: Sequence[CpuSample], place: StackFrame) -> str:
     """Return the exception that a function takes again and again, in words; empty for none."""
     names: Counter[str] = Counter()
+    others: set[int] = set()  # where it was otherwise
     for sample in samples:
         for inner, frame in zip(sample.frames, sample.frames[1:], strict=False):
             match = _EXCEPTION.fullmatch(inner.name)
             if match and frame.name == place.name and frame.interrupted:
                 names[match[1]] += 1
                 break
-    if not names or 2 * names.total() < len(samples):
+        else:
+            others.add(sample.pc)
+    # One that is between its exceptions at one instruction always does nothing else.
+    if not names or (2 * names.total() < len(samples) and len(others) > 1):
         return ""
     name = names.most_common(1)[0][0].replace("_", " ")
     return f"{name} after {name}"

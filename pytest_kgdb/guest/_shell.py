@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from ..console import Console, PrintedLog, Result
 from ..deadline import WaitLimit
@@ -12,10 +12,6 @@ from ..debugger import FirstCause, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 
 __all__ = ["OopsPolicy", "Shell"]
-
-# What a kernel whose command has not ended may take to stop, in seconds. One that faults again and
-# again with interrupts off never does, and that cannot be told before.
-_INTERRUPT_SECONDS: Final = 6.0
 
 
 class OopsPolicy(Protocol):
@@ -92,7 +88,7 @@ class Shell:
             explained = self._explained(error)
             if was_stopped and control.hears_interrupts:
                 with contextlib.suppress(KgdbError):
-                    control.interrupt(timeout=min(_INTERRUPT_SECONDS, self._waits.seconds))
+                    control.interrupt()
             raise explained from error
         except MachineDied as error:
             if (cause := self._causes.first(error)) is error:

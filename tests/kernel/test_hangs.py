@@ -143,11 +143,10 @@ SPINNING = {
     "deaf": f"spinning with interrupts off: CPU 0 in {at('hang_deaf')}, {SH}",
     "spinlock": f"spinning with interrupts off: CPU 0 in {at('hang_spinlock')}, {SH}, waiting for "
     "the spinlock spinlock",
-    # It may be in the function at each look, and never in the exception's handler.
-    "exception": f"(?:looping in an exception|spinning): CPU 0 in {at('hang_exception', 'fault')}"
-    f"(?:, page fault after page fault)?, {SH}",
-    "deaf_exception": "(?:looping in an exception|spinning with interrupts off): CPU 0 in "
-    f"{at('hang_exception', 'fault')}(?:, page fault after page fault)?, {SH}",
+    "exception": f"looping in an exception: CPU 0 in {at('hang_exception', 'fault')}, page fault "
+    f"after page fault, {SH}",
+    "deaf_exception": "looping in an exception with interrupts off: CPU 0 in "
+    f"{at('hang_exception', 'fault')}, page fault after page fault, {SH}",
     "hlt": f"halted with interrupts off: CPU 0 in {at('hang_hlt')}, {SH}",
 }
 
