@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,6 @@ _PT_REGS: Final = {
 # Intel SDM volume 1, "EFLAGS Register"
 _INTERRUPT_FLAG: Final = 1 << 9
 _WORD: Final = 8
-_HANDLER: Final = "asm_exc_"  # arch/x86/include/asm/idtentry.h
 _FIRST_KERNEL_ADDRESS: Final = 1 << 63
 # How a CPU waits for an interrupt (kernel/sched/idle.c), and how one that is offline waits to be
 # started again (arch/x86/kernel/smpboot.c).
@@ -56,29 +56,28 @@ class CpuSample:
     entry: bytes = b""
     """The registers with which that task entered the kernel (`struct pt_regs`)."""
     frames: Sequence[StackFrame] = field(default=(), repr=False)
-    exception_flags: int | None = None
-    """The flags of what an exception has interrupted, if it was in one; 0 if they are not known."""
     spinlock: str | None = None
     """The spinlock that it waited for; empty for one that cannot be told, None for none."""
     error: str = ""
     """Why there are no frames."""
 
     @property
-    def interrupts(self) -> bool | None:
-        """Whether interrupts were on; in an exception, which may end, whether they were before.
+    def interrupts(self) -> bool:
+        """Whether interrupts were on."""
+        return bool(self.registers.get("RFL", self.registers.get("EFL", 0)) & _INTERRUPT_FLAG)
 
-        None on the way into an exception's handler and out of it, where that is not known.
+    def interrupts_in(self, depth: int) -> bool | None:
+        """Whether interrupts were on in a frame, also if one, or an exception, came since.
+
+        :param depth: counted from the outermost, which is 1.
+        :return: None where it is not known, as on the way into a handler.
         """
-        if self.in_exception:
-            flags = self.exception_flags
-        else:
-            flags = self.registers.get("RFL", self.registers.get("EFL", 0))
+        inner = self.frames[: len(self.frames) - depth + 1]
+        interrupted = [frame for frame in inner if frame.interrupted]
+        if not interrupted:
+            return self.interrupts
+        flags = interrupted[-1].flags
         return None if flags is None else bool(flags & _INTERRUPT_FLAG)
-
-    @property
-    def in_exception(self) -> bool:
-        """Whether it was in an exception's handler."""
-        return any(frame.name.startswith(_HANDLER) for frame in self.frames)
 
     @property
     def pc(self) -> int:
@@ -120,7 +119,7 @@ class CpuSample:
         if self.idle:
             yield f"{head}, idle"
             return
-        if self.interrupts is False:
+        if not self.interrupts:
             head += ", interrupts off"
         yield head
         if self.user:
@@ -162,7 +161,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         return plain
     pid, comm, switches, entry, error = -1, "", 0, b"", ""
     frames: list[StackFrame] = []
-    spinlock = flags = None
+    spinlock = None
     # The kernel may be broken in any way, and whatever can be read is reported.
     try:
         from drgn.helpers.linux.sched import cpu_curr
@@ -176,9 +175,8 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
     if not user:
         try:
             trace = _trace(program, registers)
-            frames = frames_of(trace, source)
+            frames = _with_flags(program, trace, frames_of(trace, source))
             spinlock = spinlock_name(program, trace)
-            flags = _exception_flags(program, trace)
         except Exception as caught:
             error = str(caught)
     return CpuSample(
@@ -191,7 +189,6 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         switches,
         entry,
         tuple(frames),
-        flags,
         spinlock,
         error,
     )
@@ -205,26 +202,37 @@ def _entry_registers(program: drgn.Program, task: drgn.Object) -> bytes:
     return data
 
 
-def _exception_flags(program: drgn.Program, trace: drgn.StackTrace) -> int | None:
-    """Return the flags that an exception has saved; None where they are not found.
+def _with_flags(
+    program: drgn.Program, trace: drgn.StackTrace, frames: Sequence[StackFrame]
+) -> list[StackFrame]:
+    """Return the frames, those that were interrupted with their flags."""
+    return [
+        replace(frame, flags=_saved_flags(program, frames[level - 1].sp, trace[level].pc))
+        if frame.interrupted and level
+        else frame
+        for level, frame in enumerate(frames)
+    ]
+
+
+def _saved_flags(program: drgn.Program, sp: int, pc: int) -> int | None:
+    """Return the flags that were saved of interrupted code; None where they are not found.
 
     They are in the registers on the stack (arch/x86/entry/entry_64.S, idtentry_body), or, before
     these are complete and behind them, in what the CPU has pushed: perhaps an error code, and the
     address and the flags of what is interrupted (Intel SDM volume 3, "64-Bit Mode Stack Frame").
+
+    :param sp: the stack pointer of the handler's frame.
+    :param pc: where the code was interrupted.
     """
     import drgn
 
-    for level, frame in enumerate(trace):
-        if not (frame.name or "").startswith(_HANDLER) or level + 1 == len(trace):
-            continue
-        interrupted = trace[level + 1].pc
-        registers = drgn.Object(program, "struct pt_regs", address=frame.sp)
-        if registers.ip.value_() == interrupted:
+    with contextlib.suppress(drgn.FaultError):
+        registers = drgn.Object(program, "struct pt_regs", address=sp)
+        if registers.ip.value_() == pc:
             return int(registers.flags.value_())
-        for address in (frame.sp, frame.sp + _WORD):
-            if program.read_u64(address) == interrupted:
+        for address in (sp, sp + _WORD):
+            if program.read_u64(address) == pc:
                 return int(program.read_u64(address + 2 * _WORD))
-        return None
     return None
 
 

@@ -51,10 +51,10 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
         return Loop("running in user mode", where, deaf=False, user=True)
     if any(sample.user for sample in samples):
         return None
-    known = [sample.interrupts for sample in samples if sample.interrupts is not None]
+    place, depth = _common_place(samples)
+    known = [on for sample in samples if (on := sample.interrupts_in(depth)) is not None]
     deaf = bool(known) and not any(known)
     off = " with interrupts off" if deaf else ""
-    place = _common_place(samples)
     where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
     task = f", {last.task}" if last.pid >= 0 else ""
     if deaf and all(sample.waits for sample in samples):
@@ -91,21 +91,22 @@ def _common(samples: Sequence[CpuSample]) -> list[StackFrame]:
     return list(stacks[-1][len(stacks[-1]) - number :])
 
 
-def _common_place(samples: Sequence[CpuSample]) -> StackFrame | None:
+def _common_place(samples: Sequence[CpuSample]) -> tuple[StackFrame | None, int]:
     """Return the function that a CPU has not left, at the line where it was most of the time.
 
-    None if it may have: a system call that was made again has the same frames.
+    None if it may have: a system call that was made again has the same frames. The second is its
+    depth in each stack, counted from the outermost frame; 0 for none.
     """
     common = _common(samples)
     place = place_of(common)
     if place is None or place.is_base:
-        return None
+        return None, 0
     if _in_syscall(samples[-1]) and len({sample.entry for sample in samples}) > 1:
-        return None
+        return None, 0
     depth = len(common) - common.index(place)
     lines = Counter(sample.frames[-depth].line for sample in samples if len(sample.frames) >= depth)
     line = max(lines, key=lambda number: lines[number])
-    return StackFrame(place.name, place.file, line, place.sp, place.interrupted)
+    return StackFrame(place.name, place.file, line, place.sp, place.interrupted), depth
 
 
 def _exception(samples: Sequence[CpuSample], place: StackFrame) -> str:

@@ -62,6 +62,8 @@ class StackFrame:
     """The stack pointer, which inlined frames share with the one that they are inlined into."""
     interrupted: bool = False
     """Whether an interrupt or an exception came here."""
+    flags: int | None = None
+    """The flags that it was interrupted with; None where they are not known."""
 
     def __str__(self) -> str:
         return f"{self.name} at {self.file}:{self.line}" if self.file else self.name

@@ -85,9 +85,19 @@ def test_registers() -> None:
     assert sample_cpus(None, "", None) == []
 
 
-def test_interrupts_of_what_an_exception_has_interrupted() -> None:
-    assert cpu(SPIN, flags=OFF, exception_flags=ON).interrupts
-    assert not cpu(SPIN, flags=ON, exception_flags=0).interrupts
+def test_interrupts_of_what_was_interrupted() -> None:
+    fault = replace(SPIN, interrupted=True, flags=ON)
+    look = cpu(TIMER, fault, ENTRY, flags=OFF)
+    assert [look.interrupts_in(depth) for depth in (3, 2, 1)] == [False, True, True]
+    assert not look.interrupts, "in the handler they are off"
+    look = cpu(TIMER, replace(fault, flags=OFF), ENTRY, flags=ON)
+    assert [look.interrupts_in(depth) for depth in (3, 2, 1)] == [True, False, False]
+    # On the way into the handler.
+    look = cpu(TIMER, replace(fault, flags=None), ENTRY, flags=OFF)
+    assert [look.interrupts_in(depth) for depth in (3, 2)] == [False, None]
+    # A fault in a fault's handler.
+    inner = replace(TIMER, interrupted=True, flags=OFF)
+    assert cpu(IDLE, inner, fault, ENTRY, flags=OFF).interrupts_in(2)
 
 
 def test_where_a_stack_waits() -> None:
@@ -139,15 +149,28 @@ def test_a_task_that_sleeps_in_between_does_not_loop() -> None:
 
 
 def test_an_exception_after_another() -> None:
-    fault = replace(SPIN, interrupted=True)
+    fault = replace(SPIN, interrupted=True, flags=ON)
     entry = StackFrame("asm_exc_page_fault", "arch/x86/include/asm/idtentry.h", 608, 0x4000)
-    inside = cpu(TIMER, entry, fault, WRITE, ENTRY, flags=OFF, exception_flags=ON)
+    inside = cpu(TIMER, entry, fault, WRITE, ENTRY, flags=OFF)
     looks = [inside, cpu(SPIN, WRITE, ENTRY), inside]
     assert headline(*looks) == (
         "looping in an exception: CPU 0 in demo_spin (demo.c:30), page fault after page fault, "
         "dd[52]"
     )
     assert not diagnose(samples(*looks)).deaf
+    first = "looping in an exception: CPU 0 in demo_spin"
+    # Each look is on the way into the handler: nothing is said of interrupts.
+    entering = cpu(entry, replace(fault, flags=None), WRITE, ENTRY, flags=OFF)
+    assert headline(*[entering] * 3).startswith(first)
+    assert not diagnose(samples(*[entering] * 3)).deaf
+    off = cpu(TIMER, entry, replace(fault, flags=OFF), WRITE, ENTRY, flags=OFF)
+    assert diagnose(samples(*[off] * 3)).deaf
+    # Mostly between two of them, at the instruction that faults.
+    deaf = cpu(SPIN, WRITE, ENTRY, flags=OFF)
+    words = first.replace(":", " with interrupts off:")
+    assert headline(*[deaf] * 6, off, deaf).startswith(words)
+    elsewhere = cpu(SPIN, WRITE, ENTRY, flags=OFF, rip=KERNEL + 4)
+    assert headline(*[deaf] * 3, *[elsewhere] * 3, off, deaf).startswith("spinning with")
 
 
 def test_hlt() -> None:
