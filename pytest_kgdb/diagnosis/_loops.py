@@ -52,8 +52,8 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
     if any(sample.user for sample in samples):
         return None
     place, depth = _common_place(samples)
-    known = [on for sample in samples if (on := sample.interrupts_in(depth)) is not None]
-    deaf = bool(known) and not any(known)
+    states = {sample.interrupts_in(depth) for sample in samples} - {None}
+    deaf = states == {False}
     off = " with interrupts off" if deaf else ""
     where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
     task = f", {last.task}" if last.pid >= 0 else ""
