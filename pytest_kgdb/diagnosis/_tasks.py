@@ -78,8 +78,11 @@ class WaitingTask:
         """Who has what it waits for, in words."""
         if self.wait is None or self.wait.names_holders:
             return ""
+        # A lock has but its owner's address, and a new task may have that of one that has ended.
         names = [
-            "itself" if holder.address == self.address else holder.name
+            "itself (or by a task that has ended)"
+            if holder.address == self.address
+            else holder.name
             for holder in self.wait.holders[:4]
         ]
         return f"held by {', '.join(names)}" if names else self.wait.holding
