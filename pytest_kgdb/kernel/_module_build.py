@@ -243,7 +243,7 @@ class _Build:
             self._cache.lock(self._name, label=self._label),
         ):
             state_dir = self._cache.workdir("module", self._name)
-            surroundings = Surroundings(state_dir / "tree", self._path)
+            surroundings = Surroundings(state_dir / "tree", self._path, state_dir.parent)
             surroundings.sync()
             mirror = Mirror(state_dir, surroundings.root)
             mirror.sync(

@@ -26,9 +26,12 @@ class Surroundings:
 
     :param top: an empty directory, or one that an earlier object of this class has filled.
     :param directory: the original.
+    :param ours: the directory that all such places are in. It is around nobody's directory, though
+        it may lie there: copies of copies would never end.
     """
 
-    def __init__(self, top: Path, directory: Path) -> None:
+    def __init__(self, top: Path, directory: Path, ours: Path) -> None:
+        self._ours = ours.resolve()
         chain = [directory.resolve()]
         for parent in chain[0].parents[:_LEVELS]:
             chain.insert(0, parent)
@@ -63,10 +66,17 @@ class Surroundings:
         :param built: directories of the originals' in which something is built: they become
             directories here, with links to the files.
         """
-        apart = {place for directory in built if (place := self._place(directory)) is not None}
+        apart = {
+            place
+            for directory in built
+            if not directory.resolve().is_relative_to(self._ours)
+            and (place := self._place(directory)) is not None
+        }
         for (copy, original), child in zip(self.originals()[:-1], self._copies[1:], strict=True):
             copy.mkdir(parents=True, exist_ok=True)
             names = _names(original)
+            if self._ours.parent == original:
+                names.discard(self._ours.name)
             if len(names) > _MOST_ENTRIES:
                 names = set()
             for name in _names(copy).difference(names):
@@ -77,7 +87,7 @@ class Surroundings:
                     continue
                 # What was made a directory once stays one, with the objects in it.
                 if copy / name in apart or _is_directory(copy / name, original / name):
-                    _link_files(copy / name, original / name, self.top)
+                    _link_files(copy / name, original / name, self._ours)
                 else:
                     _link(copy / name, original / name)
         self.root.mkdir(exist_ok=True)
@@ -128,10 +138,10 @@ def _remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
-def _link_files(place: Path, original: Path, top: Path) -> None:
+def _link_files(place: Path, original: Path, ours: Path) -> None:
     """Make a directory with links to all files of another, at any depth; what is built stays.
 
-    :param top: the outermost directory of ours, which is left out where it is below the other.
+    :param ours: what is left out where it is below the other.
     """
     if place.is_symlink():
         place.unlink()
@@ -140,7 +150,7 @@ def _link_files(place: Path, original: Path, top: Path) -> None:
         names[:] = [
             name
             for name in names
-            if not name.startswith(".") and not _is_same(Path(directory) / name, top)
+            if not name.startswith(".") and not _is_same(Path(directory) / name, ours)
         ]
         here = place / os.path.relpath(directory, original)
         here.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def driver(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def around(tmp_path: Path, driver: Path) -> Surroundings:
-    surroundings = Surroundings(tmp_path / "cache/tree", driver)
+    surroundings = Surroundings(tmp_path / "cache/tree", driver, tmp_path / "cache")
     surroundings.sync()
     return surroundings
 
@@ -72,18 +72,47 @@ def test_a_cache_beside_the_driver(driver: Path, *, linked: bool) -> None:
     if linked:
         cache = driver.parent / "cache"
         cache.symlink_to(state / "cache")
-    around = Surroundings(cache / "tree", driver)
+    around = Surroundings(cache / "one/tree", driver, cache)
+    other = Surroundings(cache / "other/tree", driver, cache)
     for _ in range(2):
-        around.sync([state / "deep"])
-        assert (around.root / "../state/deep/part.c").read_text() == "part\n"
-        assert list((around.root / "../state/cache").iterdir()) == []
+        for one in (around, other):
+            one.sync([state / "deep"])
+            assert (one.root / "../state/deep/part.c").read_text() == "part\n"
+            assert not (one.root / "../state/cache").exists()
+
+
+def test_a_driver_in_the_cache(tmp_path: Path) -> None:
+    """As a revision's is: the copies are around it."""
+    work = tmp_path / "cache/work"
+    (work / "revision/driver/common").mkdir(parents=True)
+    (work / "revision/driver/common/part.c").write_text("part\n")
+    ours = work / "module"
+    copies = [
+        Surroundings(ours / name / "tree", work / "revision/driver", ours) for name in ("a", "b")
+    ]
+    for _ in range(2):
+        for one in copies:
+            one.sync([one.root, one.root / "common"])
+            assert not list(one.top.rglob("module"))
+
+
+def test_copies_of_copies_are_removed(tmp_path: Path) -> None:
+    """Earlier versions made them."""
+    driver, ours = tmp_path / "work/revision/driver", tmp_path / "work/module"
+    driver.mkdir(parents=True)
+    around = Surroundings(ours / "a/tree", driver, ours)
+    around.sync()
+    stale = around.root.parents[1] / "module"
+    (stale / "b/tree/module/b/tree").mkdir(parents=True)
+    around.sync()
+    assert not stale.exists()
 
 
 def test_names_that_kbuild_refuses(tmp_path: Path) -> None:
     driver = tmp_path / "my project: new/driver"
     driver.mkdir(parents=True)
     (driver.parent / "shared.h").write_text("shared\n")
-    around = Surroundings(tmp_path / "tree", driver)
+    around = Surroundings(tmp_path / "ours/tree", driver, tmp_path / "ours")
     around.sync()
     assert not set(" :") & set(str(around.root.relative_to(tmp_path)))
     assert (around.root / "../shared.h").read_text() == "shared\n"
