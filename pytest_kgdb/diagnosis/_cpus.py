@@ -72,8 +72,9 @@ class CpuSample:
         :param depth: counted from the outermost, which is 1.
         :return: None where it is not known, as on the way into a handler.
         """
+        # The innermost, and what it is inlined into, is where the CPU is: its flags are the CPU's.
         inner = self.frames[: len(self.frames) - depth + 1]
-        interrupted = [frame for frame in inner if frame.interrupted]
+        interrupted = [one for one in inner if one.interrupted and one.sp != inner[0].sp]
         if not interrupted:
             return self.interrupts
         flags = interrupted[-1].flags
@@ -206,12 +207,15 @@ def _with_flags(
     program: drgn.Program, trace: drgn.StackTrace, frames: Sequence[StackFrame]
 ) -> list[StackFrame]:
     """Return the frames, those that were interrupted with their flags."""
-    return [
-        replace(frame, flags=_saved_flags(program, frames[level - 1].sp, trace[level].pc))
-        if frame.interrupted and level
-        else frame
-        for level, frame in enumerate(frames)
-    ]
+    result: list[StackFrame] = []
+    for level, frame in enumerate(frames):
+        flags = None
+        if frame.interrupted and result:
+            inner = result[-1]
+            inlined = inner.sp == frame.sp
+            flags = inner.flags if inlined else _saved_flags(program, inner.sp, trace[level].pc)
+        result.append(replace(frame, flags=flags))
+    return result
 
 
 def _saved_flags(program: drgn.Program, sp: int, pc: int) -> int | None:

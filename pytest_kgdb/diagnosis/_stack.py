@@ -61,7 +61,7 @@ class StackFrame:
     sp: int = 0
     """The stack pointer, which inlined frames share with the one that they are inlined into."""
     interrupted: bool = False
-    """Whether an interrupt or an exception came here."""
+    """Whether an interrupt or an exception came here, or it is the innermost."""
     flags: int | None = None
     """The flags that it was interrupted with; None where they are not known."""
 

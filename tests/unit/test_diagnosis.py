@@ -48,7 +48,9 @@ IDLE = StackFrame("default_idle", "arch/x86/kernel/process.c", 743, 0x5000)
 def cpu(*frames: StackFrame, flags: int = ON, **fields: Any) -> CpuSample:
     values: dict[str, Any] = {"user": False, "waits": False, "pid": 52, "comm": "dd"}
     registers = {"RFL": flags, "RIP": fields.pop("rip", KERNEL)}
-    return CpuSample(0, registers, **{**values, **fields, "frames": frames})
+    # As drgn has it: the innermost frame is always one that was interrupted.
+    stack = [replace(frame, interrupted=True) for frame in frames[:1]] + list(frames[1:])
+    return CpuSample(0, registers, **{**values, **fields, "frames": tuple(stack)})
 
 
 IDLE_CPU = cpu(IDLE, pid=0, comm="swapper/0", waits=True)
@@ -90,6 +92,10 @@ def test_interrupts_of_what_was_interrupted() -> None:
     look = cpu(TIMER, fault, ENTRY, flags=OFF)
     assert [look.interrupts_in(depth) for depth in (3, 2, 1)] == [False, True, True]
     assert not look.interrupts, "in the handler they are off"
+    assert cpu(fault, ENTRY, flags=OFF).interrupts_in(2) is False, "the innermost is the CPU's"
+    inlined = replace(SPIN, name="cpu_relax", interrupted=True)
+    look = cpu(inlined, replace(fault, flags=None), ENTRY, flags=OFF)
+    assert [look.interrupts_in(depth) for depth in (3, 2, 1)] == [False] * 3
     look = cpu(TIMER, replace(fault, flags=OFF), ENTRY, flags=ON)
     assert [look.interrupts_in(depth) for depth in (3, 2, 1)] == [True, False, False]
     # On the way into the handler.
@@ -97,7 +103,8 @@ def test_interrupts_of_what_was_interrupted() -> None:
     assert [look.interrupts_in(depth) for depth in (3, 2)] == [False, None]
     # A fault in a fault's handler.
     inner = replace(TIMER, interrupted=True, flags=OFF)
-    assert cpu(IDLE, inner, fault, ENTRY, flags=OFF).interrupts_in(2)
+    innermost = replace(IDLE, sp=0x3000)
+    assert cpu(innermost, inner, fault, ENTRY, flags=OFF).interrupts_in(2)
 
 
 def test_where_a_stack_waits() -> None:

@@ -27,7 +27,7 @@ static struct device_state {
 static DEFINE_MUTEX(lock_a);
 static DEFINE_MUTEX(lock_b);
 static DECLARE_RWSEM(rwsem);
-static DEFINE_SEMAPHORE(semaphore);
+static struct semaphore semaphore = __SEMAPHORE_INITIALIZER(semaphore, 1);
 static DECLARE_COMPLETION(completion);
 static DECLARE_WAIT_QUEUE_HEAD(queue);
 static DEFINE_SPINLOCK(spinlock);
