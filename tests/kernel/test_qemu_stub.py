@@ -413,10 +413,13 @@ def test_the_stack_of_a_task_that_runs(stub):
 @machine(smp=2)
 def test_the_stack_beneath_an_interrupt_by_qemu(stub):
     """It comes anywhere: in the kernel, or in a program, of which the stack is not known."""
-    stub.type("while :; do :; done & while :; do cat /proc/self/maps; done > /dev/null &")
+    # QEMU names the CPU that stopped last: each runs the two in turn.
+    loops = ("while :; do :; done", "while :; do cat /proc/self/maps; done > /dev/null")
+    stub.type("".join(f"taskset {cpu} sh -c '{loop}' & " for cpu in (1, 2) for loop in loops))
     stub.resume()
     seen = set()
     for _ in range(200):
+        time.sleep(0.01)
         stop = stub.interrupt()
         in_kernel = stop.frame.address >= KERNEL_SPACE
         seen.add(in_kernel)
