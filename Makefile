@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Whole files to each worker: the tests of a file share what its fixtures build.
+JOBS ?= $(shell nproc)
+WORKERS := --numprocesses=$(JOBS) --dist=loadfile
 
 # The Debian packages to build, run and debug a kernel.
 PACKAGES := python3-venv git gcc make flex bison bc libelf-dev libssl-dev cpio kmod rsync \
@@ -87,13 +90,13 @@ DEBIAN := --kgdb-disk=debian --kgdb-forward=tcp:0:22
 
 .PHONY: check
 check: lint
-	$(PYTEST) tests/unit
+	$(PYTEST) $(WORKERS) tests/unit
 
 .PHONY: test
 test: check
 	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
-	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require \
+	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.1 --kgdb-require \
 	  tests/faults tests/kernel example_suite --ignore=tests/faults/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require -m short tests/board
 
