@@ -17,6 +17,7 @@ from typing import Final
 from .cache import Cache
 from .elf import ElfFile
 from .errors import ConfigError
+from .host import install
 from .kernel import Kernel, file_hash
 from .process import run
 from .progress import Progress
@@ -222,7 +223,7 @@ def _find_busybox(cache: Cache) -> Path:
             return path
     what = f"{present[0]} is not static" if present else "there is no busybox"
     raise ConfigError(
-        f"the initrd needs a static busybox, and {what}", hint="apt install busybox-static"
+        f"the initrd needs a static busybox, and {what}", hint=install("busybox-static")
     )
 
 

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from ..disk import root
 from ..errors import KgdbError, TimeoutError
 from ..escape import clean
+from ..host import Host
 from ..initrd import is_static
 from ..kernel import installed_releases
 from ..process import run as run_command
@@ -98,9 +99,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def install(*packages: str) -> str:
-    """Return the command that installs Debian packages."""
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    return f"{sudo}apt-get install {' '.join(packages)}"
+    """Return the command that installs packages, given by Debian's names."""
+    command = Host.of().install(*packages).replace("apt install", "apt-get install", 1)
+    return command if os.geteuid() == 0 or command.startswith("install ") else f"sudo {command}"
 
 
 # -- programs -------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def _gdb() -> Finding:
             "gdb",
             "missing",
             f"{program} is older than {GDB_MINIMUM[0]}",
-            "Debian 12 and later have it",
+            "that of Debian 12, and all later ones, are",
         )
     if "pyok" not in output:
         return Finding("gdb", "missing", f"{program} was built without Python", install("gdb"))
@@ -223,7 +224,10 @@ def _sources() -> Finding:
     names = sorted(path.name.split(".tar")[0] for path in USR_SRC.glob("linux-source-*.tar.*"))
     if names:
         return Finding("kernel sources", "ok", f"{', '.join(names)} (--kgdb-kernel=distro)")
-    return Finding("kernel sources", "without", "no --kgdb-kernel=distro", install("linux-source"))
+    fix = install("linux-source") if Host.of().has_apt else ""
+    return Finding(
+        "kernel sources", "without", "no --kgdb-kernel=distro, but DIR and release:", fix
+    )
 
 
 def _shipped() -> Finding:
@@ -233,7 +237,8 @@ def _shipped() -> Finding:
                 "shipped kernels",
                 "without",
                 f"no --kgdb-kernel=package:NAME, which needs Debian's {program}",
-                install(package),
+                # Elsewhere it would have no Debian among its sources.
+                install(package) if Host.of().has_apt else "",
             )
     return Finding("shipped kernels", "ok", "apt downloads them (--kgdb-kernel=package:NAME)")
 
@@ -259,7 +264,7 @@ def _kvm() -> Finding:
             "KVM",
             "without",
             f"{_KVM} cannot be opened by this user: {slow}",
-            f"sudo adduser {os.environ.get('USER', '$USER')} kvm, and log in again",
+            f"sudo usermod -aG kvm {os.environ.get('USER', '$USER')}, and log in again",
         )
     qemu = _where("qemu-system-x86_64")
     if qemu is None:

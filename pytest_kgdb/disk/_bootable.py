@@ -13,6 +13,7 @@ from typing import Final
 
 from ..cache import Cache
 from ..errors import BuildError, ConfigError
+from ..host import install
 from ..kernel import Kernel, file_hash
 from ..process import CommandFailed, run, which
 from ..progress import Progress
@@ -81,7 +82,7 @@ def boot_area(
     if not all(path.is_file() for path in stages):
         raise ConfigError(
             f"--kgdb-boot=disk needs GRUB for a BIOS, and {_GRUB} is not there",
-            hint=f"apt install {_PACKAGE}",
+            hint=install(_PACKAGE),
         )
     parts = [_RECIPE, kernel.key, initrd[1] if initrd else "", parameters, str(disk_mib)]
     parts += [file_hash(path, cache) for path in stages]

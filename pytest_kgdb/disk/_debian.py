@@ -14,6 +14,7 @@ from typing import Final
 from ..arch import Arch
 from ..cache import Cache, Entry
 from ..errors import BuildError, ConfigError
+from ..host import os_release
 from ..kernel import Kernel, collect_modules, file_hash
 from ..process import CommandFailed, run, system_path, which
 from ..progress import Progress
@@ -22,7 +23,7 @@ from . import _qcow2
 from ._bootable import ROOT_MIB
 from ._image import Disk
 from ._root import Root, root
-from ._sources import configured, debian, os_release
+from ._sources import configured, debian
 from ._tree import DPKG_OPTIONS, PACKAGES, TREE, bootstrap, scratch
 
 IMAGE: Final = "disk.qcow2"

@@ -95,16 +95,6 @@ def _deb822(text: str) -> Iterator[Source]:
         )
 
 
-def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
-    """Return the host's operating system (os-release(5))."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {name: value.strip("\"'") for name, _, value in pairs}
-
-
 def debian(
     suite: str | None, sources: Iterable[Source], release: dict[str, str]
 ) -> tuple[str, list[Source]]:

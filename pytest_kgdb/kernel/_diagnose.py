@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
+
+from ..host import install
 
 _COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:fatal )?error: ")
 _LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In|At) .*:$")
@@ -25,12 +27,20 @@ _MAX_WARNINGS: Final = 20
 _MAX_LINES: Final = 12
 _MAX_WIDTH: Final = 300
 
+
+class _Package(NamedTuple):
+    name: str = ""  # by default what the pattern's group has
+
+
 # The messages of a build that lacks a package, disk space or memory, and the fix.
 _FIXES: Final = (
-    (re.compile(r"(?:gelf|libelf|elf)\.h: No such file"), "apt install libelf-dev"),
-    (re.compile(r"openssl/\w+\.h: No such file"), "apt install libssl-dev"),
-    (re.compile(r"\b(flex|bison|bc|perl|cpio|rsync|lz4|zstd|gzip): (?:command )?not found"), ""),
-    (re.compile(r"pahole.*(?:not found|not available)"), "apt install pahole"),
+    (re.compile(r"(?:gelf|libelf|elf)\.h: No such file"), _Package("libelf-dev")),
+    (re.compile(r"openssl/\w+\.h: No such file"), _Package("libssl-dev")),
+    (
+        re.compile(r"\b(flex|bison|bc|perl|cpio|rsync|lz4|zstd|gzip): (?:command )?not found"),
+        _Package(),
+    ),
+    (re.compile(r"pahole.*(?:not found|not available)"), _Package("pahole")),
     (re.compile(r"No space left on device"), "make room: pytest-kgdb cache prune"),
     (
         re.compile(r"No rule to make target 'debian/certs/"),
@@ -68,7 +78,9 @@ def fix(log: str) -> str | None:
     """Return how to fix the error in a build's log; None if it is not known."""
     for pattern, text in _FIXES:
         if match := pattern.search(log):
-            return text or f"apt install {match[1]}"
+            if isinstance(text, _Package):
+                return install(text.name or match[1])
+            return text
     return None
 
 

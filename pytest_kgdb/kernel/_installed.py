@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from ..cache import Cache
 from ..errors import ConfigError
+from ..host import Host
 from ..process import run, which
 from ..progress import Progress
 from ._fingerprint import state_of
@@ -205,28 +205,10 @@ def _not_installed(name: str, release: str, root: Path) -> ConfigError:
 
 
 def _debug_package(release: str, root: Path) -> str:
-    """Return a hint: how the debug symbols are installed here (os-release(5))."""
-    text = ""
-    for place in ("etc/os-release", "usr/lib/os-release"):
-        try:
-            text = (root / place).read_text()
-            break
-        except OSError:
-            continue
-    words = re.findall(r'^ID(?:_LIKE)?="?([^"\n]*)"?$', text, re.MULTILINE)
-    systems = set(" ".join(words).split())
-    for system, command in (
-        ("ubuntu", f"apt install linux-image-{release}-dbgsym (ddebs)"),
-        ("debian", f"apt install linux-image-{release}-dbg; or package:linux-image-{release}"),
-        ("fedora", f"dnf debuginfo-install kernel-{release}"),
-        ("rhel", f"dnf debuginfo-install kernel-{release}"),
-        ("suse", "zypper install kernel-default-debuginfo"),
-        ("opensuse", "zypper install kernel-default-debuginfo"),
-        ("arch", "pacman -S linux-debug"),
-    ):
-        if system in systems:
-            return f"{command}; or set DEBUGINFOD_URLS"
-    return "install the distribution's package of them; or set DEBUGINFOD_URLS"
+    """Return a hint: how the debug symbols are installed here."""
+    command = Host.of(root).install_debug_symbols(release)
+    command = command or "install the distribution's package of them"
+    return f"{command}; or set DEBUGINFOD_URLS"
 
 
 def _by_debuginfod(image: Path, name: str, progress: Progress) -> Path | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
+from ..host import Host, install
 from ..settings import Settings
 from ._config import Request, merge, parse, read_fragment, with_required
 
@@ -136,7 +137,9 @@ def distro_config(version: str) -> str:
         package = f"linux-config-{match[1]}.{match[2]}" if match else "linux-config-6.1"
         raise ConfigError(
             f"there is no Debian kernel configuration in {DISTRO_CONFIGS} or {BOOT}",
-            hint=f"apt install {package}",
+            hint=install(package)
+            if Host.of().has_apt
+            else "that is of Debian: give a file, as --kgdb-config=/boot/config-$(uname -r)",
         )
     # olddefconfig adapts a configuration of another version: it adds defaults to an older one, and
     # drops unknown symbols of a newer one.

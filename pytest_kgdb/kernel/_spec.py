@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from ..arch import Arch
 from ..errors import ConfigError
+from ..host import Host, install
 
 DISTRO_SOURCES: Final = Path("/usr/src")
 """The directory of the tarballs in Debian's `linux-source-*` packages."""
@@ -150,7 +151,7 @@ def _distro(release: str) -> Path:
             return tarballs[max(tarballs)]
         raise ConfigError(
             f"distro: there is no linux-source-*.tar.* in {DISTRO_SOURCES}",
-            hint="apt install linux-source",
+            hint=_source_hint("linux-source"),
         )
     if not _VERSION.fullmatch(release):
         raise ConfigError(
@@ -163,8 +164,14 @@ def _distro(release: str) -> Path:
     raise ConfigError(
         f"distro:{release}: there is no {DISTRO_SOURCES}/linux-source-{release}.tar.*"
         + (f" (there is {have})" if have else ""),
-        hint=f"apt install linux-source-{release}",
+        hint=_source_hint(f"linux-source-{release}"),
     )
+
+
+def _source_hint(package: str) -> str:
+    if Host.of().has_apt:
+        return install(package)
+    return "distro is a Debian's kernel source: give a tree (--kgdb-kernel=DIR), or release:"
 
 
 def _near(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, KgdbError
+from ..host import install
 from ._child import DEVNULL, Child, quoted
 
 
@@ -50,7 +51,7 @@ def which(program: str, *, package: str, system: bool = False) -> str:
     if path is None:
         raise ConfigError(
             f"{program} is needed, and is not installed (or not on PATH)",
-            hint=f"apt install {package}",
+            hint=install(package),
         )
     return str(Path(path).absolute())
 

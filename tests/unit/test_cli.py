@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pytest_kgdb import host
 from pytest_kgdb.cache import Cache, EntryInfo
 from pytest_kgdb.cli import _cache, _doctor, main
 from pytest_kgdb.cli._cache_listing import GROUPS, listing
@@ -311,6 +312,21 @@ def test_a_bare_host_lacks_everything_and_the_fix_is_to_install_it(
     assert findings["mmdebstrap"].detail == "no --kgdb-disk=debian"
     assert findings["ssh-keygen"].fix == "sudo apt-get install openssh-client"
     assert findings["user namespaces"].fix == "sudo apt-get install uidmap"
+
+
+def test_the_packages_of_another_distribution(
+    monkeypatch: pytest.MonkeyPatch, programs: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(_doctor, "USR_SRC", programs)
+    (programs.parent / "etc").mkdir()
+    (programs.parent / "etc/os-release").write_text("ID=opensuse-tumbleweed\n")
+    monkeypatch.setattr(host, "ROOT", programs.parent)
+    findings = examine(monkeypatch, programs)
+    assert findings["QEMU"].fix == "sudo zypper install qemu-x86"
+    assert findings["mmdebstrap"].fix == "install what Debian calls mmdebstrap"
+    assert findings["kernel sources"].fix == ""
+    assert not any("apt" in finding.fix for finding in findings.values())
 
 
 def test_kernels_that_need_no_build(monkeypatch: pytest.MonkeyPatch, programs: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.disk import _sources
 from pytest_kgdb.disk._sources import Source, configured, debian
 from pytest_kgdb.disk._tree import _failure, _listener
 from pytest_kgdb.progress import Stage
@@ -145,15 +144,6 @@ def test_the_suite_without_its_updates(etc: Path) -> None:
     """A mirror of the updates alone is no place to install from."""
     (etc / "sources.list").write_text("deb http://mirror.test/debian bookworm-updates main\n")
     assert debian(None, configured(etc), BOOKWORM) == ("bookworm", [])
-
-
-def test_os_release(tmp_path: Path) -> None:
-    (tmp_path / "os-release").write_text("ID=debian\nVERSION_CODENAME='bookworm'\nBLANK=\n")
-    assert _sources.os_release(tmp_path / "os-release") == {
-        **BOOKWORM,
-        "BLANK": "",
-    }
-    assert _sources.os_release(tmp_path / "missing") == {}
 
 
 def failure(output: str, tmp_path: Path) -> str:

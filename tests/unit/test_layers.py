@@ -16,7 +16,7 @@ ROOT = Path(pytest_kgdb.__file__).parent
 # The packages, lowest first. Those in one row know nothing of each other, except as listed.
 TABLE: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("deadline", "arch", "elf", "progress", "escape"),
+    ("deadline", "arch", "elf", "progress", "escape", "host"),
     ("report", "dwarf"),
     ("process",),
     ("settings",),
