@@ -16,11 +16,11 @@ from ..errors import ConfigError
 from ..host import Host
 from ..process import run, which
 from ..progress import Progress
+from ._elsewhere import checked_source, source_files
 from ._fingerprint import state_of
 from ._image import image_build_id, image_release
 from ._model import Kernel
 from ._shipped import Facts, Parts, as_kernel, load_facts, read_facts
-from ._sources import NoSources, SourceDirectory
 
 __all__ = ["installed_releases", "use"]
 
@@ -67,6 +67,8 @@ def use(
     progress: Progress,
     *,
     stub: str,
+    source: Path | None = None,
+    origin: str = "",
     root: Path = Path("/"),
     running: str | None = None,
 ) -> Kernel:
@@ -74,9 +76,12 @@ def use(
 
     :param release: what `uname -r` prints on it; "" for the running one's.
     :param stub: whose stub gdb is to be attached to; `kgdb` must be in the kernel.
+    :param source: the directory that has its source here.
+    :param origin: the option that says so.
     :param root: the directory in which a system is installed.
     :param running: the running kernel's release; by default this host's.
-    :raises ConfigError: a part of it is missing, or is of another build.
+    :raises ConfigError: a part of it is missing, or is of another build; or the source is of
+        another version.
     """
     spec = f"release:{release}"
     release = release or running or platform.release()
@@ -105,8 +110,10 @@ def use(
         )
     facts, key = _facts(image, vmlinux, config, name, cache)
     build = root / "lib/modules" / release / "build"
-    tops = [Path(prefix) for prefix in facts.source_prefixes]
-    source = tops[0] if tops and tops[0].is_absolute() and tops[0].is_dir() else None
+    if source is not None:
+        checked_source(source, ".".join(map(str, facts.version)), name, origin)
+    tops = facts.source_prefixes
+    likely = Path(tops[0]) if tops and tops[0].startswith("/") and Path(tops[0]).is_dir() else None
     return as_kernel(
         spec,
         name,
@@ -121,10 +128,8 @@ def use(
         facts,
         cache,
         stub=stub,
-        sources=SourceDirectory(source, *tops, compiled=vmlinux.stat().st_mtime)
-        if source is not None
-        else NoSources(*tops),
-        source=source,
+        sources=source_files(source, likely, *tops, built=vmlinux.stat().st_mtime),
+        source=source or likely,
         build_dir=build.resolve() if (build / "Makefile").is_file() else None,
     )
 

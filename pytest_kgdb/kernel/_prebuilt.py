@@ -12,20 +12,32 @@ from ..cache import Cache
 from ..elf import ElfFile
 from ..errors import BuildError, ConfigError
 from ._config import Config, missing, stub_for
+from ._elsewhere import checked_source, compiled_in, source_files
 from ._fingerprint import state_of
 from ._image import image_build_id, image_release
 from ._model import Kernel, numbers
 from ._publish import has_modules, install_modules, read_release
-from ._sources import SourceDirectory
 from ._spec import is_source
 from ._stop_layout import stop_layout
 
 
-def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel:
+def use(
+    spec: str,
+    path: Path,
+    arch: Arch,
+    cache: Cache,
+    *,
+    stub: str,
+    source: Path | None = None,
+    origin: str = "",
+) -> Kernel:
     """Return the kernel in a build directory, or in a tree that was built in place.
 
     :param stub: whose stub gdb is to be attached to; `kgdb` must be in the kernel.
-    :raises ConfigError: its configuration lacks something, or its files are of different builds.
+    :param source: the directory that has its source now, where it was built elsewhere.
+    :param origin: the option that says so.
+    :raises ConfigError: its configuration lacks something, its files are of different builds, or
+        the source is of another version.
     """
     config = Config(path / ".config")
     if lacking := missing(config.symbols, kgdb=stub_for(stub, config.symbols) == "kgdb"):
@@ -37,7 +49,10 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel
     facts = _facts(path, arch, cache)
     _check_parts(path, arch, facts)
     release = facts["release"]
-    source = Path(facts["source"])
+    if source is not None:
+        checked_source(source, release, str(path), origin)
+    places = [Path(facts[name]) for name in ("source", "compiled_in") if facts[name]]
+    likely = next((place for place in places if is_source(place)), None)
     return Kernel(
         spec=spec,
         name=spec,
@@ -48,15 +63,21 @@ def use(spec: str, path: Path, arch: Arch, cache: Cache, *, stub: str) -> Kernel
         image=path / arch.image,
         config=config,
         build_id=facts["build_id"],
-        source=source if source.is_dir() else None,
-        debug_source=source,
+        source=source or likely,
+        debug_source=Path(facts["compiled_in"] or facts["source"]),
         build_dir=path,
         modules_dir=_modules_dir(path, facts, cache),
         headers=None,
         compiler=config.get("CONFIG_CC_VERSION_TEXT", ""),
         key=facts["key"],
         stop_layout=stop_layout(path / "vmlinux", facts["key"], cache),
-        sources=SourceDirectory(source, source, compiled=(path / "vmlinux").stat().st_mtime),
+        sources=source_files(
+            source,
+            likely,
+            facts["compiled_in"],
+            facts["source"],
+            built=(path / "vmlinux").stat().st_mtime,
+        ),
     )
 
 
@@ -72,7 +93,7 @@ def _facts(path: Path, arch: Arch, cache: Cache) -> dict[str, str]:
     def look() -> str:
         return json.dumps(_look(path, arch))
 
-    loaded: dict[str, Any] = json.loads(cache.memo("prebuilt", "\n".join(signs), look))
+    loaded: dict[str, Any] = json.loads(cache.memo("prebuilt-2", "\n".join(signs), look))
     return loaded
 
 
@@ -96,6 +117,7 @@ def _look(path: Path, arch: Arch) -> dict[str, str]:
         "image_build_id": image_build_id(image),
         "image_release": image_release(image),
         "release": release,
+        "compiled_in": compiled_in(vmlinux),
         "source": str(link.resolve() if link.is_symlink() else path),
         "key": digest.hexdigest(),
     }

@@ -53,7 +53,7 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
                 f"{spec} is used as it was shipped: {', '.join(options)} cannot apply to it",
                 hint="name a source to build: distro, a source tree, a tarball",
             )
-        return _shipped(spec, settings.stub, cache, progress)
+        return _shipped(settings, spec, cache, progress)
     named = parse_spec(spec, arch)
     if isinstance(named, BuildDir) or (
         isinstance(named, SourceTree) and named.built and not options
@@ -66,7 +66,18 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
             )
         from . import _prebuilt
 
-        return _prebuilt.use(spec, named.path, arch, cache, stub=settings.stub)
+        origin = settings.origin("source")
+        return _prebuilt.use(
+            spec,
+            named.path,
+            arch,
+            cache,
+            stub=settings.stub,
+            source=settings.source,
+            origin=origin,
+        )
+    if settings.source is not None:
+        raise _source_is_known(settings, spec)
     patches = [patch for path in settings.patch for patch in _patch.read(path)]
     source: Source
     if isinstance(named, Tarball):
@@ -79,15 +90,32 @@ def prepare(settings: Settings, spec: str, cache: Cache, progress: Progress) -> 
     return _Builder(settings, spec, name, source, arch, cache, progress).kernel()
 
 
-def _shipped(spec: str, stub: str, cache: Cache, progress: Progress) -> Kernel:
+def _shipped(settings: Settings, spec: str, cache: Cache, progress: Progress) -> Kernel:
     kind, _, name = spec.partition(":")
     if kind == "package":
         from . import _package
 
-        return _package.use(name, cache, progress, stub=stub)
+        if settings.source is not None:
+            raise _source_is_known(settings, spec)
+        return _package.use(name, cache, progress, stub=settings.stub)
     from . import _installed
 
-    return _installed.use(name, cache, progress, stub=stub)
+    return _installed.use(
+        name,
+        cache,
+        progress,
+        stub=settings.stub,
+        source=settings.source,
+        origin=settings.origin("source"),
+    )
+
+
+def _source_is_known(settings: Settings, spec: str) -> ConfigError:
+    return ConfigError(
+        f"{settings.origin('source')} is for a build directory or release:, and the source of "
+        f"{spec} is known",
+        hint="leave it out",
+    )
 
 
 def _build_options(settings: Settings) -> list[str]:

@@ -292,14 +292,25 @@ class SourceDirectory(SourceFiles):
 
 
 class NoSources(SourceFiles):
-    """The sources of something that was built elsewhere, or of which nothing is certain."""
+    """The sources of something that was built elsewhere, or of which nothing is certain.
+
+    :param why: why there are none, in messages.
+    :param hint: what to do about it.
+    """
+
+    def __init__(
+        self,
+        *tops: Path | None,
+        why: str = "nothing tells what this kernel was built from",
+        hint: str = "kernels that pytest-kgdb builds come with their sources",
+    ) -> None:
+        super().__init__(*tops)
+        self._why, self._hint = why, hint
 
     def read(self, file: str) -> bytes:
         """See :meth:`SourceFiles.read`."""
         raise KgdbError(
-            f"the source {self.name(file)} is not available: nothing tells what this kernel was "
-            "built from",
-            hint="kernels that pytest-kgdb builds come with their sources",
+            f"the source {self.name(file)} is not available: {self._why}", hint=self._hint
         )
 
     @property

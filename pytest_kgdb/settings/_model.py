@@ -100,6 +100,9 @@ class Settings(MachineOptions):
     """`CONFIG_X=value` lines, as in a `.config`; the last line for a symbol counts."""
 
     patch: tuple[Path, ...] = ()
+    source: Path | None = None
+    """Where the source of a kernel is that was built elsewhere."""
+
     make: tuple[str, ...] = ()
     """Variables for make's command line, of kernels and modules: `LLVM=1`."""
 

@@ -36,6 +36,13 @@ OPTIONS: Final = (
     ("set", "list", "CONFIG_X=y", "one configuration symbol; repeatable"),
     ("patch", "list", "FILE", "patch, mbox, or directory with a quilt series; repeatable"),
     (
+        "source",
+        "value",
+        "DIR",
+        "where the source now is of a kernel that was built elsewhere: of a build directory, or "
+        "of release:",
+    ),
+    (
         "make",
         "list",
         "VAR=VALUE",

@@ -407,6 +407,14 @@ def existing_path(value: object, base: Path) -> Path:
     return existing(value, base, "file or directory")
 
 
+def existing_directory(value: object, base: Path) -> Path:
+    """Return the absolute path of a directory that exists."""
+    target = existing(value, base, "directory")
+    if not target.is_dir():
+        raise ValueError(f"not a directory: {target}")
+    return target
+
+
 def remote(value: object, base: Path) -> str:
     """Return a URL; a plain directory's path is made absolute."""
     url = text(value)
@@ -421,6 +429,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "fragment": existing_file,
     "set": symbol,
     "patch": existing_path,
+    "source": existing_directory,
     "make": make_variable,
     "module_make": make_variable,
     "module": existing_path,

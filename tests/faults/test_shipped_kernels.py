@@ -318,9 +318,22 @@ class Host:
         self.said = Silent()
         self.cache = Cache(directory / "cache", progress=self.said)
 
-    def use(self, release: str = RELEASE, stub: str = "auto", running: str | None = None) -> Kernel:
+    def use(
+        self,
+        release: str = RELEASE,
+        stub: str = "auto",
+        running: str | None = None,
+        source: Path | None = None,
+    ) -> Kernel:
         return _installed.use(
-            release, self.cache, self.said, stub=stub, root=self.root, running=running
+            release,
+            self.cache,
+            self.said,
+            stub=stub,
+            source=source,
+            origin="--kgdb-source",
+            root=self.root,
+            running=running,
         )
 
 
@@ -401,6 +414,21 @@ def test_how_debug_symbols_are_installed(
     with pytest.raises(ConfigError) as caught:
         host.use()
     assert str(caught.value.hint).startswith(command)
+
+
+def test_the_source_of_an_installed_kernel(host: Host, built: Built, tmp_path: Path) -> None:
+    install(host.root, "debian", built)
+    with pytest.raises(KgdbError, match=f"this kernel was built in {ROOT}, which is not there"):
+        host.use().sources.read("init/main.c")
+    source = tmp_path / "linux-6.1"
+    files = {"Kconfig": "", "Kbuild": "", "init/main.c": "int main;\n"}
+    put(source, {"Makefile": "VERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 99\n", **files})
+    kernel = host.use(source=source)
+    assert kernel.source == source
+    assert kernel.sources.read(f"{ROOT}/init/main.c") == b"int main;\n"
+    (source / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\n")
+    with pytest.raises(ConfigError, match=r"--kgdb-source: \S+ is the source of 6\.12\.1, and"):
+        host.use(source=source)
 
 
 def test_a_release_that_is_not_installed(host: Host, built: Built) -> None:
