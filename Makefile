@@ -38,6 +38,7 @@ help:
 	@echo '                  each commit'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
+	@echo 'make test-trixie  the real-kernel tests and the examples in a Debian 13, on its Linux 6.12'
 	@echo 'make test-shipped  tests and examples on the kernel that Debian ships; nothing is built'
 	@echo 'make test-sanitized  tests on a kernel with KASAN, lockdep, kmemleak and the like;'
 	@echo '                  10 minutes to build it, once, and a quarter of an hour to run'
@@ -107,6 +108,18 @@ test-matrix: ready
 	  tests/kernel example_suite
 	$(PYTEST) --kgdb-kernel=distro:6.12 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
+
+# A Debian 13 with its own QEMU, gdb, Python, busybox and gcc; 1 GB, and once 10 minutes to install it
+# and to build its kernel.
+TRIXIE ?= $(HOME)/.cache/pytest-kgdb-trixie
+.PHONY: test-trixie
+test-trixie: ready
+	$(BIN)/python tests/trixie/chroot.py $(TRIXIE) make test-trixie-inside VENV=/root/venv
+
+# In it; there is no `deps`, for all packages are installed.
+.PHONY: test-trixie-inside
+test-trixie-inside: $(BIN)/.installed
+	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.12 --kgdb-require $(ARGS) $(or $(TESTS),tests/kernel example_suite)
 
 # Downloads 450 MB, once.
 .PHONY: test-shipped
