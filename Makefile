@@ -49,6 +49,8 @@ help:
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
+	@echo 'make coverage     how much of the package the unit and fault tests reach, and a floor for it'
+	@echo 'make test-pythons  unit tests on Python 3.10, 3.12 and 3.13, as far as they are there'
 	@echo 'make test-oldest  unit tests with the oldest versions that pyproject.toml allows: pytest 7.4'
 	@echo 'make test-package  wheel and sdist, built and installed into a fresh environment'
 	@echo 'make lint         ruff and mypy'
@@ -89,9 +91,32 @@ lint: ready
 # A Debian as the guest; QEMU chooses a free port.
 DEBIAN := --kgdb-disk=debian --kgdb-forward=tcp:0:22
 
-.PHONY: check
-check: lint
+.PHONY: unit
+unit: ready
 	$(PYTEST) $(WORKERS) tests/unit
+
+.PHONY: check
+check: lint unit
+
+# The unit tests on the other Pythons that are on PATH, or are pyenv's.
+PYTHONS ?= 3.10 3.12 3.13
+.PHONY: test-pythons
+test-pythons:
+	@for version in $(PYTHONS); do \
+	  python=$$(command -v python$$version || \
+	    ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+	  if [ -z "$$python" ]; then echo "NOT TESTED: there is no python$$version"; missing=1; continue; fi; \
+	  $(MAKE) unit PYTHON=$$python VENV=.venv-$$version || exit 1; \
+	done; exit $${missing:-0}
+
+# Of the package, by the unit and the fault tests; the floor is what there is.
+FLOOR := 85
+.PHONY: coverage
+coverage: ready
+	rm -f .coverage .coverage.*
+	$(PYTEST) $(WORKERS) --cov --cov-report= tests/unit
+	$(PYTEST) $(WORKERS) --cov --cov-append --cov-fail-under=$(FLOOR) \
+	  --kgdb-kernel=distro:6.1 --kgdb-require tests/faults --ignore=tests/faults/slow
 
 .PHONY: test
 test: check

@@ -163,7 +163,7 @@ def data(kgdb: Any, _: Path) -> None:
     assert kgdb.drgn_object(task["pid"]).value_() == 0
     assert kgdb.evaluate("&init_task").is_pointer
     assert kgdb.evaluate("&init_task").dereference()["pid"] == 0
-    assert kgdb.per_cpu("cpu_number", 0) == 0
+    assert kgdb.per_cpu("runqueues", 0)["cpu"] == 0
     assert kgdb.current.pid == kgdb.stop.task.pid
     kgdb.assign("panic_on_oops", 1)
     assert kgdb.evaluate("panic_on_oops") == 1

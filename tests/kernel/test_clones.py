@@ -85,7 +85,7 @@ def test_the_kernels_copies_with_a_constant(kgdb: Any) -> None:
     with kgdb.spy("file_tty_write", returns=True) as writes:
         kgdb.run("printf abcde > /dev/tty")
     (mine, *_) = [call for call in writes.calls if call.returned and call.return_value == 5]
-    assert mine.copy == "file_tty_write.constprop.0"
+    assert mine.copy in ("file_tty_write.constprop.0", "file_tty_write.isra.0")  # gcc 12, 14
     assert mine.args["from"] > 1 << 63
 
 

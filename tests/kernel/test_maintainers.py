@@ -23,6 +23,7 @@ def files() -> dict[str, str]:
     return {"bug.patch": bug, "fix.patch": fix, "tests/test_uptime.py": test, "pytest.ini": ini}
 
 
+@pytest.mark.kgdb_kernel("<6.2")
 def test_every_command_of_the_page(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:

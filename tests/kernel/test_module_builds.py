@@ -111,7 +111,8 @@ class TestFilesOutside:
         kgdb.modules.load_stopped(tree / "outer")
         kgdb.breakpoint("outer_init")
         frame = kgdb.cont().frame
-        assert (frame.file, frame.line) == (str(tree / "outer/outer.c"), 7)
+        # Of a function without a prologue, gcc 14 gives the address to the line of its brace.
+        assert (frame.file, frame.line in (6, 7)) == (str(tree / "outer/outer.c"), True)
 
     def test_error_names_the_users_file(self, kgdb: Kgdb, tree: Path) -> None:
         tree = plain(tree)

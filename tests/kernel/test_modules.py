@@ -394,4 +394,4 @@ class TestRestore:
         assert not list(kgdb.modules)
         with pytest.raises(KgdbError, match="No symbol"):
             kgdb.evaluate("demo_total")
-        assert kgdb.execute("info breakpoints") == "No breakpoints or watchpoints.\n"
+        assert kgdb.execute("info breakpoints").startswith("No breakpoints")

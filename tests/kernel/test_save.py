@@ -95,7 +95,7 @@ def test_the_other_cpu(kgdb, tmp_path):
     before = look(kgdb)
     with opened(kgdb.save(tmp_path / "m.kgdb")) as other:
         assert look(other) == before
-        assert other.per_cpu("cpu_number") == 1
+        assert other.per_cpu("runqueues")["cpu"] == 1
         assert other.next().cpu == 1
         assert other.run("nproc").output == "2\n"
 

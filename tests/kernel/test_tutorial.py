@@ -21,6 +21,7 @@ GIT = {
 }
 
 
+@pytest.mark.kgdb_kernel("<6.2")
 def test_every_command_of_the_page(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:
