@@ -127,5 +127,8 @@ class InsertedBreakpoints:
             self.code.skipped(address)
 
     def _write(self, address: int, byte: bytes | None) -> None:
-        if byte is not None:
-            self.request(b"M%x,1:%b" % (address, byte.hex().encode()))
+        if byte is None:
+            return
+        reply = self.request(b"M%x,1:%b" % (address, byte.hex().encode()))
+        if reply != b"OK" and self.code is not None:
+            self.code.write(address, byte)

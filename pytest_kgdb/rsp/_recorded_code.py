@@ -33,5 +33,12 @@ class RecordedCode(Protocol):
     def written(self, address: int, size: int) -> None:
         """Leave addresses to whoever writes other instructions there."""
 
+    def write(self, address: int, byte: bytes) -> None:
+        """Write a byte that the target has refused to, as kgdb does where code is read-only.
+
+        QEMU does not notice. It does so when the target next inserts or removes a breakpoint there,
+        or when the int3 is executed.
+        """
+
     def original(self, address: int, data: bytes) -> bytes:
         """Return the contents of memory as they are without the int3s."""

@@ -209,6 +209,11 @@ class MachineCoverage:
         if self._recorder is not None:
             self._recorder.written(address, size)
 
+    def write(self, address: int, byte: bytes) -> None:
+        """See :meth:`RecordedCode.write`."""
+        if self._recorder is not None:
+            self._recorder.write(address, byte)
+
     def original(self, address: int, data: bytes) -> bytes:
         """See :meth:`RecordedCode.original`."""
         return data if self._recorder is None else self._recorder.original(address, data)

@@ -102,6 +102,7 @@ class AddressRecorder:
         self._prepared = 0  # how many addresses it began with
         self._addresses: dict[int, int] = {}  # by slot
         self._indexes: dict[int, int] = {}
+        self._physical: dict[int, int] = {}
 
     @property
     def active(self) -> bool:
@@ -135,6 +136,7 @@ class AddressRecorder:
         self._table = 0
         self._addresses.clear()
         self._indexes.clear()
+        self._physical.clear()
         mapped = {address: self._memory.walk(address) for address in addresses}
         start, pages = self._free_pages()
         own = 0 if self._isolated else 1
@@ -161,6 +163,7 @@ class AddressRecorder:
             slot = self._assign(address)
             contents[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES] = _slot(address, byte, place)
             pieces.append((place.physical, bytes([INT3])))
+            self._physical[address] = place.physical
         pieces.append((table, bytes(contents)))
         self._table = table
         self._prepared = len(self._indexes)
@@ -248,6 +251,7 @@ class AddressRecorder:
                 slot = self._assign(address)
             self._write(slot, 0, _slot(address, byte, place))
             memory.write_physical(place.physical, bytes([INT3]))
+            self._physical[address] = place.physical
 
     def drop(self, addresses: Iterable[int]) -> None:
         """Leave addresses to the kernel: their memory is about to be freed."""
@@ -337,6 +341,11 @@ class AddressRecorder:
         for other in range(address, address + size) if few else list(self._indexes):
             if other in self._indexes and address <= other < address + size:
                 self.give(other)
+
+    def write(self, address: int, byte: bytes) -> None:
+        """See :meth:`RecordedCode.write`."""
+        if address in self._physical:
+            self._memory.write_physical(self._physical[address], byte)
 
     def original(self, address: int, data: bytes) -> bytes:
         """See :meth:`RecordedCode.original`."""

@@ -103,6 +103,8 @@ class ScriptedStub:
     def __init__(self) -> None:
         self.memory = Memory()
         self.breakpoints: set[int] = set()
+        self.read_only: set[int] = set()
+        """Addresses that it does not write."""
         self.packets: list[bytes] = []
         """What has come, in its order."""
         self.turns: deque[bytes] = deque()
@@ -214,8 +216,11 @@ class ScriptedStub:
                 return self.unmapped
         if kind == b"M":
             where, _, digits = payload[1:].partition(b":")
+            address = int(where.split(b",")[0], 16)
+            if address in self.read_only:
+                return self.unmapped
             try:
-                self.memory.write(int(where.split(b",")[0], 16), bytes.fromhex(digits.decode()))
+                self.memory.write(address, bytes.fromhex(digits.decode()))
             except KgdbError:
                 return self.unmapped
             return b"OK"

@@ -451,6 +451,10 @@ class Recorded:
     def written(self, address: int, size: int) -> None:
         self.events.append(f"written {size}")
 
+    def write(self, address: int, byte: bytes) -> None:
+        assert address == self.address
+        self.events.append(f"write {byte.hex()}")
+
     def original(self, address: int, data: bytes) -> bytes:
         at = self.address - address
         return data[:at] + self.byte + data[at + 1 :] if 0 <= at < len(data) else data
@@ -478,6 +482,14 @@ class TestRecordedCode:
         assert bench.gdb.ask(insert(ENTRY)) == b"OK"
         assert bench.sent() == [b"M%x,1:%b" % (ENTRY, b"90"), b"Z0,%x,1" % ENTRY]
         assert recorded.events == ["give"]
+
+    def test_code_that_the_target_cannot_write(self, bench: Bench) -> None:
+        """As a module's since 6.12: kgdb would take the int3 for the instruction."""
+        bench.kgdb.read_only.add(ENTRY)
+        recorded = Recorded(ENTRY, b"\x90")
+        bench.relay.use_recorded_code(recorded)
+        assert bench.gdb.ask(insert(ENTRY)) == b"OK"
+        assert recorded.events == ["give", "write 90"]
 
     def test_a_step_is_an_arrival(self, bench: Bench) -> None:
         recorded = Recorded(bench.kgdb.registers["ip"], b"\x90")

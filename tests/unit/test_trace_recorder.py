@@ -316,6 +316,18 @@ def test_an_instruction_that_the_debugger_executes() -> None:
     assert recorder.reached(HERE) is None
 
 
+def test_code_that_the_debugger_cannot_write() -> None:
+    memory = Memory()
+    recorder = recorder_in(memory, HERE)
+    recorder.add([THERE])
+    for address in (HERE, THERE):
+        byte = recorder.give(address)
+        assert byte is not None
+        recorder.write(address, byte)
+        assert memory.byte(address) == 0x90
+    recorder.write(0xFFFFFFFF81234567, b"\x90")  # of which it knows nothing
+
+
 def test_a_call_that_is_forced_to_return_has_not_run() -> None:
     memory = Memory()
     recorder = recorder_in(memory, HERE)
