@@ -42,8 +42,12 @@ _SYSTEMS: Final[Mapping[str, int]] = {
 }
 
 
-def os_release(root: Path = ROOT) -> dict[str, str]:
-    """Return the fields of os-release(5); none where there is no such file."""
+def os_release(root: Path | None = None) -> dict[str, str]:
+    """Return the fields of os-release(5); none where there is no such file.
+
+    :param root: the directory in which the system is installed, by default the running one's.
+    """
+    root = root or ROOT
     for place in ("etc/os-release", "usr/lib/os-release"):
         try:
             lines = (root / place).read_text(errors="replace").splitlines()
@@ -64,7 +68,7 @@ class Host:
     @classmethod
     def of(cls, root: Path | None = None) -> Host:
         """Return the one that is installed in a directory, by default the running one."""
-        fields = os_release(root or ROOT)
+        fields = os_release(root)
         return cls((*fields.get("ID", "").split(), *fields.get("ID_LIKE", "").split()))
 
     @property

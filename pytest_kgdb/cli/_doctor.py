@@ -171,7 +171,7 @@ def _gdb() -> Finding:
             "gdb",
             "missing",
             f"{program} is older than {GDB_MINIMUM[0]}",
-            "that of Debian 12, and all later ones, are",
+            "install a newer one (Debian 12 has 13.1)",
         )
     if "pyok" not in output:
         return Finding("gdb", "missing", f"{program} was built without Python", install("gdb"))
@@ -226,7 +226,7 @@ def _sources() -> Finding:
         return Finding("kernel sources", "ok", f"{', '.join(names)} (--kgdb-kernel=distro)")
     fix = install("linux-source") if Host.of().has_apt else ""
     return Finding(
-        "kernel sources", "without", "no --kgdb-kernel=distro, but DIR and release:", fix
+        "kernel sources", "without", "no --kgdb-kernel=distro (a source tree does as well)", fix
     )
 
 

@@ -93,12 +93,7 @@ def _results(line: str, at: int, closing: str) -> tuple[dict[str, Any], int]:
         return results, at + 1
     while match := _RESULT.match(line, at):
         name, text, opening = match.groups()
-        at = match.end()
-        value: Any = text
-        if opening is not None:
-            value, at = _results(line, at, "}") if opening == "{" else _list(line, at)
-        elif "\\" in text:
-            value = _unescape(text)
+        value, at = _value(line, match.end(), text, opening)
         if name not in results:
             results[name] = value
         elif isinstance(results[name], list):
@@ -120,12 +115,7 @@ def _list(line: str, at: int) -> tuple[list[Any], int]:
         return values, at + 1
     while match := _VALUE.match(line, at) or _RESULT.match(line, at):
         text, opening = match.groups()[-2:]
-        at = match.end()
-        value: Any = text
-        if opening is not None:
-            value, at = _results(line, at, "}") if opening == "{" else _list(line, at)
-        elif "\\" in text:
-            value = _unescape(text)
+        value, at = _value(line, match.end(), text, opening)
         values.append(value)
         if (end := line[at : at + 1]) == "]":
             return values, at + 1
@@ -133,6 +123,13 @@ def _list(line: str, at: int) -> tuple[list[Any], int]:
             break
         at += 1
     raise _NotMiError
+
+
+def _value(line: str, at: int, text: str, opening: str | None) -> tuple[Any, int]:
+    """Return a text, or the tuple or list that is open, and where it ends."""
+    if opening is not None:
+        return _results(line, at, "}") if opening == "{" else _list(line, at)
+    return (_unescape(text) if "\\" in text else text), at
 
 
 def _unescape(text: str) -> str:
