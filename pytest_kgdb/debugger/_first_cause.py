@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from ..errors import KernelPanic, KgdbError, MachineDied
 from ..escape import clean
 from ..klog import PANIC, console_panic, console_panic_end
+from ._mi import GdbError
 from ._run_control import Restored, Resumed, StopSubscriber
 
 __all__ = ["FirstCause", "MachineLife"]
@@ -65,10 +66,21 @@ class MachineLife(Protocol):
         """Raise MachineDied if the host's disk is full."""
 
 
+class TargetLife(Protocol):
+    """The part of the relay that is used here."""
+
+    @property
+    def failure(self) -> KgdbError | None:
+        """Why gdb was left without its target."""
+
+
 class FirstCause(StopSubscriber):
     """Finds the first cause of what went wrong with one machine."""
 
-    def __init__(self, gdb: GdbLife, machine: MachineLife, console: ConsoleText) -> None:
+    def __init__(
+        self, gdb: GdbLife, machine: MachineLife, console: ConsoleText, relay: TargetLife
+    ) -> None:
+        self._relay = relay
         self._gdb = gdb
         self._machine = machine
         self._console = console
@@ -108,13 +120,17 @@ class FirstCause(StopSubscriber):
             raise self.panicked(f"the kernel panicked and halted: {clean(words)}\nit said")
 
     def first(self, error: KgdbError) -> KgdbError:
-        """Return what was behind an error: the kernel's panic before QEMU's end before gdb's."""
+        """Return what was behind an error: the kernel's panic before QEMU's end before gdb's.
+
+        gdb's own word for a target that it was left without is that the connection is closed.
+        """
         lost = isinstance(error, MachineDied) or "emote" in error.message
         if self.alive and lost:
             with contextlib.suppress(KgdbError):
                 self._machine.wait_ended(_ENDING)
         if self._machine.alive:
-            return error
+            failure = self._relay.failure
+            return failure if failure is not None and isinstance(error, GdbError) else error
         words = console_panic(self._console.since(self._since))
         if words is not None:
             return self.panicked(f"the kernel panicked ({clean(words)}) and QEMU ended; it said")

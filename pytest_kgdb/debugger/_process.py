@@ -189,10 +189,13 @@ class GdbProcess:
         self.close()
 
     def close(self) -> None:
-        """End gdb; always, and within seconds."""
+        """End gdb; always, and within seconds.
+
+        It is killed before it can see the end of its input, at which it would kill its target.
+        """
+        self._child.kill()
         with contextlib.suppress(OSError, ValueError):
             self._stdin.close()
-        self._child.kill()
 
     def close_unread(self) -> None:
         """End gdb before anybody has begun to read its output."""

@@ -109,7 +109,7 @@ class Attachment:
         self.machine = machine
         self.relay = relay
         self.registry = registry
-        self.causes = causes = FirstCause(gdb, machine, console)
+        self.causes = causes = FirstCause(gdb, machine, console, relay)
         self.debugger = debugger = Debugger(
             gdb,
             generation=generation,

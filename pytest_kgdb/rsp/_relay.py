@@ -39,6 +39,12 @@ _LOOK: Final = 5.0
 
 _PC: Final = X86_64.registers.pc
 
+# A gdb that quits kills what it debugs, or detaches from it (gdb manual, "Packets"). Either lets a
+# kernel run in kgdb (kernel/debug/gdbstub.c, gdb_cmd_detachkill), and the first ends QEMU
+# (gdbstub/gdbstub.c, handle_kill).
+_KILLS: Final = (b"k", b"vKill")
+_DETACH: Final = b"D"
+
 
 class Relay:
     """Stands between gdb and a target: gdb's side of the remote protocol, and the hooks.
@@ -69,6 +75,8 @@ class Relay:
         self._acks = True
         self._stopped = True
         self._closing = False
+        self.failure: KgdbError | None = None
+        """Why gdb was left without its target last; None while it has one, or has gone itself."""
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._serve, name="kgdb-relay", daemon=True)
         self._thread.start()
@@ -347,8 +355,12 @@ class Relay:
                     if not ready and self._idle():
                         self._backend.idle()
                     self._serve_ready(ready)
-                except (OSError, KgdbError):
+                except KgdbError as error:  # of which some are an OSError
+                    self._lose_gdb(error)
+                except OSError:
                     self._lose_gdb()
+                except Exception as error:  # gdb would wait for ever
+                    self._lose_gdb(self._broken(error))
 
     def _idle(self) -> bool:
         return self._stopped and self._backend.may_idle
@@ -360,6 +372,7 @@ class Relay:
         if self._listener in ready:
             self._lose_gdb()
             self._gdb, _ = self._listener.accept()
+            self.failure = None
             self._from_gdb = Decoder()
             self._acks = True
         if not self._backend.receive(ready):
@@ -383,10 +396,25 @@ class Relay:
         while not self._stopped and (event := self._backend.next_event()) is not None:
             self._on_event(event)
 
-    def _lose_gdb(self) -> None:
+    def _lose_gdb(self, failure: KgdbError | None = None) -> None:
         if self._gdb is not None:
+            self.failure = failure
             self._gdb.close()
             self._gdb = None
+
+    def _broken(self, error: Exception) -> KgdbError:
+        failure = KgdbError(
+            f"what stands between gdb and {self._backend.target} failed: "
+            f"{type(error).__name__}: {error}",
+            hint="this is a defect of pytest-kgdb's, not of the test or its kernel: report it with "
+            "the traceback",
+        )
+        failure.__cause__ = error
+        # The thread goes on for the next gdb; its traceback is told as that of any thread.
+        threading.excepthook(
+            threading.ExceptHookArgs((type(error), error, error.__traceback__, self._thread))
+        )
+        return failure
 
     def _to_gdb(self, payload: bytes) -> None:
         if self._gdb is not None:
@@ -435,6 +463,8 @@ class Relay:
         elif payload == b"QStartNoAckMode":
             self._to_gdb(b"OK")
             self._acks = False
+        elif payload == _DETACH or payload.startswith((b"D;", *_KILLS)):
+            self._to_gdb(b"OK")  # the kernel stays as it is, for the next gdb
         else:
             self._to_gdb(self._reply(payload))
 

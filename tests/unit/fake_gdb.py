@@ -21,7 +21,7 @@ from pytest_kgdb.debugger import (
     Locations,
     RunControl,
 )
-from pytest_kgdb.errors import MachineDied
+from pytest_kgdb.errors import KgdbError, MachineDied
 
 SYSRQ = ["kgdb_breakpoint", "sysrq_handle_dbg", "__handle_sysrq", "handle_sysrq"]
 """The stack at a stop that was asked for on the console."""
@@ -444,6 +444,7 @@ class FakeRelay:
     def __init__(self, gdb: Transport | None = None) -> None:
         self.stepping: list[bool] = []
         self.stop_reported = True
+        self.failure: KgdbError | None = None
 
     def wait_resumed(self, timeout: float) -> bool:
         self.stop_reported = False
@@ -485,7 +486,7 @@ class Parts:
         self.machine = FakeMachine()
         self.relay = FakeRelay()
         self.gdb = Gdb(transport, transcript=directory / "gdb.log", waits=self.waits)
-        self.causes = FirstCause(self.gdb, self.machine, self.console)
+        self.causes = FirstCause(self.gdb, self.machine, self.console, self.relay)
         # A scripted gdb has none.
         by_itself: Callable[[], None] = getattr(transport, "interrupt", lambda: None)
         self.generation = Generation()

@@ -12,8 +12,9 @@ import pytest
 from scripted_gdb import Command, ScriptedGdb, wait_until
 
 from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.debugger import Gdb, GdbError, Record, c_string
+from pytest_kgdb.debugger import Gdb, GdbError, GdbProcess, Record, c_string
 from pytest_kgdb.errors import DebuggerDied, TimeoutError
+from pytest_kgdb.process import Child
 
 Start = Callable[[str], tuple[Gdb, ScriptedGdb]]
 
@@ -376,3 +377,22 @@ def test_both_sides_are_in_the_transcript(start: Start) -> None:
     assert lines == ["> 1-break-list", "< 1^done", "> 2-break-delete", "< 2^done"]
     assert [line.split()[-1] for line in gdb.tail().splitlines()] == ["2-break-delete", "2^done"]
     assert gdb.tail(1).endswith("2^done")
+
+
+def test_gdb_is_killed_before_it_sees_the_end_of_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At which it would kill its target: the kernel that the next gdb is about to have."""
+    seen = tmp_path / "seen"
+    process = GdbProcess(["sh", "-c", f"echo; cat; touch {seen}"], log=tmp_path / "log")
+    assert process.read() == b"\n"
+    kill = Child.kill
+
+    def late(child: Child) -> int:
+        time.sleep(0.3)
+        return kill(child)
+
+    monkeypatch.setattr(Child, "kill", late)
+    process.close()
+    assert process.read() == b""
+    assert not seen.exists()

@@ -17,6 +17,7 @@ from pytest_kgdb.errors import (
     KgdbError,
     MachineDied,
     StaleError,
+    TimeoutError,
 )
 
 # Classification
@@ -268,6 +269,14 @@ def test_qemus_end_goes_before_gdbs_error(parts: Parts) -> None:
     first = parts.causes.first(GdbError("Remote connection closed"))
     assert isinstance(first, MachineDied)
     assert "killed by SIGKILL" in first.message
+
+
+def test_what_left_gdb_without_its_target_goes_before_its_error(parts: Parts) -> None:
+    parts.relay.failure = TimeoutError("kgdb did not answer b'g' in 20 s")
+    error = GdbError("Remote connection closed")
+    assert parts.causes.first(error) is parts.relay.failure
+    parts.machine.ending = True
+    assert isinstance(parts.causes.first(error), MachineDied)
 
 
 def test_other_errors_do_not_wait_for_qemus_end(parts: Parts) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from relay_bench import Bench, counter, insert, remove
 from scripted_kgdb import LAYOUT
-from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS
+from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS, Gdb
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.rsp import KgdbBackend
 
 BEYOND = 0xFFFFFFFFC0000000
 
@@ -155,6 +156,15 @@ class TestRequests:
         assert bench.gdb.ask(b"Hg1") == b"OK"
         bench.gdb.ask(b"g")
         assert bench.sent() == [b"Hg2", b"g"]
+
+
+@pytest.mark.parametrize("last", [b"k", b"vKill;1", b"D", b"D;1"])
+def test_what_a_gdb_says_that_quits(bench: Bench, last: bytes) -> None:
+    """kgdb would let the kernel run, with nobody connected, while it counts as stopped."""
+    assert bench.gdb.ask(last) == b"OK"
+    assert bench.gdb.ask(b"?") == b"T05thread:01;"
+    assert bench.sent() == []
+    assert not bench.kgdb.running
 
 
 class TestBreakpoints:
@@ -497,3 +507,42 @@ class TestRecordedCode:
         bench.gdb.send(b"s")
         assert bench.gdb.receive()[:3] == b"T05"
         assert recorded.events == ["reached"]
+
+
+class TestFailures:
+    """gdb is left without its target: it has no word for why."""
+
+    def test_kgdb_does_not_answer(self, tmp_path: Path) -> None:
+        with Bench(tmp_path, waits=WaitLimit(0.1)) as bench:
+            bench.kgdb.silent = True
+            assert bench.relay.failure is None
+            assert bench.gdb.ask(b"qRcmd,00") == b"", "the connection is closed"
+            failure = bench.relay.failure
+            assert failure is not None
+            assert failure.message == "kgdb did not answer b'qRcmd,00' in 0.1 s"
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_a_defect_of_the_relays(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        def reply(self: object, payload: bytes) -> bytes:
+            raise LookupError("no such thing")
+
+        monkeypatch.setattr(KgdbBackend, "reply", reply)
+        assert bench.gdb.ask(b"m0,1") == b""
+        failure = bench.relay.failure
+        assert failure is not None
+        assert (
+            failure.message == "what stands between gdb and kgdb failed: LookupError: no such thing"
+        )
+        assert isinstance(failure.__cause__, LookupError)
+        monkeypatch.undo()
+        another = Gdb(str(bench.relay.path))
+        assert another.ask(b"?") == b"T05thread:01;", "it serves on"
+        assert bench.relay.failure is None
+        another.close()
+
+    def test_gdb_goes_by_itself(self, bench: Bench) -> None:
+        bench.gdb.close()
+        another = Gdb(str(bench.relay.path))
+        assert another.ask(b"?") == b"T05thread:01;"
+        assert bench.relay.failure is None
+        another.close()

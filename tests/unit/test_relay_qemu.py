@@ -87,6 +87,14 @@ def test_all_is_passed_on(bench: Bench) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("last", [b"k", b"vKill;1", b"D", b"D;1"])
+def test_what_a_gdb_says_that_quits(bench: Bench, last: bytes) -> None:
+    """QEMU would end at the first two, and let the machine run at the others."""
+    bench.sent()
+    assert bench.gdb.ask(last) == b"OK"
+    assert bench.sent() == []
+
+
 def test_plain_packets_to_resume(bench: Bench) -> None:
     assert bench.gdb.ask(b"s") == STOPPED
     bench.gdb.ask(insert(RET))
