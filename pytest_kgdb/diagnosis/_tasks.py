@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import Deadline
 from ._stack import StackFrame, frames_of, lines_of, place_of
-from ._waits import Tasks, Wait, wait_of
+from ._waits import Holder, Tasks, Wait, wait_of
 
 if TYPE_CHECKING:
     import drgn
@@ -79,13 +79,13 @@ class WaitingTask:
         if self.wait is None or self.wait.names_holders:
             return ""
         # A lock has but its owner's address, and a new task may have that of one that has ended.
-        names = [
-            "itself (or by a task that has ended)"
-            if holder.address == self.address
-            else holder.name
-            for holder in self.wait.holders[:4]
-        ]
+        names = [self._name(holder) for holder in self.wait.holders[:4]]
         return f"held by {', '.join(names)}" if names else self.wait.holding
+
+    def _name(self, holder: Holder) -> str:
+        mine = holder.address == self.address
+        doubt = " (or by a task that has ended)" if mine or holder.younger else ""
+        return f"{'itself' if mine else holder.name}{doubt}"
 
     @property
     def reason(self) -> str:

@@ -7,7 +7,7 @@ the list the lock is found, and no variable that the compiler may have optimised
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tasks", "Wait", "wait_of"]
 
+# Nanoseconds by which two of the kernel's clocks may differ after a while.
+_DRIFT: Final = 100_000_000
 _MAX_WAITERS: Final = 1000
 
 
@@ -53,6 +55,8 @@ class Holder(NamedTuple):
     address: int
     """Of its `struct task_struct`."""
     name: str
+    younger: bool = False
+    """Whether it began after the wait: the lock has but an address, of a task that has ended."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,29 @@ def _locked(tasks: Tasks, task: drgn.Object, kind: _Kind, match: _Match) -> Wait
     holders, holding = lock_holders(
         tasks.program, tasks.by_address, kind.lock, address, match.waiters
     )
-    return Wait(words, address, tuple(map(_holder, holders)), holding)
+    began = _began(tasks, match.waiters)
+    named = (_holder(one, one.start_time.value_() > began + _DRIFT) for one in holders)
+    return Wait(words, address, tuple(named), holding)
 
 
-def _holder(task: drgn.Object) -> Holder:
-    return Holder(task.value_(), task_name(task))
+def _holder(task: drgn.Object, younger: bool = False) -> Holder:
+    return Holder(task.value_(), task_name(task), younger)
+
+
+def _began(tasks: Tasks, waiters: Collection[int]) -> int:
+    """Return when the first of some waiters went to sleep, in nanoseconds as of start_time.
+
+    Whoever unlocks a lock wakes the first (kernel/locking/mutex.c, __mutex_unlock_slowpath;
+    rwsem.c, rwsem_mark_wake), and the scheduler notes when a task last ran (struct sched_entity,
+    exec_start), by its own clock (kernel/sched/clock.c, __gtod_offset, since 4.12).
+    """
+    never: int = 1 << 64
+    try:
+        offset = tasks.program["__gtod_offset"].value_()  # a u64 that may be meant as negative
+    except LookupError:
+        return never
+    slept = [tasks.by_address[waiter].se.exec_start.value_() for waiter in waiters]
+    return min(slept, default=never) - (offset - (1 << 64) if offset >> 63 else offset)
 
 
 def _writes(tasks: Tasks, task: drgn.Object, address: int) -> bool:

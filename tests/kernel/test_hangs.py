@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from drgn.helpers.linux.pid import for_each_task
 
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, MachineDied, TimeoutError
 from pytest_kgdb.handle import attachment_of
@@ -90,6 +91,24 @@ def test_deadlock_of_one(hangs):
         rf"deadlock: {SH} in {at('hang_allocated', 'allocated')}, waiting for the mutex at "
         r"0x[0-9a-f]{16} \(kmalloc-32\) held by itself \(or by a task that has ended\)",
         first_line(hangs, hang("allocated")),
+    )
+
+
+def test_a_lock_whose_owner_has_ended(hangs):
+    """Another task has come by its memory: it began after the wait, and cannot have the lock."""
+    hangs.run(f"{hang('ended')} & sleep 0.3")
+    locked = hangs.program["lock_a"].owner.counter
+    for _ in range(40):
+        hangs.run("for n in 1 2 3 4 5 6 7 8; do sleep 1000 & done")
+        pids = [task.pid.value_() for task in for_each_task(hangs.program)
+                if task.value_() == locked.value_() & (1 << 64) - 8]  # fmt: skip
+        if pids:
+            break
+    (pid,) = pids
+    assert re.fullmatch(
+        rf"blocked: {SH} in {at('hang_ended')}, waiting for the mutex lock_a held by "
+        rf"\w+\[{pid}\] \(or by a task that has ended\), which is in .*",
+        first_line(hangs, "", lambda: hangs.cont(timeout=SECONDS)),
     )
 
 

@@ -270,6 +270,14 @@ def test_tasks_that_wait_for_each_other() -> None:
     )
 
 
+def test_a_holder_that_began_after_the_wait() -> None:
+    wait = Wait("the mutex lock", 1, (Holder(61 * 0x1000, "sh[61]", younger=True),))
+    assert headline(IDLE_CPU, chains=[[task(wait=wait)]]) == (
+        "blocked: cat[60] in demo_spin (demo.c:30), waiting for the mutex lock held by sh[61] "
+        "(or by a task that has ended)"
+    )
+
+
 def test_a_task_that_has_run_since_is_not_stuck() -> None:
     taken = samples(IDLE_CPU, chains=[[task()]])
     taken._first_switches = {task(switches=0).key}

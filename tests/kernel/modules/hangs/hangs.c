@@ -91,6 +91,21 @@ static noinline void hang_allocated(void)
 	mutex_unlock(lock);
 }
 
+static noinline int ended(void *lock)
+{
+	mutex_lock(lock);
+	complete(&ready);
+	return 0;
+}
+
+static noinline void hang_ended(void)
+{
+	kthread_run(ended, &lock_a, "ended");
+	wait_for_completion(&ready);
+	mutex_lock(&lock_a); /* ended */
+	mutex_unlock(&lock_a);
+}
+
 static noinline void hang_completion(void)
 {
 	wait_for_completion(&completion); /* completion */
@@ -269,6 +284,7 @@ static const struct {
 	{ "write", hang_write, 'r' },
 	{ "semaphore", hang_semaphore, 's' },
 	{ "allocated", hang_allocated },
+	{ "ended", hang_ended },
 	{ "completion", hang_completion },
 	{ "on_stack", hang_on_stack },
 	{ "event", hang_event },
