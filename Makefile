@@ -45,6 +45,7 @@ help:
 	@echo 'make test-debian  all tests of a Debian on the disk: a browser, Debian'\''s own kernel configuration'
 	@echo 'make test-doors   the real-kernel tests with gdb on QEMU'\''s stub'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
+	@echo 'make test-labgrid  a board whose lines and power labgrid knows'
 	@echo 'make test-faults-random  QEMU or gdb killed 200 times, and what a guest does to its lines'
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
@@ -126,6 +127,16 @@ test: check
 	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.1 --kgdb-require \
 	  tests/faults tests/kernel example_suite --ignore=tests/faults/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require -m short tests/board
+
+# In an environment of its own: labgrid brings another pyserial.
+.PHONY: test-labgrid
+test-labgrid: deps
+	$(MAKE) test-labgrid-inside VENV=.venv-labgrid
+
+.PHONY: test-labgrid-inside
+test-labgrid-inside: ready
+	$(BIN)/python -m pip install -q -e '.[labgrid]'
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/board/labgrid
 
 .PHONY: test-matrix
 test-matrix: ready

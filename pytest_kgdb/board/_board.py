@@ -20,6 +20,7 @@ from ..errors import KgdbError, MachineDied
 from ..machine import private_directory
 from ..rsp import LineSplitter
 from ..settings import Forward, SerialLine
+from ._access import BoardAccess
 from ._line import Line
 from ._reset_watch import ResetWatch
 
@@ -227,6 +228,7 @@ class BoardLines:
 class Board:
     """A board: its console, and kgdb behind a serial line.
 
+    :param access: how it is reached.
     :param log: file to which all that the console shows is appended.
     :param waits: the limit of each wait.
     :param attend: called while an expect on the console waits (:class:`Console`).
@@ -234,16 +236,14 @@ class Board:
 
     def __init__(
         self,
-        target: SerialLine,
-        console: SerialLine | None,
+        access: BoardAccess,
         *,
         log: Path,
         waits: WaitLimit,
-        origins: tuple[str, str],
         attend: Callable[[], object] = lambda: None,
     ) -> None:
         self.waits = waits
-        self.name = f"the board on {target.where}"
+        self.name = f"the board on {access.target.where}"
         self.echoes = False
         """Whether the console's shell echoed what was typed, when it was taken up."""
         self._boot_mark = 0
@@ -253,7 +253,9 @@ class Board:
             self.directory, lock = private_directory()
             stack.callback(lock.release)
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-            self.lines = BoardLines(target, console, origins, on_text=self._resets.feed)
+            self.lines = BoardLines(
+                access.target, access.console, access.origins, on_text=self._resets.feed
+            )
             stack.callback(self.lines.close)
             self.console = Console(
                 lambda: self.lines.console_socket, log, waits=waits, attend=attend, peer=self.name

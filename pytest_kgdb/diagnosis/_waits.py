@@ -190,10 +190,11 @@ def _began(tasks: Tasks, waiters: Collection[int]) -> int:
     """
     never: int = 1 << 64
     try:
-        offset = tasks.program["__gtod_offset"].value_()  # a u64 that may be meant as negative
+        # A u64 that may be meant as negative.
+        offset = int(tasks.program["__gtod_offset"].value_())
     except LookupError:
         return never
-    slept = [tasks.by_address[waiter].se.exec_start.value_() for waiter in waiters]
+    slept = [int(tasks.by_address[waiter].se.exec_start.value_()) for waiter in waiters]
     return min(slept, default=never) - (offset - (1 << 64) if offset >> 63 else offset)
 
 

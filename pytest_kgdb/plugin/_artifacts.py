@@ -14,6 +14,7 @@ from ..report import Section, Story
 from ..settings import Settings
 
 if TYPE_CHECKING:
+    from ..board import BoardAccess
     from ..cache import Cache
     from ..disk import Disk
     from ..handle import Kgdb
@@ -125,11 +126,16 @@ class Artifacts:
 
     The modules that do the work are imported by the first use: a test that is skipped because no
     kernel is named pays for none of them.
+
+    :param config: pytest's, if it is running.
     """
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, progress: Progress, config: pytest.Config | None = None
+    ) -> None:
         self._settings = settings
         self._progress = progress
+        self._config = config
 
     @cached_property
     def cache(self) -> Cache:
@@ -190,7 +196,10 @@ class Artifacts:
         if initrd is None:
             from ..session import BoardSession
 
-            return BoardSession(self._settings, kernel, cache=self.cache, progress=self._progress)
+            access = self._access()
+            return BoardSession(
+                self._settings, access, kernel, cache=self.cache, progress=self._progress
+            )
         from ..session import Session
 
         modules = self.modules(kernel)
@@ -204,6 +213,17 @@ class Artifacts:
             modules=modules,
             coverage=self._coverage(kernel, modules),
         )
+
+    def _access(self) -> BoardAccess:
+        from ..board import BoardAccess, labgrid_access
+        from ..settings import LabgridTarget
+
+        if not isinstance(self._settings.target, LabgridTarget):
+            return BoardAccess.of(self._settings)
+        from ._labgrid import labgrid_environment
+
+        environment = labgrid_environment(self._config, self._settings.origin("target"))
+        return labgrid_access(self._settings, environment)
 
     def _coverage(self, kernel: Kernel, modules: Sequence[Path]) -> Coverage | None:
         if not self._settings.cov:

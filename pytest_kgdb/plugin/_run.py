@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
@@ -56,7 +57,8 @@ class Run:
         self.config = config
         self.settings = settings_of(config)
         self.progress = TerminalProgress(config)
-        self.artifacts = config.stash.get(SOURCE, Artifacts)(self.settings, self.progress)
+        source = config.stash.get(SOURCE, functools.partial(Artifacts, config=config))
+        self.artifacts = source(self.settings, self.progress)
         self.live: KernelSession | None = None
         """The one kernel whose machines are up."""
 

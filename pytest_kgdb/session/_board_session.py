@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..board import Board, BoardInterrupt, await_kgdb, await_shell, stop_running, take_up
+from ..board import (
+    Board,
+    BoardAccess,
+    BoardInterrupt,
+    await_kgdb,
+    await_shell,
+    stop_running,
+    take_up,
+)
 from ..deadline import WaitLimit
 from ..debugger import Reason, gdb_version, launch_gdb
 from ..errors import BootError, KgdbError, TimeoutError
 from ..handle import Kgdb, MachineSlot
 from ..kernel import Built, build_external
 from ..modules import ModuleRegistry
-from ..process import CommandFailed, run, which
+from ..settings import LabgridTarget
 from ._attach import attach, load_scripts
 from ._board_vm import BoardVm, check_board_kernel
 from ._logs import make_log_directory
@@ -38,7 +45,7 @@ _RANKS: Final = {"none": 0, "reboot": 1, "snapshot": 2}
 class BoardSession:
     """Lends out the handle on a board's kernel.
 
-    :param settings: with the board's lines.
+    :param access: how the board is reached.
     """
 
     stub: str = "kgdb"
@@ -48,10 +55,17 @@ class BoardSession:
     """Which code runs on a board is not recorded."""
 
     def __init__(
-        self, settings: Settings, kernel: Kernel, *, cache: Cache, progress: Progress
+        self,
+        settings: Settings,
+        access: BoardAccess,
+        kernel: Kernel,
+        *,
+        cache: Cache,
+        progress: Progress,
     ) -> None:
         check_board_kernel(kernel)
         self.settings = settings
+        self._access = access
         self.kernel = kernel
         self._cache = cache
         self._progress = progress
@@ -74,12 +88,12 @@ class BoardSession:
     def lacks(self, request: TestRequest) -> str | None:
         """Return why a test cannot have what it asks for; None if it can."""
         settings = self.settings
-        best = "reboot" if settings.reset is not None else "none"
-        if _RANKS[request.isolation] > _RANKS[best]:
-            reset = "" if best == "reboot" else ", and without --kgdb-reset it is not rebooted"
+        resets = self._access.reset is not None
+        if _RANKS[request.isolation] > _RANKS["reboot" if resets else "none"]:
+            reset = "" if resets else f", and without {self._missing} it is not rebooted"
             return f"isolation={request.isolation!r}: a board has no snapshots{reset}"
-        if request.at == "kgdbwait" and settings.reset is None:
-            return "at='kgdbwait': a board is there only after --kgdb-reset"
+        if request.at == "kgdbwait" and not resets:
+            return f"at='kgdbwait': a board is there only after {self._missing}"
         for name, value in vars(request.machine).items():
             if value != getattr(settings, name):
                 return f"{name}={value!r}: the board is as it is"
@@ -143,14 +157,10 @@ class BoardSession:
             self._board.close()
             self._board = None
         if self._board is None or self._interrupt is None:
-            settings = self.settings
-            assert settings.target is not None
             self._board = Board(
-                settings.target,
-                settings.console,
+                self._access,
                 log=self.logs / "console.log",
                 waits=self._waits,
-                origins=(settings.origin("target"), settings.origin("console")),
                 attend=self._attend,
             )
             self._interrupt = BoardInterrupt(self._board)
@@ -172,9 +182,9 @@ class BoardSession:
             except KgdbError as error:
                 self._progress.say(
                     f"the board's kernel cannot be used on ({error.message.splitlines()[0]}); "
-                    f"{'resetting it' if self.settings.reset else 'taking it up anew'}"
+                    f"{'resetting it' if self._access.reset else 'taking it up anew'}"
                 )
-                if self.settings.reset is not None:
+                if self._access.reset is not None:
                     self._reboot("ready")
                     return
         self._close_vm()
@@ -187,7 +197,8 @@ class BoardSession:
         self._close_vm()
         board, interrupt = self._open()
         board.expect_boot()
-        self._reset()
+        assert self._access.reset is not None
+        self._access.reset(self.logs / "reset.log", self._waits.seconds)
 
         def boot() -> Reason:
             if at == "kgdbwait":
@@ -247,21 +258,11 @@ class BoardSession:
     def _remember(self, key: str, compute: Callable[[], str]) -> str:
         return self._cache.memo("gdb-numbers", f"{self.kernel.key}\n{key}", compute)
 
-    def _reset(self) -> None:
-        """Run the command that resets the board.
-
-        :raises BootError: it failed.
-        """
-        assert self.settings.reset is not None
-        origin = self.settings.origin("reset")
-        argv = shlex.split(self.settings.reset)
-        argv[0] = which(argv[0], package="?") if "/" not in argv[0] else argv[0]
-        try:
-            run(argv, timeout=self._waits.seconds, log=self.logs / "reset.log")
-        except (CommandFailed, TimeoutError, OSError) as error:
-            raise BootError(
-                f"{origin}: the board could not be reset: {error}", log=self.logs / "reset.log"
-            ) from error
+    @property
+    def _missing(self) -> str:
+        """What a board lacks that is not reset."""
+        labgrid = isinstance(self.settings.target, LabgridTarget)
+        return "a driver with labgrid's PowerProtocol" if labgrid else "--kgdb-reset"
 
     # Reporting
 
@@ -282,18 +283,14 @@ class BoardSession:
 
     def describe(self) -> list[str]:
         """Return what a user should know of the machine, in lines."""
-        settings = self.settings
-        assert settings.target is not None
-        shared = settings.console is None or settings.console.where == settings.target.where
-        lines = f"{settings.target}" if shared else f"{settings.target}, console {settings.console}"
         way = ""
         if self._interrupt is not None:
             way = "; it is interrupted by a " + (
                 "break" if self._interrupt.by_break else "command in its shell"
             )
         return [
-            f"Linux {self.kernel.release} ({self.kernel.name}) on the board on {lines}, "
-            f"gdb {gdb_version()}{way}"
+            f"Linux {self.kernel.release} ({self.kernel.name}) on the board on "
+            f"{self._access.describe()}, gdb {gdb_version()}{way}"
         ]
 
     def commands(self) -> list[str]:

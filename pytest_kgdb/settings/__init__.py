@@ -21,13 +21,21 @@ if TYPE_CHECKING:
         from_pytest,
         make_settings,
     )
-    from ._values import CoverageTarget, Forward, SerialLine, is_shipped, make_variable
+    from ._values import (
+        CoverageTarget,
+        Forward,
+        LabgridTarget,
+        SerialLine,
+        is_shipped,
+        make_variable,
+    )
 
 __all__ = [
     "MARKER_KEYS",
     "OPTIONS",
     "CoverageTarget",
     "Forward",
+    "LabgridTarget",
     "MachineOptions",
     "Point",
     "SerialLine",

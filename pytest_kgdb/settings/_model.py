@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 from ..errors import ConfigError
 from ._options import OPTIONS, ini_key
 from ._options import field as field_of
-from ._values import PARSERS, CoverageTarget, Forward, SerialLine, parse_axis, parse_list
+from ._values import (
+    PARSERS,
+    CoverageTarget,
+    Forward,
+    LabgridTarget,
+    SerialLine,
+    parse_axis,
+    parse_list,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -120,8 +128,8 @@ class Settings(MachineOptions):
     forward: tuple[Forward, ...] = ()
     accel: str = "auto"
     stub: str = "auto"
-    target: SerialLine | None = None
-    """kgdb's serial line of a board; None for machines in QEMU."""
+    target: SerialLine | LabgridTarget | None = None
+    """kgdb's serial line of a board, or who knows that; None for machines in QEMU."""
 
     console: SerialLine | None = None
     """The board's console; None where it is on kgdb's line."""
@@ -295,7 +303,9 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
     values.setdefault("jobs", len(os.sched_getaffinity(0)))
     origins = {name: item.origin for name, item in given.items() if item.value is not None}
     if values.get("target") is not None:
-        values.setdefault("isolation", "reboot" if values.get("reset") else "none")
+        # labgrid's targets have a power driver, or say that they have none.
+        resets = values.get("reset") or isinstance(values["target"], LabgridTarget)
+        values.setdefault("isolation", "reboot" if resets else "none")
     settings = Settings(**values, origins=origins)
     _check_together(settings)
     return settings
@@ -318,6 +328,13 @@ def _check_board(settings: Settings) -> None:
                     hint="name kgdb's line: --kgdb-target=serial:/dev/ttyUSB1,115200",
                 )
         return
+    labgrid = isinstance(settings.target, LabgridTarget)
+    for name in ("console", "reset"):
+        if labgrid and name in settings.origins:
+            raise ConfigError(
+                f"{settings.origin(name)}: labgrid knows that of {settings.target}",
+                hint="leave it out, or name kgdb's line: --kgdb-target=serial:/dev/ttyUSB1,115200",
+            )
     for name in _OF_QEMU:
         if name in settings.origins:
             raise ConfigError(
@@ -357,7 +374,7 @@ def _check_board(settings: Settings) -> None:
             f"{settings.origin('isolation')}: a board has no snapshots",
             hint="reboot, with --kgdb-reset=COMMAND; or none",
         )
-    if settings.isolation == "reboot" and settings.reset is None:
+    if settings.isolation == "reboot" and settings.reset is None and not labgrid:
         raise ConfigError(
             f"{settings.origin('isolation')}: how the board is reset is not known",
             hint="--kgdb-reset=COMMAND",

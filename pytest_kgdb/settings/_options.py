@@ -87,9 +87,9 @@ OPTIONS: Final = (
     (
         "target",
         "value",
-        "serial:LINE",
+        "TARGET",
         "a board that runs: kgdb's serial line, as serial:/dev/ttyUSB1,115200, tcp:HOST:PORT or "
-        "rfc2217://HOST:PORT behind serial:",
+        "rfc2217://HOST:PORT behind serial:; or labgrid:NAME, a target of --lg-env",
     ),
     ("console", "value", "LINE", "the board's console (default: the line of --kgdb-target)"),
     ("reset", "value", "COMMAND", "command that resets the board: a power switch"),

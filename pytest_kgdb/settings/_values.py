@@ -88,6 +88,17 @@ class SerialLine:
         return self.where if self.where.startswith("tcp:") else f"{self.where},{self.baud}"
 
 
+@dataclass(frozen=True)
+class LabgridTarget:
+    """A board that labgrid knows."""
+
+    name: str = "main"
+    """The target's, in labgrid's environment."""
+
+    def __str__(self) -> str:
+        return f"labgrid:{self.name}"
+
+
 def text(value: object) -> str:
     """Return a string of one line, without surrounding white space."""
     if not isinstance(value, (str, os.PathLike)):
@@ -348,13 +359,18 @@ def serial_line(value: object, base: Path = Path()) -> SerialLine:
     return SerialLine(where, baud)
 
 
-def target(value: object, base: Path) -> SerialLine:
-    """Return kgdb's serial line of a board."""
-    if isinstance(value, SerialLine):
+def target(value: object, base: Path) -> SerialLine | LabgridTarget:
+    """Return kgdb's serial line of a board, or who knows that."""
+    if isinstance(value, (SerialLine, LabgridTarget)):
         return value
     word = text(value)
-    if not word.startswith("serial:"):
-        raise ValueError(f"{word!r} is not a target: write serial:/dev/ttyUSB1,115200")
+    kind, _, name = word.partition(":")
+    if kind == "labgrid":
+        return LabgridTarget(name) if name else LabgridTarget()
+    if kind != "serial":
+        raise ValueError(
+            f"{word!r} is not a target: write serial:/dev/ttyUSB1,115200, or labgrid:TARGET"
+        )
     return serial_line(word, base)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 from boards import Open, Start, Started, starting
 
+from pytest_kgdb.board import BoardAccess
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.plugin._configure import settings_of
 from pytest_kgdb.progress import Progress
 from pytest_kgdb.session import BoardSession
 from pytest_kgdb.settings import make_settings
+
+# `make test-labgrid` has them in an environment with labgrid.
+collect_ignore = [] if importlib.util.find_spec("labgrid") else ["labgrid"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +51,9 @@ def _opening(request: pytest.FixtureRequest, kernel: Any) -> Iterator[Open]:
             settings = make_settings(**{"cache_dir": outer.cache_dir, **lines, **values})
             progress = Progress(sys.stderr, live=False)
             cache = Cache(settings.cache_dir, progress=progress)
-            session = BoardSession(settings, kernel, cache=cache, progress=progress)
+            session = BoardSession(
+                settings, BoardAccess.of(settings), kernel, cache=cache, progress=progress
+            )
             return stack.enter_context(session)
 
         yield open_session
