@@ -51,8 +51,11 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
         return Loop("running in user mode", where, deaf=False, user=True)
     if any(sample.user for sample in samples):
         return None
-    place, depth = _common_place(samples)
-    states = {sample.interrupts_in(depth) for sample in samples} - {None}
+    whole = _whole(samples)
+    if len(whole) < _LEAST:
+        return None
+    place, depth = _common_place(whole)
+    states = {sample.interrupts_in(depth) for sample in whole} - {None}
     deaf = states == {False}
     off = " with interrupts off" if deaf else ""
     where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
@@ -63,7 +66,7 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
         if not deaf or len({sample.pc for sample in samples}) > 1:
             return None
         return Loop(f"spinning{off}", where + task, deaf)
-    if exception := _exception(samples, place):
+    if exception := _exception(whole, place):
         return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
     lock = ""
     if all(sample.spinlock == last.spinlock is not None for sample in samples):
@@ -75,6 +78,21 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
 def _in_syscall(sample: CpuSample) -> bool:
     """Whether a program had called the kernel; it is interrupted otherwise."""
     return any(frame.name.startswith("do_syscall_64") for frame in sample.frames)
+
+
+def _whole(samples: Sequence[CpuSample]) -> Sequence[CpuSample]:
+    """Return the samples whose stacks lead to how the kernel was entered, as most of them do.
+
+    Between some instructions of an entry there is nothing to unwind a stack by, and it ends there
+    (arch/x86/entry/entry_64.S, where UNWIND_HINT_REGS comes after the stack is switched).
+    """
+    ends = Counter(sample.frames[-1].sp for sample in samples if sample.frames)
+    if not ends:
+        return samples
+    end, number = ends.most_common(1)[0]
+    if 2 * number <= len(samples):
+        return samples
+    return [sample for sample in samples if sample.frames and sample.frames[-1].sp == end]
 
 
 def _common(samples: Sequence[CpuSample]) -> list[StackFrame]:
@@ -112,7 +130,7 @@ def _common_place(samples: Sequence[CpuSample]) -> tuple[StackFrame | None, int]
 def _exception(samples: Sequence[CpuSample], place: StackFrame) -> str:
     """Return the exception that a function takes again and again, in words; empty for none."""
     names: Counter[str] = Counter()
-    others: set[int] = set()  # where it was otherwise
+    others: set[int] = set()  # where it was otherwise, without those on the way back
     for sample in samples:
         for inner, frame in zip(sample.frames, sample.frames[1:], strict=False):
             match = _EXCEPTION.fullmatch(inner.name)
@@ -120,7 +138,8 @@ def _exception(samples: Sequence[CpuSample], place: StackFrame) -> str:
                 names[match[1]] += 1
                 break
         else:
-            others.add(sample.pc)
+            if not any(one.name == place.name and one.interrupted for one in sample.frames[1:]):
+                others.add(sample.pc)
     # One that is between its exceptions at one instruction always does nothing else.
     if not names or (2 * names.total() < len(samples) and len(others) > 1):
         return ""

@@ -41,7 +41,7 @@ def first_line(kgdb, command, wait=None):
     with pytest.raises(TimeoutError) as caught:
         wait()
     # Five seconds for the diagnosis, and what one look takes on a host that is busy.
-    assert time.monotonic() - began < SECONDS + 10
+    assert time.monotonic() - began < SECONDS + 10, caught.value.message
     line = caught.value.message.splitlines()[0]
     match = re.fullmatch(r"(?:the guest's command '.*' did not end|the kernel did not stop) in 1 s"
                          r"(?:, having no breakpoint to stop at)?: (.*)", line)  # fmt: skip

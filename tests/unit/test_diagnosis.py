@@ -135,6 +135,35 @@ def test_a_loop() -> None:
     assert not diagnose(samples(*deaf[:2], looks[2])).deaf
 
 
+def test_a_look_at_which_the_stack_ends_early() -> None:
+    """An exception's entry has places where there is nothing to unwind by."""
+    handler = StackFrame("asm_exc_page_fault", "arch/x86/include/asm/idtentry.h", 570, 0x4800)
+    fault = replace(SPIN, interrupted=True, flags=OFF)
+    looks = [cpu(SPIN, WRITE, ENTRY, flags=OFF), cpu(handler, fault, WRITE, ENTRY, flags=OFF)] * 2
+    early = cpu(handler, flags=OFF)
+    words = (
+        "looping in an exception with interrupts off: CPU 0 in demo_spin (demo.c:30), page fault "
+        "after page fault, dd[52]"
+    )
+    for number in range(5):
+        assert headline(*looks[:number], early, *looks[number:]) == words
+    assert diagnose(samples(*looks, early)).deaf
+    assert headline(*looks[:2], early) == "running: dd[52] on CPU 0, in the kernel", "too few"
+
+
+def test_an_exception_that_is_mostly_seen_before_it_is_taken() -> None:
+    """And once on the way back, whose frames do not say what that is of."""
+    handler = StackFrame("exc_page_fault", "arch/x86/mm/fault.c", 1503, 0x4800)
+    back = StackFrame("common_interrupt_return", "arch/x86/entry/entry_64.S", 699, 0x4800)
+    fault = replace(SPIN, interrupted=True, flags=OFF)
+    taken = [cpu(handler, fault, WRITE, ENTRY, flags=OFF)]
+    looks = [*[cpu(SPIN, WRITE, ENTRY, flags=OFF)] * 7, cpu(back, fault, WRITE, ENTRY, flags=OFF)]
+    assert headline(*looks, *taken).startswith("looping in an exception with interrupts off")
+    assert headline(*looks).startswith("spinning with interrupts off")
+    elsewhere = cpu(SPIN, WRITE, ENTRY, flags=OFF, rip=KERNEL + 9)
+    assert headline(*looks, *taken, elsewhere).startswith("spinning with interrupts off")
+
+
 def test_the_line_of_a_loop_is_the_one_where_it_mostly_is() -> None:
     other = replace(SPIN, line=31)
     looks = [cpu(SPIN, ENTRY), cpu(SPIN, ENTRY), cpu(other, ENTRY)]
