@@ -134,7 +134,7 @@ class FailEachRunner:
         return FailEach(
             function,
             outcomes,
-            calls=calls,
+            calls=max(calls, len(outcomes)),
             complete=complete,
             unsought=unsought,
             unrepeated=unrepeated,

@@ -99,7 +99,7 @@ class FailEach(Sequence[Outcome]):
         self.function = function
         self._outcomes = tuple(outcomes)
         self.calls = calls
-        """Calls that the scenario makes when none fails."""
+        """Calls that the scenario makes when none fails: at most, where that varies."""
         self.complete = complete
         """Whether there is no further call that could fail; there is where `limit` was reached."""
         self.unsought = unsought

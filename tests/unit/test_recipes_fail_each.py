@@ -190,6 +190,12 @@ def world() -> World:
     return World()
 
 
+def test_a_scenario_that_does_not_always_make_as_many_calls(world: World) -> None:
+    world.on_again[0] = lambda: setattr(world, "calls", 4) or world.usual
+    report = world.run()
+    assert (report.ok, len(report), report.calls, report.complete) == (True, 4, 4, True)
+
+
 def test_each_call_fails_once_on_a_restored_machine(world: World) -> None:
     report = world.run()
     assert (report.ok, len(report), report.calls, report.complete) == (True, 3, 3, True)
