@@ -143,7 +143,7 @@ class Stop:
 
     @property
     def return_value(self) -> Value | None:
-        """What the function returned, after `finish()`; None for a void one."""
+        """What the function returned, after `finish()`; None for a void one, and an inlined one."""
         self._check()
         if self._result is None:
             return None

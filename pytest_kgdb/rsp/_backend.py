@@ -70,7 +70,7 @@ class Backend(ABC):
     """Whether gdb is told of every thread; may be set."""
 
     stepping = False
-    """Whether what gdb inserts now is to step by; may be set."""
+    """Whether gdb steps the task that stopped, and inserts breakpoints for that; may be set."""
 
     def use_breakpoints(  # noqa: B027 # not every target needs hooks of its own
         self, breakpoints: InsertedBreakpoints
@@ -106,6 +106,16 @@ class Backend(ABC):
     @abstractmethod
     def thread(self) -> bytes:
         """The thread that stopped, as the target numbers it."""
+
+    @property
+    def task(self) -> bytes:
+        """What tells the task that stopped from others; empty where that is not known."""
+        return self.thread
+
+    @property
+    def thread_for_gdb(self) -> bytes:
+        """The thread that stopped, as gdb is to have it."""
+        return self.thread
 
     @property
     @abstractmethod

@@ -121,7 +121,7 @@ class HookServer:
         registers[_PC] = address
         self._served = address
         event = Event(address, registers, context.read, now - self._resumed_at)
-        stop = self._call_hooks(event, thread)
+        stop = self._call_hooks(event, context)
         self._note_arrival(address)
         if stop:
             return self._report(context)
@@ -159,10 +159,10 @@ class HookServer:
         del self._steps[context.thread]
         self._go(packet)
 
-    def _call_hooks(self, event: Event, thread: bytes) -> bool:
+    def _call_hooks(self, event: Event, context: StopContext) -> bool:
         """Call an address's hooks; True if the kernel stops there."""
         address, breakpoints = event.address, self._breakpoints
-        stop = address in breakpoints.requested and self.stepping.stops(thread, address)
+        stop = address in breakpoints.requested and self.stepping.stops(context.task, address)
         for hook in list(breakpoints.hooks.get(address, ())):
             try:
                 action = hook(event)
@@ -207,7 +207,7 @@ class HookServer:
                 self._served = address
                 gap = time.monotonic() - self._resumed_at
                 event = Event(address, registers, context.read, gap)
-                self._call_hooks(event, context.thread)
+                self._call_hooks(event, context)
                 self._note_arrival(address)
         if self._forced is not None:
             self._return(context, self._forced)

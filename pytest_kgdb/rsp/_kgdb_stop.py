@@ -174,6 +174,7 @@ class KgdbStop:
             registers,
             read,
             emulate,
+            lambda: self.thread,
             breakpoint=self._traps.int3(self.thread, registers),
             interrupted_step=self._traps.interrupted_step(self.thread, registers),
         )

@@ -15,6 +15,7 @@ from ..errors import KgdbError
 from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
+from ._cpu_numbers import CpuNumbers
 from ._kernel_stops import KernelStops
 from ._packets import INTERRUPT, PAUSED, stopped_thread
 from ._qemu_stop import QemuStop, cpu_of
@@ -89,6 +90,9 @@ class QemuStubBackend(Backend):
         self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
         self._hardware: set[bytes] = set()  # watchpoints and hardware breakpoints, as `Z` has them
         self._threads = b""  # the list of all
+        self._numbers = CpuNumbers()
+        self._stepped_task = b""  # the one that gdb steps,
+        self._stepped_cpu = 0  # and the CPU that it is on to gdb's knowledge
         self._refusal: str | None = None
 
     def use_breakpoints(self, breakpoints: InsertedBreakpoints) -> None:
@@ -166,6 +170,26 @@ class QemuStubBackend(Backend):
         return self._stop.thread
 
     @property
+    def task(self) -> bytes:
+        """See :attr:`Backend.task`."""
+        return self._stop.task
+
+    @property
+    def thread_for_gdb(self) -> bytes:
+        """See :attr:`Backend.thread_for_gdb`."""
+        return self._numbers.for_gdb(b"T" + self.thread)[1:]
+
+    @property
+    def stepping(self) -> bool:
+        """See :attr:`Backend.stepping`."""
+        return bool(self._stepped_task)
+
+    @stepping.setter
+    def stepping(self, stepping: bool) -> None:
+        self._stepped_task = self._stop.task if stepping else b""
+        self._stepped_cpu = cpu_of(self.thread)
+
+    @property
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""
         return self._stop.reply[:3] == b"T05" and b"watch:" not in self._stop.reply
@@ -182,6 +206,7 @@ class QemuStubBackend(Backend):
             registers,
             stop.read,
             self._emulate,
+            lambda: stop.task,
             breakpoint=None if self._stepped else pc,
             # A CPU that comes to a breakpoint while QEMU stops the others for one makes it stop
             # once more when it goes on (softmmu/runstate.c, qemu_system_debug_request), and report
@@ -222,7 +247,15 @@ class QemuStubBackend(Backend):
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:  # noqa: ARG002 # its program counter is right
         """See :meth:`Backend.stop_packet`."""
         self._interrupting = False
-        return self._stop.reply_for_gdb
+        self._follow_stepped_task()
+        return self._numbers.for_gdb(self._stop.reply_for_gdb)
+
+    def _follow_stepped_task(self) -> None:
+        """Have gdb take the CPU to which the task that it steps has come for the one it steps."""
+        cpu = cpu_of(self.thread)
+        if self._stepped_task and cpu != self._stepped_cpu and self.task == self._stepped_task:
+            self._numbers.exchange(self._stepped_cpu, cpu)
+            self._stepped_cpu = cpu
 
     # Requests
 
@@ -261,6 +294,7 @@ class QemuStubBackend(Backend):
 
     def reply(self, payload: bytes) -> bytes:
         """See :meth:`Backend.reply`."""
+        payload = self._numbers.for_qemu(payload)
         kind = payload[:1]
         if payload[:2] == b"Hg":
             return self._stop.select_for_gdb(payload[2:])
@@ -279,7 +313,7 @@ class QemuStubBackend(Backend):
         elif not payload.startswith(_READING) or payload.startswith(_MONITOR):
             self._stop.forget_registers()
             self._threads = b""
-        return self.request(payload)
+        return self._numbers.for_gdb(self.request(payload))
 
     def _list_threads(self) -> bytes:
         """Return all threads in one packet; QEMU sends one CPU in each."""
@@ -306,15 +340,19 @@ class QemuStubBackend(Backend):
     def resume_request(self, payload: bytes) -> ResumeRequest | None:
         """See :meth:`Backend.resume_request`."""
         kind = payload[:1].lower()
+        if kind not in (CONT, STEP) and not payload.startswith(b"vCont;"):
+            return None
+        payload = self._numbers.for_qemu(payload)
+        stepped = _steps(payload)
+        if not self._stepped_task and not stepped:
+            self._numbers.reset()  # gdb reads anew what each CPU does when the kernel has run
         if kind == CONT:
             return ResumeRequest(b"vCont;c", step=False)
         if kind == STEP:
             return ResumeRequest(b"vCont;s:%b;c" % self.thread, step=True)
-        if not payload.startswith(b"vCont;"):
-            return None
-        if self._stop.faulted and not _steps(payload):
+        if self._stop.faulted and not stepped:
             return ResumeRequest(b"vCont;c", step=False)  # the kernel has the signal already
-        return ResumeRequest(payload, step=cpu_of(self.thread) in _steps(payload))
+        return ResumeRequest(payload, step=cpu_of(self.thread) in stepped)
 
     def resume(self, packet: bytes) -> None:
         """See :meth:`Backend.resume`."""
@@ -410,6 +448,8 @@ class QemuStubBackend(Backend):
         for key in sorted(self._hardware):  # of a gdb that has been replaced
             self.request(b"z" + key)
         self._hardware.clear()
+        self._numbers.reset()
+        self._stepped_task = b""
         self._loaded = b""
         # Of a watchpoint that gdb may not have any more it would take no notice.
         self._stop.reply = _WATCHED.sub(b"", stop_reply)

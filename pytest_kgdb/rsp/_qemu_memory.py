@@ -102,6 +102,16 @@ class QemuMemory:
             parts.append(bytes.fromhex(reply.decode()))
         return b"".join(parts)
 
+    @property
+    def task(self) -> int:
+        """The address of the task on the CPU that is selected.
+
+        :raises KgdbError: guest memory is not ours, or the CPU has no task yet.
+        """
+        if self.memory is None or self.layout is None:
+            raise KgdbError("guest memory is not mapped here")
+        return self._task(self.memory)
+
     def _task(self, memory: GuestMemory) -> int:
         """Return the task on the CPU, relative to the base of GS (arch/x86/include/asm/percpu.h).
 

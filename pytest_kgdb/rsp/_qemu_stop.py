@@ -94,6 +94,16 @@ class QemuStop:
         )  # fmt: skip
         self._fault = PtRegs(self.read, self.write, fault.registers)
 
+    @property
+    def task(self) -> bytes:
+        """What tells the task on the CPU that stopped from others; empty where it is not known."""
+        if not self.thread:
+            return b""
+        self.select(self.thread)
+        with contextlib.suppress(KgdbError):
+            return b"%x" % self.memory.task
+        return b""
+
     # Threads
 
     def select(self, thread: bytes) -> bytes:

@@ -208,8 +208,8 @@ class Relay:
             self._backend.stepping = stepping
             if not stepping:
                 self._hooks.stepping.end()
-            elif self._backend.threads_are_tasks:
-                self._hooks.stepping.begin(self._backend.thread, self._breakpoints.requested)
+            elif task := self._backend.task:
+                self._hooks.stepping.begin(task, self._breakpoints.requested)
 
     def interrupt(self) -> None:
         """Stop the running kernel where it is.
@@ -433,7 +433,8 @@ class Relay:
         self._served.notify_all()
         hooked = hooks.hooked or self._breakpoints.stale or backend.is_spurious
         if (hooked or hooks.busy) and backend.may_be_hook:
-            context = backend.context(hooked=hooked)
+            by_gdb = not backend.threads_are_tasks and hooks.stepping.active
+            context = backend.context(hooked=hooked or by_gdb)
             if context is not None and hooks.serve(context, now):
                 return
         if self._code is not None and self._breakpoints.inserted:
@@ -501,7 +502,7 @@ class Relay:
                 self._breakpoints.reached(stopped.registers[_PC])
         context = backend.context(hooked=hooks.hooked)
         if hooks.resume(request.packet, context, step=request.step):
-            self._to_gdb(b"T05thread:%b;" % backend.thread)
+            self._to_gdb(b"T05thread:%b;" % backend.thread_for_gdb)
 
     def _go_on(self, packet: bytes) -> None:
         """Send the target the packet by which it goes on."""

@@ -1,46 +1,52 @@
-"""The filter that keeps a step of gdb's to the thread that it steps."""
+"""The filter that keeps a step of gdb's to the task that it steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 __all__ = ["SteppingThreadFilter"]
 
 
 class SteppingThreadFilter:
-    """Tells the stops of the thread that gdb steps from those of other threads at the same place.
+    """Tells the stops of the task that gdb steps from those of other tasks at the same place.
 
-    gdb steps over a call by a breakpoint of its own where the call returns to. kgdb's breakpoints
-    stop every task, and gdb, which is told of the stopped task only, takes the one that it steps
-    for gone as soon as another one stops.
+    gdb steps over a call by a breakpoint of its own where the call returns to. The breakpoints of
+    kgdb and of QEMU's stub stop every task. gdb, which kgdb tells of the stopped task only, takes
+    the one that it steps for gone as soon as another one stops; and of CPUs it takes no notice when
+    another one than it steps stops there.
     """
 
     def __init__(self) -> None:
-        self._thread: bytes | None = None
+        self._task: bytes | None = None
         self._for_all: frozenset[int] = frozenset()
         self._stepping: bytes | None = None  # the target's single step of it has not ended yet
         self._stepped_over: int | None = None  # the breakpoint that it steps over
         self._strays: set[bytes] = set()  # threads whose single step gdb has given up
 
-    def begin(self, thread: bytes, requested: Iterable[int]) -> None:
-        """Take note that gdb is about to step a thread.
+    def begin(self, task: bytes, requested: Iterable[int]) -> None:
+        """Take note that gdb is about to step a task.
 
-        :param requested: the breakpoints that gdb has already; they stop any thread.
+        :param requested: the breakpoints that gdb has already; they stop any task.
         """
-        self._thread, self._for_all = thread, frozenset(requested)
+        self._task, self._for_all = task, frozenset(requested)
 
     def end(self) -> None:
         """Take note that what gdb does next is not a step."""
-        self._thread = None
+        self._task = None
 
     @property
     def active(self) -> bool:
         """Whether there may be a stop that gdb is not to see."""
-        return bool(self._thread or self._stepping or self._strays)
+        return bool(self._task or self._stepping or self._strays)
 
-    def stops(self, thread: bytes, address: int) -> bool:
-        """Return whether a breakpoint of gdb's stops a thread that has come to it."""
-        return self._thread in (None, thread) or address in self._for_all
+    def stops(self, task: Callable[[], bytes], address: int) -> bool:
+        """Return whether a breakpoint of gdb's stops a task that has come to it.
+
+        :param task: returns what tells that one from others; empty where it is not known.
+        """
+        if self._task is None or address in self._for_all:
+            return True
+        return task() in (self._task, b"")
 
     def step_begins(self, thread: bytes, over: int | None) -> None:
         """Take note that the target single-steps a thread for gdb.

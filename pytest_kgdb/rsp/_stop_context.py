@@ -51,6 +51,9 @@ class StopContext:
     emulate: Callable[[], bool]
     """Executes the instruction at the program counter without the CPU; False if it cannot."""
 
+    task: Callable[[], bytes]
+    """Returns what tells the task from others; empty where that is not known."""
+
     breakpoint: int | None
     """Where the breakpoint is that may have been hit; None where a single step has ended."""
 

@@ -8,6 +8,7 @@ import re
 import time
 from dataclasses import replace
 
+import migrating
 import pytest
 
 from pytest_kgdb import initrd
@@ -215,6 +216,13 @@ def test_the_other_cpu(stub):
         assert (stop.cpu, stop.task.comm) == (1, "cat")
         assert stub.next().cpu == 1
     assert stub.run("echo on").output.endswith("on\n")
+
+
+@migrating.each_way
+@migrating.others
+@machine(smp=2)
+def test_a_step_whose_task_goes_to_another_cpu(stub, way, others):
+    migrating.check(stub, way, others)
 
 
 def test_a_watchpoint(stub):

@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+import migrating
 import pytest
 
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, StaleError, TimeoutError
@@ -453,3 +454,10 @@ def test_next_into_noinstr(callers, cpus):  # of the marker
         functions.add(stop.frame.function)
     assert len(functions) > 1
     assert kgdb.run("echo alive").output == "alive\n"
+
+
+@pytest.mark.kgdb(smp=2)
+@migrating.each_way
+@migrating.others
+def test_a_step_whose_task_goes_to_another_cpu(kgdb, way, others):
+    migrating.check(kgdb, way, others)

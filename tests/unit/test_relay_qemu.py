@@ -21,6 +21,7 @@ from scripted_stub import (
     USER_ALIAS,
     Gdb,
     Memory,
+    pack_registers,
     packet,
 )
 
@@ -475,19 +476,21 @@ def requests(bench: Bench) -> list[bytes]:
     return [packet for packet in bench.sent() if packet[:2] != b"Hg"]
 
 
+@pytest.fixture
+def ours(bench: Bench) -> Bench:
+    """With guest memory, in which each CPU has its task."""
+    memory = DeviceMemory()
+    memory._data = bench.qemu.memory._data  # the same RAM
+    for cpu, (base, task) in enumerate(zip(PER_CPU, TASKS, strict=True), 1):
+        memory.write(base + 0x40, task.to_bytes(8, "little"))
+        bench.qemu.cpus[cpu]["gs_base"] = base
+    bench.relay.use_guest_memory(memory, LAYOUT)
+    bench.sent()
+    return bench
+
+
 class TestGuestMemory:
     """The relay reads it by page tables that no CPU need have loaded, and writes through QEMU."""
-
-    @pytest.fixture
-    def ours(self, bench: Bench) -> Bench:
-        memory = DeviceMemory()
-        memory._data = bench.qemu.memory._data  # the same RAM
-        for cpu, (base, task) in enumerate(zip(PER_CPU, TASKS, strict=True), 1):
-            memory.write(base + 0x40, task.to_bytes(8, "little"))
-            bench.qemu.cpus[cpu]["gs_base"] = base
-        bench.relay.use_guest_memory(memory, LAYOUT)
-        bench.sent()
-        return bench
 
     def test_qemu_is_not_asked_for_ram(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"m%x,1" % NOP) == b"90"
@@ -595,3 +598,60 @@ class TestGuestMemory:
     def test_binary_packets_are_not_known(self, ours: Bench) -> None:
         assert ours.gdb.ask(b"X%x,0:" % NOP) == b""
         assert requests(ours) == []
+
+
+class TestTheTaskThatGdbSteps:
+    """gdb's threads are CPUs, and what it steps is a task."""
+
+    @pytest.fixture
+    def stepping(self, ours: Bench) -> Bench:
+        ours.relay.set_stepping(True)
+        assert ours.gdb.ask(insert(RET)) == b"OK"
+        ours.sent()
+        return ours
+
+    @staticmethod
+    def move(bench: Bench) -> None:
+        """Have the CPUs change their tasks."""
+        for base, task in zip(PER_CPU, reversed(TASKS), strict=True):
+            bench.qemu.memory.write(base + 0x40, task.to_bytes(8, "little"))
+
+    def test_it_goes_to_another_cpu(self, stepping: Bench) -> None:
+        gdb, qemu = stepping.gdb, stepping.qemu
+        self.move(stepping)
+        qemu.turns += [b"02"]
+        assert gdb.ask(b"vCont;c:p1.-1") == STOPPED, "the one that gdb steps"
+        assert qemu.cpu == 2
+        stepping.relay.set_stepping(False)
+        assert gdb.ask(b"qfThreadInfo") == b"mp01.01,p01.02"
+        assert gdb.ask(b"Hgp1.1") == b"OK"
+        assert gdb.ask(b"g") == pack_registers(qemu.cpus[2])
+        assert gdb.ask(b"Hgp1.2") == b"OK"
+        assert gdb.ask(b"g") == pack_registers(qemu.cpus[1])
+        stepping.sent()
+        assert gdb.ask(remove(RET)) == b"OK"
+        stepping.relay.set_stepping(True)
+        assert gdb.ask(b"vCont;s:p1.1;c:p1.-1") == STOPPED
+        assert qemu.cpus[2]["ip"] == CALLER
+
+    def test_the_numbers_are_qemus_again_once_the_kernel_runs(self, stepping: Bench) -> None:
+        gdb, qemu = stepping.gdb, stepping.qemu
+        self.move(stepping)
+        qemu.turns += [b"02"]
+        assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        stepping.relay.set_stepping(False)
+        qemu.cpus[2]["ip"] = CALLER
+        qemu.turns += [b"01"]
+        assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert qemu.cpu == 1
+
+    def test_another_task_comes_to_the_same_place(self, stepping: Bench) -> None:
+        stepping.qemu.turns += [b"02", b"01"]
+        assert stepping.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+        assert (stepping.qemu.cpu, stepping.qemu.cpus[2]["ip"]) == (1, CALLER)
+
+    def test_another_task_comes_to_a_breakpoint_for_all(self, ours: Bench) -> None:
+        assert ours.gdb.ask(insert(RET)) == b"OK"
+        ours.relay.set_stepping(True)
+        ours.qemu.turns += [b"02", b"01"]
+        assert ours.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"

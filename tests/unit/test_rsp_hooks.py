@@ -42,9 +42,8 @@ class Kgdb:
             registers["ip"] += self.emulates
             return self.emulates
 
-        return StopContext(
-            thread, registers, lambda _a, _s: CALLER.to_bytes(8, "little"), emulate, breakpoint
-        )
+        read = lambda _a, _s: CALLER.to_bytes(8, "little")  # noqa: E731 # the stack
+        return StopContext(thread, registers, read, emulate, lambda: thread, breakpoint)
 
     def hit(self, address: int, thread: bytes = b"1") -> tuple[StopContext, bool]:
         context = self.context(address + 1, thread=thread, breakpoint=address)
