@@ -3,7 +3,7 @@
 For the CPU to step over a breakpoint, it must be removed; the CPU first runs an interrupt handler
 that is pending, and then traps a second time, while another CPU may pass the place unseen.
 Functions, and what follows a call, nearly always begin with one of few instructions, which change
-registers and flags, and at most read memory (Intel SDM volume 2 describes them).
+registers and flags, read memory, and write to the stack (Intel SDM volume 2 describes them).
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ _MASK: Final = (1 << 64) - 1
 # entry itself may need one for alignment).
 _GAP: Final = 5 * 8
 
+# Of what is in the same piece of this size, and above the stack pointer, the stack consists: a
+# task's, or an interrupt's (arch/x86/include/asm/page_64_types.h, THREAD_SIZE, IRQ_STACK_SIZE).
+_STACK: Final = 4 * 4096
+
 # The operations that opcodes 00 to 3f and 80 to 83 number; adc and sbb are not emulated.
 _ADD, _OR, _AND, _SUB, _XOR, _CMP = 0, 1, 4, 5, 6, 7
 
@@ -46,7 +50,8 @@ def emulate(
     :param read: reads guest memory; raises KgdbError where there is none.
     :param write: writes it.
     :param floor: the stack pointer at the stop; pushes may go as far below it as the gap.
-    :param operands: whether memory operands may be read, which a watchpoint does not see.
+    :param operands: whether memory operands may be read and written, which a watchpoint does not
+        see.
     :return: whether it was executed.
     """
     try:
@@ -139,8 +144,17 @@ class _Instruction:
 
     def _set_rm(self, value: int, bits: int) -> None:
         if self._address is not None:
-            raise _NotEmulated  # a store would not be seen by watchpoints
+            self._store(value, bits)
+            return
         self._set((self._modrm & 7) | (self._rex & 1) << 3, value, bits)
+
+    def _store(self, value: int, bits: int) -> None:
+        """Write to the stack, which is writable, and no code."""
+        address, stack = self._address or 0, self._registers["sp"]
+        last = address + bits // 8 - 1
+        if not self._operands or address < stack or last // _STACK != stack // _STACK:
+            raise _NotEmulated
+        self._write(address, (value & ((1 << bits) - 1)).to_bytes(bits // 8, "little"))
 
     def _push(self, value: int) -> None:
         stack = self._registers["sp"] - 8

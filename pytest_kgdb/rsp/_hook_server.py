@@ -112,12 +112,15 @@ class HookServer:
                 self.stepping.step_ends(thread)
                 self._leave(context, CONT)
             return True
-        if context.spurious:
+        registers = context.registers
+        if context.late:
+            # Its breakpoint may be out just now, for another thread that steps off it.
+            address = registers[_PC]
+        if context.spurious or (context.late and address not in self._breakpoints.needed):
             self._go(CONT)
             return True
-        if address is None or address not in self._breakpoints.inserted:
+        if address is None or not (context.late or address in self._breakpoints.inserted):
             return self._report(context)
-        registers = context.registers
         registers[_PC] = address
         self._served = address
         event = Event(address, registers, context.read, now - self._resumed_at)

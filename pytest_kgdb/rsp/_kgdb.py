@@ -160,10 +160,7 @@ class KgdbBackend(Backend):
             self._stub.restore_instruction(hit)
 
     def _restore_led_late(self) -> bool:
-        """Put a CPU back that executed a hit's int3, too, and waited for kgdb until now.
-
-        There is no reason for its stop: if a breakpoint is still there, it comes to it again.
-        """
+        """Put a CPU back that executed a hit's int3, too, and waited for kgdb until now."""
         if not self._led or self._stop.reply[:3] != b"T05":
             return False
         context = self._stop.context(hooked=True)
@@ -196,7 +193,7 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.context`."""
         context = self._stop.context(hooked=hooked) if self._stop.is_trap else None
         if context is not None:
-            context.spurious = self._led_late
+            context.late = self._led_late
         return context
 
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:

@@ -71,8 +71,8 @@ class QemuStub:
 
     @property
     def watching(self) -> bool:
-        """Whether anything is inserted."""
-        return bool(self._inserted or self._withdrawn)
+        """Whether there are watchpoints."""
+        return any(key[:1] != b"1" for key in self._inserted | self._withdrawn)
 
     # Breakpoints and watchpoints
 

@@ -60,5 +60,8 @@ class StopContext:
     interrupted_step: bool = False
     """Whether an interrupt came instead of the single step from there, which is still due."""
 
+    late: bool = False
+    """Whether the CPU came to this instruction together with another, and has waited until now."""
+
     spurious: bool = False
     """Whether there is no reason for the stop, and the target is to go on."""

@@ -141,6 +141,44 @@ def test_memory_is_read_and_the_stack_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "written"),
+    [
+        ("48894310", "8877665544332211"),  # mov rax, 16(%rbx)
+        ("89442410", "88776655"),  # mov eax, 16(%rsp)
+        ("6689442410", "8877"),
+        ("88442410", "88"),
+        ("48c7442410ffffff7f", "ffffff7f00000000"),
+        ("c644241007", "07"),
+        ("0f95442410", "01"),  # setne
+    ],
+)
+def test_stores_to_the_stack(code: str, written: str) -> None:
+    guest = Guest(bytes.fromhex(code), ax=0x1122334455667788, bx=STACK)
+    assert guest.step()
+    data = bytes.fromhex(written)
+    assert guest.read(STACK + 16, len(data)) == data
+    assert guest.read(STACK + 8, 8) == bytes(range(72, 80)), "what is before it"
+    assert guest.read(STACK + 16 + len(data), 8) == bytes(range(80 + len(data), 88 + len(data)))
+    assert guest.registers["ip"] == TEXT + len(code) // 2
+
+
+@pytest.mark.parametrize("address", [STACK - 8, STACK + 0x4000, STACK + 0x3FFC, TEXT, 0x1000])
+def test_other_stores_are_left_to_the_processor(address: int) -> None:
+    guest = Guest(bytes.fromhex("488907"), di=address)
+    guest.memory |= {STACK + 0x3FF0: bytes(64), 0x1000: bytes(16)}
+    before = dict(guest.registers)
+    assert not guest.step()
+    assert guest.registers == before
+
+
+def test_a_watchpoint_sees_each_access() -> None:
+    for code in ("48894310", "488b4310"):  # mov rax, 16(%rbx), and the other way
+        guest = Guest(bytes.fromhex(code), bx=STACK)
+        assert not emulate(guest.registers, guest.read, guest.write, STACK, operands=False)
+        assert guest.step()
+
+
+@pytest.mark.parametrize(
     ("code", "flags", "distance"),
     [
         ("eb10", 0, 0x12), ("ebf0", 0, -0xE), ("e900010000", 0, 0x105), ("7410", 0x40, 0x12),
@@ -175,7 +213,7 @@ def test_calls_and_returns() -> None:
     ],
 )  # fmt: skip
 def test_the_rest_is_left_to_the_processor(code: str) -> None:
-    guest = Guest(bytes.fromhex(code), di=STACK)
+    guest = Guest(bytes.fromhex(code), di=STACK - 64)
     before = dict(guest.registers)
     assert not guest.step()
     assert guest.registers == before

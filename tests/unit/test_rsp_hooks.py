@@ -103,6 +103,30 @@ def test_two_processors_step_at_once(kgdb: Kgdb) -> None:
     assert not kgdb.step_ends(HERE + 9), "this one can only be gdb's"
 
 
+def test_a_processor_that_came_there_with_another_one(kgdb: Kgdb) -> None:
+    """It has executed the int3, and waits; for the other one's step the breakpoint is out."""
+    kgdb.hook("spy")
+    kgdb.emulates = False
+    assert kgdb.hit(HERE)[1]
+    assert kgdb.inserted == set()
+    late = kgdb.context(HERE, thread=b"2", breakpoint=HERE - 1)
+    late.late = True
+    assert kgdb.server.serve(late, 0.0)
+    assert kgdb.calls == ["spy", "spy"]
+    assert kgdb.packets[-1] == b"s"
+    assert kgdb.step_ends(HERE + 3)
+    assert kgdb.step_ends(HERE + 3, b"2")
+    assert kgdb.inserted == {HERE}
+
+
+def test_one_that_came_where_nothing_is_any_more(kgdb: Kgdb) -> None:
+    late = kgdb.context(HERE, thread=b"2", breakpoint=HERE - 1)
+    late.late = True
+    assert kgdb.server.serve(late, 0.0)
+    assert kgdb.packets == [b"c"]
+    assert late.registers["ip"] == HERE
+
+
 def test_an_interrupted_step_is_not_another_call(kgdb: Kgdb) -> None:
     """gdb steps off its breakpoint, is told of a stop in an interrupt handler, and goes on."""
     kgdb.hook("spy")

@@ -96,8 +96,10 @@ def insert(stub: QemuStub) -> bytes:
 
 def test_a_machine_that_runs_is_stopped(qemu: Qemu, stub: QemuStub) -> None:
     assert insert(stub) == b"OK"
-    assert stub.watching
+    assert not stub.watching, "a breakpoint sees no access"
     assert qemu.asked() == [b"?", b"c", b"Z1,1000,1", b"c"]
+    assert stub.insert_or_remove(b"Z2,2000,8") == b"OK"
+    assert stub.watching
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
