@@ -186,7 +186,7 @@ test-debian: ready
 # What is about kgdb itself is skipped (marker kgdb(stub="kgdb")), and named at the end.
 .PHONY: test-doors
 test-doors: ready
-	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-stub=qemu tests/kernel example_suite
+	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.1 --kgdb-stub=qemu tests/kernel example_suite
 
 # All tests of boards, and all examples on them, with a boot for each test: half an hour. The short
 # tests are part of `make test`.

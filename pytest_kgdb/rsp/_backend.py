@@ -117,6 +117,14 @@ class Backend(ABC):
         """The thread that stopped, as gdb is to have it."""
         return self.thread
 
+    @abstractmethod
+    def select_stopped_thread(self) -> None:
+        """Take note that gdb is told of another stop of the same thread.
+
+        What it asks then is about that thread, without its saying so (gdb, remote.c,
+        process_stop_reply).
+        """
+
     @property
     @abstractmethod
     def may_be_hook(self) -> bool:

@@ -179,6 +179,10 @@ class KgdbBackend(Backend):
         """See :attr:`Backend.thread`."""
         return self._stop.thread
 
+    def select_stopped_thread(self) -> None:
+        """See :meth:`Backend.select_stopped_thread`."""
+        self._handlers.select_stopped_for_gdb()
+
     @property
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""

@@ -48,6 +48,10 @@ class PacketHandlers:
         self._kgdb_thread = b""  # the last `Hg` sent to kgdb; empty for the thread that stopped
         self._gdb_thread = b""  # gdb's last one
 
+    def select_stopped_for_gdb(self) -> None:
+        """Take note that gdb's requests are about the thread that stopped from now on."""
+        self._gdb_thread = b""
+
     def reply(self, payload: bytes) -> bytes:
         """Return the reply to a request."""
         kind = payload[:1]

@@ -179,6 +179,10 @@ class QemuStubBackend(Backend):
         """See :attr:`Backend.thread_for_gdb`."""
         return self._numbers.for_gdb(b"T" + self.thread)[1:]
 
+    def select_stopped_thread(self) -> None:
+        """See :meth:`Backend.select_stopped_thread`."""
+        self._stop.select_stopped_for_gdb()
+
     @property
     def stepping(self) -> bool:
         """See :attr:`Backend.stepping`."""

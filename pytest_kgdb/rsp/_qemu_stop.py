@@ -119,11 +119,21 @@ class QemuStop:
         return reply
 
     def select_for_gdb(self, thread: bytes) -> bytes:
-        """Do what gdb asks by `Hg`, and return the reply."""
+        """Do what gdb asks by `Hg`, and return the reply.
+
+        Any thread will do where it asks for `0`, as gdb 16 does to read code: the one that stopped.
+        """
+        if cpu_of(thread) <= 0 and self.thread:
+            self.select_stopped_for_gdb()
+            return b"OK"
         reply = self.select(thread)
         if reply == b"OK":
             self._gdb_thread = thread
         return reply
+
+    def select_stopped_for_gdb(self) -> None:
+        """Take note that gdb is told of a stop: what it asks then is about the one that stopped."""
+        self._gdb_thread = b""
 
     # Registers
 

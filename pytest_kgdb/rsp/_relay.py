@@ -502,6 +502,7 @@ class Relay:
                 self._breakpoints.reached(stopped.registers[_PC])
         context = backend.context(hooked=hooks.hooked)
         if hooks.resume(request.packet, context, step=request.step):
+            backend.select_stopped_thread()
             self._to_gdb(b"T05thread:%b;" % backend.thread_for_gdb)
 
     def _go_on(self, packet: bytes) -> None:

@@ -60,7 +60,8 @@ def check(kgdb: Any, way: Callable[[Any], Any], others: str) -> None:
     """The step ends in the same task, on its new CPU; what comes then is as ever."""
     task = _about_to_go(kgdb, f"({others}{GOES})").task.pid
     stop = way(kgdb)
-    assert (stop.task.pid, stop.task.comm, stop.cpu) == (task, "taskset", 1)
+    ended = int(stop.task.pid), stop.task.comm, stop.cpu
+    assert ended == (int(task), "taskset", 1), stop.backtrace()
     assert kgdb.stepi().task.pid == task
     assert kgdb.run("echo on").output == "on\n"
     with kgdb.breakpoint("proc_pid_status"):

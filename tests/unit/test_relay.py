@@ -158,6 +158,22 @@ class TestRequests:
         assert bench.sent() == [b"Hg2", b"g"]
 
 
+def test_after_a_step_that_was_emulated_all_is_about_the_thread_that_stepped(
+    bench: Bench,
+) -> None:
+    bench.gdb.ask(insert(NOP))
+    bench.gdb.ask(b"c")
+    stepped = bench.gdb.ask(b"g")
+    assert bench.gdb.ask(b"Hg2") == b"OK"
+    bench.gdb.ask(b"g")
+    assert bench.sent()[-2:] == [b"Hg2", b"g"]
+    assert bench.gdb.ask(b"s") == b"T05thread:01;"
+    assert bench.gdb.ask(b"g") == stepped.replace(
+        NOP.to_bytes(8, "little").hex().encode(), RET.to_bytes(8, "little").hex().encode()
+    )
+    assert bench.sent() == []
+
+
 @pytest.mark.parametrize("last", [b"k", b"vKill;1", b"D", b"D;1"])
 def test_what_a_gdb_says_that_quits(bench: Bench, last: bytes) -> None:
     """kgdb would let the kernel run, with nobody connected, while it counts as stopped."""

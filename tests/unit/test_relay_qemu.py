@@ -114,6 +114,27 @@ def test_threads_are_listed_once(bench: Bench) -> None:
     assert bench.sent()[:2] == [b"qRcmd,00", b"qfThreadInfo"], "which may have changed anything"
 
 
+@pytest.mark.parametrize("any_thread", [b"0", b"p0.0", b"p1.0", b"p1.-1", b"-1"])
+def test_any_thread_is_the_one_that_stopped(bench: Bench, any_thread: bytes) -> None:
+    """gdb 16 asks for it before it reads code."""
+    bench.gdb.ask(insert(NOP))
+    bench.qemu.turns += [b"02"]
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"
+    assert bench.gdb.ask(b"Hgp1.1") == b"OK"
+    assert bench.gdb.ask(b"Hg" + any_thread) == b"OK"
+    assert bench.gdb.ask(b"g") == pack_registers(bench.qemu.cpus[2])
+
+
+def test_after_a_step_that_was_emulated_all_is_about_the_thread_that_stepped(bench: Bench) -> None:
+    bench.relay.add_hook(NOP, counter([], STOP))
+    bench.qemu.turns += [b"02"]
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"
+    assert bench.gdb.ask(b"Hgp1.1") == b"OK"
+    assert bench.gdb.ask(b"vCont;s:p1.2;c:p1.-1") == b"T05thread:p01.02;"
+    assert bench.gdb.ask(b"g") == pack_registers(bench.qemu.cpus[2])
+    assert bench.qemu.cpus[2]["ip"] == RET
+
+
 def test_registers_are_asked_for_once(bench: Bench) -> None:
     bench.gdb.ask(b"g")
     assert bench.gdb.ask(b"Hgp1.1") == b"OK"
