@@ -84,7 +84,7 @@ class WaitingTask:
 
     def _name(self, holder: Holder) -> str:
         mine = holder.address == self.address
-        doubt = " (or by a task that has ended)" if mine or holder.younger else ""
+        doubt = " (or by a task that has ended)" if mine or holder.doubtful else ""
         return f"{'itself' if mine else holder.name}{doubt}"
 
     @property

@@ -24,6 +24,7 @@ __all__ = ["Tasks", "Wait", "wait_of"]
 # Nanoseconds by which two of the kernel's clocks may differ after a while.
 _DRIFT: Final = 100_000_000
 _MAX_WAITERS: Final = 1000
+_PF_WQ_WORKER: Final = 0x20  # include/linux/sched.h
 
 
 class Tasks:
@@ -55,8 +56,8 @@ class Holder(NamedTuple):
     address: int
     """Of its `struct task_struct`."""
     name: str
-    younger: bool = False
-    """Whether it began after the wait: the lock has but an address, of a task that has ended."""
+    doubtful: bool = False
+    """Whether it cannot hold the lock, which has but an address: that of a task that has ended."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,28 @@ def _locked(tasks: Tasks, task: drgn.Object, kind: _Kind, match: _Match) -> Wait
         tasks.program, tasks.by_address, kind.lock, address, match.waiters
     )
     began = _began(tasks, match.waiters)
-    named = (_holder(one, one.start_time.value_() > began + _DRIFT) for one in holders)
+    named = (
+        _holder(one, one.start_time.value_() > began + _DRIFT or _is_idle_worker(one))
+        for one in holders
+    )
     return Wait(words, address, tuple(named), holding)
 
 
-def _holder(task: drgn.Object, younger: bool = False) -> Holder:
-    return Holder(task.value_(), task_name(task), younger)
+def _holder(task: drgn.Object, doubtful: bool = False) -> Holder:
+    return Holder(task.value_(), task_name(task), doubtful)
+
+
+def _is_idle_worker(task: drgn.Object) -> bool:
+    """Whether a task is a worker without work, which holds no lock (kernel/workqueue.c)."""
+    import drgn
+
+    if not task.flags.value_() & _PF_WQ_WORKER:
+        return False
+    try:
+        thread = drgn.cast("struct kthread *", task.worker_private)  # since 5.17
+        return not drgn.cast("struct worker *", thread.data).current_work
+    except (AttributeError, LookupError, drgn.FaultError):
+        return False
 
 
 def _began(tasks: Tasks, waiters: Collection[int]) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_kgdb.kernel import Kernel
 
-pytestmark = pytest.mark.kgdb(append="kgdboc_earlycon", timeout=60)
+pytestmark = pytest.mark.kgdb(append="kgdboc_earlycon", timeout=60, stub="kgdb")
 EARLY = pytest.mark.kgdb(at="kgdbwait")
 
 

@@ -472,6 +472,14 @@ def test_a_programs_memory(stub):
     assert stub.run("echo on").output == "on\n"
 
 
+def current_of(stub, cpu):
+    """The address of the task on a CPU, by the variable behind `current`."""
+    try:
+        return int(stub.per_cpu("current_task", cpu))
+    except KgdbError:  # from 6.2 to 6.14 it is in another (arch/x86/include/asm/current.h)
+        return int(stub.per_cpu("pcpu_hot", cpu)["current_task"])
+
+
 @machine(smp=2)
 def test_a_programs_memory_is_that_of_the_cpu_that_gdb_has_selected(stub):
     """gdb's threads are CPUs, and each runs a shell."""
@@ -483,8 +491,8 @@ def test_a_programs_memory_is_that_of_the_cpu_that_gdb_has_selected(stub):
             stop = stub.cont()
             other = 1 - stop.cpu
             task = stub.per_cpu("runqueues", other)["curr"]
-            if not int(task["mm"]):
-                continue  # it is idle
+            if not int(task["mm"]) or int(task) != current_of(stub, other):
+                continue  # it is idle, or about to run (kernel/sched/core.c, context_switch)
             arguments = int(task["mm"]["arg_start"])
             if not arguments:
                 continue  # its program is being loaded (fs/binfmt_elf.c, create_elf_tables)

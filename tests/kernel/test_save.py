@@ -89,7 +89,7 @@ def test_a_breakpoint(kgdb, tmp_path):
 @pytest.mark.kgdb(smp=2)
 def test_the_other_cpu(kgdb, tmp_path):
     kgdb.type("taskset 2 cat /proc/version")
-    with kgdb.breakpoint("vfs_open", condition="kgdb_info[1].task == current"):
+    with kgdb.breakpoint("vfs_open", condition="current->thread_info.cpu == 1"):
         stop = kgdb.cont()
     assert stop.cpu == 1
     before = look(kgdb)

@@ -300,7 +300,7 @@ def test_tasks_that_wait_for_each_other() -> None:
 
 
 def test_a_holder_that_began_after_the_wait() -> None:
-    wait = Wait("the mutex lock", 1, (Holder(61 * 0x1000, "sh[61]", younger=True),))
+    wait = Wait("the mutex lock", 1, (Holder(61 * 0x1000, "sh[61]", doubtful=True),))
     assert headline(IDLE_CPU, chains=[[task(wait=wait)]]) == (
         "blocked: cat[60] in demo_spin (demo.c:30), waiting for the mutex lock held by sh[61] "
         "(or by a task that has ended)"
