@@ -112,7 +112,10 @@ class FirstCause(StopSubscriber):
         """
         if not self._machine.alive:
             raise self.first(MachineDied("QEMU ended"))
-        self._machine.check_storage()
+        try:
+            self._machine.check_storage()
+        except MachineDied as error:  # the monitor may be the first to see QEMU's end
+            raise self.first(error) from None
         if not self._gdb.alive:
             self._gdb.next_event(0)
         text = self._console.since(self._since)

@@ -334,7 +334,7 @@ class RunControl:
             return self.wait(timeout)
         self._interrupting = True
         self._breaks += 1
-        self._send_interrupt()
+        self.request_stop()
         return self.wait(timeout)
 
     def request_stop(self) -> None:
@@ -342,7 +342,10 @@ class RunControl:
 
         :raises KgdbError: it cannot be asked.
         """
-        self._send_interrupt()
+        try:
+            self._send_interrupt()
+        except MachineDied as error:
+            raise self._causes.first(error) from None
 
     @contextlib.contextmanager
     def kept_stopped(self) -> Iterator[None]:

@@ -427,6 +427,7 @@ class FakeMachine:
         self.alive = True
         self.ending = False
         """Whether it is gone as soon as somebody waits for its end."""
+        self.monitor_error: MachineDied | None = None
 
     def wait_ended(self, timeout: float) -> None:
         self.alive = self.alive and not self.ending
@@ -436,6 +437,8 @@ class FakeMachine:
 
     def check_storage(self) -> None:
         """The host's disk is not full."""
+        if self.monitor_error is not None:
+            raise self.monitor_error
 
 
 class FakeRelay:

@@ -279,6 +279,29 @@ def test_what_left_gdb_without_its_target_goes_before_its_error(parts: Parts) ->
     assert isinstance(parts.causes.first(error), MachineDied)
 
 
+def test_the_monitor_is_the_first_to_see_qemus_end(parts: Parts) -> None:
+    parts.machine.monitor_error = lost = MachineDied("QEMU's monitor was lost at 'query-status'")
+    with pytest.raises(MachineDied) as error:
+        parts.causes.check_alive()
+    assert error.value is lost, "as a full disk is"
+    parts.machine.ending = True
+    with pytest.raises(MachineDied, match="killed by SIGKILL"):
+        parts.causes.check_alive()
+
+
+def test_qemus_end_at_an_interrupt(gdb: FakeGdb, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise MachineDied("QEMU's monitor was lost at 'chardev-send-break'")
+
+    parts = Parts(tmp_path, gdb, interrupt=interrupt)
+    parts.run_control.resume()
+    parts.machine.ending = True
+    for stop in (parts.run_control.interrupt, parts.run_control.request_stop):
+        with pytest.raises(MachineDied, match="killed by SIGKILL"):
+            stop()
+    parts.close()
+
+
 def test_other_errors_do_not_wait_for_qemus_end(parts: Parts) -> None:
     parts.machine.ending = True
     error = GdbError("No symbol in current context.")
