@@ -136,10 +136,10 @@ class HookServer:
     def _report(self, context: StopContext) -> bool:
         """Have gdb told of a stop; True if that is put off, as gdb steps another thread.
 
-        kgdb holds the other CPUs during a step, but not for long (kernel/debug/debug_core.c,
-        kgdb_cpu_enter: 100 `sstep_tries`), and gdb dies of another thread's stop while one steps
-        over a breakpoint (gdb 13, infrun.c, finish_step_over). The thread is put back instead, and
-        stops again.
+        The other CPUs run during a step, and kgdb keeps them from stopping, but not for long
+        (kernel/debug/debug_core.c, kgdb_cpu_enter: 100 `sstep_tries`); and gdb dies of another
+        thread's stop while one steps over a breakpoint (gdb 13, infrun.c, finish_step_over). The
+        thread is put back instead, and stops again.
         """
         over = self.stepping.step_over_by_other(context.thread)
         if over is None or not self._one_at_a_time:
