@@ -136,7 +136,7 @@ test-labgrid: deps
 .PHONY: test-labgrid-inside
 test-labgrid-inside: ready
 	$(BIN)/python -m pip install -q -e '.[labgrid]'
-	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/board/labgrid
+	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require tests/board/with_labgrid
 
 .PHONY: test-matrix
 test-matrix: ready

@@ -20,7 +20,7 @@ from pytest_kgdb.session import BoardSession
 from pytest_kgdb.settings import make_settings
 
 # `make test-labgrid` has them in an environment with labgrid.
-collect_ignore = [] if importlib.util.find_spec("labgrid") else ["labgrid"]
+collect_ignore = [] if importlib.util.find_spec("labgrid") else ["with_labgrid"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
