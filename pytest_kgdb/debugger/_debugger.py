@@ -124,7 +124,7 @@ class Debugger:
                 cause = self._explained(error)
             if cause is error:
                 raise
-            raise cause from (cause.__cause__ or error)
+            raise cause from error
 
     def _explained(self, error: KgdbError) -> KgdbError:
         """Return gdb's error about an address with the reason, where that is known."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ..errors import KernelPanic, KgdbError, MachineDied
+from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied
 from ..escape import clean
 from ..klog import PANIC, console_panic, console_panic_end
 from ._mi import GdbError
@@ -70,7 +70,7 @@ class TargetLife(Protocol):
     """The part of the relay that is used here."""
 
     @property
-    def failure(self) -> KgdbError | None:
+    def failure(self) -> DebuggerDied | None:
         """Why gdb was left without its target."""
 
 
@@ -106,7 +106,7 @@ class FirstCause(StopSubscriber):
         return self._machine.alive and self._gdb.alive
 
     def check_alive(self) -> None:
-        """Check that the kernel, QEMU and gdb are all there.
+        """Check that the kernel, QEMU and gdb are all there, and gdb connected.
 
         :raises KgdbError: one is gone; the one that went first.
         """
@@ -118,6 +118,8 @@ class FirstCause(StopSubscriber):
             raise self.first(error) from None
         if not self._gdb.alive:
             self._gdb.next_event(0)
+        if (failure := self._relay.failure) is not None:
+            raise failure
         text = self._console.since(self._since)
         if (words := console_panic_end(text)) is not None:
             raise self.panicked(f"the kernel panicked and halted: {clean(words)}\nit said")

@@ -354,7 +354,7 @@ class Attachment:
 
     def _lost_gdb(self, command: str) -> KgdbError:
         self.spoil_gdb()
-        return DebuggerDied(
+        return self.relay.failure or DebuggerDied(
             f"after '{command.strip()}' gdb is not on the machine any more",
             log=self.debugger.transcript,
             hint="the next test gets a new gdb, on the same machine",
@@ -365,6 +365,11 @@ class Attachment:
         if self.gdb_is_pristine:
             self.gdb_is_pristine = False
             self._on_spoiled()
+
+    @property
+    def gdb_serves_another_test(self) -> bool:
+        """Whether gdb is there, on the machine, and as it was at the start."""
+        return self.gdb_is_pristine and self.gdb.alive and self.relay.failure is None
 
     def note_expression(self, text: str) -> None:
         """Note what an expression leaves in gdb: a convenience variable, `$name = 1`."""

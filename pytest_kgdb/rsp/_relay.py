@@ -8,13 +8,14 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
-from ..errors import KgdbError
+from ..errors import DebuggerDied, KgdbError
 from ._backend import Backend, Door, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._hook_server import HookServer
@@ -41,9 +42,12 @@ _PC: Final = X86_64.registers.pc
 
 # A gdb that quits kills what it debugs, or detaches from it (gdb manual, "Packets"). Either lets a
 # kernel run in kgdb (kernel/debug/gdbstub.c, gdb_cmd_detachkill), and the first ends QEMU
-# (gdbstub/gdbstub.c, handle_kill).
-_KILLS: Final = (b"k", b"vKill")
+# (gdbstub/gdbstub.c, handle_kill). The short form of it has no reply.
+_KILL_PROCESS: Final = b"vKill"
+_KILL: Final = b"k"
 _DETACH: Final = b"D"
+
+_NEXT_GDB: Final = "the next test gets another gdb"
 
 
 class Relay:
@@ -75,11 +79,15 @@ class Relay:
         self._acks = True
         self._stopped = True
         self._closing = False
-        self.failure: KgdbError | None = None
-        """Why gdb was left without its target last; None while it has one, or has gone itself."""
+        self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._serve, name="kgdb-relay", daemon=True)
         self._thread.start()
+
+    @property
+    def failure(self) -> DebuggerDied | None:
+        """Why gdb was left without its target last; None while it has one, or has gone itself."""
+        return None if self._failure is None else self._failure()
 
     # The target
 
@@ -356,11 +364,12 @@ class Relay:
                         self._backend.idle()
                     self._serve_ready(ready)
                 except KgdbError as error:  # of which some are an OSError
-                    self._lose_gdb(error)
+                    self._lose_gdb(_no_answer(error))
                 except OSError:
                     self._lose_gdb()
                 except Exception as error:  # gdb would wait for ever
-                    self._lose_gdb(self._broken(error))
+                    self._lose_gdb(_defect(error))
+                    self._show_defect(error)
 
     def _idle(self) -> bool:
         return self._stopped and self._backend.may_idle
@@ -372,7 +381,7 @@ class Relay:
         if self._listener in ready:
             self._lose_gdb()
             self._gdb, _ = self._listener.accept()
-            self.failure = None
+            self._failure = None
             self._from_gdb = Decoder()
             self._acks = True
         if not self._backend.receive(ready):
@@ -396,25 +405,17 @@ class Relay:
         while not self._stopped and (event := self._backend.next_event()) is not None:
             self._on_event(event)
 
-    def _lose_gdb(self, failure: KgdbError | None = None) -> None:
+    def _lose_gdb(self, failure: Callable[[], DebuggerDied] | None = None) -> None:
         if self._gdb is not None:
-            self.failure = failure
+            self._failure = failure
             self._gdb.close()
             self._gdb = None
 
-    def _broken(self, error: Exception) -> KgdbError:
-        failure = KgdbError(
-            f"what stands between gdb and {self._backend.target} failed: "
-            f"{type(error).__name__}: {error}",
-            hint="this is a defect of pytest-kgdb's, not of the test or its kernel: report it with "
-            "the traceback",
-        )
-        failure.__cause__ = error
-        # The thread goes on for the next gdb; its traceback is told as that of any thread.
+    def _show_defect(self, error: Exception) -> None:
+        """Have the traceback shown as that of any thread; this one goes on for the next gdb."""
         threading.excepthook(
             threading.ExceptHookArgs((type(error), error, error.__traceback__, self._thread))
         )
-        return failure
 
     def _to_gdb(self, payload: bytes) -> None:
         if self._gdb is not None:
@@ -464,8 +465,10 @@ class Relay:
         elif payload == b"QStartNoAckMode":
             self._to_gdb(b"OK")
             self._acks = False
-        elif payload == _DETACH or payload.startswith((b"D;", *_KILLS)):
-            self._to_gdb(b"OK")  # the kernel stays as it is, for the next gdb
+        elif payload == _KILL:
+            pass  # the kernel stays as it is, for the next gdb
+        elif payload.partition(b";")[0] in (_KILL_PROCESS, _DETACH):
+            self._to_gdb(b"OK")  # likewise
         else:
             self._to_gdb(self._reply(payload))
 
@@ -510,3 +513,17 @@ class Relay:
         self._stopped = False
         self._resumed.notify_all()
         self._backend.resume(packet)
+
+
+def _no_answer(error: KgdbError) -> Callable[[], DebuggerDied]:
+    message = f"gdb lost its target: {error.message}"
+    return partial(DebuggerDied, message, log=error.log, hint=error.hint or _NEXT_GDB)
+
+
+def _defect(error: Exception) -> Callable[[], DebuggerDied]:
+    return partial(
+        DebuggerDied,
+        f"gdb lost its target: the relay between them failed: {type(error).__name__}: {error}",
+        hint="this is a defect of pytest-kgdb's, not of the test or its kernel: report it with the "
+        "traceback, which pytest shows among its warnings",
+    )

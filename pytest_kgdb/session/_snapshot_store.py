@@ -85,7 +85,7 @@ class SnapshotStore:
         relay.detach()
         attachment = self._slot.require()
         # A test's own restore keeps its gdb, whatever is in it.
-        keeps_gdb = keep_breakpoints or (attachment.gdb_is_pristine and attachment.gdb.alive)
+        keeps_gdb = keep_breakpoints or attachment.gdb_serves_another_test
         with (
             attachment.restoring(reason, keep_breakpoints=keep_breakpoints)
             if keeps_gdb

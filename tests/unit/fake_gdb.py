@@ -21,7 +21,7 @@ from pytest_kgdb.debugger import (
     Locations,
     RunControl,
 )
-from pytest_kgdb.errors import KgdbError, MachineDied
+from pytest_kgdb.errors import DebuggerDied, MachineDied
 
 SYSRQ = ["kgdb_breakpoint", "sysrq_handle_dbg", "__handle_sysrq", "handle_sysrq"]
 """The stack at a stop that was asked for on the console."""
@@ -447,7 +447,7 @@ class FakeRelay:
     def __init__(self, gdb: Transport | None = None) -> None:
         self.stepping: list[bool] = []
         self.stop_reported = True
-        self.failure: KgdbError | None = None
+        self.failure: DebuggerDied | None = None
 
     def wait_resumed(self, timeout: float) -> bool:
         self.stop_reported = False

@@ -269,6 +269,10 @@ class Gdb:
         self.send(payload)
         return self.receive()
 
+    def ended(self) -> bool:
+        """Whether nothing more comes but the connection's end."""
+        return not self._data.strip(b"+") and not self._socket.recv(4096)
+
     def silent(self, seconds: float = 0.1) -> bool:
         """Whether nothing comes in some time."""
         self._socket.settimeout(seconds)

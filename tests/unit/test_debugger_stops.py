@@ -17,7 +17,6 @@ from pytest_kgdb.errors import (
     KgdbError,
     MachineDied,
     StaleError,
-    TimeoutError,
 )
 
 # Classification
@@ -272,7 +271,9 @@ def test_qemus_end_goes_before_gdbs_error(parts: Parts) -> None:
 
 
 def test_what_left_gdb_without_its_target_goes_before_its_error(parts: Parts) -> None:
-    parts.relay.failure = TimeoutError("kgdb did not answer b'g' in 20 s")
+    parts.relay.failure = DebuggerDied("gdb lost its target: kgdb did not answer b'g' in 20 s")
+    with pytest.raises(DebuggerDied, match="gdb lost its target"):
+        parts.causes.check_alive()
     error = GdbError("Remote connection closed")
     assert parts.causes.first(error) is parts.relay.failure
     parts.machine.ending = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from relay_bench import Bench, counter, insert, remove
+from scripted_gdb import wait_until
 from scripted_kgdb import LAYOUT
 from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS, Gdb
 
@@ -177,7 +179,8 @@ def test_after_a_step_that_was_emulated_all_is_about_the_thread_that_stepped(
 @pytest.mark.parametrize("last", [b"k", b"vKill;1", b"D", b"D;1"])
 def test_what_a_gdb_says_that_quits(bench: Bench, last: bytes) -> None:
     """kgdb would let the kernel run, with nobody connected, while it counts as stopped."""
-    assert bench.gdb.ask(last) == b"OK"
+    bench.gdb.send(last)
+    assert last == b"k" or bench.gdb.receive() == b"OK"
     assert bench.gdb.ask(b"?") == b"T05thread:01;"
     assert bench.sent() == []
     assert not bench.kgdb.running
@@ -532,24 +535,32 @@ class TestFailures:
         with Bench(tmp_path, waits=WaitLimit(0.1)) as bench:
             bench.kgdb.silent = True
             assert bench.relay.failure is None
-            assert bench.gdb.ask(b"qRcmd,00") == b"", "the connection is closed"
+            bench.gdb.send(b"qRcmd,00")
+            assert bench.gdb.ended()
             failure = bench.relay.failure
             assert failure is not None
-            assert failure.message == "kgdb did not answer b'qRcmd,00' in 0.1 s"
+            assert failure.message == (
+                "gdb lost its target: kgdb did not answer b'qRcmd,00' in 0.1 s"
+            )
 
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_a_defect_of_the_relays(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def reply(self: object, payload: bytes) -> bytes:
             raise LookupError("no such thing")
 
+        shown: list[threading.ExceptHookArgs] = []
+        monkeypatch.setattr(threading, "excepthook", shown.append)
         monkeypatch.setattr(KgdbBackend, "reply", reply)
-        assert bench.gdb.ask(b"m0,1") == b""
+        bench.gdb.send(b"m0,1")
+        assert bench.gdb.ended()
         failure = bench.relay.failure
         assert failure is not None
-        assert (
-            failure.message == "what stands between gdb and kgdb failed: LookupError: no such thing"
+        assert failure.message == (
+            "gdb lost its target: the relay between them failed: LookupError: no such thing"
         )
-        assert isinstance(failure.__cause__, LookupError)
+        wait_until(lambda: bool(shown))
+        (args,) = shown
+        assert isinstance(args.exc_value, LookupError)
+        assert args.exc_traceback is not None
         monkeypatch.undo()
         another = Gdb(str(bench.relay.path))
         assert another.ask(b"?") == b"T05thread:01;", "it serves on"

@@ -27,8 +27,7 @@ class World:
         self.alive = True
         self.stop_reply = b"T05thread:1;"
         self.loads = True
-        self.gdb_is_pristine = True
-        self.gdb_alive = True
+        self.gdb_serves_another_test = True
         self.waits = WaitLimit(7.0)
         self.spec = SimpleNamespace(qemu_arg=("-device edu",) if edu else ())
         self.monitor = SimpleNamespace(human=self.human)
@@ -88,10 +87,6 @@ class World:
 
     def require(self) -> Any:
         return self
-
-    @property
-    def gdb(self) -> Any:
-        return SimpleNamespace(alive=self.gdb_alive)
 
     @contextlib.contextmanager
     def replacing_gdb(self, reason: str, connect: Any) -> Iterator[None]:
@@ -155,12 +150,8 @@ def test_a_tests_own(world: World) -> None:
     assert world.store.current is None
 
 
-@pytest.mark.parametrize("what", ["left something in it", "killed it"])
-def test_another_gdb_after_a_test_that(world: World, what: str) -> None:
-    if what == "killed it":
-        world.gdb_alive = False
-    else:
-        world.gdb_is_pristine = False
+def test_another_gdb_after_a_test_that_left_none_for_another(world: World) -> None:
+    world.gdb_serves_another_test = False
     world.store.save("ready")
     world.store.save_named("its own", SimpleNamespace(reason="breakpoint"))  # type: ignore[arg-type]
     del world.events[:]
