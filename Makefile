@@ -110,9 +110,9 @@ test-pythons:
 	  $(MAKE) unit PYTHON=$$python VENV=.venv-$$version || exit 1; \
 	done; exit $${missing:-0}
 
-# Of the package, by the unit and the fault tests. The floor, in percent, is what the unit tests reach
-# by themselves; raise it to what the whole prints.
-FLOOR := 76
+# Of the package, by the unit and the fault tests; the floor, in percent, is what there is. A quarter
+# of an hour.
+FLOOR := 87
 .PHONY: coverage
 coverage: ready
 	rm -f .coverage .coverage.*

@@ -24,7 +24,7 @@ def labgrid_access(settings: Settings, environment: Any) -> BoardAccess:
 
     :param settings: with labgrid's target.
     :param environment: labgrid's `Environment`; None where there is none.
-    :raises ConfigError: there is no such target, or no serial port for kgdb.
+    :raises ConfigError: there is no such target, or it lacks what the settings need.
     """
     assert isinstance(settings.target, LabgridTarget)
     name, origin = settings.target.name, settings.origin("target")
@@ -44,7 +44,15 @@ def labgrid_access(settings: Settings, environment: Any) -> BoardAccess:
         ports = _serial_ports(target)
         target.await_resources(list(ports), timeout=settings.timeout)
         kgdb, console = _chosen(ports, name, origin)
-        return BoardAccess(kgdb, console, (origin, origin), _power(target, name, origin))
+        power = _power(target, name, origin)
+        if power is None and settings.isolation == "reboot":
+            raise ConfigError(
+                f"{origin}: labgrid's target {name!r} has no driver with a PowerProtocol, so the "
+                "board cannot be reset before each test",
+                hint="give it one; with --kgdb-isolation=none, each test finds what the last one "
+                "left",
+            )
+        return BoardAccess(kgdb, console, (origin, origin), power)
     except ConfigError:
         raise
     except Exception as error:

@@ -91,8 +91,6 @@ class QemuStubBackend(Backend):
         self._hardware: set[bytes] = set()  # watchpoints and hardware breakpoints, as `Z` has them
         self._threads = b""  # the list of all
         self._numbers = CpuNumbers()
-        self._stepped_task = b""  # the one that gdb steps,
-        self._stepped_cpu = 0  # and the CPU that it is on to gdb's knowledge
         self._refusal: str | None = None
 
     def use_breakpoints(self, breakpoints: InsertedBreakpoints) -> None:
@@ -177,7 +175,7 @@ class QemuStubBackend(Backend):
     @property
     def thread_for_gdb(self) -> bytes:
         """See :attr:`Backend.thread_for_gdb`."""
-        return self._numbers.for_gdb(b"T" + self.thread)[1:]
+        return self._numbers.thread_for_gdb(self.thread)
 
     def select_stopped_thread(self) -> None:
         """See :meth:`Backend.select_stopped_thread`."""
@@ -186,12 +184,14 @@ class QemuStubBackend(Backend):
     @property
     def stepping(self) -> bool:
         """See :attr:`Backend.stepping`."""
-        return bool(self._stepped_task)
+        return self._numbers.steps
 
     @stepping.setter
     def stepping(self, stepping: bool) -> None:
-        self._stepped_task = self._stop.task if stepping else b""
-        self._stepped_cpu = cpu_of(self.thread)
+        if stepping:
+            self._numbers.step_begins(self._stop.task, cpu_of(self.thread))
+        else:
+            self._numbers.step_ends()
 
     @property
     def may_be_hook(self) -> bool:
@@ -251,15 +251,8 @@ class QemuStubBackend(Backend):
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:  # noqa: ARG002 # its program counter is right
         """See :meth:`Backend.stop_packet`."""
         self._interrupting = False
-        self._follow_stepped_task()
+        self._numbers.stopped(cpu_of(self.thread), lambda: self.task)
         return self._numbers.for_gdb(self._stop.reply_for_gdb)
-
-    def _follow_stepped_task(self) -> None:
-        """Have gdb take the CPU to which the task that it steps has come for the one it steps."""
-        cpu = cpu_of(self.thread)
-        if self._stepped_task and cpu != self._stepped_cpu and self.task == self._stepped_task:
-            self._numbers.exchange(self._stepped_cpu, cpu)
-            self._stepped_cpu = cpu
 
     # Requests
 
@@ -348,7 +341,7 @@ class QemuStubBackend(Backend):
             return None
         payload = self._numbers.for_qemu(payload)
         stepped = _steps(payload)
-        if not self._stepped_task and not stepped:
+        if not self._numbers.steps and not stepped:
             self._numbers.reset()  # gdb reads anew what each CPU does when the kernel has run
         if kind == CONT:
             return ResumeRequest(b"vCont;c", step=False)
@@ -452,8 +445,8 @@ class QemuStubBackend(Backend):
         for key in sorted(self._hardware):  # of a gdb that has been replaced
             self.request(b"z" + key)
         self._hardware.clear()
+        self._numbers.step_ends()
         self._numbers.reset()
-        self._stepped_task = b""
         self._loaded = b""
         # Of a watchpoint that gdb may not have any more it would take no notice.
         self._stop.reply = _WATCHED.sub(b"", stop_reply)

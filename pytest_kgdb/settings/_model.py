@@ -303,7 +303,7 @@ def _settings(given: Mapping[str, _Given]) -> Settings:
     values.setdefault("jobs", len(os.sched_getaffinity(0)))
     origins = {name: item.origin for name, item in given.items() if item.value is not None}
     if values.get("target") is not None:
-        # labgrid's targets have a power driver, or say that they have none.
+        # Whether labgrid can cycle the power is seen when its target is; an error if not.
         resets = values.get("reset") or isinstance(values["target"], LabgridTarget)
         values.setdefault("isolation", "reboot" if resets else "none")
     settings = Settings(**values, origins=origins)

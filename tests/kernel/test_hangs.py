@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from drgn.helpers.linux.pid import for_each_task
 
+from pytest_kgdb.diagnosis._waits import _is_idle_worker
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, MachineDied, TimeoutError
 from pytest_kgdb.handle import attachment_of
 
@@ -110,6 +111,18 @@ def test_a_lock_whose_owner_has_ended(hangs):
         rf"\w+\[{pid}\] \(or by a task that has ended\), which is in .*",
         first_line(hangs, "", lambda: hangs.cont(timeout=SECONDS)),
     )
+
+
+def test_workers_without_work_hold_nothing(hangs):
+    hangs.run(f"{hang('work')} & sleep 0.3")
+    workers = [task for task in for_each_task(hangs.program)
+               if task.comm.string_().startswith(b"kworker/")]  # fmt: skip
+    busy = [task for task in workers if not _is_idle_worker(task)]
+    assert len(workers) > 2
+    assert len(busy) == 1
+    trace = hangs.stack_trace(busy[0])
+    assert "stuck_work" in [frame.name for frame in trace]
+    assert not _is_idle_worker(hangs.program["init_task"].address_of_())
 
 
 def test_waiting_for_an_event(hangs):

@@ -93,9 +93,11 @@ def settings(target: str = "labgrid", **values: Any) -> Settings:
     return make_settings(target=target, kernel=("/tmp",), **values)
 
 
-def found(directory: Path, *ports: dict[str, Any], power: str | None = "true") -> BoardAccess:
+def found(
+    directory: Path, *ports: dict[str, Any], power: str | None = "true", **values: Any
+) -> BoardAccess:
     file = environment(directory, list(ports), power)
-    return labgrid_access(settings(), Environment(config_file=str(file)))
+    return labgrid_access(settings(**values), Environment(config_file=str(file)))
 
 
 def test_ports_by_their_names(tmp_path: Path) -> None:
@@ -119,6 +121,7 @@ def test_ports_on_the_network(tmp_path: Path) -> None:
         {**network, "port": 4001},
         {**network, "name": "kgdb", "port": 4002, "protocol": "raw"},
         power=None,
+        isolation="none",
     )
     assert access.target == SerialLine("tcp:lab:4002")
     assert access.console == SerialLine("rfc2217://lab:4001", 57600)
@@ -145,6 +148,12 @@ def test_which_port_is_kgdbs_is_not_known(tmp_path: Path, ports: Any, words: str
         found(tmp_path, *ports)
     assert error.value.hint is not None
     assert error.value.hint.startswith("name kgdb's 'kgdb', and the console's 'console'")
+
+
+def test_a_target_without_power(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no driver with a PowerProtocol") as error:
+        found(tmp_path, {"port": "/dev/ttyUSB0"}, power=None)
+    assert "--kgdb-isolation=none" in str(error.value.hint)
 
 
 def test_no_such_target(tmp_path: Path) -> None:
