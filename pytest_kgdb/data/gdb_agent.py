@@ -16,6 +16,7 @@ import gdb_lvalues
 from gdb_conditions import (
     condition_for,
 )
+from gdb_frames import value_of
 from gdb_functions import (
     CODES,
     function_places,
@@ -35,6 +36,8 @@ from gdb_types import (
     plain,
 )
 from gdb_unwinder import unwinder  # it lies beside this file
+
+unwinder.load(gdb.parameter("index-cache directory"))
 
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
@@ -308,7 +311,7 @@ def op_variables(frame, arguments):
                 matches = symbol.is_argument if arguments else symbol.is_variable
                 if matches and symbol.name not in records:
                     try:
-                        records[symbol.name] = describe(symbol.value(selected))
+                        records[symbol.name] = describe(value_of(symbol, selected))
                     except gdb.error as error:
                         records[symbol.name] = {"error": str(error)}
             if block.function is not None:

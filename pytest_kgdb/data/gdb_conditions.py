@@ -8,6 +8,13 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 import re
 
 import gdb
+from gdb_frames import (
+    function_of,
+    is_inlined,
+    own_symbol,
+    symbol_of,
+    value_of,
+)
 from gdb_names import (
     MACROS,
 )
@@ -41,14 +48,32 @@ class Of(gdb.Function):
         block = named_block(frame.pc(), function.string())
         if block is None:
             raise gdb.GdbError(f"the frame is not in {function.string()}()")
-        variable = name.string()
-        for symbol in block:
-            if symbol.name == variable and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
-                return symbol.value(frame) if symbol.needs_frame else symbol.value()
-        raise gdb.GdbError(f"{function.string()}() has no {variable}")
+        return value_in(frame, function, name, symbol_of(block, name.string()))
+
+
+class In(gdb.Function):
+    """$_in("FUNCTION", "NAME"): what a name means at the selected frame's pc, in a function.
+
+    In the frame of one that is inlined gdb may read another value: see gdb_frames.py.
+    """
+
+    def __init__(self):
+        super().__init__("_in")
+
+    def invoke(self, function, name):
+        frame = gdb.selected_frame()
+        symbol = own_symbol(frame.pc(), function.string(), name.string())
+        return value_in(frame, function, name, symbol)
+
+
+def value_in(frame, function, name, symbol):
+    if symbol is None:
+        raise gdb.GdbError(f"{function.string()}() has no {name.string()}")
+    return value_of(symbol, frame)
 
 
 Of()
+In()
 
 
 def refuse_calls(text):
@@ -90,9 +115,20 @@ def string_hint(function):
 
 def has(block, name):
     """Whether a block has a variable of a name."""
-    return any(
-        symbol.name == name and symbol.addr_class != gdb.SYMBOL_LOC_LABEL for symbol in block
-    )
+    return symbol_of(block, name) is not None
+
+
+def is_misread_in(block, name, address):
+    """Whether gdb may read another value than that of a block's variable at an address."""
+    symbol = symbol_of(block, name)
+    if not symbol.needs_frame or not is_inlined(block):
+        return False
+    try:
+        # It compiles what lies in registers and in memory, and nothing that the caller gave.
+        gdb.execute(f"maint agent -at *{address:#x},{name}", to_string=True)
+    except gdb.error:
+        return True
+    return False
 
 
 def visible_in(name, address):
@@ -140,9 +176,15 @@ def condition_for(text, location, addresses, names):
         """How gdb is to be told a name; None if it takes it for what it is."""
         spelled = None
         for address, block in blocks:
+            match = visible_in(name, address)
+            if (
+                match is not None
+                and (block is None or is_same_block(match, block))
+                and is_misread_in(match, name, address)
+            ):
+                spelled = f'$_in("{function_of(match).function.name}", "{name}")'
             if block is None:
                 continue
-            match = visible_in(name, address)
             if has(block, name):
                 if match is None or not is_same_block(match, block):
                     spelled = f'$_of("{block.function.name}", "{name}")'

@@ -4,7 +4,12 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
 import gdb
+from gdb_frames import (
+    is_misread,
+    value_of,
+)
 from gdb_names import (
+    is_free,
     names,
 )
 from gdb_types import (
@@ -28,7 +33,62 @@ def selected_block():
 
 def checked(expression):
     """An expression for gdb in which each name means what it means in the selected frame."""
-    return names.checked(expression, selected_block())
+    block = selected_block()
+    return names.checked(expression, block, given_in(block))
+
+
+def read_right(expression):
+    """An expression as it is, but for names of which gdb would read another value.
+
+    :raises Refused: it is no C.
+    """
+    own = given_in(selected_block())
+    if own is None:
+        return expression
+    pieces, end = [], 0
+    tokens = tokens_of(expression)
+    for index, token in enumerate(tokens):
+        spelled = own(token.text) if token.kind == "name" and is_free(tokens, index) else None
+        if spelled is not None:
+            pieces += [expression[end : token.start], spelled]
+            end = token.end
+    return "".join([*pieces, expression[end:]])
+
+
+class Given(gdb.Function):
+    """$_given(NUMBER): the value of a variable of which gdb would read another one's."""
+
+    def __init__(self):
+        super().__init__("_given")
+        self.values = []
+        gdb.events.cont.connect(lambda _event: self.values.clear())
+
+    def add(self, value):
+        """Keep a value until the kernel is resumed; returns how gdb is to be told it."""
+        self.values.append(value)
+        return f"$_given({len(self.values) - 1})"
+
+    def invoke(self, number):
+        return self.values[int(number)]
+
+
+given = Given()
+
+
+def given_in(block):
+    """What tells how gdb must have a name of a block's, if it is an inlined function's."""
+    if block is None or gdb.selected_frame().type() != gdb.INLINE_FRAME:
+        return None
+    frame = gdb.selected_frame()
+
+    def own(name):
+        """What gdb would read wrong, as a variable of gdb's own; None for all else."""
+        symbol = gdb.lookup_symbol(name, block)[0]
+        if symbol is None or not is_misread(symbol, frame):
+            return None
+        return given.add(value_of(symbol, frame))
+
+    return own
 
 
 def number_of(value):
@@ -100,6 +160,11 @@ def op_assign(expression, value):
     """Assign a number or what a C expression says; one that does not fit is refused."""
     left = checked(expression)
     target = gdb.parse_and_eval(left)
+    if "$_given(" in left and target.address is None:
+        raise Refused(
+            f"{expression} lies nowhere any more: it is known from what the caller gave",
+            "stop at the function's entry, where it is in a register",
+        )
     kind = plain(target.type)
     if isinstance(value, str):
         right = checked(value)

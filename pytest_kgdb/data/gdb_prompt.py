@@ -9,6 +9,7 @@ import contextlib
 import re
 
 import gdb
+from gdb_lvalues import read_right
 
 # gdb/cli/cli-decode.c, find_command_name_length
 WORD = re.compile(r"\s*(?:server\s+)?([!|]|[\w.-]+)\s*(.*)", re.S)
@@ -130,6 +131,24 @@ def select(thread, level):
 
 def op_prompt_resolve(lines):
     return {"commands": [resolved(line) for line in lines]}
+
+
+def op_prompt_frame(level):
+    """A frame's line in a backtrace, as gdb prints those that are no trampoline's."""
+    frame = frame_at(level)
+    sal = frame.find_sal()
+    place = f" at {sal.symtab.filename}:{sal.line}" if sal.symtab is not None else ""
+    return {"line": f"#{level:<3}{frame.pc():#018x} in {frame.name()} (){place}"}
+
+
+def op_prompt_checked(line):
+    """A command with an expression, with what gdb would read wrong told as gdb must have it."""
+    word, rest = WORD.match(line).groups()
+    head = re.match(r"(?:/\w+\s*|-\S+\s+)*", rest).end()
+    try:
+        return {"line": f"{word} {rest[:head]}{read_right(rest[head:])}"}
+    except (gdb.error, Refused):
+        return {"line": line}
 
 
 def op_prompt_begin():

@@ -7,6 +7,8 @@ sections. They say where the caller's stack pointer and frame pointer are, or th
 registers were saved there; of other registers they know nothing. So they are used only where gdb's
 own way fails.
 
+Where the registers were saved, what was interrupted is the caller: gdb_entry_frames.py.
+
 gdb runs this file; see gdb_agent.py.
 """
 
@@ -17,6 +19,7 @@ import struct
 
 import gdb
 import gdb.unwinder
+import gdb_entry_frames
 
 MASK = (1 << 64) - 1
 KERNEL_TEXT = 0xFFFFFFFF80000000
@@ -177,6 +180,34 @@ class Orc:
             return None
         return sp_offset, bp_offset, flags & 15, flags >> 4 & 15, kind
 
+    def find_start(self, pc):
+        """From which address on the kernel's rule at an address holds; None where there is none."""
+        index = self.kernel.find(pc)
+        return None if index is None else self.kernel.ip(index)
+
+    def saved_registers(self):
+        """Addresses, lengths and stack pointer's offsets of the entry code with saved registers."""
+        try:
+            bounds = [
+                int(gdb.parse_and_eval("(unsigned long)&__entry_text_" + end)) & MASK
+                for end in ("start", "end")
+            ]
+        except gdb.error:
+            return []
+        if self.kernel is None:
+            self.load()
+        table = self.kernel
+        first, last = (table.find(address) for address in bounds)
+        if first is None or last is None:
+            return []
+        rules = []
+        for index in range(first, last):
+            start, end = table.ip(index), table.ip(index + 1)
+            rule = self.find(start)
+            if rule is not None and rule[2] == ORC_REG_SP and rule[4] == REGS and rule[0] >= 0:
+                rules.append((start, end - start, rule[0]))
+        return rules
+
     def find_call(self, pc):
         """The rule at an address that may be a return address: the call may end the function."""
         return self.find(pc - 1 if follows_call(pc) else pc)
@@ -204,18 +235,30 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
         super().__init__("pytest-kgdb")
         self.orc = Orc()
         self.rules = {}  # by pc: None where gdb needs no help
-        self.interrupted = set()  # (pc, sp) of frames whose pc is no return address
+        self.entries = {}  # stack pointer's offsets by address, where gdb knows the registers
+        self.exact = set()  # (pc, sp) of frames whose pc is no return address, as gdb sees, too
+        self.interrupted = set()  # those of which gdb does not see it
         self.shifts = {}  # by (pc, sp): what is added to frame ids from there on
         gdb.events.cont.connect(self.forget)
 
     def forget(self, _event=None):
         """The kernel is resumed: other stacks will be at the same addresses."""
+        self.exact.clear()
         self.interrupted.clear()
         self.shifts.clear()
         self.orc.forget()
 
+    def load(self, directory):
+        """Have gdb know where interrupts and exceptions enter.
+
+        :param directory: for a file that says so.
+        """
+        rules = self.orc.saved_registers()
+        gdb_entry_frames.load(directory, rules)
+        self.entries = {start: offset for start, _, offset in rules}
+
     def is_interrupted(self, frame):
-        """Whether a frame's pc is no return address, but where an interrupt or exception came."""
+        """Whether gdb takes a frame's pc for a return address, and an interrupt came there."""
         if not self.interrupted:
             return False
         return (frame.pc(), int(frame.read_register("rsp")) & MASK) in self.interrupted
@@ -225,30 +268,43 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
         if pc < KERNEL_TEXT:
             return None
         try:
-            rule = self.rules[pc]
+            rule, marked = self.rules[pc]
         except KeyError:
-            rule = self.rules[pc] = self.rule_at(pc)
-        if rule is None and not self.interrupted and not self.shifts:
+            rule, marked = self.rules[pc] = self.rule_at(pc)
+        if rule is None and not (self.exact or self.interrupted or self.shifts):
             return None
-        sp = int(pending.read_register("rsp")) & MASK
-        if (pc, sp) in self.interrupted:
-            rule = self.orc.find(pc)
-            # gdb looks at the instruction before, as before a return address. That makes a
-            # difference only where the stack pointer has just been moved.
-            if rule == self.orc.find(pc - 1) and (pc, sp) not in self.shifts:
-                return None
-        elif rule is None and (pc, sp) in self.shifts:
-            rule = self.orc.find_call(pc)
+        frame = pc, int(pending.read_register("rsp")) & MASK
         try:
+            if frame in self.exact:
+                rule = self.needed(pc, self.orc.find(pc))
+            elif frame in self.interrupted:
+                rule = self.orc.find(pc)
+                # gdb looks at the instruction before, as before a return address. That makes a
+                # difference only where the stack pointer has just been moved.
+                if rule == self.orc.find(pc - 1) and frame not in self.shifts:
+                    return None
+            elif marked and pending.level() and self.leave_to_gdb(frame, rule):
+                return None
+            elif rule is None and frame in self.shifts:
+                rule = self.orc.find_call(pc)
             if rule is not None:
-                return self.unwind(pending, pc, sp, rule)
-            return self.end(pending, pc, sp) if (pc, sp) in self.shifts else None
+                return self.unwind(pending, *frame, rule=rule)
+            return self.end(pending, *frame) if frame in self.shifts else None
         except (gdb.error, ValueError):
             return None
 
     def rule_at(self, pc):
-        """The rule at an address where gdb needs it."""
-        rule = self.orc.find_call(pc)
+        """The rule at an address where gdb needs it, and whether gdb has it, too."""
+        rule = self.needed(pc, self.orc.find_call(pc))
+        marked = (
+            rule is not None
+            and (rule[2], rule[4]) == (ORC_REG_SP, REGS)
+            and self.entries.get(self.orc.find_start(pc - 1)) == rule[0]
+        )
+        return rule, marked
+
+    def needed(self, pc, rule):
+        """A rule, if gdb has none at the address."""
         if rule is None:
             return None
         _, _, base, _, kind = rule
@@ -256,6 +312,15 @@ class OrcUnwinder(gdb.unwinder.Unwinder):
             return rule
         symtab = gdb.find_pc_line(pc).symtab
         return rule if symtab is not None and symtab.filename.endswith(".S") else None
+
+    def leave_to_gdb(self, frame, rule):
+        """Whether gdb can go on: what was interrupted is the kernel."""
+        address = frame[1] + rule[0]
+        ip, cs, _flags, sp = struct.unpack("<4Q", read(address + 8 * IRET_FRAME, 32))
+        if cs & 3:
+            return False
+        self.exact.add((ip, sp))
+        return True
 
     def unwind(self, pending, pc, sp, rule):
         """The caller's registers, as gdb takes them."""

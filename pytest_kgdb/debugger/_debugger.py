@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from ..errors import KgdbError
+from ..errors import DebuggerDied, KgdbError
 from ._generation import Generation
 from ._mi import GdbError, c_string
 
@@ -18,6 +18,9 @@ Door = Literal["kgdb", "qemu"]
 """Whose stub gdb is connected to: the kernel's own, or QEMU's."""
 
 _T = TypeVar("_T")
+
+# gdb/mi/mi-parse.c: the agent's command, where its files failed.
+_NO_AGENT: Final = "Undefined MI command: kgdb"
 
 # gdb/corefile.c, memory_error_message
 _MEMORY_ERROR: Final = re.compile(r"Cannot access memory at address (0x[0-9a-f]+)")
@@ -74,9 +77,19 @@ class Debugger:
         """Make the agent inside gdb do something, and return its answer.
 
         :raises GdbError: gdb refused, with its own words.
+        :raises DebuggerDied: there is no agent: gdb could not run its files.
         """
         text = json.dumps({"op": operation, **arguments})
-        payload = self.command(f"-kgdb {c_string(text)}")
+        try:
+            payload = self.command(f"-kgdb {c_string(text)}")
+        except GdbError as error:
+            if error.message != _NO_AGENT:
+                raise
+            raise DebuggerDied(
+                "gdb did not load the plugin's own part",
+                log=self.transcript,
+                hint="gdb says why at the beginning of the log",
+            ) from error
         answer: dict[str, Any] = json.loads(payload["json"])
         if "refused" in answer:
             raise GdbError(answer["refused"], hint=answer.get("hint"))

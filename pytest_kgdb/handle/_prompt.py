@@ -128,6 +128,10 @@ _HARMLESS: Final = frozenset(
     }
 )  # fmt: skip
 
+# These evaluate an expression, in which gdb reads some variables of inlined functions wrong
+# (data/gdb_frames.py).
+_EXPRESSION: Final = frozenset({"print", "output", "x", "printf", "call", "inspect"})
+
 # These show no source lines; of info, all but two.
 _NO_SOURCE: Final = frozenset(
     {
@@ -138,6 +142,8 @@ _NO_SOURCE: Final = frozenset(
 )  # fmt: skip
 _SOURCE: Final = frozenset({"info source", "info line"})
 
+# gdb/stack.c, print_frame_info
+_TRAMPOLINE: Final = re.compile(r"^#(\d+) +<signal handler called>$", re.MULTILINE)
 _SOURCED: Final = re.compile(r"^.*?:\d+: Error in sourced command file:\n")
 
 
@@ -296,6 +302,8 @@ class Prompt:
             return self._run_control.run_at_prompt(
                 lines[0], stepping=name in _STEP, timeout=timeout
             )
+        elif name in _EXPRESSION:
+            command = self._debugger.request("prompt_checked", line=lines[0].strip())["line"]
         else:
             command = lines[0].strip()
         try:
@@ -305,7 +313,13 @@ class Prompt:
             if words == error.message:
                 raise
             raise GdbError(words, log=error.log, hint=error.hint) from error
+        text = _TRAMPOLINE.sub(self._entry, text)
         return text + (self._run_control.adopt_resume(timeout) or "")
+
+    def _entry(self, match: re.Match[str]) -> str:
+        """Return the line of a frame in the entry code, which is a signal's trampoline to gdb."""
+        line: str = self._debugger.request("prompt_frame", level=int(match[1]))["line"]
+        return line
 
     def _run_shell(self, name: str, arguments: str) -> str:
         """Run a shell command apart from gdb's own input and output, which are the handle's."""

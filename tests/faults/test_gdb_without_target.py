@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from inner_run import InnerRun, Outcome, message, no_traceback_of_ours
 
@@ -120,3 +122,25 @@ def test_what_gdb_lost_is_said_and_is_no_failure(ran: Outcome, name: str) -> Non
 def test_a_defects_traceback_is_shown(ran: Outcome) -> None:
     assert "PytestUnhandledThreadExceptionWarning" in ran.output
     assert 'LookupError("no such thing")' in ran.output
+
+
+WITHOUT_AGENT = """
+from pytest_kgdb.debugger import _process
+
+_process._AGENT = ("gdb_template.py",)
+
+
+def test_it(kgdb):
+    assert kgdb.evaluate("1 + 1") == 2
+"""
+
+
+def test_a_gdb_that_could_not_run_the_agents_files(
+    tmp_path: Path, session_options: list[str]
+) -> None:
+    report = InnerRun(tmp_path, WITHOUT_AGENT, session_options).end().failure("test_it")
+    assert report.lost
+    assert message(report.text).startswith(
+        "pytest_kgdb.errors.DebuggerDied: gdb did not load the plugin's own part\n"
+    )
+    no_traceback_of_ours(report.text)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections import ChainMap
 from pathlib import Path
 
 import pytest
+
+from pytest_kgdb.errors import KgdbError
 
 MODULES = Path(__file__).parent / "modules"
 
@@ -21,8 +26,13 @@ def calls(stop):
     return [frame.function for frame in stop.backtrace() if not frame._record["inline"]]
 
 
+def aliases(names):
+    """One name for memcpy() and __memcpy(), and their like (arch/x86/lib/memcpy_64.S)."""
+    return [re.sub("^__(?=mem)", "", name) for name in names]
+
+
 def check(kgdb, stop):
-    ours, theirs = calls(stop), drgns(kgdb, stop)
+    ours, theirs = aliases(calls(stop)), aliases(drgns(kgdb, stop))
     # gdb knows calls that are jumps, too.
     assert [name for name in ours if name in theirs] == theirs
     assert ours[-1] == theirs[-1]
@@ -32,6 +42,37 @@ def drgns(kgdb, stop):
     """drgn's stack of the same, up to the entry from user space."""
     trace = kgdb.program.stack_trace(kgdb.drgn_object(stop.task))
     return [frame.name for frame in trace if not frame.is_inline and frame.pc >> 63]
+
+
+def interrupted(kgdb, stop):
+    """The frames of the function in which an interrupt or exception came: ours and drgn's.
+
+    drgn looks at the instruction at which it came, and not at the one before.
+    """
+    frames = stop.backtrace()
+    entry = next(n for n, frame in enumerate(frames) if frame.function.startswith("asm_"))
+    address = frames[entry + 1].address
+    trace = kgdb.program.stack_trace(kgdb.drgn_object(stop.task))
+    return ([frame for frame in frames if frame.address == address],
+            [frame for frame in trace if frame.pc == address])  # fmt: skip
+
+
+def numbers(ours, theirs):
+    """The variables that both have as numbers: by name, ours and drgn's."""
+    found = {}
+    for frame, other in zip(ours, theirs, strict=True):
+        variables = ChainMap(frame.args, frame.locals)
+        for name in other.locals():
+            value = None
+            with contextlib.suppress(KgdbError):  # DW_OP_GNU_uninit, of which gdb knows nothing
+                value = variables.get(name)
+            if value is not None and not value.is_optimized_out and not other[name].absent_:
+                with contextlib.suppress(TypeError):  # structures
+                    number = other[name].value_()
+                    # Of a bool, the debug info may have any number that is not 0.
+                    mine = bool(int(value)) if isinstance(number, bool) else int(value)
+                    found[name] = mine, int(number)
+    return found
 
 
 @pytest.mark.kgdb(smp=2)
@@ -91,6 +132,34 @@ def test_beneath_a_page_fault_of_the_kernels(kgdb):
     assert interrupted.up().function == names[entry + 2]
 
 
+def test_the_variables_of_what_was_interrupted(kgdb):
+    """They are where they are at the instruction that faulted, which was not executed."""
+    compared = 0
+    with kgdb.breakpoint("handle_mm_fault", condition="regs && !(flags & 64)"):
+        kgdb.type("while :; do cat /proc/self/maps; ls -l /proc; done > /dev/null &")
+        for _ in range(30):
+            ours, theirs = interrupted(kgdb, kgdb.cont())
+            assert [frame.function for frame in ours] == [frame.name for frame in theirs]
+            assert [frame.line for frame in ours] == [frame.source()[1] for frame in theirs]
+            for name, (value, other) in numbers(ours, theirs).items():
+                assert value == other, (name, ours)
+                compared += 1
+    assert compared > 5
+
+
+def test_where_an_inlined_function_was_interrupted(kgdb):
+    """The instruction before may be another function's."""
+    with kgdb.breakpoint("update_process_times", condition="!user_tick"):
+        kgdb.type("while :; do cat /proc/self/maps; ls -l /proc; done > /dev/null &")
+        for _ in range(30):
+            ours, theirs = interrupted(kgdb, kgdb.cont())
+            assert set(aliases(frame.function for frame in ours)) == set(
+                aliases(frame.name for frame in theirs)
+            )
+            for name, (value, other) in numbers(ours, theirs).items():
+                assert value == other, (name, ours)
+
+
 def test_at_gdbs_prompt(kgdb):
     with kgdb.breakpoint("handle_mm_fault", condition="!(flags & 64)"):
         kgdb.type("cat /proc/self/maps > /dev/null")
@@ -116,5 +185,4 @@ def test_a_panic_in_an_interrupt(kgdb):
     kgdb.modules.load_stopped(MODULES / "ipi")
     stop = kgdb.cont()
     assert (stop.reason, stop.frame.function) == ("panic", "in_ipi")
-    ours, theirs = calls(stop), drgns(kgdb, stop)
-    assert ours[ours.index("in_ipi") :] == theirs[theirs.index("in_ipi") :]
+    check(kgdb, stop)

@@ -1,0 +1,77 @@
+"""Arguments that are in no register any more: the debug info has what the caller gave."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+GIVEN = Path(__file__).parent / "modules/given"
+SOURCE = (GIVEN / "given.c").read_text().splitlines()
+BEHIND = next(n for n, line in enumerate(SOURCE, 1) if "/* behind the call */" in line)
+
+
+@pytest.fixture
+def given(kgdb):
+    kgdb.modules.load_stopped(GIVEN)
+    return kgdb
+
+
+def test_of_frames(given):
+    given.breakpoint("used")
+    firsts = []
+    for _ in range(4):
+        frames = given.cont().backtrace()[1:4]
+        assert [frame.function for frame in frames] == ["inlined", "function", "caller"]
+        assert frames[0]._record["inline"]
+        pairs = {int(frame.args["pair"]) for frame in frames}
+        assert pairs == {int(frame.evaluate("pair")) for frame in frames}
+        assert len(pairs) == 1
+        firsts += {int(frame.evaluate("pair->first")) for frame in frames}
+    assert firsts == [7, 7, 9, 9]
+
+
+def test_in_conditions(given):
+    given.breakpoint(f"given.c:{BEHIND}", condition="pair->first == 9")
+    stop = given.cont()
+    assert stop.frame.evaluate("pair->second") == 10
+    given.resume()
+
+
+def test_what_is_inlined_at_a_breakpoint(given):
+    given.breakpoint("inlined", condition="pair->first == 9")
+    assert given.cont().frame.args["pair"]["second"] == 10
+
+
+def test_at_the_prompt(given):
+    given.breakpoint(f"given.c:{BEHIND}", condition="pair->first == 9")
+    given.cont()
+    assert "= 9\n" in given.execute("print pair->first")
+    assert "= 0xa\n" in given.execute("p/x pair->second")
+    assert given.execute('printf "pair: %d\\n", pair->first') == "pair: 9\n"
+    shown = given.execute("with print frame-arguments scalars -- bt 3")
+    pointers = set(re.findall(r"pair(?:@entry)?=(0x\w+)", shown))
+    assert pointers == {hex(given.evaluate("(unsigned long)pair"))}, shown
+
+
+def test_they_lie_nowhere(given):
+    given.breakpoint(f"given.c:{BEHIND}")
+    given.cont()
+    with pytest.raises(KgdbError, match="pair lies nowhere any more: it is known from what"):
+        given.assign("pair", 5)
+    given.assign("pair->second", 5)
+    assert given.evaluate("pair->second") == 5
+
+
+def test_nothing_is_left_in_gdb(given):
+    before = given.execute("show convenience")
+    given.breakpoint(f"given.c:{BEHIND}", condition="pair->first == 9")
+    given.cont()
+    assert given.evaluate("pair->first") == 9
+    after = given.execute("show convenience").replace(given.execute("output $_"), "")
+    names = {line.split(" ")[0] for line in after.splitlines()}
+    assert names - {line.split(" ")[0] for line in before.splitlines()} <= {
+        "$_hit_bpnum", "$_hit_locno", "$_", "$__", "$bpnum"}  # fmt: skip
