@@ -133,7 +133,10 @@ def await_shell(
 def _set_up_shell(board: Board, mark: int) -> None:
     """Have a shell that echoes nothing and edits no lines, and sysrq allowed."""
     console = board.console
-    console.sendline("stty -echo; [ -z \"$BASH_VERSION\" ] || exec sh; PS1='# ' PS2=")
+    # What ignoreeof is for: data/initrd/shell.
+    console.sendline(
+        "stty -echo; [ -z \"$BASH_VERSION\" ] || exec sh; set -o ignoreeof; PS1='# ' PS2="
+    )
     console.synchronise()
     if b"printf \\\\006" in console.since(mark):
         board.echoes = True

@@ -224,7 +224,7 @@ class BoardVm:
             self.attachment.run_control.interrupt(timeout=_LEAVE_SECONDS)
             self._relay.leave()
             if self.machine.echoes:
-                self.machine.console.sendline("stty echo")
+                self.machine.console.sendline("stty echo; set +o ignoreeof")
 
     def close(self) -> None:
         """End gdb; the kernel runs on."""

@@ -100,6 +100,26 @@ def test_dmesg_after_a_restore_is_output(kgdb):
         assert "LATER" not in kgdb.run("dmesg").output
 
 
+@pytest.mark.parametrize("job", ["sleep 0.2 &", "(sleep 0.2; cat /proc/version > /dev/null) &"])
+def test_a_job_in_the_background_that_ends(kgdb, job):
+    """The shell reads its input meanwhile, and is the same one afterwards."""
+    kgdb.type("kept=$$")
+    for _ in range(2):
+        kgdb.type(job)
+        with pytest.raises(TimeoutError):
+            kgdb.cont(timeout=0.6)
+        kgdb.interrupt()
+        assert kgdb.run("echo $((kept - $$))").output == "0\n"
+
+
+def test_a_job_in_the_background_that_ends_while_input_comes(kgdb):
+    with kgdb.breakpoint("do_group_exit"):
+        kgdb.type("kept=$$; sleep 0.2 &")
+        while kgdb.cont().task.comm != "sleep":
+            pass
+    assert kgdb.run("echo $((kept - $$))").output == "0\n"
+
+
 def test_a_command_that_does_not_end(kgdb):
     with pytest.raises(TimeoutError, match=r"'sleep 1000' did not end in 1 s"):
         kgdb.run("sleep 1000", timeout=1)
