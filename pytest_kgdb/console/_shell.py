@@ -55,7 +55,16 @@ def new_tag() -> str:
 
 def question(tag: str) -> str:
     """Return the command that has the shell print an answer."""
-    return f"printf '\\006%s\\n' {tag}"
+    return _surely(f"printf '\\006%s\\n' {tag}")
+
+
+def _surely(command: str) -> str:
+    """Return a command that has a shell itself print, though a job in the background end.
+
+    The signal interrupts the write to the terminal (drivers/tty/n_tty.c, n_tty_write), the text is
+    lost, and the shell's `printf` fails. In a subshell no job's signal comes.
+    """
+    return f"{command} || {command}"
 
 
 def answer(tag: str) -> re.Pattern[bytes]:
@@ -76,8 +85,8 @@ class Bracketed:
     def _frame(self, program: str) -> str:
         # eval, so that a syntax error ends the command; the shell would wait for another line.
         return (
-            f"printf '\\036%s\\n' {self._tag}; (eval {program}) </dev/null; "
-            f"printf '\\037%s %d\\n' {self._tag} $?"
+            f"(printf '\\036%s\\n' {self._tag}; eval {program}) </dev/null; kgdb_status=$?; "
+            + _surely(f"printf '\\037%s %d\\n' {self._tag} $kgdb_status")
         )
 
     def lines(self) -> Iterator[str]:

@@ -104,9 +104,9 @@ class Guest:
             end.sendall(b"# " + raw.replace(b"\n", b"\r\n"))
             if piece := re.match(r"kgdb_command=(\$\{kgdb_command\})?(.*)", line):
                 variable = (variable if piece[1] else "") + piece[2].strip("'")
-            elif asked := re.match(r"printf '\\006%s\\n' (\S+)$", line):
+            elif asked := re.match(r"printf '\\006%s\\n' (\S+) \|\| ", line):
                 end.sendall(b"\x06%s\r\n" % asked[1].encode())
-            elif command := re.match(r"printf '\\036%s\\n' (\S+); \(eval (.*)\) <", line):
+            elif command := re.match(r"\(printf '\\036%s\\n' (\S+); eval (.*)\) <", line):
                 output = answers(variable if "$kgdb_command" in command[2] else command[2])
                 if output is not None:
                     tag = command[1].encode()
