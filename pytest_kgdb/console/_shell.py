@@ -85,7 +85,7 @@ class Bracketed:
     def _frame(self, program: str) -> str:
         # eval, so that a syntax error ends the command; the shell would wait for another line.
         return (
-            f"(printf '\\036%s\\n' {self._tag}; eval {program}) </dev/null; kgdb_status=$?; "
+            f"(printf '\\036%s\\n' {self._tag}; eval {program} </dev/null); kgdb_status=$?; "
             + _surely(f"printf '\\037%s %d\\n' {self._tag} $kgdb_status")
         )
 

@@ -106,7 +106,7 @@ class Guest:
                 variable = (variable if piece[1] else "") + piece[2].strip("'")
             elif asked := re.match(r"printf '\\006%s\\n' (\S+) \|\| ", line):
                 end.sendall(b"\x06%s\r\n" % asked[1].encode())
-            elif command := re.match(r"\(printf '\\036%s\\n' (\S+); eval (.*)\) <", line):
+            elif command := re.match(r"\(printf '\\036%s\\n' (\S+); eval (.*) </dev/null\)", line):
                 output = answers(variable if "$kgdb_command" in command[2] else command[2])
                 if output is not None:
                     tag = command[1].encode()
