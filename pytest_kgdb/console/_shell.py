@@ -59,10 +59,10 @@ def question(tag: str) -> str:
 
 
 def _surely(command: str) -> str:
-    """Return a command that has a shell itself print, though a job in the background end.
+    """Return a command that prints, even if a job of the shell's ends at that moment.
 
-    The signal interrupts the write to the terminal (drivers/tty/n_tty.c, n_tty_write), the text is
-    lost, and the shell's `printf` fails. In a subshell no job's signal comes.
+    Its signal interrupts the write to the terminal (drivers/tty/n_tty.c, n_tty_write), the text is
+    lost, and the shell's `printf` fails. A subshell gets no signals of the shell's jobs.
     """
     return f"{command} || {command}"
 

@@ -13,6 +13,7 @@ from gdb_frames import (
     is_inlined,
     own_symbol,
     symbol_of,
+    typed,
     value_of,
 )
 from gdb_names import (
@@ -182,12 +183,14 @@ def condition_for(text, location, addresses, names):
                 and (block is None or is_same_block(match, block))
                 and is_misread_in(match, name, address)
             ):
-                spelled = f'$_in("{function_of(match).function.name}", "{name}")'
+                function = function_of(match).function.name
+                spelled = typed(f'$_in("{function}", "{name}")', symbol_of(match, name))
             if block is None:
                 continue
             if has(block, name):
                 if match is None or not is_same_block(match, block):
-                    spelled = f'$_of("{block.function.name}", "{name}")'
+                    call = f'$_of("{block.function.name}", "{name}")'
+                    spelled = typed(call, symbol_of(block, name))
             elif match is not None and not is_within(match, block):
                 # Of what is inlined there: at the function's entry, C sees no such thing.
                 symbol, spelled = names.meaning(name, block)

@@ -18,14 +18,17 @@ import tempfile
 
 import gdb
 
-# System V ABI, AMD64 supplement, figure 3.36: the numbers of struct pt_regs' registers in DWARF,
-# in its order (arch/x86/include/asm/ptrace.h). 16 is the return address; orig_ax has none.
-PT_REGS = (15, 14, 13, 12, 6, 3, 11, 10, 9, 8, 0, 2, 1, 4, 5, None, 16, 51, 49, 7, 52)
+# arch/x86/include/asm/ptrace.h, struct pt_regs: gdb's names, and DWARF's numbers (System V ABI,
+# AMD64 supplement, figure 3.36; 16 is the return address). orig_ax is not the CPU's.
+PT_REGS = (
+    ("r15", 15), ("r14", 14), ("r13", 13), ("r12", 12), ("rbp", 6), ("rbx", 3), ("r11", 11),
+    ("r10", 10), ("r9", 9), ("r8", 8), ("rax", 0), ("rcx", 2), ("rdx", 1), ("rsi", 4), ("rdi", 5),
+    (None, None), ("rip", 16), ("cs", 51), ("eflags", 49), ("rsp", 7), ("ss", 52),
+)  # fmt: skip
 RSP, RETURN_ADDRESS = 7, 16
 
 # DWARF 4, 7.23 and 6.4.1
 DW_CFA_OFFSET = 0x80
-DW_CFA_OFFSET_EXTENDED = 0x05
 DW_CFA_DEF_CFA = 0x0C
 DW_CFA_NOP = 0x00
 CIE_ID = 0xFFFFFFFF
@@ -83,8 +86,8 @@ def entry(body):
 def frame_section(rules):
     """The contents of .debug_frame."""
     saved = b""
-    for index, number in enumerate(PT_REGS):
-        if number is not None and number < 0x40:
+    for index, (_, number) in enumerate(PT_REGS):
+        if number is not None:
             saved += bytes([DW_CFA_OFFSET | number]) + uleb(index)
     # The canonical frame address is that of the registers, each of which takes 8 bytes.
     head = struct.pack("<IB", CIE_ID, VERSION) + b"S\0" + uleb(1) + uleb(8) + uleb(RETURN_ADDRESS)

@@ -42,6 +42,20 @@ def as_text(value):
     return "" if value.is_optimized_out else value.format_string(raw=True, format="z")
 
 
+def typed(call, symbol):
+    """A call of a function of gdb's that gives a variable, with the variable's type.
+
+    Behind `&&`, `||` and `?` gdb may ask for the type alone, and takes that of any such call for
+    `int` (gdb/eval.c, evaluate_funcall, of an internal function).
+    """
+    try:
+        if gdb.parse_and_eval(f"({symbol.type})0").type.sizeof == symbol.type.sizeof:
+            return f"(({symbol.type}){call})"
+    except gdb.error:
+        pass  # a structure, or of a type without a name
+    return call
+
+
 def function_of(block):
     """The function that a block is in, inlined or not, as a block; None for none."""
     while block is not None and block.function is None:

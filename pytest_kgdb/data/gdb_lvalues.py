@@ -6,6 +6,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 import gdb
 from gdb_frames import (
     is_misread,
+    typed,
     value_of,
 )
 from gdb_names import (
@@ -86,7 +87,7 @@ def given_in(block):
         symbol = gdb.lookup_symbol(name, block)[0]
         if symbol is None or not is_misread(symbol, frame):
             return None
-        return given.add(value_of(symbol, frame))
+        return typed(given.add(value_of(symbol, frame)), symbol)
 
     return own
 

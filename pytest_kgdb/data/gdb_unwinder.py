@@ -47,11 +47,7 @@ REGISTERS = {
 }
 CALL, REGS, REGS_PARTIAL = "call", "regs", "partial"
 
-# arch/x86/include/asm/ptrace.h, struct pt_regs, by gdb's names; orig_ax is not the CPU's.
-PT_REGS = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi",
-    "rdi", None, "rip", "cs", "eflags", "rsp", "ss",
-)  # fmt: skip
+PT_REGS = tuple(name for name, _ in gdb_entry_frames.PT_REGS)
 IRET_FRAME = PT_REGS.index("rip")
 HALVES = ("cs", "eflags", "ss")  # of 4 bytes (gdb/features/i386/64bit-core.xml)
 # System V ABI, AMD64 supplement: what a called function leaves as it was.

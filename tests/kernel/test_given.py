@@ -41,6 +41,20 @@ def test_in_conditions(given):
     given.resume()
 
 
+@pytest.mark.parametrize(
+    "condition",
+    ["n == 2 && pair->second == 10", "n == 1 ? pair->first == 1 : pair->first == 9",
+     "!(n == 1 || pair->first == 7)"],
+)  # fmt: skip
+def test_behind_what_may_not_be_evaluated(given, condition):
+    given.breakpoint(f"given.c:{BEHIND}", condition=condition)
+    stop = given.cont()
+    assert stop.message is None, stop
+    assert stop.frame.args["n"] == 2
+    assert given.evaluate("n == 1 && pair->first == 7") == 0
+    assert given.evaluate("n == 2 ? pair->second : pair->first") == 10
+
+
 def test_what_is_inlined_at_a_breakpoint(given):
     given.breakpoint("inlined", condition="pair->first == 9")
     assert given.cont().frame.args["pair"]["second"] == 10
