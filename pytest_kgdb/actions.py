@@ -37,8 +37,8 @@ _KEEP_LAST: Final = 200
 _ASKED: Final = 20
 _TEXT: Final = 100  # characters of an argument or a result
 _COMM: Final = ("*(unsigned long *)current->comm", "*((unsigned long *)current->comm + 1)")
-# Within these, a test's own code calls the handle again.
-_OPEN: Final = frozenset({"fail_each", "fail_each.of_patch"})
+# The calls that a test makes for a stop by interrupt(), or for none.
+_WAITING: Final = frozenset({None, "interrupt", "wait", "cont"})
 
 _T = TypeVar("_T")
 
@@ -118,6 +118,7 @@ class ActionLog(StopSubscriber):
         self._runs: deque[tuple[float, float]] = deque(maxlen=_KEEP_LAST)
         self._resumed_at: float | None = None
         self._call: str | None = None
+        self._passing = False
         self._asked = 0
         self._frame: dict[str, Any] = {}
 
@@ -177,7 +178,7 @@ class ActionLog(StopSubscriber):
         """
         __tracebackhide__ = True
         outer = self._call
-        if outer is not None and outer not in _OPEN:
+        if outer is not None:
             return work()
         action = ActionEntry("call", self.now, f"{name} {arguments}".rstrip())
         self._add(action)
@@ -196,6 +197,15 @@ class ActionLog(StopSubscriber):
         if hasattr(result, "calls") and hasattr(result, "function"):
             self._instruments.append(result)
         return result
+
+    def by_test(self, work: Callable[[], _T]) -> _T:
+        """Do, within a method, what is the test's own: its calls are recorded, too."""
+        __tracebackhide__ = True
+        outer, self._call = self._call, None
+        try:
+            return work()
+        finally:
+            self._call = outer
 
     # Stops and resumes
 
@@ -216,15 +226,22 @@ class ActionLog(StopSubscriber):
     def stopped(self, record: StopRecord) -> None:
         """Note where the kernel has stopped, by gdb's record."""
         self._frame = record.payload.get("frame") or {}
+        self._passing = record.passing
 
     def recorded(self, stop: Stop) -> None:
         """Add a stop to the log."""
         seconds, start = self._note_stopped(), self.now
-        if stop.reason == "interrupt" and self._call not in (None, "interrupt", "wait", "cont"):
-            return  # the end of a command in the guest
+        if self._is_internal(stop):
+            return
         frame, self._frame = self._frame, {}
         function, path, line = frame.get("func"), frame.get("fullname"), frame.get("line")
         file = source_path(str(frame["file"]), self._source) if "file" in frame else None
+        if stop.reason == "oops":
+            # gdb's record names NULL, and of inlined code that begins there the caller.
+            with contextlib.suppress(KgdbError):
+                here = stop.frame
+                function, path, line = here.function or hex(here.address), here.path, here.line
+                file = here.file
         if stop.reason in ("panic", "int3", "interrupt"):
             function = None  # the debugger's own
         what: str = stop.reason
@@ -259,6 +276,17 @@ class ActionLog(StopSubscriber):
                 line=None if line is None else int(line),
             )
         )
+
+    def _is_internal(self, stop: Stop) -> bool:
+        """Whether a stop is of no call of the test's.
+
+        That is the end of a command in the guest, a stop for something that a running kernel cannot
+        be had for, or where load_stopped() has come to.
+        """
+        if stop.reason == "interrupt":
+            return self._passing or self._call not in _WAITING
+        at_own = stop.reason == "breakpoint" and stop.breakpoint is None
+        return at_own and self._call == "modules.load_stopped"
 
     def _note_stopped(self) -> float | None:
         """Note that the kernel does not run any more; return for how long it did."""
@@ -317,7 +345,9 @@ def _shown(value: object) -> str:
         return _cut(repr(value))
     if isinstance(value, Path):
         return str(value)
-    return str(getattr(value, "__name__", type(value).__name__))
+    name = getattr(value, "__name__", None)  # of a function
+    # Of its own attributes only: a value's are the members of a structure in the kernel.
+    return str(name or getattr(value, "__dict__", {}).get("name") or type(value).__name__)
 
 
 def _outcome(value: object) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from numbers import Real
+
+from .errors import ConfigError
 
 __all__ = ["Deadline", "WaitLimit"]
 
@@ -25,12 +29,18 @@ class WaitLimit:
         return self._seconds
 
     def set(self, seconds: float) -> None:
-        """Change the limit, in seconds, for every wait that begins from now on."""
-        self._seconds = seconds
+        """Change the limit, in seconds, for every wait that begins from now on.
+
+        :raises ConfigError: it is no number of seconds.
+        """
+        self._seconds = _checked(seconds)
 
     def of(self, timeout: float | None) -> float:
-        """Return `timeout` (seconds) where one is given, and the limit otherwise."""
-        return self._seconds if timeout is None else timeout
+        """Return `timeout` (seconds) where one is given, and the limit otherwise.
+
+        :raises ConfigError: it is no number of seconds.
+        """
+        return self._seconds if timeout is None else _checked(timeout)
 
     def deadline(self, timeout: float | None = None) -> Deadline:
         """Return the end of a wait that begins now.
@@ -60,3 +70,13 @@ class Deadline:
     def expired(self) -> bool:
         """Whether it has passed."""
         return time.monotonic() >= self._end
+
+
+def _checked(seconds: float) -> float:
+    """Return the seconds that a test has given, if they are such."""
+    is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ConfigError(
+            f"{seconds!r} is no timeout", hint="give seconds: a number that is not negative"
+        )
+    return seconds

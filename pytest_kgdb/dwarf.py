@@ -19,8 +19,6 @@ from .errors import ConfigError
 
 __all__ = ["CodeOfLine", "LineTables", "LineUnit"]
 
-_RELA: Final = struct.Struct("<QQq")
-_SYM: Final = struct.Struct("<IBBHQQ")
 # x86-64 psABI, "Relocation Types".
 _R_X86_64_64: Final = 1
 _R_X86_64_32: Final = (10, 11)
@@ -98,22 +96,18 @@ class LineTables:
                 hint="build it with CONFIG_DEBUG_INFO_DWARF5=y, CONFIG_DEBUG_INFO_COMPRESSED off",
             )
         # A kernel that is linked with --emit-relocs has the relocations, too, already applied.
-        rela = self._elf.section_bytes(".rela.debug_line") if self._elf.is_relocatable else b""
-        if not rela:
+        if not self._elf.is_relocatable:
             return data, {}
         relocated = bytearray(data)
         sections: dict[int, str] = {}
         names = self._elf.section_names
-        symbols = self._elf.section_bytes(".symtab")
         with self._whole():
-            for offset, info, addend in _RELA.iter_unpack(rela):
-                _, _, _, index, value, _ = _SYM.unpack_from(symbols, (info >> 32) * _SYM.size)
-                kind = info & 0xFFFFFFFF
+            for offset, kind, index, value in self._elf.relocations(".debug_line"):
                 if kind == _R_X86_64_64:
-                    struct.pack_into("<q", relocated, offset, value + addend)
+                    struct.pack_into("<q", relocated, offset, value)
                     sections[offset] = names[index] if index < len(names) else ""
                 elif kind in _R_X86_64_32:
-                    struct.pack_into("<I", relocated, offset, (value + addend) & 0xFFFFFFFF)
+                    struct.pack_into("<I", relocated, offset, value & 0xFFFFFFFF)
         return bytes(relocated), sections
 
     @cached_property

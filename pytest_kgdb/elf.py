@@ -25,6 +25,7 @@ _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _SHDR_ADDRESS: Final = 16  # the offset of sh_addr
 _SYM: Final = struct.Struct("<IBBHQQ")
+_RELA: Final = struct.Struct("<QQq")
 _ELF64_LITTLE: Final = b"\x7fELF\x02\x01"
 _ELFDATA2MSB: Final = 2
 _ET_REL: Final = 1
@@ -36,7 +37,6 @@ _SHT_NOBITS: Final = 8
 _SHN_UNDEF: Final = 0
 _SHN_XINDEX: Final = 0xFFFF
 _STT_FUNC: Final = 2
-_STT_FILE: Final = 4
 _NT_GNU_BUILD_ID: Final = 3
 
 # Far more than a name or a path has: a file can be made in which a thousand symbols share one name
@@ -100,6 +100,19 @@ class ElfSegment(NamedTuple):
     """In the file."""
     size: int
     """In the file."""
+
+
+class Relocation(NamedTuple):
+    """One relocation of a section, which says what an address in it will be."""
+
+    offset: int
+    """Where in the section the address is."""
+    kind: int
+    """Its type (x86-64 psABI, "Relocation Types")."""
+    section: int
+    """The number of the section in which the address leads."""
+    value: int
+    """Where in that section: the symbol's value, and the addend."""
 
 
 class _SymbolIndex:
@@ -259,6 +272,24 @@ class ElfFile:
             return b""
         return self._data[section.offset : section.offset + section.size]
 
+    def relocations(self, name: str) -> Iterator[Relocation]:
+        """Yield the relocations (SHT_RELA) of a section; none if there is no such section."""
+        data = self.section_bytes(f".rela{name}")
+        symbols = self.section_bytes(".symtab")
+        try:
+            for offset, info, addend in _RELA.iter_unpack(data):
+                _, _, _, section, value, _ = _SYM.unpack_from(symbols, (info >> 32) * _SYM.size)
+                yield Relocation(offset, info & 0xFFFFFFFF, section, value + addend)
+        except struct.error as error:
+            raise self._unusable(f"the relocations of {name} are cut off") from error
+
+    def string_at(self, section: int, offset: int) -> str:
+        """Return a string in a section, which is given by its number."""
+        sections = self._all_sections
+        if not 0 <= section < len(sections) or not 0 <= offset < sections[section].size:
+            raise self._unusable("a name in it is in no section")
+        return self._string(sections[section].offset + offset)
+
     def section_sizes(self) -> dict[str, int]:
         """Return the sizes of the sections in bytes, by name."""
         return {name: section.size for name, section in self.sections.items()}
@@ -357,7 +388,12 @@ class ElfFile:
 
     def functions(self) -> Iterator[str]:
         """Yield the names of the functions (STT_FUNC); none if the file was stripped."""
-        return self._names_of(_STT_FUNC)
+        symtab, strtab = self.sections.get(".symtab"), self.sections.get(".strtab")
+        if symtab is None or strtab is None or symtab.kind != _SHT_SYMTAB:
+            return
+        for name, info, *_ in _SYM.iter_unpack(self._entries(symtab)):
+            if info & 0xF == _STT_FUNC:
+                yield self._string(strtab.offset + name)
 
     def function_symbols(self) -> Iterator[tuple[str, str, int, int]]:
         """Yield the functions (STT_FUNC) that are defined: name, section, value, size."""
@@ -367,18 +403,6 @@ class ElfFile:
             if info & 0xF == _STT_FUNC and index != _SHN_UNDEF:
                 section = sections[index] if index < len(sections) else ""
                 yield self._string(strtab.offset + name), section, value, size
-
-    def source_files(self) -> Iterator[str]:
-        """Yield the names of the source files (STT_FILE), as the compiler was given them."""
-        return self._names_of(_STT_FILE)
-
-    def _names_of(self, kind: int) -> Iterator[str]:
-        symtab, strtab = self.sections.get(".symtab"), self.sections.get(".strtab")
-        if symtab is None or strtab is None or symtab.kind != _SHT_SYMTAB:
-            return
-        for name, info, *_ in _SYM.iter_unpack(self._entries(symtab)):
-            if info & 0xF == kind:
-                yield self._string(strtab.offset + name)
 
     @cached_property
     def build_id(self) -> str:

@@ -35,6 +35,9 @@ class KgdbError(Exception):
     unmade = False
     """Whether a breakpoint or another instrument could not be made, so that nothing was tested."""
 
+    by_instrument = False
+    """Whether a function of the test's raised that an instrument has called: `when`, say."""
+
     def __init__(
         self, message: str, *, log: Path | str | None = None, hint: str | None = None
     ) -> None:
@@ -70,6 +73,9 @@ class BootError(KgdbError):
 
 class MachineDied(KgdbError):
     """QEMU ended, or its connection broke."""
+
+    by_guest = False
+    """Whether the guest has ended it: it has switched the machine off, or reset it."""
 
 
 class DebuggerDied(KgdbError):

@@ -8,7 +8,7 @@ import logging
 import select
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent import futures
 from typing import Any, Final, TypeVar
 
@@ -48,14 +48,22 @@ class Monitor:
         self._thread = threading.Thread(target=self._serve, name="kgdb-monitor", daemon=True)
         self._thread.start()
         self._client = QMPClient("pytest-kgdb")
+        self.resumes = 0
+        """How often QEMU has let the virtual CPUs run since this connection was made."""
         # Nobody reads events, and the library would keep all of them, in spite of its clear().
-        self._client.events.event_filter = lambda _: False
+        self._client.events.event_filter = self._note
         self._closed = False
         try:
             self._wait(self._client.connect(connection), None, "the greeting")
         except BaseException:
             self.close()
             raise
+
+    def _note(self, event: Mapping[str, object]) -> bool:
+        """Take note of an event; False: it need not be kept."""
+        if event.get("event") == "RESUME":
+            self.resumes += 1
+        return False
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

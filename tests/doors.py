@@ -146,6 +146,7 @@ def stops(kgdb: Any, _: Path) -> None:
     assert stop.taint == ""
     frame = stop.frame
     assert (frame.level, frame.file, frame.inlined) == (0, "fs/open.c", False)
+    assert frame.path.endswith("/fs/open.c")
     assert frame.line > 0
     assert set(frame.args) >= {"dfd", "filename"}
     assert frame.locals is not None
@@ -354,7 +355,7 @@ ROWS: Final = (
         "`Stop.reason`, `.breakpoint`, `.signal`, `.frame`, `.backtrace`, `.cpu`, `.task`, "
         "`.registers`, `.taint`, `.return_value`; "
         "`Frame.level`, `.address`, `.args`, `.evaluate`, `.file`, `.function`, `.inlined`, "
-        "`.line`, `.locals`, `.source`, `.up`",
+        "`.line`, `.locals`, `.path`, `.source`, `.up`",
         stops,
     ),
     Row("an oops, a panic and an int3 as stops, `Stop.message`", oops),

@@ -40,6 +40,7 @@ class BoardInterrupt:
         lines = self._board.lines
         with self._lock:
             if not self.by_break:
+                self._board.console.note_sysrq()
                 self._board.console.send(_COMMAND)
                 return
             # gdb has said that it resumes, and kgdb has not heard yet: on a line that both share
@@ -48,5 +49,6 @@ class BoardInterrupt:
                 return  # it has stopped again
             # A break is for the byte behind it: what was typed before it goes before it.
             lines.await_input_passed(_PASS_SECONDS)
+            self._board.console.note_sysrq()
             lines.console_line.send_break()
             lines.console_line.write(b"g")

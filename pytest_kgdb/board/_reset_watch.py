@@ -20,7 +20,7 @@ _SURE_SECONDS: Final = 4.0  # in which 40 kB come at 115,200 baud
 _AHEAD_SECONDS: Final = 2.0  # of a boot: what was printed before there was a console comes at once
 
 # Around a command's output (console/_shell.py, Bracketed).
-_BEGINS, _ENDS = b"\x1e", b"\x1f"
+_BEGINS, _ENDS = re.compile(rb"[\x1d\x1e]"), b"\x1f"
 _COMMAND_SECONDS: Final = 20.0  # after which a command whose output has a kernel's first line ended
 _LONGEST: Final = 4096
 
@@ -50,7 +50,7 @@ class ResetWatch:
         *lines, self._pending = (self._pending + data).split(b"\n")
         self._pending = self._pending[-_LONGEST:]
         for line in lines:
-            if _BEGINS in line:
+            if _BEGINS.search(line):
                 self._in_command = True
             if _ENDS in line and self._in_command:
                 self._in_command, self._banner = False, None

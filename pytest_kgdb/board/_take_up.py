@@ -42,7 +42,7 @@ _SHELL_SECONDS: Final = 1.0  # after which a shell is asked again
 _LEFT_OVER_SECONDS: Final = 0.2
 
 # Bytes that text has, our marks included; more than this share of others is none.
-_TEXT: Final = bytes(range(0x20, 0x7F)) + b"\r\n\t\x07\x08\x1b\x06\x1e\x1f\x15"
+_TEXT: Final = bytes(range(0x20, 0x7F)) + b"\r\n\t\x07\x08\x1b\x06\x1d\x1e\x1f\x15"
 _GARBAGE: Final = 0.3
 _GARBAGE_BYTES: Final = 6
 

@@ -223,16 +223,25 @@ class Cache:
 
     def memo(self, name: str, key: str, compute: Callable[[], str]) -> str:
         """Return the result of `compute`, from the disk if it was computed with this key before."""
-        path = self._layout.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]
+        value = self.remembered(name, key)
+        if value is None:
+            value = compute()
+            path = self._note(name, key)
+            with contextlib.suppress(OSError):  # in a read-only cache it is computed each time
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps({"key": key, "value": value}).encode())
+        return value
+
+    def remembered(self, name: str, key: str) -> str | None:
+        """Return what `memo` has kept under a key; None if it would have to be computed."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            note = json.loads(path.read_bytes())
+            note = json.loads(self._note(name, key).read_bytes())
             if note["key"] == key and isinstance(note["value"], str):
                 return str(note["value"])
-        value = compute()
-        with contextlib.suppress(OSError):  # in a read-only cache it is computed each time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"key": key, "value": value}).encode())
-        return value
+        return None
+
+    def _note(self, name: str, key: str) -> Path:
+        return self._layout.memo / checked(name) / hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def entries(self) -> list[EntryInfo]:
         """Return all items of the cache, the last used first."""

@@ -69,7 +69,9 @@ class StoreLayout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.base = root / _VERSION
+        # Builds have the path in their compilers' options: by way of a link, which a home or its
+        # .cache may be, all would be compiled again.
+        self.base = (root / _VERSION).resolve()
         self.tmp = self.base / "tmp"
         self.work = self.base / "work"
         self.memo = self.base / "memo"

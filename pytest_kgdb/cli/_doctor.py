@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from ..disk import root
-from ..errors import KgdbError, TimeoutError
-from ..escape import clean
+from ..errors import KgdbError
 from ..host import Host
 from ..initrd import is_static
 from ..kernel import installed_releases
+from ..machine import KVM, try_kvm
 from ..process import run as run_command
 from ..process import system_path
 from ..settings import Settings, from_arguments
@@ -26,7 +26,6 @@ from ..settings import Settings, from_arguments
 State = Literal["ok", "missing", "without"]
 """Present; absent although all tests need it; absent, and needed by some tests only."""
 
-_KVM: Final = Path("/dev/kvm")
 _MIB: Final = 1 << 20
 _SECONDS: Final = 30.0
 """For a program to print its version; only a broken one takes so long."""
@@ -255,52 +254,28 @@ def _installed() -> Finding:
 
 def _kvm() -> Finding:
     slow = "tests run without it (TCG), several times slower"
-    if not _KVM.exists():
+    if not KVM.exists():
         return Finding(
-            "KVM", "without", f"no {_KVM}: {slow}", "modprobe kvm_intel or kvm_amd, on bare metal"
+            "KVM", "without", f"no {KVM}: {slow}", "modprobe kvm_intel or kvm_amd, on bare metal"
         )
-    if not os.access(_KVM, os.R_OK | os.W_OK):
+    if not os.access(KVM, os.R_OK | os.W_OK):
         return Finding(
             "KVM",
             "without",
-            f"{_KVM} cannot be opened by this user: {slow}",
+            f"{KVM} cannot be opened by this user: {slow}",
             f"sudo usermod -aG kvm {os.environ.get('USER', '$USER')}, and log in again",
         )
     qemu = _where("qemu-system-x86_64")
     if qemu is None:
         return Finding("KVM", "without", "cannot be tried without QEMU")
-    if problem := _try_kvm(qemu):
+    if problem := try_kvm(qemu):
         return Finding(
             "KVM",
             "without",
-            f"{_KVM} opens, but no guest runs on it ({problem}): {slow}",
+            f"{KVM} opens, but no guest runs on it ({problem}): {slow}",
             "on a virtual machine, have its host allow nested virtualisation",
         )
-    return Finding("KVM", "ok", f"{_KVM} runs a guest")
-
-
-def _try_kvm(qemu: str) -> str:
-    """Run a guest of three instructions on KVM; return what is wrong, "" if nothing is."""
-    # mov al, 16; out 0xf4, al; hlt: QEMU's isa-debug-exit exits with status 2 * 16 + 1
-    # (hw/misc/debugexit.c). The last two bytes mark a boot sector.
-    sector = b"\xb0\x10\xe6\xf4\xf4".ljust(510, b"\0") + b"\x55\xaa"
-    with tempfile.NamedTemporaryFile(suffix=".img") as image:
-        image.write(sector)
-        image.flush()
-        argv = [qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        argv += ["-machine", "pc,accel=kvm", "-cpu", "host", "-m", "32"]
-        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-        argv += ["-drive", f"file={image.name},format=raw,if=ide,snapshot=on"]
-        try:
-            result = run_command(argv, timeout=_SECONDS / 3, check=False)
-        except TimeoutError:
-            return f"it hung for {_SECONDS / 3:.0f} s"
-        except KgdbError as error:
-            return error.message.partition("\n")[0]
-    if result.status == 33:
-        return ""
-    lines = [line for line in result.output.splitlines() if line.strip()]
-    return clean(lines[0]) if lines else f"QEMU ended with status {result.status}"
+    return Finding("KVM", "ok", f"{KVM} runs a guest")
 
 
 def _memory() -> Finding:

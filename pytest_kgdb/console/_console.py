@@ -21,6 +21,7 @@ from ..deadline import Deadline, WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ..escape import clean
 from ..klog import kernel_records, without_kernel_records, without_printed, without_records
+from ._own import OwnText
 from ._shell import ANY_ANSWER, Bracketed, PrintedLog, Result, answer, new_tag, question
 from ._transcript import KEPT_BYTES, Transcript
 
@@ -69,6 +70,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._attend = attend
         self._transcript = Transcript(log, history)
         self._arrived = self._transcript.arrived
+        self._own = OwnText(len(history))
         self._expect_mark = len(history)  # up to which expect has read
         self._tail_mark = 0  # from which tail() may show
         self._eof = False
@@ -146,9 +148,29 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Return what the console showed since a mark, as far as it is in memory."""
         return self._transcript.since(mark)
 
+    def shown(self, mark: int = 0) -> str:
+        """Return the same text for people: without tags, and without the plugin's own commands.
+
+        Without what the kernel says of the sysrqs by which the plugin interrupts it, too.
+        """
+        with self._arrived:
+            text, offset = self._transcript.part(mark)
+            omitted = self._own.spans(text, offset)
+        pieces, position = [], 0
+        for start, end in omitted:
+            pieces.append(text[position:start])
+            position = end
+        return b"".join([*pieces, text[position:]]).decode("utf-8", "replace")
+
+    def note_sysrq(self) -> None:
+        """Note that the plugin is about to interrupt the kernel by a sysrq."""
+        with self._arrived:
+            self._own.note_sysrq(self.mark())
+
     def timed(self, mark: int) -> list[tuple[float, str]]:
-        """Return the lines since a mark, and when each began to come, by `time.monotonic()`."""
-        return self._transcript.timed(mark)
+        """Return the lines of :meth:`shown`, and when each began to come, by `time.monotonic()`."""
+        with self._arrived:
+            return self._transcript.timed(mark, self._own.spans(*self._transcript.part(mark)))
 
     def earlier(self, mark: int) -> bytes:
         """Return what the running kernel showed before a mark.
@@ -220,10 +242,10 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def tail(self, lines: int = 10) -> str:
         """Return the console's last lines since :meth:`drop`, for the message of an error.
 
-        They are cleaned of terminal escapes.
+        They are those of :meth:`shown`, cleaned of terminal escapes.
         """
         start = max(self._tail_mark, self.mark() - 65536)
-        text = clean(self.since(start).decode("utf-8", "replace")).rstrip()
+        text = clean(self.shown(start)).rstrip()
         return "\n".join("    " + line for line in text.splitlines()[-lines:]) or "    (none)"
 
     # pexpect's side
@@ -322,6 +344,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._open()
         self.drop()
         self._transcript.restart(self._tail_mark)
+        self._own.restart(self._tail_mark)
 
     @staticmethod
     def _shut(connection: socket.socket) -> None:
@@ -347,17 +370,21 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         timeout: float | None = None,
         meanwhile: Callable[[], None] = lambda: None,
         printed: PrintedLog | None = None,
+        own: bool = False,
+        hint: str = "a larger timeout= for run(), if it only needs longer",
     ) -> Result:
         """Run a command in the console's shell, in a subshell, with no input.
 
         :param timeout: seconds.
         :param printed: knows what the kernel prints meanwhile; it is told by its form otherwise.
         :param meanwhile: called while waiting; may raise to end the wait.
+        :param own: whether it is none of a test's, so that its output is shown to nobody.
+        :param hint: what can be done if there was not enough time.
         :raises TimeoutError: the command did not end in time; the shell may still run it.
         :raises MachineDied: the console was closed.
         :raises GuestCommandError: the beginning of the output is no longer in memory.
         """
-        bracketed = Bracketed(command)
+        bracketed = Bracketed(command, own=own)
         mark = self.mark()
         position = None if printed is None else printed.position()
         self._type(bracketed)
@@ -379,7 +406,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                     f"the guest's command {command!r} did not end in {deadline.seconds:g} s\n"
                     f"the console's last lines are:\n{self.tail()}",
                     log=self.log,
-                    hint="a larger timeout= for run(), if it only needs longer",
+                    hint=hint,
                 )
             self._await_more(end, searched, deadline)
         lines = None

@@ -15,13 +15,26 @@ from typing import Final, Protocol
 
 from ..klog import LogLine
 
-__all__ = ["ANY_ANSWER", "Bracketed", "PrintedLog", "Result", "answer", "new_tag", "question"]
+__all__ = [
+    "ANY_ANSWER",
+    "OWN_BEGIN",
+    "Bracketed",
+    "PrintedLog",
+    "Result",
+    "answer",
+    "new_tag",
+    "question",
+]
 
 # Bytes of one typed line. N_TTY drops what exceeds its line buffer of 4096
 # (drivers/tty/n_tty.c, N_TTY_BUF_SIZE).
 _LINE: Final = 1024
 
 _tags = itertools.count(1)
+
+OWN_BEGIN: Final = b"\x1d"
+"""Before the tag at the beginning of a command that is none of a test's."""
+_BEGIN: Final = b"\x1e"
 
 ANY_ANSWER: Final = re.compile(rb"\x06kgdb-\d+\r?\n")
 """What a shell prints for some :func:`question`."""
@@ -73,20 +86,24 @@ def answer(tag: str) -> re.Pattern[bytes]:
 
 
 class Bracketed:
-    """A command that runs in a subshell, with no input, its output between two tags."""
+    """A command that runs in a subshell, with no input, its output between two tags.
 
-    def __init__(self, command: str) -> None:
+    :param own: whether it is none of a test's.
+    """
+
+    def __init__(self, command: str, *, own: bool = False) -> None:
         self._command = command
         tag = new_tag()
         self._tag = tag
-        self._first = re.compile(rb"\x1e%s\r?\n" % tag.encode())
+        self._begin = OWN_BEGIN if own else _BEGIN
+        self._first = re.compile(rb"%b%b\r?\n" % (self._begin, tag.encode()))
         self._last = re.compile(rb"\x1f%s (\d+)\r?\n" % tag.encode())
 
     def _frame(self, program: str) -> str:
+        begin = f"printf '\\{ord(self._begin):03o}%s\\n' {self._tag}"
         # eval, so that a syntax error ends the command; the shell would wait for another line.
-        return (
-            f"(printf '\\036%s\\n' {self._tag}; eval {program} </dev/null); kgdb_status=$?; "
-            + _surely(f"printf '\\037%s %d\\n' {self._tag} $kgdb_status")
+        return f"({begin}; eval {program} </dev/null); kgdb_status=$?; " + _surely(
+            f"printf '\\037%s %d\\n' {self._tag} $kgdb_status"
         )
 
     def lines(self) -> Iterator[str]:

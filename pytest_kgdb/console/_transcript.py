@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import bisect
 import io
+import re
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 __all__ = ["KEPT_BYTES", "Transcript"]
 
 _TIMES: Final = 50_000  # pieces whose times are kept
+
+_NO_NEWLINE: Final = re.compile(rb"[^\n]")
 
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """At least so many bytes are kept in memory, for expect and reports."""
@@ -72,20 +76,30 @@ class Transcript:
             begin = max(0, mark - self._text_start)
             return bytes(self._text[begin : None if size is None else begin + size])
 
-    def timed(self, mark: int) -> list[tuple[float, str]]:
+    def part(self, mark: int) -> tuple[bytes, int]:
+        """Return what was added since a mark, as far as it is in memory, and where that begins."""
+        with self.arrived:
+            return self.since(mark), max(mark, self._text_start)
+
+    def timed(self, mark: int, omitted: Iterable[tuple[int, int]] = ()) -> list[tuple[float, str]]:
         """Return the lines since a mark, as far as they are in memory, and when each began to come.
 
         By the monotonic clock; of a line that came before those whose time is kept, the first time.
+
+        :param omitted: the spans of the text since the mark that are left out.
         """
         with self.arrived:
-            text, times = self.since(mark), list(self._times)
-            offset = max(mark, self._text_start)
+            (text, offset), times = self.part(mark), list(self._times)
         lines = []
         ends = [end for end, _ in times]
-        for line in text.split(b"\n"):
+        masked = bytearray(text)
+        for start, end in omitted:
+            masked[start:end] = _NO_NEWLINE.sub(b"\0", text[start:end])
+        for line in bytes(masked).split(b"\n"):
             index = min(bisect.bisect_right(ends, offset), len(times) - 1)
-            if index >= 0 and line.strip():
-                lines.append((times[index][1], line.decode("utf-8", "replace").rstrip("\r")))
+            shown = line.replace(b"\0", b"")
+            if index >= 0 and shown.strip():
+                lines.append((times[index][1], shown.decode("utf-8", "replace").rstrip("\r")))
             offset += len(line) + 1
         return lines
 

@@ -13,10 +13,11 @@ import gdb
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gdb_functions
 import gdb_lvalues
+import gdb_watches
 from gdb_conditions import (
     condition_for,
 )
-from gdb_frames import value_of
+from gdb_frames import hides_inlined, value_of
 from gdb_functions import (
     CODES,
     function_places,
@@ -29,10 +30,12 @@ from gdb_names import (
     names,
 )
 from gdb_results import unproven_result
+from gdb_symbols import is_kernels, without_offsets
 from gdb_types import (
     MASK,
     Refused,
     member_names,
+    one_line,
     plain,
 )
 from gdb_unwinder import unwinder  # it lies beside this file
@@ -106,16 +109,19 @@ def target_of(kind):
 
 
 def op_symbols_around(addresses):
-    """The symbol before each address."""
+    """The symbol before each address; "" for one that is not the kernel's."""
     symbols = []
     for address in addresses:
         output = gdb.execute(f"info symbol {address:#x}", to_string=True)
-        symbols.append(output.partition(" in section")[0].partition(" + ")[0])
+        name = output.partition(" in section")[0].partition(" + ")[0]
+        symbols.append(name if is_kernels(address) else "")
     return {"symbols": symbols}
 
 
 def op_symbol_at(address):
     """The symbol that stands exactly there."""
+    if not is_kernels(address):
+        return {"symbol": None}
     output = gdb.execute(f"info symbol {address:#x}", to_string=True)
     name = output.split(" ")[0]
     if output.startswith("No symbol") or " + " in output.partition(" in section")[0]:
@@ -124,7 +130,7 @@ def op_symbol_at(address):
 
 
 def text(value):
-    return value.format_string(max_elements=200, repeat_threshold=16)
+    return without_offsets(value.format_string(max_elements=200, repeat_threshold=16))
 
 
 def frame_at(level):
@@ -136,9 +142,14 @@ def frame_at(level):
     return frame
 
 
+def function_name(frame):
+    """The name of a frame's function; None where the CPU has jumped out of the kernel: to NULL."""
+    return frame.name() if is_kernels(frame.pc()) else None
+
+
 def frame_record(frame, level, behind=False):
     sal = gdb.find_pc_line(frame.pc() - 1) if behind else frame.find_sal()
-    function = frame.name()
+    function = function_name(frame)
     if level and unwinder.is_interrupted(frame):
         # gdb takes the pc for a return address, and looks at the instruction before.
         sal = gdb.find_pc_line(frame.pc())
@@ -177,7 +188,7 @@ def op_condition(text, location):
         addresses = [address for address, *_ in function_places(location)]
     except gdb.error:
         addresses = []  # a module's that is not loaded
-    return {"condition": condition_for(text, location, addresses, names)}
+    return {"condition": condition_for(one_line(text), location, addresses, names)}
 
 
 def op_child(id, how, argument=None):
@@ -254,6 +265,22 @@ def op_select(frame):
     return {}
 
 
+def op_show_inlined():
+    """Have gdb show the frames of what is inlined where an exception was: none is to be entered.
+
+    gdb forgets what it hides when it finds the pc elsewhere (gdb/inline-frame.c,
+    find_inline_frame_state).
+    """
+    try:
+        frame = gdb.newest_frame()
+        if hides_inlined(frame):
+            gdb_functions.in_scope(frame.pc() + 1, lambda: gdb.newest_frame().type())
+            gdb.newest_frame().select()
+    except gdb.error:
+        pass  # the stack cannot be read
+    return {}
+
+
 def op_registers(frame):
     """The general registers in a frame, as far as they are known there."""
     selected = frame_at(frame)
@@ -326,7 +353,7 @@ def op_stack_names():
     names = []
     frame = gdb.newest_frame()
     while frame is not None and len(names) < STACK_NAMES:
-        names.append(frame.name())
+        names.append(function_name(frame))
         try:
             frame = frame.older()
         except gdb.error:
@@ -367,7 +394,7 @@ class Agent(gdb.MICommand):
         request = json.loads(arguments[0])
         name = "op_" + request.pop("op")
         operation = globals().get(name) or getattr(gdb_functions, name, None)
-        operation = operation or getattr(gdb_lvalues, name)
+        operation = operation or getattr(gdb_watches, name, None) or getattr(gdb_lvalues, name)
         try:
             answer = operation(**request)
         except Refused as refused:

@@ -8,6 +8,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 import re
 
 import gdb
+from gdb_arithmetic import Reader, Unread
 from gdb_frames import (
     function_of,
     is_inlined,
@@ -20,6 +21,7 @@ from gdb_names import (
     MACROS,
 )
 from gdb_places import (
+    is_elsewhere,
     is_same_block,
 )
 from gdb_symbols import (
@@ -28,9 +30,12 @@ from gdb_symbols import (
     named_block,
 )
 from gdb_types import (
+    COMPOUND,
     KEYWORDS,
     TAGS,
     Refused,
+    member_names,
+    plain,
     tokens_of,
 )
 
@@ -77,12 +82,74 @@ Of()
 In()
 
 
-def refuse_calls(text):
-    """Refuse a condition that gdb cannot evaluate: it calls a function, or compares text."""
+# C11 6.5.16
+ASSIGNMENT = re.compile(r"(<<|>>|[-+*/%&|^])?=")
+
+
+def refuse_assignments(text, tokens):
+    """Refuse a condition that changes the kernel; a convenience variable of gdb's may change."""
+    for index, token in enumerate(tokens):
+        if token.kind != "operator":
+            continue
+        before, after = tokens[:index], tokens[index + 1 :]
+        match = ASSIGNMENT.fullmatch(token.text)
+        if match is not None and not is_counter(before[-1:], before[-2:-1], ("(", ",")):
+            meant = match.group(1) or "=="
+            raise Refused(
+                f"it assigns ('{token.text}'), and a condition changes nothing in the kernel",
+                f"'{meant}' {'computes' if match.group(1) else 'compares'}: "
+                f"{text[: token.start]}{meant}{text[token.end :]}",
+            )
+        if token.text not in ("++", "--") or is_counter(before[-1:]):
+            continue
+        if not is_counter(after[:1]) or [one.text for one in after[1:2]] in (["->"], ["."], ["["]):
+            raise Refused(
+                f"it assigns ('{token.text}'), and a condition changes nothing in the kernel",
+                f"a variable of gdb's own may count: $calls{token.text}; `ignore_count` ignores "
+                "so many hits",
+            )
+
+
+def is_counter(tokens, before=(), allowed=()):
+    """Whether a token is a convenience variable of gdb's.
+
+    :param before: the token before it, if there is one, which must be one of those allowed.
+    """
+    if not tokens or tokens[0].kind != "register" or not is_convenience(tokens[0].text[1:]):
+        return False
+    return not before or before[0].text in allowed
+
+
+def is_convenience(name):
+    """Whether a name behind a $ is none of a register."""
+    registers = gdb.selected_frame().architecture().registers()
+    names = {register.name for register in registers} | {"pc", "sp", "fp", "ps"}
+    return name not in names
+
+
+def refuse_wholes(text, tokens, reader):
+    """Refuse a condition that asks for a structure as a whole, which gdb takes for true."""
     try:
-        tokens = tokens_of(text)
-    except Refused:
+        condition = reader.read()
+    except Unread:
         return
+    for operand, operator in [*reader.operands, (condition, None)]:
+        kind = plain(operand.typed.type) if operand.typed is not None else None
+        if kind is None or kind.code not in (*COMPOUND, gdb.TYPE_CODE_VOID):
+            continue
+        whole = text[tokens[operand.first].start : tokens[operand.last].end]
+        takes = "is no truth value" if operator is None else f"has no '{operator}'"
+        members = member_names(kind) if kind.code in COMPOUND else []
+        raise Refused(
+            f"{whole} is a {kind}, which {takes}",
+            f"take a member: {whole}.{members[0]}"
+            if members
+            else "say what lies there: *(struct NAME *)…",
+        )
+
+
+def refuse_calls(tokens):
+    """Refuse a condition that gdb cannot evaluate: it calls a function, or compares text."""
     for index, token in enumerate(tokens):
         before = tokens[index - 1] if index else None
         after = tokens[index + 1] if index + 1 < len(tokens) else None
@@ -122,7 +189,9 @@ def has(block, name):
 def is_misread_in(block, name, address):
     """Whether gdb may read another value than that of a block's variable at an address."""
     symbol = symbol_of(block, name)
-    if not symbol.needs_frame or not is_inlined(block):
+    if not is_inlined(block):
+        return is_elsewhere(symbol, address)
+    if not symbol.needs_frame:
         return False
     try:
         # It compiles what lies in registers and in memory, and nothing that the caller gave.
@@ -170,7 +239,12 @@ def condition_for(text, location, addresses, names):
 
     :param addresses: where the breakpoint is.
     """
-    refuse_calls(text)
+    try:
+        tokens = tokens_of(text)
+    except Refused:
+        tokens = []  # gdb says why, or has an extension of C's
+    refuse_assignments(text, tokens)
+    refuse_calls(tokens)
     blocks = [(address, condition_block(address, location)) for address in addresses]
 
     def own(name):
@@ -202,4 +276,6 @@ def condition_for(text, location, addresses, names):
     block = blocks[0][1] if blocks else None
     if block is None and blocks:
         block = gdb.block_for_pc(blocks[0][0])
-    return names.checked(text, block, own)
+    checked = names.checked(text, block, own)
+    refuse_wholes(text, tokens, Reader(tokens, lambda name: names.symbol(name, block), block))
+    return checked

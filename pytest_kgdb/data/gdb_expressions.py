@@ -13,8 +13,8 @@ import re
 import gdb
 from gdb_items import (
     Item,
+    common_type,
     const,
-    described,
     number_item,
     rvalue,
 )
@@ -24,6 +24,7 @@ from gdb_operators import (
     condition,
     convert,
     dereference,
+    element,
     member,
     pointer_arithmetic,
     prefix,
@@ -38,13 +39,14 @@ from gdb_types import (
     TYPE_WORDS,
     Refused,
     char_of,
-    common_type,
     expanded,
     integer_type,
     is_integer,
     is_pointer,
     lookup,
+    text_size,
     tokens_of,
+    type_named,
 )
 from gdb_variables import (
     Variables,
@@ -127,13 +129,13 @@ class Compiler:
                 self.need(")")
             elif token.text in TAGS:
                 self.at += 1
-                kind = self.scope.lookup_type(f"{token.text} {self.take().text}")
+                kind = type_named(f"{token.text} {self.take().text}", self.scope.block)
             elif token.text in TYPE_WORDS:
                 self.at += 1
                 words.append("_Bool" if token.text == "bool" else token.text)
             elif kind is None and not words:
                 self.at += 1
-                kind = self.scope.lookup_type(token.text)
+                kind = type_named(token.text, self.scope.block)
             else:
                 break
         if kind is None:
@@ -149,8 +151,10 @@ class Compiler:
             )
         while self.take("["):
             size = self.take()
+            if size.kind != "number":
+                raise Refused(f"'{size.text}' is no number: an array's type has one in its []")
             self.need("]")
-            kind = kind.array(int(size.text, 0) - 1)
+            kind = kind.array(number_item(size.text).code[0][1] - 1)
         return kind
 
     def is_qualifier(self):
@@ -171,11 +175,15 @@ class Compiler:
         if one is None:
             one = rvalue(item)
         if is_integer(one.type) and is_integer(two.type):
-            kind = common_type(one.type, two.type)
-            one, two = convert(one, kind), convert(two, kind)
-        code = [*test, ["log_not", 0], ["if_goto", other], *one.code, ["goto", end]]
-        code += [["label", other], *two.code, ["label", end]]
-        return Item(one.type if is_pointer(one.type) else two.type, "value", code)
+            kind, width = common_type(one, two)
+            one, two = convert(one, kind, width), convert(two, kind, width)
+        elif one.where != two.where or one.where == "parts":
+            raise Refused("'?' takes one of two values that lie in different places")
+        codes = [item.address if item.where == "memory" else item.code for item in (one, two)]
+        code = [*test, ["log_not", 0], ["if_goto", other], *codes[0], ["goto", end]]
+        code += [["label", other], *codes[1], ["label", end]]
+        kind = one.type if is_pointer(one.type) else two.type
+        return Item(kind, one.where, code, width=two.width)
 
     LEVELS = (
         ("||",),
@@ -247,8 +255,9 @@ class Compiler:
                 index = self.conditional()
                 self.need("]")
                 if item.where == "parts":
-                    raise Refused(f"{described(item)} lies in registers")
-                item = dereference(pointer_arithmetic("+", rvalue(item), rvalue(index)))
+                    item = element(item, index)
+                else:
+                    item = dereference(pointer_arithmetic("+", rvalue(item), rvalue(index)))
             elif self.peek(".", "->"):
                 arrow = self.take().text
                 item = member(item, arrow, self.take())
@@ -271,9 +280,10 @@ class Compiler:
         if token.kind == "char":
             return Item(integer_type(["int"]), "value", [const(char_of(token.text))])
         if token.kind == "text":
+            size = text_size(token.text)
             while self.peek() is not None and self.peek().kind == "text":
-                self.at += 1
-            return Item(gdb.lookup_type("char").pointer(), "text", [], what=token.text)
+                size += text_size(self.take().text)
+            return Item(gdb.lookup_type("char").array(size), "text", [], what=token.text)
         if token.kind == "float":
             raise Refused(f"the kernel has no fractions: {token.text}")
         if token.kind == "register":

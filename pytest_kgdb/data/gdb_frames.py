@@ -9,8 +9,23 @@ register by now. In the frame of the function itself gdb is right, and finds the
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
+import re
+
 import gdb
 from gdb.FrameDecorator import FrameDecorator
+from gdb_places import (
+    NUMBERS,
+    entry_registers,
+)
+from gdb_symbols import (
+    entry_of,
+    function_block,
+)
+from gdb_types import (
+    COMPOUND,
+    MASK,
+    plain,
+)
 
 
 def physical(frame):
@@ -22,12 +37,31 @@ def physical(frame):
 
 def value_of(symbol, frame):
     """A variable's value in a frame."""
+    if symbol.is_argument:
+        registers = entry_registers(symbol, frame.pc())
+        if registers:
+            return value_held(registers, symbol, physical(frame))
     return symbol.value(physical(frame)) if symbol.needs_frame else symbol.value()
+
+
+def is_at_entry(frame):
+    """Whether a frame's function is at its first instruction."""
+    block = function_block(frame.pc())
+    return block is not None and entry_of(block) == frame.pc()
+
+
+def value_held(registers, symbol, frame):
+    """An argument at a function's entry, by the psABI: gcc may have it elsewhere later on."""
+    words = [int(frame.read_register(NUMBERS[register])) & MASK for register in registers]
+    raw = b"".join(word.to_bytes(8, "little") for word in words)
+    return gdb.Value(raw[: symbol.type.sizeof], symbol.type)
 
 
 def is_misread(symbol, frame):
     """Whether gdb reads another value than the variable's in a frame."""
-    if not symbol.needs_frame or frame.type() != gdb.INLINE_FRAME:
+    if not symbol.needs_frame:
+        return False
+    if frame.type() != gdb.INLINE_FRAME and not entry_registers(symbol, frame.pc()):
         return False
     try:
         its, right = symbol.value(frame), value_of(symbol, frame)
@@ -45,14 +79,19 @@ def as_text(value):
 def typed(call, symbol):
     """A call of a function of gdb's that gives a variable, with the variable's type.
 
-    Behind `&&`, `||` and `?` gdb may ask for the type alone, and takes that of any such call for
-    `int` (gdb/eval.c, evaluate_funcall, of an internal function).
+    In `sizeof` and behind `&&`, `||` and `?` gdb may ask for the type alone, and takes that of any
+    such call for `int` (gdb/eval.c, evaluate_funcall, of an internal function). A structure, to
+    which gdb casts nothing, goes through a variable of gdb's, which keeps its type.
     """
+    if plain(symbol.type).code in COMPOUND:
+        name = "_typed_" + re.sub(r"\W+", "_", f"{symbol.type}_{symbol.name}")
+        gdb.set_convenience_variable(name, gdb.Value(bytes(symbol.type.sizeof), symbol.type))
+        return f"(${name} = {call})"
     try:
         if gdb.parse_and_eval(f"({symbol.type})0").type.sizeof == symbol.type.sizeof:
             return f"(({symbol.type}){call})"
     except gdb.error:
-        pass  # a structure, or of a type without a name
+        pass  # of a type without a name
     return call
 
 
@@ -99,6 +138,23 @@ def is_inlined(block):
     """Whether the function that a block is in is inlined into another."""
     around = function_of(block)
     return around is not None and function_of(around.superblock) is not None
+
+
+def hides_inlined(frame):
+    """Whether gdb hides functions that are inlined at the innermost frame's pc, of a stop there.
+
+    It does where their code begins, which is right if the stop comes before that instruction: at
+    a breakpoint, or of a step (gdb/inline-frame.c, skip_inline_frames).
+    """
+    pc, shown, inlined = frame.pc(), 0, 0
+    while frame is not None and frame.type() == gdb.INLINE_FRAME:
+        shown, frame = shown + 1, frame.older()
+    block = gdb.block_for_pc(pc)
+    while block is not None:
+        if block.function is not None:
+            inlined += is_inlined(block)
+        block = block.superblock
+    return inlined > shown
 
 
 class Variable:

@@ -19,13 +19,18 @@ from gdb_expressions import (
     Compiler,
 )
 from gdb_items import (
+    Item,
     rvalue,
 )
 from gdb_names import (
     names,
 )
+from gdb_operators import (
+    condition,
+)
 from gdb_places import (
     Scope,
+    in_memory,
     listing_of,
 )
 from gdb_results import (
@@ -40,6 +45,7 @@ from gdb_types import (
     COMPOUND,
     MASK,
     Refused,
+    integer_type,
     is_signed,
     plain,
 )
@@ -69,6 +75,8 @@ def function_places(location):
     """Addresses, files and lines of a function's copies; `file.c:function` for one of several."""
     if location in decoded:
         return decoded[location]
+    if re.match(r"\s*-\D", location):
+        raise gdb.error(f"{location} is no linespec")  # of -p, gdb 13 dies
     try:
         _, sals = gdb.decode_line(location)
     except gdb.error:
@@ -118,10 +126,24 @@ def is_char(kind):
     return kind.sizeof == 1 and kind.unqualified().name in ("char", "unsigned char", "signed char")
 
 
-def compiled(expression, scope):
-    """An expression as agent code for the present pc, and how its value is to be read."""
+def is_text(kind):
+    """Whether an array's elements are characters, and not numbers of one byte, as `u8` are.
+
+    The kernel has names of `unsigned char`, too (struct dentry, d_iname).
+    """
+    return plain(kind).name == "char" or kind.unqualified().name == "unsigned char"
+
+
+def compiled(expression, scope, truth=False):
+    """An expression as agent code for the present pc, and how its value is to be read.
+
+    :param truth: whether it is asked only if it holds, as C's `if` has it.
+    """
     try:
-        return reading(Compiler(expression, scope).compile())
+        item = Compiler(expression, scope).compile()
+        if truth:
+            item = Item(integer_type(["unsigned", "long"]), "value", condition(item))
+        return reading(item)
     except Refused as refused:
         return {"error": refused.why, "hint": refused.hint}
     except gdb.error as error:
@@ -135,7 +157,7 @@ def reading(item):
     kind = plain(item.type)
     record = kind_of(item.type)
     if item.where == "memory":
-        if kind.code == gdb.TYPE_CODE_ARRAY and is_char(plain(kind.target())):
+        if kind.code == gdb.TYPE_CODE_ARRAY and is_text(kind.target()):
             record["kind"], record["size"] = "chars", kind.sizeof
             record["code"] = listing_of(item.address)
             return record
@@ -170,7 +192,7 @@ def layout_of(kind, depth=0):
         low, high = kind.range()
         record["count"] = max(0, high - low + 1)
         record["element"] = layout_of(kind.target(), depth + 1)
-        if is_char(plain(kind.target())):
+        if is_text(kind.target()):
             record["kind"] = "chars"
     elif record["kind"] not in ("int", "bool", "ptr", "string"):
         raise Refused(f"it has a {kind}", "name a member of it")
@@ -193,9 +215,10 @@ def members_of(kind, depth):
 
 
 def single(record):
-    """What is collected is one value: a number, a pointer, a text."""
+    """What is collected is one value: a number, a pointer, a text, or bytes."""
     layout = record.get("layout", {})
-    if "members" in layout or "element" in layout:
+    is_bytes = layout.get("kind") == "chars" or layout.get("element", {}).get("size") == 1
+    if "members" in layout or ("element" in layout and not (is_bytes and layout["count"])):
         return {"error": "it is a " + record["type"], "hint": "name a member of it"}
     return record
 
@@ -203,10 +226,11 @@ def single(record):
 def returned(kind):
     """How what a function returns is read (System V psABI, 3.2.3, "Returning of Values").
 
-    In %rax and %rdx what has at most 16 bytes, as the kernel has no fractions; more is in memory
-    that the caller gave, to which %rax points then.
+    In %rax and %rdx, as the kernel has no fractions, or in memory that the caller gave, to which
+    %rax points then.
     """
     record = kind_of(kind)
+    record["in_memory"] = in_memory(kind)
     bare = plain(kind)
     if bare.code in COMPOUND or bare.sizeof > 8:
         with contextlib.suppress(Refused):  # the call's return_value says it
@@ -214,16 +238,22 @@ def returned(kind):
     return record
 
 
-def fill(place, block, expressions):
+def fill(place, block, expressions, conditions):
     scope = Scope(place["address"], block, names)
     if block is not None:
         for name in scope.arguments:
             place["arguments"].append([name, compiled(name, scope)])
-    place["expressions"] = [single(compiled(expression, scope)) for expression in expressions]
+    place["expressions"] = [
+        single(compiled(expression, scope, truth=index < conditions))
+        for index, expression in enumerate(expressions)
+    ]
 
 
-def op_function(location, expressions, cpu):
-    """Where a function is, what it takes and returns, and expressions compiled for its entry."""
+def op_function(location, expressions, conditions, cpu):
+    """Where a function is, what it takes and returns, and expressions compiled for its entry.
+
+    :param conditions: how many of the expressions, the first ones, are only asked if they hold.
+    """
     names.cpu = cpu
     places = []
     requested = location.rpartition(":")[2]
@@ -255,7 +285,7 @@ def op_function(location, expressions, cpu):
                 is_void = place["returns"]["kind"] == "void"
                 place["kept"] = is_void or keeps_result(address, block)
         if not place["inlined"]:
-            work = functools.partial(fill, place, block, expressions)
+            work = functools.partial(fill, place, block, expressions, conditions)
             in_scope(place["address"], work)
     return {"places": places}
 

@@ -8,16 +8,18 @@ from gdb_types import (
     INTEGERS,
     MASK,
     Refused,
+    conversion,
     integer_type,
     is_signed,
     plain,
+    promotion,
 )
 
 
 class Item:
     """What a part of an expression is: its type, where it is, and the code that gets there."""
 
-    def __init__(self, kind, where, code, bits=None, what=None, offset=None):
+    def __init__(self, kind, where, code, bits=None, what=None, offset=None, width=None):
         self.type = kind
         # `value`: the code leaves it; `memory`: its address; `parts`: it lies in several places
         self.where = where
@@ -25,6 +27,8 @@ class Item:
         self.bits = bits  # of a bit-field: its first bit from the address, and its width
         self.what = what  # what it is called, for messages
         self.offset = offset  # of a per-CPU variable: returns code for what is added to the address
+
+        self.width = width  # of a value with fewer bits than its type: a bit-field's
 
     @property
     def address(self):
@@ -36,18 +40,50 @@ def const(number):
     return ["const64", number & MASK]
 
 
-def extend(kind):
-    """What makes a register's 64 bits a value of a type."""
+def extend(kind, width=None):
+    """What makes a register's 64 bits a value of a type, or of that many bits of it."""
     kind = plain(kind)
     if kind.code == gdb.TYPE_CODE_BOOL:
         return [["zero_ext", 8]]
-    if kind.sizeof >= 8:
+    bits = width or 8 * kind.sizeof
+    if bits >= 64:
         return []
-    return [["ext" if is_signed(kind) else "zero_ext", 8 * kind.sizeof]]
+    return [["ext" if is_signed(kind) else "zero_ext", bits]]
 
 
 def as_bool(code):
     return [*code, ["log_not", 0], ["log_not", 0]]
+
+
+def is_wide(item):
+    """Whether it is a number of 128 bits, which agent code does not hold as one value."""
+    return item.where in ("memory", "parts") and (
+        plain(item.type).code in INTEGERS and plain(item.type).sizeof > 8
+    )
+
+
+def words_of(item):
+    """Of a number, the code of each of its 64 bits, lowest first."""
+    if not is_wide(item):
+        return [item.code]
+    if item.where == "parts":
+        return [code for code, _ in item.code]
+    high = [*item.address, const(8), ["add", 0], ["ref64", 0]]
+    return [[*item.address, ["ref64", 0]], high]
+
+
+def truth(item):
+    """What is zero where a number is, and only there."""
+    low, *others = words_of(item)
+    return [*low, *(part for word in others for part in [*word, ["bit_or", 0]])]
+
+
+def low_word(item):
+    """The lowest 64 bits of a number."""
+    if not is_wide(item):
+        return item
+    kind = integer_type(["unsigned", "long"])
+    return Item(kind, "value", words_of(item)[0], what=item.what)
 
 
 def rvalue(item):
@@ -73,7 +109,8 @@ def rvalue(item):
     if kind.sizeof > 8:
         return item
     if item.bits is not None:
-        return Item(kind, "value", bit_field(item, kind), what=item.what)
+        code = bit_field(item, kind)
+        return Item(kind, "value", code, what=item.what, width=item.bits[1])
     code = [*item.address, [f"ref{8 * kind.sizeof}", 0], *extend(kind)]
     return Item(item.type, "value", code, what=item.what)
 
@@ -87,6 +124,8 @@ def number_item(text):
     digits = text.rstrip("uUlL")
     suffix = text[len(digits) :].lower()
     octal = len(digits) > 1 and digits[0] == "0" and digits[1] not in "xXbB"
+    if octal and set(digits) & {"8", "9"}:
+        raise Refused(f"{text} begins with 0, so it is octal, and has an 8 or 9")
     number = int(digits, 8) if octal else int(digits, 0)
     decimal = digits[0] != "0"
     words = ["unsigned"] if "u" in suffix else []
@@ -117,3 +156,13 @@ def bit_field(item, kind):
     if shift:
         code += [const(shift), ["rsh_unsigned", 0]]
     return [*code, ["ext" if is_signed(kind) else "zero_ext", width]]
+
+
+def promoted(item):
+    """C's integer promotion of a number: its type, and its width if it has fewer bits than that."""
+    return promotion(item.type, item.width)
+
+
+def common_type(one, other):
+    """C's usual arithmetic conversions of two numbers: a type, and a width as above."""
+    return conversion(promoted(one), promoted(other))

@@ -5,6 +5,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 
 import gdb
 from gdb_frames import (
+    is_at_entry,
     is_misread,
     typed,
     value_of,
@@ -19,9 +20,11 @@ from gdb_types import (
     Refused,
     find_member,
     is_signed,
+    one_line,
     plain,
     tokens_of,
 )
+from gdb_watches import check_address
 
 
 def selected_block():
@@ -35,7 +38,7 @@ def selected_block():
 def checked(expression):
     """An expression for gdb in which each name means what it means in the selected frame."""
     block = selected_block()
-    return names.checked(expression, block, given_in(block))
+    return names.checked(one_line(expression), block, given_in(block))
 
 
 def read_right(expression):
@@ -77,10 +80,12 @@ given = Given()
 
 
 def given_in(block):
-    """What tells how gdb must have a name of a block's, if it is an inlined function's."""
-    if block is None or gdb.selected_frame().type() != gdb.INLINE_FRAME:
+    """What tells how gdb must have a name of a block's, if it may read another value."""
+    if block is None:
         return None
     frame = gdb.selected_frame()
+    if frame.type() != gdb.INLINE_FRAME and not is_at_entry(frame):
+        return None
 
     def own(name):
         """What gdb would read wrong, as a variable of gdb's own; None for all else."""
@@ -138,7 +143,7 @@ def bit_field(expression):
 
 
 def op_watchable(expression):
-    """The address and size of an lvalue that a watchpoint can watch."""
+    """The address and size of an lvalue that a watchpoint can watch, and whether it has a sign."""
     value = gdb.parse_and_eval(checked(expression))
     if bit_field(expression) is not None:
         raise Refused(
@@ -150,7 +155,13 @@ def op_watchable(expression):
             f"{expression} is a value not located in memory",
             "an lvalue of the kernel's memory can be watched: a variable, a member",
         )
-    return {"address": int(value.address) & MASK, "size": value.type.sizeof}
+    address = int(value.address) & MASK
+    check_address(expression, address)
+    return {
+        "address": address,
+        "size": value.type.sizeof,
+        "signed": is_signed(value.type),
+    }
 
 
 # include/linux/err.h: a pointer may be an error.
@@ -162,6 +173,11 @@ def op_assign(expression, value):
     left = checked(expression)
     target = gdb.parse_and_eval(left)
     if "$_given(" in left and target.address is None:
+        if is_at_entry(gdb.selected_frame()):
+            raise Refused(
+                f"{expression} is stored nowhere yet at the function's entry",
+                "assign the register that it is in ($rdi, …), or stop some lines further on",
+            )
         raise Refused(
             f"{expression} lies nowhere any more: it is known from what the caller gave",
             "stop at the function's entry, where it is in a register",

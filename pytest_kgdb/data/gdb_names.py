@@ -10,6 +10,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py, which imports it.
 import re
 
 import gdb
+from gdb_arithmetic import edited, edits_for
 from gdb_symbols import (
     UNSIGNED,
     address_of,
@@ -239,14 +240,13 @@ class Names:
             tokens = tokens_of(text)
         except Refused:
             return text  # what is no C is gdb's own
-        pieces, end = [], 0
+        edits = []
         for index, token in enumerate(tokens):
             if token.kind == "file" and "." in token.text and index + 2 < len(tokens):
                 last = tokens[index + 2]
                 symbol, spelled = self.of_file(token.text, last.text)
                 self.check_per_cpu(tokens, index, last.text, symbol)
-                pieces += [text[end : token.start], spelled]
-                end = last.end
+                edits.append((token.start, last.end, spelled, None))
                 continue
             if token.kind != "name" or not is_free(tokens, index):
                 continue
@@ -254,9 +254,21 @@ class Names:
             if spelled is None:
                 spelled = self.spelling(tokens, index, block)
             if spelled is not None:
-                pieces += [text[end : token.start], spelled]
-                end = token.end
-        return "".join([*pieces, text[end:]])
+                edits.append((token.start, token.end, spelled, None))
+        edits += edits_for(tokens, lambda name: self.symbol(name, block), block)
+        return edited(text, edits)
+
+    def symbol(self, name, block):
+        """The symbol that a name means in an expression that has been checked; None for none."""
+        file, _, last = name.rpartition("::")
+        if file:
+            return self.of_file(file, last)[0]
+        symbol = gdb.lookup_symbol(name, block)[0] if block is not None else None
+        if symbol is not None and is_local(symbol):
+            return symbol
+        if self.verdicts.get(name) == "plain":
+            return gdb.lookup_global_symbol(name)
+        return self.meaning(name, block, addressed=True)[0]
 
     def check_per_cpu(self, tokens, index, name, symbol):
         """Whether a name is a per-CPU variable's; it is refused where the CPU is missing."""

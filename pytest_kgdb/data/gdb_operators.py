@@ -7,15 +7,18 @@ import gdb
 from gdb_items import (
     Item,
     as_bool,
+    common_type,
     const,
     described,
     extend,
+    low_word,
+    promoted,
     rvalue,
+    truth,
 )
 from gdb_types import (
     COMPOUND,
     Refused,
-    common_type,
     find_member,
     integer_type,
     is_integer,
@@ -23,7 +26,6 @@ from gdb_types import (
     is_signed,
     plain,
     pointed_size,
-    promoted,
 )
 
 
@@ -31,7 +33,7 @@ def condition(item):
     item = rvalue(item)
     if not is_integer(item.type) and not is_pointer(item.type):
         raise Refused(f"{described(item)} is no truth value")
-    return item.code
+    return truth(item)
 
 
 def arithmetic(operator, one, other):
@@ -48,17 +50,17 @@ def arithmetic(operator, one, other):
     if is_pointer(one.type) or is_pointer(other.type):
         return pointer_arithmetic(operator, one, other)
     if operator in ("<<", ">>"):
-        kind = promoted(one.type)
-        one = convert(one, kind)
+        kind, width = promoted(one)
+        one = convert(one, kind, width)
         name = "lsh" if operator == "<<" else "rsh_signed" if is_signed(kind) else "rsh_unsigned"
-        code = [*one.code, *other.code, [name, 0]]
-        return Item(kind, "value", code + extend(kind))
-    kind = common_type(one.type, other.type)
-    one, other = convert(one, kind), convert(other, kind)
-    return operation(operator, one, other, kind)
+        code = [*one.code, *low_word(other).code, [name, 0]]
+        return Item(kind, "value", code + extend(kind, width), width=width)
+    kind, width = common_type(one, other)
+    one, other = convert(one, kind, width), convert(other, kind, width)
+    return operation(operator, one, other, kind, width)
 
 
-def operation(operator, one, other, kind):
+def operation(operator, one, other, kind, width=None):
     sign = "_signed" if is_signed(kind) else "_unsigned"
     both = [*one.code, *other.code]
     if operator in ("==", "!="):
@@ -71,10 +73,11 @@ def operation(operator, one, other, kind):
         return Item(integer_type(["int"]), "value", [*both, ["less" + sign, 0], *negate])
     name = {"+": "add", "-": "sub", "*": "mul", "&": "bit_and", "|": "bit_or", "^": "bit_xor"}
     word = name.get(operator) or {"/": "div", "%": "rem"}[operator] + sign
-    return Item(kind, "value", [*both, [word, 0], *extend(kind)])
+    return Item(kind, "value", [*both, [word, 0], *extend(kind, width)], width=width)
 
 
 def pointer_arithmetic(operator, one, other):
+    one, other = low_word(one), low_word(other)
     if operator in ("==", "!=", "<", ">", "<=", ">="):
         return operation(operator, one, other, integer_type(["unsigned", "long"]))
     if operator == "-" and is_pointer(one.type) and is_pointer(other.type):
@@ -101,13 +104,13 @@ def prefix(operator, item):
         return Item(integer_type(["int"]), "value", code)
     if not is_integer(item.type):
         raise Refused(f"{described(item)} has no '{operator}'")
-    kind = promoted(item.type)
-    code = convert(item, kind).code
+    kind, width = promoted(item)
+    code = convert(item, kind, width).code
     if operator == "-":
-        code = [const(0), *code, ["sub", 0], *extend(kind)]
+        code = [const(0), *code, ["sub", 0], *extend(kind, width)]
     elif operator == "~":
-        code = [*code, ["bit_not", 0], *extend(kind)]
-    return Item(kind, "value", code)
+        code = [*code, ["bit_not", 0], *extend(kind, width)]
+    return Item(kind, "value", code, width=width)
 
 
 def cast(item, kind):
@@ -125,7 +128,7 @@ def cast(item, kind):
     return convert(item, kind)
 
 
-def convert(item, kind):
+def convert(item, kind, width=None):
     item = rvalue(item)
     if plain(kind).sizeof > 8:
         raise Refused(
@@ -134,8 +137,8 @@ def convert(item, kind):
             "it can be collected alone; compute with it in Python",
         )
     if plain(kind).code == gdb.TYPE_CODE_BOOL:
-        return Item(kind, "value", as_bool(item.code))
-    return Item(kind, "value", item.code + extend(kind))
+        return Item(kind, "value", as_bool(truth(item)))
+    return Item(kind, "value", low_word(item).code + extend(kind, width), width=width)
 
 
 def address_of(item):
@@ -189,19 +192,35 @@ def member(item, arrow, token):
     return Item(member, "memory", code, None, what, item.offset)
 
 
+def element(item, index):
+    """An element of an array that lies in registers."""
+    kind = plain(item.type)
+    if kind.code != gdb.TYPE_CODE_ARRAY:
+        raise Refused(f"{described(item)} has no elements")
+    if index.where != "value" or [name for name, _ in index.code] != ["const64"]:
+        raise Refused(f"{described(item)} lies in registers", "a constant index is understood")
+    number, size = index.code[0][1], 8 * kind.target().sizeof
+    if number > kind.range()[1]:
+        raise Refused(f"{described(item)} has no [{number}]")
+    return part(item, number * size, 0, kind.target(), f"{item.what or '…'}[{number}]")
+
+
 def part(item, position, width, member, what):
     """A member of a structure that lies in registers; the code is a list of (code, bytes)."""
-    begin = 0
+    begin, pieces = 0, []
     bits = width or 8 * plain(member).sizeof
     for code, size in item.code:
-        if begin <= position and position + bits <= begin + 8 * size:
-            shift = position - begin
-            code = [*code, *([const(shift), ["rsh_unsigned", 0]] if shift else [])]
-            if plain(member).code in COMPOUND or plain(member).code == gdb.TYPE_CODE_ARRAY:
-                return Item(member, "parts", [(code, plain(member).sizeof)], what=what)
-            name = "ext" if is_signed(member) else "zero_ext"
-            return Item(member, "value", [*code, [name, bits]] if bits < 64 else code, what=what)
+        low, high = max(begin, position), min(begin + 8 * size, position + bits)
+        if low < high:
+            shift = low - begin
+            shifted = [*code, *([const(shift), ["rsh_unsigned", 0]] if shift else [])]
+            pieces.append((shifted, high - low))
         begin += 8 * size
-    if plain(member).code in COMPOUND and not position:
-        return Item(member, "parts", item.code, what=what)
-    raise Refused(f"{what} lies in more than one register")
+    if plain(member).code in (*COMPOUND, gdb.TYPE_CODE_ARRAY) or plain(member).sizeof > 8:
+        return Item(member, "parts", [(code, count // 8) for code, count in pieces], what=what)
+    if len(pieces) != 1:
+        raise Refused(f"{what} lies in more than one register")
+    code = pieces[0][0]
+    name = "ext" if is_signed(member) else "zero_ext"
+    code = [*code, [name, bits]] if bits < 64 else code
+    return Item(member, "value", code, what=what, width=width or None)

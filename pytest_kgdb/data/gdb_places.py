@@ -14,7 +14,12 @@ from gdb_clones import (
     kinds_of,
     symbol_at,
 )
+from gdb_symbols import (
+    entry_of,
+    function_block,
+)
 from gdb_types import (
+    COMPOUND,
     MASK,
     plain,
 )
@@ -87,14 +92,6 @@ class Scope:
                 self.arguments.setdefault(symbol.name, []).append(symbol)
             self.own.setdefault(symbol.name, symbol)
 
-    def lookup_type(self, name):
-        if self.block is not None:
-            try:
-                return gdb.lookup_type(name, self.block)
-            except gdb.error:
-                pass
-        return gdb.lookup_type(name)
-
     def own_name(self, name):
         """A name of the function's own as gdb finds it, though something be inlined there.
 
@@ -118,10 +115,10 @@ class Scope:
             return None
         return f"{function}::{name}"
 
-    def register_of(self, name):
-        """The register in which the psABI has an argument at the entry; None where it has none.
+    def registers_of(self, name):
+        """The registers in which the psABI has an argument at the entry: none if on the stack.
 
-        None, too, for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
+        None for a copy that gcc has specialised: `.constprop`, `.isra`, `.part`.
         """
         if self.registers is None:
             self.registers = {} if "." in self.copy else argument_registers(self.block)
@@ -131,26 +128,113 @@ class Scope:
 # gdb's numbers of the registers that arguments are in (System V psABI, 3.2.3, "Passing").
 ARGUMENT_REGISTERS = (5, 4, 3, 2, 8, 9)
 STACK_POINTER = 7
+# The canonical frame address at the entry: what the caller has on the stack begins there.
+CANONICAL = [["reg", STACK_POINTER], ["const8", 8], ["add", 0]]
+
+
+def in_words(registers, size):
+    """Where something lies that is in some registers: code and size of each word."""
+    return [
+        ([["reg", register]], min(8, size - 8 * index)) for index, register in enumerate(registers)
+    ]
+
+
+def reads_memory(code):
+    return any(name.startswith("ref") for name, _ in code)
+
+
+def is_on_stack(code):
+    """Whether gdb has an argument in memory where its caller put it.
+
+    gcc may give one place for all of a function, of its own frame: nothing is there yet.
+    """
+    if code[:3] != CANONICAL:
+        return all(name != "reg" for name, _ in code)
+    rest = [name for name, _ in code[3:5]]
+    # gdb extends the sign of what is below (gdb/ax-general.c, ax_const_l).
+    return not rest or rest[0].startswith("ref") or rest[1] == "add"
 
 
 def argument_registers(block):
-    """The registers of a function's arguments, as far as one register holds one of them.
+    """The registers of each of a function's arguments; none of one that is on the stack.
 
     The kernel has no fractions, so that of 16 bytes each 8 take the next register.
     """
     free, registers = list(ARGUMENT_REGISTERS), {}
     result = block.function.type.target()
-    if result is not None and plain(result).sizeof > 16:
+    if result is not None and in_memory(result):
         free.pop(0)  # where the caller wants it
     for symbol in block:
         if not symbol.is_argument:
             continue
         words = -(-plain(symbol.type).sizeof // 8)
-        if 1 <= words <= min(2, len(free)):
-            if words == 1:
-                registers[symbol.name] = free[0]
-            del free[:words]
+        if in_memory(symbol.type) or words > len(free):
+            words = 0
+        registers[symbol.name] = tuple(free[:words])
+        del free[:words]
     return registers
+
+
+def in_memory(kind):
+    """Whether values of a type are passed and returned in memory (System V psABI, 3.2.3).
+
+    Those of more than 16 bytes, and those with unaligned fields.
+    """
+    return plain(kind).sizeof > 16 or is_unaligned(kind, 0)
+
+
+def is_unaligned(kind, bit):
+    """Whether a scalar in what begins at a bit is not at a multiple of its size.
+
+    Bit-fields do not count, and of an array gcc looks at the first element
+    (gcc/config/i386/i386.cc, classify_argument).
+    """
+    kind = plain(kind)
+    if kind.code in COMPOUND:
+        return any(
+            is_unaligned(field.type, bit + field.bitpos)
+            for field in kind.fields()
+            if hasattr(field, "bitpos") and not field.bitsize
+        )
+    if kind.sizeof and kind.code == gdb.TYPE_CODE_ARRAY:
+        return is_unaligned(kind.target(), bit)
+    return bool(kind.sizeof) and bit % (8 * kind.sizeof) != 0
+
+
+def entry_registers(symbol, address):
+    """The registers that an argument of a function is in at its entry; () of all else.
+
+    :param symbol: one of the function at the address, or of what is inlined there.
+    """
+    block = function_block(address)
+    if not symbol.is_argument or block is None or entry_of(block) != address:
+        return ()
+    if not any(is_same_symbol(symbol, other) for other in block):
+        return ()
+    return Scope(address, block, None).registers_of(symbol.name) or ()
+
+
+def is_same_symbol(one, other):
+    """Whether two symbols are the same: gdb has no identity of them."""
+    return (one.name, one.line, one.symtab.filename) == (
+        other.name,
+        other.line,
+        other.symtab.filename,
+    )
+
+
+def is_elsewhere(symbol, address):
+    """Whether gdb would read an argument at a function's entry where it is only later on."""
+    registers = entry_registers(symbol, address)
+    if not registers:
+        return False
+    try:
+        listing = gdb.execute(f"info scope *{address:#x}", to_string=True)
+    except gdb.error:
+        return True  # gdb 13 takes the debug info of a structure in one register for corrupt
+    texts = {match.group(1): match.group(2) for match in IN_SCOPE.finditer(listing)}
+    parts = parts_in(texts.get(symbol.name, ""), plain(symbol.type), address)
+    return parts is None or [code[0][1] for code, _ in parts] != list(registers)
 
 
 def is_same_block(one, other):
@@ -167,6 +251,7 @@ def depth_of(block):
 
 
 RANGE = re.compile(r"Range (0x[0-9a-f]+)-(0x[0-9a-f]+): (.*)")
+IN_SCOPE = re.compile(r"^Symbol (\w+) is (.*?), length \d+\.$", re.MULTILINE | re.DOTALL)
 PIECE = re.compile(r"a variable in \$(\w+) \[(\d+)-byte piece\](?:, and )?")
 WHOLE = re.compile(r"a variable in \$(\w+)\.?$")
 MASK_LINE = re.compile(r"^Reg mask: ([0-9a-f ]+)$", re.MULTILINE)
@@ -196,6 +281,11 @@ def register_parts(name, kind, entry, own):
         return None if own is None else register_mask(own, kind)
     finally:
         gdb.newest_frame().select()
+    return parts_in(text.partition(" is ")[2], kind, entry)
+
+
+def parts_in(text, kind, entry):
+    """The registers of which gdb's text says that a variable is in them at a function's entry."""
     if "multi-location" in text:
         ranges = [RANGE.search(line) for line in text.splitlines()]
         at_entry = [
@@ -204,8 +294,6 @@ def register_parts(name, kind, entry, own):
             if match and holds(entry, int(match.group(1), 16), int(match.group(2), 16))
         ]
         text = at_entry[0] if at_entry else ""
-    else:
-        text = text.partition(" is ")[2]
     parts = PIECE.findall(text)
     whole = WHOLE.search(text.strip())
     if whole and not parts:

@@ -9,6 +9,7 @@ import contextlib
 import re
 
 import gdb
+from gdb_conditions import is_convenience
 from gdb_lvalues import read_right
 
 # gdb/cli/cli-decode.c, find_command_name_length
@@ -177,6 +178,4 @@ def op_prompt_end():
 
 def op_is_convenience(name):
     """Whether a name behind a $ is none of a register."""
-    registers = gdb.selected_frame().architecture().registers()
-    names = {register.name for register in registers} | {"pc", "sp", "fp", "ps"}
-    return {"convenience": name not in names}
+    return {"convenience": is_convenience(name)}

@@ -9,6 +9,15 @@ import gdb
 from gdb_elf import files_with
 
 UNSIGNED = (1 << 64) - 1
+# Below are no addresses of the kernel's (Documentation/arch/x86/x86_64/mm.rst). gdb has symbols for
+# offsets there: of per-CPU variables, which are linked at zero until v6.15
+# (arch/x86/kernel/vmlinux.lds.S), and of what a module has in its file alone.
+FIRST_KERNEL_ADDRESS = 1 << 63
+# gdb/printcmd.c, print_address_demangle; what is in quotes is a text, and may say the same.
+SYMBOLIC = re.compile(
+    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<number>0x[0-9a-f]+)\ <[^\s<>]+>""",
+    re.VERBOSE,
+)
 
 # Names of which gdb has read all files that have a static.
 complete = set()
@@ -17,6 +26,21 @@ complete = set()
 def is_file(filename, file):
     """Whether a path ends with another, as a whole name."""
     return ("/" + filename).endswith("/" + file.lstrip("/"))
+
+
+def is_kernels(address):
+    """Whether an address is the kernel's: NULL, a small number and a user's have no symbol."""
+    return address & UNSIGNED >= FIRST_KERNEL_ADDRESS
+
+
+def without_offsets(text):
+    """What gdb prints of a value, but for symbols behind numbers that are no kernel addresses."""
+
+    def shown(match):
+        number = match.group("number")
+        return match.group() if number is None or is_kernels(int(number, 16)) else number
+
+    return SYMBOLIC.sub(shown, text) if "<" in text else text
 
 
 def is_local(symbol):

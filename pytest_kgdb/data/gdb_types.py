@@ -22,6 +22,10 @@ TOKEN = re.compile(
 )""",
     re.VERBOSE,
 )
+QUOTED_OR_SPACE = re.compile(
+    r"""\"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|//[^\r\n]*|/\*.*?\*/|\s+""", re.DOTALL
+)
+LINE_END = re.compile(r"[\r\n\v\f]")
 TYPE_WORDS = frozenset(
     [
         "void",
@@ -60,6 +64,7 @@ INTEGERS = (
     gdb.TYPE_CODE_ENUM,
     gdb.TYPE_CODE_BOOL,
 )
+INT_BITS = 32
 COMPOUND = (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION)
 
 
@@ -95,8 +100,26 @@ def tokens_of(text):
     return tokens
 
 
+def one_line(text):
+    """An expression as one line, without comments: gdb takes what follows for a command.
+
+    :raises Refused: a line ends within a text.
+    """
+
+    def piece(match):
+        word = match.group()
+        if word[0] not in "\"'":
+            return " "
+        if LINE_END.search(word):
+            raise Refused(f"a line ends within {word.split()[0]}…", "a newline in a text is \\n")
+        return word
+
+    return QUOTED_OR_SPACE.sub(piece, text).strip()
+
+
 def expanded(text):
     """An expression with macros replaced: `current`, `per_cpu()`, the kernel's own with -g3."""
+    text = one_line(text)
     output = gdb.execute("macro expand " + text, to_string=True)
     return output.partition("expands to: ")[2].strip() or text
 
@@ -178,28 +201,42 @@ def integer_type(words):
     if "float" in rest or "double" in rest:
         raise Refused("the kernel has no fractions")
     base = "char" if "char" in rest else "short" if "short" in rest else "long" if longs else "int"
+    if base != "char" and signs[:1] == ["signed"]:
+        signs = []  # as it is anyway; gdb has no such name
     return gdb.lookup_type(" ".join([*signs[:1], base]))
 
 
-def promoted(kind):
-    """C's integer promotion."""
+def promotion(kind, width=None):
+    """C's integer promotion of a type, or of a bit-field of that width: a type, and a width.
+
+    The width is None unless fewer bits than the type has count. A bit-field of more bits than an
+    int keeps its own (gcc/c/c-typeck.cc, perform_integral_promotions).
+    """
     kind = plain(kind)
-    if kind.sizeof < 4 or kind.code == gdb.TYPE_CODE_BOOL:
-        return integer_type(["int"])
-    if kind.code == gdb.TYPE_CODE_ENUM:
-        words = ["long"] if kind.sizeof > 4 else ["int"]
-        return integer_type(words if is_signed(kind) else ["unsigned", *words])
-    return kind
+    bits = width or 8 * kind.sizeof
+    if bits < INT_BITS or kind.code == gdb.TYPE_CODE_BOOL:
+        return integer_type(["int"]), None
+    if width is None and kind.code != gdb.TYPE_CODE_ENUM:
+        return kind, None
+    return sized(bits, is_signed(kind))
 
 
-def common_type(one, other):
-    """C's usual arithmetic conversions."""
-    one, other = promoted(one), promoted(other)
-    size = max(one.sizeof, other.sizeof)
-    if size > 8:
-        return one if one.sizeof == size else other
-    unsigned = any(kind.sizeof == size and not is_signed(kind) for kind in (one, other))
-    return integer_type([*(["unsigned"] if unsigned else []), "long" if size == 8 else "int"])
+def conversion(one, other):
+    """C's usual arithmetic conversions of two numbers, each as :func:`promotion` has it."""
+    operands = [(kind, width or 8 * kind.sizeof) for kind, width in (one, other)]
+    bits = max(length for _, length in operands)
+    longest = [kind for kind, length in operands if length == bits]
+    if bits > 64:
+        return longest[0], None
+    return sized(bits, all(map(is_signed, longest)))
+
+
+def sized(bits, signed):
+    """An integer type for that many bits, and how many of them count if not all do."""
+    words = [] if signed else ["unsigned"]
+    if bits <= INT_BITS:
+        return integer_type([*words, "int"]), None
+    return integer_type([*words, "long"]), bits if bits < 64 else None
 
 
 def char_of(text):
@@ -214,6 +251,25 @@ def char_of(text):
     else:
         return ESCAPES.get(body[1], ord(body[1]))
     return number - 256 if number > 127 else number
+
+
+CHARACTER = re.compile(r"\\(?:[0-7]{1,3}|x[0-9a-fA-F]+|.)|[^\\]")
+
+
+def text_size(text):
+    """The bytes of a text in quotes, without its NUL."""
+    pieces = CHARACTER.findall(text[1:-1])
+    return sum(1 if piece[0] == "\\" else len(piece.encode()) for piece in pieces)
+
+
+def type_named(name, block):
+    """The type that a name stands for in a block; raises gdb.error for none."""
+    if block is not None:
+        try:
+            return gdb.lookup_type(name, block)
+        except gdb.error:
+            pass
+    return gdb.lookup_type(name)
 
 
 def lookup(name, block):

@@ -5,6 +5,8 @@ gdb is asked for each of the function's own; what is static has an address.
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
+import re
+
 import gdb
 from gdb_clones import (
     removed,
@@ -19,8 +21,11 @@ from gdb_places import (
     ARGUMENT_REGISTERS,
     NUMBERS,
     STACK_POINTER,
+    in_words,
+    is_on_stack,
     outer_frame,
     parse_listing,
+    reads_memory,
     register_parts,
 )
 from gdb_types import (
@@ -32,6 +37,9 @@ from gdb_types import (
     is_pointer,
     plain,
 )
+
+# gdb's other names (gdb manual, "Registers").
+WHOLE_REGISTERS = {"pc": "rip", "sp": "rsp", "fp": "rbp"}
 
 
 class Variables:
@@ -50,7 +58,13 @@ class Variables:
             raise Refused(f"there is no register {name}")
         if not (is_integer(kind) or is_pointer(kind)) or plain(kind).sizeof > 8:
             raise Refused(f"{name} is a {kind}, and general registers are read there")
-        code = self.located(name)
+        try:
+            code = self.located("$" + WHOLE_REGISTERS.get(name[1:], name[1:]))
+        except Refused:  # in words about tracepoints
+            raise Refused(
+                f"{name} is not read there: registers are, as a whole",
+                "cast one to its part, as in (u32)$rdx; the pc is $rip",
+            ) from None
         if is_integer(kind):
             code += extend(kind)
         return Item(kind, "value", code, what=name)
@@ -137,7 +151,8 @@ class Variables:
         if address is None:
             if value.is_optimized_out:
                 raise Refused(f"{name} was optimised out by the compiler")
-            return Item(value.type, "value", [const(int(value))], what=name)
+            kind = integer_type(["int"]) if is_int_constant(symbol) else value.type
+            return Item(kind, "value", [const(int(value))], what=name)
         item = Item(value.type, "memory", [const(int(address))], what=name)
         is_function = value.type.code == gdb.TYPE_CODE_FUNC
         if self.scope.statics.is_per_cpu(int(address)) and not is_function:
@@ -154,6 +169,7 @@ class Variables:
         """A variable of the function's own."""
         name = self.scope.own_name(symbol.name)
         kind = plain(symbol.type)
+        registers = self.scope.registers_of(symbol.name) if symbol.is_argument else ()
         if kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and kind.sizeof <= 8:
             if name is None:
                 parts = register_parts(symbol.name, kind, self.scope.entry, name)
@@ -165,25 +181,41 @@ class Variables:
                     f"gdb does not find {symbol.name} of this copy of the function, and something "
                     "else is inlined at its first instruction"
                 )
+            if registers and reads_memory(code):
+                code = [["reg", registers[0]]]  # gcc stores it in the function's frame later on
             self.check_register(symbol, code)
             return Item(symbol.type, "value", code + extend(kind), what=symbol.name)
+        if registers:
+            return Item(symbol.type, "parts", in_words(registers, kind.sizeof), what=symbol.name)
         error = "gdb does not find this copy of the function"
         if name is not None:
             try:
                 code = parse_listing(gdb.execute("maint agent-eval &" + name, to_string=True))
-                return Item(symbol.type, "memory", code, what=symbol.name)
             except gdb.error as refusal:
                 error = str(refusal)
+            else:
+                self.check_stack(symbol, code)
+                return Item(symbol.type, "memory", code, what=symbol.name)
         parts = register_parts(symbol.name, kind, self.scope.entry, name)
         if parts is None or sum(size for _, size in parts) != kind.sizeof:
             raise Refused(f"{symbol.name}, a {symbol.type}: {error}")
         return Item(symbol.type, "parts", parts, what=symbol.name)
+
+    def check_stack(self, symbol, code):
+        """Refuse an argument that the debug info has in memory where no caller puts it."""
+        if symbol.is_argument and not is_on_stack(code):
+            raise Refused(
+                f"the debug info has {symbol.name} in the function's own frame, where it is not "
+                "stored yet at the entry"
+            )
 
     def check_register(self, symbol, code):
         """Refuse an argument of which the debug info has only where it is later on.
 
         gcc may give one register for all of a function (seen of 6.1's ip_rt_update_pmtu).
         """
+        if reads_memory(code):
+            self.check_stack(symbol, code)
         if not symbol.is_argument or not code or code[0][0] != "reg" or len(code) > 2:
             return
         if self.scope.kinds and code[0][1] not in (*ARGUMENT_REGISTERS, STACK_POINTER):
@@ -191,7 +223,8 @@ class Variables:
                 f"the debug info has {symbol.name} in {NUMBERS[code[0][1]]}, where no caller puts "
                 "an argument"
             )
-        expected = self.scope.register_of(symbol.name)
+        registers = self.scope.registers_of(symbol.name)
+        expected = registers[0] if registers else None
         if expected is not None and code[0][1] != expected:
             raise Refused(
                 f"the debug info has {symbol.name} in {NUMBERS[code[0][1]]}, where a caller does "
@@ -208,6 +241,23 @@ class Variables:
         except gdb.error as error:
             raise Refused(str(error)) from None
         return Item(None, "nodebug", [const(address)], what=name)
+
+
+# From gcc 13 on, and in clang, one enumerator that is no int makes the others none.
+GCC = re.compile(r"GNU C\d* (\d+)\.")
+ALIKE_SINCE = 13
+INTS = range(-(1 << 31), 1 << 31)
+
+
+def is_int_constant(symbol):
+    """Whether a constant is an enumerator that is an int (C11 6.4.4.3)."""
+    kind = plain(symbol.type)
+    if kind.code != gdb.TYPE_CODE_ENUM or int(symbol.value()) not in INTS:
+        return False
+    match = GCC.match(symbol.symtab.producer or "")
+    if match is not None and int(match.group(1)) < ALIKE_SINCE:
+        return True
+    return all(field.enumval in INTS for field in kind.fields())
 
 
 def is_constant(symbol):

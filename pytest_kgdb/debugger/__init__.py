@@ -30,8 +30,10 @@ if TYPE_CHECKING:
         launch_gdb,
         launch_template,
     )
-    from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
-    from ._stop import Reason, Stop
+    from ._run_control import RunControl
+    from ._stop import Reason, Stop, place_of
+    from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber
+    from ._symbol_index import SymbolIndex
     from ._template import ForkedGdb, GdbTemplate
     from ._values import Task, Value, evaluate, summary_of
 
@@ -68,6 +70,7 @@ __all__ = [
     "Stop",
     "StopRecord",
     "StopSubscriber",
+    "SymbolIndex",
     "Task",
     "Value",
     "Variables",
@@ -85,6 +88,7 @@ __all__ = [
     "launch_template",
     "object_of",
     "per_cpu",
+    "place_of",
     "source_path",
     "summary_of",
 ]
@@ -132,13 +136,15 @@ _MODULE_OF: Final = {
     "launch_template": "_process",
     "GdbTemplate": "_template",
     "ForkedGdb": "_template",
-    "Restored": "_run_control",
-    "Resumed": "_run_control",
+    "Restored": "_subscribers",
+    "Resumed": "_subscribers",
     "RunControl": "_run_control",
-    "StopRecord": "_run_control",
-    "StopSubscriber": "_run_control",
+    "StopRecord": "_subscribers",
+    "StopSubscriber": "_subscribers",
     "Reason": "_stop",
     "Stop": "_stop",
+    "place_of": "_stop",
+    "SymbolIndex": "_symbol_index",
     "Task": "_values",
     "Value": "_values",
     "evaluate": "_values",

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import KgdbError
 from ._breakpoints import Access, Breakpoint, BreakpointRow, Watchpoint
 from ._debugger import Debugger
+from ._linespec import linespec
 from ._locations import MAX_BREAKPOINTS, NoSuchLocation
 from ._mi import GdbError, Record, c_string
-from ._run_control import Restored, Resumed, RunControl, StopRecord, StopSubscriber
+from ._run_control import RunControl
 from ._stop import Stop
+from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber
 
 __all__ = ["BreakpointTable", "InternalHandler"]
 
 InternalHandler = Callable[[], bool]
 """Is called at each hit of an internal breakpoint; returns whether the kernel stays stopped."""
+
+# gdb/breakpoint.h, breakpoint::ignore_count: an int; gdb cuts off what is more.
+_MAX_IGNORED: Final = 2**31 - 1
 
 # What a debug register can watch (Intel SDM volume 3, "Debug Address Registers").
 _WATCHABLE: Final = {1: "char", 2: "short", 4: "int", 8: "long"}
@@ -29,7 +34,10 @@ _WATCH: Final = {"write": "watch", "read": "rwatch", "access": "awatch"}
 _WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
 
 # gdb/breakpoint.c, insert_breakpoint_locations: gdb keeps what it could not insert.
-_NOT_INSERTED: Final = re.compile(r"^Cannot insert (?:hardware )?breakpoint (\d+)\.", re.M)
+_NOT_INSERTED: Final = re.compile(
+    r"^(?:Cannot insert (?:hardware )?breakpoint|Could not insert hardware watchpoint) (\d+)\.",
+    re.M,
+)
 # gdb/breakpoint.c, bpstat_check_breakpoint_conditions: the reason is in the next line, and the
 # breakpoint's number in some versions.
 _UNTESTABLE: Final = re.compile(r"Error in testing [a-z ]*condition\b[a-z ]*([\d.]*):\s*(.*)", re.S)
@@ -64,6 +72,8 @@ class BreakpointTable(StopSubscriber):
 
     :param gdb: its records.
     :param expects: whether a module that is known, and not loaded, has a location.
+    :param ended_watches: returns, once, the addresses on a stack that are not watched any more, and
+        whether the stop is that of the return of the function in whose frame it was.
     """
 
     def __init__(
@@ -74,11 +84,13 @@ class BreakpointTable(StopSubscriber):
         locations: Resolver,
         *,
         expects: Callable[[str], bool],
+        ended_watches: Callable[[], Mapping[int, bool]],
     ) -> None:
         self._debugger = debugger
         self._run_control = run_control
         self._locations = locations
         self._expects = expects
+        self._ended_watches = ended_watches
         self._rows: dict[int, BreakpointRow] = {}
         self._objects: dict[int, Breakpoint] = {}
         self._internal: dict[str, tuple[int, InternalHandler]] = {}
@@ -130,15 +142,20 @@ class BreakpointTable(StopSubscriber):
                 "(include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)",
                 hint="delete some",
             )
+        if not isinstance(ignore_count, int) or not 0 <= ignore_count <= _MAX_IGNORED:
+            raise KgdbError(
+                f"no breakpoint at {location}: {ignore_count!r} is no number of hits to ignore",
+                hint=f"gdb takes 0 to {_MAX_IGNORED}",
+            )
         words = ["-break-insert"]
         waits = False
         try:
             resolved = self._locations.resolve(location)
         except NoSuchLocation:
-            if not pending and not self._expects(location):
+            resolved = linespec(location)
+            if not pending and not self._expects(resolved):
                 raise
             waits = True
-            resolved = location
             words.append("-f")
         if temporary:
             words.append("-t")
@@ -225,7 +242,8 @@ class BreakpointTable(StopSubscriber):
                 f"{', '.join(map(str, _WATCHABLE))}",
                 hint="watch a member of it",
             )
-        output = self._debugger.console(f"{_WATCH[access]} *({_WATCHABLE[size]} *){address:#x}")
+        kind = f"{'signed' if place['signed'] else 'unsigned'} {_WATCHABLE[size]}"
+        output = self._debugger.console(f"{_WATCH[access]} *({kind} *){address:#x}")
         match = re.match(r"Hardware (?:read |access \(read/write\) )?watchpoint (\d+):", output)
         if match is None:
             raise KgdbError(
@@ -379,6 +397,10 @@ class BreakpointTable(StopSubscriber):
 
     # What run control says
 
+    def may_go_on(self) -> bool:
+        """Return whether one with commands was hit: they may resume the kernel."""
+        return any(row.commands for row in list(self._hit_now))
+
     def intercept(self, record: StopRecord) -> bool:
         """Serve a hit of an internal breakpoint."""
         if "reason" not in record.payload and self._hit_now:
@@ -400,12 +422,15 @@ class BreakpointTable(StopSubscriber):
         """Name the breakpoint of a stop; a temporary one ends by its hit."""
         payload = record.payload
         watch: dict[str, Any] = next((payload[key] for key in _WATCHPOINTS if key in payload), {})
-        number = int(payload.get("bkptno") or watch.get("number") or 0)
+        number = int(payload.get("bkptno") or watch.get("number") or payload.get("wpnum") or 0)
+        self._end_watches(record)
         row = self._rows.get(number)
         if row is not None and not row.internal:
             record.breakpoint = self._objects.setdefault(number, Breakpoint(self, row))
-        else:
+        elif record.breakpoint is None:
             record.breakpoint = self._deleted_by_hit.pop(number, None)
+        if payload.get("reason") == "watchpoint-scope" and record.breakpoint is not None:
+            record.message = _returned(record.breakpoint)
         if row is not None and payload.get("disp") == "del":
             row.hits = max(row.hits, 1)
             self._forget([row])
@@ -414,6 +439,22 @@ class BreakpointTable(StopSubscriber):
                 f"gdb could not evaluate the condition '{row.condition}': "
                 f"{self._untestable.strip()}"
             )
+
+    def _end_watches(self, record: StopRecord) -> None:
+        """Delete the watchpoints of local variables whose function has returned."""
+        ended = self._ended_watches()
+        if not ended:
+            return
+        answer = self._debugger.request("watchpoints_at", addresses=sorted(ended))
+        rows = [self._rows[number] for number in answer["numbers"] if number in self._rows]
+        if not rows:
+            return
+        watchpoints = [self._objects.get(row.number) or Breakpoint(self, row) for row in rows]
+        self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
+        self._forget(rows)
+        if record.reason == "int3" and any(ended.values()):
+            record.reason, record.signal = "watchpoint", None
+            record.breakpoint, record.message = watchpoints[0], _returned(watchpoints[0])
 
     def recorded(self, stop: Stop) -> None:  # noqa: ARG002 # as every subscriber's
         """After a step, internal breakpoints are enabled again."""
@@ -427,19 +468,22 @@ class BreakpointTable(StopSubscriber):
 
     def resumed(self, event: Resumed) -> None:
         """Around a step, internal breakpoints are disabled: gdb would end the step at a hit."""
-        self._hit_now.clear()
-        self._untestable = None
+        self._forget_hits()
         self._check_conditions()
         if event.stepping and self._internal:
             self._disabled_for_step = True
             self._enable(self._internal_numbers, False)
 
+    def _forget_hits(self) -> None:
+        self._hit_now.clear()
+        self._untestable = None
+
     def _check_conditions(self) -> None:
         """Say the names of a condition anew, whose breakpoint has waited for its module."""
         for row in list(self._rows.values()):
             if row.resolved is None and row.written is not None and row.locations:
-                row.resolved = row.text
-                text = self._as_gdb_takes_it(row.written[1], row.text)
+                row.resolved = linespec(row.text)
+                text = self._as_gdb_takes_it(row.written[1], row.resolved)
                 if text != row.written[0]:
                     row.written = text, row.written[1]
                     self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
@@ -447,6 +491,8 @@ class BreakpointTable(StopSubscriber):
     def restored(self, event: Restored) -> None:
         """Another test begins without breakpoints."""
         self._hit_now.clear()
+        if not event.keep_breakpoints:
+            self._ended_watches()  # those of the test before
         if event.keep_breakpoints:
             self._deleted_by_hit.clear()
         else:
@@ -471,7 +517,8 @@ class BreakpointTable(StopSubscriber):
         places = []
         for number in sorted(set(map(int, _NOT_INSERTED.findall(message))) - {0}):
             row = self._rows.get(number)
-            places.append(f"breakpoint {number}" + (f" at {row.text}" if row is not None else ""))
+            kind = "watchpoint" if f"watchpoint {number}." in message else "breakpoint"
+            places.append(f"{kind} {number}" + (f" at {row.text}" if row is not None else ""))
             with contextlib.suppress(GdbError):
                 self._debugger.command(f"-break-delete {number}")
             if row is not None:
@@ -496,7 +543,9 @@ class BreakpointTable(StopSubscriber):
         if record["type"] == "log":
             self._on_log(str(payload))
             return
-        if record["message"] in ("breakpoint-created", "breakpoint-modified"):
+        if record["message"] == "running":
+            self._forget_hits()  # a script may resume several times
+        elif record["message"] in ("breakpoint-created", "breakpoint-modified"):
             changed = payload.get("bkpt", {})
             number = _number(changed.get("number", ""))
             if not number:
@@ -524,6 +573,10 @@ class BreakpointTable(StopSubscriber):
             self._untestable = match[2]
         elif self._untestable == "":
             self._untestable = line
+
+
+def _returned(watchpoint: Breakpoint) -> str:
+    return f"the function returns whose {watchpoint.location} it is: the watchpoint is deleted"
 
 
 def _number(text: object) -> int:

@@ -150,7 +150,10 @@ class Breakpoint(Deletable):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """gdb commands that run at each hit, set at gdb's prompt."""
+        """gdb commands that run at each hit, set at gdb's prompt.
+
+        Where they resume the kernel, no test sees the hit; but :attr:`hits` counts it.
+        """
         return self._row.commands
 
     def _require(self) -> None:

@@ -91,6 +91,9 @@ def asked_by_guest(names: Sequence[str | None]) -> bool:
 
 def select_frame(debugger: Debugger, reason: Reason) -> int:
     """Select the frame that a stop is about, and return its level: not the debugger's own."""
+    if reason == "oops":
+        # Its instruction has been executed: if inlined code begins with it, that is where it is.
+        debugger.request("show_inlined")
     if reason not in ("panic", "int3"):
         return 0
     frames = debugger.request("frames", limit=_DEEP if reason == "panic" else 2)["frames"]
@@ -114,6 +117,13 @@ def select_frame(debugger: Debugger, reason: Reason) -> int:
     return level
 
 
+# gdb manual, "GDB/MI Async Records"; the last is of a local variable whose function has returned.
+_WATCHED: Final = (
+    "watchpoint-trigger", "read-watchpoint-trigger", "access-watchpoint-trigger",
+    "watchpoint-scope",
+)  # fmt: skip
+
+
 def classify(
     record: Mapping[str, Any], names: Callable[[], list[str | None]]
 ) -> tuple[Reason, str | None]:
@@ -124,7 +134,7 @@ def classify(
     why = record.get("reason")
     if why == "breakpoint-hit":
         return "breakpoint", None
-    if why in ("watchpoint-trigger", "read-watchpoint-trigger", "access-watchpoint-trigger"):
+    if why in _WATCHED:
         return "watchpoint", None
     if why == "function-finished":
         return "finished", None

@@ -120,13 +120,14 @@ class Debugger:
         """
         return self._run(lambda: self._gdb.command_text(command))
 
-    def console(self, command: str) -> str:
+    def console(self, command: str, *, timeout: float | None = None) -> str:
         """Run a command of gdb's command line and return what it printed.
 
+        :param timeout: seconds; the limit of the running test otherwise.
         :raises GdbError: gdb refused it.
         :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
         """
-        return self._run(lambda: self._gdb.console(command))
+        return self._run(lambda: self._gdb.console(command, timeout=timeout))
 
     def _run(self, work: Callable[[], _T]) -> _T:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -11,7 +11,7 @@ from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied
 from ..escape import clean
 from ..klog import PANIC, console_panic, console_panic_end
 from ._mi import GdbError
-from ._run_control import Restored, Resumed, StopSubscriber
+from ._subscribers import Restored, Resumed, StopSubscriber
 
 __all__ = ["FirstCause", "MachineLife"]
 
@@ -140,6 +140,15 @@ class FirstCause(StopSubscriber):
         if words is not None:
             return self.panicked(f"the kernel panicked ({clean(words)}) and QEMU ended; it said")
         return self._machine.death("QEMU ended while a test was using it", started=True)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Around what uses QEMU's monitor, which says no more of QEMU's end than that it closes."""
+        __tracebackhide__ = True
+        try:
+            yield
+        except MachineDied as error:
+            raise self.first(error) from error
 
     def panicked(self, what: str) -> KernelPanic:
         """Return the error for a panic, with its lines up to the registers and the code.

@@ -116,6 +116,12 @@ class Frame:
         return None if name is None else source_path(str(name), self._source)
 
     @property
+    def path(self) -> str | None:
+        """The path of :attr:`file` as the debug info has it."""
+        path = self._get("fullname")
+        return None if path is None else str(path)
+
+    @property
     def line(self) -> int | None:
         """The line in :attr:`file`, from 1."""
         line = self._get("line")

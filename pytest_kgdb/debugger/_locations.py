@@ -16,6 +16,7 @@ from typing import Final
 from ..elf import ElfFile
 from ..errors import KgdbError
 from ._debugger import Debugger
+from ._linespec import linespec
 from ._mi import GdbError, c_string
 
 __all__ = ["Locations", "NoSuchLocation"]
@@ -67,6 +68,10 @@ _FORBIDDEN: Final = (
 )
 
 
+# gdb/linespec.c, linespec_keywords: where gdb's own `break` has a location end, and a condition.
+_CONDITION: Final = re.compile(r"\s*(.*?)\s+if\b\s*(.*)", re.DOTALL)
+
+
 class NoSuchLocation(KgdbError):
     """Nothing that gdb knows is there."""
 
@@ -78,6 +83,7 @@ class Locations:
     :param symbols: its System.map, where there is one.
     :param refusal: returns why no breakpoint may be at an address in a module.
     :param functions: returns the names of modules' functions.
+    :param explain: returns why nothing is at a location, and what to do, where modules explain it.
     """
 
     def __init__(
@@ -88,10 +94,12 @@ class Locations:
         *,
         refusal: Callable[[int], str | None],
         functions: Callable[[], Iterable[str]] = tuple,
+        explain: Callable[[str], tuple[str, str] | None] = lambda _: None,
     ) -> None:
         self._debugger = debugger
         self._refusal = refusal
         self._functions = functions
+        self._explain = explain
         self._elf = elf
         self._symbols = symbols
         self._addresses: dict[str, int | None] = {}
@@ -100,11 +108,16 @@ class Locations:
         self._is_hidden = False  # of what was decoded last
 
     def resolve(self, location: str) -> str:
-        """Return the location as gdb takes it.
+        """Return the location as gdb takes it, an explicit one as a linespec.
 
         :raises KgdbError: nothing is there, or it must not be probed; the message says why.
         """
-        resolved = location
+        if match := _CONDITION.fullmatch(location):
+            raise KgdbError(
+                f"no breakpoint at {location}: a condition is not part of the location",
+                hint=f'breakpoint("{match[1]}", condition="{match[2]}")',
+            )
+        location = resolved = linespec(location)
         try:
             addresses = self._decode(location)
         except GdbError as error:
@@ -136,17 +149,24 @@ class Locations:
         """Return the addresses in freed init code of the location that was resolved last."""
         return self._freed.get(location, frozenset())
 
-    def behind(self, function: str) -> str:
+    def behind(self, function: str, what: str) -> str:
         """Return the name by which gdb knows a function: `printk` and `kmemdup` are macros.
 
+        :param what: what is to be on it, for the error: `spy`.
         :raises KgdbError: there is none; the message has the nearest names.
         """
+        if _CONDITION.fullmatch(function):
+            raise KgdbError(
+                f"no {what} on {function}: a condition is not part of the function's name",
+                hint="an override() has when=; a spy() records all calls, with their arguments",
+            )
+        function = linespec(function)
         try:
             self._decode(function)
         except GdbError as error:
             behind = self._behind_macro(function)
             if behind is None:
-                raise self._unknown(function, error) from error
+                raise self._unknown(function, error, f"{what} on") from error
             return behind
         return function
 
@@ -254,13 +274,18 @@ class Locations:
         data = self._elf.contents(low, high - low)
         return sorted(entry for (entry,) in struct.iter_unpack("<Q", data) if entry)
 
-    def _unknown(self, location: str, error: GdbError) -> NoSuchLocation:
+    def _unknown(
+        self, location: str, error: GdbError, what: str = "breakpoint at"
+    ) -> NoSuchLocation:
+        if (explained := self._explain(location)) is not None:
+            reason, hint = explained
+            return NoSuchLocation(f"no {what} {location}: {reason}", hint=hint)
         name = re.split(r"[:+*\s]", location.strip(), maxsplit=1)[0]
         names = {*self._names(), *self._functions()} if name else ()
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.7)
         reason = error.message.rstrip(".")
         return NoSuchLocation(
-            f"no breakpoint at {location}: {reason}",
+            f"no {what} {location}: {reason}",
             hint=f"did you mean {', '.join(near)}?"
             if near
             else "a function that gcc inlined everywhere, or a module's before it is loaded, "

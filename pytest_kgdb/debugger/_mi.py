@@ -23,6 +23,13 @@ _TAIL: Final = 400
 # Stream records (gdb manual, "GDB/MI Stream Records") kept until the reply of their command.
 _STREAMS: Final = 20_000
 
+# It changes nothing, says nothing of the target, and is answered while that runs, too (gdb manual,
+# "GDB/MI Support Commands").
+_NOTHING: Final = "-list-features"
+
+# For the thread that reads to end with gdb; what gdb has started may hold its output open.
+_READER_SECONDS: Final = 2.0
+
 # gdb/python/python.c, gdbpy_print_stack: the exception itself is in the log stream.
 _PYTHON_ERROR: Final = "Error while executing Python code"
 
@@ -96,21 +103,32 @@ class Gdb:
         self._pending: set[int] = set()
         self._resumed_by: set[int] = set()  # tokens of commands that gdb has answered by ^running
         self._events: deque[Record] = deque()
+        self._syncing: set[int] = set()  # tokens; events wait until they are answered
+        self._last = 0  # the token of the last command
+        self._failed: Record | None = None  # its error, where it resumed the target before
         self._streams: deque[Record] = deque(maxlen=_STREAMS)
         self._ended = False
         self._running = False
-        self._reader = threading.Thread(target=self._read, name="kgdb-gdb", daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._transport,), name="kgdb-gdb", daemon=True
+        )
         self._reader.start()
 
     # The reading thread
 
-    def _read(self) -> None:
+    def _read(self, transport: MiTransport) -> None:
+        """Take what a gdb says, until its end.
+
+        What it has started (`shell`) may hold its output open for longer than there is this gdb.
+        """
         rest = b""
         while True:
             try:
-                data = self._transport.read()
+                data = transport.read()
             except (OSError, ValueError):
                 data = b""
+            if transport is not self._transport:
+                return  # another gdb has replaced it
             if not data:
                 break
             *lines, rest = (rest + data).split(b"\n")
@@ -122,6 +140,8 @@ class Gdb:
                 for line in self._records(text):
                     self._take(parse(line))
         with self._changed:
+            if transport is not self._transport:
+                return
             self._ended = True
             self._running = False
             self._changed.notify_all()
@@ -143,7 +163,11 @@ class Gdb:
         is_event = False
         with self._changed:
             kind = record["type"]
-            if kind == "result":
+            if kind == "result" and record["token"] in self._syncing:
+                self._syncing.discard(record["token"])
+                if not self._syncing:
+                    self._sync_events()
+            elif kind == "result":
                 is_event = self._take_result(record)
             elif kind == "notify":
                 if record["message"] in ("running", "stopped"):
@@ -188,7 +212,25 @@ class Gdb:
             record["text"] = self._take_streams()
             self._replies[token] = record
             self._pending.discard(token)
+        elif message == "error" and token == self._last:
+            record["log"] = self._logged()
+            self._failed = record
         return False
+
+    def _sync_events(self) -> None:
+        """Keep the last event, if it still holds, with what was printed of all."""
+        texts = [str(event.get("text", "")) for event in self._events]
+        text = "".join(texts) + self._take_streams()
+        if self._running or not self._events:
+            self._events.clear()
+            self._streams.append({"type": "console", "payload": text})
+        else:
+            last = self._events.pop()
+            last["text"] = text
+            if self._failed is not None:
+                last["error"], self._failed = self._failed, None
+            self._events.clear()
+            self._events.append(last)
 
     def _logged(self) -> str:
         lines = (str(line["payload"]) for line in self._streams if line["type"] == "log")
@@ -264,6 +306,7 @@ class Gdb:
             with self._changed:
                 self._streams.clear()
                 self._pending.add(token)
+                self._last, self._failed = token, None
             self._log_line(">", f"{token}{command}")
             try:
                 self._transport.send(f"{token}{command}")
@@ -294,8 +337,10 @@ class Gdb:
         :raises DebuggerDied: gdb is gone.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._events or self._ended, timeout)
-            if self._events:
+            self._changed.wait_for(
+                lambda: (self._events and not self._syncing) or self._ended, timeout
+            )
+            if self._events and not self._syncing:
                 return self._events.popleft()
             if self._ended:
                 raise self._death("waiting for a stop")
@@ -307,11 +352,36 @@ class Gdb:
         with self._changed:
             return bool(self._events)
 
-    def drop_events(self, *, keep: int = 0) -> None:
-        """Drop the events that nobody took; but the last `keep`."""
+    def sync_events(self, event: Record | None = None) -> None:
+        """Have events wait until gdb reads commands again; the last one counts, and no other.
+
+        gdb goes on by itself from a stop at which a script resumes again, or a breakpoint's
+        commands: then there is no stop, and what was printed of it is in the next one's text.
+
+        An error of the script's meanwhile is the event's `error`.
+
+        :param event: one that was taken, and may be none.
+        :raises DebuggerDied: gdb is gone.
+        """
+        # By the second, gdb has done what was posted to its event loop before the first: each turn
+        # of the loop serves another source (gdbsupport/event-loop.cc, gdb_do_one_event).
+        tokens = [next(self._tokens), next(self._tokens)]
+        with self._sending:
+            with self._changed:
+                if event is not None:
+                    self._events.appendleft(event)
+                self._syncing.update(tokens)
+            for token in tokens:
+                self._log_line(">", f"{token}{_NOTHING}")
+                try:
+                    self._transport.send(f"{token}{_NOTHING}")
+                except (OSError, ValueError):
+                    raise self._death(_NOTHING) from None
+
+    def drop_events(self) -> None:
+        """Drop the events that nobody took."""
         with self._changed:
-            while len(self._events) > keep:
-                self._events.popleft()
+            self._events.clear()
 
     @property
     def target_running(self) -> bool:
@@ -353,7 +423,7 @@ class Gdb:
 
     def _end(self) -> None:
         self._transport.close()
-        self._reader.join(2)
+        self._reader.join(_READER_SECONDS)
 
     def close(self) -> None:
         """End gdb; always, and within seconds."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from ..errors import ConfigError, KgdbError
 from ..process import PIPE, Child, run, which
 from ._memory_limit import memory_limit
+from ._symbol_index import index_settings
 from ._template import GdbTemplate
 
 __all__ = [
@@ -121,8 +122,7 @@ def command_line(kernel: DebugFiles, index_cache: Path) -> list[str]:
     argv = [which("gdb", package="gdb"), "-nx", "-q", "--interpreter=mi3"]
     settings = [
         *_SETTINGS,
-        f"set index-cache directory {index_cache}",
-        "set index-cache enabled on",
+        *index_settings(index_cache),
         # gdb's Python keeps no compiled modules otherwise (gdb manual, "Python Commands"), and
         # would compile the agent's at each start.
         "python import sys; sys.dont_write_bytecode = False",

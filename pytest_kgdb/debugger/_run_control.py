@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..deadline import Deadline, WaitLimit
-from ..diagnosis import Diagnosis, explained
+from ..diagnosis import explained
 from ..errors import KgdbError, MachineDied, TimeoutError
-from ._breakpoints import Breakpoint
 from ._classify import asked_by_guest, classify, select_frame, trap_name
 from ._debugger import Debugger
 from ._frames import Frame, SourceText
 from ._mi import GdbError, Record, c_string, refusal
 from ._stop import Reason, Stop
+from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber, of_the_first
 
-__all__ = ["Restored", "Resumed", "RunControl", "StopRecord", "StopSubscriber"]
+__all__ = ["RunControl"]
 
 # How often a wait checks that QEMU still lives, in seconds; stops themselves arrive at once.
 _LIVENESS: Final = 0.1
@@ -32,80 +31,6 @@ _CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
 
 # The same at gdb's prompt, where gdb prints the stop.
 _CONTINUE_AT_PROMPT: Final = '-interpreter-exec console "continue"'
-
-
-@dataclass
-class StopRecord:
-    """A stop on its way to the test: gdb's record, and what subscribers know of it."""
-
-    payload: dict[str, Any]
-    """Of gdb's `*stopped` (gdb manual, "GDB/MI Async Records")."""
-    internal: bool = False
-    """Whether an internal breakpoint was hit, together with one of the test's."""
-    reason: Reason = "int3"
-    signal: str | None = None
-    breakpoint: Breakpoint | None = None
-    message: str | None = None
-    """What the kernel said of an oops or a panic."""
-    text: str = ""
-    """What gdb has printed of it, where a command of its prompt has led to it."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """The kernel is about to run."""
-
-    stepping: bool
-    """Whether gdb steps one task; it lets the whole kernel run otherwise."""
-    silent: bool = False
-    """Whether it goes on from a stop that no test sees."""
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The machine was restored to a snapshot, and the kernel is stopped there."""
-
-    keep_breakpoints: bool
-    """Whether this is the same test's doing; another test begins otherwise."""
-
-
-class StopSubscriber:
-    """Is told of resumes and stops; what a subscriber has no use for it leaves as it is here.
-
-    Subscribers are called in the order in which they subscribed: the table of breakpoints, the
-    hooks (spies, overrides), the modules, the kernel's log.
-    """
-
-    def intercept(self, record: StopRecord) -> bool:  # noqa: ARG002 # for those that override it
-        """Serve a stop that no test sees; return whether the kernel goes on at once."""
-        return False
-
-    def stopped(self, record: StopRecord) -> None:
-        """Add what is known of a stop to its record, and follow what the kernel has done."""
-
-    def recorded(self, stop: Stop) -> None:
-        """Take note that a stop is there to be seen; raises KgdbError to have it raised."""
-
-    def resumed(self, event: Resumed) -> None:
-        """Take note that the kernel is about to run."""
-
-    def restored(self, event: Restored) -> None:
-        """Take note that the machine was restored to a snapshot."""
-
-    def refused(self, message: str) -> str:  # noqa: ARG002 # for those that know why
-        """Take note that gdb gave up a resume; return what is behind it, and was done about it.
-
-        :param message: gdb's words; empty if it had nothing to resume for.
-        """
-        return ""
-
-    def awaited(self) -> str:
-        """Return, for the message of a wait that ran out, where the kernel was to stop."""
-        return ""
-
-    def diagnose(self) -> Diagnosis | None:
-        """Return, for the same message, what the kernel does instead: who runs, who waits."""
-        return None
 
 
 class MiEvents(Protocol):
@@ -126,8 +51,11 @@ class MiEvents(Protocol):
     def next_event(self, timeout: float) -> Record | None:
         """Take the oldest event, waiting for one."""
 
-    def drop_events(self, *, keep: int = 0) -> None:
-        """Drop those that nobody took; but the last `keep`."""
+    def sync_events(self, event: Record | None = None) -> None:
+        """Have events wait until gdb reads commands again; the last one counts, and no other."""
+
+    def drop_events(self) -> None:
+        """Drop those that nobody took."""
 
     def command(self, command: str) -> Any:
         """Run an MI command."""
@@ -209,12 +137,14 @@ class RunControl:
         self._before: Stop | None = None  # the stop that the kernel was resumed from
         self._refused: GdbError | None = None  # gdb's second answer to a resume
         self._interrupting = False  # asked for, and no stop has come since
+        self._passing = False  # what is asked for is the stop of kept_stopped()
         self._breaks = 0  # sent, and not seen to have stopped the kernel
         self._oops: tuple[int, ...] | None = None  # where the last oops was, and whose
         self._oops_signal: str | None = None  # what gdb was told of that oops
         self._stepping = False  # the relay takes what gdb inserts for what it steps by
         self._continue = _CONTINUE
         self._text = ""  # what gdb has printed of the last stop
+        self._script_error: Record | None = None  # of a script that has led to it
         self.hears_interrupts = True
         """Whether the kernel did when it was last looked at: only QEMU can stop it otherwise."""
 
@@ -277,6 +207,10 @@ class RunControl:
         """Have the next resume refused, once: something that it was for is not there."""
         self._refused = error
 
+    def gdb_is_stopped(self) -> bool:
+        """Whether gdb has said that the kernel is stopped, and has not begun to resume it."""
+        return not self._gdb.target_running
+
     # Stopping
 
     def wait(self, timeout: float | None = None) -> Stop:
@@ -330,6 +264,7 @@ class RunControl:
         :raises TimeoutError: it did not stop.
         """
         __tracebackhide__ = True
+        timeout = self._waits.of(timeout)
         if self.stopped:
             return self.wait(timeout)
         self._interrupting = True
@@ -352,7 +287,11 @@ class RunControl:
         """Keep the kernel stopped meanwhile, and let it run again at the end if it ran."""
         ran = not self.stopped
         if ran:
-            self.interrupt()
+            self._passing = True
+            try:
+                self.interrupt()
+            finally:
+                self._passing = False
         try:
             yield
         finally:
@@ -392,6 +331,14 @@ class RunControl:
 
     # Resuming
 
+    def cont(self, timeout: float | None = None) -> Stop:
+        """Let the kernel run until it stops.
+
+        :param timeout: seconds; the limit of the running test otherwise.
+        """
+        __tracebackhide__ = True
+        return self.step(self._continue, timeout)
+
     def resume(self) -> None:
         """Let the kernel run and return at once.
 
@@ -407,6 +354,7 @@ class RunControl:
         :param timeout: seconds; the limit of the running test otherwise.
         """
         __tracebackhide__ = True
+        timeout = self._waits.of(timeout)  # the kernel does not run for one that is none
         self._resume(command)
         return self.wait(timeout)
 
@@ -419,6 +367,7 @@ class RunControl:
         :return: what gdb has printed of it and of the stop.
         """
         __tracebackhide__ = True
+        timeout = self._waits.of(timeout)
         with self._printing():
             words = self._resume(f"-interpreter-exec console {c_string(command)}", stepping)
             if not self._gdb.target_running and not self._gdb.has_events:
@@ -484,15 +433,18 @@ class RunControl:
         Of several stops the last counts: gdb has gone on from the others.
 
         :param timeout: seconds; the limit of the running test otherwise.
-        :return: what gdb has printed of the stop; None if there was no resume.
+        :return: what gdb has printed since; None if there was no resume.
+        :raises GdbError: a later command of the script failed; the kernel is stopped.
         """
         if not self._gdb.target_running and not self._gdb.has_events:
             return None
         self._before = self._stop or self._before
         self._move()
         with self._printing():
-            self._gdb.drop_events(keep=0 if self._gdb.target_running else 1)
+            self._gdb.sync_events()
             self.wait(timeout)
+            if self._script_error is not None:
+                raise refusal(self._script_error)
             return self._text
 
     @contextlib.contextmanager
@@ -558,17 +510,43 @@ class RunControl:
 
     def _take_event(self, timeout: float) -> bool:
         """Take note of a stop if there is one; True when the kernel is stopped."""
-        deadline = Deadline(timeout)
+        deadline, syncing = Deadline(timeout), False
         while True:
             record = self._gdb.next_event(deadline.left)
             if record is None:
+                if syncing:
+                    self._interrupt_again()
                 return False
             if record["type"] == "result":
                 self._refused = self._give_up(refusal(record))
                 return True
-            stop = StopRecord(record["payload"] or {}, text=record.get("text", ""))
+            if not record.get("synced") and self._may_go_on():
+                record["synced"] = True
+                self._gdb.sync_events(record)
+                if not syncing:  # and no longer than that: gdb may go on again and again
+                    deadline, syncing = Deadline(max(deadline.left, _LIVENESS)), True
+                continue
+            self._script_error = record.get("error")
+            payload = of_the_first(record["payload"] or {})
+            stop = StopRecord(payload, text=record.get("text", ""), passing=self._passing)
             if self._take_stop(stop):
                 return True
+
+    def _interrupt_again(self) -> None:
+        """Ask once more for a stop, where gdb goes on from others: QEMU takes none in between."""
+        if self._interrupting and self._gdb.target_running and self._debugger.door == "qemu":
+            self.request_stop()
+
+    def _may_go_on(self) -> bool:
+        """Return whether gdb may go on from the stop that was taken, or has done so.
+
+        The breakpoints that were hit are forgotten when gdb goes on, so they are looked at first.
+        """
+        return (
+            any(subscriber.may_go_on() for subscriber in self._subscribers)
+            or self._gdb.target_running
+            or self._gdb.has_events
+        )
 
     def _take_stop(self, record: StopRecord) -> bool:
         """Make a Stop of gdb's record; False for one that no test is to see."""

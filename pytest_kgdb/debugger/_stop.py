@@ -13,7 +13,7 @@ from ._debugger import Debugger
 from ._frames import Frame, SourceText
 from ._values import Task, Value
 
-__all__ = ["Reason", "Stop"]
+__all__ = ["Reason", "Stop", "place_of"]
 
 Reason = Literal[
     "breakpoint", "watchpoint", "step", "interrupt", "int3", "panic", "oops", "finished"
@@ -23,6 +23,9 @@ Reason = Literal[
 # A kernel's stack is 16 KiB (arch/x86/include/asm/page_64_types.h, THREAD_SIZE); a backtrace that
 # is deeper than this has lost its way.
 _DEPTH: Final = 128
+
+# arch/x86/include/uapi/asm/processor-flags.h, X86_EFLAGS_TF
+_TRAP_FLAG: Final = 0x100
 
 
 class Stop:
@@ -51,7 +54,7 @@ class Stop:
         self.breakpoint = breakpoint
         self.signal = signal
         self.message = message
-        """What the kernel said of a panic or an oops."""
+        """What the kernel said of a panic or an oops; why it stopped, where that is not enough."""
         watch = watched or {}
         self.old = _number(watch.get("old"))
         """What a watchpoint's memory held before the access, as a number."""
@@ -128,6 +131,11 @@ class Stop:
         """The general registers in the stop's frame, by gdb's names; those that are known."""
         self._check()
         answer: dict[str, int] = self._debugger.request("registers", frame=self._level)["registers"]
+        # kgdb steps by the trap flag, and leaves it set until the next resume
+        # (arch/x86/kernel/kgdb.c, kgdb_arch_handle_exception). Code that sets it by itself traps at
+        # once, which is no step.
+        if self._debugger.door == "kgdb" and self.reason != "int3" and "eflags" in answer:
+            answer["eflags"] &= ~_TRAP_FLAG
         return answer
 
     @property
@@ -155,9 +163,22 @@ class Stop:
             return f"<Stop {self.reason}: stale>"
         message = f": {self.message}" if self.message else ""
         try:
-            return f"<Stop {self.reason} in {self.frame}{message}>"
+            return f"<Stop {self.reason} in #{self._level} {place_of(self)}{message}>"
         except KgdbError:
             return f"<Stop {self.reason}{message}>"
+
+
+def place_of(stop: Stop) -> str:
+    """Return where the kernel stopped, in words; of code without a symbol, its caller too.
+
+    A call of a function pointer that is NULL is told by the caller alone.
+    """
+    frame = stop.frame
+    place = str(frame).partition(" ")[2]
+    if frame.function is not None:
+        return place
+    callers = stop.backtrace(frame.level + 2)[frame.level + 1 :]
+    return place + "".join(f", called from {str(caller).partition(' ')[2]}" for caller in callers)
 
 
 def _number(text: str | None) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ._locks import spinlock_name, task_name
+from ._locks import spinning_lock, task_name
 from ._stack import StackFrame, frames_of, lines_of, stack_of
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class CpuSample:
     entry: bytes = b""
     """The registers with which that task entered the kernel (`struct pt_regs`)."""
     frames: Sequence[StackFrame] = field(default=(), repr=False)
-    spinlock: str | None = None
-    """The spinlock that it waited for; empty for one that cannot be told, None for none."""
+    spins_for: str | None = None
+    """The lock that it spun for, in words; None for none."""
     error: str = ""
     """Why there are no frames."""
 
@@ -162,7 +162,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         return plain
     pid, comm, switches, entry, error = -1, "", 0, b"", ""
     frames: list[StackFrame] = []
-    spinlock = None
+    spins_for = None
     # The kernel may be broken in any way, and whatever can be read is reported.
     try:
         from drgn.helpers.linux.sched import cpu_curr
@@ -177,7 +177,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         try:
             trace = _trace(program, registers)
             frames = _with_flags(program, trace, frames_of(trace, source))
-            spinlock = spinlock_name(program, trace)
+            spins_for = spinning_lock(program, trace)
         except Exception as caught:
             error = str(caught)
     return CpuSample(
@@ -190,7 +190,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         switches,
         entry,
         tuple(frames),
-        spinlock,
+        spins_for,
         error,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from ..errors import KgdbError
+from ._command import Story, likeliest_first
 from ._cpus import CpuSample, general_registers
 from ._loops import Loop, loop_of
 from ._samples import Samples
@@ -64,31 +66,50 @@ def diagnose(samples: Samples) -> Diagnosis:
         return Diagnosis(f"{samples.status}: QEMU has stopped the machine", text, deaf=True)
     if samples.last and not any(cpu.started for cpu in samples.last):
         return Diagnosis(_before_the_kernel(samples.by_cpu()[0]), text)
-    loops = [loop for cpu in samples.by_cpu() if (loop := loop_of(cpu)) is not None]
+    looks = len(samples.cpus)
+    loops = [loop for task in samples.by_task() if (loop := loop_of(task, looks)) is not None]
     deaf = [loop for loop in loops if loop.deaf]
-    chains = samples.stuck()
-    blocked = [chain for chain in chains if chain[0].uninterruptible]
     inside = [loop for loop in loops if not loop.user]
     if inside:
         registers = general_registers(samples.dump).splitlines()[:_MAX_REGISTER_LINES]
         words = _looping(deaf or inside)
         return Diagnosis(words, "\n".join([text, *registers]), deaf=bool(deaf))
-    if blocked:
-        return Diagnosis(_blocked(blocked), text)
-    if loops:
-        return Diagnosis(_looping(loops), text)
+    return Diagnosis(_of_tasks(samples, loops), text)
+
+
+def _of_tasks(samples: Samples, loops: Sequence[Loop]) -> str:
+    """Return what the tasks do or wait for, where no CPU loops in the kernel.
+
+    Kernel threads come last: many wait uninterruptibly for work.
+    """
+    chains = samples.stuck()
+    circle = next((chain for chain in chains if chain[-1] in chain[:-1]), None)
+    if circle is not None:
+        return _deadlock(circle)
+    stories = [Story(loop.pid, _looping(loops)) for loop in loops]
+    stories += [
+        Story(task.pid, _hangs(chains, chain), task.since, task.waits_idly)
+        for chain in chains
+        if (task := chain[0]).waits_by_itself and task.program
+    ]
+    ordered = likeliest_first(stories, samples.processes)
+    if ordered and not ordered[0].often:
+        return ordered[0].words
     if busy := _busy(samples):
-        return Diagnosis(busy, text)
-    waiting = [chain for chain in chains if chain[0].waits_by_itself]
-    if waiting:
-        return Diagnosis(_waiting(waiting), text)
-    if polling := _polling(samples.chains or ()):
-        return Diagnosis(polling, text)
-    if samples.chains is None:
-        return Diagnosis("", text)
+        return busy
     readers = [str(chain[0]) for chain in chains if chain[0].reads_input]
-    end = f"; {readers[-1]} waits for input" if readers else ""
-    return Diagnosis(f"idle: nothing is blocked{end}", text)
+    reads = f"{readers[-1]} waits for input" if readers else ""
+    if ordered and not reads:
+        return ordered[0].words
+    threads = [chain for chain in chains if chain[0].uninterruptible]
+    if threads:
+        words = _hangs(chains, threads[0])
+        return f"idle: {reads}; {words}" if reads else words
+    if polling := _polling(samples.chains or ()):
+        return polling
+    if samples.chains is None:
+        return ""
+    return "; ".join(filter(None, ["idle: nothing is blocked", reads]))
 
 
 def _before_the_kernel(cpus: Sequence[CpuSample]) -> str:
@@ -107,11 +128,13 @@ def _looping(loops: Sequence[Loop]) -> str:
     )
 
 
-def _blocked(chains: Sequence[Sequence[WaitingTask]]) -> str:
-    circle = next((chain for chain in chains if chain[-1] in chain[:-1]), None)
-    if circle is not None:
-        return _deadlock(circle)
-    return f"blocked: {_chain(chains[0])}{_and_others(chains, chains[0])}"
+def _hangs(chains: Sequence[Sequence[WaitingTask]], chain: Sequence[WaitingTask]) -> str:
+    """Return what a task waits for, and how many others wait that have nothing to do with it."""
+    task = chain[0]
+    if task.signalled:
+        return f"stopped: {task}, by a signal"
+    kind = "blocked" if task.uninterruptible else "waiting"
+    return f"{kind}: {_chain(chain)}{_and_others(chains, chain)}"
 
 
 def _chain(chain: Sequence[WaitingTask]) -> str:
@@ -129,15 +152,8 @@ def _in_words(task: WaitingTask) -> str:
 
 def _and_others(chains: Sequence[Sequence[WaitingTask]], chain: Sequence[WaitingTask]) -> str:
     """Return how many tasks wait that have nothing to do with a chain."""
-    number = sum(1 for task, *_ in chains if task not in chain)
+    number = sum(1 for task, *_ in chains if task not in chain and task.waits_by_itself)
     return f"; and {number} more" if number else ""
-
-
-def _waiting(chains: Sequence[Sequence[WaitingTask]]) -> str:
-    chain = chains[-1]
-    if chain[-1] in chain[:-1]:
-        return _deadlock(chain)
-    return f"waiting: {_chain(chain)}{_and_others(chains, chain)}"
 
 
 def _polling(chains: Sequence[Sequence[WaitingTask]]) -> str:
@@ -151,12 +167,19 @@ def _polling(chains: Sequence[Sequence[WaitingTask]]) -> str:
 
 def _busy(samples: Samples) -> str:
     """Return which tasks run, where that is not in one place."""
+    looks = [
+        [cpu for cpu in cpus if cpu.started and not cpu.idle and cpu.pid > 0]
+        for cpus in samples.cpus
+    ]
+    numbers = Counter(cpu.number for busy in looks for cpu in busy)
+    often = {number for number, count in numbers.items() if 2 * count > len(looks)}
+    if not often and 2 * sum(map(bool, looks)) > len(looks):
+        # A task that moves from CPU to CPU.
+        often = set(numbers)
     seen: dict[str, set[str]] = {}
-    for cpus in samples.by_cpu():
-        busy = [cpu for cpu in cpus if cpu.started and not cpu.idle and cpu.pid > 0]
-        for cpu in busy if 2 * len(busy) > len(cpus) else ():
-            where = "user mode" if cpu.user else "the kernel"
-            seen.setdefault(f"{cpu.task} on CPU {cpu.number}", set()).add(where)
+    for cpu in (cpu for busy in looks for cpu in busy if cpu.number in often):
+        where = "user mode" if cpu.user else "the kernel"
+        seen.setdefault(f"{cpu.task} on CPU {cpu.number}", set()).add(where)
     words = [f"{task}, in {' and in '.join(sorted(where))}" for task, where in seen.items()]
     return f"running: {'; '.join(words[:3])}" if words else ""
 

@@ -38,9 +38,40 @@ def event_of(
             if kthread.exited.address_ == completion:
                 return f"{task_name(task)} to end", task
             if task.flags.value_() & _PF_WQ_WORKER and completion in _barriers(program, kthread):
-                name = program.symbol(_worker(program, kthread).current_func.value_()).name
-                return f"the work {name} of {task_name(task)}", task
+                return f"the work {_work_name(program, kthread)} of {task_name(task)}", task
+    with contextlib.suppress(LookupError, AttributeError, drgn.FaultError):
+        return _flushed(program, tasks, completion)
     return None
+
+
+def _flushed(
+    program: drgn.Program, tasks: Mapping[int, drgn.Object], completion: int
+) -> tuple[str, drgn.Object] | None:
+    """Return what a flush of a whole workqueue waits for (struct wq_flusher), if it is one."""
+    from drgn.helpers.linux.list import list_for_each_entry
+
+    for queue in list_for_each_entry(
+        "struct workqueue_struct", program["workqueues"].address_of_(), "list"
+    ):
+        flusher = queue.first_flusher
+        if not flusher or flusher.done.address_ != completion:
+            continue
+        for task in tasks.values():
+            if not task.flags.value_() & _PF_WQ_WORKER:
+                continue
+            kthread = _kthread(program, task)
+            assert kthread is not None
+            pool = _worker(program, kthread).current_pwq
+            if pool and pool.wq.value_() == queue.value_():
+                name = queue.name.string_().decode(errors="replace")
+                work = _work_name(program, kthread)
+                return f"the workqueue {name}, the work {work} of {task_name(task)}", task
+    return None
+
+
+def _work_name(program: drgn.Program, kthread: drgn.Object) -> str:
+    name: str = program.symbol(_worker(program, kthread).current_func.value_()).name
+    return name
 
 
 def _is_kthread(task: drgn.Object) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["lock_holders", "lock_name", "spinlock_name", "task_name"]
+__all__ = ["lock_holders", "lock_name", "spinning_lock", "task_name"]
 
 # kernel/locking/mutex.h, MUTEX_FLAGS
 _MUTEX_FLAGS: Final = 0x7
@@ -160,14 +160,24 @@ def _descend(path: str, type_: drgn.Type, offset: int, kind: str) -> str | None:
             return None
 
 
-def spinlock_name(program: drgn.Program, trace: drgn.StackTrace) -> str | None:
-    """Return the name of the spinlock that a CPU waits for; None where it waits for none.
+# The slow paths of kernel/locking: qspinlock.c, qrwlock.c; and the struct of each one's lock.
+_SLOW_PATHS: Final = {
+    "queued_spin_lock_slowpath": ("spinlock", "spinlock"),
+    "queued_read_lock_slowpath": ("rwlock", "qrwlock"),
+    "queued_write_lock_slowpath": ("rwlock", "qrwlock"),
+}
+
+
+def spinning_lock(program: drgn.Program, trace: drgn.StackTrace) -> str | None:
+    """Return the lock that a CPU spins for, in words; None where it waits for none.
 
     :param trace: the CPU's stack.
     """
     for frame in trace:
-        if frame.name and "queued_spin_lock_slowpath" in frame.name:
-            with contextlib.suppress(LookupError, ValueError):
-                return lock_name(program, frame["lock"].value_(), "spinlock")
-            return ""
+        for function, (words, kind) in _SLOW_PATHS.items():
+            if frame.name and function in frame.name:
+                with contextlib.suppress(LookupError, ValueError):
+                    name = lock_name(program, frame["lock"].value_(), kind)
+                    return f"the {words} {name.removesuffix('.raw_lock')}"
+                return f"a{'n' if words[0] in 'aeiou' else ''} {words}"
     return None

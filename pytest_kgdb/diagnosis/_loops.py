@@ -1,4 +1,4 @@
-"""CPUs that are at the same place at several times: in a loop, in an exception, or waiting."""
+"""Tasks that are at the same place at several times: in a loop, in an exception, or waiting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST: Final = 3
 
 @dataclass(frozen=True)
 class Loop:
-    """A CPU that does not leave a place."""
+    """A task that does not leave a place."""
 
     kind: str
     """What it does there."""
@@ -31,24 +31,30 @@ class Loop:
     """Whether its interrupts are off."""
     user: bool = False
     """Whether it is a user program that loops."""
+    pid: int = -1
+    """Of the task."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}"
 
 
-def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
-    """Return the place that a CPU does not leave; None where it leaves it.
+def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
+    """Return the place that a task does not leave; None where it leaves it, or the CPU.
 
-    :param samples: of one CPU, the earliest first.
+    What loops is preempted now and then by the kernel's own threads (kworker, ksoftirqd), and goes
+    on where a CPU is free; it has not left its CPU by itself (`nvcsw`) for that.
+
+    :param samples: of the CPUs that ran it, the earliest first.
+    :param looks: how often the machine was looked at.
     """
     last = samples[-1]
-    if len(samples) < _LEAST or not last.started or any(sample.idle for sample in samples):
+    if len(samples) < _LEAST or 2 * len(samples) <= looks or not last.started:
         return None
-    if any((sample.pid, sample.switches) != (last.pid, last.switches) for sample in samples):
+    if any(sample.idle or sample.switches != last.switches for sample in samples):
         return None
     if any(sample.user for sample in samples) and not any(map(_in_syscall, samples)):
         where = f"{last.task} on CPU {last.number}"
-        return Loop("running in user mode", where, deaf=False, user=True)
+        return Loop("running in user mode", where, deaf=False, user=True, pid=last.pid)
     if any(sample.user for sample in samples):
         return None
     whole = _whole(samples)
@@ -56,7 +62,8 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
         return None
     place, depth = _common_place(whole)
     states = {sample.interrupts_in(depth) for sample in whole} - {None}
-    deaf = states == {False}
+    # Whoever was preempted heard an interrupt.
+    deaf = states == {False} and len(samples) == looks
     off = " with interrupts off" if deaf else ""
     where = f"CPU {last.number} in {place.place if place else hex(last.pc)}"
     task = f", {last.task}" if last.pid >= 0 else ""
@@ -69,9 +76,8 @@ def loop_of(samples: Sequence[CpuSample]) -> Loop | None:
     if exception := _exception(whole, place):
         return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
     lock = ""
-    if all(sample.spinlock == last.spinlock is not None for sample in samples):
-        name = f" {last.spinlock}" if last.spinlock else ""
-        lock = f", waiting for the spinlock{name}" if name else ", waiting for a spinlock"
+    if all(sample.spins_for == last.spins_for is not None for sample in samples):
+        lock = f", waiting for {last.spins_for}"
     return Loop(f"spinning{off}", where + task + lock, deaf)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..deadline import Deadline
+from ._command import Process
 from ._cpus import CpuSample, sample_cpus
 from ._tasks import TaskList, WaitingTask
 
@@ -32,6 +33,8 @@ class Samples:
     chains: list[list[WaitingTask]] | None = None
     """The tasks that waited at the last time, each with the one that holds what it waits for, and
     so on; None where they cannot be read."""
+    processes: dict[int, Process] = field(default_factory=dict)
+    """The programs' places among each other at the last time, by their process ids."""
     errors: list[str] = field(default_factory=list)
     """What could not be read."""
     dump: str = ""
@@ -54,6 +57,7 @@ class Samples:
         """Take note of which tasks wait, where, and for what."""
         tasks = TaskList(program, self.source, deadline)
         self.chains = [tasks.chain(task) for task in tasks.waiting()]
+        self.processes = tasks.processes()
 
     @property
     def last(self) -> Sequence[CpuSample]:
@@ -68,6 +72,17 @@ class Samples:
     def by_cpu(self) -> list[list[CpuSample]]:
         """Return the samples of each CPU, the earliest first."""
         return [list(samples) for samples in zip(*self.cpus, strict=False)]
+
+    def by_task(self) -> list[list[CpuSample]]:
+        """Return the samples of each task, on whichever CPU it was, the earliest first.
+
+        Idle tasks, which are one for each CPU, and tasks that are not known are by their CPUs.
+        """
+        tasks: dict[tuple[int, int], list[CpuSample]] = {}
+        for cpu in (cpu for cpus in self.cpus for cpu in cpus):
+            key = (cpu.pid, -1) if cpu.pid > 0 else (cpu.pid, cpu.number)
+            tasks.setdefault(key, []).append(cpu)
+        return list(tasks.values())
 
     def stuck(self) -> list[list[WaitingTask]]:
         """Return the chains that begin with a task that has waited all the time."""

@@ -29,6 +29,7 @@ _WAITING_FILES: Final = re.compile(
 _WAITING_NAMES: Final = re.compile(
     r"(?:__)?folio_(?:wait|lock|put_wait)\w*|(?:__)?lock_(?:page|folio)\w*|wait_on_page\w*|"
     r"kthread_stop|(?:__)?flush_work\w*|(?:__)?cancel_work\w*|__flush_workqueue|"
+    r"drain_workqueue|destroy_workqueue|"
     r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay"
 )
 # Below these nobody is who waits: how the kernel is entered (arch/x86/entry), and how a kernel

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..deadline import Deadline
+from ._command import Process
 from ._stack import StackFrame, frames_of, lines_of, place_of
-from ._waits import Holder, Tasks, Wait, wait_of
+from ._waits import IDLE_WAITS, Holder, Tasks, Wait, last_ran, wait_of
 
 if TYPE_CHECKING:
     import drgn
@@ -21,6 +22,7 @@ _SHOWN_FRAMES: Final = 14
 # include/linux/sched.h: the bits of a task's state.
 _UNINTERRUPTIBLE: Final = 0x2
 _NOLOAD: Final = 0x400  # an idle kernel thread, which waits for work
+_SIGNALLED: Final = 0x4  # __TASK_STOPPED
 _WAITING: Final = 0x3  # TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE
 
 # A shell that waits for its command (kernel/exit.c) or for input (drivers/tty/n_tty.c) hangs not.
@@ -43,6 +45,10 @@ class WaitingTask:
     """How often it has left a CPU by itself: the same number means that it has not run since."""
     frames: Sequence[StackFrame] = field(default=(), repr=False)
     wait: Wait | None = None
+    since: int | None = None
+    """When it went to sleep, in nanoseconds since boot; None where that is not known."""
+    signalled: bool = False
+    """Whether a signal has stopped it."""
 
     def __str__(self) -> str:
         return f"{self.comm}[{self.pid}]"
@@ -66,6 +72,12 @@ class WaitingTask:
     def waits_by_itself(self) -> bool:
         """Whether what it waits for is neither input nor a child."""
         return not (self.reads_input or self.awaits_child)
+
+    @property
+    def waits_idly(self) -> bool:
+        """Whether programs wait so that have nothing to do."""
+        idly = self.wait is not None and self.wait.text in IDLE_WAITS
+        return idly and not self.uninterruptible
 
     @property
     def place(self) -> str:
@@ -97,6 +109,7 @@ class WaitingTask:
     def lines(self) -> str:
         """Return it with its stack, in lines."""
         kind = "blocked" if self.uninterruptible else "waiting"
+        kind = "stopped by a signal" if self.signalled else kind
         head = f"task {self.pid} ({self.comm}), {kind}"
         head = ", ".join(filter(None, [head, self.reason]))
         return "\n".join([head, *lines_of(self.frames, _SHOWN_FRAMES)])
@@ -133,7 +146,7 @@ class TaskList:
     def view(self, address: int) -> WaitingTask | None:
         """Return a task by its address; None for one that does not wait."""
         task = self._tasks.get(address)
-        if task is None or not _state(task) & _WAITING:
+        if task is None or not _state(task) & (_WAITING | _SIGNALLED):
             return None
         if address not in self._views:
             self._views[address] = self._read(task)
@@ -158,6 +171,8 @@ class TaskList:
             task.nvcsw.value_(),
             tuple(frames),
             wait,
+            last_ran(self._tasks, task),
+            bool(_state(task) & _SIGNALLED),
         )
 
     def waiting(self) -> list[WaitingTask]:
@@ -174,7 +189,7 @@ class TaskList:
                 break
             state = _state(task)
             uninterruptible = state & _UNINTERRUPTIBLE and not state & _NOLOAD
-            if not uninterruptible and not (state & _WAITING and task.mm):
+            if not uninterruptible and not (state & (_WAITING | _SIGNALLED) and task.mm):
                 continue
             view = self.view(address)
             if view is None:
@@ -186,6 +201,14 @@ class TaskList:
         blocked.sort(key=lambda view: not view.program)
         # The shell of a small initrd has no terminal of its own.
         return [*blocked, *(commands or others)]
+
+    def processes(self) -> dict[int, Process]:
+        """Return the programs' places among each other, by their process ids."""
+        return {
+            task.pid.value_(): Process(task.real_parent.pid.value_(), task.start_time.value_())
+            for task in self._tasks.by_address.values()
+            if task.mm
+        }
 
     def chain(self, view: WaitingTask) -> list[WaitingTask]:
         """Return a task, the one that holds what it waits for, and so on.

@@ -19,7 +19,7 @@ from ._stack import StackFrame, stack_of
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["Tasks", "Wait", "wait_of"]
+__all__ = ["IDLE_WAITS", "Tasks", "Wait", "last_ran", "wait_of"]
 
 # Nanoseconds by which two of the kernel's clocks may differ after a while.
 _DRIFT: Final = 100_000_000
@@ -127,8 +127,21 @@ _OTHERS: Final = (
     ({"do_poll", "do_select", "ep_poll"}, "a file, by poll or select"),
     ({"do_sigtimedwait", "sigsuspend", "__do_sys_pause"}, "a signal"),
     ({"synchronize_rcu", "wait_rcu_exp_gp", "__wait_rcu_gp"}, "a grace period of RCU"),
-    ({"rt_mutex_slowlock", "rt_mutex_slowlock_block", "__rt_mutex_slowlock"}, "an rt_mutex"),
 )
+# kernel/locking/rtmutex.c; include/linux/rtmutex.h, RT_MUTEX_HAS_WAITERS of the owner
+_RT_MUTEX: Final = frozenset(
+    {"rt_mutex_slowlock", "rt_mutex_slowlock_block", "__rt_mutex_slowlock"}
+)
+_HAS_WAITERS: Final = 1
+
+
+IDLE_WAITS: Final = frozenset(
+    {
+        *("input", "its child", "a timer", "input from a pipe", "room in a pipe", "a signal"),
+        "a file, by poll or select",
+    }
+)
+"""What programs wait for that have nothing to do."""
 
 
 def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait | None:
@@ -143,6 +156,8 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
         if files.intersection(kind.files):
             match = search.find(kind)
             return _locked(tasks, task, kind, match) if match else Wait(f"a {kind.words}")
+    if names & _RT_MUTEX:
+        return _rt_mutex(tasks, task)
     for group, words in _OTHERS:
         if names & group:
             return Wait(words)
@@ -173,12 +188,29 @@ def _locked(tasks: Tasks, task: drgn.Object, kind: _Kind, match: _Match) -> Wait
     holders, holding = lock_holders(
         tasks.program, tasks.by_address, kind.lock, address, match.waiters
     )
+    holding = holding.replace(f"perhaps {task_name(task)}", "perhaps itself")
     began = _began(tasks, match.waiters)
     named = (
         _holder(one, one.start_time.value_() > began + _DRIFT or _is_idle_worker(one))
         for one in holders
     )
     return Wait(words, address, tuple(named), holding)
+
+
+def _rt_mutex(tasks: Tasks, task: drgn.Object) -> Wait:
+    """Return the wait for an rt_mutex, which the task itself has (pi_blocked_on)."""
+    import drgn
+
+    try:
+        lock = task.pi_blocked_on.lock
+        address = lock.value_()
+        # A struct rt_mutex_base since 5.15, mostly a struct rt_mutex's.
+        kind = lock.type_.type.tag
+        owner = tasks.get(lock.owner.value_() & ~_HAS_WAITERS)
+    except (AttributeError, LookupError, drgn.FaultError):
+        return Wait("an rt_mutex")
+    name = lock_name(tasks.program, address, kind).removesuffix(".rtmutex")
+    return Wait(f"the rt_mutex {name}", address, (_holder(owner),) if owner is not None else ())
 
 
 def _holder(task: drgn.Object, doubtful: bool = False) -> Holder:
@@ -202,17 +234,24 @@ def _began(tasks: Tasks, waiters: Collection[int]) -> int:
     """Return when the first of some waiters went to sleep, in nanoseconds as of start_time.
 
     Whoever unlocks a lock wakes the first (kernel/locking/mutex.c, __mutex_unlock_slowpath;
-    rwsem.c, rwsem_mark_wake), and the scheduler notes when a task last ran (struct sched_entity,
-    exec_start), by its own clock (kernel/sched/clock.c, __gtod_offset, since 4.12).
+    rwsem.c, rwsem_mark_wake).
     """
-    never: int = 1 << 64
+    slept = [last_ran(tasks, tasks.by_address[waiter]) for waiter in waiters]
+    return min((time for time in slept if time is not None), default=1 << 64)
+
+
+def last_ran(tasks: Tasks, task: drgn.Object) -> int | None:
+    """Return when a task left its CPU last, as start_time has it; None where it is not known.
+
+    The scheduler notes when a task last ran (struct sched_entity, exec_start), by its own clock
+    (kernel/sched/clock.c, __gtod_offset, since 4.12).
+    """
     try:
         # A u64 that may be meant as negative.
         offset = int(tasks.program["__gtod_offset"].value_())
     except LookupError:
-        return never
-    slept = [int(tasks.by_address[waiter].se.exec_start.value_()) for waiter in waiters]
-    return min(slept, default=never) - (offset - (1 << 64) if offset >> 63 else offset)
+        return None
+    return int(task.se.exec_start.value_()) - (offset - (1 << 64) if offset >> 63 else offset)
 
 
 def _writes(tasks: Tasks, task: drgn.Object, address: int) -> bool:

@@ -55,6 +55,7 @@ class BounceBuffer:
     :param prepare: shell commands that find out what is to be moved, and leave in `n` how many
         blocks this file is to have.
     :param then: shell commands for when the file is there; `$w` is a directory for their own.
+    :param hint: what can be done if there was not enough time.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BounceBuffer:
         then: str,
         *,
         timeout: float,
+        hint: str,
     ) -> None:
         self._shell = shell
         self._run_control = run_control
@@ -79,7 +81,7 @@ class BounceBuffer:
             f"sleep 1000000 >/dev/null 2>&1 & echo $! >$w/pid; echo kgdb-buffer $! $w; {then}"
         )
         try:
-            result = shell.run(script, timeout)
+            result = shell.run(script, timeout, own=True, hint=hint)
             if result.status == _NO_ROOM:
                 raise GuestCommandError(
                     f"the guest has no room for {MAX_BLOCKS * BLOCK >> 20} MiB in any of {_PLACES}",
@@ -113,7 +115,7 @@ class BounceBuffer:
         if error is not None:
             self._clean_up(error)
         elif not self._removed:
-            self._shell.run(self.end(), _SECONDS)
+            self._shell.run(self.end(), _SECONDS, own=True)
 
     def end(self) -> str:
         """Return the shell command that removes it, to be run with other commands."""
@@ -136,6 +138,7 @@ class BounceBuffer:
                 f"for d in {_PLACES}; do w=$d/{self._name}; [ ! -d $w ] || "
                 "{ kill $(cat $w/pid); rm -rf $w; }; done",
                 _SECONDS,
+                own=True,
             )
 
     def read(self, size: int) -> bytes:

@@ -52,11 +52,15 @@ class Shell:
         timeout: float | None = None,
         *,
         check: Callable[[], None] = lambda: None,
+        own: bool = False,
+        hint: str = "a larger timeout= for run(), if it only needs longer",
     ) -> Result:
         """Run a command; a kernel that was stopped is stopped again afterwards.
 
         :param timeout: seconds; the limit of the running test otherwise.
         :param check: is called while the command runs; may raise to end the wait.
+        :param own: whether it is none of a test's, so that its output is shown to nobody.
+        :param hint: what can be done if there was not enough time.
         :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
         :raises KernelPanic: the command made the kernel panic.
         :raises TimeoutError: it did not end in time.
@@ -70,7 +74,12 @@ class Shell:
 
         return self.while_running(
             lambda: self.console.run(
-                command, timeout=limit, meanwhile=meanwhile, printed=self._printed
+                command,
+                timeout=limit,
+                meanwhile=meanwhile,
+                printed=self._printed,
+                own=own,
+                hint=hint,
             )
         )
 

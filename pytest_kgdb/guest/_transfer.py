@@ -22,13 +22,18 @@ from ._shell import Shell
 __all__ = ["FileTransfer"]
 
 _SIZE: Final = BLOCK * MAX_BLOCKS
+_HINT: Final = "a larger timeout=, if there is only much to be copied"
 
 
 class _TransferDeadline:
-    """What is left of the seconds that a whole transfer may take."""
+    """What is left of the seconds that a whole transfer may take.
 
-    def __init__(self, seconds: float) -> None:
+    :param hint: what can be done if they are not enough.
+    """
+
+    def __init__(self, seconds: float, hint: str) -> None:
         self._deadline = Deadline(seconds)
+        self.hint = hint
 
     @property
     def left(self) -> float:
@@ -37,10 +42,7 @@ class _TransferDeadline:
         :raises TimeoutError: nothing is left.
         """
         if self._deadline.expired:
-            raise TimeoutError(
-                f"it was not done in {self._deadline.seconds:g} s",
-                hint="a larger timeout=, if there is only much to be copied",
-            )
+            raise TimeoutError(f"it was not done in {self._deadline.seconds:g} s", hint=self.hint)
         return self._deadline.left
 
 
@@ -64,17 +66,28 @@ class FileTransfer:
         self._memory = memory
         self._waits = waits
 
-    def _buffer(self, prepare: str, then: str, *, timeout: float) -> BounceBuffer:
+    def _buffer(self, prepare: str, then: str, deadline: _TransferDeadline) -> BounceBuffer:
         return BounceBuffer(
-            self._shell, self._run_control, self._memory, prepare, then, timeout=timeout
+            self._shell,
+            self._run_control,
+            self._memory,
+            prepare,
+            then,
+            timeout=deadline.left,
+            hint=deadline.hint,
         )
 
-    def put(self, local: Path, remote: str, timeout: float | None = None) -> None:
-        """Copy a file or a directory into the guest; see :meth:`Kgdb.put`."""
+    def put(
+        self, local: Path, remote: str, timeout: float | None = None, *, hint: str = _HINT
+    ) -> None:
+        """Copy a file or a directory into the guest; see :meth:`Kgdb.put`.
+
+        :param hint: what can be done if there was not enough time.
+        """
         what = f"put({str(local)!r}, {remote!r})"
         if not local.exists():
             raise ConfigError(f"{what}: there is no such file or directory on the host")
-        deadline = _TransferDeadline(self._waits.of(timeout))
+        deadline = _TransferDeadline(self._waits.of(timeout), hint)
         with _named(what), self._run_control.kept_stopped():
             if local.is_dir():
                 with tempfile.TemporaryFile() as packed:
@@ -91,7 +104,7 @@ class FileTransfer:
         target = _target(remote, name)
         # The target is opened at once: why it cannot be is known before anything is copied.
         shell = f'{target}; : >"$t" || exit 1; n={_blocks(status.st_size)}'
-        with self._buffer(shell, ":", timeout=deadline.left) as buffer:
+        with self._buffer(shell, ":", deadline) as buffer:
             data = source.read(_SIZE)
             while True:
                 buffer.write(data)
@@ -118,7 +131,7 @@ class FileTransfer:
             f"dd if=$w/data {_bytes('$go')}; do echo more >$w/reply; done | "
             'tar -xf - -C "$t" 2>$w/errors; echo "end $?" >$w/reply; }) >/dev/null 2>&1 &'
         )
-        with self._buffer(shell, feed, timeout=deadline.left) as buffer:
+        with self._buffer(shell, feed, deadline) as buffer:
             w = buffer.directory
             while True:
                 data = packed.read(_SIZE)
@@ -145,7 +158,7 @@ class FileTransfer:
             raise ConfigError(f"{what}: there is no directory {target.parent} on the host")
         if target.is_dir():
             raise ConfigError(f"{what}: the host has a directory {target} already")
-        deadline = _TransferDeadline(self._waits.of(timeout))
+        deadline = _TransferDeadline(self._waits.of(timeout), _HINT)
         # Beside the target, to be renamed: a copy that fails half way is not taken for a whole one.
         with tempfile.TemporaryDirectory(prefix=".kgdb-get-", dir=target.parent) as scratch:
             unpacked = Path(scratch, "made")
@@ -183,7 +196,7 @@ class FileTransfer:
             "echo $s >$w/reply; read go <$w/go || exit; done) >/dev/null 2>&1 & "
             "cat $w/reply $w/errors"
         )
-        with self._buffer(shell, fill, timeout=deadline.left) as buffer:
+        with self._buffer(shell, fill, deadline) as buffer:
             before, output = buffer.output
             w = buffer.directory
             while True:
@@ -208,7 +221,7 @@ class FileTransfer:
 
     def _check(self, command: str, deadline: _TransferDeadline) -> str:
         """Run a command that must not fail."""
-        result = self._shell.run(command, deadline.left)
+        result = self._shell.run(command, deadline.left, own=True, hint=deadline.hint)
         if result.status != 0:
             raise GuestCommandError(
                 result.output.strip() or f"status {result.status}", log=self._shell.console.log

@@ -41,7 +41,7 @@ from ..modules import (
     frame_of_unloaded,
     name_of_unloaded,
 )
-from ..recipes import FailEachRunner, KunitRunner, LeakDetector, PatchRunner
+from ..recipes import FailEachRunner, KunitRunner, LeakDetector, ModuleReferences, PatchRunner
 from ..rsp import Relay
 from ..splats import SplatWatch
 from ..trace import Instruments
@@ -134,12 +134,18 @@ class Attachment:
             kernel.vmlinux.with_name("System.map"),
             refusal=registry.refusal,
             functions=registry.functions,
+            explain=registry.explain,
         )
         # The order in which they subscribe to run control is the order in which they are told of
         # a stop: see StopSubscriber.
         run_control.subscribe(causes)
         self.breakpoints = BreakpointTable(
-            debugger, gdb, run_control, self.locations, expects=registry.expects
+            debugger,
+            gdb,
+            run_control,
+            self.locations,
+            expects=registry.expects,
+            ended_watches=relay.take_ended_watches,
         )
         self.instruments = Instruments(debugger, run_control, relay, self.locations, self.source)
         run_control.connected(reason)
@@ -187,7 +193,7 @@ class Attachment:
             waits=waits,
             printed=printed,
         )
-        self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats)
+        self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats, causes)
         actions.attach(debugger, self.source)
         run_control.subscribe(actions)
         self._actions = actions
@@ -202,6 +208,7 @@ class Attachment:
             self.breakpoints,
             relay,
             wrote=self.wrote,
+            waits=waits,
             spoiled=self.spoil_gdb,
             lost=self._lost_gdb,
             unpack_sources=self.unpack_sources,
@@ -273,13 +280,18 @@ class Attachment:
     @cached_property
     def fail_each(self) -> FailEachRunner:
         """Scenarios with one call failing."""
+        has_modules = "MODULES" in self.kernel.config
+        references = ModuleReferences(
+            self._kernel_modules.listing, self.constants, self.memory.read
+        )
         return FailEachRunner(
             self.run_control,
             self.shell,
             self.splats,
             self.leaks,
             self.snapshots,
-            self.modules if "MODULES" in self.kernel.config else None,
+            self.modules if has_modules else None,
+            references.counts if has_modules else dict,
         )
 
     @cached_property
@@ -328,7 +340,7 @@ class Attachment:
         :raises KgdbError: it cannot be written.
         """
         self.memory.require_ram()
-        with self._running.paused():
+        with self.causes.named(), self._running.paused():
             self.memory.dump(path, self._running.registers())
 
     def take_up(self) -> None:
@@ -347,7 +359,7 @@ class Attachment:
 
         :raises KgdbError: it cannot be saved.
         """
-        with self.run_control.kept_stopped():
+        with self.causes.named(), self.run_control.kept_stopped():
             stop = self.run_control.stop
             assert stop is not None
             self._save_machine(path, stop)

@@ -72,9 +72,13 @@ class Breaking(Base):
     def watchpoint(self, expression: str, *, access: Access = "write") -> Watchpoint:
         """Stop the kernel when the memory behind an expression is written, or read.
 
+        That of a local variable ends with its function: the kernel stops there once more, with
+        :attr:`Stop.message` for the reason, and the watchpoint is deleted.
+
         :param expression: an lvalue of at most 8 bytes.
         :param access: `write`, `read`, or `access` for either.
-        :raises KgdbError: the expression has no address, or a size that cannot be watched.
+        :raises KgdbError: the expression has no address, or a size that cannot be watched; it is
+            on a stack, and no local variable of the task that stopped.
         """
         __tracebackhide__ = True
         with making_instrument():

@@ -144,7 +144,11 @@ class FailEachMethod(Generic[_Handle]):
 
     def _running(self, scenario: str | Callable[[_Handle], object]) -> Callable[[], object]:
         handle = self._handle
-        return lambda: handle.run(scenario) if isinstance(scenario, str) else scenario(handle)
+
+        def run() -> object:
+            return handle.run(scenario) if isinstance(scenario, str) else scenario(handle)
+
+        return lambda: self._actions.by_test(run)
 
     def __repr__(self) -> str:
         return "<fail_each>"

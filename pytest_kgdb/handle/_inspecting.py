@@ -21,11 +21,16 @@ _WRITE_BYTES: Final = 512
 
 @recorded(
     "evaluate",
+    "per_cpu",
     "assign",
+    "read",
     "write",
     "execute",
+    "stack_trace",
+    "read_user",
     "dump",
     "save",
+    "dmesg",
 )
 class Inspecting(Base):
     """Reads the stopped kernel's data, and changes it."""
@@ -113,7 +118,9 @@ class Inspecting(Base):
         A command that resumes the kernel (`continue`, `finish`) is followed: this returns at the
         next stop. A text of several lines is a script (`python`, `commands`, `define`, `if`).
 
-        :param timeout: seconds for the next stop; the marker's or `--kgdb-timeout` otherwise.
+        :param timeout: seconds for the command, and for the next stop; the marker's or
+            `--kgdb-timeout` otherwise.
+        :raises TimeoutError: gdb, or the kernel, did not come to an end in that time.
         :raises KgdbError: gdb refused it; the message is its own. Or it would cost the handle its
             gdb (`detach`, `kill`, `continue&`), and the message says what works.
         """

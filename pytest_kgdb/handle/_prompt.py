@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
+from ..deadline import WaitLimit
 from ..debugger import BreakpointTable, Debugger, Door, GdbError, RunControl
-from ..errors import KgdbError, StubError
+from ..errors import DebuggerDied, KgdbError, MachineDied, StubError, TimeoutError
 
 __all__ = ["Prompt", "PromptRelay"]
 
@@ -118,7 +119,7 @@ _WRITES: Final = frozenset({"python", "guile", "source", "restore", "return", "l
 
 _THREADS: Final = ("info threads", "thread", "taas", "tfaas")
 
-# These leave nothing in gdb that another test could find.
+# These leave nothing in gdb that another test could find, but where _LEAVES or _NUMBERED says so.
 _HARMLESS: Final = frozenset(
     {
         *_CONTINUE, *_STEP, "info", "help", "apropos", "complete", "show", "backtrace", "whatis",
@@ -127,6 +128,19 @@ _HARMLESS: Final = frozenset(
         "thread",
     }
 )  # fmt: skip
+
+# These do: finish a number of the value history; the others of info, where `x` goes on, and $_.
+_LEAVES: Final = frozenset(
+    {"finish", "thread name", "info breakpoints", "info watchpoints", "info line"}
+)
+# These leave nothing where it is breakpoints that they change, which end with the test: by numbers,
+# behind some words. There are pretty-printers, unwinders, displays, memory regions, too.
+_NUMBERED: Final[dict[str, tuple[str, ...]]] = {
+    "enable": ("breakpoints", "once", "count", "delete"),
+    "disable": ("breakpoints",),
+    "delete": ("breakpoints",),
+}
+_NUMBER: Final = re.compile(r"[\d.,-]+")
 
 # These evaluate an expression, in which gdb reads some variables of inlined functions wrong
 # (data/gdb_frames.py).
@@ -163,6 +177,7 @@ class PromptRelay(Protocol):
 class Prompt:
     """Runs commands of gdb's command line.
 
+    :param waits: how long a command may take.
     :param wrote: is called when memory or registers may have been changed.
     :param spoiled: is called before a command that may leave something in gdb.
     :param lost: is called when gdb is not on the machine any more; returns the error.
@@ -178,6 +193,7 @@ class Prompt:
         breakpoints: BreakpointTable,
         relay: PromptRelay,
         *,
+        waits: WaitLimit,
         wrote: Callable[[], None],
         spoiled: Callable[[], None],
         lost: Callable[[str], KgdbError],
@@ -188,6 +204,7 @@ class Prompt:
         self._run_control = run_control
         self._breakpoints = breakpoints
         self._relay = relay
+        self._waits = waits
         self._wrote = wrote
         self._spoiled = spoiled
         self._lost = lost
@@ -197,8 +214,9 @@ class Prompt:
     def execute(self, text: str, timeout: float | None = None) -> str:
         """Run one command, or several lines; return what gdb, and what it started, has printed.
 
-        :param timeout: seconds for the stop of a command that resumes the kernel.
+        :param timeout: seconds for the command, and for the stop of one that resumes the kernel.
         :raises KgdbError: gdb refused it, or the handle did.
+        :raises TimeoutError: it did not end.
         """
         __tracebackhide__ = True
         lines = text.strip().splitlines()
@@ -219,14 +237,17 @@ class Prompt:
         self._relay.list_all_threads = any(name.startswith(_THREADS) for name in names)
         self._relay.take_refusal()
         self._debugger.request("prompt_begin")
-        output = ""
+        output, responds = "", True
         try:
             output = self._run(lines, first, commands, timeout)
         except GdbError as error:
             output = self._not_inserted(text, error)
+        except (TimeoutError, DebuggerDied, MachineDied):
+            responds = False  # and another error would hide this one
+            raise
         finally:
             self._relay.list_all_threads = False
-            if self._run_control.is_known_stopped:
+            if responds and self._run_control.is_known_stopped:
                 self._sync(text, names)
         return output
 
@@ -279,7 +300,10 @@ class Prompt:
     @staticmethod
     def _leaves_nothing(commands: list[tuple[str, tuple[str, str]]]) -> bool:
         return all(
-            name.split(" ")[0] in _HARMLESS and "$" not in arguments.replace("$pc", "")
+            name.split(" ")[0] in _HARMLESS
+            and name not in _LEAVES
+            and "$" not in arguments.replace("$pc", "")
+            and (name not in _NUMBERED or _is_numbered(name, arguments.split()))
             for _, (name, arguments) in commands
         )
 
@@ -297,7 +321,7 @@ class Prompt:
             script.write_text("\n".join(lines) + "\n")
             command = f"source {script}"
         elif name in _SHELL:
-            return self._run_shell(name, arguments)
+            return self._run_shell(lines[0], name, arguments, timeout)
         elif len(commands) == 1 and name in _CONTINUE | _STEP:
             return self._run_control.run_at_prompt(
                 lines[0], stepping=name in _STEP, timeout=timeout
@@ -307,21 +331,34 @@ class Prompt:
         else:
             command = lines[0].strip()
         try:
-            text = self._debugger.console(command)
+            text = self._console(command, lines, timeout)
+            text = _TRAMPOLINE.sub(self._entry, text)
+            return text + (self._run_control.adopt_resume(timeout) or "")
         except GdbError as error:
             words = _SOURCED.sub("", error.message)
             if words == error.message:
                 raise
             raise GdbError(words, log=error.log, hint=error.hint) from error
-        text = _TRAMPOLINE.sub(self._entry, text)
-        return text + (self._run_control.adopt_resume(timeout) or "")
+
+    def _console(self, command: str, lines: list[str], timeout: float | None) -> str:
+        """Have gdb run a command that stands for the test's own."""
+        __tracebackhide__ = True
+        try:
+            return self._debugger.console(command, timeout=timeout)
+        except TimeoutError as error:
+            more = " …" if len(lines) > 1 else ""
+            raise TimeoutError(
+                f"'{lines[0].strip()}{more}' did not end in {self._waits.of(timeout):g} s",
+                log=error.log,
+                hint="gdb is still at it, and answers nothing; the next test gets another one",
+            ) from error
 
     def _entry(self, match: re.Match[str]) -> str:
         """Return the line of a frame in the entry code, which is a signal's trampoline to gdb."""
         line: str = self._debugger.request("prompt_frame", level=int(match[1]))["line"]
         return line
 
-    def _run_shell(self, name: str, arguments: str) -> str:
+    def _run_shell(self, line: str, name: str, arguments: str, timeout: float | None) -> str:
         """Run a shell command apart from gdb's own input and output, which are the handle's."""
         before = ""
         if name == "make":
@@ -334,7 +371,7 @@ class Prompt:
         script.write_text(f"{arguments}\n")
         shell = f'"${{SHELL:-/bin/sh}}" {script} >{output} 2>&1'
         command = f"pipe {before}| {shell}" if name == "pipe" else f"shell {shell} </dev/null"
-        text = self._debugger.console(command)
+        text = self._console(command, [line], timeout)
         return text + output.read_text(errors="replace")
 
     def _not_inserted(self, line: str, error: GdbError) -> str:
@@ -359,9 +396,11 @@ class Prompt:
             return f"{error.message.strip()}\n{refused.message.splitlines()[0]}\n"
         if reason is None:
             raise error
+        if not forgotten.startswith("watchpoint"):
+            reason = f"not mapped, or not to be written: {reason}"
         raise GdbError(
-            f"{forgotten or repr(line.strip())} is refused: not mapped, or not to be written: "
-            f"{reason}\ngdb's words: {error.message.strip()}",
+            f"{forgotten or repr(line.strip())} is refused: {reason}\n"
+            f"gdb's words: {error.message.strip()}",
             log=self._debugger.transcript,
         ) from error
 
@@ -373,3 +412,9 @@ class Prompt:
         self._breakpoints.repair_internal()
         if answer["wrote"] or names & _WRITES:
             self._wrote()
+
+
+def _is_numbered(name: str, words: list[str]) -> bool:
+    """Return whether it is breakpoints that a command changes: all, or by their numbers."""
+    others = [word for word in words if not _NUMBER.fullmatch(word)]
+    return all(any(full.startswith(word) for full in _NUMBERED[name]) for word in others)

@@ -75,8 +75,7 @@ class Running(Base):
         :param timeout: seconds; the marker's or `--kgdb-timeout` otherwise.
         """
         __tracebackhide__ = True
-        self.resume()
-        return self.wait(timeout)
+        return self._run_control.cont(timeout)
 
     def interrupt(self, timeout: float | None = None) -> Stop:
         """Stop the running kernel where it is; a stopped one stays as it is.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from ..debugger import RunControl, Stop
+from ..debugger import FirstCause, RunControl, Stop
 from ..errors import KgdbError
 from ..splats import SplatWatch
 
@@ -32,7 +32,14 @@ class SnapshotKeeping(Protocol):
 class SnapshotsOfTest:
     """Takes and restores the snapshots of the running test."""
 
-    def __init__(self, store: SnapshotKeeping, run_control: RunControl, splats: SplatWatch) -> None:
+    def __init__(
+        self,
+        store: SnapshotKeeping,
+        run_control: RunControl,
+        splats: SplatWatch,
+        causes: FirstCause,
+    ) -> None:
+        self._causes = causes
         self._store = store
         self._run_control = run_control
         self._splats = splats
@@ -48,7 +55,7 @@ class SnapshotsOfTest:
             raise KgdbError(
                 f"{name!r} cannot name a snapshot", hint="letters, digits and _ . + - it may have"
             )
-        with self._run_control.kept_stopped():
+        with self._causes.named(), self._run_control.kept_stopped():
             stop = self._run_control.stop
             assert stop is not None
             self._store.save_named(name, stop)
@@ -61,5 +68,5 @@ class SnapshotsOfTest:
                 f"there is no snapshot {name!r} of this test",
                 hint=f"there are {', '.join(names)}" if names else f"snapshot({name!r}) makes one",
             )
-        with self._splats.restoring():
+        with self._causes.named(), self._splats.restoring():
             self._store.restore_named(name)

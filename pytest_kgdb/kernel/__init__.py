@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from ._fixed_code import FixedCode
     from ._gdb_scripts import gdb_scripts
     from ._installed import installed_releases
-    from ._ko import ModuleFile, read_module, without_addresses
+    from ._ko import (
+        ModuleFile,
+        has_location,
+        lines_with_code,
+        read_module,
+        without_addresses,
+    )
     from ._makefiles import NotCompiled, not_compiled
     from ._modules import Built, build_external, build_module
     from ._patch import Patch, patch_files, read_patches
@@ -61,8 +67,10 @@ __all__ = [
     "file_hash",
     "gdb_scripts",
     "git_environment",
+    "has_location",
     "installed_releases",
     "last_line",
+    "lines_with_code",
     "named",
     "not_compiled",
     "numbers",
@@ -95,8 +103,10 @@ _LAZY: Final = {
     "collect_modules": "_collect",
     "gdb_scripts": "_gdb_scripts",
     "compress_modules": "_collect",
+    "has_location": "_ko",
     "installed_releases": "_installed",
     "last_line": "_source_lines",
+    "lines_with_code": "_ko",
     "not_compiled": "_makefiles",
     "patch_files": "_patch",
     "read_module": "_ko",

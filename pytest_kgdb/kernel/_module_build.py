@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from ..cache import Cache, Entry
 from ..errors import BuildError
-from ..process import run, which
+from ..process import Completed, run, which
 from ..progress import Progress
 from ._diagnose import first_error, fix, warnings
 from ._fingerprint import FileState, content_key, is_product, state_of
@@ -74,6 +74,17 @@ class _Inputs(NamedTuple):
     """The keys of other modules, by the directories that they are built in."""
 
 
+class _Failure(NamedTuple):
+    """A build that has failed."""
+
+    error: BuildError
+    inputs: _Inputs
+
+
+_FAILED: Final[dict[str, _Failure]] = {}
+"""What has failed in this process, by the keys of the entries: each test would build it again."""
+
+
 def _read_inputs(entry: Entry) -> _Inputs:
     loaded = json.loads((entry.path / _INPUTS).read_text())
     return _Inputs(loaded["files"], loaded["modules"])
@@ -106,23 +117,34 @@ class ModuleBuilder:
         label = f"module {path.name} for {self.kernel.release}"
         for _ in range(_MOST_INPUTS):
             key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-            entry = self.cache.make(
-                "module",
-                key,
-                lambda target: _Build(self, path, files, label, on_the_way).run(target),
-                label=label,
-                about={"source": str(where)},
-            )
+            failure = _FAILED.get(key)
+            if failure is not None and self._now(failure.inputs, where, on_the_way) == (
+                failure.inputs
+            ):
+                raise failure.error.with_traceback(None)
+            build = _Build(self, path, files, label, on_the_way)
+            try:
+                entry = self.cache.make(
+                    "module", key, build.run, label=label, about={"source": str(where)}
+                )
+            except BuildError as error:
+                if build.inputs is not None:
+                    _FAILED[key] = _Failure(error, build.inputs)
+                raise
             inputs = _read_inputs(entry)
-            now = _Inputs(
-                {name: token(Path(name)) for name in inputs.files},
-                _keys(self.entries(map(Path, inputs.modules), (*on_the_way, where))),
-            )
+            now = self._now(inputs, where, on_the_way)
             if now == inputs:
                 self._show_warnings(entry, label)
                 return entry
             parts.append(json.dumps(now, sort_keys=True))
         raise BuildError(f"{label}: the files that it includes change while it is built")
+
+    def _now(self, inputs: _Inputs, where: Path, on_the_way: tuple[Path, ...]) -> _Inputs:
+        """Return what is there now of what a directory's modules were built from."""
+        return _Inputs(
+            {name: token(Path(name)) for name in inputs.files},
+            _keys(self.entries(map(Path, inputs.modules), (*on_the_way, where))),
+        )
 
     def entries(
         self, directories: Iterable[Path], on_the_way: tuple[Path, ...]
@@ -165,6 +187,8 @@ class _Build:
         self._kernel, self._cache = builder.kernel, builder.cache
         self._progress, self._tools = builder.progress, builder.tools
         self._on_the_way = (*on_the_way, path.resolve())
+        self.inputs: _Inputs | None = None
+        """What was read, as far as it is known, once make has ended; None if the host failed it."""
         named = "\n".join([_RECIPE, str(path.resolve()), self._kernel.key, *self._tools.given])
         digest = hashlib.sha256(named.encode()).hexdigest()[:16]
         self._name = f"module-{slug(path.name)}-{digest}"
@@ -195,26 +219,37 @@ class _Build:
             for file in asked_symbols
         ]
         with self._prepared() as (state_dir, surroundings, headers):
-            output = self._make(state_dir, surroundings, headers, symbols)
+            result = self._make(state_dir, surroundings, headers, symbols)
+            failed = result.status != 0
+            read = dependencies(surroundings.top, surroundings.root, headers, failed=failed)
+            read |= set(asked.makefiles) | (set(symbols) & set(asked_symbols))
+            outside = sorted(
+                str(file) for file in read if self._is_outside(file, surroundings, headers)
+            )
+            inputs = _Inputs({file: token(Path(file)) for file in outside}, _keys(modules))
+            # A package that is missing, a full disk: another try may succeed.
+            self.inputs = inputs if not failed or fix(result.output) is None else None
+            log = state_dir / "make.log"
+            if failed:
+                raise BuildError(
+                    f"{self._label} does not compile:\n"
+                    f"{surroundings.in_original(first_error(result.output))}",
+                    log=log,
+                    hint=fix(result.output) or undefined_hint(result.output, self._kernel),
+                )
             built = _modules_in(surroundings.root)
             if not built:
                 raise BuildError(
                     f"{self._label}: make succeeded, but there is no .ko",
-                    log=state_dir / "make.log",
+                    log=log,
                     hint="its Makefile must say obj-m += NAME.o",
                 )
             for module in built:
                 shutil.copy2(module, target / module.name)
             shutil.copy2(surroundings.root / _SYMVERS, target / _SYMVERS)
-            read = dependencies(surroundings.top, surroundings.root, headers) | set(asked.makefiles)
-            read |= set(symbols) & set(asked_symbols)
-            outside = sorted(
-                str(file) for file in read if self._is_outside(file, surroundings, headers)
-            )
-            inputs = _Inputs({file: token(Path(file)) for file in outside}, _keys(modules))
             (target / _INPUTS).write_text(json.dumps(inputs._asdict(), sort_keys=True))
             self._record_sources(state_dir, surroundings, headers, target)
-            warned = surroundings.in_original(warnings(output))
+            warned = surroundings.in_original(warnings(result.output))
             (target / _WARNINGS).write_text(warned)
 
     def _record_sources(
@@ -253,8 +288,8 @@ class _Build:
 
     def _make(
         self, state_dir: Path, surroundings: Surroundings, headers: Path, symbols: list[Path]
-    ) -> str:
-        """Run make and return its output."""
+    ) -> Completed:
+        """Run make."""
         log = state_dir / "make.log"
         log.unlink(missing_ok=True)
         top = surroundings.root
@@ -269,7 +304,7 @@ class _Build:
             "modules",
         ]
         with self._progress.stage(f"building {self._label}"):
-            result = run(
+            return run(
                 argv,
                 name="make",
                 timeout=_BUILD_SECONDS,
@@ -279,14 +314,6 @@ class _Build:
                 log=log,
                 check=False,
             )
-        if result.status != 0:
-            raise BuildError(
-                f"{self._label} does not compile:\n"
-                f"{surroundings.in_original(first_error(result.output))}",
-                log=log,
-                hint=fix(result.output) or undefined_hint(result.output, self._kernel),
-            )
-        return result.output
 
     def _variables(self, surroundings: Surroundings) -> list[str]:
         # gdb and a WARN in the kernel are to name the user's file, not the copy. Of several maps

@@ -109,11 +109,13 @@ def _ask(
             yield word.removeprefix("kgdb-"), rest.split()
 
 
-def dependencies(top: Path, root: Path, headers: Path) -> set[Path]:
+def dependencies(top: Path, root: Path, headers: Path, *, failed: bool = False) -> set[Path]:
     """Return the files that the objects below a directory were made of, links resolved.
 
     :param root: the module's directory.
     :param headers: the kernel's; names are relative to it, since 6.13 to the module's.
+    :param failed: whether the build has failed: then what was not compiled counts, too, if the
+        compiler says what it has read. gcc does so unless a header is missing; clang does not.
     """
     files: set[Path] = set()
     names: set[str] = set()
@@ -127,6 +129,10 @@ def dependencies(top: Path, root: Path, headers: Path) -> set[Path]:
                         for word in match[1].replace("\\\n", " ").split()
                         if not word.startswith("$(wildcard") and not word.endswith(")")
                     )
+            if failed and command.startswith(".") and command.endswith(".o.d"):
+                # The compiler's own (gcc's -MMD), which fixdep has not got to: a rule of make's.
+                text = (Path(directory) / command).read_text(errors="replace")
+                names.update(text.replace("\\\n", " ").split())
     for name in names:
         places = [Path(os.path.realpath(base / name)) for base in (headers, root)]
         files.update(place for place in places if place.is_file())

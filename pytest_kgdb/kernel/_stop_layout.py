@@ -38,6 +38,24 @@ class KgdbLayout:
     task: int
     """Offset of its member `task`."""
 
+    startup: int = 0
+    """`startup_64`, where the kernel begins (arch/x86/kernel/head_64.S): executed once, and not
+    freed."""
+
+    startup_size: int = 0
+    """Its size; 0 where it is no part of what the kernel keeps."""
+
+    debug_exception: int | None = None
+    """`asm_exc_debug`, where a single step ends (arch/x86/include/asm/idtentry.h, since 5.8)."""
+
+    kgdbreboot: int | None = None
+    """`kgdbreboot`: what kgdb does when the kernel is about to reboot (dbg_notify_reboot)."""
+
+    @property
+    def unused_code(self) -> range:
+        """Addresses of the kernel's code that are executed no more."""
+        return range(self.startup, self.startup + self.startup_size)
+
 
 @dataclass(frozen=True)
 class StopLayout:
@@ -90,6 +108,9 @@ class StopLayout:
             hot = vmlinux.symbol("pcpu_hot")
             active, info = vmlinux.symbol("kgdb_active"), vmlinux.symbol("kgdb_info")
             ports = vmlinux.symbol("serial8250_ports")
+            startup, startup_size = _startup(vmlinux)
+            reboot = vmlinux.symbol("kgdbreboot")
+            debug_exception = vmlinux.symbol("asm_exc_debug")
         finally:
             vmlinux.close()
         if current is None and hot is None:
@@ -112,6 +133,10 @@ class StopLayout:
                     info_size=drgn.sizeof(element),
                     debuggerinfo=drgn.offsetof(element, "debuggerinfo"),
                     task=drgn.offsetof(element, "task"),
+                    startup=startup,
+                    startup_size=startup_size,
+                    kgdbreboot=reboot,
+                    debug_exception=debug_exception,
                 )
             task = program.type("struct task_struct")
             console_rx = console_driver = console_seq = None
@@ -150,6 +175,17 @@ class StopLayout:
             return None
         kgdb = values["kgdb"]
         return cls(**{**values, "kgdb": None if kgdb is None else KgdbLayout(**kgdb)})
+
+
+def _startup(vmlinux: Vmlinux) -> tuple[int, int]:
+    """Return the address and the size of `startup_64`, which ends where the other CPUs begin."""
+    names = ("_stext", "startup_64", "secondary_startup_64", "_etext")
+    first, startup, end, last = (vmlinux.symbol(name) for name in names)
+    if first is None or startup is None or end is None or last is None:
+        return 0, 0
+    if not first <= startup < end <= last:
+        return 0, 0
+    return startup, end - startup
 
 
 _MEMBERS: Final = " ".join(

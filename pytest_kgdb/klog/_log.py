@@ -13,6 +13,7 @@ __all__ = [
     "LogSource",
     "console_lines",
     "kernel_records",
+    "record_spans",
     "without_kernel_records",
     "without_printed",
     "without_records",
@@ -22,7 +23,7 @@ __all__ = [
 # CONFIG_PRINTK_CALLER (kernel/printk/printk.c, info_print_prefix). The console driver holds the
 # port's lock for the whole record: a record is never interrupted, but a record may interrupt
 # anything that a program writes. It has no control characters such as the tags around a command.
-_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n\x06\x1e\x1f]*\n")
+_RECORD: Final = re.compile(rb"\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? [^\n\x06\x1d-\x1f]*\n")
 _PARTS: Final = re.compile(r"\[ *(\d+\.\d{6})\](?:\[ *([TC]\d+)\])? (.*)", re.DOTALL)
 
 # What the driver prints of records that it lost (kernel/printk/printk.c, console_emit_next_record;
@@ -60,6 +61,11 @@ class LogLine:
 def kernel_records(text: bytes) -> list[bytes]:
     """Return the kernel's log records in a console's text."""
     return _RECORD.findall(text)
+
+
+def record_spans(text: bytes, start: int, end: int) -> list[tuple[int, int]]:
+    """Return where the kernel's log records are in a part of a console's text."""
+    return [match.span() for match in _RECORD.finditer(text, start, end)]
 
 
 def without_kernel_records(text: bytes, seen: Iterable[bytes] = ()) -> bytes:

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from ._boot import BootLog, boot_death, boot_to_kgdbwait, check_boot, last_lines
     from ._command import MachineSpec, by_hand, kernel_command_line, storage_by_hand
     from ._directory import private_directory
+    from ._kvm import KVM, try_kvm
     from ._machine import Machine
     from ._process import QemuProcess
     from ._sysrq import SysrqBreak
 
 __all__ = [
+    "KVM",
     "BootLog",
     "Machine",
     "MachineSpec",
@@ -27,6 +29,7 @@ __all__ = [
     "last_lines",
     "private_directory",
     "storage_by_hand",
+    "try_kvm",
 ]
 
 # Each name is imported when it is first used: QEMU and gdb are started by parts that need few of
@@ -42,6 +45,8 @@ _MODULE_OF: Final = {
     "kernel_command_line": "_command",
     "storage_by_hand": "_command",
     "private_directory": "_directory",
+    "KVM": "_kvm",
+    "try_kvm": "_kvm",
     "Machine": "_machine",
     "QemuProcess": "_process",
     "SysrqBreak": "_sysrq",

@@ -79,6 +79,7 @@ class Machine:
         self.spec = spec
         self.waits = waits
         self._storage_seen = 0.0
+        self._loaded_at = -1  # how often it had been resumed before the last load
         self._describe_fault: Callable[[], str] = str
         with contextlib.ExitStack() as stack:
             if process is None:
@@ -277,7 +278,9 @@ class Machine:
                 hint += "; the guest has switched this one off, or rebooted it"
         else:
             message += f"\ncommand: {' '.join(self.argv)}"
-        return MachineDied(message, log=self.child.log, hint=hint)
+        error = MachineDied(message, log=self.child.log, hint=hint)
+        error.by_guest = started and status == 0  # -no-reboot (machine/_command.py)
+        return error
 
     def _had_triple_fault(self) -> bool:
         """Whether it was a triple fault that has reset the machine, as far as QEMU says.
@@ -330,6 +333,7 @@ class Machine:
         # (hw/core/cpu-sysemu.c and others, cpu_common_post_load).
         self.memory.restore(name)
         self._snapshot_command("loadvm", name)
+        self._loaded_at = self.monitor.resumes
 
     def drop(self, name: str) -> None:
         """Remove a snapshot."""
@@ -385,7 +389,11 @@ class Machine:
         if now < self._storage_seen + _STORAGE_SECONDS:
             return
         self._storage_seen = now
-        if self.monitor.execute("query-status")["status"] == "io-error":
+        # Loaded, and not resumed yet, QEMU still has the state of what ran before. Asked first: it
+        # may be resumed between the status and this.
+        resumed = self.monitor.resumes != self._loaded_at
+        status = self.monitor.execute("query-status")["status"]
+        if status == "io-error" and resumed:
             raise MachineDied(
                 "QEMU has stopped the machine: this host has no room for what the guest writes to "
                 f"its disk, {self.storage}",

@@ -63,6 +63,7 @@ class SysrqBreak:
         while self._has_unread() and time.monotonic() < deadline and self._alive():
             time.sleep(look)
             look = min(2 * look, _LONGEST_LOOK)
+        self._console.note_sysrq()
         self._monitor.execute("chardev-send-break", id="console")
         self._console.send(b"g")
         self._breaks += 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from ..actions import ActionLog
+from ..actions import ActionLog, recorded
 from ..console import Result
 from ..debugger import RunControl
 from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
@@ -30,6 +31,9 @@ _OF_MODULE = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+ \[[\w-]+[^\]]*\]$")
 # Lines of the kernel's log that an error shows.
 _LINES = 20
 
+# Of a wait that ran out: these methods have no timeout=, which may be a module's parameter.
+_HINT = "a larger kgdb.timeout, if it only needs longer"
+
 
 class KernelLog(Protocol):
     """The kernel's log."""
@@ -45,6 +49,12 @@ class _Arrived(Exception):
     """Ends a wait: the module that is being loaded is where it was to be stopped."""
 
 
+@recorded(
+    known="modules.known",
+    load="modules.load",
+    load_stopped="modules.load_stopped",
+    unload="modules.unload",
+)
 class Modules:
     """The guest's modules: a mapping of those that are loaded, by name.
 
@@ -173,7 +183,7 @@ class Modules:
         :param make: variables for make's command line, where it is built: `{"DEBUG": 1}`.
         :param params: the module's parameters.
         :raises GuestCommandError: it was refused, or its init failed, with the kernel's reason;
-            or the kernel stopped in its init at a breakpoint.
+            or the kernel stopped in its init at a breakpoint; or it is not loaded afterwards.
         :raises KernelPanic: its init oopsed; `kgdb.stop` is where.
         """
         __tracebackhide__ = True
@@ -181,13 +191,37 @@ class Modules:
             command, name = self._prepare(path, make, params)
             self._tracker.watch()
             before = self._log.dmesg_end()
+            others = {entry.name for entry in self._listing()}
             try:
-                result = self._shell.run(command)
+                result = self._shell.run(command, hint=_HINT)
             except GuestCommandError as error:
                 raise self._stopped_in_init(name, error) from None
             self._check_status(f"loading {name}", command, result, before)
+            name = self._loaded_as(name, others, before)
             self._symbols.sync(self._registry.watched)
         return Module(self, name)
+
+    def _loaded_as(self, name: str, others: Collection[str], before: str) -> str:
+        """Return the name of the module that a command has loaded.
+
+        :param others: those that were there.
+        :raises GuestCommandError: it is not loaded.
+        """
+        present = [entry.name for entry in self._listing()]
+        if name in present:
+            return name
+        new = [other for other in present if other not in others]
+        if self.file(name) is None and len(new) == 1:  # the guest's file has another name
+            self._registry.watched.add(new[0])
+            return new[0]
+        raise GuestCommandError(
+            f"loading {name} failed: insmod reports no error, and the kernel has no module {name}"
+            + self._new_messages(before),
+            log=self._shell.console.log,
+            # kernel/module/main.c, do_init_module: whatever is negative is a failure.
+            hint="its init may have returned a negative number that is no error's: libc takes "
+            "-1 to -4095 for errors (include/linux/err.h, MAX_ERRNO)",
+        )
 
     def load_stopped(
         self,
@@ -209,7 +243,7 @@ class Modules:
             before = self._log.dmesg_end()
             with self._tracker.stopping_at(name):
                 try:
-                    result = self._shell.run(command, check=self._check_arrived)
+                    result = self._shell.run(command, check=self._check_arrived, hint=_HINT)
                     self._refused(f"loading {name}", command, result, before)
                 except _Arrived:
                     stay.append(True)
@@ -242,7 +276,8 @@ class Modules:
         with self._kept_stopped():
             before = self._log.dmesg_end()
             command = f"rmmod {shlex.quote(name)}"
-            self._check_status(f"unloading {name}", command, self._shell.run(command), before)
+            result = self._shell.run(command, hint=_HINT)
+            self._check_status(f"unloading {name}", command, result, before)
             self._symbols.sync(self._registry.watched)
 
     @contextlib.contextmanager
@@ -282,7 +317,8 @@ class Modules:
         for needed in source.needs:
             self._load_needed(needed)
         if source.info is not None and source.in_guest is None:
-            source = self._registry.transferred(source, self._transfer.put)
+            put = functools.partial(self._transfer.put, hint=_HINT)
+            source = self._registry.transferred(source, put)
         return shlex.join(["insmod", str(source.in_guest), *words]), source.name
 
     def _load_needed(self, name: str) -> None:
@@ -294,7 +330,8 @@ class Modules:
             return
         before = self._log.dmesg_end()
         command = f"modprobe {shlex.quote(name)}"
-        self._check_status(f"loading {name}", command, self._shell.run(command), before)
+        result = self._shell.run(command, hint=_HINT)
+        self._check_status(f"loading {name}", command, result, before)
 
     # Errors
 
@@ -304,11 +341,16 @@ class Modules:
             self._refused(what, command, result, before)
 
     def _refused(self, what: str, command: str, result: Result, before: str) -> NoReturn:
-        lines = _shown(_new_lines(before, self._log.dmesg()))
         message = f"{what} failed: {result.output.strip() or command}"
-        if lines:
-            message += "\nthe kernel said:\n" + "\n".join(f"    {line}" for line in lines)
+        message += self._new_messages(before)
         raise GuestCommandError(message, log=self._shell.console.log)
+
+    def _new_messages(self, before: str) -> str:
+        """Return what the kernel has logged since, for a message."""
+        lines = _shown(_new_lines(before, self._log.dmesg()))
+        if not lines:
+            return ""
+        return "\nthe kernel said:\n" + "\n".join(f"    {line}" for line in lines)
 
     def _stopped_in_init(self, name: str, error: GuestCommandError) -> KgdbError:
         """Return the error for a load during which the kernel stopped."""

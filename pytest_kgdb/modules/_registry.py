@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigError
-from ..kernel import ModuleFile, read_module
+from ..kernel import ModuleFile, has_location, lines_with_code, read_module
 from ..memory import ModuleFiles, module_name
 from ..process import run, which
 
@@ -25,8 +25,9 @@ _GUEST_DIRECTORY: Final = "/run"
 _STRIP_SECONDS: Final = 60.0
 
 # A file and line, as gdb takes them.
-_LINE: Final = re.compile(r"(?:.*/)?([^/:]+\.[chS]):\d+")
-_FUNCTION: Final = re.compile(r"\*?([A-Za-z_]\w*)(?:\s*\+.*)?")
+_LINE: Final = re.compile(r"([^:]+):(\d+)")
+# A function, a file and something in it, an address by a name: of what is of one module only.
+_OF_ONE: Final = re.compile(r"\*?\s*\(*\s*&?[A-Za-z_./]")
 
 
 @dataclass(frozen=True)
@@ -179,20 +180,51 @@ class ModuleRegistry:
         return next(iter(self.candidates(name)), None)
 
     def expects(self, location: str) -> bool:
-        """Whether a registered module has a function, or a source line, of that name."""
-        line, function = _LINE.fullmatch(location), _FUNCTION.fullmatch(location)
-        for path in self._named.values():
-            info = read_module(path)
-            if line is not None and line[1] in info.sources:
-                return True
-            if function is not None and function[1] in info.functions:
-                return True
-        return False
+        """Whether a registered module that is not loaded has a location."""
+        return self._waiting(location) is not None
+
+    def _waiting(self, location: str) -> str | None:
+        """Return the module of :meth:`expects`."""
+        if _OF_ONE.match(location) is None:
+            return None
+        for name, path in self._named.items():
+            loaded = self.loaded.get(name)
+            # gdb has the symbols of one that is loaded, and has said what they have.
+            if (loaded is None or loaded.file != path) and has_location(path, location):
+                return name
+        return None
+
+    def explain(self, location: str) -> tuple[str, str] | None:
+        """Return why there is nothing at a location, and what to do, as far as modules explain it.
+
+        :return: None where they do not.
+        """
+        if (name := self._waiting(location)) is not None:
+            return (
+                f"module {name} has it, and is not loaded",
+                "load_stopped() first: it loads the module, and stops before its init runs",
+            )
+        if match := _LINE.fullmatch(location):
+            source, line = match[1], int(match[2])
+            for name, path in self._named.items():
+                if lines := lines_with_code(path, source):
+                    before = max((number for number in lines if number < line), default=None)
+                    behind = min((number for number in lines if number > line), default=None)
+                    near = " and ".join(str(n) for n in (before, behind) if n is not None)
+                    return (
+                        f"{source} has no code at line {line}, nor behind it"
+                        if behind is None
+                        else f"{source} has no code at line {line}",
+                        f"the {'last line' if behind is None else 'lines next to it'} with code "
+                        f"in module {name}: {near}",
+                    )
+        return None
 
     def functions(self) -> Iterator[str]:
-        """Yield the functions of the modules that were named."""
+        """Yield the functions of the modules that were named, by their names in the source."""
         for path in self._named.values():
-            yield from read_module(path).functions
+            # gcc's copies of a function have its name with a suffix.
+            yield from {name.partition(".")[0] for name in read_module(path).functions}
 
     def resolve(self, path: str | os.PathLike[str], variables: Sequence[str] = ()) -> ModuleSource:
         """Return the module that a path or a name stands for.
@@ -264,6 +296,10 @@ class ModuleRegistry:
 _MAKEFILES: Final = ("Makefile", "Kbuild", "makefile")
 
 
+# kernel/module/main.c, unknown_module_param_cb; async_probe since 4.2.
+_OF_EVERY_MODULE: Final = ("async_probe", "dyndbg")
+
+
 def arguments(info: ModuleFile | None, name: str, params: dict[str, object]) -> list[str]:
     """Return the words that set a module's parameters.
 
@@ -273,7 +309,7 @@ def arguments(info: ModuleFile | None, name: str, params: dict[str, object]) -> 
     """
     words = []
     for key, value in params.items():
-        if info is not None and key not in (*info.parameters, "dyndbg"):
+        if info is not None and key not in (*info.parameters, *_OF_EVERY_MODULE):
             raise ConfigError(
                 f"module {name} has no parameter '{key}'",
                 hint=f"it has {', '.join(sorted(info.parameters)) or 'none'}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
+from ..arch import X86_64
 from ..progress import Progress
 from ..report import Section, Story
 from ..settings import Settings
@@ -16,12 +17,13 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from ..board import BoardAccess
     from ..cache import Cache
+    from ..debugger import SymbolIndex
     from ..disk import Disk
     from ..handle import Kgdb
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..recipes import Coverage
-    from ..session import BoardSession, Session
+    from ..session import Accelerator, BoardSession, Session
     from ..settings import TestRequest
 
 
@@ -136,6 +138,7 @@ class Artifacts:
         self._settings = settings
         self._progress = progress
         self._config = config
+        self._indexes: dict[Path, SymbolIndex] = {}  # of each vmlinux
 
     @cached_property
     def cache(self) -> Cache:
@@ -157,7 +160,26 @@ class Artifacts:
         from ..kernel import prepare
 
         settings = (settings or self._settings).with_config(config)
-        return prepare(settings, spec, self.cache, self._progress)
+        if settings.target is None:
+            self._accelerator.begin(X86_64.qemu)
+        kernel = prepare(settings, spec, self.cache, self._progress)
+        self._index(kernel).begin()
+        return kernel
+
+    @cached_property
+    def _accelerator(self) -> Accelerator:
+        """Chooses between KVM and TCG; the try is made while the kernel is built or downloaded."""
+        from ..session import Accelerator
+
+        return Accelerator(self._settings.accel, self.cache)
+
+    def _index(self, kernel: Kernel) -> SymbolIndex:
+        """gdb's index of a kernel's symbols, which is made while the initrd is."""
+        if kernel.vmlinux not in self._indexes:
+            from ..session import symbol_index
+
+            self._indexes[kernel.vmlinux] = symbol_index(kernel, self.cache)
+        return self._indexes[kernel.vmlinux]
 
     def modules(self, kernel: Kernel) -> list[Path]:
         """Return the out-of-tree modules, built against a kernel."""
@@ -212,6 +234,8 @@ class Artifacts:
             progress=self._progress,
             modules=modules,
             coverage=self._coverage(kernel, modules),
+            accelerator=self._accelerator,
+            index=self._index(kernel),
         )
 
     def _access(self) -> BoardAccess:

@@ -8,7 +8,7 @@ were registered with it, and then every process that has our tag in its environm
 
 from ._child import DEVNULL, PIPE, Child
 from ._lock import FileLock
-from ._run import CommandFailed, Completed, run, system_path, which
+from ._run import CommandFailed, Completed, program_key, run, system_path, which
 
 __all__ = [
     "DEVNULL",
@@ -17,6 +17,7 @@ __all__ = [
     "CommandFailed",
     "Completed",
     "FileLock",
+    "program_key",
     "run",
     "system_path",
     "which",

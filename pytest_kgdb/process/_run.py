@@ -56,6 +56,12 @@ def which(program: str, *, package: str, system: bool = False) -> str:
     return str(Path(path).absolute())
 
 
+def program_key(path: Path) -> str:
+    """Return what a fact about a program is remembered by: it is another if the file is."""
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+
+
 def run(
     argv: Sequence[str | Path],
     *,

@@ -10,6 +10,7 @@ from ._leaks import LeakBaseline, LeakDetector
 from ._outcomes import FailEach, Outcome, Verdict
 from ._patch_code import PatchCode
 from ._patch_failures import PatchExit, PatchFailures, PatchRunner
+from ._references import ModuleReferences
 
 __all__ = [
     "Coverage",
@@ -23,6 +24,7 @@ __all__ = [
     "LeakBaseline",
     "LeakDetector",
     "LineCoverage",
+    "ModuleReferences",
     "Outcome",
     "PatchCode",
     "PatchExit",

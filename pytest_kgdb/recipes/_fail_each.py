@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
@@ -22,13 +23,17 @@ from ._outcomes import (
     place_in,
     place_of_splat,
     place_of_stop,
+    words_of_splat,
 )
+from ._references import surplus
 
 __all__ = ["NEVER", "FailEach", "FailEachRunner", "Outcome", "Snapshots", "Verdict"]
 
 
 # More calls than any scenario makes: such an override only counts.
 NEVER: Final = 1 << 62
+_LATER: Final = 1  # seconds that a reference may take to be given back
+_SLEEP_SECONDS: Final = 30.0  # in which a guest has slept for as long, whatever its speed
 _AGAIN: Final = "run again, without a failure: "
 
 
@@ -67,6 +72,7 @@ class FailEachRunner:
     """Runs a scenario again and again, with another call of a function failing each time.
 
     :param modules: the guest's modules; None where there are none.
+    :param references: returns how many references there are to each of them, by name.
     """
 
     def __init__(
@@ -77,7 +83,9 @@ class FailEachRunner:
         leaks: LeakDetector,
         snapshots: Snapshots,
         modules: GuestModules | None,
+        references: Callable[[], Mapping[str, int]],
     ) -> None:
+        self._references = references
         self._run_control = run_control
         self._shell = shell
         self._splats = splats
@@ -104,9 +112,9 @@ class FailEachRunner:
         names = (f"fail_each-{number}" for number in range(len(taken) + 1))
         name = next(candidate for candidate in names if candidate not in taken)
         self._snapshots.take(name)
-        present = self._module_names()
+        before = _Before(self._module_names(), [self._references()])
         outcomes: list[Outcome] = []
-        complete = False
+        complete = ended = False
         unsought = self._leaks.why_not()
         try:
             with fail(NEVER, None) as counted:
@@ -116,26 +124,33 @@ class FailEachRunner:
             baseline = LeakBaseline(self._usual_leaks() if unsought is None else ())
             unrepeated: str | None = "again=False"
             if again:
-                unrepeated = self._why_not_again(scenario, usual, present)
+                unrepeated = self._why_not_again(scenario, usual, before)
             for number in range(1, limit + 1):
                 self._snapshots.restore(name)
-                with fail(number - 1, 1) as failing:
-                    outcome = self._try(scenario, number, failing)
-                if complete := failing.forced == 0:
-                    break
-                if unsought is None:
-                    outcome = self._with_leaks(outcome, baseline)
-                if unrepeated is None and outcome.ok:
-                    outcome = self._repeated(scenario, outcome, usual, present)
+                failing = fail(number - 1, 1)
+                with _naming(function, number, failing):
+                    with failing:
+                        outcome = self._try(scenario, number, failing)
+                    if complete := failing.forced == 0:
+                        _check_ended(outcome)
+                        break
+                    if unsought is None:
+                        outcome = self._with_leaks(outcome, baseline)
+                    if unrepeated is None and outcome.ok:
+                        outcome = self._repeated(scenario, outcome, usual, before)
                 outcomes.append(outcome)
+                if ended := not self._run_control.alive:
+                    break
         finally:
-            self._snapshots.restore(name)
-        complete = complete or calls <= limit
+            if self._run_control.alive:
+                self._snapshots.restore(name)
+        complete = complete or (calls <= limit and not ended)
         return FailEach(
             function,
             outcomes,
             calls=max(calls, len(outcomes)),
             complete=complete,
+            ended=ended,
             unsought=unsought,
             unrepeated=unrepeated,
         )
@@ -160,9 +175,9 @@ class FailEachRunner:
         error: KgdbError | None = None
         try:
             leaks = baseline.beyond(self._leaks.find())
-        except (MachineDied, DebuggerDied):
-            raise
         except KgdbError as caught:
+            if _is_no_verdict(caught):
+                raise
             error = caught
         # The kernel has run on for it, and may have had more to report.
         verdict, message, place = self._judge(error, leaks_apart=True)
@@ -188,7 +203,7 @@ class FailEachRunner:
             failing.path[:PATH_FRAMES],
             result,
             error,
-            console.since(mark).decode("utf-8", "replace"),
+            console.shown(mark),
             place=place,
         )
 
@@ -198,37 +213,45 @@ class FailEachRunner:
         return {module.name for module in self._modules or ()}
 
     def _why_not_again(
-        self, scenario: Callable[[], object], usual: Outcome, present: set[str]
+        self, scenario: Callable[[], object], usual: Outcome, before: _Before
     ) -> str | None:
         """Return why a scenario is not to be run again after a failure; None if it is.
 
         One that does not pass twice in a row without any failure would tell nothing.
         """
-        again = self._repeated(scenario, usual, usual, present)
+        again = self._repeated(scenario, usual, usual, before)
+        _check_ended(again)
         if again.ok:
             return None
         return f"the scenario does not pass twice: {again.message.splitlines()[0]}"
 
     def _repeated(
-        self, scenario: Callable[[], object], outcome: Outcome, usual: Outcome, present: set[str]
+        self, scenario: Callable[[], object], outcome: Outcome, usual: Outcome, before: _Before
     ) -> Outcome:
         """Return an outcome, corrected by a run without a failure: whether something stayed behind.
 
-        The modules that the scenario has loaded, and had no occasion to unload, are unloaded first.
+        The modules that the scenario has loaded, and had no occasion to unload, are unloaded first;
+        then the references to the others are counted.
 
         :param usual: how the scenario ends.
-        :param present: the modules before it.
+        :param before: what there was before it.
         """
-        self._run_control.interrupt()
         left: list[str] = []
+        kept: list[str] = []
 
         def again() -> object:
+            self._run_control.interrupt()
             for module in self._modules or ():
-                if module.name not in present:
+                if module.name not in before.modules:
                     left[:] = [module.name]
                     module.unload()
                     self._run_control.interrupt()
             left.clear()
+            if outcome is usual:
+                before.references.append(self._references())
+            elif what := self._stays(before):
+                kept.append(what)
+                return usual.result
             return scenario()
 
         result, error = _outcome_of(again)
@@ -240,6 +263,8 @@ class FailEachRunner:
         status, expected = (getattr(value, "status", None) for value in (result, usual.result))
         if left:
             what = f"module {left[0]} cannot be unloaded: {message}"
+        elif kept:
+            what = kept[0]
         elif error is not None:
             what = f"{_AGAIN}{message}"
         elif status != expected:
@@ -248,9 +273,21 @@ class FailEachRunner:
             return outcome
         return replace(outcome, verdict="leftover", message=what, error=error)
 
+    def _stays(self, before: _Before) -> str | None:
+        """Return to which module a failure has left references, or has given back too many."""
+        what = surplus(self._references(), *before.references)
+        if what is not None:
+            # One that is given back a little later, by RCU or a worker, is none that stays.
+            self._shell.run(f"sleep {_LATER}", _SLEEP_SECONDS, own=True)
+            what = surplus(self._references(), *before.references)
+        return what
+
     # Judging
 
     def _judge(self, error: BaseException | None, *, leaks_apart: bool = False) -> _Judgement:
+        if isinstance(error, MachineDied):
+            # Nothing can be asked any more.
+            return _Judgement("reset", error.message.splitlines()[0], "")
         # Acknowledged, so that they are not the test's own as well.
         pending = self._splats.pending()
         self._splats.acknowledge(pending)
@@ -265,7 +302,7 @@ class FailEachRunner:
             place = place_of_splat(splats[0]) if splats else ""
             return _Judgement("panic", error.message.splitlines()[0], place)
         if splats:
-            return _Judgement("splat", splats[0].title, place_of_splat(splats[0]))
+            return _Judgement("splat", words_of_splat(splats[0]), place_of_splat(splats[0]))
         if isinstance(error, TimeoutError):
             return _Judgement("hang", error.message, place_in(error.message))
         if error is not None and not isinstance(error, KgdbError):
@@ -273,6 +310,13 @@ class FailEachRunner:
         # What the scenario could not do is what was to be expected of it.
         message = error.message.splitlines()[0] if isinstance(error, KgdbError) else ""
         return _Judgement("handled", message, "")
+
+
+class _Before(NamedTuple):
+    """What there was without a failure: before the scenario, and after it."""
+
+    modules: set[str]
+    references: list[Mapping[str, int]]
 
 
 class _Judgement(NamedTuple):
@@ -285,10 +329,42 @@ def _outcome_of(scenario: Callable[[], object]) -> tuple[object, BaseException |
     """Run a scenario; return what it returned, and what it raised."""
     try:
         return scenario(), None
-    except (MachineDied, DebuggerDied):
-        raise
     except Exception as caught:
+        if _is_no_verdict(caught):
+            raise
         return None, caught
+
+
+def _is_no_verdict(error: Exception) -> bool:
+    """Whether an error says nothing of the kernel under test.
+
+    A machine that the guest has reset or switched off has ended by what the guest does. What a
+    condition of the test's raises is the test's mistake.
+    """
+    if isinstance(error, MachineDied):
+        return not error.by_guest
+    return isinstance(error, DebuggerDied) or (isinstance(error, KgdbError) and error.by_instrument)
+
+
+def _check_ended(outcome: Outcome) -> None:
+    """:raises MachineDied: the machine has ended in a run in which no call failed."""
+    if outcome.verdict == "reset" and outcome.error is not None:
+        raise outcome.error
+
+
+@contextlib.contextmanager
+def _naming(function: str, number: int, failing: Override) -> Iterator[None]:
+    """Name in the error for the loss of the machine, or of gdb, which call was failing."""
+    try:
+        yield
+    except (MachineDied, DebuggerDied) as error:
+        if not failing.forced:
+            raise
+        first, *rest = error.message.splitlines()
+        place = f", in {failing.path[0].partition(' ')[2]}" if failing.path else ""
+        first = f"{first} (call {number} of {function} failing{place})"
+        named = type(error)("\n".join([first, *rest]), log=error.log, hint=error.hint)
+        raise named from error
 
 
 def _refuse(function: str, baseline: Outcome, counted: Override) -> None:

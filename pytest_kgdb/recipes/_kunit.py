@@ -20,6 +20,7 @@ _DEBUGFS: Final = "/sys/kernel/debug/kunit"
 # include/kunit/test.h: the section of a module with suites, whose records begin with their names.
 _SECTION: Final = b".kunit_test_suites"
 _NAME_BYTES: Final = 256
+_HINT: Final = "a larger timeout= for kunit(), if it only needs longer"
 _TIME: Final = re.compile(r"^\[ *\d+\.\d+\] ")
 
 
@@ -101,7 +102,9 @@ class KunitRunner:
         # `run` came with 6.8.
         if module is None and self._shell.run(f"[ -w {shlex.quote(place)}/run ]").status == 0:
             result = self._shell.run(
-                f"echo 1 > {shlex.quote(place)}/run && cat {shlex.quote(place)}/results", timeout
+                f"echo 1 > {shlex.quote(place)}/run && cat {shlex.quote(place)}/results",
+                timeout,
+                hint=_HINT,
             )
             lines = result.output.splitlines()
         else:
@@ -131,11 +134,12 @@ class KunitRunner:
 
     def _load(self, module: str, timeout: float | None) -> list[str]:
         name = module.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
-        self._shell.run(f"[ ! -e /sys/module/{name} ] || rmmod {name}", timeout)
+        self._shell.run(f"[ ! -e /sys/module/{name} ] || rmmod {name}", timeout, hint=_HINT)
         cursor = self._splats.cursor()
         load = "insmod" if module.startswith("/") else "modprobe"
         prepare = "modprobe kunit 2>/dev/null; " if load == "insmod" else ""
-        result = self._shell.run(f"{prepare}{load} {shlex.quote(module)}", timeout)
+        command = f"{prepare}{load} {shlex.quote(module)}"
+        result = self._shell.run(command, timeout, hint=_HINT)
         if result.status != 0:
             raise KgdbError(
                 f"the module {module} could not be loaded: {result.output.strip()}",

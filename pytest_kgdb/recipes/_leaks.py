@@ -91,7 +91,11 @@ class LeakDetector:
             f'{_SCAN} && {_SCAN} && {{ [ -z "$(head -c1 {_FILE})" ] || {_SCAN}; }} && cat {_FILE}'
         )
         with self._breakpoints_disabled():
-            result = self._shell.run(scan, max(self._waits.seconds, _TIMEOUT))
+            result = self._shell.run(
+                scan,
+                max(self._waits.seconds, _TIMEOUT),
+                hint="a larger kgdb.timeout, if it only needs longer",
+            )
         if result.status != 0:
             raise GuestCommandError(
                 f"the kernel's leak detector does not scan: {result.output.strip()}",

@@ -21,9 +21,12 @@ __all__ = [
     "place_in",
     "place_of_splat",
     "place_of_stop",
+    "words_of_splat",
 ]
 
-Verdict = Literal["handled", "failed", "oops", "panic", "splat", "hang", "leak", "leftover"]
+Verdict = Literal[
+    "handled", "failed", "oops", "panic", "reset", "splat", "hang", "leak", "leftover"
+]
 
 PATH_FRAMES: Final = 12
 """Frames that are kept of where a call came from."""
@@ -93,6 +96,7 @@ class FailEach(Sequence[Outcome]):
         *,
         calls: int,
         complete: bool,
+        ended: bool = False,
         unsought: str | None = None,
         unrepeated: str | None = None,
     ) -> None:
@@ -101,7 +105,12 @@ class FailEach(Sequence[Outcome]):
         self.calls = calls
         """Calls that the scenario makes when none fails: at most, where that varies."""
         self.complete = complete
-        """Whether there is no further call that could fail; there is where `limit` was reached."""
+        """Whether there is no further call that could fail.
+
+        There is where `limit` was reached, and there may be where the machine has ended.
+        """
+        self.ended = ended
+        """Whether the last of them has ended the machine, so that no further call was tried."""
         self.unsought = unsought
         """Why leaks were not looked for; None where they were."""
         self.unrepeated = unrepeated
@@ -134,6 +143,8 @@ class FailEach(Sequence[Outcome]):
 
     def __str__(self) -> str:
         more = "" if self.complete else "; there are more calls, limit= was reached"
+        if self.ended:
+            more = "; the machine has ended, no further call was tried"
         leaks = "leaks were looked for"
         if self.unsought is not None:
             leaks = f"leaks were not looked for: {self.unsought}"
@@ -164,6 +175,12 @@ def place_of_stop(stop: Stop) -> str:
     except KgdbError:
         return ""
     return _with_driver([str(frame).partition(" ")[2] for frame in frames])
+
+
+def words_of_splat(splat: Splat) -> str:
+    """Return what a splat says in a line: its headline, and the message of a WARN."""
+    words = " ".join(splat.message.split())
+    return splat.title if words in splat.title else f"{splat.title}: {words}"
 
 
 def place_of_splat(splat: Splat) -> str:

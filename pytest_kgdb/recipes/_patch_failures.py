@@ -214,6 +214,9 @@ class PatchRunner:
                 if target.function not in called:
                     uncalled.append(target.shown)
                     continue
+                if reports and reports[-1].ended:
+                    unaimed.append(f"{target.shown}: the machine had ended")
+                    continue
 
                 def fail(skipped: int, times: int | None, target: _Target = target) -> Override:
                     one = override(target.function, target.returns, target.places, skipped, times)

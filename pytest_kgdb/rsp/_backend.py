@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 from ..errors import KgdbError
 from ._breakpoints import InsertedBreakpoints
 from ._recorded_code import RecordedCode
+from ._stack_watches import StackWatches
 from ._stop_context import GuestMemory, StopContext
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class Backend(ABC):
     ) -> None:
         """Insert the target's own hooks among the relay's breakpoints; is called once."""
 
+    def use_stack_watches(  # noqa: B027 # not every target leads the kernel elsewhere at a hit
+        self, watches: StackWatches
+    ) -> None:
+        """Ask these about the hits of watchpoints; is called once."""
+
     @abstractmethod
     def sockets(self) -> list[socket.socket]:
         """Return what may have something to be received; nothing while detached."""
@@ -129,6 +135,11 @@ class Backend(ABC):
     @abstractmethod
     def may_be_hook(self) -> bool:
         """Whether the stop may be one at a breakpoint, or at the end of a single step."""
+
+    @property
+    def step_is_hit(self) -> bool:
+        """Whether the stop is the end of a single step and the hit of a watchpoint as well."""
+        return False
 
     @property
     def is_spurious(self) -> bool:

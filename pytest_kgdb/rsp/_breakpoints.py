@@ -1,4 +1,4 @@
-"""The software breakpoints that the target has, and for whom."""
+"""The breakpoints that the target has, and for whom."""
 
 from __future__ import annotations
 
@@ -21,18 +21,38 @@ class InsertedBreakpoints:
     :param request: sends the target a packet and returns its reply.
     :param lazy: whether removals are put off; a target that shows inserted breakpoints in memory
         to gdb, and from which removing one costs little, is told at once.
+    :param request_hardware: does what gdb asks (`Z1`, `z1`), and returns the reply; None where
+        there are no hardware breakpoints.
+
+    Where a software breakpoint is or has been, one stands in for a hardware breakpoint of gdb's at
+    the same address. Of two breakpoints, one would stop the CPU before the other, and whoever
+    serves it would take the other's int3 for the instruction.
     """
 
     request: Callable[[bytes], bytes]
     lazy: bool = True
+    request_hardware: Callable[[bytes], bytes] | None = None
     inserted: set[int] = field(default_factory=set)
     """What the target has."""
-    requested: set[int] = field(default_factory=set)
-    """What gdb has inserted."""
+    software: set[int] = field(default_factory=set)
+    """Where gdb has inserted software breakpoints."""
+    stand_ins: set[int] = field(default_factory=set)
+    """Where a software breakpoint stands in for gdb's hardware breakpoint."""
+    hardware: set[int] = field(default_factory=set)
+    """Where the target has gdb's hardware breakpoint."""
+    # Where it has had a software breakpoint. At a removed one, kgdb passes over any int3, and would
+    # over that of a hardware breakpoint's hit (kernel/debug/debug_core.c, kgdb_isremovedbreak);
+    # what it has removed is in snapshots.
+    _had: set[int] = field(default_factory=set)
     hooks: dict[int, list[Hook]] = field(default_factory=dict)
     """The hooks of each address, the newest first."""
     code: RecordedCode | None = None
     """Whose int3s give way to breakpoints."""
+
+    @property
+    def requested(self) -> set[int]:
+        """Where a software breakpoint is to stop gdb."""
+        return self.software | self.stand_ins
 
     @property
     def needed(self) -> set[int]:
@@ -48,14 +68,38 @@ class InsertedBreakpoints:
         """Insert one for gdb, and return the target's reply."""
         reply = self._insert(address)
         if reply == b"OK":
-            self.requested.add(address)
+            self.software.add(address)
         return reply
 
     def remove(self, address: int) -> None:
         """Remove gdb's, if it has one there."""
-        self.requested.discard(address)
-        if not self.lazy and address not in self.hooks:
+        self.software.discard(address)
+        self._remove_unneeded(address)
+
+    def _remove_unneeded(self, address: int) -> None:
+        if not self.lazy and address not in self.needed:
             self._remove(address)
+
+    def insert_hardware(self, payload: bytes) -> bytes:
+        """Do what a `Z1` packet asks, and return the reply."""
+        address = _address(payload)
+        if address in self._had and self._insert(address) == b"OK":
+            self.stand_ins.add(address)
+            return b"OK"
+        reply = self._ask_hardware(payload)
+        if reply == b"OK":
+            self.hardware.add(address)
+        return reply
+
+    def remove_hardware(self, payload: bytes) -> bytes:
+        """Do what a `z1` packet asks, and return the reply."""
+        address = _address(payload)
+        if address in self.stand_ins:
+            self.stand_ins.discard(address)
+            self._remove_unneeded(address)
+            return b"OK"
+        self.hardware.discard(address)
+        return self._ask_hardware(payload)
 
     def add_hook(self, address: int, hook: Hook) -> bytes:
         """Insert one for a hook, and return the target's reply."""
@@ -94,20 +138,32 @@ class InsertedBreakpoints:
 
     def forget(self) -> None:
         """Take note that the target has none and gdb wants none; hooks stay."""
-        self.inserted.clear()
-        self.requested.clear()
+        for addresses in (self.inserted, self.software, self.stand_ins, self.hardware):
+            addresses.clear()
 
     def _insert(self, address: int) -> bytes:
         if address in self.inserted:
             return b"OK"
         if self.code is not None:
             self._write(address, self.code.give(address))
+        replaces = address in self.hardware and self._ask_hardware(b"z1,%x,1" % address) == b"OK"
         reply = self.request(b"Z0,%x,1" % address)
         if reply == b"OK":
             self.inserted.add(address)
-        elif self.code is not None:
+            self._had.add(address)
+            if replaces:
+                self.hardware.discard(address)
+                self.stand_ins.add(address)
+            return reply
+        if replaces:
+            self._ask_hardware(b"Z1,%x,1" % address)
+        if self.code is not None:
             self._write(address, self.code.take_back(address))
         return reply
+
+    def _ask_hardware(self, payload: bytes) -> bytes:
+        assert self.request_hardware is not None
+        return self.request_hardware(payload)
 
     def _remove(self, address: int) -> None:
         if address in self.inserted:
@@ -132,3 +188,7 @@ class InsertedBreakpoints:
         reply = self.request(b"M%x,1:%b" % (address, byte.hex().encode()))
         if reply != b"OK" and self.code is not None:
             self.code.write(address, byte)
+
+
+def _address(payload: bytes) -> int:
+    return int(payload.split(b",")[1], 16)

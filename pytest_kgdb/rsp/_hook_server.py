@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
 
 from ..arch import X86_64
@@ -21,6 +22,17 @@ _SP: Final = X86_64.registers.sp
 _RESULT: Final = X86_64.registers.result
 _WORD: Final = 8
 _INT3: Final = b"\xcc"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A single step off an address, while gdb takes the kernel for running."""
+
+    address: int
+    packet: bytes
+    """What is due then."""
+    displaced: bool
+    """Whether the breakpoint stays inserted for it."""
 
 
 class HookServer:
@@ -49,9 +61,8 @@ class HookServer:
         self.stepping = SteppingThreadFilter()
         self._served: int | None = None  # its hooks have run, and the CPU is still there
         self._forced: Return | None = None  # what they decided, to be done when gdb resumes
-        # Threads that step off an address for us, while gdb takes the kernel for running: where,
-        # and the packet that is due then.
-        self._steps: dict[bytes, tuple[int, bytes]] = {}
+        self._steps: dict[bytes, _Step] = {}  # by thread
+        self._displaced: int | None = None  # what gdb steps over, with its breakpoint inserted
 
     def reset(self) -> None:
         """Take note that the machine has been replaced; hooks stay."""
@@ -98,7 +109,7 @@ class HookServer:
         address, thread = context.breakpoint, context.thread
         if address is None:
             if (step := self._steps.get(thread)) is not None:
-                self._end_step(context, *step)
+                self._end_step(context, step)
                 return True
             if not self.stepping.step_ends(thread):
                 self._go(CONT)
@@ -120,6 +131,8 @@ class HookServer:
             self._go(CONT)
             return True
         if address is None or not (context.late or address in self._breakpoints.inserted):
+            return self._report(context)
+        if address == self._displaced and self.stepping.step_over_by_other(thread) == address:
             return self._report(context)
         registers[_PC] = address
         self._served = address
@@ -154,13 +167,23 @@ class HookServer:
         self._go(CONT, also={over} if address == over else ())
         return True
 
-    def _end_step(self, context: StopContext, address: int, packet: bytes) -> None:
+    def end_step_of(self, thread: bytes) -> None:
+        """Take note that gdb is told of the stop by which a thread has stepped off an address."""
+        self._steps.pop(thread, None)
+
+    def _end_step(self, context: StopContext, step: _Step) -> None:
         """Go on after a step off an address, or step again if the CPU is still there."""
-        if context.registers[_PC] == address:
-            self._go(STEP)
+        if context.registers[_PC] == step.address:
+            self._step_off(context, step.packet)
             return
         del self._steps[context.thread]
-        self._go(packet)
+        self._go(step.packet)
+
+    def _step_off(self, context: StopContext, packet: bytes) -> None:
+        """Step off an address; what is due then is a packet."""
+        address = context.registers[_PC]
+        self._steps[context.thread] = _Step(address, packet, context.displace())
+        self._go(STEP)
 
     def _call_hooks(self, event: Event, context: StopContext) -> bool:
         """Call an address's hooks; True if the kernel stops there."""
@@ -198,8 +221,9 @@ class HookServer:
             if step and context is not None:
                 if context.emulate():
                     return True
-                self._step_begins(context)
-            self._go(packet)
+                self._step(context, packet)
+            else:
+                self._go(packet)
             return False
         registers = context.registers
         address = registers[_PC]
@@ -219,8 +243,7 @@ class HookServer:
         elif step:
             if context.emulate():
                 return True
-            self._step_begins(context)
-            self._go(packet, without=address)
+            self._step(context, packet, without=address)
             return False
         elif self._served == address and address in self._breakpoints.hooks:
             self._leave(context, packet)
@@ -228,10 +251,16 @@ class HookServer:
         self._go(packet)
         return False
 
-    def _step_begins(self, context: StopContext) -> None:
+    def _step(self, context: StopContext, packet: bytes, without: int | None = None) -> None:
+        """Step the thread that stopped, for gdb.
+
+        :param without: the breakpoint that is removed for it, if it must be.
+        """
         address, breakpoints = context.registers[_PC], self._breakpoints
         over = address in breakpoints.inserted and address not in breakpoints.requested
         self.stepping.step_begins(context.thread, address if over else None)
+        self._displaced = address if over and context.displace() else None
+        self._go(packet, without=None if self._displaced is not None else without)
 
     def _leave(self, context: StopContext, packet: bytes) -> None:
         """Go on from an address whose hooks have run."""
@@ -239,8 +268,7 @@ class HookServer:
         if self._forced is not None:
             self._return(context, self._forced)
         elif address in self._breakpoints.needed and not context.emulate():
-            self._steps[context.thread] = address, packet
-            self._go(STEP)
+            self._step_off(context, packet)
             return
         self._go(packet)
 
@@ -257,8 +285,9 @@ class HookServer:
 
     def _go(self, packet: bytes, without: int | None = None, also: Collection[int] = ()) -> None:
         # Another CPU may stop before a step has ended: the one that steps is still there.
-        left_out = {*(address for address, _ in self._steps.values()), without}
-        self._breakpoints.sync(left_out, also=also)
+        left_out = {step.address for step in self._steps.values() if not step.displaced}
+        kept = {self._displaced} if self._displaced is not None and self.stepping.awaits_any else ()
+        self._breakpoints.sync({*left_out, without}, also={*also, *kept})
         self._served = self._forced = None
         self._resumed_at = time.monotonic()
         self._resume(packet)

@@ -18,6 +18,7 @@ from ._packet_handlers import PacketHandlers
 from ._qemu_stub import Hit, QemuStub
 from ._recorded_code import RecordedCode
 from ._split import LineSplitter
+from ._stack_watches import StackWatches
 from ._stop_context import GuestMemory, StopContext
 from ._trap_cause import TrapCauses
 from ._vcpus import VcpuControl, Vcpus
@@ -91,6 +92,11 @@ class KgdbBackend(Backend):
             splitter=self._splitter,
         )
 
+    def use_stack_watches(self, watches: StackWatches) -> None:
+        """See :meth:`Backend.use_stack_watches`."""
+        if self._stub is not None:
+            self._stub.stack_watches = watches
+
     # What has come
 
     def _stub_socket(self) -> socket.socket | None:
@@ -130,7 +136,8 @@ class KgdbBackend(Backend):
     def _note_hit(self, hit: Hit | None) -> None:
         if hit is not None:
             self._hit = hit
-            self._led.add(hit.address)
+            if hit.saved is not None:
+                self._led.add(hit.address)
 
     # The stop
 
@@ -189,6 +196,11 @@ class KgdbBackend(Backend):
         return self._hit is None and self._stop.reply[:3] == b"T05"
 
     @property
+    def step_is_hit(self) -> bool:
+        """See :attr:`Backend.step_is_hit`."""
+        return self._hit is not None and self._hit.stepped
+
+    @property
     def is_spurious(self) -> bool:
         """See :attr:`Backend.is_spurious`."""
         return self._led_late or self._stop.interrupted_step
@@ -210,9 +222,14 @@ class KgdbBackend(Backend):
         if registers is not None and self._hit is not None and self._stub is not None:
             hit, self._hit = self._hit, None
             self._stub.restore_instruction(hit)
+            if hit.stepped and reply[:3] == b"T05":
+                return b"T05" + hit.reason + reply[3:]
             if registers[_PC] - 1 == hit.address:
                 registers[_PC] = hit.address
-                return b"T05" + hit.reason + reply[3:]
+                reason = hit.reason
+                if not reason and hit.address in breakpoints.requested:
+                    reason = b"swbreak:;"
+                return b"T05" + reason + reply[3:]
         if reply[:3] == b"T05":
             address = served  # the program counter has been put back for the hooks
             if address is None and breakpoints.inserted:
@@ -378,6 +395,7 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.reattach`."""
         breakpoints.forget()
         self._traps.reset()
+        self._stop.reset()
         self._by_stub.clear()
         self._led.clear()
         self._led_late = False
@@ -389,6 +407,7 @@ class KgdbBackend(Backend):
         self._handlers.select_stopped_thread()
         self._stop.reply = stop_reply
         self._stop.find_registers()
+        self._stay_at_reboot()
 
     def close(self) -> None:
         """See :meth:`Backend.close`."""
@@ -416,5 +435,12 @@ class KgdbBackend(Backend):
     def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""
         self._stop.memory, self._stop.layout = memory, layout
+        if self._stub is not None and layout is not None and layout.kgdb is not None:
+            self._stub.debug_exception = layout.kgdb.debug_exception
         if not self._running:
             self._stop.find_registers()
+            self._stay_at_reboot()
+
+    def _stay_at_reboot(self) -> None:
+        """Have kgdb stay when the kernel reboots, in a kernel of ours."""
+        self._stop.stay_at_reboot()

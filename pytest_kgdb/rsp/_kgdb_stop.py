@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
 from ..errors import KgdbError
 from ._connection import KgdbConnection
+from ._displaced import DisplacedSteps
 from ._emulate import emulate
 from ._packets import stopped_thread
 from ._qemu_stub import QemuStub
@@ -22,6 +24,7 @@ __all__ = ["KgdbStop"]
 
 _PC: Final = X86_64.registers.pc
 _SP: Final = X86_64.registers.sp
+_STAY: Final = (-1).to_bytes(4, "little", signed=True)  # of `kgdbreboot`
 
 
 class KgdbStop:
@@ -47,6 +50,8 @@ class KgdbStop:
         self.registers: PtRegs | None = None
         """Those of the task that stopped; None where they are not found in guest memory."""
         self._asked: PacketRegisters | None = None  # the same, where kgdb was asked
+        # Instructions are written by kgdb, so that QEMU learns of them.
+        self._displaced = DisplacedSteps(connection.write)
         self._floor = 0
 
     @property
@@ -90,8 +95,22 @@ class KgdbStop:
             address = int.from_bytes(memory.read(info + layout.debuggerinfo, 8), "little")
             self.registers = PtRegs(memory.read, memory.write, address)
             self._floor = self.registers[_SP]
+            self._displaced.end(self.thread, self.registers, memory.read, layout.unused_code)
         except KgdbError:
             self.registers = None
+
+    def stay_at_reboot(self) -> None:
+        """Have kgdb stay when the kernel is about to reboot, unless it is told what else to do.
+
+        By default it takes leave of gdb before the devices are shut down, and reports no stop any
+        more (kernel/debug/debug_core.c, dbg_notify_reboot).
+        """
+        memory, layout = self.memory, self._kgdb_layout
+        if memory is None or layout is None or layout.kgdbreboot is None:
+            return
+        with contextlib.suppress(KgdbError):
+            if memory.read(layout.kgdbreboot, len(_STAY)) == bytes(len(_STAY)):
+                memory.write(layout.kgdbreboot, _STAY)
 
     def read(self, address: int, size: int) -> bytes:
         """Read virtual memory: the kernel's, or the user program's whose task stopped.
@@ -151,7 +170,7 @@ class KgdbStop:
         """
         memory, registers = self.memory, self.registers
         if memory is not None and registers is not None:
-            return self._context(registers, self.read, self._emulate)
+            return self._context(registers, self.read, self._emulate, self._displace)
         if not hooked:
             return None
         connection = self._connection
@@ -168,6 +187,7 @@ class KgdbStop:
         registers: RegisterFile,
         read: Callable[[int, int], bytes],
         emulate: Callable[[], bool],
+        displace: Callable[[], bool] = lambda: False,
     ) -> StopContext:
         return StopContext(
             self.thread,
@@ -177,6 +197,7 @@ class KgdbStop:
             lambda: self.thread,
             breakpoint=self._traps.int3(self.thread, registers),
             interrupted_step=self._traps.interrupted_step(self.thread, registers),
+            displace=displace,
         )
 
     def _emulate(self) -> bool:
@@ -186,6 +207,19 @@ class KgdbStop:
             return False
         watched = self._stub is not None and self._stub.watching
         return emulate(registers, memory.read, memory.write, self._floor, operands=not watched)
+
+    def _displace(self) -> bool:
+        """Have the next step execute a copy of the instruction."""
+        registers, memory, layout = self.registers, self.memory, self._kgdb_layout
+        if registers is None or memory is None or layout is None or self.reply[1:3] != b"05":
+            return False
+        watched = self._stub.watched if self._stub is not None else []
+        area = layout.unused_code
+        return self._displaced.begin(self.thread, registers, memory.read, area, watched)
+
+    def reset(self) -> None:
+        """Take note that the machine has been replaced by another."""
+        self._displaced.reset()
 
     def _ask_registers(self) -> PacketRegisters:
         # arch/x86/kernel/kgdb.c, dbg_set_reg, passes over the stack pointer.

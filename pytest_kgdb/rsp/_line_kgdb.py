@@ -59,6 +59,9 @@ class LineKgdbBackend(KgdbBackend):
             return b"E01"
         return super().reply(payload)
 
+    def _stay_at_reboot(self) -> None:
+        """Leave the kernel as its owner has it."""
+
     def read_kernel(self, address: int, size: int) -> bytes:
         """Read the kernel's memory by packets.
 

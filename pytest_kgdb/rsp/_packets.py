@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["ACK", "INTERRUPT", "NAK", "PAUSED", "Decoder", "encode", "stopped_thread"]
+__all__ = ["ACK", "INTERRUPT", "IO_ERROR", "NAK", "PAUSED", "Decoder", "encode", "stopped_thread"]
 
 ACK: Final = b"+"
 NAK: Final = b"-"
@@ -19,6 +19,8 @@ _LONGEST: Final = 1 << 20
 
 PAUSED: Final = b"T02"
 """How QEMU's stop reply begins after an interrupt or a `stop` of QMP's (gdbstub.c)."""
+IO_ERROR: Final = b"T17"
+"""How it begins where QEMU has stopped the machine itself, for an error of a disk's file."""
 
 
 def encode(payload: bytes) -> bytes:

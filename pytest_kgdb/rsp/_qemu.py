@@ -17,7 +17,7 @@ from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
 from ._cpu_numbers import CpuNumbers
 from ._kernel_stops import KernelStops
-from ._packets import INTERRUPT, PAUSED, stopped_thread
+from ._packets import INTERRUPT, IO_ERROR, PAUSED, stopped_thread
 from ._qemu_stop import QemuStop, cpu_of
 from ._stop_context import GuestMemory, StopContext
 
@@ -106,14 +106,16 @@ class QemuStubBackend(Backend):
         return self._connection.socket not in ready or self._connection.receive()
 
     def next_event(self) -> bytes | None:
-        """Return the next packet, past reports that QMP has paused the machine.
+        """Return the next packet, past reports that QMP or QEMU itself has stopped the machine.
 
-        Who has paused it lets it run again, and to gdb it has run all the time.
+        Who has paused it lets it run again, and to gdb it has run all the time. What an error of a
+        disk's file has stopped stays so (:meth:`.Machine.check_storage` reports it): gdb lets run
+        what has SIGIO, and QEMU would try again, some hundred times in a second.
         """
         packets = self._connection.packets
         while packets and not self._detached:
             packet = packets.popleft()
-            if self._interrupting or packet[:3] != PAUSED:
+            if packet[:3] != IO_ERROR and (self._interrupting or packet[:3] != PAUSED):
                 return packet
             self._end_single_step(packet)
         return None
@@ -197,6 +199,11 @@ class QemuStubBackend(Backend):
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""
         return self._stop.reply[:3] == b"T05" and b"watch:" not in self._stop.reply
+
+    @property
+    def step_is_hit(self) -> bool:
+        """See :attr:`Backend.step_is_hit`."""
+        return self._stepped and b"watch:" in self._stop.reply
 
     def context(self, *, hooked: bool) -> StopContext | None:
         """See :meth:`Backend.context`."""

@@ -20,13 +20,19 @@ from ..arch import X86_64
 from ..deadline import WaitLimit
 from ..errors import KgdbError, MachineDied
 from ._connection import Connection
-from ._packets import ACK, INTERRUPT, PAUSED
+from ._packets import ACK, INTERRUPT, IO_ERROR, PAUSED
 from ._recorded_code import RecordedCode
 from ._registers import PacketRegisters
+from ._stack_watches import StackWatches
 
 __all__ = ["Hit", "QemuStub"]
 
 _KERNEL: Final = 1 << 63
+_INT3: Final = b"\xcc"
+
+# Where the interrupted stack pointer is on the exception's stack: behind the instruction pointer,
+# the code segment and the flags (Intel SDM, volume 3, 6.14.2). #DB has no error code.
+_SAVED_SP: Final = 24
 
 # Requests that have no effect, and the first two bytes of what they are answered by: a thread, and
 # an empty packet (gdb manual, "General Query Packets" and "Packets"). The second one's reply cannot
@@ -41,11 +47,17 @@ class Hit:
     address: int
     """Where the int3 is."""
 
-    saved: bytes
-    """The byte under it."""
+    saved: bytes | None
+    """The byte under it; None if none was put there: the kernel comes into kgdb by itself."""
 
     reason: bytes
-    """What the stop reply says of it (gdb manual, "Stop Reply Packets"), with its semicolon."""
+    """What the stop reply says of it (gdb manual, "Stop Reply Packets"), with its semicolon.
+
+    Nothing where it is no hit of gdb's, but the end of one on a stack.
+    """
+
+    stepped: bool = False
+    """Whether it comes there by the end of a single step, and not by an int3."""
 
 
 class QemuStub:
@@ -61,8 +73,12 @@ class QemuStub:
         self._inserted: set[bytes] = set()
         self._withdrawn: set[bytes] = set()  # removed at a hit; gdb does not know
         self._running = False
+        self.debug_exception: int | None = None
+        """The kernel's `asm_exc_debug`, where single steps end; None where that is not known."""
         self.code: RecordedCode | None = None
         """Whose int3s give way to the one at a hit."""
+        self.stack_watches: StackWatches | None = None
+        """Which know what a hit ends."""
 
     @property
     def socket(self) -> socket.socket | None:
@@ -72,7 +88,17 @@ class QemuStub:
     @property
     def watching(self) -> bool:
         """Whether there are watchpoints."""
-        return any(key[:1] != b"1" for key in self._inserted | self._withdrawn)
+        return bool(self.watched)
+
+    @property
+    def watched(self) -> list[range]:
+        """The addresses that have watchpoints."""
+        areas = []
+        for key in self._inserted | self._withdrawn:
+            kind, address, size = key.split(b",")
+            if kind != b"1":
+                areas.append(range(int(address, 16), int(address, 16) + int(size, 16)))
+        return areas
 
     # Breakpoints and watchpoints
 
@@ -160,9 +186,15 @@ class QemuStub:
         return hit
 
     def go_on(self, stop_reply: bytes, *, kernel_runs: bool) -> Hit | None:
-        """Let the machine run on from a stop; lead the kernel into kgdb if it is a hit's."""
+        """Let the machine run on from a stop; lead the kernel into kgdb if it is a hit's.
+
+        What an error of a disk's file has stopped stays so; :meth:`.Machine.check_storage` reports
+        it.
+        """
         self._running = False
         hit = None
+        if stop_reply[:3] == IO_ERROR:
+            return None
         if stop_reply[:3] == PAUSED:
             # Perhaps not by us, and who it was (QMP) may have let it run again, or not.
             self._request(b"vMustReplyEmpty")
@@ -172,9 +204,19 @@ class QemuStub:
         return hit
 
     def _lead_into_kgdb(self, stop_reply: bytes) -> Hit | None:
-        address = PacketRegisters(self._request, "QEMU's gdb stub")[X86_64.registers.pc]
+        registers = PacketRegisters(self._request, "QEMU's gdb stub")
+        address = registers[X86_64.registers.pc]
         if address < _KERNEL:
             return None  # a program's access; the kernel has nothing to show for it
+        watches = self.stack_watches
+        slot = watches.guard_read(stop_reply) if watches is not None else None
+        if watches is not None and slot is not None:
+            if not watches.has_returned(slot, self._stack_pointer(registers)):
+                return None
+            for key in sorted(watches.returned(slot)):
+                self._request(b"z" + key)
+                self._inserted.discard(key)
+            return self._lead_from(address, b"")
         reason, breakpoint_hit = b"hwbreak:;", False
         for field in stop_reply[3:].split(b";"):
             if field.partition(b":")[0] in (b"watch", b"rwatch", b"awatch"):
@@ -187,14 +229,38 @@ class QemuStub:
             breakpoint_hit = True
         if not breakpoint_hit and reason == b"hwbreak:;":
             return None  # stopped for another reason
+        if breakpoint_hit:
+            return self._insert_int3(address, reason)
+        return self._lead_from(address, reason)
+
+    def _stack_pointer(self, registers: PacketRegisters) -> int:
+        """Return the stack pointer; at the end of a single step, that of what was stepped."""
+        pointer = registers[X86_64.registers.sp]
+        if registers[X86_64.registers.pc] != self.debug_exception:
+            return pointer
+        reply = self._request(b"m%x,8" % (pointer + _SAVED_SP))
+        return int.from_bytes(bytes.fromhex(reply.decode()), "little")
+
+    def _lead_from(self, address: int, reason: bytes) -> Hit:
+        if address == self.debug_exception:
+            # The access was a single step's: the CPU has taken the end of that first, and reports
+            # it. An int3 here would be hit in the handler.
+            return Hit(address, None, reason, stepped=True)
+        return self._insert_int3(address, reason)
+
+    def _insert_int3(self, address: int, reason: bytes) -> Hit:
         saved = self.code.give(address) if self.code is not None else None
         if saved is None:
             saved = bytes.fromhex(self._request(b"m%x,1" % address).decode())
+        if saved == _INT3:
+            return Hit(address, None, reason)  # kgdb's, which takes it away by itself
         self._request(b"M%x,1:cc" % address)
         return Hit(address, saved, reason)
 
     def restore_instruction(self, hit: Hit) -> None:
         """Put back the instruction under a hit's int3: the kernel is in kgdb."""
+        if hit.saved is None:
+            return
         if self.code is not None:
             self.code.take_back(hit.address)  # the int3 was executed, and that is recorded
         self.stop()

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
 from ..errors import DebuggerDied, KgdbError
-from ._backend import Backend, Door, Monitor, ResumeRequest
+from ._backend import CONT, Backend, Door, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._hook_server import HookServer
 from ._hooks import Hook
 from ._packets import ACK, Decoder, encode
 from ._recorded_code import RecordedCode
+from ._stack_watches import STACK_FRAMES, StackWatches
 from ._stop_context import GuestMemory
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _IDLE: Final = 0.0
 # Seconds that one instruction may take in a machine that runs.
 _STEP_SECONDS: Final = 1.0
 
+# Seconds after which it is asked again whether gdb has stopped, of which the relay does not hear.
+_ASK: Final = 0.01
+
 # Seconds that the thread waits for something to happen before it looks around.
 _LOOK: Final = 5.0
 
@@ -46,6 +50,13 @@ _PC: Final = X86_64.registers.pc
 _KILL_PROCESS: Final = b"vKill"
 _KILL: Final = b"k"
 _DETACH: Final = b"D"
+
+# kgdb takes leave in this way when the kernel reboots (kernel/debug/gdbstub.c, gdbstub_exit), and
+# gdb would take the kernel for a program that has ended (gdb manual, "Stop Reply Packets").
+_EXITS: Final = (b"W", b"X")
+
+# Watchpoints: of writes, reads and both (gdb manual, "Packets").
+_WATCHPOINT: Final = (b"Z2,", b"Z3,", b"Z4,", b"z2,", b"z3,", b"z4,")
 
 _NEXT_GDB: Final = "the next test gets another gdb"
 
@@ -63,11 +74,22 @@ class Relay:
     def __init__(self, path: Path, backend: Backend) -> None:
         self.path = path
         self._backend = backend
-        self._breakpoints = InsertedBreakpoints(backend.request, lazy=backend.lazy_removal)
+        self._breakpoints = InsertedBreakpoints(
+            backend.request,
+            lazy=backend.lazy_removal,
+            request_hardware=backend.reply if backend.hardware_refusal is None else None,
+        )
         backend.use_breakpoints(self._breakpoints)
         self._hooks = HookServer(
             self._breakpoints, self._go_on, one_at_a_time=backend.threads_are_tasks
         )
+        self._watches = StackWatches(
+            backend.reply,
+            add_hook=lambda address, hook: self._hooks.add(address, hook) == b"OK",
+            remove_hook=self._hooks.remove,
+        )
+        self._watches.stops = lambda: not backend.stepping
+        backend.use_stack_watches(self._watches)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)
@@ -187,7 +209,7 @@ class Relay:
         The protocol has a number for it, and gdb words of its own.
         """
         with self._lock:
-            return self._backend.take_refusal()
+            return self._backend.take_refusal() or self._watches.take_refusal()
 
     # Run control
 
@@ -267,12 +289,45 @@ class Relay:
         with self._lock:
             return self._hooks.take_error()
 
+    def take_ended_watches(self) -> dict[int, bool]:
+        """Return, once, the addresses on a stack that are not watched any more.
+
+        The value: whether the stop is that of the return of the function in whose frame it was.
+        """
+        with self._lock:
+            return self._watches.take_ended()
+
     # Other states of the machine
 
-    def detach(self) -> None:
-        """Hear nothing of the target from now on: the machine is about to be replaced."""
+    def detach(self, gdb_stopped: Callable[[], bool] = lambda: True) -> bool:
+        """Hear nothing of the target from now on: the machine is about to be replaced.
+
+        gdb is to be told of another stop then, which may be of another thread. It dies of that
+        while it steps over a breakpoint (gdb 13, infrun.c, finish_step_over): first comes what it
+        is about, as far as it takes no longer than an instruction may.
+
+        :param gdb_stopped: whether gdb has said that its target is stopped, and asks for nothing.
+        :return: whether gdb waits for a stop, or has one.
+        """
         with self._lock:
+            settled = self._await_settled(gdb_stopped)
             self._backend.detach()
+        return settled
+
+    def _await_settled(self, gdb_stopped: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + _STEP_SECONDS
+        while self._gdb is not None:
+            if gdb_stopped() if self._stopped else not self._hooks.stepping.awaits_any:
+                break
+            if time.monotonic() > deadline:
+                return False
+            self._resumed.wait(_ASK)
+        return True
+
+    def let_go_of_gdb(self) -> None:
+        """Close gdb's connection: what it still asks for reaches no target."""
+        with self._lock:
+            self._lose_gdb()
 
     def reattach(self, stop_reply: bytes, *, paused: bool = False) -> None:
         """Take up a machine that was put back to a stop; gdb is told of that stop.
@@ -282,6 +337,7 @@ class Relay:
         """
         with self._lock:
             self._backend.reattach(stop_reply, self._breakpoints, paused=paused)
+            self._watches.replaced(self._read_if_there)
             self._hooks.reset()
             if not self._stopped:
                 self._report_stop()
@@ -425,6 +481,8 @@ class Relay:
 
     def _on_event(self, payload: bytes) -> None:
         """Take what the target sends while it runs."""
+        if payload[:1] in _EXITS:
+            return  # the kernel is about to reboot, and runs on
         if payload[:1] not in (b"T", b"S"):
             self._to_gdb(payload)  # O: console output through gdb
             return
@@ -432,6 +490,9 @@ class Relay:
         backend, hooks = self._backend, self._hooks
         backend.record_stop(payload)
         self._served.notify_all()
+        if not self._watches_end(payload):
+            backend.resume(CONT)
+            return
         hooked = hooks.hooked or self._breakpoints.stale or backend.is_spurious
         if (hooked or hooks.busy) and backend.may_be_hook:
             by_gdb = not backend.threads_are_tasks and hooks.stepping.active
@@ -442,11 +503,48 @@ class Relay:
             context = backend.context(hooked=True)
             if context is not None and context.breakpoint in self._breakpoints.inserted:
                 self._breakpoints.reached(context.breakpoint)
+        if backend.step_is_hit:
+            hooks.end_step_of(backend.thread)
+        hooks.stepping.stop_reported(backend.thread)
         self._report_stop()
+
+    def _watches_end(self, stop_reply: bytes) -> bool:
+        """End what a `ret` ends; False at a stop for a return address that somebody just reads."""
+        slot = self._watches.guard_read(stop_reply)
+        if slot is None:
+            return True
+        if self._watches.has_returned(slot, self._backend.register("sp")):
+            self._remove(self._watches.returned(slot))
+            return True
+        return self._backend.step_is_hit
 
     def _report_stop(self) -> None:
         self._stopped = True
-        self._to_gdb(self._backend.stop_packet(self._hooks.served, self._breakpoints))
+        self._end_watches_left()
+        self._to_gdb(self._stop_packet())
+
+    def _end_watches_left(self) -> None:
+        if not self._watches.active:
+            return
+        pointer = self._stack_pointer()
+        if pointer is None:  # the kernel has oopsed, and ends the task without a return
+            self._remove(self._watches.end_all())
+        else:
+            self._remove(self._watches.left(pointer))
+
+    def _stop_packet(self) -> bytes:
+        packet = self._backend.stop_packet(self._hooks.served, self._breakpoints)
+        return self._watches.without_guards(packet)
+
+    def _remove(self, keys: Iterable[bytes]) -> None:
+        for key in sorted(keys):
+            self._backend.reply(b"z" + key)
+
+    def _read_if_there(self, address: int, size: int) -> bytes | None:
+        try:
+            return self._backend.read(address, size)
+        except KgdbError:
+            return None
 
     # gdb's side
 
@@ -459,9 +557,16 @@ class Relay:
             self._resume(request)
         elif payload[:3] in (b"Z0,", b"z0,"):
             self._to_gdb(self._insert_or_remove(payload))
+        elif payload[:3] in (b"Z1,", b"z1,") and self._breakpoints.request_hardware is not None:
+            self._to_gdb(self._insert_or_remove_hardware(payload))
+        elif payload[:3] in _WATCHPOINT and backend.hardware_refusal is None:
+            self._to_gdb(self._insert_or_remove_watchpoint(payload))
+        elif payload.startswith(STACK_FRAMES):
+            self._watches.offer(payload)
+            self._to_gdb(b"OK")
         elif payload == b"?":
             backend.query_stop()
-            self._to_gdb(backend.stop_packet(self._hooks.served, self._breakpoints))
+            self._to_gdb(self._stop_packet())
         elif payload == b"QStartNoAckMode":
             self._to_gdb(b"OK")
             self._acks = False
@@ -493,6 +598,26 @@ class Relay:
         self._breakpoints.remove(address)
         return b"OK"
 
+    def _insert_or_remove_hardware(self, payload: bytes) -> bytes:
+        if self._backend.detached:
+            return self._backend.reply(payload)
+        if payload[:1] == b"Z":
+            return self._breakpoints.insert_hardware(payload)
+        return self._breakpoints.remove_hardware(payload)
+
+    def _insert_or_remove_watchpoint(self, payload: bytes) -> bytes:
+        if self._backend.detached:
+            return self._backend.reply(payload)
+        if payload[:1] == b"Z":
+            return self._watches.insert(payload, self._stack_pointer)
+        return self._watches.remove(payload)
+
+    def _stack_pointer(self) -> int | None:
+        try:
+            return self._backend.register("sp")
+        except KgdbError:
+            return None
+
     def _resume(self, request: ResumeRequest) -> None:
         backend, hooks = self._backend, self._hooks
         if backend.detached:
@@ -503,9 +628,12 @@ class Relay:
             stopped = backend.context(hooked=True)
             if stopped is not None and stopped.registers[_PC] not in self._breakpoints.hooks:
                 self._breakpoints.reached(stopped.registers[_PC])
+        if self._watches.waiting and (pointer := self._stack_pointer()) is not None:
+            self._watches.make(pointer)
         context = backend.context(hooked=hooks.hooked)
         if hooks.resume(request.packet, context, step=request.step):
             backend.select_stopped_thread()
+            self._end_watches_left()
             self._to_gdb(b"T05thread:%b;" % backend.thread_for_gdb)
 
     def _go_on(self, packet: bytes) -> None:

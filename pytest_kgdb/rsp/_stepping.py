@@ -61,6 +61,11 @@ class SteppingThreadFilter:
         """Whether gdb waits for the end of a thread's single step."""
         return thread == self._stepping
 
+    @property
+    def awaits_any(self) -> bool:
+        """Whether gdb waits for the end of a single step."""
+        return self._stepping is not None
+
     def step_over_by_other(self, thread: bytes) -> int | None:
         """Return the breakpoint over which gdb waits for another thread to step, if it does."""
         return self._stepped_over if self._stepping not in (None, thread) else None

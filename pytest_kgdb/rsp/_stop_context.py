@@ -65,3 +65,7 @@ class StopContext:
 
     spurious: bool = False
     """Whether there is no reason for the stop, and the target is to go on."""
+
+    displace: Callable[[], bool] = lambda: False
+    """Has the next step execute the instruction at the program counter while its breakpoint stays
+    inserted; False if the breakpoint must be removed for it."""

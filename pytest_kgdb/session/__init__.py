@@ -6,14 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from ..debugger import gdb_version
-from ._accel import qemu_version
+from ._accel import Accelerator, qemu_version
+from ._index import symbol_index
 from ._session import Session
 
 if TYPE_CHECKING:
     from ._board_session import BoardSession
     from ._saved_session import SavedSession
 
-__all__ = ["BoardSession", "SavedSession", "Session", "gdb_version", "qemu_version"]
+__all__ = [
+    "Accelerator",
+    "BoardSession",
+    "SavedSession",
+    "Session",
+    "gdb_version",
+    "qemu_version",
+    "symbol_index",
+]
 
 # These have much that a machine of a test run starts without.
 _MODULE_OF: Final = {"BoardSession": "_board_session", "SavedSession": "_saved_session"}

@@ -26,6 +26,7 @@ from ..modules import ModuleRegistry
 from ..settings import LabgridTarget
 from ._attach import attach, load_scripts
 from ._board_vm import BoardVm, check_board_kernel
+from ._index import index_cache, symbol_index
 from ._logs import make_log_directory
 from ._report import save_artifacts, sections, story
 
@@ -227,8 +228,11 @@ class BoardSession:
         self._number += 1
         logs = self.logs / f"gdb-{self._number}"
         logs.mkdir(parents=True)
+        index = symbol_index(self.kernel, self._cache)
+        index.begin()
+        index.wait(self._waits.seconds)
         process = launch_gdb(
-            self.kernel, index_cache=self._cache.root / "gdb-index", log=logs / "gdb.stderr"
+            self.kernel, index_cache=index_cache(self._cache), log=logs / "gdb.stderr"
         )
         try:
             reason = stop()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from ..errors import ConfigError
 from ..kernel import stub_for
 from ..machine import MachineSpec
-from ..process import which
-from ._accel import choose, qemu_version
+from ..process import program_key, which
+from ._accel import Accelerator, qemu_version
 from ._snapshot import key_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class MachineChoice:
         initrd: Initrd,
         disk: Disk | None,
         loader: Loader | None,
+        accelerator: Accelerator,
         *,
         cache: Cache,
     ) -> None:
@@ -51,6 +52,7 @@ class MachineChoice:
         self._disk = disk
         self._loader = loader
         self._cache = cache
+        self._accelerator = accelerator
         self.accelerator: tuple[str, str] | None = None
         """KVM or TCG, and why; None until a machine has been asked for."""
         self.stub = stub_for(settings.stub, kernel.config)
@@ -92,16 +94,16 @@ class MachineChoice:
             stub=self.stub,
         )
         check_boot_console(spec, self._kernel)
-        spec = replace(spec, accel=self._accelerator(spec)[0])
+        spec = replace(spec, accel=self._choose(spec)[0])
         return spec if self._loader is None else self._loader.from_disk(spec)
 
     def _has_initrd(self, initrd: Initrd) -> bool:
         chosen = "initrd" in self._settings.origins or initrd.kind == "initramfs-tools"
         return self._disk is None or chosen
 
-    def _accelerator(self, spec: MachineSpec) -> tuple[str, str]:
+    def _choose(self, spec: MachineSpec) -> tuple[str, str]:
         if self.accelerator is None:
-            self.accelerator = choose(self._settings.accel, spec, self._cache)
+            self.accelerator = self._accelerator.choose(spec)
         return self.accelerator
 
     def snapshot_key(self, spec: MachineSpec) -> str:
@@ -122,8 +124,7 @@ class MachineChoice:
     def _qemu(self) -> str:
         """QEMU's version, remembered by its file: asking it costs a process."""
         program = Path(which(self._kernel.arch.qemu, package="qemu-system-x86")).resolve()
-        stat = program.stat()
-        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
+        key = program_key(program)
         return self._cache.memo("qemu", key, lambda: qemu_version(str(program)))
 
 

@@ -38,8 +38,6 @@ _NOISE: Final = re.compile(
     r"(?:R[A-Z0-9][A-Z0-9]|FS|CS|CR2|DR[0-7]|PKRU|Code|Hardware name|Modules linked in|#PF):"
     r"(?! ?0010:)| \? | ?</?TASK>)"
 )
-# What brackets the output of a command (console/_shell.py).
-_TAGS: Final = re.compile(r"[\x06\x1e\x1f]kgdb-\d+(?: \d+)?\r?\n?")
 _RUNNING: Final = "running; what its CPUs do:\n"
 
 # Of each spy the calls, of the console the lines, and around a stop the source in a story.
@@ -96,7 +94,7 @@ def sections(vm: ReportedMachine, mark: int, actions: ActionLog) -> list[Section
     :param mark: where on the console the test began.
     :param actions: what the test did.
     """
-    text = _TAGS.sub("", vm.machine.console.since(mark).decode("utf-8", "replace"))
+    text = vm.machine.console.shown(mark)
     conversation = vm.gdb.tail(40)  # before gdb is asked for the report itself
     log = actions.lines()
     parts = []
@@ -182,7 +180,7 @@ def story(vm: ReportedMachine | None, mark: int, actions: ActionLog) -> Story:
         "console": [
             (when - origin, shown)
             for when, line in lines
-            if when >= origin and (shown := clean(_TAGS.sub("", line)))
+            if when >= origin and (shown := clean(line))
         ],
     }
 

@@ -33,6 +33,7 @@ from ..machine import private_directory
 from ..modules import ModuleRegistry
 from ._accel import cpu_model, qemu_version
 from ._attach import attach
+from ._index import index_cache
 from ._launch import Launch
 from ._logs import make_log_directory
 from ._machine_file import MachineFile, sha256_of
@@ -256,7 +257,7 @@ class SavedSession:
         index = parts / "index"
         index.mkdir()
         if kernel.vmlinux.parent != parts:
-            index = self._cache.root / "gdb-index"
+            index = index_cache(self._cache)
         elif (parts / "gdb-index").exists():
             # Not among those of this host: it is no more to be trusted than the file.
             (parts / "gdb-index").rename(index / f"{kernel.build_id}.gdb-index")

@@ -15,9 +15,10 @@ from ..deadline import WaitLimit
 from ..debugger import gdb_version
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
 from ..kernel import Built, build_external
-from ..process import which
-from ._accel import qemu_version
+from ..process import program_key, which
+from ._accel import Accelerator, qemu_version
 from ._boot import Loader
+from ._index import index_cache, symbol_index
 from ._launch import Launch
 from ._logs import make_log_directory
 from ._machine_choice import MachineChoice
@@ -25,6 +26,7 @@ from ._snapshot import KIND, Snapshot
 
 if TYPE_CHECKING:
     from ..cache import Cache, Entry
+    from ..debugger import SymbolIndex
     from ..disk import Disk
     from ..handle import Kgdb, MachineSlot
     from ..initrd import Initrd
@@ -50,6 +52,8 @@ class Session:
     :param disk: a disk image, or None.
     :param modules: the external modules that are in the guest.
     :param coverage: takes note of the code that runs, where that is asked for.
+    :param accelerator: chooses between KVM and TCG; it may have begun to try.
+    :param index: of the kernel's symbols; it may have been begun.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Session:
         progress: Progress,
         modules: Sequence[Path] = (),
         coverage: Coverage | None = None,
+        accelerator: Accelerator | None = None,
+        index: SymbolIndex | None = None,
     ) -> None:
         self.settings = settings
         self.kernel = kernel
@@ -82,7 +88,11 @@ class Session:
         if settings.boot == "disk":
             assert disk is not None  # the settings have been looked at together
             loader = Loader(settings, kernel, initrd, disk, cache=cache, progress=progress)
-        self._choice = MachineChoice(settings, kernel, initrd, disk, loader, cache=cache)
+        accelerator = accelerator or Accelerator(settings.accel, cache)
+        self._choice = MachineChoice(
+            settings, kernel, initrd, disk, loader, accelerator, cache=cache
+        )
+        self._index = index or symbol_index(kernel, cache)
 
     # The handle, whose parts are imported while the first machine starts
 
@@ -336,13 +346,15 @@ class Session:
         self, spec: MachineSpec, request: TestRequest, snapshot: Snapshot | None = None
     ) -> Vm:
         _ = self._gdb  # before anything is started
+        self._index.begin()
+        self._index.wait(self._waits.seconds)
         logs = self.logs / f"machine-{next(self._machines)}"
         logs.mkdir(parents=True)
         launch = Launch(
             spec,
             self.kernel,
             logs=logs,
-            index_cache=self._cache.root / "gdb-index",
+            index_cache=index_cache(self._cache),
             waits=self._waits,
             snapshot=snapshot,
             at=request.at,
@@ -393,8 +405,7 @@ class Session:
     def _gdb(self) -> str:
         """gdb's version, remembered by its file; one that is too old is refused here."""
         program = Path(which("gdb", package="gdb")).resolve()
-        stat = program.stat()
-        key = f"{program} {stat.st_size} {stat.st_mtime_ns}"
+        key = program_key(program)
         return self._cache.memo("gdb", key, gdb_version)
 
     # Reporting

@@ -82,10 +82,15 @@ class SnapshotStore:
         self, name: str, stop_reply: bytes, reason: Reason, *, keep_breakpoints: bool
     ) -> None:
         machine, relay = self._machine, self._relay
-        relay.detach()
         attachment = self._slot.require()
         # A test's own restore keeps its gdb, whatever is in it.
         keeps_gdb = keep_breakpoints or attachment.gdb_serves_another_test
+        if not keeps_gdb:
+            # It would insert its breakpoints in the restored kernel, and let it run.
+            relay.let_go_of_gdb()
+        if not relay.detach(attachment.run_control.gdb_is_stopped) and not keep_breakpoints:
+            relay.let_go_of_gdb()
+            keeps_gdb = False
         with (
             attachment.restoring(reason, keep_breakpoints=keep_breakpoints)
             if keeps_gdb

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from ..debugger import place_of
 from ..errors import KgdbError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def in_a_line(stop: Stop) -> str:
         what += f" {stop.breakpoint.number}"
     if stop.reason != "interrupt":
         with contextlib.suppress(KgdbError):
-            what += f" in {str(stop.frame).partition(' ')[2]}"
+            what += f" in {place_of(stop)}"
     words = [what if stop.message is None else f"{what}: {stop.message}"]
     with contextlib.suppress(KgdbError):
         task = stop.task

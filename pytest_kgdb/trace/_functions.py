@@ -43,6 +43,8 @@ class Returns:
     signed: bool
     layout: Mapping[str, Any] | None = None
     """Of what is no number of 64 bits or less: how its bytes are read."""
+    in_memory: bool = False
+    """Whether it is in memory that the caller gave, to which `%rax` points."""
 
     def read(self, event: Event) -> Any:
         """Return the value at a return (System V psABI, 3.2.3, "Returning of Values").
@@ -57,10 +59,10 @@ class Returns:
                 f"it returned a {self.type}, which is not read",
                 hint="finish() the call, and look at its return_value",
             )
-        if self.size <= 2 * _WORD:
-            words = registers["ax"] | registers["dx"] << 64
-            return decode(self.layout, words.to_bytes(2 * _WORD, "little"))
-        return decode(self.layout, event.read(registers["ax"], self.size))
+        if self.in_memory:
+            return decode(self.layout, event.read(registers["ax"], self.size))
+        words = registers["ax"] | registers["dx"] << 64
+        return decode(self.layout, words.to_bytes(2 * _WORD, "little"))
 
     def decode(self, register: int) -> int | bool | None:
         """Return the value that `%rax` holds."""
@@ -254,19 +256,26 @@ def _some(names: Sequence[str]) -> str:
 
 
 def find_function(
-    debugger: Debugger, locations: Locations, name: str, expressions: Sequence[str], what: str
+    debugger: Debugger,
+    locations: Locations,
+    name: str,
+    expressions: Sequence[str],
+    what: str,
+    conditions: int = 0,
 ) -> Function:
     """Find a function and compile expressions for its entry.
 
     :param what: who wants it, for messages.
+    :param conditions: how many of the expressions, the first ones, are only asked if they hold.
     :raises KgdbError: there is none, none that is called, it must not be probed, or an expression
         cannot be read there.
     """
     context = _CONTEXT | {"cpu": cpu_expression(debugger)}
     records = debugger.request(
         "function",
-        location=locations.behind(name),
+        location=locations.behind(name, what),
         expressions=[*expressions, *context.values()],
+        conditions=conditions,
         cpu=context["cpu"],
     )["places"]
     copies = [record for record in records if not record["inlined"]]

@@ -109,7 +109,12 @@ class Instruments(StopSubscriber):
         value = self._value(returns)
         computed = (value,) if isinstance(value, str) else ()
         target = find_function(
-            self._debugger, self._locations, function, (*condition, *computed), "override"
+            self._debugger,
+            self._locations,
+            function,
+            (*condition, *computed),
+            "override",
+            conditions=len(condition),
         )
         override = Override(
             self._relay,
@@ -158,10 +163,12 @@ class Instruments(StopSubscriber):
         """
         error = self._relay.take_hook_error()
         if error is not None:
-            raise KgdbError(
+            stopped = KgdbError(
                 f"an instrument stopped the kernel: {type(error).__name__}: {error}",
                 hint="what it calls must not raise, and must not use the handle",
-            ) from error
+            )
+            stopped.by_instrument = True
+            raise stopped from error
 
     def restored(self, event: Restored) -> None:
         """Another test begins without instruments."""
@@ -174,6 +181,12 @@ class Instruments(StopSubscriber):
         :raises KgdbError: its type does not say.
         """
         returns = self._returns(function)
+        if returns is not None and returns.kind == "void":
+            raise KgdbError(
+                f"{function} returns nothing, so that none of its callers can see it fail",
+                hint="take a function that it calls, or one that calls it; with returns=None its "
+                "calls are left out, one after the other",
+            )
         if returns is None or returns.kind not in ("int", "ptr", "string"):
             raise KgdbError(
                 f"how {function} fails is not known: it returns {returns.type if returns else '?'}",

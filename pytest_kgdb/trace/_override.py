@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from ..debugger import MAX_ERRNO, errno_of
 from ..errors import KgdbError
 from ..rsp import CONTINUE, Action, Event, Return
 from ._call import Call
-from ._functions import Function, FunctionEntry, Reader, Returns
+from ._functions import Function, FunctionEntry, Returns
 from ._instrument import HookRelay, Instrument
 
 __all__ = ["CallPlaces", "Override", "When", "errno_of", "in_register"]
@@ -171,7 +171,7 @@ class Override(Instrument):
         self.calls += 1
         if event.decided or self.forced == self._times:
             return CONTINUE
-        if self._condition and not _holds(entry.expressions[0], event):
+        if self._condition and not entry.expressions[0].read(event):
             return CONTINUE
         call: Call | None = None
         if self._when is not None:
@@ -221,8 +221,3 @@ def _called_from(function: Function, places: CallPlaces) -> Function:
     entries = [by_address[target] for target in dict.fromkeys(places.calls.values())]
     entries += [replace(by_address[target], address=jump) for jump, target in places.jumps.items()]
     return replace(function, entries=tuple(entries))
-
-
-def _holds(condition: Reader, event: Event) -> bool:
-    value: Any = condition.read(event)
-    return bool(value)

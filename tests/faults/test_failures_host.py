@@ -12,6 +12,8 @@ from fake_tree import fake_tree
 from inner_run import InnerRun, Outcome, no_traceback_of_ours
 
 from pytest_kgdb.kernel import Kernel
+from pytest_kgdb.machine import try_kvm
+from pytest_kgdb.process import which
 
 TESTS = """
 def test_it(kgdb):
@@ -222,3 +224,11 @@ class TestTheHost:
     def test_afterwards_all_is_well(self, tmp_path: Path, session_options: list[str]) -> None:
         ran = run(tmp_path, *session_options)
         assert ran.status == 0, ran.output
+
+
+def test_the_guest_that_kvm_is_tried_with() -> None:
+    """It ends in time where guests run, and is told from one that does not."""
+    qemu = which("qemu-system-x86_64", package="qemu-system-x86")
+    assert try_kvm(qemu, 30.0, accel="tcg") == ""
+    assert "million instructions" in try_kvm(qemu, 0.0, accel="tcg")
+    assert "invalid accelerator" in try_kvm(qemu, 30.0, accel="none")

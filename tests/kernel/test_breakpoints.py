@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.errors import KgdbError, TimeoutError
 from pytest_kgdb.handle import attachment_of
 
 OPEN = "do_sys_openat2"
@@ -26,12 +28,57 @@ def test_a_file_and_line(kgdb):
         assert kgdb.cont().frame.line == line
 
 
+def test_explicit_locations(kgdb):
+    with kgdb.breakpoint("-function vfs_read", condition="count == 17") as read:
+        assert read.location == "-function vfs_read"
+        kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=1")
+        assert kgdb.cont().breakpoint is read
+    assert kgdb.until("-q -function ksys_read").frame.function == "ksys_read"
+    line = kgdb.stop.frame.line
+    with kgdb.breakpoint(f"-source fs/read_write.c -line {line}") as there:
+        assert there.address is not None
+    entry = kgdb.evaluate("(unsigned long)copy_process")
+    with kgdb.breakpoint("-function copy_process -label fork_out") as label:
+        assert label.address != entry
+    with kgdb.spy("-function vfs_write") as spy:
+        kgdb.run("echo x")
+    assert spy.count
+    with pytest.raises(KgdbError, match="no_such_function"):
+        kgdb.breakpoint("-function no_such_function")
+    kgdb.breakpoint("-function demo_init", pending=True, condition="1 == 1").delete()
+
+
+@pytest.mark.parametrize("location", ["-p", "-p vfs_read", "-pfoo", "-probe-stap x", "-label out"])
+def test_no_gdb_dies_of_a_location(kgdb, location):
+    for use in (kgdb.breakpoint, kgdb.until, kgdb.spy, lambda place: kgdb.override(place, 0)):
+        with pytest.raises(KgdbError, match=f"no breakpoint at {location}: "):
+            use(location)
+    with contextlib.suppress(KgdbError):  # it may wait for a module
+        kgdb.execute(f"break {location}")
+    for row in attachment_of(kgdb).breakpoints.rows():
+        kgdb.execute(f"condition {row.number} 1 == 1")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
 def test_an_address(kgdb):
     address = int(kgdb.evaluate(f"(unsigned long)&{OPEN}"))
     with kgdb.breakpoint(f"*{address:#x}") as there:
         assert there.address == address
         kgdb.type("cat /proc/version")
         assert kgdb.cont().frame.address == address
+
+
+def test_a_condition_in_the_location(kgdb):
+    """As gdb's own `break` takes it."""
+    refused = r"(?s)not part of the location.*condition=\"count == 17\""
+    for location in ("vfs_read if count == 17", "nosuch if count == 17"):
+        for pending in (False, True):
+            with pytest.raises(KgdbError, match=refused):
+                kgdb.breakpoint(location, pending=pending)
+    with pytest.raises(KgdbError, match=r"(?s)no spy on vfs_read if count == 17: a condition"):
+        kgdb.spy("vfs_read if count == 17")
+    with pytest.raises(KgdbError, match=r"(?s)no override on vfs_read if count == 17.*when="):
+        kgdb.override("vfs_read if count == 17", 0)
 
 
 def test_a_condition(kgdb):
@@ -230,3 +277,45 @@ def test_commands_of_the_prompt(kgdb, tmp_path):
     assert [row.number for row in attachment_of(kgdb).breakpoints.refresh()] == [opened.number]
     kgdb.type("cat /proc/version")
     assert kgdb.cont().breakpoint is opened
+
+
+FILES = "while :; do cat /proc/version; done > /dev/null &"
+
+
+@pytest.mark.parametrize("first", ["hardware", "other"])
+@pytest.mark.parametrize("other", ["breakpoint", "temporary", "spy"])
+def test_a_hardware_breakpoint_and_another_at_its_address(kgdb, first, other):
+    """Both count, and the one that stays goes on alone."""
+
+    def make_other():
+        if other == "spy":
+            return kgdb.spy(OPEN)
+        return kgdb.breakpoint(OPEN, temporary=other == "temporary")
+
+    second = make_other() if first == "other" else None
+    hardware = kgdb.breakpoint(OPEN, hardware=True)
+    second = second or make_other()
+    kgdb.type(FILES)
+    for hits in (1, 2, 3):
+        assert kgdb.cont().frame.function == OPEN
+        assert hardware.hits == hits
+    if other != "temporary":
+        assert (second.count if other == "spy" else second.hits) == 3
+        second.delete()
+    for hits in (4, 5):
+        assert kgdb.cont().breakpoint is hardware
+        assert hardware.hits == hits
+    hardware.delete()
+    with pytest.raises(TimeoutError):
+        kgdb.cont(timeout=1)
+
+
+def test_what_stays_when_the_hardware_breakpoint_goes(kgdb):
+    hardware, second = kgdb.breakpoint(OPEN, hardware=True), kgdb.breakpoint(OPEN)
+    kgdb.type(FILES)
+    kgdb.cont()
+    hardware.delete()
+    for hits in (2, 3, 4):
+        assert kgdb.cont().breakpoint is second
+        assert second.hits == hits
+    assert hardware.hits == 1

@@ -260,6 +260,18 @@ def test_an_override_computes_at_each_call(edges: Any) -> None:
         ("record.op(1) == 1", "calls nothing"),
         ("edge_count == 1", r"per_cpu\("),
         ("'nosuch.c'::shared == 1", "'main.c'::shared"),
+        ("small = 200", "'==' compares: small == 200"),
+        ("small==200&&(yes=1)", r"'==' compares: small==200&&\(yes==1\)"),
+        ("(small += 2) == 4", r"'\+' computes: \(small \+ 2\) == 4"),
+        ("scalars.word <<= 1", "'<<' computes: scalars.word << 1"),
+        ("small++ == 200", "ignore_count"),
+        ("--scalars.word", "ignore_count"),
+        ("$rdi = 3", "'==' compares"),
+        ("++*$given", "ignore_count"),
+        ("record", r"(?s)record is a struct record, which is no truth value.*record\.\w+"),
+        ("!record.table->rows[1]", r"(?s)rows\[1\] is a struct row, which has no '!'.*\.kind"),
+        ("yes && (small ? record : record)", r"\(small \? .*\) is a struct record.* no '&&'"),
+        ("*record.opaque", r"is a void, which is no truth value\nhint: say what lies there"),
     ],
 )
 def test_a_condition_that_is_refused(edges: Any, condition: str, works: str) -> None:
@@ -268,6 +280,33 @@ def test_a_condition_that_is_refused(edges: Any, condition: str, works: str) -> 
     hit = edges.breakpoint("of_each", condition='$_streq(text, "beta") && small == 200')
     edges.type(STEP.format(4))
     assert edges.cont().breakpoint is hit
+
+
+def test_a_pending_condition_is_refused_when_it_is_known(kgdb: Any) -> None:
+    hit = kgdb.breakpoint("of_each", condition="record", pending=True)
+    with pytest.raises(KgdbError, match="record is a struct record, which is no truth value"):
+        kgdb.modules.load(EDGES)
+    hit.condition = "record.yes"
+    kgdb.type(STEP.format(4))
+    assert kgdb.cont().breakpoint is hit
+
+
+def test_an_assignment_changes_nothing_in_a_pending_condition(kgdb: Any) -> None:
+    with pytest.raises(KgdbError, match="'==' compares: small == 9"):
+        kgdb.breakpoint("of_each", condition="small = 9", pending=True)
+    hit = kgdb.breakpoint("of_each", pending=True)
+    with pytest.raises(KgdbError, match="'==' compares: small == 9"):
+        hit.condition = "small = 9"
+
+
+def test_a_condition_may_count(edges: Any) -> None:
+    edges.execute("set $calls = 0")
+    with edges.breakpoint("give_long", condition="$calls++ == 1 && $calls >= 2 && x <= 21") as hit:
+        for _ in range(2):
+            edges.type(STEP.format(8))
+        stop = edges.cont()
+    assert (stop.breakpoint, hit.hits, stop.message) == (hit, 1, None)
+    assert edges.evaluate("$calls") == 2
 
 
 def test_a_stop_says_that_its_condition_was_not_evaluated(edges: Any) -> None:
@@ -300,6 +339,58 @@ def test_values(edges: Any) -> None:
     assert edges.evaluate("record.grade").error is None
     good = edges.evaluate("&record")
     assert (good.is_error, good.error) == (False, None)
+
+
+AS_C_HAS_IT = {
+    "-9 * sizeof(struct two)": (1 << 64) - 144,
+    "grade < sizeof(long)": 0,
+    "sizeof('a')": 4,
+    "sizeof(small + small) + sizeof small": 5,
+    "1 ? -1 : 0u": 0xFFFFFFFF,
+    "(yes ? scalars.three : GREEN) - 6": -1,
+    "(scalars.no ? 0 : &record)->port": 8080,
+    "yes + yes": 2,
+    "yes > scalars.no": 1,
+    "(yes | scalars.no) + yes": 2,
+    "-1 < GREEN": 1,
+    "-BLUE": -7,
+    "(RED - 1) / 2": 0,
+    "scalars.colour - 2 < 0": 0,
+    "scalars.three - 6 < 0": 1,
+    "scalars.paint - 8 < 0": 1,
+    "scalars.tilt * scalars.three": -15,
+    "~record.level": -6,
+    "scalars.all - 0xffffffff < 0": 0,
+    "current->in_execve - 1 < 0": 1,
+    "record.grid[GREEN][yes + yes]": 12,
+    "(u8)(small + 100) == 44 && (long)&record - (long)scalars.pointer == 0": 1,
+}
+
+
+def test_arithmetic_is_as_c_has_it(edges: Any) -> None:
+    with edges.breakpoint("of_each"):
+        edges.type(STEP.format(4))
+        stop = edges.cont()
+    assert {text: int(edges.evaluate(text)) for text in AS_C_HAS_IT} == AS_C_HAS_IT
+    assert {text: int(stop.frame.evaluate(text)) for text in AS_C_HAS_IT} == AS_C_HAS_IT
+    for text, shown in {
+        "GREEN": "GREEN",
+        "yes": "true",
+        "yes ? GREEN : BLUE": "GREEN",
+        "scalars.colour": "GREEN",
+    }.items():
+        assert str(edges.evaluate(text)) == shown
+    assert edges.evaluate("sizeof(long)").type == "unsigned long"
+
+
+@pytest.mark.parametrize(
+    "condition", [text for text in AS_C_HAS_IT if "<" in text or ">" in text or "==" in text]
+)
+def test_a_condition_computes_as_c_does(edges: Any, condition: str) -> None:
+    with edges.breakpoint("of_each", condition=condition) as hit, edges.breakpoint("give_long"):
+        edges.type(f"{STEP.format(4)}; {STEP.format(8)}")
+        assert (edges.cont().breakpoint is hit) == bool(AS_C_HAS_IT[condition])
+        assert hit.condition == condition
 
 
 @pytest.mark.parametrize(
@@ -412,6 +503,21 @@ def test_a_bit_field_is_not_watched(edges: Any) -> None:
         edges.watchpoint("record.level")
     edges.watchpoint("record.port").delete()
     edges.watchpoint("*record.name").delete()
+
+
+SCALARS = ["byte", "sbyte", "half", "word", "sword", "quad", "squad", "letter", "yes", "no",
+           "colour", "grade", "pointer"]  # fmt: skip
+
+
+@pytest.mark.parametrize("member", SCALARS)
+def test_a_watchpoint_has_the_types_numbers(edges: Any, member: str) -> None:
+    before = int(edges.evaluate(f"scalars.{member}"))
+    with edges.watchpoint(f"scalars.{member}"):
+        edges.type(STEP.format(9))
+        stop = edges.cont()
+    after = edges.evaluate(f"scalars.{member}")
+    assert (stop.old, stop.new) == (before, after.number)
+    assert stop.new == after
 
 
 @pytest.mark.parametrize("name", ["irq_handler", "main.c:irq_handler"])

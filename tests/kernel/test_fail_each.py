@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import TimeoutError
+from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
 
 FAULTY = Path(__file__).parent / "modules/faulty"
 SOURCE = FAULTY / "faulty.c"
 NONE, DEVICE_STAYS, REFERENCE_STAYS, CRASH, WARNING, LOCK_STAYS, IGNORED = range(7)
+RESET = 10
 
 
 def line_of(text: str) -> str:
@@ -59,6 +60,15 @@ def test_a_reference_to_the_module_stays(kgdb):
     assert "module faulty cannot be unloaded" in bad.message
 
 
+def test_a_reference_to_a_module_stays_that_the_scenario_does_not_unload(kgdb):
+    kgdb.modules.load(FAULTY, mistake=REFERENCE_STAYS)
+    report = kgdb.fail_each("kmemdup", "true </dev/faulty1", "NULL", **TEXT)
+    (bad,) = report.bad
+    assert bad.verdict == "leftover"
+    assert bad.message == "references to module faulty: 1 instead of 0"
+    assert "faulty_take at " in bad.path[0]
+
+
 def test_a_lock_stays_locked(kgdb):
     kgdb.modules.load(FAULTY, mistake=LOCK_STAYS)
 
@@ -78,6 +88,24 @@ def test_a_lock_stays_locked(kgdb):
     )
 
 
+def test_the_machine_is_reset(kgdb):
+    kgdb.modules.load(FAULTY, mistake=RESET)
+    kgdb.snapshot("before")
+    report = kgdb.fail_each("kmemdup", "true </dev/faulty1", "NULL", **TEXT)
+    (bad,) = report.bad
+    assert (bad.number, bad.verdict) == (1, "reset")
+    assert "exit status 0, after a triple fault, while sh" in bad.message
+    assert "faulty_take at " in bad.path[0]
+    assert (report.ended, report.complete) == (True, False)
+    assert "the machine has ended, no further call was tried" in str(report)
+    with pytest.raises(MachineDied, match="QEMU ended while a test was using it"):
+        kgdb.restore("before")
+
+
+def test_the_next_test_gets_a_machine(kgdb):
+    assert kgdb.run("echo fine").output == "fine\n"
+
+
 def test_places(kgdb):
     (bad,) = kgdb.fail_each("misc_register", loaded(CRASH), "-EBUSY").bad
     assert bad.verdict == "oops"
@@ -87,6 +115,7 @@ def test_places(kgdb):
     (bad,) = kgdb.fail_each("misc_register", scenario, "-EBUSY").bad
     assert (bad.number, bad.verdict) == (2, "splat")
     assert bad.place == f"faulty_init at {line_of('/* warning */')}"
+    assert bad.message.endswith(": faulty: refused")
 
 
 def test_modules_that_the_scenario_leaves(kgdb):
@@ -96,6 +125,8 @@ def test_modules_that_the_scenario_leaves(kgdb):
     )
     assert report.ok, report
     assert report.unrepeated is None
+    did = {line.split()[2] for line in kgdb._actions.lines()}
+    assert did == {"fail_each", "modules.load"}, "unloading them is none of the test's calls"
 
 
 def test_scenario_that_cannot_be_repeated(kgdb):
@@ -110,6 +141,23 @@ def test_scenario_that_cannot_be_repeated(kgdb):
     assert report.unrepeated == "again=False"
     bad = kgdb.fail_each("do_sys_openat2", command, "-EMFILE", **cat).bad[-1]
     assert "status 1 instead of 0: mkdir:" in bad.message
+
+
+def test_a_condition_that_raises(kgdb):
+    with pytest.raises(KgdbError) as caught:
+        kgdb.fail_each("version_proc_show", "cat /proc/version", "-EIO", when=lambda call: 1 / 0)
+    assert caught.value.message.startswith("an instrument stopped the kernel: ZeroDivisionError: ")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert kgdb.run("cat /proc/version").status == 0
+
+
+def test_a_function_that_returns_nothing(kgdb):
+    with pytest.raises(KgdbError, match="wakeup_flusher_threads returns nothing") as caught:
+        kgdb.fail_each("wakeup_flusher_threads", "sync")
+    assert "with returns=None its calls are left out" in caught.value.hint
+    own = {"when": lambda call: call.task.comm == "sync"}
+    report = kgdb.fail_each("wakeup_flusher_threads", "sync", None, **own)
+    assert (report.ok, report.calls) == (True, 1), report
 
 
 def test_where_a_command_hangs(kgdb):

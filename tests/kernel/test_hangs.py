@@ -70,6 +70,11 @@ BLOCKED = {
     rf"which is in {at('stuck_thread', 'thread')}, waiting for the completion completion",
     "work": rf"{at('hang_work', 'flush')}, waiting for the work stuck_work of kworker/\S+\[\d+\], "
     rf"which is in {at('stuck_work', 'work')}, waiting for the completion completion",
+    "queue": rf"{at('hang_queue')}, waiting for the workqueue hangs, the work stuck_work of "
+    rf"kworker/\S+\[\d+\], which is in {at('stuck_work', 'work')}, waiting for the completion "
+    r"completion",
+    "rt_mutex": rf"{at('hang_rt_mutex')}, waiting for the rt_mutex rt_lock held by "
+    rf"sleeper\[\d+\], which is in {SLEEPS}",
 }
 
 
@@ -96,6 +101,47 @@ def test_deadlock_of_one(hangs):
     )
 
 
+def test_deadlock_that_a_signal_ends(hangs):
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at('hang_opposite', 'one order')}, waiting for the mutex lock_b held "
+        rf"by opposite\[\d+\], which is in {at('opposite', 'other order')}, waiting for the mutex "
+        rf"lock_a held by {SH}",
+        first_line(hangs, f"{hang('idle_thread')}; {hang('opposite')}"),
+    )
+
+
+IDLE = r"stuck_thread \(hangs\.c:\d+\), waiting for the completion completion"
+NEXT_TO_A_THREAD = {
+    hang("event"): f"waiting: {SH} in {at('hang_event')}, waiting for the wait queue queue; and 1 "
+    "more",
+    hang("interruptible"): f"waiting: {SH} in {at('hang_interruptible')}, waiting for the mutex "
+    rf"device\.lock held by sleeper\[\d+\], which is in {SLEEPS}; and 1 more",
+    "while :; do :; done": f"running in user mode: {SH} on CPU 0",
+    "sleep 100": r"waiting: sleep\[\d+\] in \w+ \(kernel/time/[\w-]+\.c:\d+\), waiting for a "
+    "timer; and 1 more",
+    r'sh -c "kill -STOP \$\$"': r"stopped: sh\[\d+\], by a signal",
+    f"({hang('held')}) & sleep 0.3; {hang('wanted')}": f"waiting: {SH} in {at('hang_wanted')}, "
+    rf"waiting for the mutex lock_a held by {SH}, which is in {at('hang_held')}, waiting for the "
+    "wait queue queue; and 1 more",
+    f"({hang('mutex')}) & sleep 0.3; {hang('event')}": f"waiting: {SH} in {at('hang_event')}, "
+    r"waiting for the wait queue queue; and \d more",
+    f"{hang('mutex')} | cat": rf"blocked: {SH} in {BLOCKED['mutex']}; and \d more",
+}
+
+
+@pytest.mark.parametrize("command", NEXT_TO_A_THREAD)
+def test_a_kernel_thread_that_waits_is_not_what_hangs(hangs, command):
+    """It waits uninterruptibly, as many do that have no work."""
+    hangs.run(hang("idle_thread"))
+    assert re.fullmatch(NEXT_TO_A_THREAD[command], first_line(hangs, command))
+
+
+def test_a_breakpoint_that_is_not_reached_next_to_a_thread_that_waits(hangs):
+    hangs.run(hang("idle_thread"))
+    line = first_line(hangs, "", lambda: hangs.cont(timeout=SECONDS))
+    assert re.fullmatch(rf"idle: {SH} waits for input; blocked: idle\[\d+\] in {IDLE}", line)
+
+
 def test_a_lock_whose_owner_has_ended(hangs):
     """Another task has come by its memory: it began after the wait, and cannot have the lock."""
     hangs.run(f"{hang('ended')} & sleep 0.3")
@@ -116,8 +162,9 @@ def test_a_lock_whose_owner_has_ended(hangs):
 
 def test_workers_without_work_hold_nothing(hangs):
     hangs.run(f"{hang('work')} & sleep 0.3")
+    # Those that have begun (include/linux/sched.h, PF_WQ_WORKER): one may just have been made.
     workers = [task for task in for_each_task(hangs.program)
-               if task.comm.string_().startswith(b"kworker/")]  # fmt: skip
+               if task.comm.string_().startswith(b"kworker/") and task.flags & 0x20]  # fmt: skip
     # Workers sleep until there is work; others than ours may have some at this stop.
     asleep = [task for task in workers
               if cast("struct worker *", cast("struct kthread *", task.worker_private).data).flags
@@ -126,7 +173,8 @@ def test_workers_without_work_hold_nothing(hangs):
     assert [task.pid.value_() for task in asleep if not _is_idle_worker(task)] == []
     busy = [task for task in workers if not _is_idle_worker(task)]
     traces = [[frame.name for frame in hangs.stack_trace(task)] for task in busy]
-    assert all("process_one_work" in trace for trace in traces)
+    # One that makes another worker has work of its own.
+    assert all({"process_one_work", "manage_workers"}.intersection(trace) for trace in traces)
     assert sum("stuck_work" in trace for trace in traces) == 1
     assert not _is_idle_worker(hangs.program["init_task"].address_of_())
 
@@ -181,6 +229,8 @@ SPINNING = {
     "deaf": f"spinning with interrupts off: CPU 0 in {at('hang_deaf')}, {SH}",
     "spinlock": f"spinning with interrupts off: CPU 0 in {at('hang_spinlock')}, {SH}, waiting for "
     "the spinlock spinlock",
+    "rwlock": f"spinning with interrupts off: CPU 0 in {at('hang_rwlock')}, {SH}, waiting for "
+    "the rwlock rwlock",
     "exception": f"looping in an exception: CPU 0 in {at('hang_exception', 'fault')}, page fault "
     f"after page fault, {SH}",
     "deaf_exception": "looping in an exception with interrupts off: CPU 0 in "

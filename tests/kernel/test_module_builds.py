@@ -125,6 +125,59 @@ class TestFilesOutside:
         assert f"{tree}/outer/../common/answer.h:1:16: error: 'nothing'" in str(caught.value)
 
 
+class TestFailure:
+    """A build that fails is not repeated for every test of a session, unless something changed."""
+
+    @staticmethod
+    def failure(kgdb: Kgdb, path: Path) -> tuple[str, int]:
+        """Return the error of a build, and when make ran last."""
+        with pytest.raises(BuildError) as caught:
+            kgdb.modules.load(path)
+        assert caught.value.log is not None
+        return str(caught.value), caught.value.log.stat().st_mtime_ns
+
+    def test_is_remembered_until_the_source_changes(self, kgdb: Kgdb, tree: Path) -> None:
+        write(tree / "outer/answer.h", "#define ANSWER nothing\n")
+        first = self.failure(kgdb, tree / "outer")
+        assert "error: 'nothing'" in first[0]
+        assert self.failure(kgdb, tree / "outer") == first
+        write(tree / "outer/answer.h", "#define ANSWER nobody\n")
+        second = self.failure(kgdb, tree / "outer")
+        assert "error: 'nobody'" in second[0]
+        assert second[1] > first[1]
+        write(tree / "outer/answer.h", "#define ANSWER 3\n")
+        kgdb.modules.load(tree / "outer")
+        assert kgdb.evaluate("outer_answer") == 3
+
+    @pytest.mark.parametrize("how", ["header", "object"])
+    def test_until_a_file_outside_changes(self, kgdb: Kgdb, tree: Path, how: str) -> None:
+        tree = plain(tree)
+        makefile = "obj-m := outer.o\nccflags-y := -I$(src)/../common\n"
+        file, good, bad = tree / "common/answer.h", "#define ANSWER 4\n", "#define ANSWER nothing\n"
+        if how == "object":
+            makefile += "outer-y := main.o ../common/part.o\n"
+            (tree / "outer/outer.c").rename(tree / "outer/main.c")
+            file, good, bad = tree / "common/part.c", "int part = 5;\n", "int part = nothing;\n"
+        say(tree, makefile)
+        write(file, bad)
+        first = self.failure(kgdb, tree / "outer")
+        assert self.failure(kgdb, tree / "outer") == first
+        write(file, good)
+        kgdb.modules.load(tree / "outer")
+
+    def test_of_a_neighbour(self, kgdb: Kgdb, tree: Path) -> None:
+        tree = plain(tree)
+        write(tree / "base/base.c", "int base = nothing;\n")
+        write(tree / "base/Makefile", "obj-m := base.o\n")
+        say(tree, "obj-m := outer.o\nKBUILD_EXTRA_SYMBOLS := $(src)/../base/Module.symvers\n")
+        write(tree / "outer/answer.h", "#define ANSWER 3\n")
+        first = self.failure(kgdb, tree / "outer")
+        assert f"{tree}/base/base.c:1:12: error: 'nothing'" in first[0]
+        assert self.failure(kgdb, tree / "outer") == first
+        write(tree / "base/base.c", SOURCE.replace('"answer', '"../outer/answer'))
+        kgdb.modules.load(tree / "outer")
+
+
 USER = """\
 #include <linux/module.h>
 #include <linux/moduleparam.h>

@@ -12,6 +12,7 @@ from pytest_kgdb.errors import ConfigError, GuestCommandError, KernelPanic, Kgdb
 HERE = Path(__file__).parent / "modules"
 DEMO = HERE / "demo"
 USERS = HERE / "users"
+CLONES = HERE / "clones"
 
 smp = pytest.mark.parametrize("smp", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
 
@@ -46,6 +47,12 @@ class TestLoad:
         assert [int(item) for item in kgdb.evaluate("numbers")] == [3, 2, 1, 0]
         assert kgdb.evaluate("numbered") == 3
         assert kgdb.evaluate("answer") == -4
+
+    def test_a_parameter_that_has_no_type(self, kgdb) -> None:
+        # module_param_cb()
+        kgdb.modules.load(CLONES, step=1, async_probe=True, dyndbg="+p")
+        assert re.search(r"clones: step 1 gives \d+", kgdb.dmesg())
+        assert "unknown parameter" not in kgdb.dmesg()
 
     def test_a_parameter_that_it_does_not_have(self, kgdb) -> None:
         with pytest.raises(ConfigError, match=r"(?s)no parameter 'answr'.*answer, crash, fail"):
@@ -199,6 +206,26 @@ class TestFailure:
         kgdb.modules.begin(DEMO)
         assert kgdb.cont().breakpoint is init
         assert kgdb.cont().breakpoint is add
+
+    @pytest.mark.parametrize("code", [4096, 5000])
+    def test_init_fails_with_what_is_no_error(self, kgdb, code) -> None:
+        # libc knows errors of 1 to 4095.
+        with pytest.raises(
+            GuestCommandError, match=rf"(?s)no module demo.*told to fail with {code}.*-1 to -4095"
+        ):
+            kgdb.modules.load(DEMO, fail=code)
+        assert "demo" not in kgdb.modules
+        assert kgdb.modules.load(DEMO).loaded
+
+    def test_init_returns_more_than_0(self, kgdb) -> None:
+        assert kgdb.modules.load(DEMO, fail=-1).state == "live"
+
+    def test_a_file_of_another_name(self, kgdb) -> None:
+        kgdb.modules.load(DEMO).unload()
+        kgdb.run("mv /run/demo.ko /run/renamed.ko")
+        renamed = kgdb.modules.load("/run/renamed.ko", answer=4)
+        assert (renamed.name, renamed.state) == ("demo", "live")
+        assert kgdb.evaluate("demo_total") == 7 + 5
 
     def test_a_parameters_value_is_refused(self, kgdb) -> None:
         with pytest.raises(GuestCommandError, match=r"(?s)`x' invalid for parameter `answer'"):
@@ -356,6 +383,59 @@ class TestPending:
         with pytest.raises(KgdbError, match=r"did you mean demo_prepare"):
             kgdb.breakpoint("demo_prepares")
 
+    @pytest.mark.parametrize(
+        "location",
+        [
+            "masked",  # masked.constprop.0
+            "summed",  # summed.part.0, and what is inlined in one() and two()
+            "main.c:masked",
+            "other.c:other_step",
+            "clones.h:13",  # in both files
+            "clones/other.c:6",
+        ],
+    )
+    def test_whatever_gdb_finds_once_it_is_loaded(self, kgdb, location) -> None:
+        kgdb.modules.known(CLONES)
+        with kgdb.breakpoint(location) as waiting:
+            assert waiting.address is None
+            kgdb.modules.load(CLONES)
+            places = kgdb.execute(f"info breakpoints {waiting.number}")
+            assert "<PENDING>" not in places
+            kgdb.type("for n in 1 2 5; do echo $n > /sys/module/clones/parameters/step; done")
+            assert kgdb.cont().breakpoint is waiting
+
+    @pytest.mark.parametrize("loaded", [False, True])
+    def test_a_line_that_does_not_exist(self, kgdb, loaded) -> None:
+        kgdb.modules.known(CLONES)
+        if loaded:
+            kgdb.modules.load(CLONES)
+        for name in ("other.c", "clones.h"):
+            with pytest.raises(
+                KgdbError, match=rf"(?s){name} has no code at line 99999.*last line.*clones: \d+"
+            ) as error:
+                kgdb.breakpoint(f"{name}:99999")
+            last = int(str(error.value).rpartition(" ")[2])
+            assert kgdb.breakpoint(f"{name}:{last}").enabled
+            with pytest.raises(KgdbError, match=rf"{name} has no code at line {last + 1}, nor"):
+                kgdb.breakpoint(f"{name}:{last + 1}")
+
+    def test_instruments_do_not_wait(self, kgdb) -> None:
+        kgdb.modules.known(CLONES)
+        refused = r"(?s)no {} on masked: module clones has it, and is not loaded.*load_stopped\(\)"
+        with pytest.raises(KgdbError, match=refused.format("spy")):
+            kgdb.spy("masked")
+        with pytest.raises(KgdbError, match=refused.format("override")):
+            kgdb.override("masked", 3)
+        kgdb.modules.load_stopped(CLONES)
+        assert kgdb.spy("masked").active
+
+    def test_a_condition_in_the_location(self, kgdb) -> None:
+        kgdb.modules.known(DEMO)
+        with pytest.raises(
+            KgdbError, match=r"(?s)not part of.*\(\"demo_add\", condition=\"total\""
+        ):
+            kgdb.breakpoint("demo_add if total")
+
     def test_a_breakpoint_that_was_deleted_meanwhile(self, kgdb) -> None:
         kgdb.modules.load(DEMO).unload()
         with kgdb.breakpoint("demo_prepare"):
@@ -398,3 +478,44 @@ class TestRestore:
             "No breakpoints or watchpoints.\n",
             "No breakpoints, watchpoints, tracepoints, or catchpoints.\n",  # gdb 16
         )
+
+
+class TestReport:
+    """What the test did, as a failed one shows it."""
+
+    @staticmethod
+    def did(kgdb) -> list[str]:
+        return [re.sub(r"^ *\d+ ms  ", "", line) for line in kgdb._actions.lines()]
+
+    def test_calls_and_no_stop_within_them(self, kgdb) -> None:
+        demo = kgdb.modules.load(DEMO, answer=3)
+        kgdb.resume()
+        kgdb.modules.unload(demo)
+        kgdb.interrupt()
+        with pytest.raises(GuestCommandError):
+            kgdb.modules.load(DEMO, fail=5)
+        kgdb.modules.load_stopped(DEMO)
+        load, resume, unload, interrupt, stop, failed, stopped = self.did(kgdb)
+        assert (load, resume, unload) == (
+            *(f"modules.load {DEMO}, answer=3", "resume", "modules.unload demo"),
+        )
+        assert interrupt == "interrupt"
+        assert stop.startswith("  interrupt, ")
+        assert failed.startswith(f"modules.load {DEMO}, fail=5 → GuestCommandError: loading demo ")
+        assert stopped == f"modules.load_stopped {DEMO}"
+
+    def test_stops_within_them_that_are_the_tests(self, kgdb) -> None:
+        kgdb.modules.known(DEMO)
+        kgdb.breakpoint("demo_prepare")
+        with pytest.raises(GuestCommandError):
+            kgdb.modules.load(DEMO)
+        known, _, load, stop = self.did(kgdb)
+        assert known == f"modules.known {DEMO}"
+        assert load.startswith(f"modules.load {DEMO} → GuestCommandError: ")
+        assert re.match(r"  breakpoint \d+ in demo_prepare \(", stop)
+
+    def test_a_breakpoint_that_is_deleted_while_the_kernel_runs(self, kgdb) -> None:
+        unused = kgdb.breakpoint("do_init_module")
+        kgdb.resume()
+        unused.delete()
+        assert self.did(kgdb) == ["breakpoint do_init_module", "resume"]

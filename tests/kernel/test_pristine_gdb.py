@@ -25,6 +25,14 @@ LEFT = {
     "set listsize 3": ("show listsize", "is 10"),
     "tbreak vfs_read": ("info breakpoints", "No breakpoints"),
     "dir /tmp": ("show directories", "!/tmp"),
+    "disable unwinder": ("info unwinder", "![disabled]"),
+    "disable pretty-printer": ("info pretty-printer", "![disabled]"),
+    "dis pretty": ("info pretty-printer", "![disabled]"),
+    "break vfs_read\nenable once 1\ndisable unw": ("info unwinder", "![disabled]"),
+    "delete mem": ("info mem", "Using memory regions provided by the target."),
+    "info line vfs_read": ("whatis $_", "type = void\n"),
+    "break vfs_read\ninfo breakpoints": ("whatis $_", "type = void\n"),
+    "thread name mine": ("thread find mine", "No threads match"),
     "set language ada": ("show language", '"auto; currently c"'),
 }
 
@@ -55,6 +63,30 @@ def test_what_is_left(kgdb, command, turn, seen):
         assert expected[1:] not in kgdb.execute(ask)
     else:
         assert expected in kgdb.execute(ask)
+
+
+@pytest.mark.parametrize("turn", ["a", "b"])
+def test_a_value_that_was_returned(kgdb, turn):
+    kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=1")
+    kgdb.execute("continue")
+    assert "Value returned is $1 = " in kgdb.execute("finish")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "disable", "dis", "disable {0}", "disable breakpoints {0}-{1}", "dis br", "enable once {0}",
+        "enable count 2 {0}", "en del {0} {1}", "enable breakpoints once {0}", "delete {0}",
+        "d br {0}-{1}", "disable {0}.1",
+    ],
+)  # fmt: skip
+def test_breakpoints_leave_nothing(kgdb, command):
+    kgdb.execute("break vfs_read")
+    kgdb.execute("break vfs_write")
+    numbers = [row.number for row in attachment_of(kgdb).breakpoints.rows()]
+    kgdb.execute(command.format(*numbers))
+    assert attachment_of(kgdb).gdb_is_pristine
 
 
 def test_a_convenience_variable_by_the_handle_a(kgdb):

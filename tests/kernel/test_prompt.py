@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -106,6 +107,53 @@ def test_the_commands_of_a_breakpoint(kgdb):
     assert kgdb.stop.frame.function == "vfs_read"
 
 
+@pytest.mark.parametrize(
+    "commands",
+    [
+        "silent\ncontinue", "print count\ncontinue",
+        "python gdb.post_event(lambda: gdb.execute('continue'))",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["cont", "execute"])
+def test_commands_that_go_on(kgdb, commands, how):
+    read = kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.execute(f"commands {read.number}\n{commands}\nend")
+    opened = kgdb.breakpoint("proc_reg_open")
+    kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=5; cat /proc/version")
+    output = ""
+    if how == "cont":
+        assert kgdb.cont() is kgdb.stop
+    else:
+        output = kgdb.execute("continue")
+    assert (kgdb.stop.reason, kgdb.stop.breakpoint) == ("breakpoint", opened)
+    assert kgdb.stop.frame.function == "proc_reg_open"
+    assert read.hits == 5
+    if output and "print" in commands:
+        assert re.findall(r"^\$\d+ = (\d+)$", output, re.M) == ["17"] * 5
+    assert_agreed(kgdb)
+
+
+def test_commands_that_run_until_the_return(kgdb):
+    read = kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.execute(f"commands {read.number}\nsilent\nfinish\nend")
+    kgdb.type(READ)
+    stop = kgdb.cont()
+    assert (stop.reason, stop.breakpoint, stop.return_value) == ("finished", None, 17)
+    assert stop.frame.function == "ksys_read"
+    assert_agreed(kgdb)
+
+
+def test_commands_that_always_go_on(kgdb):
+    with kgdb.breakpoint("vfs_read", condition="count == 17") as read:
+        kgdb.execute(f"commands {read.number}\ncontinue\nend")
+        kgdb.type(READ)
+        with pytest.raises(TimeoutError, match="did not stop in 1 s at vfs_read"):
+            kgdb.cont(timeout=1)
+        assert not kgdb.stopped
+        assert kgdb.interrupt().reason == "interrupt"
+    assert_agreed(kgdb)
+
+
 def test_what_gdb_prints_of_a_resume(reading):
     output = reading.execute("display/i $pc")
     assert "<vfs_read>" in output
@@ -142,6 +190,54 @@ def test_a_script_that_resumes(kgdb):
     kgdb.execute("tbreak vfs_read if count == 17\ncontinue\nstepi\nstepi")
     assert kgdb.stop.frame.function == "vfs_read"
     assert kgdb.stop.frame.address > int(kgdb.evaluate("(long)vfs_read")) & (1 << 64) - 1
+    assert_agreed(kgdb)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "continue\nfinish", "python\ngdb.execute('continue')\ngdb.execute('finish')\nend",
+        "python gdb.execute('continue'); gdb.execute('finish')", "source FILE",
+    ],
+)  # fmt: skip
+def test_the_last_stop_of_a_script(kgdb, script, tmp_path):
+    (tmp_path / "script").write_text("continue\nfinish\n")
+    kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.type(READ)
+    output = kgdb.execute(script.replace("FILE", str(tmp_path / "script")))
+    assert (kgdb.stop.reason, kgdb.stop.breakpoint) == ("finished", None)
+    assert kgdb.stop.return_value == 17
+    assert re.search(r"Breakpoint \d+, vfs_read", output)
+    assert re.search(r"Value returned is \$\d+ = 17$", output, re.M)
+    kgdb.execute("continue\nstepi")
+    assert (kgdb.stop.reason, kgdb.stop.breakpoint) == ("step", None)
+    assert_agreed(kgdb)
+
+
+def test_a_script_that_fails_after_a_resume(kgdb):
+    read = kgdb.breakpoint("vfs_read", condition="count == 17")
+    kgdb.type(READ)
+    with pytest.raises(KgdbError, match=r"^No symbol") as error:
+        kgdb.execute("continue\nprint no_such_symbol\nstepi")
+    assert "/" not in error.value.message, "the script is nobody's file"
+    assert kgdb.stop.breakpoint is read
+    assert_agreed(kgdb)
+
+
+@pytest.mark.parametrize(
+    "command", ["python while True: pass", "while 1\necho\nend", "shell sleep 30"]
+)
+@pytest.mark.kgdb(timeout=20)
+def test_a_command_that_does_not_end(kgdb, command):
+    begin = time.monotonic()
+    first = command.splitlines()[0]
+    with pytest.raises(TimeoutError, match=f"^'{first}.*' did not end in 1 s"):
+        kgdb.execute(command, timeout=1)
+    assert time.monotonic() - begin < 10, "nothing else waits for gdb"
+
+
+def test_another_gdb_behind_one_that_does_not_end(kgdb):
+    assert kgdb.execute("print 1") == "$1 = 1\n"
     assert_agreed(kgdb)
 
 

@@ -225,6 +225,26 @@ def test_a_step_whose_task_goes_to_another_cpu(stub, way, others):
     migrating.check(stub, way, others)
 
 
+WAYS = {"cont": (OPEN, True), "finish": ("__x64_sys_openat", True)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_watched_local_ends_with_its_function(stub, way):
+    stub.breakpoint(OPEN, temporary=True)
+    stub.type("cat /proc/version")
+    stub.cont()
+    watched = stub.watchpoint("op.intent")
+    while (getattr(stub, way)().frame.function, "deleted" in repr(watched)) != WAYS[way]:
+        assert stub.stop.reason in ("watchpoint", "finished")
+    assert watched.hits > 0
+    if way == "cont":
+        assert (stub.stop.reason, stub.stop.breakpoint) == ("watchpoint", watched)
+        assert "returns whose op.intent it is" in stub.stop.message
+    else:
+        assert (stub.stop.reason, stub.stop.return_value) == ("finished", 3)
+    assert stub.run("echo on").output.endswith("on\n")
+
+
 def test_a_watchpoint(stub):
     with stub.watchpoint("panic_timeout") as watched:
         stub.type("echo 7 > /proc/sys/kernel/panic")

@@ -9,7 +9,14 @@ from pathlib import Path
 import migrating
 import pytest
 
-from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, StaleError, TimeoutError
+from pytest_kgdb.errors import (
+    ConfigError,
+    GuestCommandError,
+    KernelPanic,
+    KgdbError,
+    StaleError,
+    TimeoutError,
+)
 from pytest_kgdb.handle import attachment_of
 
 OPEN = "do_sys_openat2"
@@ -65,6 +72,35 @@ def test_a_hundred_breaks_and_continues_on_two_processors(kgdb):
         for number in range(1, 101):
             assert kgdb.cont().frame.function == OPEN
             assert opened.hits == number
+
+
+@pytest.mark.parametrize("timeout", ["5", -1, float("nan")])
+def test_what_is_no_timeout(kgdb, timeout):
+    generation = kgdb.generation
+    for use in (
+        kgdb.cont,
+        kgdb.stepi,
+        kgdb.finish,
+        lambda timeout: kgdb.until(OPEN, timeout),
+        lambda timeout: kgdb.execute("stepi", timeout),
+        lambda timeout: kgdb.execute("continue", timeout),
+        lambda timeout: kgdb.run("true", timeout),
+        lambda timeout: setattr(kgdb, "timeout", timeout),
+    ):
+        with pytest.raises(ConfigError, match="is no timeout"):
+            use(timeout)
+    assert kgdb.stopped
+    assert kgdb.generation == generation
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_the_flag_by_which_kgdb_steps_is_not_the_kernels(kgdb):
+    with kgdb.breakpoint(OPEN):
+        open_something(kgdb)
+        kgdb.cont()
+    flags = kgdb.stop.registers["eflags"]
+    assert not kgdb.stepi().registers["eflags"] & 0x100
+    assert kgdb.stop.registers["eflags"] & 0x200 == flags & 0x200
 
 
 def test_resume_and_wait(kgdb):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 
 from pytest_kgdb.errors import KgdbError, StaleError
@@ -199,6 +202,25 @@ class TestBreakpoints:
         kgdb.restore("here")
         kgdb.type("echo 1 > /proc/sys/kernel/panic_on_oops")
         assert kgdb.cont().breakpoint is watched
+
+
+@pytest.mark.parametrize("way", ["hit", "condition"])
+def test_while_gdb_steps_over_a_breakpoint(kgdb, way):
+    """Of another task than that of the snapshot, and over a call, which is not emulated."""
+    kgdb.snapshot("before")
+    calls = re.findall(r"(0xf\w+) <\+\d+>:\s+call ", kgdb.execute("disassemble vfs_read"))
+    for milliseconds in range(10):
+        kgdb.resume()
+        kgdb.run("dd if=/dev/zero of=/dev/null bs=1 2>/dev/null &")
+        kgdb.interrupt()
+        condition = None if way == "hit" else '$_strlen("abc") == 2'
+        breakpoint = kgdb.breakpoint(f"*{calls[0]}", condition=condition)
+        if way == "hit":
+            kgdb.cont()
+        kgdb.resume()
+        time.sleep(milliseconds / 1000)
+        kgdb.restore("before")
+        breakpoint.delete()
 
 
 def test_out_of_a_panic(kgdb):

@@ -12,6 +12,7 @@ from guest_files import built_from
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
 from pytest_kgdb.handle import attachment_of
 from pytest_kgdb.klog import console_lines, find_splats
+from pytest_kgdb.session._stop_line import in_a_line
 
 SOURCE = r"""
 #include <linux/delay.h>
@@ -46,6 +47,34 @@ static noinline void sick_wild(void)
 	struct list_head *wild = (void *)0x1234567890abcdefUL;
 
 	WRITE_ONCE(wild->next, NULL);
+}
+
+static struct { long (*set)(void *); const char *what; } sick_none = { .what = "0x0 <a>" };
+
+static noinline long sick_call(void *nothing)
+{
+	return READ_ONCE(sick_none.set)(nothing) + 1;
+}
+
+static inline void sick_deep(struct list_head *head)
+{
+	WRITE_ONCE(head->prev, NULL);
+}
+
+static inline void sick_mid(struct list_head *head)
+{
+	sick_deep(head); /* in sick_mid */
+}
+
+/* Its first instruction is sick_deep()'s. */
+static __attribute__((noipa)) void sick_inline(struct list_head *head)
+{
+	sick_mid(head); /* in sick_inline */
+}
+
+static noinline void sick_list(struct list_head *head)
+{
+	list_del(head);
 }
 
 static noinline void sick_bug(void)
@@ -111,6 +140,12 @@ static ssize_t sick_set(struct file *file, const char __user *from, size_t size,
 		sick_null();
 	else if (sysfs_streq(value, "wild"))
 		sick_wild();
+	else if (sysfs_streq(value, "call"))
+		return sick_call(NULL);
+	else if (sysfs_streq(value, "inline"))
+		sick_inline((void *)16);
+	else if (sysfs_streq(value, "list"))
+		sick_list(&(struct list_head){ (void *)0x100, (void *)0x122 });
 	else if (sysfs_streq(value, "bug"))
 		sick_bug();
 	else if (sysfs_streq(value, "int3"))
@@ -306,6 +341,74 @@ def test_a_general_protection_fault(sick) -> None:
     assert splat.kind == "general protection"
     assert splat.function == "sick_wild"
     assert sick.run("echo alive").output == "alive\n"
+
+
+def test_a_call_of_null(sick) -> None:
+    """Where per-CPU variables are linked at zero, gdb has a name for NULL."""
+    sick.type(trouble("call"))
+    stop = sick.cont()
+    assert (stop.reason, stop.frame.function, stop.frame.address) == ("oops", None, 0)
+    (splat,) = sick.splats
+    assert "RIP: 0010:0x0" in splat.text
+    caller = stop.frame.up()
+    assert (caller.function, caller.line) == ("sick_call", line_of("READ_ONCE(sick_none.set)"))
+    assert f" in #0 0x0, called from sick_call at {caller.file}:{caller.line}: BUG: " in repr(stop)
+    report = in_a_line(stop)
+    assert report.startswith(f"oops in 0x0, called from sick_call at {caller.file}:{caller.line}:")
+    assert any("oops in 0x0, sh[" in line for line in sick._actions.lines())
+    assert caller.args.summaries() == {"nothing": "0x0"}
+
+
+def test_an_oops_in_inlined_code(sick) -> None:
+    sick.type(trouble("inline"))
+    stop = sick.cont()
+    assert (stop.reason, stop.frame.level) == ("oops", 0)
+    innermost = stop.backtrace()[:3]
+    assert [(frame.function, frame.line, frame.inlined) for frame in innermost] == [
+        ("sick_deep", line_of("WRITE_ONCE(head->prev"), True),
+        ("sick_mid", line_of("sick_deep(head); /*"), True),
+        ("sick_inline", line_of("sick_mid(head); /*"), False),
+    ]
+    assert f"sick_deep at {stop.frame.file}:{stop.frame.line}" in in_a_line(stop)
+    assert [frame.evaluate("head") for frame in innermost] == [16, 16, 16]
+    assert stop.registers["rip"] == stop.frame.address
+    assert sick.execute("frame").startswith("#0  sick_deep")
+    (place,) = {line.split("oops in ")[1] for line in sick._actions.lines() if "oops in " in line}
+    assert place.startswith("sick_deep (")
+    (splat,) = sick.splats
+    assert f":{stop.frame.line}, inlined at " in splat.symbolised
+    assert sick.run("echo alive").output == "alive\n"
+
+
+def test_an_oops_of_a_list(sick) -> None:
+    sick.type(trouble("list"))
+    stop = sick.cont()
+    names = [frame.function for frame in stop.backtrace()[:4]]
+    assert names == ["__list_del", "__list_del_entry", "list_del", "sick_list"]
+    assert stop.frame.file == "include/linux/list.h"
+    (splat,) = sick.splats
+    assert f"{stop.frame.file}:{stop.frame.line}, inlined at " in splat.symbolised
+
+
+def test_a_breakpoint_at_inlined_code_is_before_it(sick) -> None:
+    with sick.breakpoint("sick_inline"):
+        sick.type(trouble("inline"))
+        stop = sick.cont()
+    assert (stop.reason, stop.frame.function) == ("breakpoint", "sick_inline")
+    assert stop.frame.line == line_of("sick_mid(head); /*")
+
+
+def test_null_has_no_name(sick) -> None:
+    small = ("(void *)0x10", "(struct page *)0x1000", "(void *)-12L")
+    for text in ("init_task.mm", "sick_none.set", *small):
+        value = sick.evaluate(text)
+        assert value.symbol is None
+        assert str(value) == hex(int(value))
+    assert sick.evaluate("init_task.mm") != "fixed_percpu_data"
+    assert sick.evaluate("sick_none.set") != "fixed_percpu_data"
+    assert "{set = 0x0, what = 0x" in str(sick.evaluate("sick_none"))
+    assert str(sick.evaluate("sick_none")).endswith(' "0x0 <a>"}')
+    assert "<sick_ops>" in str(sick.evaluate("&sick_ops"))
 
 
 def test_a_bug(sick) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from pytest_kgdb import TimeoutError
 from pytest_kgdb.handle import attachment_of
 
+DEMO = Path(__file__).parent / "modules/demo"
 SHORT = pytest.mark.kgdb(timeout=1.5)
 
 
@@ -30,7 +33,7 @@ def test_the_machine_is_made_with_the_usual_limit(kgdb):
 
 @SHORT
 def test_gdb(kgdb):
-    with takes_about(1.5), pytest.raises(TimeoutError, match=r"gdb did not answer .* in 1\.5 s"):
+    with takes_about(1.5), pytest.raises(TimeoutError, match=r"did not end in 1\.5 s"):
         kgdb.execute("python import time; time.sleep(3)")
     time.sleep(2.5)
     # What it answers late is not taken for the answer to the next command.
@@ -53,6 +56,38 @@ def test_a_command_and_the_console(kgdb):
     kgdb.resume()
     with takes_about(1.5), pytest.raises(pexpect.TIMEOUT):
         kgdb.console.expect("what nobody says")
+
+
+def test_a_module(kgdb):
+    """Its methods have no timeout=; and none of the plugin's own commands is in the last lines."""
+    demo = kgdb.modules.load(DEMO)
+    kgdb.run("echo a line of the driver >/dev/kmsg")
+    kgdb.type("insmod() { sleep 20; }; rmmod() { sleep 20; }")
+    kgdb.timeout = 1.5
+    for work in (demo.unload, lambda: kgdb.modules.load(DEMO.with_name("hangs"))):
+        with pytest.raises(TimeoutError) as caught:
+            work()
+        error = caught.value
+        assert error.hint == "a larger kgdb.timeout, if it only needs longer"
+        tail = error.message.partition("last lines are:\n")[2].partition("what the kernel does")[0]
+        assert "a line of the driver" in tail
+        assert "kgdb-" not in tail
+        assert "sysrq" not in tail
+        kgdb.resume()
+        kgdb.console.sendcontrol("c")
+        kgdb.console.synchronise()
+        kgdb.interrupt()
+    assert "kgdb-buffer" in kgdb.console.log.read_text()
+
+
+def test_a_sysrq_of_the_tests_own_is_shown(kgdb):
+    mark = kgdb.console.mark()
+    kgdb.run("true")
+    kgdb.type("echo begun; echo g >/proc/sysrq-trigger")
+    kgdb.cont()
+    kgdb.run("echo ended")
+    text = kgdb.console.shown(mark)
+    assert re.findall(r"begun|sysrq.*|ended|kgdb-\d+", text) == ["begun", "sysrq: DEBUG\r", "ended"]
 
 
 @SHORT

@@ -114,6 +114,7 @@ class FakeGdb(Transport):
             "stack_names": lambda: {"names": self.stack},
             "frames": self._frames,
             "select": lambda frame: {},
+            "show_inlined": dict,
             "numbers": lambda expressions: {"numbers": [self.number(one) for one in expressions]},
             "evaluate": lambda expression, frame=0: {"id": 1, "int": self.number(expression)},
         }
@@ -231,6 +232,9 @@ class FakeGdb(Transport):
         body = ",".join(row.record() for row in self.rows.values())
         return [f'^done,BreakpointTable={{nr_rows="{len(self.rows)}",body=[{body}]}}']
 
+    def _do_list_features(self, command: Command) -> list[str]:
+        return ["^done,features=[]"]
+
     # The command line
 
     def _doconsole(self, command: Command) -> list[str] | None:
@@ -316,6 +320,7 @@ class FakeGdb(Transport):
         return {
             "address": self.number(f"(unsigned long)&({expression})"),
             "size": self.number(f"sizeof({expression})"),
+            "signed": f"unsigned {expression}" not in self.numbers,
         }
 
     def _frames(self, limit: int, behind: bool = False) -> dict[str, Any]:
@@ -393,6 +398,9 @@ class FakeGdb(Transport):
         self.stop(*(() if first.script[:1] == ["silent"] else reason))
         if first.temporary:
             self.say(f'=breakpoint-deleted,id="{first.number}"')
+        if "continue" in first.script:
+            self.say('*running,thread-id="all"')
+            self.running = True
 
 
 def _modified(row: Row) -> str:
@@ -512,7 +520,12 @@ class Parts:
         )
         self.run_control.subscribe(self.causes)
         self.table = BreakpointTable(
-            self.debugger, self.gdb, self.run_control, self.locations, expects=expects
+            self.debugger,
+            self.gdb,
+            self.run_control,
+            self.locations,
+            expects=expects,
+            ended_watches=dict,
         )
         self.run_control.record_stop("interrupt")
 
@@ -529,11 +542,11 @@ class Parts:
         for line in lines:
             self.gdb.console(line)
 
-    def stop_by(self, event: Callable[[], None]) -> Any:
+    def stop_by(self, event: Callable[[], object], timeout: float | None = None) -> Any:
         """Resume, have something happen, and return the stop that it leads to."""
         self.run_control.resume()
         event()
-        return self.run_control.wait()
+        return self.run_control.wait(timeout)
 
 
 __all__ = ["SYSRQ", "FakeGdb", "Parts", "Refused", "parse_command"]

@@ -24,6 +24,9 @@ class ShellConsole:
     def since(self, mark: int = 0) -> bytes:
         return self.text[mark:]
 
+    def shown(self, mark: int = 0) -> str:
+        return self.text[mark:].decode()
+
 
 class FakeShell:
     """Answers commands by the first answer whose key is in the command."""
@@ -49,7 +52,7 @@ class StopState:
     """Run control, as recipes ask it."""
 
     def __init__(self) -> None:
-        self.stopped = True
+        self.stopped = self.alive = True
         self.stop: Any = SimpleNamespace(reason="interrupt", message=None)
         self.interrupts = 0
 

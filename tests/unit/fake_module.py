@@ -33,7 +33,9 @@ def elf(
     init: int = 0,
     text: int = 4,
 ) -> bytes:
-    """Return a relocatable file (elf(5)) with .modinfo, two symbols, and an address for its .text.
+    """Return a relocatable file (elf(5)) with .modinfo, some symbols, and an address for its .text.
+
+    It has the parameters whose types or descriptions .modinfo has, and `only_set`, which has none.
 
     :param init: bytes of .init.text, which there is none of without.
     """
@@ -41,13 +43,25 @@ def elf(
     symbols = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0)
     symbols += struct.pack("<IBBHQQ", 1, 4, 0, 0xFFF1, 0, 0)  # STT_FILE, SHN_ABS
     symbols += struct.pack("<IBBHQQ", len(name) + 4, 2, 0, 2, 0, 4)  # STT_FUNC
+    symbols += struct.pack("<IBBHQQ", 0, 3, 0, 6, 0, 0)  # STT_SECTION, .rodata
     code = b"\x90" * (text - 1) + b"\xc3"
+    parameters = dict.fromkeys(
+        (*re.findall(rb"parm(?:type)?=(\w+)", modinfo), b"only_set") if b"parm" in modinfo else ()
+    )
+    read_only, relocations = b"\0", b""
+    for index, parameter in enumerate(parameters):  # struct kernel_param: name, mod, ops, …
+        for offset, place in ((0, len(read_only)), (16, 0)):
+            relocations += struct.pack("<QQq", 40 * index + offset, 3 << 32 | 1, place)
+        read_only += parameter + b"\0"
     sections: list[tuple[str, int, bytes, int, int, int, int]] = [
         ("", 0, b"", 0, 0, 0, 0),
         (".modinfo", 1, modinfo, 0, 0, 0, 0),
         (".text", 1, code, 0, 0, 0, address),
         (".symtab", 2, symbols, 4, 2, 24, 0),
         (".strtab", 3, strings, 0, 0, 0, 0),
+        ("__param", 1, bytes(40 * len(parameters)), 0, 0, 0, 0),
+        (".rodata", 1, read_only, 0, 0, 0, 0),
+        (".rela__param", 4, relocations, 3, 5, 24, 0),
     ]
     if init:
         sections.append((".init.text", 1, b"\x90" * init, 0, 0, 0, 0))

@@ -42,6 +42,15 @@ class Bench:
         packets, self.kgdb.packets = self.kgdb.packets, []
         return packets
 
+    def step_over(self, address: int) -> None:
+        """Have gdb step over a breakpoint; the step is held until the kernel is resumed."""
+        self.gdb.ask(insert(address))
+        self.gdb.ask(b"c")
+        self.gdb.ask(remove(address))
+        self.kgdb.holds_steps = True
+        self.gdb.send(b"s")
+        self.kgdb.wait_for(b"s")
+
     def close(self) -> None:
         self.relay.close()
         self.gdb.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any, Final
 
 from scripted_stub import (
     BASE,
     CALLER,
     ENTRY,
+    LOAD,
     NAMES,
+    NOP,
     PATH,
     STACK,
     TASKS,
@@ -37,6 +40,13 @@ KGDB_LAYOUT: Final = KgdbLayout(
 LAYOUT: Final = StopLayout(
     current_task=0, task_mm=0, task_pid=0, task_comm=0, mm_pgd=0, kgdb=KGDB_LAYOUT
 )
+COPIES: Final = range(BASE + 0x300, BASE + 0x360)
+"""Code that is executed no more; whatever is there is as long as the load by %gs."""
+LAYOUT_WITH_COPIES: Final = replace(
+    LAYOUT, kgdb=replace(KGDB_LAYOUT, startup=COPIES.start, startup_size=len(COPIES))
+)
+KGDBREBOOT: Final = BASE + 0xE80
+LAYOUT_WITH_REBOOT: Final = replace(LAYOUT, kgdb=replace(KGDB_LAYOUT, kgdbreboot=KGDBREBOOT))
 _REGISTERS: Final = BASE + 0xC00
 
 
@@ -70,6 +80,8 @@ class ScriptedKgdb(ScriptedStub):
         self.registers = Registers(self)
         self.running = False
         self.silent = False
+        self.holds_steps = False
+        """Whether a step waits until a test calls :meth:`resume`."""
         self._stepping: set[bytes] = set()
         for cpu in range(2):
             info = struct.pack("<QQ", TASKS[cpu], self._slot(cpu))
@@ -121,13 +133,15 @@ class ScriptedKgdb(ScriptedStub):
         if payload == b"qsThreadInfo":
             return b"l"
         if kind in (b"c", b"s", b"C"):
-            self._resume(step=kind == b"s")
+            if kind != b"s" or not self.holds_steps:
+                self.resume(step=kind == b"s")
             return None
         return super().reply(payload)
 
     # Running
 
-    def _resume(self, *, step: bool) -> None:
+    def resume(self, *, step: bool) -> None:
+        """Run until a thread stops."""
         self.running = True
         if step:
             self._stepping.add(self.thread)
@@ -151,7 +165,7 @@ class ScriptedKgdb(ScriptedStub):
                 return True
             if at == CALLER:
                 return False
-            registers["ip"] = PATH[at]
+            registers["ip"] = at + NOP - LOAD if at in COPIES else PATH[at]
             if self.thread in self._stepping:
                 self._stepping.discard(self.thread)
                 registers["flags"] |= TRAP_FLAG

@@ -27,6 +27,7 @@ RET: Final = NOP + 1
 CALLER: Final = BASE + 0x200
 """Where it returns to; the kernel runs on from there and does not stop."""
 STACK: Final = BASE + 0x800
+DATA: Final = STACK + 0x10_0000  # which is on no stack
 TASKS: Final = (BASE + 0x10, BASE + 0x20)
 """The tasks of the two threads. Only the first has user memory."""
 USER: Final = 0x400FF0

@@ -17,7 +17,7 @@ from pytest_kgdb.errors import KgdbError, TimeoutError
 FRAME = {"func": "do_open", "file": "/src/fs/open.c", "fullname": "/src/fs/open.c", "line": "7"}
 
 
-@recorded("do", "outer", "fail_each", __call__="fail_each.of_patch")
+@recorded("do", "outer", "fail_each")
 class Handle:
     def __init__(self, log: ActionLog) -> None:
         self._actions = log
@@ -32,10 +32,19 @@ class Handle:
         return self.do("inner")
 
     def fail_each(self) -> object:
-        return self.do("scenario")
+        self.do("the recipe's")
+        return self._actions.by_test(lambda: self.do("scenario"))
 
-    def __call__(self) -> object:
-        return self.do("another")
+
+class Named:
+    """A module, say: `unload(module)`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def state(self) -> str:
+        raise AssertionError("the kernel is asked")
 
 
 class Gdb:
@@ -87,6 +96,18 @@ def stop(log: ActionLog, reason: str = "breakpoint", **more: Any) -> None:
     log.recorded(SimpleNamespace(reason=reason, **(fields | more)))  # type: ignore[arg-type]
 
 
+def test_an_oops_is_where_its_frame_is(log: ActionLog) -> None:
+    """gdb's record names NULL, and the caller of inlined code that begins there."""
+    place = {"file": "fs/read.c", "path": "/src/fs/read.c", "line": 9, "address": 0}
+    stop(log, "oops", breakpoint=None, frame=SimpleNamespace(function="do_read", **place))
+    assert texts(log) == ["  oops in do_read (fs/read.c:9)"]
+    assert (log.actions[0].path, log.actions[0].line) == ("/src/fs/read.c", 9)
+    log.begin()
+    nowhere = dict.fromkeys(place) | {"address": 0}
+    stop(log, "oops", breakpoint=None, frame=SimpleNamespace(function=None, **nowhere))
+    assert texts(log) == ["  oops in 0x0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -100,6 +121,7 @@ def stop(log: ActionLog, reason: str = "breakpoint", **more: Any) -> None:
         (("x" * 500,), f"do {'x' * 100} …"),
         ((test_function := lambda: None,), "do <lambda>"),
         ((object(),), "do object"),
+        ((Named("demo"),), "do demo"),
     ],
 )
 def test_arguments(log: ActionLog, handle: Handle, arguments: Any, text: str) -> None:
@@ -144,8 +166,8 @@ def test_a_methods_own_calls_are_not_the_tests(log: ActionLog, handle: Handle) -
     assert texts(log) == ["outer"]
     log.begin()
     handle.fail_each()  # its scenario is
-    handle()  # under another name
-    assert texts(log) == ["fail_each", "do scenario", "fail_each.of_patch", "do another"]
+    handle.do("after")
+    assert texts(log) == ["fail_each", "do scenario", "do after"]
 
 
 def test_stops(log: ActionLog) -> None:
@@ -185,6 +207,23 @@ def test_the_end_of_a_guests_command_is_no_stop(log: ActionLog) -> None:
     assert texts(log) == ["run true"]
     log.call("interrupt", "", lambda: stop(log, "interrupt", breakpoint=None))
     assert texts(log)[1:] == ["interrupt", "  interrupt"]
+
+
+def test_stops_that_a_test_has_not_asked_for(log: ActionLog) -> None:
+    def load() -> None:
+        stop(log, "interrupt", breakpoint=None)
+        stop(log, breakpoint=None)  # at an internal breakpoint
+        stop(log)
+
+    log.call("modules.load_stopped", "demo", load)
+    assert texts(log) == ["modules.load_stopped demo", "  breakpoint 3 in do_open (fs/open.c:7)"]
+    log.begin()
+    stop(log, breakpoint=None)  # at one that execute() has made
+    assert texts(log) == ["  breakpoint in do_open (fs/open.c:7)"]
+    log.begin()
+    log.stopped(StopRecord({}, passing=True))
+    log.recorded(SimpleNamespace(reason="interrupt", breakpoint=None, message=None))  # type: ignore[arg-type]
+    assert texts(log) == []
 
 
 def test_a_restored_or_refused_kernel_does_not_run(log: ActionLog) -> None:

@@ -60,6 +60,27 @@ def tree(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
+@pytest.mark.parametrize("linked", ["home", "cache", "v1"])
+def test_a_cache_behind_a_link_is_the_same(
+    cache: Cache, tmp_path: Path, progress: Silent, linked: str
+) -> None:
+    """Its paths, which builds have in their options, too."""
+    entry = cache.make("kernel", "k", files(a="1"), label="k")
+    work = cache.workdir("tree", "t")
+    path = tmp_path / "link"
+    if linked == "home":
+        path.symlink_to(tmp_path)
+        path /= "cache"
+    elif linked == "cache":
+        path.symlink_to(cache.root)
+    else:
+        path.mkdir()
+        (path / "v1").symlink_to(cache.root / "v1")
+    other = Cache(path, progress=progress)
+    assert other.make("kernel", "k", never, label="k").path == entry.path
+    assert other.workdir("tree", "t") == other.workdir_path("tree", "t") == work
+
+
 def test_nothing_is_touched_before_something_is_made(cache: Cache) -> None:
     assert cache.get("kernel", "k") is None
     assert cache.entries() == []

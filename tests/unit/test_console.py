@@ -241,6 +241,47 @@ class TestText:
         assert console.since() == b"booted\r\nreplaced\r\nmine\r\n"
         assert console.tail() == "    mine"
 
+    def test_what_is_the_plugins_own_is_shown_to_nobody(self, guest: Guest) -> None:
+        history = b"# [    0.500000] sysrq: DEBUG\r\n"  # of the boot
+        console = guest.start(history)
+        debug = b"[    1.500000] sysrq: DEBUG\r\n"
+        console.note_sysrq()
+        text = [
+            b"[    1.000000] demo: probed\r\n\x06kgdb-1\r\n# " + debug,
+            b"\x1ekgdb-2\r\nof the test\r\n\x1fkgdb-2 1\r\n# " + debug,  # the test's own
+            b"root@box:~# \x1dkgdb-3\r\nkgdb-buffer 53 /run/pytest-kgdb-1\r\n",
+            b"[    2.000000] demo: removed\r\n\x1fkgdb-3 0\r\nkgdb-4\r\n",
+        ]
+        guest.shows(b"".join(text))
+        lines = [
+            *("[    1.000000] demo: probed", "of the test", "# [    1.500000] sysrq: DEBUG"),
+            *("[    2.000000] demo: removed", "kgdb-4"),
+        ]
+        assert console.shown().splitlines() == lines
+        assert [line.strip() for line in console.tail().splitlines()] == lines
+        assert [line for _, line in console.timed(0)] == lines
+        assert console.since(len(history)) == b"".join(text)
+        mark = console.mark()
+        guest.shows(b"\x1dkgdb-5\r\nmore\r\n")  # it hangs
+        assert console.shown(mark) == ""
+        guest.shows(b"[    3.000000] demo: stuck\r\n")
+        assert console.shown(mark) == "[    3.000000] demo: stuck\r\n"
+
+    def test_a_sysrq_that_a_replaced_kernel_did_not_answer(self, guest: Guest) -> None:
+        console = guest.start()
+        console.note_sysrq()
+        console.disconnect()
+        console.reconnect()
+        guest.shows(b"sysrq: DEBUG\r\n")
+        assert console.shown() == "sysrq: DEBUG\r\n"
+
+    def test_prompts_cost_no_time(self, guest: Guest) -> None:
+        console = guest.start()
+        guest.shows(b"# " * 100_000 + b"x" * 100_000 + b"\x06kgdb-1\r\n" * 20_000)
+        began = time.monotonic()
+        assert console.shown().startswith("# # ")
+        assert time.monotonic() - began < LIMIT / 2
+
     def test_nothing_in_the_tail(self, guest: Guest) -> None:
         assert guest.start().tail() == "    (none)"
 

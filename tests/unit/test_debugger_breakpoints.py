@@ -213,6 +213,54 @@ def test_a_hit_that_gdb_is_silent_of(parts: Parts, gdb: FakeGdb) -> None:
     assert interrupted.breakpoint is None
 
 
+@pytest.mark.parametrize("count", [-1, 2**31, 10**12, "3", None])
+def test_what_cannot_be_ignored(parts: Parts, gdb: FakeGdb, count: Any) -> None:
+    with pytest.raises(KgdbError, match="is no number of hits to ignore"):
+        parts.table.insert(OPEN, ignore_count=count)
+    assert not gdb.rows
+    assert parts.table.insert(OPEN, ignore_count=2**31 - 1).ignore_count == 2**31 - 1
+
+
+def test_commands_that_go_on(parts: Parts, gdb: FakeGdb) -> None:
+    opened, read = parts.table.insert(OPEN), parts.table.insert(READ)
+    gdb.set_script(1, "silent", "continue")
+    control = parts.run_control
+    stop = parts.stop_by(lambda: [gdb.hit(number) for number in (1, 1, 2)])
+    assert (stop.breakpoint, opened.hits) == (read, 2)
+    generation = control.generation
+    with pytest.raises(TimeoutError):
+        parts.stop_by(lambda: gdb.hit(1), timeout=0.05)
+    assert not control.stopped
+    gdb.hit(2)
+    assert control.wait().breakpoint is read
+    assert control.generation == generation + 1, "no test has seen the other"
+
+
+def test_an_earlier_hit_of_a_script(parts: Parts, gdb: FakeGdb) -> None:
+    parts.table.insert(OPEN)
+
+    def go_on() -> None:
+        gdb.hit(1)
+        gdb.say('*running,thread-id="all"')
+        gdb.stop()
+
+    gdb.on_resume = go_on
+    parts.prompt("continue")
+    assert parts.run_control.adopt_resume() is not None
+    stop = parts.run_control.stop
+    assert stop is not None
+    assert stop.breakpoint is None
+
+
+def test_commands_that_stay(parts: Parts, gdb: FakeGdb) -> None:
+    opened, read = parts.table.insert(OPEN), parts.table.insert(READ)
+    gdb.set_script(1, "print 1")
+    assert parts.stop_by(lambda: gdb.hit(2)).breakpoint is read
+    assert not gdb.sent("-list-features"), "others cost nothing"
+    assert parts.stop_by(lambda: gdb.hit(1)).breakpoint is opened
+    assert gdb.sent("-list-features")
+
+
 def test_one_of_the_prompts_is_a_breakpoint_too(parts: Parts, gdb: FakeGdb) -> None:
     parts.prompt("break vfs_read", "tbreak vfs_write")
     assert [(row.number, row.text, row.temporary) for row in parts.table.rows()] == [
@@ -350,12 +398,12 @@ def test_a_watchpoint_is_by_address(parts: Parts, gdb: FakeGdb) -> None:
     watch = parts.table.watch("panic_on_oops", "write")
     assert isinstance(watch, Watchpoint)
     assert (watch.expression, watch.access, watch.number) == ("panic_on_oops", "write", 1)
-    assert gdb.rows[1].original == "*(int *)0xffffffff8228b9bc"
+    assert gdb.rows[1].original == "*(signed int *)0xffffffff8228b9bc"
     parts.run_control.resume()
     gdb.say('=breakpoint-modified,bkpt={number="1",type="hw watchpoint",times="1"}')
     gdb.stop(
         'reason="watchpoint-trigger"',
-        'wpt={number="1",exp="*(int *)0xffffffff8228b9bc"}',
+        'wpt={number="1",exp="*(signed int *)0xffffffff8228b9bc"}',
         'value={old="0",new="-1"}',
     )
     stop = parts.run_control.wait()
@@ -373,11 +421,11 @@ def test_a_watchpoint_is_by_address(parts: Parts, gdb: FakeGdb) -> None:
 def test_watchpoints_of_reads(
     parts: Parts, gdb: FakeGdb, access: str, command: str, member: str, old: int, new: int
 ) -> None:
-    gdb.numbers = {"(unsigned long)&(letter)": 0x1000, "sizeof(letter)": 1}
+    gdb.numbers = {"(unsigned long)&(letter)": 0x1000, "sizeof(letter)": 1, "unsigned letter": 1}
     kind: Any = access
     watch = parts.table.watch("letter", kind)
     (sent,) = gdb.sent("console")
-    assert sent.arguments == (f"{command} *(char *)0x1000",)
+    assert sent.arguments == (f"{command} *(unsigned char *)0x1000",)
     parts.run_control.resume()
     gdb.stop(f'reason="{access}-watchpoint-trigger"', member)
     stop = parts.run_control.wait()

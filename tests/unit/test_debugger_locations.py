@@ -12,6 +12,7 @@ import pytest
 from fake_gdb import FakeGdb, Parts
 
 from pytest_kgdb.debugger import Locations, NoSuchLocation
+from pytest_kgdb.debugger._linespec import linespec
 from pytest_kgdb.errors import KgdbError
 
 # gdb's agent gives addresses as signed numbers, as in Linux 6.1: _sinittext is -2112131072.
@@ -170,17 +171,17 @@ def test_names_of_addresses_are_asked_for_once(locations: Locations, gdb: FakeGd
 def test_what_allocates_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -> None:
     gdb.symbols["kmemdup_noprof"] = 0xFFFFFFFF81500100  # since 6.10
     assert locations.resolve("kmemdup") == "kmemdup_noprof"
-    assert locations.behind("kmemdup") == "kmemdup_noprof"
-    with pytest.raises(NoSuchLocation, match="no breakpoint at kmemdup2"):
-        locations.behind("kmemdup2")
+    assert locations.behind("kmemdup", "spy") == "kmemdup_noprof"
+    with pytest.raises(NoSuchLocation, match="no spy on kmemdup2"):
+        locations.behind("kmemdup2", "spy")
 
 
 def test_printk_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -> None:
     assert locations.resolve("printk") == "_printk"
-    assert locations.behind("printk") == "_printk"
+    assert locations.behind("printk", "spy") == "_printk"
     gdb.symbols["printk"] = gdb.symbols.pop("_printk")  # before 5.15
     assert locations.resolve("printk") == "printk"
-    assert locations.behind("printk") == "printk"
+    assert locations.behind("printk", "spy") == "printk"
     del gdb.symbols["printk"]
     with pytest.raises(NoSuchLocation, match='no breakpoint at printk: Function "printk"'):
         locations.resolve("printk")
@@ -191,12 +192,13 @@ def test_printk_is_a_macro_over_a_function(locations: Locations, gdb: FakeGdb) -
     [("vfs_raed", "vfs_read"), ("demo_intit", "demo_init"), ("do_int", "do_int3")],
 )
 def test_near_names(locations: Locations, location: str, near: str) -> None:
-    for resolve in (locations.resolve, locations.behind):
+    for resolve, what in (
+        (locations.resolve, "breakpoint at"),
+        (lambda name: locations.behind(name, "override"), "override on"),
+    ):
         with pytest.raises(NoSuchLocation) as error:
             resolve(location)
-        assert error.value.message == (
-            f'no breakpoint at {location}: Function "{location}" not defined'
-        )
+        assert error.value.message == (f'no {what} {location}: Function "{location}" not defined')
         assert error.value.hint is not None
         assert re.match(rf"did you mean .*\b{near}\b", error.value.hint)
 
@@ -217,3 +219,89 @@ def test_names_of_the_system_map(parts: Parts, tmp_path: Path) -> None:
     with pytest.raises(NoSuchLocation) as error:
         locations.resolve("only_in_the_dato")
     assert "only_in_the_data" not in (error.value.hint or "")
+
+
+def test_what_modules_explain(parts: Parts) -> None:
+    elf: Any = Elf()
+    locations = Locations(
+        parts.debugger,
+        elf,
+        None,
+        refusal=lambda _: None,
+        functions=lambda: ("later_init",),
+        explain=lambda name: ("it is not loaded", "load it") if name == "later_init" else None,
+    )
+    with pytest.raises(NoSuchLocation, match="no spy on later_init: it is not loaded") as error:
+        locations.behind("later_init", "spy")
+    assert error.value.hint == "load it"
+    with pytest.raises(NoSuchLocation, match="no breakpoint at later_intit: Function"):
+        locations.resolve("later_intit")
+
+
+@pytest.mark.parametrize(
+    ("location", "place", "condition"),
+    [
+        ("vfs_read if count == 17", "vfs_read", "count == 17"),
+        ("nosuch if(count == 17)", "nosuch", "(count == 17)"),
+        ("fs/read_write.c:450 if count", "fs/read_write.c:450", "count"),
+        ("*vfs_read + 4 if", "*vfs_read + 4", ""),
+    ],
+)
+def test_a_condition_is_no_part_of_a_location(
+    locations: Locations, location: str, place: str, condition: str
+) -> None:
+    with pytest.raises(KgdbError, match="a condition is not part of the location") as error:
+        locations.resolve(location)
+    assert error.value.hint == f'breakpoint("{place}", condition="{condition}")'
+    with pytest.raises(KgdbError, match=r"no spy on .*a condition is not part of the function"):
+        locations.behind(location, "spy")
+
+
+@pytest.mark.parametrize(
+    ("explicit", "expected"),
+    [
+        ("-function f", "f"),
+        ("-func f", "f"),
+        ("-qualified f", "f"),
+        ("-q -function f", "f"),
+        ("-source fs/a.c -function f", "fs/a.c:f"),
+        ("-function f -label out", "f:out"),
+        ("-s fs/a.c -f f -la out", "fs/a.c:f:out"),
+        ("-line 5", "5"),
+        (" -line +5", "+5"),
+        ("-line -5", "-5"),
+        ('-source "a b.c" -li 5', "a b.c:5"),
+        ("-5", "-5"),
+        ("f", "f"),
+        ("*0x10", "*0x10"),
+    ],
+)
+def test_explicit_locations(explicit: str, expected: str) -> None:
+    assert linespec(explicit) == expected
+
+
+@pytest.mark.parametrize(
+    ("location", "why"),
+    [
+        ("-p", "'-p' is no part"),
+        ("-p vfs_read", "'-p' is no part"),
+        ("-pfoo", "'-pfoo' is no part"),
+        ("-probe-stap x", "'-probe-stap' is no part"),
+        ("-", "'-' is no part"),
+        ("--function f", "'--function' is no part"),
+        ("-function", "-function names nothing"),
+        ("-function -label out", "-function names nothing"),
+        ("-function -5", "-function names nothing"),
+        ("-source a.c -line f", "-line needs a number"),
+        ("-line", "-line needs a number"),
+        ("-function f if x", "'if' is no part"),
+        ("-function f -line 5", "a line is one of a file's"),
+        ("-label out", "a label is one of a function's"),
+        ("-source a.c", "names no function"),
+        ("-qualified", "names no function"),
+        ("-function 'f", "a quote has no end"),
+    ],
+)
+def test_other_locations_with_a_dash(location: str, why: str) -> None:
+    with pytest.raises(KgdbError, match=f"^no breakpoint at {re.escape(location)}: .*{why}"):
+        linespec(location)

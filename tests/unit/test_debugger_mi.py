@@ -285,6 +285,64 @@ def test_events_are_taken_in_their_order_or_dropped(start: Start) -> None:
     assert not gdb.has_events
 
 
+SYNCED = """
+    > -list-features
+    < ^done,features=[]
+    > -list-features
+    < ^done,features=[]
+"""
+
+
+def test_of_several_stops_the_last_counts(start: Start) -> None:
+    first, last = r'< ~"one\n"' + '\n< *stopped,a="1"\n', r'< ~"two\n"' + '\n< *stopped,a="2"\n'
+    gdb, _ = start(RESUMED + first + "< *running\n" + last + r'< ~"end\n"' + SYNCED)
+    gdb.command("-exec-continue")
+    event = gdb.next_event(5)
+    assert event is not None
+    assert event["payload"]["a"] == "1"
+    gdb.sync_events(event)
+    event = gdb.next_event(5)
+    assert event is not None
+    assert (event["payload"]["a"], event["text"]) == ("2", "one\ntwo\nend\n")
+    assert not gdb.has_events
+
+
+def test_a_stop_that_gdb_has_gone_on_from_is_none(start: Start) -> None:
+    first, last = r'< ~"one\n"' + "\n< *stopped\n", r'< ~"two\n"' + '\n< *stopped,a="2"\n'
+    gdb, transport = start(RESUMED + first + "< *running" + SYNCED + "...\n" + last)
+    gdb.command("-exec-continue")
+    gdb.sync_events()
+    assert gdb.next_event(0.1) is None
+    assert gdb.target_running
+    transport.proceed()
+    event = gdb.next_event(5)
+    assert event is not None
+    assert (event["payload"]["a"], event["text"]) == ("2", "one\ntwo\n")
+
+
+def test_a_script_that_fails_behind_a_stop(start: Start) -> None:
+    failed = r'< #1^error,msg="No symbol \"x\" in current context."'
+    gdb, _ = start(RESUMED + "< *stopped\n" + failed + SYNCED)
+    gdb.command("-exec-continue")
+    gdb.sync_events()
+    event = gdb.next_event(5)
+    assert event is not None
+    assert event["error"]["payload"] == {"msg": 'No symbol "x" in current context.'}
+
+
+def test_events_wait_until_gdb_reads_commands_again(start: Start) -> None:
+    wanted = "> -list-features\n> -list-features\n...\n"
+    answers = "< #2^done\n...\n< #3^done\n"
+    gdb, transport = start(RESUMED + "< *stopped\n" + wanted + answers)
+    gdb.command("-exec-continue")
+    gdb.sync_events()
+    assert gdb.next_event(0.05) is None
+    transport.proceed()
+    assert gdb.next_event(0.05) is None, "what was posted is done by the second"
+    transport.proceed()
+    assert gdb.next_event(5) is not None
+
+
 def test_the_target_runs_until_a_stop(start: Start) -> None:
     gdb, transport = start(RESUMED + "...\n< *stopped")
     assert not gdb.target_running
@@ -396,3 +454,26 @@ def test_gdb_is_killed_before_it_sees_the_end_of_its_input(
     process.close()
     assert process.read() == b""
     assert not seen.exists()
+
+
+class OutputHeldOpen(ScriptedGdb):
+    """A gdb that has started what holds its output open: `shell sleep 1000 &`."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_a_gdb_says_that_was_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so late, and its output ends late; neither is the new one's."""
+    monkeypatch.setattr("pytest_kgdb.debugger._mi._READER_SECONDS", 0.01)
+    gdb, first = start("")
+    held = OutputHeldOpen("")
+    gdb.replace(held)
+    assert first.closed
+    gdb.replace(ScriptedGdb("> -gdb-version\n< ^done"))
+    held.say('*stopped,reason="exited"', '*running,thread-id="all"')
+    held.end()
+    time.sleep(0.1)
+    assert gdb.alive
+    assert (gdb.target_running, gdb.has_events) == (False, False)
+    gdb.command("-gdb-version")

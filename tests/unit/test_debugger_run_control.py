@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from fake_gdb import SYSRQ, FakeGdb, Parts, Refused
@@ -515,6 +516,13 @@ def test_an_interrupt_that_is_not_answered(parts: Parts) -> None:
 
 
 def test_kept_stopped(parts: Parts, gdb: FakeGdb) -> None:
+    class Passing(StopSubscriber):
+        seen: ClassVar[list[bool]] = []
+
+        def stopped(self, record: StopRecord) -> None:
+            self.seen.append(record.passing)
+
+    parts.run_control.subscribe(Passing())
     with parts.run_control.kept_stopped():
         assert parts.run_control.stopped
     assert parts.run_control.stopped
@@ -522,6 +530,9 @@ def test_kept_stopped(parts: Parts, gdb: FakeGdb) -> None:
     with parts.run_control.kept_stopped():
         assert parts.run_control.stopped
     assert not parts.run_control.stopped
+    parts.run_control.interrupt()
+    parts.run_control.resume()
+    assert Passing.seen == [True, False]
     with pytest.raises(ZeroDivisionError), parts.run_control.kept_stopped():
         raise ZeroDivisionError
     assert not parts.run_control.stopped

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_gdb import FakeGdb, Parts, Refused
 
-from pytest_kgdb.debugger import GdbError, Reason, Restored, Resumed, Stop
+from pytest_kgdb.debugger import GdbError, Reason, Restored, Resumed, Stop, place_of
 from pytest_kgdb.debugger._classify import classify, select_frame, trap_name
 from pytest_kgdb.errors import (
     DebuggerDied,
@@ -166,6 +166,13 @@ def test_the_exception_of_an_oops(
     parts.close()
 
 
+def test_an_oops_has_the_frames_of_inlined_code(parts: Parts, gdb: FakeGdb) -> None:
+    parts.stop_by(lambda: gdb.signal("SIGTRAP", "demo_init"))
+    assert gdb.requests("show_inlined") == []
+    parts.stop_by(lambda: gdb.signal("SIGSEGV", "demo_crash"))
+    assert gdb.requests("show_inlined") == [{"op": "show_inlined"}]
+
+
 # A stop
 
 
@@ -185,6 +192,16 @@ def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -
     assert stop.backtrace()[-1].function == "__handle_sysrq"
     assert len(gdb.requests("frames")) == asked + 2
     assert repr(stop) == "<Stop panic in #3 sysrq_handle_crash>"
+
+
+def test_one_without_a_symbol_is_named_by_its_caller(parts: Parts, gdb: FakeGdb) -> None:
+    gdb.agent["frames"] = frames(None, "call_op", "demo_init")
+    stop = parts.stop_by(lambda: gdb.signal("SIGSEGV"))
+    assert place_of(stop) == "0xffffffff81000000, called from call_op"
+    assert repr(stop) == "<Stop oops in #0 0xffffffff81000000, called from call_op>"
+    gdb.agent["frames"] = frames(None)
+    stop = parts.stop_by(lambda: gdb.signal("SIGBUS"))
+    assert place_of(stop) == "0xffffffff81000000"
 
 
 def test_the_line_of_a_compiled_in_breakpoint_is_that_before(parts: Parts, gdb: FakeGdb) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pytest_kgdb.diagnosis import (
     explained,
     sample_cpus,
 )
+from pytest_kgdb.diagnosis._command import Process, Story, likeliest_first
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
 from pytest_kgdb.diagnosis._waits import Holder, Wait
 from pytest_kgdb.errors import BootError, KgdbError, TimeoutError
@@ -220,11 +222,11 @@ def test_hlt() -> None:
 
 def test_a_spinlock() -> None:
     slow = StackFrame("queued_spin_lock_slowpath", "kernel/locking/qspinlock.c", 327, 0x5000)
-    looks = [cpu(slow, SPIN, WRITE, ENTRY, flags=OFF, spinlock="demo.lock")] * 3
+    looks = [cpu(slow, SPIN, WRITE, ENTRY, flags=OFF, spins_for="the spinlock demo.lock")] * 3
     first = "spinning with interrupts off: CPU 0 in demo_spin (demo.c:30), dd[52], waiting for"
     assert headline(*looks) == f"{first} the spinlock demo.lock"
-    looks = [replace(look, spinlock="") for look in looks]
-    assert headline(*looks) == f"{first} a spinlock"
+    looks = [replace(look, spins_for="an rwlock") for look in looks]
+    assert headline(*looks) == f"{first} an rwlock"
 
 
 def test_user_mode() -> None:
@@ -234,6 +236,46 @@ def test_user_mode() -> None:
         cpu(user=True),
     ]
     assert headline(*looks) == "running in user mode: dd[52] on CPU 0"
+
+
+def test_a_task_that_is_preempted_loops_still() -> None:
+    """A kernel thread is seen now and then; what it takes the CPU from has not slept for that."""
+    other = cpu(TIMER, pid=9, comm="kworker/u2:0", switches=70)
+    program, spins = cpu(user=True), cpu(SPIN, WRITE, ENTRY)
+    for looks in ([program] * 3 + [other], [other] + [program] * 3, [program] * 7 + [other] * 3):
+        assert headline(*looks) == "running in user mode: dd[52] on CPU 0"
+    words = "spinning: CPU 0 in demo_spin (demo.c:30), dd[52]"
+    assert headline(spins, other, spins, spins) == words
+    # As often as the loop, or too few looks at this, or it slept while the other ran.
+    slept = replace(program, switches=1)
+    for looks in ([program, other] * 3, [program, other, program], [program] * 3 + [other, slept]):
+        assert headline(*looks).startswith("running: dd[52] on CPU 0, in user mode")
+    # Whoever is preempted hears interrupts, whatever its own samples show.
+    looks = [cpu(SPIN, WRITE, ENTRY, flags=OFF)] * 3
+    assert diagnose(samples(*looks)).deaf
+    assert not diagnose(samples(*looks, other)).deaf
+
+
+def test_a_task_that_moves_to_another_cpu() -> None:
+    program = cpu(user=True)
+    moved = replace(program, number=1)
+    idle = replace(IDLE_CPU, number=1)
+    looks = [[program, idle], [IDLE_CPU, moved], [program, idle], [IDLE_CPU, moved]]
+    assert diagnose(Samples(None, cpus=looks, chains=[], dump=DUMP)).headline == (
+        "running in user mode: dd[52] on CPU 1"
+    )
+    # One that is in several places.
+    inside = replace(cpu(SPIN, WRITE, ENTRY), number=1)
+    looks = [[program, idle], [IDLE_CPU, inside], [program, idle], [IDLE_CPU, inside]]
+    assert diagnose(Samples(None, cpus=looks, chains=[], dump=DUMP)).headline == (
+        "running: dd[52] on CPU 0, in user mode; dd[52] on CPU 1, in the kernel"
+    )
+    # Each CPU's idle task is another.
+    looks = [[replace(IDLE_CPU, number=n, frames=(SPIN,), comm=f"swapper/{n}") for n in (0, 1)]]
+    assert diagnose(Samples(None, cpus=looks * 3, chains=[], dump=DUMP)).headline == (
+        "spinning: CPU 0 in demo_spin (demo.c:30), swapper/0[0]; "
+        "CPU 1 in demo_spin (demo.c:30), swapper/1[0]"
+    )
 
 
 def test_a_kernel_whose_memory_cannot_be_read() -> None:
@@ -327,6 +369,54 @@ def test_nothing_is_blocked() -> None:
     assert headline(IDLE_CPU, chains=[[shells[0]], [waits]]) == (
         "waiting: cat[60] in demo_spin (demo.c:30), waiting for the wait queue demo.queue"
     )
+
+
+def test_which_program_is_the_command() -> None:
+    """The shell, if it waits for no child; else whoever went to sleep last, and has work to do."""
+    processes = {40: Process(1, 10), 52: Process(40, 60), 53: Process(40, 70), 61: Process(1, 65)}
+
+    def first(*stories: Story) -> int:
+        orders = {likeliest_first(order, processes)[0].pid for order in permutations(stories)}
+        assert len(orders) == 1
+        return orders.pop()
+
+    job, later = Story(52, "", 100), Story(61, "", 200)
+    assert first(job, later) == 61
+    assert first(job, later, Story(40, "", 90)) == 40, "it is the other one's parent"
+    assert first(job, Story(53, "", 90)) == 52
+    assert first(job, Story(61, "", 200, often=True)) == 52
+    # What runs has begun when its process did; the shell's own loop at any time.
+    assert first(job, Story(53, "")) == 52
+    assert first(Story(52, "", 62), Story(53, "")) == 53, "it has begun since"
+    assert first(Story(40, ""), later) == 40
+    assert first(Story(99, ""), later) == 99, "it is not known"
+    assert likeliest_first([Story(1, "", 5), later], {1: Process(0, 1), **processes})[0] is later
+    damaged = {70: Process(71, 1), 71: Process(70, 1)}
+    assert len(likeliest_first([Story(70, ""), Story(71, "")], damaged)) == 2
+
+
+def test_kernel_threads_come_last() -> None:
+    thread = task(9, comm="worker", program=False)
+    program = task(uninterruptible=False, wait=Wait("the wait queue queue"))
+    chains = [[thread], [program]]
+    place = "demo_spin (demo.c:30)"
+    waits = f"waiting: cat[60] in {place}, waiting for the wait queue queue; and 1 more"
+    assert headline(IDLE_CPU, chains=chains) == waits
+    assert headline(*[cpu(user=True)] * 4, chains=[[thread]]) == (
+        "running in user mode: dd[52] on CPU 0"
+    )
+    assert headline(IDLE_CPU, chains=[[thread]]) == f"blocked: worker[9] in {place}"
+    read = StackFrame("n_tty_read", "drivers/tty/n_tty.c", 1)
+    shell = task(40, comm="sh", uninterruptible=False, frames=(read, ENTRY))
+    asleep = task(1, comm="init", uninterruptible=False, wait=Wait("a signal"))
+    assert headline(IDLE_CPU, chains=[[thread], [shell], [asleep]]) == (
+        f"idle: sh[40] waits for input; blocked: worker[9] in {place}; and 1 more"
+    )
+    assert headline(IDLE_CPU, chains=[[shell], [asleep]]) == (
+        "idle: nothing is blocked; sh[40] waits for input"
+    )
+    stopped = task(uninterruptible=False, signalled=True)
+    assert headline(IDLE_CPU, chains=[[thread], [stopped]]) == "stopped: cat[60], by a signal"
 
 
 def test_a_task_that_only_waits_again() -> None:

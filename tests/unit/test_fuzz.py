@@ -275,8 +275,8 @@ def read_all(elf: ElfFile) -> Iterator[object]:
     yield lambda: elf.section_bytes(".text")
     yield lambda: elf.symbol("twice")
     yield lambda: list(elf.functions())
-    yield lambda: list(elf.source_files())
     yield lambda: list(elf.function_symbols())
+    yield lambda: [elf.string_at(each.section, each.value) for each in elf.relocations(".text")]
     yield lambda: elf.contents(0x1000, 8)
     yield elf.without_section_addresses
     yield lambda: [list(tables.rows(unit)) for unit in tables.units()]

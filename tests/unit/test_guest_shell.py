@@ -39,7 +39,14 @@ class Console:
         self.error: BaseException | None = None
 
     def run(
-        self, command: str, *, timeout: float, meanwhile: Callable[[], None], printed: object
+        self,
+        command: str,
+        *,
+        timeout: float,
+        meanwhile: Callable[[], None],
+        printed: object,
+        own: bool,
+        hint: str,
     ) -> Result:
         assert printed is PRINTED
         self.commands.append((command, timeout))

@@ -144,7 +144,7 @@ class World:
 
     def buffer(self) -> BounceBuffer:
         parts: Any = self
-        return BounceBuffer(parts.shell, parts.control, parts, "n=1", "then", timeout=5)
+        return BounceBuffer(parts.shell, parts.control, parts, "n=1", "then", timeout=5, hint="")
 
 
 @pytest.fixture

@@ -26,15 +26,21 @@ def test_what_a_file_says(demo: Path) -> None:
     assert info.name == "demo"
     assert info.vermagic == "6.1.192 SMP preempt mod_unload"
     assert info.depends == ("other", "third-one")
-    assert info.parameters == {"answer", "label"}
+    # One that module_param_cb() makes is in no .modinfo.
+    assert info.parameters == {"answer", "label", "only_set"}
     assert info.functions == {"demo_init"}
-    assert info.sources == {"demo.c"}
 
 
 def test_a_file_that_changed_is_read_again(demo: Path) -> None:
-    assert read_module(demo).parameters == {"answer", "label"}
+    assert "more" not in read_module(demo).parameters
     demo.write_bytes(elf(MODINFO + b"parmtype=more:int\0"))
     assert "more" in read_module(demo).parameters
+
+
+def test_a_description_is_no_parameter(demo: Path) -> None:
+    """MODULE_PARM_DESC of what does not exist: the kernel ignores it, but for a line in its log."""
+    demo.write_bytes(elf(MODINFO).replace(b"parm=answer:", b"parm=anwser:"))
+    assert "anwser" not in read_module(demo).parameters
 
 
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", elf(b"license=GPL\0")])

@@ -71,6 +71,32 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
     assert StopLayout.load(layout.dump()) == layout
 
 
+def test_code_that_is_executed_no_more(path: Path) -> None:
+    code = """
+    asm(".globl startup_64; startup_64: .skip 94, 0x90; .skip 2, 0x90\\n"
+        ".globl secondary_startup_64; secondary_startup_64: ret\\n"
+        ".set _stext, startup_64; .set _etext, secondary_startup_64 + 1\\n"
+        ".globl _stext; .globl _etext");
+    """
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + code, "-g"))
+    assert layout is not None
+    assert layout.kgdb is not None
+    start = ElfFile(path).need("startup_64")
+    assert layout.kgdb.unused_code == range(start, start + 96)
+
+
+def test_code_that_is_freed_is_not_used(path: Path) -> None:
+    code = """
+    asm(".globl startup_64; startup_64: .skip 96, 0x90\\n"
+        ".globl secondary_startup_64; secondary_startup_64: ret\\n"
+        ".globl _stext; _stext: nop; .globl _etext; _etext: nop");
+    """
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + code, "-g"))
+    assert layout is not None
+    assert layout.kgdb is not None
+    assert not layout.kgdb.unused_code
+
+
 def test_another_console_driver(path: Path) -> None:
     layout = StopLayout.read(compiled(path, DEBUGGER + TASKS, "-g"))
     assert layout is not None

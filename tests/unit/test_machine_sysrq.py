@@ -33,6 +33,9 @@ class Guest:
         self.log.append(data)
         self.sent += len(data)
 
+    def note_sysrq(self) -> None:
+        self.log.append("sysrq")
+
     # The monitor's
 
     def execute(self, command: str, **arguments: object) -> None:
@@ -44,7 +47,7 @@ class Guest:
         return self.read % (1 << 32)
 
 
-SENT = [("chardev-send-break", {"id": "console"}), b"g"]
+SENT = ["sysrq", ("chardev-send-break", {"id": "console"}), b"g"]
 
 
 @pytest.fixture

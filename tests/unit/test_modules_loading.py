@@ -67,7 +67,7 @@ class World:
         self.modules = Modules(
             parts.control,
             parts,
-            SimpleNamespace(put=lambda local, remote: self.put.append(remote)),  # type: ignore[arg-type]
+            SimpleNamespace(put=lambda local, remote, hint: self.put.append(remote)),  # type: ignore[arg-type]
             parts,
             kernel=parts.kernel,
             registry=self.registry,
@@ -82,8 +82,14 @@ class World:
     console = SimpleNamespace(log=Path("console.log"))
 
     def run(
-        self, command: str, timeout: float | None = None, *, check: Any = lambda: None
+        self,
+        command: str,
+        timeout: float | None = None,
+        *,
+        check: Any = lambda: None,
+        hint: str = "",
     ) -> Result:
+        assert hint == "a larger kgdb.timeout, if it only needs longer"
         self.commands.append(command)
         for start, answer in self.answers.items():
             if command.startswith(start):
@@ -321,3 +327,24 @@ def test_the_new_lines_of_a_log() -> None:
     assert _new_lines("", "[    0.1] one\n") == ["one"]
     assert _new_lines("[ 0.1] gone from the ring\n", "[ 0.2] later\n") == ["later"]
     assert _new_lines(before, before) == []
+
+
+def test_one_that_is_not_loaded_though_insmod_reports_no_error(world: World) -> None:
+    world.answers["insmod"] = lambda: Result(0, "")
+    world.log = "[    1.0] demo: fails\n"
+    with pytest.raises(GuestCommandError, match=r"no error, and the kernel has no module") as error:
+        world.modules.load(write_module(world.directory, "demo"))
+    assert "-4095" in (error.value.hint or "")
+
+
+def test_a_file_in_the_guest_of_another_name_than_its_modules(world: World) -> None:
+    world.modules.load(write_module(world.directory, "first"))
+
+    def insmod() -> Result:
+        world.kernel.load("demo", 0x3000, state=LIVE)
+        return Result(0, "")
+
+    world.answers["insmod"] = insmod
+    module = world.modules.load("/tmp/renamed.ko")
+    assert (module.name, module.loaded) == ("demo", True)
+    assert "demo" in world.synced[-1]

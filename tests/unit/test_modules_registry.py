@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import Built, read_module
 from pytest_kgdb.modules import LoadedModule, ModuleRegistry
 from pytest_kgdb.modules._registry import ModuleSource, arguments
+from pytest_kgdb.process import run
 
 # Files
 
@@ -73,14 +75,111 @@ def test_a_hyphen_is_an_underscore_to_the_kernel(tmp_path: Path) -> None:
     assert modules.find("third_one") == path
 
 
-def test_what_a_registered_module_has(tmp_path: Path) -> None:
+SOURCE = """\
+#include "demo.h"
+__attribute__((section(".modinfo"), used))
+static const char modinfo[] = "vermagic=6.1.192 \\0name=demo";
+int sink;
+
+/* same.constprop.0: y is 5 at all calls. */
+static __attribute__((noinline)) int same(int x, int y)
+{
+	sink += y;
+	return x * y;
+}
+
+int demo_init(int x)
+{
+	return same(x, 5) + same(x + 1, 5) + doubled(x);
+}
+"""
+HEADER = """\
+static inline int doubled(int x)
+{
+	extern int sink;
+	sink = x;
+	return x * 2;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module's file as gcc makes it, with debug information."""
+    directory = tmp_path_factory.mktemp("compiled") / "src"
+    directory.mkdir()
+    (directory / "demo.c").write_text(SOURCE)
+    (directory / "demo.h").write_text(HEADER)
+    module = directory / "demo.ko"
+    run(["gcc", "-g", "-O2", "-c", "-o", module, directory / "demo.c"], timeout=60)
+    return module
+
+
+def test_what_a_registered_module_has(compiled: Path) -> None:
+    modules = registry()
+    modules.add(compiled)
+    for location in (
+        "demo_init",
+        "*demo_init",
+        "*demo_init + 4",
+        "same",
+        "demo.c:same",
+        "src/demo.c:demo_init",
+        "doubled",
+        "demo.c:15",
+        "src/demo.c:12",
+        "demo.h:5",
+    ):
+        assert modules.expects(location), location
+    for location in (
+        "demo_exit",
+        "other.c:12",
+        "other.c:demo_init",
+        "demo.c",
+        "demo.c:99",
+        "demo.h:99",
+        "demo.c:x",
+        "*0xffffffffa0005000",
+        "15",
+        "-function demo_init",
+        "",
+    ):
+        assert not modules.expects(location), location
+    assert set(modules.functions()) == {"demo_init", "same"}
+
+
+def test_a_module_without_debug_information_has_functions_only(tmp_path: Path) -> None:
     modules = registry()
     modules.add(write_module(tmp_path, "demo"))
-    for location in ("demo_init", "*demo_init", "*demo_init + 4", "demo.c:12", "src/demo.c:12"):
-        assert modules.expects(location), location
-    for location in ("demo_exit", "other.c:12", "demo.c", "*0xffffffffa0005000", "demo.c:x"):
-        assert not modules.expects(location), location
-    assert list(modules.functions()) == ["demo_init"]
+    assert modules.expects("demo_init")
+    assert not modules.expects("demo.c:12")
+    assert modules.explain("demo.c:12") is None
+
+
+def test_gdb_itself_knows_what_is_loaded(compiled: Path) -> None:
+    modules = registry()
+    modules.add(compiled)
+    modules.loaded["demo"] = LoadedModule("demo", 0, compiled, {}, [])
+    assert not modules.expects("demo_init")
+    modules.loaded["demo"].file = compiled.with_name("older.ko")
+    assert modules.expects("demo_init")
+
+
+def test_why_nothing_is_at_a_location(compiled: Path) -> None:
+    modules = registry()
+    modules.add(compiled)
+    reason, hint = modules.explain("same") or ("", "")
+    assert reason == "module demo has it, and is not loaded"
+    assert hint.startswith("load_stopped() first")
+    reason, hint = modules.explain("demo.c:99") or ("", "")
+    assert reason == "demo.c has no code at line 99, nor behind it"
+    assert re.fullmatch(r"the last line with code in module demo: 1[56]", hint)
+    modules.loaded["demo"] = LoadedModule("demo", 0, compiled, {}, [])
+    reason, hint = modules.explain("src/demo.c:12") or ("", "")
+    assert reason == "src/demo.c has no code at line 12"
+    assert re.fullmatch(r"the lines next to it with code in module demo: 1[01] and 1[34]", hint)
+    assert modules.explain("nosuch") is None
+    assert modules.explain("other.c:12") is None
 
 
 # What is to be loaded
@@ -161,14 +260,16 @@ def test_parameters(tmp_path: Path) -> None:
     path = tmp_path / "demo.ko"
     path.write_bytes(elf())
     info = read_module(path)
-    words = arguments(info, "demo", {"answer": 42, "label": "two words", "dyndbg": "+p"})
-    assert words == ["answer=42", 'label="two words"', "dyndbg=+p"]
+    words = arguments(info, "demo", {"answer": 42, "label": "two words", "only_set": "x"})
+    assert words == ["answer=42", 'label="two words"', "only_set=x"]
+    words = arguments(info, "demo", {"dyndbg": "+p", "async_probe": True})
+    assert words == ["dyndbg=+p", "async_probe=1"]
     assert arguments(None, "x", {"a": True, "b": [1, False, "c"], "d": -1}) == [
         "a=1",
         "b=1,0,c",
         "d=-1",
     ]
-    with pytest.raises(ConfigError, match=r"(?s)no parameter 'answr'.*it has answer, label"):
+    with pytest.raises(ConfigError, match=r"(?s)no parameter 'answr'.*answer, label, only_set"):
         arguments(info, "demo", {"answr": 1})
 
 

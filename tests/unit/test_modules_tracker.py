@@ -61,7 +61,9 @@ class World:
         )
         self.gdb.agent["function"] = self._function
 
-    def _function(self, location: str, expressions: list[str], cpu: str) -> dict[str, Any]:
+    def _function(
+        self, location: str, expressions: list[str], conditions: int, cpu: str
+    ) -> dict[str, Any]:
         (address,) = self.gdb.address_of(location)
         codes = [compiled("const8 0") for _ in expressions]
         place = {"name": location, "address": address, "inlined": False, "file": "a.c", "line": 1,

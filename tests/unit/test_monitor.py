@@ -158,3 +158,21 @@ class TestVcpuMonitor:
         with pytest.raises(MachineDied, match="closed its monitor"):
             vcpus.stop(LIMIT)
         vcpus.close()
+
+
+def test_resumes_are_counted(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Each before the reply that follows it: the reply's state is of that run, or a later one."""
+    ours, theirs = pair
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        for name in ("RESUME", "STOP", "RESUME"):
+            event = {"event": name, "timestamp": {"seconds": 1, "microseconds": 0}}
+            theirs.sendall(json.dumps(event).encode() + b"\n")
+        return {"return": {"status": "running"}}
+
+    serve(theirs, answer)
+    with Monitor(ours, waits=WaitLimit(LIMIT)) as monitor:
+        assert monitor.resumes == 0
+        for number in range(1, 20):
+            monitor.execute("query-status")
+            assert monitor.resumes == 2 * number

@@ -10,6 +10,7 @@ import pytest
 from fake_guest_shell import FakeShell, StopState
 
 from pytest_kgdb.console import Result
+from pytest_kgdb.debugger import GdbError
 from pytest_kgdb.errors import (
     DebuggerDied,
     GuestCommandError,
@@ -19,7 +20,7 @@ from pytest_kgdb.errors import (
     TimeoutError,
 )
 from pytest_kgdb.klog import LogLine, Splat, find_splats
-from pytest_kgdb.recipes import FailEach, Outcome
+from pytest_kgdb.recipes import FailEach, ModuleReferences, Outcome
 from pytest_kgdb.recipes._fail_each import NEVER, FailEachRunner, Verdict
 
 # The report
@@ -122,6 +123,8 @@ class World:
         self.leak_error: KgdbError | None = None
         self.modules: Any = []
         """The guest's modules, the latest first."""
+        self.references = 0
+        """How many there are to a module that is loaded."""
         self.usual: object = "all well"
         """What the scenario returns where nothing fails."""
         self.runs_again: list[int] = []
@@ -130,7 +133,13 @@ class World:
         """What the run after a failure does, by the number of the failed call; 0 of none."""
         parts: Any = self
         self.runner = FailEachRunner(
-            parts.control, parts.shell, parts, parts, parts, modules=self.modules
+            parts.control,
+            parts.shell,
+            parts,
+            parts,
+            parts,
+            modules=self.modules,
+            references=lambda: {"core": self.references},
         )
 
     def scenario(self) -> object:
@@ -180,7 +189,7 @@ class World:
     def restore(self, name: str) -> None:
         self.events.append(f"restore {name}")
         self.control.stop = SimpleNamespace(reason="interrupt", message=None)
-        self.failed = 0
+        self.failed = self.references = 0
         del self.modules[:]
         self.leaks = [one for one in self.leaks if one.frames[0].function == "usual"]
 
@@ -309,9 +318,56 @@ def test_an_oops_without_words_has_those_of_its_splat(world: World) -> None:
 @pytest.mark.parametrize("error", [MachineDied("QEMU ended"), DebuggerDied("gdb died")])
 def test_infrastructure_that_is_lost_is_no_verdict(world: World, error: KgdbError) -> None:
     world.on_failure = {2: raises(error)}
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         world.run()
+    assert caught.value.message == f"{error.message} (call 2 of kmalloc failing, in caller)"
     assert world.events[-1] == "restore fail_each-0"
+
+
+def ends(world: World, error: KgdbError) -> Callable[[], object]:
+    """The machine ends by what the guest does."""
+
+    def work() -> None:
+        world.control.alive = False
+        if isinstance(error, MachineDied):
+            error.by_guest = True
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (MachineDied("QEMU ended: exit status 0\nit said:"), "reset"),
+        (KernelPanic("the kernel panicked and QEMU ended; it said:"), "panic"),
+    ],
+)
+def test_a_machine_that_the_guest_has_ended(world: World, error: KgdbError, verdict: str) -> None:
+    world.on_failure = {2: ends(world, error)}
+    report = world.run()
+    assert [one.verdict for one in report] == ["handled", verdict]
+    assert report[1].message == error.message.splitlines()[0]
+    assert (report.ended, report.complete, report.calls) == (True, False, 3)
+    assert (
+        str(report).splitlines()[0].endswith("; the machine has ended, no further call was tried")
+    )
+    assert not world.events[-1].startswith("restore")
+
+
+def test_one_that_ends_in_the_run_after_a_failure(world: World) -> None:
+    world.on_again = {2: ends(world, MachineDied("QEMU ended"))}
+    report = world.run()
+    assert [one.verdict for one in report] == ["handled", "reset"]
+    assert report[1].message == "run again, without a failure: QEMU ended"
+
+
+def test_one_that_ends_though_no_call_fails(world: World) -> None:
+    world.on_again = {0: ends(world, MachineDied("QEMU ended"))}
+    with pytest.raises(MachineDied, match=r"^QEMU ended$"):
+        world.run()
+    with pytest.raises(KgdbError, match=r"does not even pass .*: reset: QEMU ended"):
+        world.run(scenario=ends(world, MachineDied("QEMU ended")))
 
 
 # The run after a failure
@@ -368,6 +424,67 @@ def test_modules_that_are_left_are_unloaded_before(world: World) -> None:
     ]
 
 
+@pytest.mark.parametrize(("count", "usual"), [(1, 0), (-1, 0)])
+def test_references_to_a_module_that_stay(world: World, count: int, usual: int) -> None:
+    world.on_failure = {2: lambda: setattr(world, "references", count)}
+    report = world.run()
+    assert [(one.verdict, one.message) for one in report.bad] == [
+        ("leftover", f"references to module core: {count} instead of {usual}")
+    ]
+    assert world.shell.commands == ["sleep 1"]
+    assert world.runs_again == [0, 1, 3]
+
+
+def test_one_that_is_given_back_a_little_later(world: World) -> None:
+    world.on_failure = {2: lambda: setattr(world, "references", 1)}
+    world.shell.answers = {"sleep": lambda: setattr(world, "references", 0) or Result(0, "")}
+    assert world.run().ok
+
+
+def test_one_that_is_there_without_a_failure_too(world: World) -> None:
+    def usual() -> object:
+        world.references = 1
+        return "all well"
+
+    world.on_again = {0: lambda: world.usual}
+    world.on_failure = {2: usual, 3: lambda: setattr(world, "references", 2)}
+    scenario = world.scenario
+
+    def also_usual() -> object:
+        result = scenario()
+        world.references = world.references or 1
+        return result
+
+    report = world.run(scenario=also_usual)
+    assert [one.verdict for one in report] == ["handled", "handled", "leftover"]
+
+
+def test_counts_of_references() -> None:
+    memory = {0x1100: (3).to_bytes(4, "little"), 0x2100: (1).to_bytes(4, "little")}
+    links = {0x1200: 0x5000, 0x5000: 0x1200, 0x2200: 0x2200}
+    memory |= {address: to.to_bytes(8, "little") for address, to in links.items()}
+    listing: Any = lambda: [  # noqa: E731
+        SimpleNamespace(name="core", address=0x1000, state=0),
+        SimpleNamespace(name="demo", address=0x2000, state=0),
+        SimpleNamespace(name="going", address=0x3000, state=2),
+    ]
+    constants: Any = SimpleNamespace(numbers=lambda _: [0x100, 0x200])
+    read: Any = lambda address, size: memory[address]  # noqa: E731
+    assert ModuleReferences(listing, constants, read).counts() == {"core": 1, "demo": 0}
+
+    def refuse(_: object) -> list[int]:
+        raise GdbError("There is no member named refcnt.")
+
+    constants.numbers = refuse
+    assert ModuleReferences(listing, constants, read).counts() == {}
+
+
+def test_the_message_of_a_warn(world: World) -> None:
+    warn = Splat("WARN", "WARNING: at demo.c:3", "demo: this is\nwrong", "")
+    world.on_failure = {1: lambda: world.reported.append(warn)}
+    assert world.run()[0].message == "WARNING: at demo.c:3: demo: this is wrong"
+
+
 def test_modules_that_were_there_before_stay(world: World) -> None:
     world.modules.append(Loaded(world, "core"))
     world.run(limit=1)
@@ -408,6 +525,19 @@ def test_one_that_does_not_even_pass(world: World, failure: BaseException, messa
         f"the scenario does not even pass when no call of kmalloc fails: {message}"
     )
     assert error.value.__cause__ is failure
+    assert world.events[-1] == "restore fail_each-0"
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_condition_that_raises(world: World, number: int) -> None:
+    """It is no error that the scenario got, without a failure or with one."""
+    error = KgdbError("an instrument stopped the kernel: ZeroDivisionError")
+    error.by_instrument = True
+    world.on_failure = {number: raises(error)}
+    scenario = raises(error) if number == 0 else None
+    with pytest.raises(KgdbError) as caught:
+        world.run(scenario=scenario)
+    assert caught.value is error
     assert world.events[-1] == "restore fail_each-0"
 
 

@@ -109,6 +109,7 @@ class World:
         self.arrived: Any = None
         self.failures: dict[str, int | KgdbError | None] = {"get": 0, "put": -12}
         self.calls = {"get": 2, "put": 0}
+        self.ended = False
 
     # Snapshots, and the kernel
 
@@ -155,7 +156,7 @@ class World:
             fail(number, 1)
             if number == 1:
                 self.arrived.reached.add(CODE + 6)
-        return FailEach(function, [], calls=2, complete=True)
+        return FailEach(function, [], calls=2, complete=not self.ended, ended=self.ended)
 
 
 class Failing:
@@ -254,6 +255,15 @@ def test_what_is_not_made_to_fail_is_named() -> None:
     )
     assert not report.complete
     assert "not made to fail:\n    fs/a.c:8" in str(report)
+
+
+def test_a_machine_that_has_ended() -> None:
+    world = World()
+    world.ended, world.calls["put"] = True, 1
+    report = run(world)
+    assert [one.function for one in report] == ["get"]
+    assert not report.complete
+    assert report.unaimed == ("put(), at fs/a.c:3: the machine had ended",)
 
 
 def test_what_returns_nothing_is_left_out() -> None:

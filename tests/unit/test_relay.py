@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from relay_bench import Bench, counter, insert, remove
 from scripted_gdb import wait_until
-from scripted_kgdb import LAYOUT
+from scripted_kgdb import KGDBREBOOT, LAYOUT, LAYOUT_WITH_REBOOT
 from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS, Gdb
 
 from pytest_kgdb.deadline import WaitLimit
@@ -416,6 +419,66 @@ class TestReplacing:
             bench.relay.detach()
         assert bench.gdb.silent()
 
+    def _detach(self, bench: Bench, *, stopped: bool = False) -> Future[bool]:
+        """Detach in another thread; gdb has said whether its target is stopped."""
+        threads = ThreadPoolExecutor()
+        future = threads.submit(bench.relay.detach, lambda: stopped)
+        threads.shutdown(wait=False)
+        return future
+
+    def test_while_gdb_steps_over_a_breakpoint(self, bench: Bench) -> None:
+        """It would take the other kernel's stop for the end of its step, and dies of that."""
+        bench.step_over(LOAD)
+        detached = self._detach(bench)
+        assert bench.gdb.silent()
+        bench.kgdb.resume(step=True)
+        assert bench.gdb.receive() == b"T05thread:01;"
+        assert not detached.done(), "gdb has yet to let the kernel run"
+        assert bench.gdb.ask(insert(LOAD)) == b"OK"
+        bench.gdb.send(b"c")
+        assert detached.result(10)
+        bench.relay.reattach(b"T05thread:02;", paused=False)
+        assert bench.gdb.receive() == b"T05thread:02;"
+
+    def test_while_gdb_is_about_to_step_over_a_breakpoint(self, bench: Bench) -> None:
+        """Its condition did not hold, say."""
+        bench.gdb.ask(insert(LOAD))
+        bench.gdb.ask(b"c")
+        detached = self._detach(bench)
+        assert bench.gdb.ask(remove(LOAD)) == b"OK"
+        assert bench.gdb.ask(b"s") == b"T05thread:01;"
+        assert not detached.done()
+        bench.gdb.send(b"c")
+        assert detached.result(10)
+
+    def test_a_step_that_does_not_end(self, bench: Bench, monkeypatch: Any) -> None:
+        monkeypatch.setattr("pytest_kgdb.rsp._relay._STEP_SECONDS", 0.1)
+        bench.step_over(LOAD)
+        assert self._detach(bench, stopped=True).result(10) is False
+
+    def test_a_step_that_another_stop_has_ended(self, bench: Bench) -> None:
+        bench.step_over(LOAD)
+        bench.kgdb.stop(signal=b"0b")
+        assert bench.gdb.receive() == b"T0bthread:01;"
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"C09%016x" % LOAD)
+        assert self._detach(bench).result(10)
+
+    def test_without_the_gdb_that_there_was(self, bench: Bench) -> None:
+        """What it was about to do is not done to the kernel that is put in place."""
+        bench.gdb.ask(insert(LOAD))
+        bench.gdb.send(b"c")
+        bench.relay.let_go_of_gdb()
+        if not bench.relay.stop_reported:  # the relay was faster
+            bench.kgdb.wait_for(b"c")
+        assert self._detach(bench).result(10), "nobody steps"
+        bench.kgdb.breakpoints.clear()
+        bench.sent()
+        bench.relay.reattach(b"T05thread:02;", paused=False)
+        with contextlib.closing(Gdb(str(bench.relay.path))) as gdb:
+            assert gdb.ask(b"?") == b"T05thread:02;"
+            assert bench.sent() == []
+
     def test_the_machine_is_paused_and_woken(self, tmp_path: Path) -> None:
         vcpus = Vcpus()
         with Bench(tmp_path, vcpus=vcpus, paused=True) as bench:
@@ -573,3 +636,28 @@ class TestFailures:
         assert another.ask(b"?") == b"T05thread:01;"
         assert bench.relay.failure is None
         another.close()
+
+
+def test_kgdb_that_takes_leave_at_a_reboot(bench: Bench) -> None:
+    """The kernel has not ended for gdb, and runs on."""
+    bench.kgdb.registers["ip"] = CALLER
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    bench.kgdb.send(b"W01")
+    assert bench.gdb.silent()
+    bench.kgdb.registers["ip"] = NOP
+    bench.kgdb.stop()
+    assert bench.gdb.receive() == b"T05thread:01;"
+
+
+def test_kgdb_is_told_to_stay_at_a_reboot(bench: Bench) -> None:
+    memory = bench.kgdb.memory
+    bench.relay.use_guest_memory(memory, LAYOUT_WITH_REBOOT)
+    assert memory.read(KGDBREBOOT, 4) == b"\xff" * 4
+    memory.write(KGDBREBOOT, b"\1\0\0\0")  # as on the kernel's command line
+    bench.relay.use_guest_memory(memory, LAYOUT_WITH_REBOOT)
+    assert memory.read(KGDBREBOOT, 4) == b"\1\0\0\0"
+    memory.write(KGDBREBOOT, bytes(4))
+    bench.relay.detach()
+    bench.relay.reattach(b"T05thread:01;")
+    assert memory.read(KGDBREBOOT, 4) == b"\xff" * 4

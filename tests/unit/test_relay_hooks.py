@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from relay_bench import Bench, counter, insert, remove
-from scripted_kgdb import LAYOUT
+from scripted_kgdb import COPIES, LAYOUT, LAYOUT_WITH_COPIES
 from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK
 
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Return
@@ -57,6 +57,64 @@ def test_two_threads_of_which_one_steps_off_a_hook(bench: Bench) -> None:
     assert bench.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
     assert calls == [LOAD, ENTRY]
     assert bench.kgdb.breakpoints == {ENTRY, LOAD, RET}
+
+
+@pytest.fixture
+def copying(bench: Bench) -> Bench:
+    """Where there is room for a copy of what is stepped off."""
+    bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT_WITH_COPIES)
+    return bench
+
+
+def test_a_copy_is_stepped_where_there_is_room(copying: Bench) -> None:
+    calls: list[int] = []
+    copying.relay.add_hook(LOAD, counter(calls))
+    copying.gdb.ask(insert(RET))
+    for _ in range(2):
+        assert copying.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+        copying.kgdb.registers["ip"] = ENTRY
+        copying.relay.use_guest_memory(copying.kgdb.memory, LAYOUT_WITH_COPIES)
+    assert calls == [LOAD, LOAD]
+    sent = copying.sent()[2:]
+    assert [packet[:1] for packet in sent] == [b"c", b"M", b"s", b"c", b"c", b"s", b"c"]
+    assert copying.kgdb.registers["flags"] & 0x200, "interrupts are enabled again"
+
+
+def test_another_thread_comes_to_the_hook_meanwhile(copying: Bench) -> None:
+    calls: list[int] = []
+    copying.relay.add_hook(LOAD, counter(calls))
+    copying.gdb.ask(insert(RET))
+    copying.kgdb.turns += [b"01", b"02", b"01", b"02", b"01"]
+    assert copying.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    assert calls == [LOAD, LOAD]
+    assert copying.kgdb.breakpoints == {LOAD, RET}
+
+
+def test_another_thread_comes_to_what_gdb_steps_over(copying: Bench) -> None:
+    """gdb is told later, when it has another thread's stop to be told of again."""
+    copying.gdb.ask(insert(LOAD))
+    assert copying.gdb.ask(b"c") == b"T05swbreak:;thread:01;"
+    copying.gdb.ask(remove(LOAD))
+    copying.kgdb.turns += [b"02", b"01"]
+    assert copying.gdb.ask(b"s") == b"T05thread:01;"
+    assert copying.kgdb.registers["ip"] == NOP
+    assert copying.kgdb.breakpoints == {LOAD}
+    copying.gdb.ask(insert(LOAD))
+    copying.kgdb.turns += [b"02"]
+    assert copying.gdb.ask(b"c") == b"T05swbreak:;thread:02;"
+    assert copying.kgdb.registers["ip"] == LOAD
+
+
+def test_an_oops_at_a_copy_is_one_of_the_original(copying: Bench) -> None:
+    copying.relay.add_hook(LOAD, counter([]))
+    copying.kgdb.holds_steps = True
+    copying.gdb.send(b"c")
+    copying.kgdb.wait_for(b"s")
+    assert copying.kgdb.registers["ip"] in COPIES
+    copying.kgdb.stop(b"0b")
+    assert copying.gdb.receive() == b"T0bthread:01;"
+    assert copying.kgdb.registers["ip"] == LOAD
+    assert copying.kgdb.registers["flags"] & 0x200
 
 
 def test_one_that_stops_the_kernel(bench: Bench) -> None:

@@ -183,6 +183,16 @@ def test_a_stop_for_qmp_is_not_taken_for_a_reply(bench: Bench) -> None:
     assert bench.gdb.ask(b"m%x,1" % RET) == b"c3"
 
 
+def test_a_machine_that_has_no_room_for_what_it_writes(bench: Bench) -> None:
+    """gdb would let it run again at once."""
+    bench.gdb.send(b"vCont;c:p1.-1")
+    bench.qemu.wait_for(b"vCont;c:p1.-1")
+    bench.resumes()
+    bench.qemu.send(b"T17thread:p01.01;")
+    assert bench.gdb.silent()
+    assert bench.resumes() == []
+
+
 def test_an_interrupt(bench: Bench) -> None:
     bench.relay.interrupt()  # it is stopped already, and nothing happens
     bench.qemu.registers["ip"] = CALLER

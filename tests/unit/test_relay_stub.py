@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from relay_bench import WAITS, Bench, insert
+from scripted_kgdb import KGDB_LAYOUT, LAYOUT
 from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, NOP, STACK, packet
+from scripted_stub import CALLER, DATA, LOAD, NOP, packet
 
 from pytest_kgdb.rsp import QemuStub
 
@@ -29,21 +31,38 @@ def bench(tmp_path: Path, qemu: ScriptedQemu) -> Iterator[Bench]:
 
 def test_a_hit(bench: Bench, qemu: ScriptedQemu) -> None:
     bench.kgdb.registers["ip"] = CALLER
-    watch = b"2,%x,4" % STACK
+    watch = b"2,%x,4" % DATA
     assert bench.gdb.ask(b"Z" + watch) == b"OK"
     qemu.wait_for(b"c")
     assert qemu.packets == [b"?", b"Z" + watch, b"c"]
     bench.gdb.send(b"c")
     bench.kgdb.wait_for(b"c")
     qemu.registers["ip"] = NOP
-    qemu.stop(reason=b"watch:%x;" % STACK)
+    qemu.stop(reason=b"watch:%x;" % DATA)
     qemu.wait_for(b"M%x,1:cc" % NOP)
     qemu.wait_for(b"c", 2)
     bench.kgdb.registers["ip"] = NOP + 1
     bench.kgdb.stop()
-    assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % STACK
+    assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % DATA
     assert bench.kgdb.registers["ip"] == NOP
     assert bench.kgdb.memory.read(NOP, 1) == b"\x90", "the instruction is back"
+
+
+def test_a_hit_by_what_is_stepped(bench: Bench, qemu: ScriptedQemu) -> None:
+    """The CPU has taken the end of the step first, and is about to report that."""
+    at = NOP
+    kgdb = replace(KGDB_LAYOUT, debug_exception=at)
+    bench.relay.use_guest_memory(bench.kgdb.memory, replace(LAYOUT, kgdb=kgdb))
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
+    qemu.wait_for(b"c")
+    bench.step_over(LOAD)
+    qemu.registers["ip"] = at
+    qemu.stop(reason=b"watch:%x;" % DATA)
+    qemu.wait_for(b"c", 2)
+    assert not [packet for packet in qemu.packets if packet[:1] == b"M"], "no int3 is needed"
+    bench.kgdb.resume(step=True)
+    assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % DATA
+    assert bench.kgdb.registers["ip"] == NOP
 
 
 def test_a_hit_of_a_hardware_breakpoint(bench: Bench, qemu: ScriptedQemu) -> None:
@@ -66,16 +85,16 @@ def test_a_hit_of_a_hardware_breakpoint(bench: Bench, qemu: ScriptedQemu) -> Non
 
 
 def test_what_kgdb_touches_is_no_hit(bench: Bench, qemu: ScriptedQemu) -> None:
-    bench.gdb.ask(b"Z2,%x,4" % STACK)
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
     qemu.wait_for(b"c")
     qemu.registers["ip"] = NOP
-    qemu.stop(reason=b"watch:%x;" % STACK)
+    qemu.stop(reason=b"watch:%x;" % DATA)
     qemu.wait_for(b"c", 2)
     assert not [packet for packet in qemu.packets if packet[:1] == b"M"]
 
 
 def test_it_is_detached_with_the_machine(bench: Bench, qemu: ScriptedQemu) -> None:
-    watch = b"2,%x,4" % STACK
+    watch = b"2,%x,4" % DATA
     bench.gdb.ask(b"Z" + watch)
     qemu.wait_for(b"c")
     bench.relay.detach()

@@ -414,7 +414,73 @@ class TestAnotherThreadStopsDuringAStepOver:
         kgdb.breakpoints.insert(HERE)
         kgdb.breakpoints.insert(HERE + 0x40)
         kgdb.emulates = False
-        kgdb.breakpoints.requested.discard(HERE)
+        kgdb.breakpoints.remove(HERE)
         assert not server.resume(b"s", kgdb.context(HERE), step=True)
         other = kgdb.context(HERE + 0x41, thread=b"2", breakpoint=HERE + 0x40)
         assert not server.serve(other, 0.0)
+
+
+class TestHardwareBreakpoints:
+    """One where gdb or a hook has a software breakpoint, too."""
+
+    @pytest.fixture
+    def breakpoints(self) -> InsertedBreakpoints:
+        self.sent: list[bytes] = []
+
+        def request(payload: bytes) -> bytes:
+            self.sent.append(payload)
+            return b"OK"
+
+        return InsertedBreakpoints(request, request_hardware=request)
+
+    @staticmethod
+    def packet(kind: bytes) -> bytes:
+        return b"%b,%x,1" % (kind, HERE)
+
+    def test_alone(self, breakpoints: InsertedBreakpoints) -> None:
+        assert breakpoints.insert_hardware(self.packet(b"Z1")) == b"OK"
+        assert breakpoints.remove_hardware(self.packet(b"z1")) == b"OK"
+        assert self.sent == [self.packet(b"Z1"), self.packet(b"z1")]
+        assert not breakpoints.needed
+
+    def test_made_first(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        breakpoints.insert(HERE)
+        assert self.sent == [self.packet(kind) for kind in (b"Z1", b"z1", b"Z0")]
+        breakpoints.remove(HERE)
+        assert breakpoints.requested == {HERE}, "that of the hardware breakpoint"
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        assert not breakpoints.needed
+
+    def test_made_last(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.add_hook(HERE, lambda _: CONTINUE)
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        assert self.sent == [self.packet(b"Z0")]
+        assert breakpoints.requested == {HERE}
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        assert breakpoints.needed == {HERE}
+        assert not breakpoints.requested
+
+    def test_where_a_software_breakpoint_was(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.insert(HERE)
+        breakpoints.remove(HERE)
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        assert breakpoints.requested == {HERE}
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        breakpoints.sync(set())
+        breakpoints.forget()  # kgdb has not: a restored machine may have the removed one
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        assert self.sent == [self.packet(kind) for kind in (b"Z0", b"z0", b"Z0")]
+
+    def test_where_the_software_breakpoint_is_refused(self) -> None:
+        replies = {b"Z0": b"E22"}
+        sent = []
+
+        def request(payload: bytes) -> bytes:
+            sent.append(payload[:2])
+            return replies.get(payload[:2], b"OK")
+
+        breakpoints = InsertedBreakpoints(request, request_hardware=request)
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        assert breakpoints.insert(HERE) == b"E22"
+        assert sent == [b"Z1", b"z1", b"Z0", b"Z1"], "the hardware breakpoint stays"

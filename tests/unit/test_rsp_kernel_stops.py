@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 from scripted_qemu import ScriptedQemu
-from scripted_stub import BASE, CALLER, ENTRY, LOAD, NAMES, NOP, RET, STACK, Gdb
+from scripted_stub import BASE, CALLER, DATA, ENTRY, LOAD, NAMES, NOP, RET, STACK, Gdb
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Hook, QemuStubBackend, Relay
@@ -270,7 +270,7 @@ def test_a_machine_that_is_put_back_to_it(machine: Machine) -> None:
 @pytest.mark.parametrize("kind", [b"2", b"1"])
 def test_what_a_gdb_that_is_gone_watched(machine: Machine, kind: bytes) -> None:
     """It has not removed it from the machine that the next test has."""
-    key = b"%b,%x,8" % (kind, STACK)
+    key = b"%b,%x,8" % (kind, DATA)
     assert machine.gdb.ask(b"Z" + key) == b"OK"
     assert machine.qemu.watchpoints == {key}
     machine.relay.detach()
@@ -281,11 +281,11 @@ def test_what_a_gdb_that_is_gone_watched(machine: Machine, kind: bytes) -> None:
 
 def test_nothing_is_emulated_where_memory_is_watched(machine: Machine) -> None:
     machine.qemu.registers["ip"] = ENTRY  # a push
-    machine.gdb.ask(b"Z2,%x,8" % BASE)
+    machine.gdb.ask(b"Z2,%x,8" % DATA)
     machine.qemu.packets.clear()
     assert machine.gdb.ask(b"vCont;s:p1.1") == b"T05thread:p01.01;"
     assert b"vCont;s:p1.1" in machine.qemu.packets
-    machine.gdb.ask(b"z2,%x,8" % BASE)
+    machine.gdb.ask(b"z2,%x,8" % DATA)
     machine.go_to(ENTRY)
     machine.qemu.packets.clear()
     assert machine.gdb.ask(b"vCont;s:p1.1") == b"T05thread:p01.01;"

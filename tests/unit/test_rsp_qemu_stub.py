@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -124,3 +125,16 @@ def test_it_runs_on_after_the_news_of_a_stop(qemu: Qemu, stub: QemuStub) -> None
     qemu.asked()
     assert insert(stub) == b"OK"
     assert qemu.asked()[-2:] == [b"Z1,1000,1", b"c"]
+
+
+def test_one_that_has_no_room_for_what_it_writes(qemu: Qemu, stub: QemuStub) -> None:
+    """It is neither a hit, nor let run again."""
+    insert(stub)
+    requests = list(qemu.asked())
+    qemu.runs = False
+    qemu.say(b"T17thread:01;")
+    assert stub.socket is not None
+    assert select.select([stub.socket], [], [], 5)[0]
+    assert stub.take_hit(kernel_runs=True) is None
+    assert qemu.requests == requests
+    assert stub.insert_or_remove(b"Z1,2000,1") == b"OK"

@@ -1,7 +1,8 @@
-"""Whether KVM is used: only where it was proved to work, once for each host and kernel of it."""
+"""Whether KVM is used: only where it was proved to work, once for each host and QEMU of it."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.session import _accel
+from pytest_kgdb.session import Accelerator, _accel
 
-SPEC: Any = SimpleNamespace(arch=SimpleNamespace(qemu="qemu-system-x86_64"))
+QEMU = "qemu-system-x86_64"
+SPEC: Any = SimpleNamespace(arch=SimpleNamespace(qemu=QEMU))
 
 
 class Memo:
@@ -26,6 +28,9 @@ class Memo:
             self.notes[kind, key] = work()
         return self.notes[kind, key]
 
+    def remembered(self, kind: str, key: str) -> str | None:
+        return self.notes.get((kind, key))
+
 
 @pytest.fixture
 def cache() -> Any:
@@ -33,51 +38,115 @@ def cache() -> Any:
 
 
 @pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / QEMU
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return program
+
+
+@pytest.fixture
+def device(tmp_path: Path, qemu: Path) -> Path:
     path = tmp_path / "kvm"
     path.touch()
-    monkeypatch.setattr(_accel, "_DEVICE", path)
-    monkeypatch.setattr(_accel, "qemu_version", lambda program: "7.2.22")
     return path
 
 
-def test_tcg_is_asked_for(cache: Any) -> None:
-    assert _accel.choose("tcg", SPEC, cache) == ("tcg", "asked for")
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Each try of a guest that needs no kernel, which goes well."""
+    made: list[object] = []
+
+    def try_kvm(program: str) -> str:
+        made.append(threading.current_thread().name)
+        return ""
+
+    monkeypatch.setattr(_accel, "try_kvm", try_kvm)
+    return made
 
 
-def test_a_proof_is_made_once(cache: Any, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proofs: list[object] = []
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Each try of a kernel, which goes well."""
+    made: list[object] = []
 
     def prove(spec: object) -> str:
-        proofs.append(spec)
+        made.append(spec)
         return "works"
 
     monkeypatch.setattr(_accel, "_prove", prove)
+    return made
+
+
+def test_tcg_is_asked_for(cache: Any, device: Path, tries: list[object]) -> None:
+    accelerator = Accelerator("tcg", cache, device=device)
+    accelerator.begin(QEMU)
+    assert accelerator.choose(SPEC) == ("tcg", "asked for")
+    assert not tries
+
+
+def test_a_proof_is_made_once(
+    cache: Any, device: Path, qemu: Path, tries: list[object], proofs: list[object]
+) -> None:
     for choice in ("auto", "kvm", "auto"):
-        accelerator, why = _accel.choose(choice, SPEC, cache)
+        accelerator, why = Accelerator(choice, cache, device=device).choose(SPEC)
         assert (accelerator, why) == ("kvm", "proved by running this kernel on it")
-    assert len(proofs) == 1
-    monkeypatch.setattr(_accel, "qemu_version", lambda program: "8.0")
-    _accel.choose("auto", SPEC, cache)
-    assert len(proofs) == 2, "another QEMU is another proof"
+    assert (len(tries), len(proofs)) == (1, 1)
+    qemu.write_text("another")
+    Accelerator("auto", cache, device=device).choose(SPEC)
+    assert (len(tries), len(proofs)) == (2, 2), "another QEMU is another proof"
 
 
-@pytest.mark.parametrize("problem", ["missing", "forbidden", "broken"])
+def test_the_try_is_begun_before_it_is_asked_for(
+    cache: Any, device: Path, tries: list[object], proofs: list[object]
+) -> None:
+    accelerator = Accelerator("auto", cache, device=device)
+    accelerator.begin(QEMU)
+    accelerator.begin(QEMU)
+    assert accelerator.choose(SPEC)[0] == "kvm"
+    assert tries == ["kgdb-kvm"]
+    later = Accelerator("auto", cache, device=device)
+    later.begin(QEMU)
+    assert later._begun is None, "nothing is tried whose result is known"
+
+
+def test_a_host_without_qemu_is_told_so_when_a_guest_is_to_run(
+    cache: Any, device: Path, qemu: Path
+) -> None:
+    qemu.unlink()
+    accelerator = Accelerator("auto", cache, device=device)
+    accelerator.begin(QEMU)
+    with pytest.raises(ConfigError, match=f"{QEMU} is needed, and is not installed"):
+        accelerator.choose(SPEC)
+
+
+@pytest.mark.parametrize("problem", ["missing", "forbidden", "hangs", "broken"])
 def test_kvm_that_does_not_work(
-    cache: Any, device: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+    cache: Any,
+    device: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tries: list[object],
+    proofs: list[object],
+    problem: str,
 ) -> None:
     if problem == "missing":
         device.unlink()
     if problem == "forbidden":
         monkeypatch.setattr("os.access", lambda path, mode: False)
-    monkeypatch.setattr(_accel, "_prove", lambda spec: "qemu: failed to set MSR 0x10a")
+    if problem == "hangs":
+        monkeypatch.setattr(_accel, "try_kvm", lambda program: "it takes too long")
+    if problem == "broken":
+        monkeypatch.setattr(_accel, "_prove", lambda spec: "qemu: failed to set MSR 0x10a")
     words = {
         "missing": f"there is no {device}",
         "forbidden": "may not be opened by this user",
+        "hangs": "no guest runs on it (it takes too long)",
         "broken": "failed to set MSR 0x10a",
     }[problem]
-    accelerator, why = _accel.choose("auto", SPEC, cache)
+    accelerator, why = Accelerator("auto", cache, device=device).choose(SPEC)
     assert accelerator == "tcg"
     assert words in why
-    with pytest.raises(ConfigError, match=words):
-        _accel.choose("kvm", SPEC, cache)
+    assert not proofs, "no kernel is tried on what hangs"
+    with pytest.raises(ConfigError) as caught:
+        Accelerator("kvm", cache, device=device).choose(SPEC)
+    assert words in caught.value.message

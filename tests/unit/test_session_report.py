@@ -25,6 +25,9 @@ class Frame:
     function: str | None
     source: Callable[[int], str]
     inlined: bool = False
+    file: str | None = None
+    path: str | None = None
+    line: int | None = None
     args: ClassVar[Any] = SimpleNamespace(summaries=lambda: {"cmd": "7"})
     locals: ClassVar[Any] = SimpleNamespace(
         summaries=lambda: {"oops": "(void (*)(void)) 0x0", "other": "1"}
@@ -39,7 +42,7 @@ class Vm:
         self.machine = SimpleNamespace(
             name="QEMU",
             alive=True,
-            console=SimpleNamespace(since=lambda mark: b"before and after"[mark:]),
+            console=SimpleNamespace(shown=lambda mark: "before and after"[mark:]),
         )
         self.gdb = SimpleNamespace(alive=True, tail=lambda lines: "> 1-exec-continue")
         self.frames = [
@@ -141,7 +144,7 @@ def test_in_brief_a_splat_has_no_registers(vm: Any) -> None:
         "[    1.2]  demo_ioctl+0x1/0x2 [demo]",
         "[    1.2] RIP: 0033:0x47b7a0",
     ]
-    vm.machine.console.since = lambda mark: "\n".join(text).encode()
+    vm.machine.console.shown = lambda mark: "\n".join(text)
     vm.attachment.splats.unreported = lambda: [
         SimpleNamespace(symbolised="\n".join(line.partition("] ")[2] for line in text))
     ]
@@ -216,12 +219,14 @@ def test_the_story_of_a_test(vm: Any, tmp_path: Path) -> None:
     log.call("spy", "vfs_read", lambda: spy)
     frame = {"func": "do_open", "file": str(source), "fullname": str(source), "line": "2"}
     log.stopped(StopRecord({"frame": frame}))
+    vm.stop.frame.file, vm.stop.frame.path, vm.stop.frame.line = "open.c", str(source), 2
     log.recorded(vm.stop)
     lines = [(log.origin - 1, "of an earlier test"), (log.origin + 0.5, "\x1b[1mhello")]
-    lines += [(log.origin + 0.6, "\x1ekgdb-12"), (log.origin + 0.7, "out\x1fkgdb-12 0")]
+    lines += [(log.origin + 0.6, "\x1b[0m"), (log.origin + 0.7, "out")]
     vm.machine.console.timed = lambda mark: lines
     told = story(vm, 7, log)
-    told["console"] = [(round(at, 3), text) for at, text in told["console"]]
+    for kind in ("console", "calls"):  # seconds since a moment that no float is exactly
+        told[kind] = [(round(at, 3), text) for at, text in told[kind]]
     json.dumps(told)  # it goes from process to process
     assert told["console"] == [(0.5, "hello"), (0.7, "out")]
     assert len(told["calls"]) == 200

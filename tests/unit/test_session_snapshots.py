@@ -36,7 +36,10 @@ class World:
             disconnect=lambda: self.note("disconnect console"),
             reconnect=lambda: self.note("reconnect console"),
         )
-        self.run_control = SimpleNamespace(record_again=lambda stop: self.note(f"at {stop}"))
+        self.settles = True
+        self.run_control = SimpleNamespace(
+            record_again=lambda stop: self.note(f"at {stop}"), gdb_is_stopped=lambda: False
+        )
         parts: Any = self
         self.store = SnapshotStore(
             parts,
@@ -70,8 +73,13 @@ class World:
 
     # The relay
 
-    def detach(self) -> None:
+    def let_go_of_gdb(self) -> None:
+        self.note("let go of gdb")
+
+    def detach(self, gdb_stopped: Any) -> bool:
+        assert gdb_stopped() is False
         self.note("detach")
+        return self.settles
 
     def reattach(self, stop_reply: bytes, *, paused: bool = False) -> None:
         assert paused
@@ -160,8 +168,21 @@ def test_another_gdb_after_a_test_that_left_none_for_another(world: World) -> No
     assert "connect gdb" not in world.events, "a test keeps what it did"
     del world.events[:]
     world.store.restore("ready", "interrupt")
-    assert world.events[:2] == ["detach", "interrupt, another gdb"]
+    assert world.events[:3] == ["let go of gdb", "detach", "interrupt, another gdb"]
     assert world.events[-2:] == ["reattach T05thread:1;", "connect gdb"]
+
+
+def test_a_gdb_that_steps_for_ever(world: World) -> None:
+    """It would die of the stop of the restored kernel, if that is of another thread."""
+    world.settles = False
+    world.store.save("ready")
+    world.store.save_named("its own", SimpleNamespace(reason="breakpoint"))  # type: ignore[arg-type]
+    del world.events[:]
+    world.store.restore_named("its own")
+    assert world.events[:2] == ["detach", "breakpoint, keep breakpoints"], "a test keeps it"
+    del world.events[:]
+    world.store.restore("ready", "interrupt")
+    assert world.events[:3] == ["detach", "let go of gdb", "interrupt, another gdb"]
 
 
 def test_the_next_test_does_not_find_them(world: World) -> None:
@@ -265,7 +286,8 @@ def snapshots() -> SnapshotsOfTest:
 
     control: Any = SimpleNamespace(kept_stopped=lambda: around("stopped"), stop="a stop")
     splats: Any = SimpleNamespace(restoring=lambda: around("splats"))
-    return SnapshotsOfTest(store, control, splats)
+    causes: Any = SimpleNamespace(named=contextlib.nullcontext)
+    return SnapshotsOfTest(store, control, splats, causes)
 
 
 def test_a_snapshot_is_of_a_stopped_kernel(snapshots: SnapshotsOfTest) -> None:

@@ -42,7 +42,9 @@ def copy(name: str = "vfs_read", address: int = ENTRY, **fields: Any) -> dict[st
 @pytest.fixture
 def find(parts: Parts, gdb: FakeGdb) -> Any:
     def find(*copies: dict[str, Any], expressions: tuple[str, ...] = (), **codes: Any) -> Function:
-        def function(location: str, expressions: list[str], cpu: str) -> dict[str, Any]:
+        def function(
+            location: str, expressions: list[str], conditions: int, cpu: str
+        ) -> dict[str, Any]:
             assert location == "vfs_read"
             assert cpu == cpu_expression(parts.debugger), "of which `current` is"
             known = [codes.get(text, compiled("const8 7")) for text in expressions]
@@ -225,8 +227,10 @@ def test_a_structure_that_is_returned() -> None:
     words = [int.from_bytes(QSTR_BYTES[start : start + 8], "little") for start in (0, 8)]
     in_registers = Returns("struct qstr", "struct", 16, False, QSTR)
     assert in_registers.read(event(ax=words[0], dx=words[1])) == QSTR_VALUE
-    in_memory = Returns("struct qstr", "struct", 24, False, QSTR | {"size": 24})
-    assert in_memory.read(event(memory, ax=0x5000)) == QSTR_VALUE
+    for size in (16, 24):  # 16 bytes with an unaligned member
+        layout = QSTR | {"size": size}
+        in_memory = Returns("struct qstr", "struct", size, False, layout, in_memory=True)
+        assert in_memory.read(event(memory, ax=0x5000)) == QSTR_VALUE
     unread = Returns("long double", "float", 16, False)
     with pytest.raises(KgdbError, match="it returned a long double, which is not read"):
         unread.read(event(ax=0, dx=0))

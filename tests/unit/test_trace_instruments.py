@@ -42,7 +42,10 @@ def returns() -> dict[str, Any]:
 
 @pytest.fixture
 def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) -> Instruments:
-    def function(location: str, expressions: list[str], cpu: str) -> dict[str, Any]:
+    def function(
+        location: str, expressions: list[str], conditions: int, cpu: str
+    ) -> dict[str, Any]:
+        assert conditions in (0, 1), "what `when` says"
         codes = {
             "count == 17": compiled("reg 3", "const8 17", "equal"),
             "count + 1": compiled("reg 3", "const8 1", "add"),
@@ -159,8 +162,12 @@ def test_how_a_function_fails(
     if failure is not None:
         assert instruments.default_failure("vfs_read") == failure
         return
-    with pytest.raises(KgdbError, match=f"how vfs_read fails is not known: it returns {kind}"):
+    words = f"how vfs_read fails is not known: it returns {kind}"
+    if kind == "void":
+        words = "vfs_read returns nothing, so that none of its callers can see it fail"
+    with pytest.raises(KgdbError, match=words) as error:
         instruments.default_failure("vfs_read")
+    assert ("say so" in (error.value.hint or "")) == (kind != "void")
 
 
 def test_a_running_kernel_takes_none(instruments: Instruments, parts: Parts) -> None:
@@ -227,6 +234,7 @@ def test_what_a_tests_own_function_raised_is_raised(
     ) as error:
         parts.run_control.wait()
     assert error.value.__cause__.__class__ is ZeroDivisionError
+    assert error.value.by_instrument
     assert parts.run_control.stopped
     assert parts.run_control.wait().reason == "int3", "once"
 

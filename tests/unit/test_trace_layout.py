@@ -60,9 +60,8 @@ def test_what_functions_return() -> None:
     assert Returns("struct two", "struct", 16, False, two).read(event(1, 2)) == {"a": 1, "b": 2}
     three = struct(24, ("c", 128, 0, LONG))
     memory = bytes(100 + 16) + b"\3" + bytes(7)
-    assert Returns("struct three", "struct", 24, False, three).read(event(100, 0, memory)) == {
-        "c": 3
-    }
+    returned = Returns("struct three", "struct", 24, False, three, in_memory=True)
+    assert returned.read(event(100, 0, memory)) == {"c": 3}
     with pytest.raises(KgdbError, match="returned a union odd"):
         Returns("union odd", "union", 64, False).read(event(1))
 

@@ -7,6 +7,11 @@
 #include "edges.h"
 
 struct record record;
+struct scalars scalars = {
+	.byte = 1, .sbyte = 1, .half = 1, .word = 1, .sword = 1, .quad = 1, .squad = 1, .letter = 'a',
+	.yes = true, .colour = GREEN, .grade = GRADE_HIGH, .pointer = &record,
+	.three = 5, .all = 0xfffffffe, .forty = 0xffffffffff, .tilt = -3, .paint = BLUE,
+};
 static int major;		/* as in init/initramfs.c, whose memory is freed */
 static int shared;		/* as in other.c */
 static int never = 100;		/* never written: gcc leaves no variable of it */
@@ -53,6 +58,23 @@ noinline bool give_bool(int x) { barrier(); return x > 3; }
 noinline long give_long(int x) { barrier(); return x; }
 noinline void *give_pointer(int x) { barrier(); return x ? &record : NULL; }
 
+noinline void set_scalars(struct scalars *s)
+{
+	WRITE_ONCE(s->byte, 200);
+	WRITE_ONCE(s->sbyte, -7);
+	WRITE_ONCE(s->half, 65530);
+	WRITE_ONCE(s->word, 0xfffffff0);
+	WRITE_ONCE(s->sword, -9);
+	WRITE_ONCE(s->quad, ~0ull);
+	WRITE_ONCE(s->squad, -1);
+	WRITE_ONCE(s->letter, -3);
+	WRITE_ONCE(s->yes, false);
+	WRITE_ONCE(s->no, true);
+	WRITE_ONCE(s->colour, BLUE);
+	WRITE_ONCE(s->grade, GRADE_LOW);
+	WRITE_ONCE(s->pointer, ERR_PTR(-ENOMEM));
+}
+
 static noinline long step(int n)
 {
 	struct three three = { 1, 2, 3 };
@@ -68,6 +90,7 @@ static noinline long step(int n)
 	case 6: return give_wide(77) >> 64;
 	case 7: return give_u8(200) + give_s8(-100) + give_bool(4) + (give_pointer(1) != NULL);
 	case 8: return give_long(21);
+	case 9: set_scalars(&scalars); return 0;
 	}
 	return -EINVAL;
 }

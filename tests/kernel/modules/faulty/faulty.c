@@ -7,6 +7,7 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/timer.h>
+#include <asm/desc.h>
 
 enum mistake {
 	NONE,
@@ -19,6 +20,7 @@ enum mistake {
 	WARNING_IN_INIT,
 	FAILING_INIT,
 	TIMER_STAYS,
+	RESET,
 };
 
 static int mistake;
@@ -38,6 +40,14 @@ static noinline void faulty_crash(int *p)
 	*(volatile int *)p = 1; /* crash */
 }
 
+static noinline void faulty_reset(void)
+{
+	struct desc_ptr none = { };
+
+	load_idt(&none);
+	asm volatile("ud2"); /* a triple fault */
+}
+
 static noinline int faulty_take(void)
 {
 	void *p;
@@ -46,6 +56,8 @@ static noinline int faulty_take(void)
 	__module_get(THIS_MODULE);
 	p = kmemdup("text", 5, GFP_KERNEL);
 	if (!p) {
+		if (mistake == RESET)
+			faulty_reset();
 		if (mistake != REFERENCE_STAYS)
 			module_put(THIS_MODULE);
 		if (mistake != LOCK_STAYS)
@@ -84,7 +96,7 @@ static int __init faulty_init(void)
 	if (error)
 		return error;
 	error = misc_register(&second);
-	WARN_ON(error && mistake == WARNING); /* warning */
+	WARN(error && mistake == WARNING, "faulty: refused\n"); /* warning */
 	if (error && mistake != DEVICE_STAYS)
 		misc_deregister(&first);
 	return error;

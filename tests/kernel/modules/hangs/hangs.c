@@ -7,6 +7,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
+#include <linux/rtmutex.h>
 #include <linux/rwsem.h>
 #include <linux/semaphore.h>
 #include <linux/slab.h>
@@ -31,6 +32,9 @@ static struct semaphore semaphore = __SEMAPHORE_INITIALIZER(semaphore, 1);
 static DECLARE_COMPLETION(completion);
 static DECLARE_WAIT_QUEUE_HEAD(queue);
 static DEFINE_SPINLOCK(spinlock);
+static DEFINE_RWLOCK(rwlock);
+static DEFINE_RT_MUTEX(rt_lock);
+static struct workqueue_struct *workqueue;
 static DECLARE_COMPLETION(ready);
 static volatile int never;
 
@@ -49,6 +53,9 @@ static noinline int sleeper(void *how)
 		break;
 	case 's':
 		down(&semaphore);
+		break;
+	case 't':
+		rt_mutex_lock(&rt_lock);
 		break;
 	}
 	complete(&ready);
@@ -181,6 +188,76 @@ static noinline void hang_work(void)
 	barrier();
 }
 
+static noinline void hang_queue(void)
+{
+	workqueue = alloc_workqueue("hangs", 0, 0);
+	queue_work(workqueue, &work);
+	flush_workqueue(workqueue); /* queue */
+	barrier();
+}
+
+static noinline void hang_rt_mutex(void)
+{
+	rt_mutex_lock(&rt_lock); /* rt_mutex */
+	rt_mutex_unlock(&rt_lock);
+}
+
+/* These can be ended by a signal. */
+
+static noinline int hang_interruptible(void)
+{
+	int error = mutex_lock_interruptible(&device.lock); /* interruptible */
+
+	return error ?: never;
+}
+
+static noinline int hang_wanted(void)
+{
+	int error = mutex_lock_interruptible(&lock_a); /* wanted */
+
+	return error ?: never;
+}
+
+static noinline int hang_held(void)
+{
+	mutex_lock(&lock_a);
+	complete(&ready);
+	return wait_event_interruptible(queue, never); /* held */
+}
+
+static noinline int opposite(void *unused)
+{
+	int error;
+
+	mutex_lock(&lock_b);
+	complete(&ready);
+	error = mutex_lock_interruptible(&lock_a); /* other order */
+	return error ?: never;
+}
+
+static noinline int hang_opposite(void)
+{
+	int error;
+
+	mutex_lock(&lock_a);
+	kthread_run(opposite, NULL, "opposite");
+	wait_for_completion(&ready);
+	error = mutex_lock_interruptible(&lock_b); /* one order */
+	return error ?: never;
+}
+
+static void wanted(void) { never = hang_wanted(); }
+static void interruptible(void) { never = hang_interruptible(); }
+static void held(void) { never = hang_held(); }
+static void in_opposite_order(void) { never = hang_opposite(); }
+
+/* A thread that waits for work as no thread should, and hangs not. */
+static void idle_thread(void)
+{
+	kthread_run(stuck_thread, NULL, "idle");
+	wait_for_completion(&ready);
+}
+
 static noinline void hang_spin(void)
 {
 	while (!never) cpu_relax(); /* spin */
@@ -207,6 +284,13 @@ static noinline void hang_spinlock(void)
 {
 	spin_lock_irq(&spinlock);
 	spin_lock(&spinlock); /* spinlock */
+	barrier();
+}
+
+static noinline void hang_rwlock(void)
+{
+	write_lock_irq(&rwlock);
+	read_lock(&rwlock); /* rwlock */
 	barrier();
 }
 
@@ -292,10 +376,18 @@ static const struct {
 	{ "abba", hang_abba },
 	{ "kthread", hang_kthread },
 	{ "work", hang_work },
+	{ "queue", hang_queue },
+	{ "rt_mutex", hang_rt_mutex, 't' },
+	{ "interruptible", interruptible, 'm' },
+	{ "wanted", wanted },
+	{ "held", held },
+	{ "opposite", in_opposite_order },
+	{ "idle_thread", idle_thread },
 	{ "spin", hang_spin },
 	{ "deaf", hang_deaf },
 	{ "all", hang_all },
 	{ "spinlock", hang_spinlock },
+	{ "rwlock", hang_rwlock },
 	{ "exception", hang_exception },
 	{ "deaf_exception", hang_deaf_exception },
 	{ "hlt", hang_hlt },

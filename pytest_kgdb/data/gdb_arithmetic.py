@@ -1,0 +1,395 @@
+"""Where gdb computes otherwise than C does, and how it is to be told what C means.
+
+To gdb, `sizeof` is a signed int, `?:` has the type of the operand that it takes, two bools have no
+sum, and an enumerator and a narrow bit-field are unsigned (gdb/eval.c, gdb/valarith.c). A cast says
+what C has: C11 6.5.3.4, 6.5.15, 6.3.1.1 and 6.4.4.3. A bit-field of more bits than an int has is as
+gdb has it: C leaves that to the compiler.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import gdb
+from gdb_operands import (
+    INT_MAX,
+    INT_MIN,
+    Node,
+    Typed,
+    common,
+    element_of,
+    int_type,
+    member_of,
+    result,
+    target_of,
+    task_pointer,
+    type_of_number,
+)
+from gdb_types import (
+    ANNOTATIONS,
+    KEYWORDS,
+    QUALIFIERS,
+    TAGS,
+    TYPE_WORDS,
+    WORDS,
+    Refused,
+    integer_type,
+    is_pointer,
+    lookup,
+    plain,
+    type_named,
+)
+
+# The binary operators that bind less than others come first.
+LEVELS = ("||", "&&", "|", "^", "&", "== !=", "< > <= >=", "<< >>", "+ -", "* / %")
+LEVEL_OF = {
+    operator: level for level, operators in enumerate(LEVELS) for operator in operators.split()
+}
+TRUTH = ("||", "&&")
+EQUALITY = ("==", "!=")
+RELATIONAL = ("<", ">", "<=", ">=")
+SIZES = ("sizeof", "_Alignof")
+# Operators that are also those of a pointer or of a type's name.
+AMBIGUOUS = ("*", "&")
+COMPUTING = frozenset(["|", "^", "<", ">", "<=", ">=", "<<", ">>", "+", "-", "/", "%", "?", "~"])
+
+
+class Unread(Exception):
+    """An expression is not read here: it has what C has not, or too little of it."""
+
+
+def may_differ(tokens):
+    """Whether an expression computes: a name, a member, an element and a cast do not."""
+    for index, token in enumerate(tokens):
+        if token.text in (COMPUTING if token.kind == "operator" else SIZES):
+            return True
+        if token.text in AMBIGUOUS and 0 < index < len(tokens) - 1:
+            before, after = tokens[index - 1], tokens[index + 1]
+            is_cast = before.text == ")" and tokens[index - 2].text == "*"
+            follows = before.kind != "operator" or before.text in (")", "]")
+            if follows and not is_cast and after.text not in (")", "*"):
+                return True
+    return False
+
+
+class Reader:
+    """Reads an expression as C does, and notes what gdb must be told.
+
+    :param find: returns the symbol that a name means, or None.
+    :param block: from where names are seen.
+    :ivar edits: (start, end, text before, text after) of operands, inner ones first; text after
+        is None of what the text before replaces.
+    :ivar operands: (operand, operator) of all that have to be numbers or pointers.
+    """
+
+    def __init__(self, tokens, find, block):
+        self.tokens, self.find, self.block = tokens, find, block
+        self.at = 0
+        self.edits = []
+        self.operands = []
+
+    def read(self):
+        """The whole expression.
+
+        :raises Unread: it is not read here.
+        """
+        node = self.sequence()
+        if self.at < len(self.tokens):
+            raise Unread
+        return node
+
+    # Tokens
+
+    def peek(self, *texts):
+        token = self.tokens[self.at] if self.at < len(self.tokens) else None
+        return token is not None and token.kind == "operator" and token.text in texts
+
+    def take(self, *texts):
+        if not self.peek(*texts):
+            return None
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def need(self, text):
+        if self.take(text) is None:
+            raise Unread
+
+    def name(self):
+        token = self.tokens[self.at] if self.at < len(self.tokens) else None
+        if token is None or token.kind != "name":
+            raise Unread
+        self.at += 1
+        return token.text
+
+    def node(self, first, typed, **what):
+        return Node(first, self.at - 1, typed, **what)
+
+    # Edits
+
+    def surround(self, node, before, after):
+        start, end = self.tokens[node.first].start, self.tokens[node.last].end
+        self.edits.append((start, end, before, after))
+
+    def convert(self, node, kind):
+        self.surround(node, f"({kind})(", ")")
+
+    def promote(self, node):
+        """Have gdb compute with the type with which C does."""
+        if not node.exact and node.typed is not None and node.typed.needs_cast:
+            self.convert(node, node.kind)
+
+    # Operators, by their precedence
+
+    def sequence(self):
+        first, node = self.at, self.conditional()
+        while self.take(","):
+            last = self.conditional()
+            node = self.node(first, lambda last=last: last.typed)
+        return node
+
+    def conditional(self):
+        first, test = self.at, self.binary(0)
+        if not self.take("?"):
+            return test
+        self.operands.append((test, "?"))
+        if self.peek(":"):
+            raise Unread  # gdb has no `a ?: b`
+        one = self.sequence()
+        self.need(":")
+        other = self.conditional()
+        return self.node(first, self.common(one, other), computed=True)
+
+    def common(self, one, other):
+        """The type of two operands of which one is taken."""
+        if one.typed is None or other.typed is None:
+            return None
+        kinds = one.kind, other.kind
+        if None in kinds:
+            pointers = [node.typed for node in (one, other) if is_pointer(node.typed.type)]
+            if not pointers:
+                return one.typed
+            name = str(pointers[0].type)
+            for node, kind in ((one, kinds[0]), (other, kinds[1])):
+                if kind is not None and "{" not in name:
+                    self.convert(node, name)
+            return pointers[0]
+        same = str(one.typed.type) == str(other.typed.type)
+        if same and not (one.typed.bits or other.typed.bits):
+            constant = one.typed.constant and other.typed.constant
+            return Typed(one.typed.type, constant=constant)
+        kind = common(*kinds)
+        for node in (one, other):
+            if str(plain(node.typed.type)) != str(kind) or node.typed.bits or node.typed.constant:
+                self.convert(node, kind)
+        return Typed(kind)
+
+    def binary(self, level):
+        first, node = self.at, self.unary()
+        while self.at < len(self.tokens):
+            operator = self.tokens[self.at].text
+            its = LEVEL_OF.get(operator, -1)
+            if its < level or self.tokens[self.at].kind != "operator":
+                break
+            self.at += 1
+            other = self.binary(its + 1)
+            self.operands += [(node, operator), (other, operator)]
+            if operator in TRUTH or operator in EQUALITY:
+                typed = int_type
+            else:
+                self.promote(node)
+                self.promote(other)
+                typed = int_type if operator in RELATIONAL else result(operator, node, other)
+            node = self.node(first, typed, exact=True, computed=True)
+        return node
+
+    def unary(self):
+        first = self.at
+        operator = self.take("!", "-", "+", "~", "*", "&", "++", "--")
+        if operator is None:
+            token = self.tokens[self.at] if self.at < len(self.tokens) else None
+            if token is not None and token.kind == "name" and token.text in SIZES:
+                return self.sizeof()
+            if self.peek("(") and self.type_ahead(self.at + 1):
+                self.at += 1
+                kind = self.type_name()
+                self.need(")")
+                self.unary()
+                return self.node(first, lambda: Typed(kind()))
+            return self.postfix()
+        node = self.unary()
+        if operator == "!":
+            self.operands.append((node, operator))
+            return self.node(first, int_type, exact=True, computed=True)
+        if operator in ("-", "+", "~"):
+            self.operands.append((node, operator))
+            self.promote(node)
+            typed = lambda: node.kind and Typed(node.kind)  # noqa: E731 # as those beside it
+            return self.node(first, typed, exact=True, computed=True)
+        if operator == "*":
+            return self.node(first, lambda: Typed(target_of(node.typed.type)))
+        if operator == "&":
+            return self.node(first, lambda: Typed(node.typed.type.pointer()))
+        return self.node(first, lambda: node.typed)
+
+    def sizeof(self):
+        first = self.at
+        self.at += 1
+        edits = len(self.edits)
+        if self.peek("(") and self.type_ahead(self.at + 1):
+            self.at += 1
+            self.type_name()
+            self.need(")")
+            operand = None
+        else:
+            operand = self.unary()
+        node = self.node(first, lambda: Typed(integer_type(["unsigned", "long"])), exact=True)
+        if operand is not None and operand.computed and operand.typed is not None:
+            del self.edits[edits:]
+            kind = operand.kind or operand.typed.type
+            self.surround(node, f"((unsigned long){kind.sizeof})", None)
+        else:
+            self.surround(node, "((unsigned long)", ")")
+        return node
+
+    def postfix(self):
+        first, node = self.at, self.primary()
+        while True:
+            if self.take("["):
+                index = self.sequence()
+                self.need("]")
+                node = self.node(first, element_of(node, index))
+            elif self.take("("):
+                while not self.take(")"):
+                    self.conditional()
+                    self.take(",")
+                node = self.node(first, None)
+            elif self.take(".", "->"):
+                node = self.node(first, member_of(node, self.name()))
+            elif self.take("++", "--"):
+                node = self.node(first, lambda node=node: node.typed)
+            else:
+                return node
+
+    def primary(self):
+        first = self.at
+        if self.take("("):
+            inner = self.sequence()
+            self.need(")")
+            return self.node(first, lambda: inner.typed, exact=inner.exact, computed=inner.computed)
+        if self.at >= len(self.tokens):
+            raise Unread
+        token = self.tokens[self.at]
+        self.at += 1
+        if token.kind == "number":
+            return self.node(first, lambda: Typed(type_of_number(token.text)), exact=True)
+        if token.kind == "char":
+            # To gdb it is a char (C11 6.4.4.4).
+            return self.node(first, int_type, exact=True, computed=True)
+        if token.kind == "file":
+            self.need("::")
+            name = self.name()
+            return self.node(first, lambda: self.variable(f"{token.text}::{name}"))
+        if token.kind in ("text", "register", "float"):
+            return self.node(first, None)
+        if token.kind != "name" or token.text in KEYWORDS:
+            raise Unread
+        if token.text == "current":
+            return self.node(first, task_pointer)
+        if token.text in ("per_cpu", "per_cpu_ptr") and self.take("("):
+            variable = self.conditional()
+            self.need(",")
+            self.conditional()
+            self.need(")")
+            return self.node(first, lambda: variable.typed)
+        if self.take("::"):
+            self.name()
+            return self.node(first, None)
+        return self.node(first, lambda: self.variable(token.text))
+
+    def variable(self, name):
+        symbol = self.find(name)
+        if symbol is None:
+            return Typed(integer_type(["int"])) if name in WORDS else None
+        if symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF:
+            return None
+        kind = symbol.type
+        constant = False
+        if symbol.addr_class == gdb.SYMBOL_LOC_CONST and plain(kind).code == gdb.TYPE_CODE_ENUM:
+            constant = INT_MIN <= int(symbol.value()) <= INT_MAX
+        return Typed(kind, constant=constant)
+
+    # Types
+
+    def type_ahead(self, at):
+        token = self.tokens[at] if at < len(self.tokens) else None
+        if token is None or token.kind != "name":
+            return False
+        if token.text in TYPE_WORDS | ANNOTATIONS | {"typeof", "__typeof__"}:
+            return True
+        after = self.tokens[at + 1].text if at + 1 < len(self.tokens) else ""
+        if after not in ("*", ")") and after not in QUALIFIERS | ANNOTATIONS:
+            return False
+        symbol = lookup(token.text, self.block)
+        return symbol is not None and symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF
+
+    def type_name(self):
+        """The tokens of a type up to its parenthesis; what tells which one it is."""
+        first, depth = self.at, 0
+        while not (depth == 0 and self.peek(")")):
+            if self.at >= len(self.tokens):
+                raise Unread
+            depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(self.tokens[self.at].text, 0)
+            self.at += 1
+        words = [token.text for token in self.tokens[first : self.at]]
+        words = [word for word in words if word not in QUALIFIERS | ANNOTATIONS]
+        return lambda: self.type_of(words)
+
+    def type_of(self, words):
+        stars = 0
+        while words and words[-1] == "*":
+            stars += 1
+            words = words[:-1]
+        if words[0] in TAGS and len(words) == 2:
+            kind = type_named(" ".join(words), self.block)
+        elif all(word in TYPE_WORDS for word in words):
+            kind = integer_type(["_Bool" if word == "bool" else word for word in words])
+        elif len(words) == 1:
+            kind = type_named(words[0], self.block)
+        else:
+            raise Refused("a type that is not read here")
+        for _ in range(stars):
+            kind = kind.pointer()
+        return kind
+
+
+def edits_for(tokens, find, block):
+    """What gdb must be told of an expression besides its names: a list as :class:`Reader` has."""
+    if not may_differ(tokens):
+        return []
+    reader = Reader(tokens, find, block)
+    try:
+        reader.read()
+    except Unread:
+        return []
+    return reader.edits
+
+
+def edited(text, edits):
+    """A text after edits, the inner ones first; what is inside of one that is replaced is gone."""
+    before, after, replaced = {}, {}, {}
+    for start, end, opening, closing in edits:
+        if closing is None:
+            replaced[start] = max(replaced.get(start, (0, "")), (end, opening))
+        else:
+            before[start] = opening + before.get(start, "")
+            after[end] = after.get(end, "") + closing
+    pieces, at = [], 0
+    for place in sorted({*before, *after, *replaced}):
+        if place < at:
+            continue
+        pieces += [text[at:place], after.get(place, ""), before.get(place, "")]
+        at = place
+        if place in replaced:
+            at, spelled = replaced[place]
+            pieces.append(spelled)
+            pieces.append(after.get(at, ""))
+            after.pop(at, None)
+    return "".join([*pieces, text[at:]])

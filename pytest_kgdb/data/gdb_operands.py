@@ -1,0 +1,173 @@
+"""The operands of an expression with their types, as C has them: for gdb_arithmetic.py.
+
+Written for Python 3.6 and gdb 12, as gdb_agent.py.
+"""
+
+import gdb
+from gdb_types import (
+    COMPOUND,
+    INT_BITS,
+    Refused,
+    conversion,
+    find_member,
+    integer_type,
+    is_integer,
+    is_pointer,
+    is_signed,
+    plain,
+    promotion,
+)
+
+INT_MIN, INT_MAX = -(1 << 31), (1 << 31) - 1
+
+
+class Typed:
+    """What C knows of an operand.
+
+    :param bits: the width of a bit-field.
+    :param constant: whether it is an enumerator that an int can hold.
+    """
+
+    def __init__(self, kind, bits=0, constant=False):
+        self.type, self.bits, self.constant = kind, bits, constant
+
+    @property
+    def needs_cast(self):
+        """Whether gdb would compute with another type than C does."""
+        kind = plain(self.type)
+        if self.bits and kind.sizeof >= 4:
+            signed_int = kind.sizeof == 4 and is_signed(kind)
+            whole_int = kind.sizeof == 4 and self.bits == INT_BITS
+            return self.bits <= INT_BITS and not (signed_int or whole_int)
+        return kind.code in (gdb.TYPE_CODE_BOOL, gdb.TYPE_CODE_ENUM)
+
+    @property
+    def in_arithmetic(self):
+        """The type with which C computes; None for what is no number."""
+        kind = plain(self.type)
+        if not is_integer(kind):
+            return None
+        if self.constant:
+            return integer_type(["int"])
+        if 0 < self.bits <= INT_BITS:
+            return promotion(kind, self.bits)[0]
+        return promotion(kind)[0] if kind.sizeof <= 8 else kind
+
+
+class Node:
+    """A part of an expression: its tokens, and its type, which is asked for only if it matters.
+
+    :param exact: whether gdb has its type as C has it.
+    :param computed: whether it is what an operator gives, or a character.
+    """
+
+    def __init__(self, first, last, typed, exact=False, computed=False):
+        self.first, self.last, self._typed, self._asked = first, last, typed, False
+        self.exact, self.computed = exact, computed
+
+    @property
+    def typed(self):
+        """None where it is not known here."""
+        if not self._asked:
+            self._asked = True
+            try:
+                self._typed = self._typed() if callable(self._typed) else self._typed
+            except (gdb.error, Refused, AttributeError):
+                self._typed = None
+        return self._typed
+
+    @property
+    def kind(self):
+        """The type with which C computes; None where that is not known, or no number."""
+        return self.typed.in_arithmetic if self.typed is not None else None
+
+
+def int_type():
+    return Typed(integer_type(["int"]))
+
+
+def result(operator, one, other):
+    """What tells the type that an operator gives of two operands."""
+
+    def typed():
+        if one.kind is not None and other.kind is not None:
+            shifts = operator in ("<<", ">>")
+            return Typed(one.kind if shifts else common(one.kind, other.kind))
+        pointers = [pointer_of(node.typed.type) for node in (one, other) if node.kind is None]
+        return Typed(integer_type(["long"]) if len(pointers) == 2 else pointers[0])
+
+    return typed
+
+
+def common(one, other):
+    """The type with which C computes with numbers of two types, which are promoted."""
+    return conversion((one, None), (other, None))[0]
+
+
+def pointer_of(kind):
+    """A pointer, or what an array is in an expression; raises Refused for anything else."""
+    kind = plain(kind)
+    if kind.code == gdb.TYPE_CODE_ARRAY:
+        return kind.target().pointer()
+    if not is_pointer(kind):
+        raise Refused("no pointer")
+    return kind
+
+
+def task_pointer():
+    return Typed(gdb.lookup_type("struct task_struct").pointer())
+
+
+def target_of(kind):
+    """What a pointer points at, or an array has; raises Refused for anything else."""
+    kind = plain(kind)
+    if kind.code in (gdb.TYPE_CODE_PTR, gdb.TYPE_CODE_ARRAY):
+        return kind.target()
+    raise Refused("no pointer")
+
+
+def element_of(one, other):
+    """What `one[other]` is, in which either may be the number."""
+
+    def typed():
+        pointer = other if is_integer(one.typed.type) else one
+        return Typed(target_of(pointer.typed.type))
+
+    return typed
+
+
+def member_of(node, name):
+    def typed():
+        kind = plain(node.typed.type)
+        if kind.code in (gdb.TYPE_CODE_PTR, gdb.TYPE_CODE_ARRAY):
+            kind = plain(kind.target())
+        if kind.code not in COMPOUND:
+            return None
+        try:
+            field = kind[name]  # without those before it, of which a task has hundreds
+            return Typed(field.type, bits=field.bitsize)
+        except KeyError:
+            match = find_member(kind, name)
+            return match and Typed(match[2], bits=match[1])
+
+    return typed
+
+
+def type_of_number(text):
+    """The type of a number that is written down (C11 6.4.4.1)."""
+    digits = text.rstrip("uUlL")
+    suffix = text[len(digits) :].lower()
+    base = 10
+    if digits[:2].lower() in ("0x", "0b"):
+        base = 0
+    elif digits.startswith("0"):
+        base = 8
+    value = int(digits, base)
+    for words, bits in ((["int"], 32), (["long"], 64)):
+        if "l" in suffix and bits == INT_BITS:
+            continue
+        if "u" not in suffix and value < 1 << (bits - 1):
+            return integer_type(words)
+        if ("u" in suffix or base != 10) and value < 1 << bits:
+            return integer_type(["unsigned", *words])
+    return integer_type(["unsigned", "long"])

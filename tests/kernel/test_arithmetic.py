@@ -1,0 +1,251 @@
+"""Expressions on a real kernel, computed as gcc computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_kgdb.errors import KgdbError
+
+ARITH = Path(__file__).parent / "modules" / "arith"
+STEP = "echo 1 > /sys/module/arith/parameters/step"
+
+
+@pytest.fixture
+def arith(kgdb: Any) -> Any:
+    kgdb.modules.load(ARITH)
+    return kgdb
+
+
+def collected(kgdb: Any, expected: dict[str, int]) -> dict[str, int]:
+    """What a spy collects of some expressions."""
+    with kgdb.spy("probe", collect=list(expected)) as calls:
+        kgdb.run(STEP)
+    (call,) = calls.calls
+    return {name: int(call[name]) for name in expected}
+
+
+def forced(kgdb: Any, when: str) -> int:
+    """How many calls, of one, an override forces under a condition."""
+    with kgdb.override("probe", 0, when=when) as override:
+        kgdb.run(STEP)
+    assert override.calls == 1
+    return override.forced
+
+
+# Operands of 128 bits
+
+
+def test_numbers_of_128_bits(arith: Any) -> None:
+    expected = {
+        "tall": 1 << 64,
+        "!tall": 0,
+        "!nothing": 1,
+        "tall || 0": 1,
+        "nothing || 0": 0,
+        "tall && 1": 1,
+        "tall ? 1 : 2": 1,
+        "nothing ? 1 : 2": 2,
+        "(u64)tall": 0,
+        "(int)tall": 0,
+        "(bool)tall": 1,
+        "(bool)nothing": 0,
+        "(void *)nothing == 0": 1,
+        "1 << nothing": 1,
+        "numbers[nothing]": 10,
+        "*(numbers + nothing)": 10,
+        "wide": -5,
+        "!wide": 0,
+        "(long)wide": -5,
+        "(u8)wide": 251,
+    }
+    assert collected(arith, expected) == expected
+
+
+@pytest.mark.parametrize(
+    "expression", ["tall + 1", "-tall", "tall == 0", "n ? tall : 0", "tall >> 1"]
+)
+def test_what_is_not_computed_in_128_bits(arith: Any, expression: str) -> None:
+    with pytest.raises(KgdbError, match="128 bits"):
+        arith.spy("probe", collect=[expression])
+
+
+@pytest.mark.parametrize(
+    ("when", "forces"),
+    [("!nothing", 1), ("nothing", 0), ("nothing || 0", 0), ("tall", 1), ("!tall", 0), ("wide", 1)],
+)
+def test_a_condition_of_128_bits(arith: Any, when: str, forces: int) -> None:
+    assert forced(arith, when) == forces
+
+
+# The types of operands
+
+
+def test_enumerators_and_bit_fields(arith: Any) -> None:
+    """The numbers are what gcc 12 computes."""
+    expected = {
+        "-1 < Q_ONE": 1,
+        "Q_ONE - 2 < 0": 1,
+        "-Q_ONE": -1,
+        "~Q_SEVEN": -8,
+        "small < false": 1,
+        "small < N_TEN": 1,
+        "fields.whole > N_NEG": 0,
+        "-1 < fields.whole": 0,
+        "L_ONE - 2 < 0": 1,
+        "L_LARGE - 1 > 0": 1,
+        "W_ONE - 2 < 0": 1,
+        "-W_WIDE < 0": 0,
+        "n ? -1 : Q_ONE": -1,
+        "Q_ONE << 31": -2147483648,
+        "fields.u3 - 6 < 0": 1,
+        "-fields.u3": -5,
+        "~fields.u1": -2,
+        "-1 < fields.u3": 1,
+        "fields.s4 - 1": -4,
+        "fields.s4 < Q_ONE": 1,
+        "fields.u31 - 0x7ffffff1": -1,
+        "-fields.u31": -2147483632,
+        "fields.u32 + 2": 0,
+        "-1 < fields.u32": 0,
+        "fields.long32 + 2": 0,
+        "-fields.long32 > 0": 1,
+        "fields.w40 + 1": 0,
+        "fields.w40 << 4": 1099511627760,
+        "fields.w40 == -1": 1,
+        "-1 < fields.w40": 0,
+        "-fields.w40": 1,
+        "~fields.w40": 0,
+        "(fields.w40 + 1) + 1": 1,
+        "fields.w40 + 1L": 1099511627776,
+        "(u64)fields.w40 + 1": 1099511627776,
+        "fields.w40 >> 4": 68719476735,
+        "fields.w40 / -1": 1,
+        "fields.sw36 - 1": -6,
+        "fields.sw36 < 0": 1,
+        "fields.sw36 + fields.w40": 1099511627770,
+        "fields.sw36 < 1u": 1,
+        "fields.yes - 2": -1,
+        "-fields.yes": -1,
+        "fields.q - 8 < 0": 1,
+        "-fields.q": -7,
+        "fields.whole - 2 > 0": 1,
+        "n ? fields.w40 : -1": 1099511627775,
+        "n ? fields.u3 : 1u": 5,
+        "1 ? -fields.u3 : 0u": 4294967291,
+        "numbers[fields.u1 + 1]": 12,
+        "(fields.u3) - 6 < 0": 1,
+    }
+    assert collected(arith, expected) == expected
+
+
+@pytest.mark.parametrize("when", ["-1 < Q_ONE", "small < false", "fields.u3 - 6 < 0"])
+def test_a_condition_that_has_a_sign(arith: Any, when: str) -> None:
+    assert forced(arith, when) == 1
+    assert forced(arith, f"!({when})") == 0
+
+
+# Expressions of several lines
+
+
+def test_an_expression_of_several_lines(arith: Any) -> None:
+    when = """
+        n == 3 &&  // the first
+        small == -2 /* the
+        second */
+        && '\\n' == 10
+    """
+    assert forced(arith, when) == 1
+    assert collected(arith, {when: 1}) == {when: 1}
+    hit = arith.breakpoint("probe", condition=when)
+    arith.type(STEP)
+    assert arith.cont().breakpoint is hit
+    assert hit.condition == when
+    assert arith.evaluate(when) == 1
+    assert arith.evaluate("n\n+ 1") == 4
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_what_follows_a_line_is_no_command(arith: Any, end: str) -> None:
+    text = f"n == 3{end}set var numbers[0] = 77"
+    with pytest.raises(KgdbError, match="'set' is not understood"):
+        arith.override("probe", 0, when=text)
+    with pytest.raises(KgdbError):
+        arith.breakpoint("probe", condition=text)
+    for refused in (f'$_streq("a{end}b", "c")', f"n == '{end}'"):
+        with pytest.raises(KgdbError, match="a line ends within"):
+            arith.breakpoint("probe", condition=refused)
+        with pytest.raises(KgdbError, match="a line ends within"):
+            arith.override("probe", 0, when=refused)
+        with pytest.raises(KgdbError, match="a line ends within"):
+            arith.evaluate(refused)
+    assert arith.evaluate("numbers[0]") == 10
+
+
+# Truth values
+
+
+@pytest.mark.parametrize(
+    ("when", "forces"),
+    [
+        ("empty", 1),
+        ("!empty", 0),
+        ("empty[0]", 0),
+        ("&empty[0]", 1),
+        ("numbers", 1),
+        ("probe", 1),
+        ("current->comm", 1),
+        ("n - 3", 0),
+        ("small", 1),
+    ],
+)
+def test_an_array_holds_as_its_address(arith: Any, when: str, forces: int) -> None:
+    assert forced(arith, when) == forces
+
+
+def test_a_structure_is_no_condition(arith: Any) -> None:
+    with pytest.raises(KgdbError, match=r"fields is a struct fields.* no truth value"):
+        arith.override("probe", 0, when="fields")
+
+
+# Words of C
+
+
+def test_words_of_c(arith: Any) -> None:
+    expected = {
+        'sizeof("abc")': 4,
+        'sizeof("")': 1,
+        'sizeof("a\\n\\x41\\0" "b")': 6,
+        "(signed)small": -2,
+        "(signed int)small": -2,
+        "(signed short)70000": 4464,
+        "(signed long)n": 3,
+        "(signed char)255": -1,
+        "sizeof(int[3])": 12,
+        "sizeof(int[010])": 32,
+        "(u32)$rdi": 3,
+        "$pc == $rip": 1,
+        "(long)$pc == (long)&probe": 1,
+        "$sp == $rsp": 1,
+        "$cs & 3": 0,
+    }
+    assert collected(arith, expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("08", "08 begins with 0, so it is octal"),
+        ("n == 09", "octal"),
+        ("sizeof(int[n])", "'n' is no number"),
+        ("$edx", r"(?s)\$edx is not read there.*\(u32\)\$rdx.*\$rip"),
+        ("$sil", r"\(u32\)\$rdx"),
+        ("$xmm0", r"\$xmm0 is a"),
+        ("$nosuch", r"there is no register \$nosuch"),
+    ],
+)
+def test_words_that_are_refused(arith: Any, expression: str, why: str) -> None:
+    with pytest.raises(KgdbError, match=why):
+        arith.spy("probe", collect=[expression])
