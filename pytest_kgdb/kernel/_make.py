@@ -16,7 +16,7 @@ from ..process import Child, which
 from ..progress import Progress, Stage
 from ._diagnose import first_error, fix
 from ._object_pool import LOG
-from ._toolchain import environment
+from ._toolchain import build_environment
 
 _BUILD_SECONDS: Final = 12 * 3600.0  # Debian's whole kernel on two cores takes hours
 _CONFIG_SECONDS: Final = 900.0
@@ -33,7 +33,7 @@ class Make:
 
     :param tree: the source.
     :param objects: the build directory.
-    :param state_dir: for the log and the notes; nobody else may use it meanwhile.
+    :param state_dir: for the log, the notes and temporary files; nobody else may use it meanwhile.
     :param variables: variables for make's command line.
     """
 
@@ -51,6 +51,7 @@ class Make:
         self.tree, self.objects = tree, objects
         self.log = state_dir / LOG
         self._arch, self._variables, self._jobs, self._progress = arch, variables, jobs, progress
+        self._state_dir = state_dir
         self._running = state_dir / "running"
         self._total = state_dir / "jobs"
         self._done = 0
@@ -117,15 +118,16 @@ class Make:
                 stage.update(done=self._done, text=f"{match[1]} {match[2]}")
 
         self._running.touch()
-        child = Child.spawn(
-            argv, name="make", log=self.log, cwd=self.tree, env=environment(), on_line=count
-        )
-        try:
-            yield child
-        finally:
-            # SIGTERM first: make then removes the targets that it was writing.
-            if child.stop(_STOP_SECONDS) != -signal.SIGKILL:
-                self._running.unlink(missing_ok=True)
+        with build_environment(self._state_dir) as env:
+            child = Child.spawn(
+                argv, name="make", log=self.log, cwd=self.tree, env=env, on_line=count
+            )
+            try:
+                yield child
+            finally:
+                # SIGTERM first: make then removes the targets that it was writing.
+                if child.stop(_STOP_SECONDS) != -signal.SIGKILL:
+                    self._running.unlink(missing_ok=True)
 
     def _check(self, status: int, what: str) -> None:
         if status == 0:

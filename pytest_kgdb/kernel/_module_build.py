@@ -26,7 +26,7 @@ from ._module_inputs import MAKEFILES, dependencies, evaluate, token
 from ._source import slug
 from ._source_record import Recorder
 from ._surroundings import Surroundings
-from ._toolchain import Toolchain, environment
+from ._toolchain import Toolchain, build_environment
 from ._undefined import undefined_hint
 
 _RECIPE: Final = "4"  # part of every key: to be increased when the same inputs give another module
@@ -303,14 +303,17 @@ class _Build:
             *([f"KBUILD_EXTRA_SYMBOLS={' '.join(map(str, symbols))}"] if symbols else []),
             "modules",
         ]
-        with self._progress.stage(f"building {self._label}"):
+        with (
+            self._progress.stage(f"building {self._label}"),
+            build_environment(state_dir) as env,
+        ):
             return run(
                 argv,
                 name="make",
                 timeout=_BUILD_SECONDS,
                 # Makefiles have -I$(PWD)/include, and expect to be run in their directory.
                 cwd=top,
-                env={**environment(), "PWD": str(top)},
+                env={**env, "PWD": str(top)},
                 log=log,
                 check=False,
             )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -144,8 +145,26 @@ def check_tools() -> None:
         which(program, package=package)
 
 
+@contextlib.contextmanager
+def build_environment(state_dir: Path) -> Iterator[dict[str, str]]:
+    """Hold the environment of a build, with a directory for temporary files that ends with it.
+
+    gcc removes its own when it is ended, except in the moment between making one and noting its
+    name; and the compiler proper may make one anew behind that.
+
+    :param state_dir: the build's; nobody else may use it meanwhile.
+    """
+    scratch = state_dir / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    scratch.mkdir()
+    try:
+        yield environment() | {"TMPDIR": str(scratch)}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def environment() -> dict[str, str]:
-    """Return the environment of a build, without variables that would change its result.
+    """Return the environment of make, without variables that would change a build's result.
 
     ARCH, LLVM, KCFLAGS, CROSS_COMPILE, MAKEFLAGS and the like are left out: no key has them.
     --kgdb-make names those that are wanted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -415,6 +416,28 @@ class TestFailures:
         )
         with pytest.raises(BuildError, match=r"No space left(?s:.*)cache prune"):
             kernel(tree, root)
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_no_temporary_file_of_a_compiler_is_left(
+        self,
+        tree: Path,
+        root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        fails: bool,
+    ) -> None:
+        """gcc leaves its own when it is ended between making one and noting its name."""
+        monkeypatch.setenv("TMPDIR", str(temporary := tmp_path / "temporary"))
+        temporary.mkdir()
+        (tree / "scripts/slow.sh").write_text(
+            f"mktemp >>{tmp_path}/made\n{'exit 1' if fails else ''}\n"
+        )
+        with pytest.raises(BuildError) if fails else contextlib.nullcontext():
+            kernel(tree, root)
+        made = [Path(line) for line in (tmp_path / "made").read_text().split()]
+        assert made
+        assert not [path for path in made if path.exists()]
+        assert list(temporary.iterdir()) == []
 
 
 PREPARE = """
