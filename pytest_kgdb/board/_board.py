@@ -22,7 +22,7 @@ from ..rsp import LineSplitter
 from ..settings import Forward, SerialLine
 from ._access import BoardAccess
 from ._line import Line
-from ._reset_watch import ResetWatch
+from ._reset_watch import BANNER, ResetWatch
 
 __all__ = ["Board", "BoardLines"]
 
@@ -247,6 +247,7 @@ class Board:
         self.echoes = False
         """Whether the console's shell echoed what was typed, when it was taken up."""
         self._boot_mark = 0
+        self._was_reset = False
         self._resets = ResetWatch()
         self._watching = False
         with contextlib.ExitStack() as stack:
@@ -278,9 +279,25 @@ class Board:
         """Where on the console the present boot began, or the session."""
         return self._boot_mark
 
-    def expect_boot(self) -> None:
-        """Take what the console shows from now on for the boot of another kernel."""
+    @property
+    def boot_text(self) -> bytes:
+        """What the console has shown of the present boot; after a reset, behind its first line.
+
+        What the kernel before it has printed last may be on its way still.
+        """
+        text = self.console.since(self._boot_mark)
+        if not self._was_reset:
+            return text
+        _, banner, rest = text.rpartition(BANNER)
+        return rest if banner else b""
+
+    def expect_boot(self, *, reset: bool) -> None:
+        """Take what the console shows from now on for the boot of another kernel.
+
+        :param reset: whether the board is about to be reset.
+        """
         self._boot_mark = self.console.mark()
+        self._was_reset = reset
         self._watching = False
         self.lines.disconnect_kgdb(running=True)
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from ..escape import clean
 
-__all__ = ["ResetWatch"]
+__all__ = ["BANNER", "ResetWatch"]
 
 # A line with CONFIG_PRINTK_TIME; with CONFIG_PRINTK_CALLER, who printed it follows.
 _LINE: Final = re.compile(rb"\[ *(\d+)\.(\d{6})\](?:\[ *[CT]\d+\])? (.*)")
-# init/main.c, start_kernel: linux_banner is printed first.
-_BANNER: Final = b"Linux version "
+BANNER: Final = b"Linux version "
+"""How the first line of a kernel that boots begins (init/main.c, start_kernel: linux_banner)."""
 
 _SURE_SECONDS: Final = 4.0  # in which 40 kB come at 115,200 baud
 _AHEAD_SECONDS: Final = 2.0  # of a boot: what was printed before there was a console comes at once
@@ -59,7 +59,7 @@ class ResetWatch:
 
     def _take(self, seconds: float, text: bytes) -> None:
         now = self._clock()
-        if text.startswith(_BANNER) and seconds == 0:
+        if text.startswith(BANNER) and seconds == 0:
             self._banner, self._at = text, now
         elif self._banner is not None and seconds > now - self._at + _AHEAD_SECONDS:
             self._banner = None

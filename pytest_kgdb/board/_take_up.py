@@ -115,7 +115,7 @@ def await_shell(
                 hint="tests need a root shell there: log in, or have the getty do it "
                 "(agetty --autologin root; docs/board.md)",
             )
-        if (words := console_panic(console.since(board.boot_mark), whole=True)) is not None:
+        if (words := console_panic(board.boot_text, whole=True)) is not None:
             raise BootError(
                 f"the kernel of {board.name} has panicked: {clean(words)}\n"
                 f"the console's last lines are:\n{console.tail()}",

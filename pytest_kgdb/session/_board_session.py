@@ -190,14 +190,14 @@ class BoardSession:
                     return
         self._close_vm()
         board, interrupt = self._open()
-        board.expect_boot()
+        board.expect_boot(reset=False)
         self._connect(lambda: take_up(board, interrupt), "ready")
 
     def _reboot(self, at: str) -> None:
         """Reset the board, and have its kernel stopped in early boot, or at the shell."""
         self._close_vm()
         board, interrupt = self._open()
-        board.expect_boot()
+        board.expect_boot(reset=True)
         assert self._access.reset is not None
         self._access.reset(self.logs / "reset.log", self._waits.seconds)
 

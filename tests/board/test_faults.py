@@ -136,6 +136,19 @@ def test_a_reset_in_the_middle_of_a_packet(start: Start, open_session: Open) -> 
     assert again.run("echo again").output == "again\n"
 
 
+@pytest.mark.short
+def test_what_a_panic_prints_behind_a_reset(start: Start, open_session: Open) -> None:
+    """The line is slow: the kernel's last words come when the next one is expected already."""
+    machine = start("--wait")
+    session = open_session(machine, reset=machine.reset_command)
+    kgdb = session.handle
+    kgdb.type("echo c > /proc/sysrq-trigger")
+    assert kgdb.cont().reason == "panic"
+    again = session.acquire(session.settings.for_marker({}, "the next test"))
+    assert "sysrq triggered crash" not in again.dmesg()
+    assert again.run("echo alive").output == "alive\n"
+
+
 def test_a_reset_of_a_running_kernel(start: Start, open_session: Open) -> None:
     machine = start()
     kgdb = open_session(machine).handle
