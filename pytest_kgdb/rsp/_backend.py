@@ -146,6 +146,10 @@ class Backend(ABC):
         """Whether it is known that there is no reason for the stop."""
         return False
 
+    def put_back_hit(self) -> bool:
+        """Put the CPU back to the hardware breakpoint that it has hit; False if it has hit none."""
+        return False
+
     @abstractmethod
     def context(self, *, hooked: bool) -> StopContext | None:
         """Return the stopped CPU for hooks and steps; None where it is nothing for them.

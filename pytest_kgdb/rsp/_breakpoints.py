@@ -40,6 +40,9 @@ class InsertedBreakpoints:
     """Where a software breakpoint stands in for gdb's hardware breakpoint."""
     hardware: set[int] = field(default_factory=set)
     """Where the target has gdb's hardware breakpoint."""
+    hardware_removed: set[int] = field(default_factory=set)
+    """Where gdb has removed its hardware breakpoint since the target last resumed."""
+    _kept: set[int] = field(default_factory=set)  # in `hardware`, while gdb steps over them
     # Where it has had a software breakpoint. At a removed one, kgdb passes over any int3, and would
     # over that of a hardware breakpoint's hit (kernel/debug/debug_core.c, kgdb_isremovedbreak);
     # what it has removed is in snapshots.
@@ -83,6 +86,10 @@ class InsertedBreakpoints:
     def insert_hardware(self, payload: bytes) -> bytes:
         """Do what a `Z1` packet asks, and return the reply."""
         address = _address(payload)
+        self.hardware_removed.discard(address)
+        if address in self._kept:
+            self._kept.discard(address)
+            return b"OK"
         if address in self._had and self._insert(address) == b"OK":
             self.stand_ins.add(address)
             return b"OK"
@@ -99,7 +106,14 @@ class InsertedBreakpoints:
             self._remove_unneeded(address)
             return b"OK"
         self.hardware.discard(address)
+        self.hardware_removed.add(address)
         return self._ask_hardware(payload)
+
+    def keep_hardware(self, address: int) -> None:
+        """Insert again what gdb has removed to step over it: other CPUs are to stop there."""
+        if address in self.hardware_removed and self._ask_hardware(b"Z1,%x,1" % address) == b"OK":
+            self.hardware.add(address)
+            self._kept.add(address)
 
     def add_hook(self, address: int, hook: Hook) -> bytes:
         """Insert one for a hook, and return the target's reply."""
@@ -123,9 +137,15 @@ class InsertedBreakpoints:
     def sync(self, without: set[int | None], also: Collection[int] = ()) -> None:
         """Have the target have what is needed, except at some addresses that are stepped off.
 
-        :param also: where it is to have one as well, which nobody needs.
+        :param also: where it is to have one as well, which nobody needs; a hardware breakpoint will
+            do that is there.
         """
-        needed = self.needed - without | set(also)
+        self.hardware_removed.clear()
+        for address in sorted(self._kept.difference(also)):
+            self._ask_hardware(b"z1,%x,1" % address)
+            self._kept.discard(address)
+            self.hardware.discard(address)
+        needed = self.needed - without | (set(also) - self.hardware)
         for address in sorted(self.inserted - needed):
             self._remove(address)
         for address in sorted(needed - self.inserted):
@@ -138,7 +158,10 @@ class InsertedBreakpoints:
 
     def forget(self) -> None:
         """Take note that the target has none and gdb wants none; hooks stay."""
-        for addresses in (self.inserted, self.software, self.stand_ins, self.hardware):
+        for addresses in (
+            *(self.inserted, self.software, self.stand_ins),
+            *(self.hardware, self.hardware_removed, self._kept),
+        ):
             addresses.clear()
 
     def _insert(self, address: int) -> bytes:

@@ -62,6 +62,7 @@ class HookServer:
         self._served: int | None = None  # its hooks have run, and the CPU is still there
         self._forced: Return | None = None  # what they decided, to be done when gdb resumes
         self._steps: dict[bytes, _Step] = {}  # by thread
+        self._step_packet = b""  # of gdb's last step
         self._displaced: int | None = None  # what gdb steps over, with its breakpoint inserted
 
     def reset(self) -> None:
@@ -111,6 +112,11 @@ class HookServer:
             if (step := self._steps.get(thread)) is not None:
                 self._end_step(context, step)
                 return True
+            over = context.registers[_PC]
+            if self.stepping.steps_over(thread, over):
+                # Another CPU has stopped the machine before the step, which QEMU takes for its end.
+                self._go(self._step_packet, without=over)
+                return True
             if not self.stepping.step_ends(thread):
                 self._go(CONT)
                 return True
@@ -155,7 +161,7 @@ class HookServer:
         thread is put back instead, and stops again.
         """
         over = self.stepping.step_over_by_other(context.thread)
-        if over is None or not self._one_at_a_time:
+        if over is None or not self.put_off(context.thread):
             self.stepping.stop_reported(context.thread)
             return False
         address = context.breakpoint
@@ -166,6 +172,14 @@ class HookServer:
         # Where that is the breakpoint which is stepped over, its step is interrupted once more.
         self._go(CONT, also={over} if address == over else ())
         return True
+
+    def put_off(self, thread: bytes) -> bool:
+        """Whether gdb is not to be told of a stop, as it steps another thread over a breakpoint."""
+        return self._one_at_a_time and self.stepping.step_over_by_other(thread) is not None
+
+    def go_on(self) -> None:
+        """Go on from a stop of which gdb is not told."""
+        self._go(CONT)
 
     def end_step_of(self, thread: bytes) -> None:
         """Take note that gdb is told of the stop by which a thread has stepped off an address."""
@@ -258,8 +272,13 @@ class HookServer:
         """
         address, breakpoints = context.registers[_PC], self._breakpoints
         over = address in breakpoints.inserted and address not in breakpoints.requested
+        over_hardware = address in breakpoints.hardware_removed
+        over = over or over_hardware
         self.stepping.step_begins(context.thread, address if over else None)
+        self._step_packet = packet
         self._displaced = address if over and context.displace() else None
+        if over_hardware and self._displaced is not None:
+            breakpoints.keep_hardware(address)
         self._go(packet, without=None if self._displaced is not None else without)
 
     def _leave(self, context: StopContext, packet: bytes) -> None:

@@ -15,7 +15,7 @@ from ._breakpoints import InsertedBreakpoints
 from ._connection import KgdbConnection
 from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
-from ._qemu_stub import Hit, QemuStub
+from ._qemu_stub import HARDWARE_HIT, Hit, QemuStub
 from ._recorded_code import RecordedCode
 from ._split import LineSplitter
 from ._stack_watches import StackWatches
@@ -204,6 +204,18 @@ class KgdbBackend(Backend):
     def is_spurious(self) -> bool:
         """See :attr:`Backend.is_spurious`."""
         return self._led_late or self._stop.interrupted_step
+
+    def put_back_hit(self) -> bool:
+        """See :meth:`Backend.put_back_hit`."""
+        hit, registers, stub = self._hit, self._stop.registers, self._stub
+        if hit is None or registers is None or stub is None or hit.reason != HARDWARE_HIT:
+            return False
+        if registers[_PC] - 1 != hit.address:
+            return False
+        self._hit = None
+        stub.restore_instruction(hit)
+        registers[_PC] = hit.address
+        return True
 
     def context(self, *, hooked: bool) -> StopContext | None:
         """See :meth:`Backend.context`."""

@@ -25,7 +25,10 @@ from ._recorded_code import RecordedCode
 from ._registers import PacketRegisters
 from ._stack_watches import StackWatches
 
-__all__ = ["Hit", "QemuStub"]
+__all__ = ["HARDWARE_HIT", "Hit", "QemuStub"]
+
+HARDWARE_HIT: Final = b"hwbreak:;"
+"""What a stop reply says of a hardware breakpoint (gdb manual, "Stop Reply Packets")."""
 
 _KERNEL: Final = 1 << 63
 _INT3: Final = b"\xcc"
@@ -217,7 +220,7 @@ class QemuStub:
                 self._request(b"z" + key)
                 self._inserted.discard(key)
             return self._lead_from(address, b"")
-        reason, breakpoint_hit = b"hwbreak:;", False
+        reason, breakpoint_hit = HARDWARE_HIT, False
         for field in stop_reply[3:].split(b";"):
             if field.partition(b":")[0] in (b"watch", b"rwatch", b"awatch"):
                 reason = field + b";"
@@ -227,7 +230,7 @@ class QemuStub:
             self._inserted.discard(key)
             self._withdrawn.add(key)
             breakpoint_hit = True
-        if not breakpoint_hit and reason == b"hwbreak:;":
+        if not breakpoint_hit and reason == HARDWARE_HIT:
             return None  # stopped for another reason
         if breakpoint_hit:
             return self._insert_int3(address, reason)

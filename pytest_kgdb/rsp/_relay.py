@@ -493,6 +493,9 @@ class Relay:
         if not self._watches_end(payload):
             backend.resume(CONT)
             return
+        if hooks.put_off(backend.thread) and backend.put_back_hit():
+            hooks.go_on()
+            return
         hooked = hooks.hooked or self._breakpoints.stale or backend.is_spurious
         if (hooked or hooks.busy) and backend.may_be_hook:
             by_gdb = not backend.threads_are_tasks and hooks.stepping.active

@@ -70,6 +70,10 @@ class SteppingThreadFilter:
         """Return the breakpoint over which gdb waits for another thread to step, if it does."""
         return self._stepped_over if self._stepping not in (None, thread) else None
 
+    def steps_over(self, thread: bytes, address: int) -> bool:
+        """Whether gdb waits for a thread to step over the breakpoint at an address."""
+        return thread == self._stepping and address == self._stepped_over
+
     def step_ends(self, thread: bytes) -> bool:
         """Take the end of a thread's single step; return whether gdb waits for it."""
         if thread == self._stepping:

@@ -203,6 +203,20 @@ def test_hardware_breakpoints_on_two_cpus(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize("hardware", [True, False])
+def test_each_call_on_two_cpus_is_one_hit(kgdb, hardware):
+    """Its first instruction is not emulated: while one CPU steps off it, the other comes there."""
+    calls = kgdb.breakpoint("version_proc_show", hardware=hardware)
+    end = kgdb.breakpoint("uptime_proc_show")
+    loop = "(i=0; while [ $i -lt 25 ]; do cat /proc/version; i=$((i+1)); done) >/dev/null 2>&1"
+    kgdb.type(f"{loop} & {loop} & wait; cat /proc/uptime")
+    while (stop := kgdb.cont()).breakpoint is calls:
+        pass
+    assert stop.breakpoint is end
+    assert calls.hits == 50
+
+
 def test_many_breakpoints_at_once(kgdb):
     names = [
         "vfs_read", "vfs_write", "vfs_open", "do_filp_open", "do_exit", "do_sys_openat2",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from relay_bench import WAITS, Bench, insert
-from scripted_kgdb import KGDB_LAYOUT, LAYOUT
+from scripted_kgdb import KGDB_LAYOUT, LAYOUT, LAYOUT_WITH_COPIES
 from scripted_qemu import ScriptedQemu
 from scripted_stub import CALLER, DATA, LOAD, NOP, packet
 
@@ -82,6 +82,36 @@ def test_a_hit_of_a_hardware_breakpoint(bench: Bench, qemu: ScriptedQemu) -> Non
     bench.kgdb.registers["ip"] = CALLER
     bench.gdb.send(b"c")
     qemu.wait_for(b"Z" + breakpoint, 2)
+
+
+def test_a_hit_while_another_cpu_steps_off(bench: Bench, qemu: ScriptedQemu) -> None:
+    """The breakpoint stays, and the CPU that comes there is put back to it meanwhile."""
+    bench.kgdb.registers["ip"] = LOAD
+    bench.relay.use_guest_memory(bench.kgdb.memory, LAYOUT_WITH_COPIES)
+    breakpoint = b"1,%x,1" % LOAD
+    bench.gdb.ask(b"Z" + breakpoint)
+    bench.gdb.ask(b"z" + breakpoint)
+    bench.kgdb.holds_steps = True
+    bench.gdb.send(b"s")
+    bench.kgdb.wait_for(b"s")
+    qemu.wait_for(b"c", 3)
+    instruction = bench.kgdb.memory.read(LOAD, 1)
+    qemu.registers["ip"] = LOAD
+    qemu.stop()
+    qemu.wait_for(b"M%x,1:cc" % LOAD)
+    bench.kgdb.thread = b"02"
+    bench.kgdb.registers["ip"] = LOAD + 1
+    bench.kgdb.stop()
+    bench.kgdb.wait_for(b"c")
+    assert bench.kgdb.registers["ip"] == CALLER, "it was put back, and has run on from there"
+    assert bench.kgdb.memory.read(LOAD, 1) == instruction
+    assert bench.gdb.silent()
+    bench.kgdb.thread = b"01"
+    bench.kgdb.resume(step=True)
+    assert bench.gdb.receive() == b"T05thread:01;"
+    assert bench.kgdb.registers["ip"] == NOP
+    assert bench.gdb.ask(b"Z" + breakpoint) == b"OK"
+    assert qemu.packets.count(b"Z" + breakpoint) == 3
 
 
 def test_what_kgdb_touches_is_no_hit(bench: Bench, qemu: ScriptedQemu) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Hook, Return
@@ -472,6 +474,24 @@ class TestHardwareBreakpoints:
         breakpoints.insert_hardware(self.packet(b"Z1"))
         assert self.sent == [self.packet(kind) for kind in (b"Z0", b"z0", b"Z0")]
 
+    def test_while_it_is_stepped_over(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        breakpoints.keep_hardware(HERE)
+        breakpoints.sync(set(), also={HERE})
+        assert breakpoints.insert_hardware(self.packet(b"Z1")) == b"OK"
+        breakpoints.sync(set())
+        assert self.sent == [self.packet(kind) for kind in (b"Z1", b"z1", b"Z1")]
+
+    def test_one_that_gdb_does_not_want_again(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        breakpoints.keep_hardware(HERE)
+        breakpoints.sync(set(), also={HERE})
+        breakpoints.sync(set())
+        breakpoints.keep_hardware(HERE)
+        assert self.sent == [self.packet(kind) for kind in (b"Z1", b"z1", b"Z1", b"z1")]
+
     def test_where_the_software_breakpoint_is_refused(self) -> None:
         replies = {b"Z0": b"E22"}
         sent = []
@@ -484,3 +504,41 @@ class TestHardwareBreakpoints:
         breakpoints.insert_hardware(self.packet(b"Z1"))
         assert breakpoints.insert(HERE) == b"E22"
         assert sent == [b"Z1", b"z1", b"Z0", b"Z1"], "the hardware breakpoint stays"
+
+    @staticmethod
+    def step_over(kgdb: Kgdb, *, displace: bool) -> None:
+        """Have gdb step a thread over one, by an instruction that is not emulated."""
+        kgdb.breakpoints.request_hardware = kgdb.request
+        kgdb.breakpoints.insert_hardware(b"Z1,%x,1" % HERE)
+        kgdb.breakpoints.remove_hardware(b"z1,%x,1" % HERE)
+        kgdb.emulates = False
+        context = replace(kgdb.context(HERE), displace=lambda: displace)
+        assert not kgdb.server.resume(b"s", context, step=True)
+
+    def test_other_cpus_stop_there_during_a_step(self) -> None:
+        kgdb = Kgdb()
+        self.step_over(kgdb, displace=True)
+        assert kgdb.inserted == {HERE}
+        assert kgdb.server.put_off(b"2"), "gdb is not to know of a stop of another thread's"
+        assert not kgdb.server.put_off(b"1")
+        kgdb.server.go_on()
+        assert kgdb.inserted == {HERE}, "the step has not ended"
+        assert not kgdb.step_ends(HERE + 1)
+        kgdb.breakpoints.insert_hardware(b"Z1,%x,1" % HERE)
+        kgdb.server.resume(b"c", kgdb.context(HERE + 1), step=False)
+        assert kgdb.inserted == {HERE}
+        assert [packet[:2] for packet in kgdb.packets] == [b"Z1", b"z1", b"Z1", b"s", b"c", b"c"]
+
+    def test_an_instruction_that_must_be_executed_in_its_place(self) -> None:
+        kgdb = Kgdb()
+        self.step_over(kgdb, displace=False)
+        assert not kgdb.inserted
+        assert kgdb.server.put_off(b"2")
+
+    def test_a_step_over_one_that_was_cut_short(self) -> None:
+        """QEMU's stub takes the stop by another CPU for the step's end."""
+        kgdb = Kgdb()
+        self.step_over(kgdb, displace=False)
+        assert kgdb.step_ends(HERE), "gdb would count another hit"
+        assert kgdb.packets[-1] == b"s"
+        assert not kgdb.step_ends(HERE + 1)
