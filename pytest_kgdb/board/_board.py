@@ -22,11 +22,12 @@ from ..rsp import LineSplitter
 from ..settings import Forward, SerialLine
 from ._access import BoardAccess
 from ._line import Line
-from ._reset_watch import BANNER, ResetWatch
+from ._reset_watch import ResetWatch, boot_in
 
 __all__ = ["Board", "BoardLines"]
 
 _CHUNK: Final = 256  # bytes that are written to a line at once
+_BEFORE_RESET: Final = 16384  # bytes before a reset in which the last time of a line is looked for
 _QUIET_SECONDS: Final = 0.3  # after which the beginning of a packet is taken for text
 
 
@@ -281,15 +282,12 @@ class Board:
 
     @property
     def boot_text(self) -> bytes:
-        """What the console has shown of the present boot; after a reset, behind its first line.
-
-        What the kernel before it has printed last may be on its way still.
-        """
-        text = self.console.since(self._boot_mark)
+        """What the console has shown of the present boot, as far as that is known."""
+        mark = self._boot_mark
         if not self._was_reset:
-            return text
-        _, banner, rest = text.rpartition(BANNER)
-        return rest if banner else b""
+            return self.console.since(mark)
+        before = min(mark, _BEFORE_RESET)
+        return boot_in(self.console.since(mark - before), before)
 
     def expect_boot(self, *, reset: bool) -> None:
         """Take what the console shows from now on for the boot of another kernel.

@@ -9,12 +9,15 @@ from typing import Final
 
 from ..escape import clean
 
-__all__ = ["BANNER", "ResetWatch"]
+__all__ = ["ResetWatch", "boot_in"]
 
 # A line with CONFIG_PRINTK_TIME; with CONFIG_PRINTK_CALLER, who printed it follows.
 _LINE: Final = re.compile(rb"\[ *(\d+)\.(\d{6})\](?:\[ *[CT]\d+\])? (.*)")
-BANNER: Final = b"Linux version "
-"""How the first line of a kernel that boots begins (init/main.c, start_kernel: linux_banner)."""
+# init/main.c, start_kernel: linux_banner is printed first.
+_BANNER: Final = b"Linux version "
+
+# By so many seconds CPUs that print at once may be in the wrong order.
+_DISORDER: Final = 0.5
 
 _SURE_SECONDS: Final = 4.0  # in which 40 kB come at 115,200 baud
 _AHEAD_SECONDS: Final = 2.0  # of a boot: what was printed before there was a console comes at once
@@ -23,6 +26,22 @@ _AHEAD_SECONDS: Final = 2.0  # of a boot: what was printed before there was a co
 _BEGINS, _ENDS = re.compile(rb"[\x1d\x1e]"), b"\x1f"
 _COMMAND_SECONDS: Final = 20.0  # after which a command whose output has a kernel's first line ended
 _LONGEST: Final = 4096
+
+
+def boot_in(text: bytes, mark: int) -> bytes:
+    """Return what a kernel has printed that has begun to boot behind a mark; nothing if none has.
+
+    What the kernel before it has printed last may be on its way still. A kernel that is `quiet`
+    does not print its first line, but its times begin anew.
+    """
+    begin = text.rfind(_BANNER, mark)
+    last = None
+    for match in _LINE.finditer(text):
+        seconds = int(match[1]) + int(match[2]) / 1e6
+        if last is not None and seconds < last - _DISORDER and match.start() >= mark:
+            begin = max(begin, match.start())
+        last = seconds
+    return text[begin:] if begin >= 0 else b""
 
 
 class ResetWatch:
@@ -59,7 +78,7 @@ class ResetWatch:
 
     def _take(self, seconds: float, text: bytes) -> None:
         now = self._clock()
-        if text.startswith(BANNER) and seconds == 0:
+        if text.startswith(_BANNER) and seconds == 0:
             self._banner, self._at = text, now
         elif self._banner is not None and seconds > now - self._at + _AHEAD_SECONDS:
             self._banner = None

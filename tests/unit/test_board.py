@@ -12,12 +12,41 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.board._line import Line
-from pytest_kgdb.board._reset_watch import ResetWatch
+from pytest_kgdb.board._reset_watch import ResetWatch, boot_in
 from pytest_kgdb.board._users import tty_users
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.settings import SerialLine, make_settings
 
 LINE = "serial:/dev/ttyUSB1"
+
+
+class TestBootIn:
+    """What is of a kernel that boots, on a line that has the last one's words still to bring."""
+
+    OLD = b"[    7.100000] demo: probed\r\n"
+    PANIC = b"[    7.900000] ---[ end Kernel panic - not syncing: demo ]---\r\n"
+    BANNER = b"[    0.000000] Linux version 6.1.192 (pytest@kgdb)\r\n"
+    NEW = b"[    0.800000] Kernel panic - not syncing: no init\r\n"
+
+    @pytest.mark.parametrize(
+        ("before", "behind", "new"),
+        [
+            (OLD, b"", b""),
+            (OLD, PANIC, b""),
+            (b"", PANIC, b""),
+            (OLD, PANIC + BANNER, BANNER[15:]),
+            (OLD, PANIC + BANNER + NEW, BANNER[15:] + NEW),
+            (b"", BANNER + NEW, BANNER[15:] + NEW),
+            (OLD + BANNER + OLD, PANIC, b""),  # an earlier boot's
+            # Kernels that are `quiet`.
+            (OLD, NEW, NEW),
+            (OLD, PANIC + NEW, NEW),
+            (b"", PANIC + NEW, NEW),
+            (OLD, b"[    7.050000] of another CPU\r\n" + PANIC, b""),
+        ],
+    )
+    def test_it(self, before: bytes, behind: bytes, new: bytes) -> None:
+        assert boot_in(before + behind, len(before)) == new
 
 
 class TestOptions:
