@@ -16,6 +16,7 @@ _Span = tuple[int, int]
 
 # What stands around the output of a command, and is the answer to a question (_shell.py).
 _TAG: Final = re.compile(rb"([\x06\x1d-\x1f])(kgdb-\d+)(?: \d+)?(?:\r?\n|\Z)")
+_BEGIN: Final = re.compile(rb"[\x1d\x1e]kgdb-\d+(?:\r?\n|\Z)")
 # The prompts before it: the shell of a guest that reads such commands prints no other text there.
 _PROMPTS: Final = re.compile(rb"(?:[\w.@:~/-]{0,64}# )+\Z")
 _PROMPT_BYTES: Final = 200
@@ -64,7 +65,11 @@ class OwnText:
             start, position = match.span()
             if match[1] == OWN_BEGIN:
                 last = re.compile(rb"\x1f%b \d+(?:\r?\n|\Z)" % match[2]).search(text, position)
-                position = len(text) if last is None else last.end()
+                if last is None:  # it has been ended: by a restore, for one
+                    last = _BEGIN.search(text, position)
+                    position = len(text) if last is None else last.start()
+                else:
+                    position = last.end()
                 # What the kernel says meanwhile is its own.
                 for begin, end in record_spans(text, match.end(), position):
                     yield start, begin

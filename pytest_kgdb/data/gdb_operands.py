@@ -72,7 +72,7 @@ class Node:
             self._asked = True
             try:
                 self._typed = self._typed() if callable(self._typed) else self._typed
-            except (gdb.error, Refused, AttributeError):
+            except (gdb.error, Refused, AttributeError, ValueError):
                 self._typed = None
         return self._typed
 

@@ -346,6 +346,7 @@ class Prompt:
         try:
             return self._debugger.console(command, timeout=timeout)
         except TimeoutError as error:
+            self._spoiled()
             more = " …" if len(lines) > 1 else ""
             raise TimeoutError(
                 f"'{lines[0].strip()}{more}' did not end in {self._waits.of(timeout):g} s",

@@ -266,6 +266,8 @@ class TestText:
         assert console.shown(mark) == ""
         guest.shows(b"[    3.000000] demo: stuck\r\n")
         assert console.shown(mark) == "[    3.000000] demo: stuck\r\n"
+        guest.shows(b"\x1ekgdb-6\r\nof the next test\r\n\x1fkgdb-6 0\r\n")
+        assert console.shown(mark) == "[    3.000000] demo: stuck\r\nof the next test\r\n"
 
     def test_a_sysrq_that_a_replaced_kernel_did_not_answer(self, guest: Guest) -> None:
         console = guest.start()
