@@ -80,6 +80,7 @@ def test_a_module(kgdb):
     assert "kgdb-buffer" in kgdb.console.log.read_text()
 
 
+@pytest.mark.kgdb(stub="kgdb")  # which is what has the kernel know this sysrq
 def test_a_sysrq_of_the_tests_own_is_shown(kgdb):
     mark = kgdb.console.mark()
     kgdb.run("true")

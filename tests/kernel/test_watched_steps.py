@@ -30,7 +30,7 @@ def test_a_step(watched, step):
     watched.breakpoint("watched_write", temporary=True)
     write(watched, 33)
     watched.cont()
-    watch = watched.watchpoint("second")
+    watch = watched.watchpoint("watched_second")
     stop = watched.stop
     while stop.reason in ("step", "breakpoint"):
         stop = getattr(watched, step)()
@@ -46,10 +46,10 @@ def test_a_step(watched, step):
     assert watched.cont().frame.function == "watched_count"
     watched.delete_breakpoints()
     assert watched.run("echo ok").output == "ok\n"
-    assert watched.evaluate("third") == 33
+    assert watched.evaluate("watched_third") == 33
 
 
-AT = {"watched_count": "watched_total", f"watched.c:{line_of('first')}": "first"}
+AT = {"watched_count": "watched_total", f"watched.c:{line_of('first')}": "watched_first"}
 KINDS = ("breakpoint", "hardware", "temporary", "condition")
 CASES = [(kind, place) for kind in KINDS for place in AT] + [("spy", "watched_count")]
 

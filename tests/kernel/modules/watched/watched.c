@@ -2,7 +2,7 @@
 /* Variables that are written one after the other: echo 5 > /sys/module/watched/parameters/all */
 #include <linux/module.h>
 
-static int first, second, third;
+static int watched_first, watched_second, watched_third;
 static unsigned long watched_total;
 
 /* Its first instruction writes memory, and is not emulated. */
@@ -13,9 +13,9 @@ static noinline void watched_count(void)
 
 static noinline void watched_write(int n)
 {
-	WRITE_ONCE(first, n); /* first */
-	WRITE_ONCE(second, n); /* second */
-	WRITE_ONCE(third, n); /* third */
+	WRITE_ONCE(watched_first, n); /* first */
+	WRITE_ONCE(watched_second, n); /* second */
+	WRITE_ONCE(watched_third, n); /* third */
 }
 
 static int watched_set(const char *text, const struct kernel_param *param)
