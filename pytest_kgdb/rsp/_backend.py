@@ -167,6 +167,18 @@ class Backend(ABC):
             raise KgdbError(f"the registers of the CPU that stopped are not known to {self.target}")
         return context.registers[name]
 
+    @property
+    @abstractmethod
+    def oopsed(self) -> bool:
+        """Whether the stop is an oops, of which the task does not come back."""
+
+    def stack_pointer(self) -> int | None:
+        """Return that of the task that stopped; None where it is not known."""
+        try:
+            return self.register("sp")
+        except KgdbError:
+            return None
+
     @abstractmethod
     def stop_packet(self, served: int | None, breakpoints: InsertedBreakpoints) -> bytes:
         """Return the stop reply as gdb is to have it.
@@ -289,7 +301,7 @@ class Backend(ABC):
 
     @property
     def stepping_off(self) -> bool:
-        """Whether a step off a hook is under way, which a pause of the machine would end."""
+        """Whether a single step is under way, which a pause of the machine would end unseen."""
         return False
 
     @contextlib.contextmanager

@@ -176,7 +176,10 @@ class InsertedBreakpoints:
             self._had.add(address)
             if replaces:
                 self.hardware.discard(address)
-                self.stand_ins.add(address)
+                if address in self._kept:
+                    self._kept.discard(address)  # gdb's own is removed
+                else:
+                    self.stand_ins.add(address)
             return reply
         if replaces:
             self._ask_hardware(b"Z1,%x,1" % address)

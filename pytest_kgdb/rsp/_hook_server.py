@@ -114,8 +114,10 @@ class HookServer:
                 return True
             over = context.registers[_PC]
             if self.stepping.steps_over(thread, over):
-                # Another CPU has stopped the machine before the step, which QEMU takes for its end.
-                self._go(self._step_packet, without=over)
+                # QEMU takes another CPU's stop for the step's end; and of an instruction that is
+                # repeated (`rep stos`), the CPU has executed one iteration.
+                self._displaced = over if context.displace() else None
+                self._go(self._step_packet, without=over if self._displaced is None else None)
                 return True
             if not self.stepping.step_ends(thread):
                 self._go(CONT)

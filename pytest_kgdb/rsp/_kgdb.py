@@ -157,10 +157,11 @@ class KgdbBackend(Backend):
         self._stop.reply = stop_reply
         self._handlers.select_stopped_thread()
         self._stop.find_registers()
-        if self._hit is None:
+        if not self._is_of_hit:
             self._led_late = self._restore_led_late()
             return
         self._led_late = False
+        assert self._hit is not None
         if self._hit.address in self._by_stub and self._stub is not None:
             # It is as any other breakpoint from here on: an int3 has been executed.
             hit, self._hit = self._hit, None
@@ -193,12 +194,21 @@ class KgdbBackend(Backend):
     @property
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""
-        return self._hit is None and self._stop.reply[:3] == b"T05"
+        return not self._is_of_hit and self._stop.reply[:3] == b"T05"
 
     @property
     def step_is_hit(self) -> bool:
         """See :attr:`Backend.step_is_hit`."""
-        return self._hit is not None and self._hit.stepped
+        return self._hit is not None and self._hit.stepped and self._is_of_hit
+
+    @property
+    def _is_of_hit(self) -> bool:
+        """Whether the stop may be a hit's: another CPU can come into kgdb before a step's end."""
+        hit, registers = self._hit, self._stop.registers
+        if hit is None or not hit.stepped or registers is None:
+            return hit is not None
+        is_step = self._traps.int3(self._stop.thread, registers) is None
+        return is_step and self._stop.reply[:3] == b"T05"
 
     @property
     def is_spurious(self) -> bool:
@@ -231,10 +241,11 @@ class KgdbBackend(Backend):
         breakpoints only, as it goes on silently where it has none.
         """
         reply, registers = self._stop.reply, self._stop.registers
-        if registers is not None and self._hit is not None and self._stub is not None:
+        if registers is not None and self._is_of_hit and self._stub is not None:
             hit, self._hit = self._hit, None
+            assert hit is not None
             self._stub.restore_instruction(hit)
-            if hit.stepped and reply[:3] == b"T05":
+            if hit.stepped:
                 return b"T05" + hit.reason + reply[3:]
             if registers[_PC] - 1 == hit.address:
                 registers[_PC] = hit.address
@@ -249,6 +260,16 @@ class KgdbBackend(Backend):
             if address in breakpoints.requested:
                 return b"T05swbreak:;" + reply[3:]
         return reply
+
+    @property
+    def oopsed(self) -> bool:
+        """See :attr:`Backend.oopsed`."""
+        return not self._stop.is_trap
+
+    def stack_pointer(self) -> int | None:
+        """See :meth:`Backend.stack_pointer`."""
+        registers = self._stop.registers
+        return registers[X86_64.registers.sp] if registers is not None else super().stack_pointer()
 
     def _step_back(self, breakpoints: InsertedBreakpoints) -> int | None:
         """Put the program counter back to a breakpoint's int3; return where, if it was one."""

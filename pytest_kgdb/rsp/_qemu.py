@@ -225,6 +225,16 @@ class QemuStubBackend(Backend):
             spurious=not self._stepped and pc not in self._breakpoints,
         )
 
+    @property
+    def oopsed(self) -> bool:
+        """See :attr:`Backend.oopsed`."""
+        return self._stop.faulted
+
+    def stack_pointer(self) -> int | None:
+        """See :meth:`Backend.stack_pointer`."""
+        pointer = self._stop.faulted_stack_pointer
+        return super().stack_pointer() if pointer is None else pointer
+
     def _emulate(self) -> bool:
         watched = any(key[:1] != b"1" for key in self._hardware)
         return not watched and self._stop.emulate()
@@ -379,7 +389,7 @@ class QemuStubBackend(Backend):
     @property
     def stepping_off(self) -> bool:
         """See :attr:`Backend.stepping_off`."""
-        return self._running and self._leaving
+        return self._running and (self._leaving or bool(self._single_steps))
 
     def interrupt(self) -> None:
         """See :meth:`Backend.interrupt`."""

@@ -87,6 +87,11 @@ class QemuStop:
         """Whether gdb sees what an exception has interrupted."""
         return self._fault is not None
 
+    @property
+    def faulted_stack_pointer(self) -> int | None:
+        """That of what an exception has interrupted; None if gdb sees none."""
+        return self._fault[X86_64.registers.sp] if self._fault is not None else None
+
     def show(self, fault: Fault) -> None:
         """Have gdb see what an exception has interrupted, as kgdb shows it."""
         self._reply = b"T%02xthread:%b;%b%x;" % (

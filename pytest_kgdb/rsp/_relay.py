@@ -36,6 +36,9 @@ _IDLE: Final = 0.0
 # Seconds that one instruction may take in a machine that runs.
 _STEP_SECONDS: Final = 1.0
 
+# Seconds that a gdb on a busy host may take to go on from a breakpoint whose condition is false.
+_GDB_SECONDS: Final = 10.0
+
 # Seconds after which it is asked again whether gdb has stopped, of which the relay does not hear.
 _ASK: Final = 0.01
 
@@ -51,8 +54,9 @@ _KILL_PROCESS: Final = b"vKill"
 _KILL: Final = b"k"
 _DETACH: Final = b"D"
 
-# kgdb takes leave in this way when the kernel reboots (kernel/debug/gdbstub.c, gdbstub_exit), and
-# gdb would take the kernel for a program that has ended (gdb manual, "Stop Reply Packets").
+# In this way kgdb takes leave when the kernel reboots (kernel/debug/gdbstub.c, gdbstub_exit), which
+# gdb would take for a program that has ended (gdb manual, "Stop Reply Packets"); and QEMU's stub
+# when QEMU ends, which the closed port tells as well.
 _EXITS: Final = (b"W", b"X")
 
 # Watchpoints: of writes, reads and both (gdb manual, "Packets").
@@ -100,6 +104,7 @@ class Relay:
         self._from_gdb = Decoder()
         self._acks = True
         self._stopped = True
+        self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -299,23 +304,32 @@ class Relay:
 
     # Other states of the machine
 
-    def detach(self, gdb_stopped: Callable[[], bool] = lambda: True) -> bool:
+    def detach(
+        self, gdb_stopped: Callable[[], bool] = lambda: True, *, keeps_gdb: bool = False
+    ) -> bool:
         """Hear nothing of the target from now on: the machine is about to be replaced.
 
         gdb is to be told of another stop then, which may be of another thread. It dies of that
         while it steps over a breakpoint (gdb 13, infrun.c, finish_step_over): first comes what it
-        is about, as far as it takes no longer than an instruction may.
+        is about, until it lets the kernel run, which it does not any more.
 
         :param gdb_stopped: whether gdb has said that its target is stopped, and asks for nothing.
+        :param keeps_gdb: whether that gdb must be kept, and is waited for longer.
         :return: whether gdb waits for a stop, or has one.
         """
         with self._lock:
-            settled = self._await_settled(gdb_stopped)
-            self._backend.detach()
+            self._settling = True
+            try:
+                settled = self._await_settled(
+                    gdb_stopped, _GDB_SECONDS if keeps_gdb else _STEP_SECONDS
+                )
+                self._backend.detach()
+            finally:
+                self._settling = False
         return settled
 
-    def _await_settled(self, gdb_stopped: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + _STEP_SECONDS
+    def _await_settled(self, gdb_stopped: Callable[[], bool], patience: float) -> bool:
+        deadline = time.monotonic() + patience
         while self._gdb is not None:
             if gdb_stopped() if self._stopped else not self._hooks.stepping.awaits_any:
                 break
@@ -482,7 +496,7 @@ class Relay:
     def _on_event(self, payload: bytes) -> None:
         """Take what the target sends while it runs."""
         if payload[:1] in _EXITS:
-            return  # the kernel is about to reboot, and runs on
+            return
         if payload[:1] not in (b"T", b"S"):
             self._to_gdb(payload)  # O: console output through gdb
             return
@@ -529,11 +543,11 @@ class Relay:
     def _end_watches_left(self) -> None:
         if not self._watches.active:
             return
-        pointer = self._stack_pointer()
-        if pointer is None:  # the kernel has oopsed, and ends the task without a return
-            self._remove(self._watches.end_all())
-        else:
-            self._remove(self._watches.left(pointer))
+        pointer = self._backend.stack_pointer()
+        if pointer is not None:
+            watches = self._watches
+            end = watches.end_stack if self._backend.oopsed else watches.left
+            self._remove(end(pointer))
 
     def _stop_packet(self) -> bytes:
         packet = self._backend.stop_packet(self._hooks.served, self._breakpoints)
@@ -612,18 +626,12 @@ class Relay:
         if self._backend.detached:
             return self._backend.reply(payload)
         if payload[:1] == b"Z":
-            return self._watches.insert(payload, self._stack_pointer)
+            return self._watches.insert(payload, self._backend.stack_pointer)
         return self._watches.remove(payload)
-
-    def _stack_pointer(self) -> int | None:
-        try:
-            return self._backend.register("sp")
-        except KgdbError:
-            return None
 
     def _resume(self, request: ResumeRequest) -> None:
         backend, hooks = self._backend, self._hooks
-        if backend.detached:
+        if backend.detached or (self._settling and not request.step):
             self._stopped = False
             self._resumed.notify_all()
             return
@@ -631,7 +639,7 @@ class Relay:
             stopped = backend.context(hooked=True)
             if stopped is not None and stopped.registers[_PC] not in self._breakpoints.hooks:
                 self._breakpoints.reached(stopped.registers[_PC])
-        if self._watches.waiting and (pointer := self._stack_pointer()) is not None:
+        if self._watches.waiting and (pointer := backend.stack_pointer()) is not None:
             self._watches.make(pointer)
         context = backend.context(hooked=hooks.hooked)
         if hooks.resume(request.packet, context, step=request.step):

@@ -129,7 +129,8 @@ class StackWatches:
             return self._request(payload)
         pointer = stack_pointer()
         if frame.made_at and (pointer is None or not frame.holds(address, pointer)):
-            if not self._add_hook(frame.made_at, self._on_made):
+            hooked = address in self._waiting
+            if not hooked and not self._add_hook(frame.made_at, self._on_made):
                 self._refusal = (
                     f"{address:#x} is on the stack, where the function has still to make room for "
                     f"it, and no breakpoint can be at {frame.made_at:#x}, where it has"
@@ -259,12 +260,18 @@ class StackWatches:
 
         A function frees its frame some instructions before it returns.
         """
-        addresses = [at for at in self._frames if 0 < stack_pointer - at < _STACK]
+        addresses = [
+            at for at in self._frames if at not in self._waiting and 0 < stack_pointer - at < _STACK
+        ]
         return self._end(addresses, by_return=False)
 
-    def end_all(self) -> set[bytes]:
-        """End all; return the same."""
-        return self._end(list(self._frames), by_return=False)
+    def end_stack(self, stack_pointer: int) -> set[bytes]:
+        """End those on the stack of a task that has oopsed; return the same.
+
+        It ends without a return.
+        """
+        addresses = [at for at in self._frames if at // _STACK == stack_pointer // _STACK]
+        return self._end(addresses, by_return=False)
 
     def replaced(self, read: Callable[[int, int], bytes | None]) -> None:
         """Take note of another state of the machine, in which none is inserted.

@@ -88,7 +88,8 @@ class SnapshotStore:
         if not keeps_gdb:
             # It would insert its breakpoints in the restored kernel, and let it run.
             relay.let_go_of_gdb()
-        if not relay.detach(attachment.run_control.gdb_is_stopped) and not keep_breakpoints:
+        settled = relay.detach(attachment.run_control.gdb_is_stopped, keeps_gdb=keep_breakpoints)
+        if not settled and not keep_breakpoints:
             relay.let_go_of_gdb()
             keeps_gdb = False
         with (

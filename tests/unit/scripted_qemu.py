@@ -17,6 +17,8 @@ class ScriptedQemu(ScriptedStub):
         self.cpu = 1
         """The one that stopped."""
         self.running = False
+        self.holds_steps = False
+        """Whether a single step waits until a test calls :meth:`end_step`."""
         self.cut_short = 0
         """How many of the next single steps end before the instruction."""
         self.watchpoints: set[bytes] = set()
@@ -76,6 +78,8 @@ class ScriptedQemu(ScriptedStub):
     def _resume(self, actions: dict[int, bytes]) -> None:
         self.running = True
         self._single_steps |= {cpu for cpu, action in actions.items() if action == b"s"}
+        if self._single_steps and self.holds_steps:
+            return
         moving = [cpu for cpu, action in actions.items() if action]
         while True:
             cpu = int(self.turns.popleft()) if self.turns else self.cpu
@@ -86,6 +90,11 @@ class ScriptedQemu(ScriptedStub):
                 return
             if not self.turns:
                 return
+
+    def end_step(self) -> None:
+        """Have the CPU that is to execute one instruction do so, where `holds_steps` is set."""
+        self._run(self.cpu)
+        self.stop()
 
     def _run(self, cpu: int) -> bool:
         registers = self.cpus[cpu]

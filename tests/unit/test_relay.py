@@ -435,8 +435,10 @@ class TestReplacing:
         assert bench.gdb.receive() == b"T05thread:01;"
         assert not detached.done(), "gdb has yet to let the kernel run"
         assert bench.gdb.ask(insert(LOAD)) == b"OK"
+        bench.sent()
         bench.gdb.send(b"c")
         assert detached.result(10)
+        assert bench.sent() == [], "the kernel does not run for it"
         bench.relay.reattach(b"T05thread:02;", paused=False)
         assert bench.gdb.receive() == b"T05thread:02;"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from relay_bench import Bench, counter, insert, remove
-from scripted_kgdb import COPIES, LAYOUT, LAYOUT_WITH_COPIES
+from scripted_kgdb import COPIES, LAYOUT, LAYOUT_WITH_COPIES, TRAP_FLAG
 from scripted_stub import CALLER, ENTRY, LOAD, NOP, RET, STACK
 
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, Return
@@ -103,6 +103,20 @@ def test_another_thread_comes_to_what_gdb_steps_over(copying: Bench) -> None:
     copying.kgdb.turns += [b"02"]
     assert copying.gdb.ask(b"c") == b"T05swbreak:;thread:02;"
     assert copying.kgdb.registers["ip"] == LOAD
+
+
+def test_what_is_repeated_is_stepped_to_its_end(copying: Bench) -> None:
+    """An iteration of `rep stos` ends a single step; its address is the same then."""
+    copying.step_over(LOAD)
+    for count in (2, 3):
+        assert copying.kgdb.registers["ip"] in COPIES
+        copying.kgdb.registers["flags"] |= TRAP_FLAG
+        copying.kgdb.stop()
+        copying.kgdb.wait_for(b"s", count)
+    assert copying.kgdb.breakpoints == {LOAD}
+    copying.kgdb.resume(step=True)
+    assert copying.gdb.receive() == b"T05thread:01;"
+    assert copying.kgdb.registers["ip"] == NOP
 
 
 def test_an_oops_at_a_copy_is_one_of_the_original(copying: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -468,6 +469,26 @@ class TestPausedByTheMonitor:
         monitor = Monitor(bench.qemu, stopped=False)
         with bench.relay.machine_paused(monitor):
             pass
+        assert monitor.commands == []
+
+    def test_a_step_of_gdbs_ends_first(self, bench: Bench) -> None:
+        """QEMU would forget it, and gdb wait for ever."""
+        bench.qemu.holds_steps = True
+        bench.qemu.registers["ip"] = LOAD
+        bench.gdb.send(b"vCont;s:p1.1")
+        bench.qemu.wait_for(b"vCont;s:p1.1")
+        monitor = Monitor(bench.qemu, stopped=False)
+
+        def pause() -> None:
+            with bench.relay.machine_paused(monitor):
+                pass
+
+        with ThreadPoolExecutor() as threads:
+            paused = threads.submit(pause)
+            assert bench.gdb.silent()
+            bench.qemu.end_step()
+            assert bench.gdb.receive() == STOPPED
+            paused.result(10)
         assert monitor.commands == []
 
     def test_its_report_is_acknowledged_before_the_machine_goes_on(self, bench: Bench) -> None:

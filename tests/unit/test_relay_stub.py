@@ -10,7 +10,7 @@ import pytest
 from relay_bench import WAITS, Bench, insert
 from scripted_kgdb import KGDB_LAYOUT, LAYOUT, LAYOUT_WITH_COPIES
 from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, DATA, LOAD, NOP, packet
+from scripted_stub import CALLER, DATA, LOAD, NOP, RET, packet
 
 from pytest_kgdb.rsp import QemuStub
 
@@ -63,6 +63,28 @@ def test_a_hit_by_what_is_stepped(bench: Bench, qemu: ScriptedQemu) -> None:
     bench.kgdb.resume(step=True)
     assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % DATA
     assert bench.kgdb.registers["ip"] == NOP
+
+
+def test_another_cpus_stop_before_the_step_with_the_hit_has_ended(
+    bench: Bench, qemu: ScriptedQemu
+) -> None:
+    kgdb = replace(KGDB_LAYOUT, debug_exception=NOP)
+    bench.kgdb.registers["ip"] = LOAD
+    bench.relay.use_guest_memory(bench.kgdb.memory, replace(LAYOUT, kgdb=kgdb))
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
+    qemu.wait_for(b"c")
+    bench.kgdb.holds_steps = True
+    bench.gdb.ask(insert(RET))
+    bench.gdb.send(b"s")
+    bench.kgdb.wait_for(b"s")
+    qemu.registers["ip"] = NOP
+    qemu.stop(reason=b"watch:%x;" % DATA)
+    qemu.wait_for(b"c", 2)
+    bench.kgdb.thread = b"02"
+    bench.kgdb.registers["ip"], bench.kgdb.registers["flags"] = RET + 1, 0x202
+    bench.kgdb.stop()
+    assert bench.gdb.receive() == b"T05swbreak:;thread:02;"
+    assert bench.kgdb.registers["ip"] == RET
 
 
 def test_a_hit_of_a_hardware_breakpoint(bench: Bench, qemu: ScriptedQemu) -> None:

@@ -492,6 +492,15 @@ class TestHardwareBreakpoints:
         breakpoints.keep_hardware(HERE)
         assert self.sent == [self.packet(kind) for kind in (b"Z1", b"z1", b"Z1", b"z1")]
 
+    def test_a_hook_at_one_that_gdb_has_stepped_off(self, breakpoints: InsertedBreakpoints) -> None:
+        breakpoints.insert_hardware(self.packet(b"Z1"))
+        breakpoints.remove_hardware(self.packet(b"z1"))
+        breakpoints.keep_hardware(HERE)
+        breakpoints.sync(set(), also={HERE})
+        breakpoints.add_hook(HERE, lambda _: CONTINUE)
+        assert not breakpoints.requested, "gdb has removed it"
+        assert breakpoints.inserted == {HERE}
+
     def test_where_the_software_breakpoint_is_refused(self) -> None:
         replies = {b"Z0": b"E22"}
         sent = []

@@ -157,7 +157,8 @@ def test_a_frame_that_is_left_before_the_return(target: Target) -> None:
 
 def test_the_end_of_the_task(target: Target) -> None:
     target.insert(key(LOCAL))
-    target.remove(target.watches.end_all())
+    assert target.watches.end_stack(SP + 0x10_0000) == set(), "that of another task"
+    target.remove(target.watches.end_stack(SP - 0x100))
     assert target.inserted == []
     assert target.watches.take_ended() == {LOCAL: False}
 
@@ -235,6 +236,21 @@ def test_one_that_is_removed_before_there_is_room(target: Target) -> None:
     # And at once, where there is.
     assert target.insert(key(LOCAL), SP) == b"OK"
     assert target.inserted == [key(LOCAL), GUARD]
+
+
+def test_two_for_which_there_is_no_room_yet(target: Target) -> None:
+    """They end no earlier than what is watched already, of the caller's."""
+    target.watches.offer(frames(made_at=MADE, lowest=LOCAL))
+    hooks: list[int] = []
+    target.watches._add_hook = lambda address, _hook: not hooks.append(address)
+    for kind in (2, 3):
+        assert target.insert(key(LOCAL, kind=kind), SLOT) == b"OK"
+    assert hooks == [MADE]
+    assert target.insert(key(SLOT + 0x10), SLOT) == b"OK"
+    assert target.watches.left(SLOT - 8) == set()
+    assert target.watches.take_ended() == {}
+    target.watches.make(SP)
+    assert {key(LOCAL), key(LOCAL, kind=3)} <= set(target.inserted)
 
 
 def test_one_for_which_there_is_room_nobody_knows_when(target: Target) -> None:

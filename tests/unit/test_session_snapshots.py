@@ -76,9 +76,9 @@ class World:
     def let_go_of_gdb(self) -> None:
         self.note("let go of gdb")
 
-    def detach(self, gdb_stopped: Any) -> bool:
+    def detach(self, gdb_stopped: Any, *, keeps_gdb: bool) -> bool:
         assert gdb_stopped() is False
-        self.note("detach")
+        self.note("detach, keep gdb" if keeps_gdb else "detach")
         return self.settles
 
     def reattach(self, stop_reply: bytes, *, paused: bool = False) -> None:
@@ -150,7 +150,7 @@ def test_a_tests_own(world: World) -> None:
     del world.events[:]
     world.store.restore_named("ready")
     assert world.events == [
-        "detach",
+        "detach, keep gdb",
         "breakpoint, keep breakpoints",
         *restored("test-ready", "T05thread:1;"),
         f"at {stop}",
@@ -179,7 +179,9 @@ def test_a_gdb_that_steps_for_ever(world: World) -> None:
     world.store.save_named("its own", SimpleNamespace(reason="breakpoint"))  # type: ignore[arg-type]
     del world.events[:]
     world.store.restore_named("its own")
-    assert world.events[:2] == ["detach", "breakpoint, keep breakpoints"], "a test keeps it"
+    assert world.events[:2] == ["detach, keep gdb", "breakpoint, keep breakpoints"], (
+        "a test keeps it"
+    )
     del world.events[:]
     world.store.restore("ready", "interrupt")
     assert world.events[:3] == ["detach", "let go of gdb", "interrupt, another gdb"]
