@@ -146,7 +146,7 @@ class Backend(ABC):
         """Whether it is known that there is no reason for the stop."""
         return False
 
-    def put_back_hit(self) -> bool:
+    def undo_hit(self) -> bool:
         """Put the CPU back to the hardware breakpoint that it has hit; False if it has hit none."""
         return False
 

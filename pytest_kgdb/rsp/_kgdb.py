@@ -215,8 +215,8 @@ class KgdbBackend(Backend):
         """See :attr:`Backend.is_spurious`."""
         return self._led_late or self._stop.interrupted_step
 
-    def put_back_hit(self) -> bool:
-        """See :meth:`Backend.put_back_hit`."""
+    def undo_hit(self) -> bool:
+        """See :meth:`Backend.undo_hit`."""
         hit, registers, stub = self._hit, self._stop.registers, self._stub
         if hit is None or registers is None or stub is None or hit.reason != HARDWARE_HIT:
             return False

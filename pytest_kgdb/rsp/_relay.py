@@ -507,7 +507,7 @@ class Relay:
         if not self._watches_end(payload):
             backend.resume(CONT)
             return
-        if hooks.put_off(backend.thread) and backend.put_back_hit():
+        if hooks.put_off(backend.thread) and backend.undo_hit():
             hooks.go_on()
             return
         hooked = hooks.hooked or self._breakpoints.stale or backend.is_spurious
