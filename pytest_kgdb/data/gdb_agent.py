@@ -25,6 +25,7 @@ from gdb_functions import (
 from gdb_lvalues import (
     checked,
     number_of,
+    selected_block,
 )
 from gdb_names import (
     names,
@@ -37,6 +38,7 @@ from gdb_types import (
     member_names,
     one_line,
     plain,
+    type_named,
 )
 from gdb_unwinder import unwinder  # it lies beside this file
 
@@ -210,7 +212,7 @@ def op_child(id, how, argument=None):
 def find_type(name):
     stars = len(name) - len(name.rstrip("* "))
     base = name.rstrip("* ").strip()
-    kind = gdb.lookup_type(base)
+    kind = type_named(base, selected_block())
     for _ in range(name[len(name) - stars :].count("*")):
         kind = kind.pointer()
     return kind

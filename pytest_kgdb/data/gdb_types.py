@@ -262,9 +262,23 @@ def text_size(text):
     return sum(1 if piece[0] == "\\" else len(piece.encode()) for piece in pieces)
 
 
+TAGGED = {
+    "struct": gdb.TYPE_CODE_STRUCT,
+    "union": gdb.TYPE_CODE_UNION,
+    "enum": gdb.TYPE_CODE_ENUM,
+}
+TAG = re.compile(r"(?:struct|union|enum)\s+(\w+)$")
+
+
 def type_named(name, block):
     """The type that a name stands for in a block; raises gdb.error for none."""
     if block is not None:
+        tag = TAG.match(name)
+        if tag is not None:
+            # For a tag, lookup_type() pays no attention to the block; another file may have one.
+            symbol = gdb.lookup_symbol(tag.group(1), block, gdb.SYMBOL_STRUCT_DOMAIN)[0]
+            if symbol is not None and symbol.type.code == TAGGED[name.split()[0]]:
+                return symbol.type
         try:
             return gdb.lookup_type(name, block)
         except gdb.error:

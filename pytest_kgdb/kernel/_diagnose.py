@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from ..host import install
 
-_COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:fatal )?error: ")
+_COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:(?:fatal )?error|Error): ")
 _LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In|At) .*:$")
 _KBUILD: Final = re.compile(r"^(  [A-Z]{2,}[\w ]*(\[M\])?\s|make(\[\d+\])?: |scripts/)")
 _OTHERS: Final = (

@@ -59,6 +59,9 @@ class HookServer:
 
     def _begin(self) -> None:
         self.stepping = SteppingThreadFilter()
+        # What was put off, by thread: the address, the stack pointer, whether a hook stops there,
+        # and what hooks have decided. They have run, and do not once more at the next stop there.
+        self._deferred: dict[bytes, tuple[int, int, bool, Return | None]] = {}
         self._served: int | None = None  # its hooks have run, and the CPU is still there
         self._forced: Return | None = None  # what they decided, to be done when gdb resumes
         self._steps: dict[bytes, _Step] = {}  # by thread
@@ -145,16 +148,24 @@ class HookServer:
         registers[_PC] = address
         self._served = address
         event = Event(address, registers, context.read, now - self._resumed_at)
-        stop = self._call_hooks(event, context)
-        self._note_arrival(address)
-        if stop:
-            return self._report(context)
+        before = self._deferred.pop(thread, None)
+        if before is not None and before[:2] == (address, registers[_SP]):
+            stops, self._forced = before[2:]
+        else:
+            stops = self._call_hooks(event)
+            self._note_arrival(address)
+        if stops or self._stops_gdb(context, address):
+            return self._report(context, hook_stops=stops)
         self._leave(context, CONT)
         if event.took is not None:
             event.took(time.monotonic() - now)
         return True
 
-    def _report(self, context: StopContext) -> bool:
+    def _stops_gdb(self, context: StopContext, address: int) -> bool:
+        requested = address in self._breakpoints.requested
+        return requested and self.stepping.stops(context.task, address)
+
+    def _report(self, context: StopContext, *, hook_stops: bool = False) -> bool:
         """Have gdb told of a stop; True if that is put off, as gdb steps another thread.
 
         The other CPUs run during a step, and kgdb keeps them from stopping, but not for long
@@ -167,6 +178,9 @@ class HookServer:
             self.stepping.stop_reported(context.thread)
             return False
         address = context.breakpoint
+        if self._served is not None:
+            sp = context.registers[_SP]
+            self._deferred[context.thread] = self._served, sp, hook_stops, self._forced
         if address is not None:
             inserted = address in self._breakpoints.inserted or address == over
             if inserted or _is_int3(context, address):
@@ -201,11 +215,10 @@ class HookServer:
         self._steps[context.thread] = _Step(address, packet, context.displace())
         self._go(STEP)
 
-    def _call_hooks(self, event: Event, context: StopContext) -> bool:
-        """Call an address's hooks; True if the kernel stops there."""
-        address, breakpoints = event.address, self._breakpoints
-        stop = address in breakpoints.requested and self.stepping.stops(context.task, address)
-        for hook in list(breakpoints.hooks.get(address, ())):
+    def _call_hooks(self, event: Event) -> bool:
+        """Call an address's hooks; True if one of them stops the kernel there."""
+        stop = False
+        for hook in list(self._breakpoints.hooks.get(event.address, ())):
             try:
                 action = hook(event)
             except Exception as error:  # a test's own function, or a fault of ours
@@ -250,7 +263,7 @@ class HookServer:
                 self._served = address
                 gap = time.monotonic() - self._resumed_at
                 event = Event(address, registers, context.read, gap)
-                self._call_hooks(event, context)
+                self._call_hooks(event)
                 self._note_arrival(address)
         if self._forced is not None:
             self._return(context, self._forced)

@@ -81,6 +81,16 @@ def test_an_override(calls):
     assert calls.evaluate("calls.counter") == CALLS - forced.forced
 
 
+@pytest.mark.parametrize("hardware", [False, True])
+def test_a_spy_at_a_breakpoint_next_to_another(calls, hardware):
+    """A stop that is put off, as gdb steps another thread, is of one call."""
+    both = [calls.breakpoint("counted"), calls.breakpoint("product", hardware=hardware)]
+    with calls.spy("product") as spy:
+        hits = [stop.breakpoint for stop in stops(calls)]
+    assert [hits.count(breakpoint) for breakpoint in both] == [CALLS, CALLS]
+    assert spy.count == CALLS
+
+
 def test_a_spy_and_steps_from_its_function(calls):
     with calls.spy("counted", returns=True) as spy:
         breakpoint = calls.breakpoint("counted", condition="i % 7 == 2")

@@ -429,6 +429,23 @@ def test_a_static_that_several_files_have(edges: Any) -> None:
         assert edges.evaluate("'main.c'::shared") == 1
 
 
+def test_a_tag_is_that_of_the_functions_file(edges: Any) -> None:
+    """Whatever structure of that name the kernel has."""
+    collected = ["sizeof(struct pt)", "((struct pt *)&other_point)->y"]
+    with edges.spy("other_step", collect=collected) as calls:
+        step(edges, 8)
+    assert [calls.calls[0][name] for name in collected] == [2, 5]
+    with edges.override("other_step", 77, when="sizeof(struct pt) == 2") as forced:
+        step(edges, 9)
+    assert forced.forced == 1
+    with edges.breakpoint("other_step"):
+        edges.type(STEP.format(8))
+        edges.cont()
+        point = edges.evaluate("(void *)&other_point")
+        assert point.cast("struct pt *")["y"] == edges.evaluate("((struct pt *)&other_point)->y")
+        assert edges.evaluate("sizeof(struct pt)") == 2
+
+
 @pytest.mark.parametrize("name", ["features", "id_table", "vga_lock", "format_attr_event"])
 def test_every_static_of_a_name_is_met(kgdb: Any, kgdb_kernel: Any, name: str) -> None:
     """gdb 13's index cache lacks some of those that several files have."""

@@ -22,6 +22,13 @@ def test_compiler_error_with_its_context() -> None:
     assert first_error(log) == COMPILER.rstrip("\n")
 
 
+def test_an_error_of_the_assemblers() -> None:
+    error = "/src/lib/it.S:13: Error: no such instruction: `frobnicate %rax'"
+    lead = "/src/lib/it.S: Assembler messages:\n"
+    log = f"{NOISE}{lead}{error}\nmake[2]: *** [lib/it.o] Error 1\n"
+    assert first_error(log) == error
+
+
 def test_the_first_of_many() -> None:
     second = COMPILER.replace("open", "other")
     log = f"{NOISE}{COMPILER}{second}make[2]: *** [x] Error 1\n"

@@ -389,6 +389,20 @@ class TestAnotherThreadStopsDuringAStepOver:
         assert not stepping.step_ends(HERE + 3)
         assert not stepping.hit(HERE + 0x40, b"2")[1], "nothing is waited for any more"
 
+    @pytest.mark.parametrize("action", [CONTINUE, STOP, Return(3)])
+    def test_hooks_are_called_once(self, stepping: Kgdb, action: Action) -> None:
+        """gdb is told of the stop when the thread comes there again."""
+        stepping.hook("spy", action, HERE + 0x40)
+        assert stepping.hit(HERE + 0x40, b"2")[1]
+        assert not stepping.step_ends(HERE + 3)
+        context, served = stepping.hit(HERE + 0x40, b"2")
+        assert not served
+        assert stepping.calls == ["spy"]
+        stepping.resume(b"c", context)
+        assert context.registers["ax"] == (3 if isinstance(action, Return) else 0)
+        stepping.hit(HERE + 0x40, b"2")
+        assert stepping.calls == ["spy", "spy"], "that is another call"
+
     def test_at_the_same_breakpoint(self, stepping: Kgdb) -> None:
         """It was executed before it was removed."""
         context, served = stepping.hit(HERE, b"2")
