@@ -76,7 +76,10 @@ class KgdbBackend(Backend):
         self._stop = KgdbStop(self._connection, stub, self._traps, stop_reply)
         self._handlers = PacketHandlers(self._connection, self._stop)
         self._running = False
-        self._hit: Hit | None = None  # its kernel is on its way into kgdb
+        # Hits whose CPUs are on their way into kgdb, by where the int3 is, or by a step's end.
+        self._hits: dict[int, Hit] = {}
+        self._stepped_hit: Hit | None = None
+        self._hit: Hit | None = None  # that of the stop
         self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
         self._led: set[int] = set()  # where int3s have been that led the kernel into kgdb
         self._led_late = False  # the stop is at one of them, after its hit
@@ -134,10 +137,14 @@ class KgdbBackend(Backend):
         self._note_hit(self._stub.take_hit(kernel_runs=self._running))
 
     def _note_hit(self, hit: Hit | None) -> None:
-        if hit is not None:
-            self._hit = hit
-            if hit.saved is not None:
-                self._led.add(hit.address)
+        if hit is None:
+            return
+        if hit.stepped:
+            self._stepped_hit = hit
+            return
+        self._hits[hit.address] = hit
+        if hit.saved is not None:
+            self._led.add(hit.address)
 
     # The stop
 
@@ -157,15 +164,25 @@ class KgdbBackend(Backend):
         self._stop.reply = stop_reply
         self._handlers.select_stopped_thread()
         self._stop.find_registers()
-        if not self._is_of_hit:
+        self._hit = self._hit_of_stop()
+        if self._hit is None:
             self._led_late = self._restore_led_late()
             return
         self._led_late = False
-        assert self._hit is not None
         if self._hit.address in self._by_stub and self._stub is not None:
             # It is as any other breakpoint from here on: an int3 has been executed.
             hit, self._hit = self._hit, None
             self._stub.restore_instruction(hit)
+
+    def _hit_of_stop(self) -> Hit | None:
+        """Take the hit that has led to the stop; another CPU may have come into kgdb before it."""
+        registers = self._stop.registers
+        if registers is None or self._stop.reply[:3] != b"T05":
+            return None
+        if self._traps.int3(self._stop.thread, registers) is None:
+            hit, self._stepped_hit = self._stepped_hit, None
+            return hit
+        return self._hits.pop(registers[_PC] - len(_INT3), None)
 
     def _restore_led_late(self) -> bool:
         """Put a CPU back that executed a hit's int3, too, and waited for kgdb until now."""
@@ -194,21 +211,12 @@ class KgdbBackend(Backend):
     @property
     def may_be_hook(self) -> bool:
         """See :attr:`Backend.may_be_hook`."""
-        return not self._is_of_hit and self._stop.reply[:3] == b"T05"
+        return self._hit is None and self._stop.reply[:3] == b"T05"
 
     @property
     def step_is_hit(self) -> bool:
         """See :attr:`Backend.step_is_hit`."""
-        return self._hit is not None and self._hit.stepped and self._is_of_hit
-
-    @property
-    def _is_of_hit(self) -> bool:
-        """Whether the stop may be a hit's: another CPU can come into kgdb before a step's end."""
-        hit, registers = self._hit, self._stop.registers
-        if hit is None or not hit.stepped or registers is None:
-            return hit is not None
-        is_step = self._traps.int3(self._stop.thread, registers) is None
-        return is_step and self._stop.reply[:3] == b"T05"
+        return self._hit is not None and self._hit.stepped
 
     @property
     def is_spurious(self) -> bool:
@@ -219,8 +227,6 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.undo_hit`."""
         hit, registers, stub = self._hit, self._stop.registers, self._stub
         if hit is None or registers is None or stub is None or hit.reason != HARDWARE_HIT:
-            return False
-        if registers[_PC] - 1 != hit.address:
             return False
         self._hit = None
         stub.restore_instruction(hit)
@@ -241,18 +247,15 @@ class KgdbBackend(Backend):
         breakpoints only, as it goes on silently where it has none.
         """
         reply, registers = self._stop.reply, self._stop.registers
-        if registers is not None and self._is_of_hit and self._stub is not None:
+        if registers is not None and self._hit is not None and self._stub is not None:
             hit, self._hit = self._hit, None
-            assert hit is not None
             self._stub.restore_instruction(hit)
-            if hit.stepped:
-                return b"T05" + hit.reason + reply[3:]
-            if registers[_PC] - 1 == hit.address:
+            reason = hit.reason
+            if not hit.stepped:
                 registers[_PC] = hit.address
-                reason = hit.reason
                 if not reason and hit.address in breakpoints.requested:
                     reason = b"swbreak:;"
-                return b"T05" + reason + reply[3:]
+            return b"T05" + reason + reply[3:]
         if reply[:3] == b"T05":
             address = served  # the program counter has been put back for the hooks
             if address is None and breakpoints.inserted:
@@ -416,7 +419,8 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.detach`."""
         self._handlers.detached = True
         self._connection.shut_down()
-        self._hit = None
+        self._hits.clear()
+        self._hit = self._stepped_hit = None
         if self._stub is not None and self._stub.socket is not None:
             self._stub.remove_all()
             self._stub.close()  # it would take a pause for a hit

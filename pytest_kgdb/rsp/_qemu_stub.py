@@ -75,6 +75,7 @@ class QemuStub:
         self._connection: Connection | None = None
         self._inserted: set[bytes] = set()
         self._withdrawn: set[bytes] = set()  # removed at a hit; gdb does not know
+        self._led: dict[int, bytes] = {}  # what is under the int3s of hits
         self._running = False
         self.debug_exception: int | None = None
         """The kernel's `asm_exc_debug`, where single steps end; None where that is not known."""
@@ -136,6 +137,7 @@ class QemuStub:
                 self.insert_or_remove(b"z" + key)
         self._inserted.clear()
         self._withdrawn.clear()
+        self._led.clear()
 
     # The machine
 
@@ -252,17 +254,20 @@ class QemuStub:
         return self._insert_int3(address, reason)
 
     def _insert_int3(self, address: int, reason: bytes) -> Hit:
+        if address in self._led:  # another CPU's, which has not come into kgdb yet
+            return Hit(address, self._led[address], reason)
         saved = self.code.give(address) if self.code is not None else None
         if saved is None:
             saved = bytes.fromhex(self._request(b"m%x,1" % address).decode())
         if saved == _INT3:
             return Hit(address, None, reason)  # kgdb's, which takes it away by itself
         self._request(b"M%x,1:cc" % address)
+        self._led[address] = saved
         return Hit(address, saved, reason)
 
     def restore_instruction(self, hit: Hit) -> None:
         """Put back the instruction under a hit's int3: the kernel is in kgdb."""
-        if hit.saved is None:
+        if hit.saved is None or self._led.pop(hit.address, None) is None:
             return
         if self.code is not None:
             self.code.take_back(hit.address)  # the int3 was executed, and that is recorded

@@ -51,6 +51,21 @@ def test_two_breakpoints(calls):
     assert [hits.count(breakpoint) for breakpoint in both] == [CALLS, CALLS]
 
 
+def test_a_watchpoint(calls):
+    """Two writes at once may be one stop; none is lost, and nothing stays in the code."""
+    code = calls.read(calls.evaluate("&counted"), 16)
+    values = [0]
+    with calls.watchpoint("calls.counter") as watch:
+        for stop in stops(calls):
+            assert (stop.reason, stop.breakpoint) == ("watchpoint", watch)
+            assert int(stop.old) == values[-1]
+            values.append(int(stop.new))
+    assert values == sorted(set(values))
+    assert values[-1] == CALLS
+    assert watch.hits == len(values) - 1
+    assert calls.read(calls.evaluate("&counted"), 16) == code
+
+
 def test_a_condition(calls):
     breakpoint = calls.breakpoint("counted", condition="i % 10 == 3")
     assert [int(stop.frame.args["i"]) % 10 for stop in stops(calls)] == [3] * (CALLS // 10)

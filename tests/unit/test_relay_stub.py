@@ -136,6 +136,37 @@ def test_a_hit_while_another_cpu_steps_off(bench: Bench, qemu: ScriptedQemu) -> 
     assert qemu.packets.count(b"Z" + breakpoint) == 3
 
 
+@pytest.mark.parametrize("second", [NOP, RET])
+def test_a_hit_of_another_cpu_on_its_way_into_kgdb(
+    bench: Bench, qemu: ScriptedQemu, second: int
+) -> None:
+    """At the same instruction the int3 is there already, and it is restored all the same."""
+    bench.kgdb.registers["ip"] = CALLER
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
+    qemu.wait_for(b"c")
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    instructions = bench.kgdb.memory.read(NOP, 1) + bench.kgdb.memory.read(RET, 1)
+    for count, address in ((2, NOP), (3, second)):
+        qemu.registers["ip"] = address
+        qemu.stop(reason=b"watch:%x;" % DATA)
+        qemu.wait_for(b"c", count)
+    for thread, address in ((b"01", second), (b"02", NOP)):
+        bench.kgdb.thread = thread
+        bench.kgdb.registers["ip"], bench.kgdb.registers["flags"] = address + 1, 0x202
+        bench.kgdb.stop()
+        if thread == b"02" and second == NOP:
+            bench.kgdb.wait_for(b"c", 3)  # it goes on by itself: the other's stop was of both
+            assert bench.gdb.silent()
+            break
+        assert bench.gdb.receive() == b"T05watch:%x;thread:%b;" % (DATA, thread)
+        assert bench.kgdb.registers["ip"] == address
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c", 2)
+    assert bench.kgdb.memory.read(NOP, 1) + bench.kgdb.memory.read(RET, 1) == instructions
+
+
 def test_what_kgdb_touches_is_no_hit(bench: Bench, qemu: ScriptedQemu) -> None:
     bench.gdb.ask(b"Z2,%x,4" % DATA)
     qemu.wait_for(b"c")

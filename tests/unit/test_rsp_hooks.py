@@ -400,6 +400,8 @@ class TestAnotherThreadStopsDuringAStepOver:
         assert stepping.calls == ["spy"]
         stepping.resume(b"c", context)
         assert context.registers["ax"] == (3 if isinstance(action, Return) else 0)
+        if not isinstance(action, Return):
+            assert stepping.step_ends(HERE + 0x43, b"2")
         stepping.hit(HERE + 0x40, b"2")
         assert stepping.calls == ["spy", "spy"], "that is another call"
 
