@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,11 @@ def test_a_condition_of_128_bits(arith: Any, when: str, forces: int) -> None:
 # The types of operands
 
 
-def test_enumerators_and_bit_fields(arith: Any) -> None:
-    """The numbers are what gcc 12 computes."""
+def test_enumerators_and_bit_fields(arith: Any, kgdb_kernel: Any) -> None:
+    """The numbers are what gcc 12 computes, and where it does otherwise gcc 14."""
+    (gcc,) = re.findall(r"^gcc .* (\d+)\.\d+\.\d+", kgdb_kernel.compiler)
+    # An enumerator that is no int makes the others none since 13.
+    alone = int(int(gcc) < 13)
     expected = {
         "-1 < Q_ONE": 1,
         "Q_ONE - 2 < 0": 1,
@@ -94,9 +98,9 @@ def test_enumerators_and_bit_fields(arith: Any) -> None:
         "small < N_TEN": 1,
         "fields.whole > N_NEG": 0,
         "-1 < fields.whole": 0,
-        "L_ONE - 2 < 0": 1,
+        "L_ONE - 2 < 0": alone,
         "L_LARGE - 1 > 0": 1,
-        "W_ONE - 2 < 0": 1,
+        "W_ONE - 2 < 0": alone,
         "-W_WIDE < 0": 0,
         "n ? -1 : Q_ONE": -1,
         "Q_ONE << 31": -2147483648,
