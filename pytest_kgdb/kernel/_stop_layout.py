@@ -48,6 +48,9 @@ class KgdbLayout:
     debug_exception: int | None = None
     """`asm_exc_debug`, where a single step ends (arch/x86/include/asm/idtentry.h, since 5.8)."""
 
+    int3_exception: int | None = None
+    """`asm_exc_int3`, where an int3 leads (arch/x86/include/asm/idtentry.h, since 5.8)."""
+
     kgdbreboot: int | None = None
     """`kgdbreboot`: what kgdb does when the kernel is about to reboot (dbg_notify_reboot)."""
 
@@ -111,6 +114,7 @@ class StopLayout:
             startup, startup_size = _startup(vmlinux)
             reboot = vmlinux.symbol("kgdbreboot")
             debug_exception = vmlinux.symbol("asm_exc_debug")
+            int3_exception = vmlinux.symbol("asm_exc_int3")
         finally:
             vmlinux.close()
         if current is None and hot is None:
@@ -137,6 +141,7 @@ class StopLayout:
                     startup_size=startup_size,
                     kgdbreboot=reboot,
                     debug_exception=debug_exception,
+                    int3_exception=int3_exception,
                 )
             task = program.type("struct task_struct")
             console_rx = console_driver = console_seq = None

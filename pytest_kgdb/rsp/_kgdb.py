@@ -474,6 +474,7 @@ class KgdbBackend(Backend):
         self._stop.memory, self._stop.layout = memory, layout
         if self._stub is not None and layout is not None and layout.kgdb is not None:
             self._stub.debug_exception = layout.kgdb.debug_exception
+            self._stub.int3_exception = layout.kgdb.int3_exception
         if not self._running:
             self._stop.find_registers()
             self._stay_at_reboot()

@@ -79,6 +79,8 @@ class QemuStub:
         self._running = False
         self.debug_exception: int | None = None
         """The kernel's `asm_exc_debug`, where single steps end; None where that is not known."""
+        self.int3_exception: int | None = None
+        """The kernel's `asm_exc_int3`, where int3s lead; None where that is not known."""
         self.code: RecordedCode | None = None
         """Whose int3s give way to the one at a hit."""
         self.stack_watches: StackWatches | None = None
@@ -221,7 +223,7 @@ class QemuStub:
             for key in sorted(watches.returned(slot)):
                 self._request(b"z" + key)
                 self._inserted.discard(key)
-            return self._lead_from(address, b"")
+            return self._lead_from(registers, b"")
         reason, breakpoint_hit = HARDWARE_HIT, False
         for field in stop_reply[3:].split(b";"):
             if field.partition(b":")[0] in (b"watch", b"rwatch", b"awatch"):
@@ -236,17 +238,25 @@ class QemuStub:
             return None  # stopped for another reason
         if breakpoint_hit:
             return self._insert_int3(address, reason)
-        return self._lead_from(address, reason)
+        return self._lead_from(registers, reason)
 
     def _stack_pointer(self, registers: PacketRegisters) -> int:
-        """Return the stack pointer; at the end of a single step, that of what was stepped."""
+        """Return the stack pointer; at a debug exception, that of what it has interrupted."""
         pointer = registers[X86_64.registers.sp]
-        if registers[X86_64.registers.pc] != self.debug_exception:
+        if registers[X86_64.registers.pc] not in (self.debug_exception, self.int3_exception):
             return pointer
-        reply = self._request(b"m%x,8" % (pointer + _SAVED_SP))
+        return self._read_word(pointer + _SAVED_SP)
+
+    def _read_word(self, address: int) -> int:
+        reply = self._request(b"m%x,8" % address)
         return int.from_bytes(bytes.fromhex(reply.decode()), "little")
 
-    def _lead_from(self, address: int, reason: bytes) -> Hit:
+    def _lead_from(self, registers: PacketRegisters, reason: bytes) -> Hit:
+        address = registers[X86_64.registers.pc]
+        if address == self.int3_exception:
+            # Behind the access is the int3 of another CPU's hit, or a breakpoint: it is on its way.
+            at = self._read_word(registers[X86_64.registers.sp]) - len(_INT3)
+            return Hit(at, self._led.get(at), reason)
         if address == self.debug_exception:
             # The access was a single step's: the CPU has taken the end of that first, and reports
             # it. An int3 here would be hit in the handler.

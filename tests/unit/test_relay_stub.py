@@ -10,7 +10,7 @@ import pytest
 from relay_bench import WAITS, Bench, insert
 from scripted_kgdb import KGDB_LAYOUT, LAYOUT, LAYOUT_WITH_COPIES
 from scripted_qemu import ScriptedQemu
-from scripted_stub import CALLER, DATA, LOAD, NOP, RET, packet
+from scripted_stub import CALLER, DATA, LOAD, NOP, RET, STACK, packet
 
 from pytest_kgdb.rsp import QemuStub
 
@@ -165,6 +165,32 @@ def test_a_hit_of_another_cpu_on_its_way_into_kgdb(
         bench.gdb.send(b"c")
         bench.kgdb.wait_for(b"c", 2)
     assert bench.kgdb.memory.read(NOP, 1) + bench.kgdb.memory.read(RET, 1) == instructions
+
+
+def test_a_hit_of_a_cpu_that_has_executed_the_int3_of_another(
+    bench: Bench, qemu: ScriptedQemu
+) -> None:
+    """QEMU 10 reports it at the exception's first instruction."""
+    kgdb = replace(KGDB_LAYOUT, int3_exception=RET)
+    bench.kgdb.registers["ip"] = CALLER
+    bench.relay.use_guest_memory(bench.kgdb.memory, replace(LAYOUT, kgdb=kgdb))
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
+    qemu.wait_for(b"c")
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    instructions = bench.kgdb.memory.read(NOP, 1), bench.kgdb.memory.read(RET, 1)
+    qemu.registers["ip"] = NOP
+    qemu.stop(reason=b"watch:%x;" % DATA)
+    qemu.wait_for(b"c", 2)
+    bench.kgdb.memory.write(STACK, (NOP + 1).to_bytes(8, "little"))
+    qemu.registers["ip"], qemu.registers["sp"] = RET, STACK
+    qemu.stop(reason=b"watch:%x;" % DATA)
+    qemu.wait_for(b"c", 3)
+    bench.kgdb.registers["ip"], bench.kgdb.registers["flags"] = NOP + 1, 0x202
+    bench.kgdb.stop()
+    assert bench.gdb.receive() == b"T05watch:%x;thread:01;" % DATA
+    assert bench.kgdb.registers["ip"] == NOP
+    assert (bench.kgdb.memory.read(NOP, 1), bench.kgdb.memory.read(RET, 1)) == instructions
 
 
 def test_what_kgdb_touches_is_no_hit(bench: Bench, qemu: ScriptedQemu) -> None:
