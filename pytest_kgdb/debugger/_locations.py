@@ -15,6 +15,7 @@ from typing import Final
 
 from ..elf import ElfFile
 from ..errors import KgdbError
+from ..kernel import FREEING_INITMEM
 from ._debugger import Debugger
 from ._linespec import linespec
 from ._mi import GdbError, c_string
@@ -28,10 +29,6 @@ _BEHIND_MACROS: Final = {"printk": "_printk"}
 # What allocates became macros over functions of these names in 6.10, kmemdup() over
 # kmemdup_noprof() (include/linux/alloc_tag.h, alloc_hooks).
 _ALLOCATES: Final = "_noprof"
-
-# init/main.c, kernel_init: init memory is freed in SYSTEM_FREEING_INITMEM, the third state
-# (include/linux/kernel.h, enum system_states).
-_FREEING_INITMEM: Final = 2
 
 # kernel/debug/debug_core.h, KGDB_MAX_BREAKPOINTS (include/linux/kgdb.h): one more breaks the
 # resume without a word.
@@ -222,7 +219,7 @@ class Locations:
         if not init:
             return init
         state = int(self._debugger.request("evaluate", expression="(int)system_state")["int"])
-        return init if state >= _FREEING_INITMEM else frozenset()
+        return init if state >= FREEING_INITMEM else frozenset()
 
     def _forbidden(self, address: int) -> str | None:
         if self._freed_of([address]):

@@ -16,7 +16,7 @@ from ._prepare import prepare
 from ._source import file_hash, git_environment
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._spec import parse as named
-from ._stop_layout import KgdbLayout, StopLayout
+from ._stop_layout import FREEING_INITMEM, KgdbLayout, StopLayout
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._source_lines import CodeAddress, SourceFile, last_line, select_lines
 
 __all__ = [
+    "FREEING_INITMEM",
     "Built",
     "CallSite",
     "CodeAddress",

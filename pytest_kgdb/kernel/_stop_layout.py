@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,10 @@ from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
     import drgn
+
+FREEING_INITMEM: Final = 2
+"""The third state, in which init memory is freed (init/main.c, kernel_init; include/linux/kernel.h,
+enum system_states)."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,26 @@ class StopLayout:
     """Offset of `seq` in `struct console`: the number of the record that it prints next; None
     before 5.18 (commit a699449bb13b "printk: refactor and rework printing logic")."""
 
+    init_text: int = 0
+    """`_sinittext`, where the code begins that is freed once the kernel has booted."""
+
+    init_text_size: int = 0
+    """Its size; 0 where that is not known."""
+
+    system_state: int = 0
+    """`system_state`, which tells whether it has been (include/linux/kernel.h)."""
+
     kgdb: KgdbLayout | None = None
     """kgdb's variables; None if the kernel was built without kgdb."""
+
+    def has_freed(self, address: int, read: Callable[[int, int], bytes]) -> bool:
+        """Whether an address is that of code which the kernel has freed, for others to use.
+
+        :param read: reads the kernel's memory (address, size); raises KgdbError if it cannot.
+        """
+        if not self.init_text <= address < self.init_text + self.init_text_size:
+            return False
+        return int.from_bytes(read(self.system_state, 4), "little") >= FREEING_INITMEM
 
     @classmethod
     def read(cls, path: Path) -> StopLayout | None:
@@ -115,6 +138,8 @@ class StopLayout:
             reboot = vmlinux.symbol("kgdbreboot")
             debug_exception = vmlinux.symbol("asm_exc_debug")
             int3_exception = vmlinux.symbol("asm_exc_int3")
+            state = vmlinux.symbol("system_state")
+            init, init_end = vmlinux.symbol("_sinittext"), vmlinux.symbol("_einittext")
         finally:
             vmlinux.close()
         if current is None and hot is None:
@@ -161,6 +186,9 @@ class StopLayout:
                 console_rx=console_rx,
                 console_driver=console_driver,
                 console_seq=console_seq,
+                init_text=init or 0,
+                init_text_size=init_end - init if init and init_end and state else 0,
+                system_state=state or 0,
                 kgdb=kgdb,
             )
         except LookupError as error:

@@ -104,6 +104,7 @@ class Relay:
         self._from_gdb = Decoder()
         self._acks = True
         self._stopped = True
+        self._refusal: str | None = None
         self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
@@ -214,7 +215,8 @@ class Relay:
         The protocol has a number for it, and gdb words of its own.
         """
         with self._lock:
-            return self._backend.take_refusal() or self._watches.take_refusal()
+            refusal, self._refusal = self._refusal, None
+            return refusal or self._backend.take_refusal() or self._watches.take_refusal()
 
     # Run control
 
@@ -611,15 +613,28 @@ class Relay:
             return b"OK"
         address = int(payload.split(b",")[1], 16)
         if payload[:1] == b"Z":
-            return self._breakpoints.insert(address)
+            return self._refuse_freed(address) or self._breakpoints.insert(address)
         self._breakpoints.remove(address)
         return b"OK"
+
+    def _refuse_freed(self, address: int) -> bytes | None:
+        """Refuse a breakpoint in code that the kernel has freed: it would be another's memory.
+
+        That of a handle is refused before gdb has it; gdb's prompt has others.
+        """
+        _, layout = self._backend.guest_memory_used
+        with contextlib.suppress(KgdbError):
+            if layout is not None and layout.has_freed(address, self._backend.read):
+                self._refusal = f"{address:#x} is in .init.text, which the kernel has freed by now"
+                return b"E0e"
+        return None
 
     def _insert_or_remove_hardware(self, payload: bytes) -> bytes:
         if self._backend.detached:
             return self._backend.reply(payload)
         if payload[:1] == b"Z":
-            return self._breakpoints.insert_hardware(payload)
+            refused = self._refuse_freed(int(payload.split(b",")[1], 16))
+            return refused or self._breakpoints.insert_hardware(payload)
         return self._breakpoints.remove_hardware(payload)
 
     def _insert_or_remove_watchpoint(self, payload: bytes) -> bytes:

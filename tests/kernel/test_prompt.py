@@ -287,6 +287,24 @@ def test_a_breakpoint_where_nothing_is(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+@pytest.mark.parametrize("command", ["break", "tbreak", "hbreak"])
+def test_a_breakpoint_in_code_that_was_freed(kgdb, command):
+    """The memory is somebody else's now."""
+    address = int(kgdb.evaluate("&start_kernel"))
+    before = kgdb.read(address, 16)
+    with pytest.raises(KgdbError, match=r"\.init\.text, which the kernel has freed"):
+        kgdb.execute(f"{command} start_kernel")
+    assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert kgdb.run("echo alive").output == "alive\n"
+    assert kgdb.read(address, 16) == before
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_a_breakpoint_in_code_that_will_be_freed(kgdb):
+    kgdb.execute("break console_on_rootfs")
+    assert kgdb.cont().frame.function == "console_on_rootfs"
+
+
 @pytest.mark.kgdb(stub="kgdb")
 def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
     with pytest.raises(KgdbError, match="noinstr"):

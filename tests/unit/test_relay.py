@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,19 @@ import pytest
 from relay_bench import Bench, counter, insert, remove
 from scripted_gdb import wait_until
 from scripted_kgdb import KGDBREBOOT, LAYOUT, LAYOUT_WITH_REBOOT
-from scripted_stub import BASE, CALLER, ENTRY, LOAD, NOP, RET, STACK, TASKS, USER, USER_ALIAS, Gdb
+from scripted_stub import (
+    BASE,
+    CALLER,
+    ENTRY,
+    LOAD,
+    NOP,
+    RET,
+    STACK,
+    TASKS,
+    USER,
+    USER_ALIAS,
+    Gdb,
+)
 
 from pytest_kgdb.deadline import WaitLimit
 from pytest_kgdb.errors import KgdbError
@@ -146,6 +159,24 @@ class TestRequests:
         assert bench.gdb.ask(insert(0x1234)) == b"E14"
         assert "0x1234" in (bench.relay.take_refusal() or "")
         assert bench.sent() == []
+
+    @pytest.mark.parametrize("kind", [0, 1])
+    @pytest.mark.parametrize(("state", "reply"), [(1, b"OK"), (2, b"E0e"), (3, b"E0e")])
+    def test_a_breakpoint_in_init_code(
+        self, bench: Bench, kind: int, state: int, reply: bytes
+    ) -> None:
+        """Once it is freed, it is memory of somebody else's."""
+        layout = replace(LAYOUT, init_text=NOP, init_text_size=1, system_state=KGDBREBOOT)
+        bench.relay.use_guest_memory(bench.kgdb.memory, layout)
+        bench.kgdb.memory.write(KGDBREBOOT, state.to_bytes(4, "little"))
+        if kind == 0:
+            assert bench.gdb.ask(insert(RET)) == b"OK"
+            assert bench.gdb.ask(insert(NOP)) == reply
+        elif reply != b"OK":
+            assert bench.gdb.ask(b"Z1,%x,1" % NOP) == reply
+        refusal = bench.relay.take_refusal()
+        assert (refusal is None) == (state == 1)
+        assert refusal is None or "freed" in refusal
 
     def test_writes_go_through_kgdb(self, bench: Bench) -> None:
         data = b"ab" * 0x200
