@@ -34,7 +34,7 @@ endef
 .PHONY: help
 help:
 	@echo 'make example      build a kernel and run example_suite/ on it'
-	@echo 'make check        lint, types and unit tests, without a kernel, in under a minute: run it before'
+	@echo 'make check        lint, types and unit tests, without a kernel, in three minutes: run it before'
 	@echo '                  each commit'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
@@ -211,6 +211,8 @@ test-faults-random: ready
 .PHONY: fuzz
 fuzz: ready
 	$(PYTEST) --hypothesis-profile=long tests/unit/test_fuzz.py
+	$(BIN)/python -m pip install -q -e '.[fuzz]'
+	$(BIN)/python tests/unit/guided_fuzz.py --seconds=$(or $(SECONDS),120)
 
 # Downloads what the package declares.
 .PHONY: test-package

@@ -20,6 +20,8 @@ MIN_MEMORY: Final = 32
 MAX_SMP: Final = 255
 """The most CPUs that QEMU's `pc` machine can have (it refuses `-machine pc -smp 256`)."""
 
+_NAME_MAX: Final = 255  # bytes of a file's name (Linux, include/uapi/linux/limits.h)
+
 _SIZE = re.compile(r"(\d+)\s*(?:([MG])(?:i?B)?)?", re.IGNORECASE)
 _SYMBOL = re.compile(r"(?:CONFIG_)?([A-Za-z0-9_]+)=(.+)", re.DOTALL)
 _BARE_VALUE = re.compile(r'[ymn]|-?\d+|0[xX][0-9A-Fa-f]+|".*"', re.DOTALL)
@@ -208,9 +210,12 @@ def path(value: object, base: Path) -> Path:
 def _expanded(word: str) -> Path:
     """Return a path with `~` and `~user` replaced."""
     try:
-        return Path(word).expanduser()
+        expanded = Path(word).expanduser()
     except RuntimeError:  # there is no such user
         raise ValueError(f"{word!r} begins with the name of no user") from None
+    if any(len(os.fsencode(part)) > _NAME_MAX for part in expanded.parts):
+        raise ValueError(f"{word[:60]}… has a name that is too long for a file's")
+    return expanded
 
 
 def existing(value: object, base: Path, kind: str = "file") -> Path:

@@ -1,6 +1,7 @@
 """Readers of what others wrote, given what nobody would write: any text, and good text damaged.
 
-`make fuzz` tries fifty times as much, at random. What it finds becomes an `example` here.
+`make fuzz` tries fifty times as much, at random, and has atheris look for inputs that lead through
+other lines. What it finds becomes an `example` here, or a file in `corpus/`.
 """
 
 from __future__ import annotations
@@ -12,31 +13,21 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+import fuzz_targets
 import pytest
 from fake_guest import BUILD_ID, Image, note
+from fuzz_targets import CORPUS
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_kernel_patch import DIFF, REAL, link, mail
 from test_klog_splats import SPLATS
 
-from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.debugger._mi import Gdb
 from pytest_kgdb.dwarf import LineTables
 from pytest_kgdb.elf import ElfFile
-from pytest_kgdb.errors import BuildError, ConfigError
-from pytest_kgdb.escape import clean, github_command, markdown, markdown_block
-from pytest_kgdb.kernel._patch import Patch
-from pytest_kgdb.klog import (
-    console_lines,
-    console_panic,
-    find_splats,
-    parse_ktap,
-    without_kernel_records,
-)
+from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.rsp._packets import Decoder, encode
-from pytest_kgdb.settings import make_settings
 from pytest_kgdb.settings._values import PARSERS
 
 
@@ -84,41 +75,11 @@ MI = """\
 """
 
 
-class Said:
-    """A transport from which comes what was said, and then the end."""
-
-    pid = 1
-
-    def __init__(self, chunks: list[bytes]) -> None:
-        self._chunks = iter(chunks)
-
-    def send(self, line: str) -> None:
-        raise OSError("it is gone")
-
-    def read(self) -> bytes:
-        return next(self._chunks, b"")
-
-    def fate(self) -> str:
-        return "exit status 0"
-
-    def last_words(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        pass
-
-
 @given(st.one_of(pieces(MI).map(str.encode), st.binary(max_size=200)), st.integers(1, 100))
 @example(b'=x,a=[{b="c"\n', 100)
 @example(b'1^done,a="b\\\n', 3)
-def test_what_gdb_writes(tmp_path: Path, data: bytes, size: int) -> None:
-    chunks = [data[at : at + size] for at in range(0, len(data), size)]
-    gdb = Gdb(Said(chunks), transcript=tmp_path / "transcript", waits=WaitLimit(1))
-    # Whatever it was, the reader has come to its end.
-    gdb._reader.join(20)
-    assert not gdb._reader.is_alive()
-    assert not gdb.alive
-    gdb.close()
+def test_what_gdb_writes(data: bytes, size: int) -> None:
+    fuzz_targets.gdb(data, size)
 
 
 # What comes over the serial line
@@ -173,12 +134,7 @@ ok 1 suite
 
 @given(pieces("".join(LOG), KTAP, "Kernel panic - not syncing: x\n", "\x1b[2J\x06\x1e\x1f\r\n"))
 def test_what_the_kernel_prints(text: str) -> None:
-    lines = console_lines(text.encode())
-    for splat in find_splats(lines):
-        assert splat.text
-    parse_ktap(text.splitlines())
-    console_panic(text.encode(), whole=True)
-    assert len(without_kernel_records(text.encode())) <= len(text.encode())
+    fuzz_targets.kernel(text.encode())
 
 
 # What the user writes
@@ -201,27 +157,14 @@ def test_what_the_kernel_prints(text: str) -> None:
         st.none(),
     )
 )
-def test_options(tmp_path: Path, name: str, value: object) -> None:
-    with contextlib.suppress(ValueError):
-        PARSERS[name](value, tmp_path)
-    with contextlib.suppress(ConfigError):
-        make_settings(**{name: value})
+def test_options(name: str, value: object) -> None:
+    fuzz_targets.option(name, value)
 
 
 @given(pieces(DIFF, REAL, link(), mail("[PATCH] x"), "--- a/../x\n+++ b//x\nrename to ../x\n"))
 @example("--- a/x\n+++ b/x\n@@ -1 +1 @@\n\n\n\n")
 def test_patches(text: str) -> None:
-    patch = Patch("p", text.encode())
-    try:
-        names = patch.touched()
-        patch.check_kind()
-    except (BuildError, ConfigError):
-        return
-    for name in names:
-        assert not PurePosixPath(name).is_absolute()
-        assert not {"..", ".git"} & set(PurePosixPath(name).parts)
-    # Nothing but diffs is left, so nothing more is left out.
-    assert Patch("p", patch.diffs).diffs == patch.diffs
+    fuzz_targets.patches(text.encode())
 
 
 # What is shown of the guest's
@@ -238,18 +181,19 @@ HOSTILE = (
 @example("\x1b\x1b[m[2J")
 @example("sec\x07tion_start:")
 def test_guest_text(text: str) -> None:
-    shown = clean(text)
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", shown)
-    assert not re.search(r"^\s*::|##(vso|teamcity)?\[|section_(start|end):", shown, re.M | re.I)
-    assert clean(shown) == shown
-    coloured = clean(text, colours=True)
-    assert not re.search(r"\x1b(?!\[[0-9;]*m)", coloured)
-    assert not re.search(r"^\s*::|##(vso|teamcity)?\[", clean(coloured), re.M | re.I)
-    assert "\n" not in github_command("error", text, title=text, file=text)
-    assert not re.search(r"[<>\n]|(?<!\\)[`|]", markdown(text))
-    first, *inside, last = markdown_block(text).split("\n")
-    assert first == f"{last}text"
-    assert last not in "\n".join(inside)
+    fuzz_targets.guest(text.encode(errors="surrogatepass"))
+
+
+# What atheris has been through, and begins with
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for name in fuzz_targets.TARGETS for path in sorted((CORPUS / name).iterdir())],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_the_corpus(path: Path) -> None:
+    fuzz_targets.TARGETS[path.parent.name](path.read_bytes())
 
 
 # ELF files, and their line number tables
