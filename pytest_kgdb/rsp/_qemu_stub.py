@@ -133,10 +133,16 @@ class QemuStub:
         self._withdrawn.clear()
 
     def remove_all(self) -> None:
-        """Remove everything."""
-        for key in sorted(self._inserted):
+        """Remove everything, and leave the machine stopped: another state is about to be loaded.
+
+        If an error of a disk's file has stopped it, going on would meet that again, and the machine
+        would be stopped for it behind the state that is loaded.
+        """
+        if self._inserted:
             with contextlib.suppress(KgdbError):
-                self.insert_or_remove(b"z" + key)
+                self.stop()
+                for key in sorted(self._inserted):
+                    self._request(b"z" + key)
         self._inserted.clear()
         self._withdrawn.clear()
         self._led.clear()

@@ -208,6 +208,7 @@ def test_it_is_detached_with_the_machine(bench: Bench, qemu: ScriptedQemu) -> No
     qemu.wait_for(b"c")
     bench.relay.detach()
     assert qemu.watchpoints == set()
+    assert not qemu.running, "what has stopped it, an error of its disk, say, is not met again"
     bench.relay.reattach(b"T05thread:01;", paused=False)
     assert bench.gdb.ask(b"z" + watch) == b"OK"
     assert qemu.connections == 1
