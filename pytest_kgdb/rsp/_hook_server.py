@@ -96,6 +96,10 @@ class HookServer:
     def remove(self, address: int, hook: Hook) -> None:
         """Remove a hook, if it is there."""
         self._breakpoints.remove_hook(address, hook)
+        if address not in self._breakpoints.hooks:  # another one there is to see the next call
+            self._deferred = {
+                thread: stop for thread, stop in self._deferred.items() if stop[0] != address
+            }
 
     def take_error(self) -> BaseException | None:
         """Return, once, what a hook raised first."""
@@ -178,7 +182,7 @@ class HookServer:
             self.stepping.stop_reported(context.thread)
             return False
         address = context.breakpoint
-        if self._served is not None:
+        if self._served in self._breakpoints.hooks:
             sp = context.registers[_SP]
             self._deferred[context.thread] = self._served, sp, hook_stops, self._forced
         if address is not None:

@@ -405,6 +405,20 @@ class TestAnotherThreadStopsDuringAStepOver:
         stepping.hit(HERE + 0x40, b"2")
         assert stepping.calls == ["spy", "spy"], "that is another call"
 
+    @pytest.mark.parametrize("hooked", [False, True])
+    def test_a_hook_that_is_added_meanwhile_sees_the_call(
+        self, stepping: Kgdb, hooked: bool
+    ) -> None:
+        if hooked:
+            first = stepping.hook("first", CONTINUE, HERE + 0x40)
+        assert stepping.hit(HERE + 0x40, b"2")[1]
+        if hooked:
+            stepping.server.remove(HERE + 0x40, first)
+        stepping.hook("second", CONTINUE, HERE + 0x40)
+        assert not stepping.step_ends(HERE + 3)
+        stepping.hit(HERE + 0x40, b"2")
+        assert stepping.calls[-1:] == ["second"]
+
     def test_at_the_same_breakpoint(self, stepping: Kgdb) -> None:
         """It was executed before it was removed."""
         context, served = stepping.hit(HERE, b"2")
