@@ -132,8 +132,8 @@ def stack_pointer(frame):
 def exits_of(frame):
     """The instructions of a frame's function that free stack: (address, register, offset).
 
-    The stack pointer is then the register plus the offset: `s` is the stack pointer itself, `b`
-    the frame pointer.
+    All of them, or none where they are not known. The stack pointer is then the register plus the
+    offset: `s` is the stack pointer itself, `b` the frame pointer.
     """
     block = function_block(frame.pc())
     if block is None:
@@ -147,9 +147,11 @@ def exits_of(frame):
             for instruction in frame.architecture().disassemble(start, count=CHUNK):
                 address = instruction["addr"]
                 around = function_block(address)  # gdb before 14 cannot compare blocks
-                if around is None or entry_of(around) != entry or len(exits) >= EXITS:
+                if around is None or entry_of(around) != entry:
                     start = 0
                     break
+                if len(exits) >= EXITS:
+                    return []  # some would do no good
                 freed = freed_by(instruction["asm"].strip())
                 if freed is not None:
                     exits.append((address, *freed))

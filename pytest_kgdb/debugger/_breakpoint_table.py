@@ -243,7 +243,11 @@ class BreakpointTable(StopSubscriber):
                 hint="watch a member of it",
             )
         kind = f"{'signed' if place['signed'] else 'unsigned'} {_WATCHABLE[size]}"
-        output = self._debugger.console(f"{_WATCH[access]} *({kind} *){address:#x}")
+        try:
+            output = self._debugger.console(f"{_WATCH[access]} *({kind} *){address:#x}")
+        except GdbError as error:
+            self.forget_not_inserted(error.message)
+            raise
         match = re.match(r"Hardware (?:read |access \(read/write\) )?watchpoint (\d+):", output)
         if match is None:
             raise KgdbError(

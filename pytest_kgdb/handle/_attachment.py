@@ -394,7 +394,7 @@ class Attachment:
 
     @contextlib.contextmanager
     def explaining_refusal(self, what: str) -> Iterator[None]:
-        """Say of a write or a breakpoint of gdb's why it was refused, for which gdb has no words.
+        """Say of what gdb has asked the target for why it was refused, for which gdb has no words.
 
         :param what: begins the message.
         """
@@ -402,13 +402,13 @@ class Attachment:
         try:
             yield
         except GdbError as error:
-            reason = self.relay.take_refusal()
-            if reason is None:
+            refusal = self.relay.take_refusal()
+            if refusal is None:
                 raise
             raise GdbError(
-                f"{what}: not mapped, or not to be written: {reason}\ngdb's words: {error.message}",
+                f"{what}: {refusal.reason}\ngdb's words: {error.message}",
                 log=self.debugger.transcript,
-                hint="a pointer may be NULL, or stale; look at it with evaluate() first",
+                hint=refusal.hint,
             ) from error
 
     def wrote(self) -> None:

@@ -81,9 +81,10 @@ class Breaking(Base):
             on a stack, and no local variable of the task that stopped.
         """
         __tracebackhide__ = True
-        with making_instrument():
-            self._require_hardware(f"no watchpoint on {expression}")
-            return self._slot.require().breakpoints.watch(expression, access)
+        attachment, what = self._slot.require(), f"no watchpoint on {expression}"
+        with making_instrument(), attachment.explaining_refusal(what):
+            self._require_hardware(what)
+            return attachment.breakpoints.watch(expression, access)
 
     def _require_hardware(self, what: str) -> None:
         __tracebackhide__ = True

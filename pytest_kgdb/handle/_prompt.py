@@ -10,6 +10,7 @@ from typing import Final, NoReturn, Protocol
 from ..deadline import WaitLimit
 from ..debugger import BreakpointTable, Debugger, Door, GdbError, RunControl
 from ..errors import DebuggerDied, KgdbError, MachineDied, StubError, TimeoutError
+from ..rsp import Refusal
 
 __all__ = ["Prompt", "PromptRelay"]
 
@@ -170,7 +171,7 @@ class PromptRelay(Protocol):
     def door(self) -> Door:
         """Whose stub gdb is behind."""
 
-    def take_refusal(self) -> str | None:
+    def take_refusal(self) -> Refusal | None:
         """Why a write or a breakpoint was refused last."""
 
 
@@ -383,9 +384,9 @@ class Prompt:
         refused, once.
         """
         __tracebackhide__ = True
-        reason = self._relay.take_refusal()
+        refusal = self._relay.take_refusal()
         forgotten = self._breakpoints.forget_not_inserted(error.message)
-        if reason is None and forgotten:
+        if refusal is None and forgotten:
             refused = GdbError(
                 f"the kernel was not resumed: kgdb does not take {forgotten}, deleted since\n"
                 f"gdb's words: {error.message.strip()}",
@@ -395,14 +396,13 @@ class Prompt:
             )
             self._run_control.refuse_next(refused)
             return f"{error.message.strip()}\n{refused.message.splitlines()[0]}\n"
-        if reason is None:
+        if refusal is None:
             raise error
-        if not forgotten.startswith("watchpoint"):
-            reason = f"not mapped, or not to be written: {reason}"
         raise GdbError(
-            f"{forgotten or repr(line.strip())} is refused: {reason}\n"
+            f"{forgotten or repr(line.strip())} is refused: {refusal.reason}\n"
             f"gdb's words: {error.message.strip()}",
             log=self._debugger.transcript,
+            hint=refusal.hint,
         ) from error
 
     def _sync(self, line: str, names: set[str]) -> None:

@@ -225,6 +225,13 @@ class Machine:
         """The Unix socket of QEMU's gdb stub."""
         return self.directory / "stub"
 
+    @cached_property
+    def misses_atomics(self) -> bool:
+        """Whether this QEMU's watchpoints miss atomic instructions (:class:`.WatchedPages`)."""
+        if self.spec.accel != "tcg" or self.spec.smp == 1:
+            return False
+        return bool(self.monitor.execute("query-version")["qemu"]["major"] < 8)
+
     def connect_kgdb(self) -> socket.socket:
         """Connect to the serial port for kgdb."""
         return self._connect("kgdb")

@@ -11,6 +11,7 @@ from ._packets import Decoder, encode
 from ._qemu import QemuStubBackend
 from ._qemu_stub import QemuStub
 from ._recorded_code import RecordedCode
+from ._refusal import Refusal
 from ._relay import Relay
 from ._split import LineSplitter
 from ._stop_context import GuestMemory
@@ -32,6 +33,7 @@ __all__ = [
     "QemuStub",
     "QemuStubBackend",
     "RecordedCode",
+    "Refusal",
     "Relay",
     "Return",
     "Vcpus",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from ..errors import KgdbError
 from ._breakpoints import InsertedBreakpoints
 from ._recorded_code import RecordedCode
+from ._refusal import Refusal
 from ._stack_watches import StackWatches
 from ._stop_context import GuestMemory, StopContext
 
@@ -61,6 +62,9 @@ class Backend(ABC):
     hardware_refusal: str | None = None
     """Why it has no watchpoints and no hardware breakpoints; None if it has."""
 
+    misses_atomics = False
+    """Whether its watchpoints miss atomic instructions on some pages: :class:`WatchedPages`."""
+
     lazy_removal = True
     """Whether breakpoints of gdb's may stay inserted until the target resumes."""
 
@@ -82,6 +86,11 @@ class Backend(ABC):
         self, watches: StackWatches
     ) -> None:
         """Ask these about the hits of watchpoints; is called once."""
+
+    @property
+    def hardware(self) -> Collection[bytes]:
+        """The watchpoints and hardware breakpoints that are inserted, as `Z` has them."""
+        return ()
 
     @abstractmethod
     def sockets(self) -> list[socket.socket]:
@@ -200,7 +209,7 @@ class Backend(ABC):
     def request(self, payload: bytes) -> bytes:
         """Send the target a packet and return its reply."""
 
-    def take_refusal(self) -> str | None:
+    def take_refusal(self) -> Refusal | None:
         """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known."""
         return None
 

@@ -17,6 +17,7 @@ from ._kgdb_stop import KgdbStop
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import HARDWARE_HIT, Hit, QemuStub
 from ._recorded_code import RecordedCode
+from ._refusal import Refusal
 from ._split import LineSplitter
 from ._stack_watches import StackWatches
 from ._stop_context import GuestMemory, StopContext
@@ -69,6 +70,7 @@ class KgdbBackend(Backend):
         prints: bool = False,
     ) -> None:
         self._stub = stub
+        self.misses_atomics = stub is not None and stub.misses_atomics
         self._splitter = LineSplitter(shared=True) if prints else None
         self._vcpus = VcpuControl(vcpus, stub, paused=paused)
         self._connection = self._open(connect, waits)
@@ -94,6 +96,11 @@ class KgdbBackend(Backend):
             on_stub=self._take_hit,
             splitter=self._splitter,
         )
+
+    @property
+    def hardware(self) -> set[bytes]:
+        """See :attr:`Backend.hardware`."""
+        return self._stub.hardware if self._stub is not None else set()
 
     def use_stack_watches(self, watches: StackWatches) -> None:
         """See :meth:`Backend.use_stack_watches`."""
@@ -327,7 +334,7 @@ class KgdbBackend(Backend):
         self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
         return self._stub.insert_or_remove(payload)
 
-    def take_refusal(self) -> str | None:
+    def take_refusal(self) -> Refusal | None:
         """See :meth:`Backend.take_refusal`."""
         refusal, self._handlers.refusal = self._handlers.refusal, None
         return refusal

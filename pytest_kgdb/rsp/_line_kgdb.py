@@ -10,6 +10,7 @@ from ..deadline import WaitLimit
 from ._connection import KGDB_BYTES, KgdbConnection
 from ._kgdb import KgdbBackend
 from ._line_connection import LineConnection
+from ._refusal import Refusal
 
 __all__ = ["LineKgdbBackend"]
 
@@ -55,7 +56,7 @@ class LineKgdbBackend(KgdbBackend):
         cause outside of a single step (arch/x86/kernel/kgdb.c, __kgdb_notify).
         """
         if payload[:2] in _HARDWARE:
-            self._handlers.refusal = self.hardware_refusal
+            self._handlers.refusal = Refusal(self.hardware_refusal)
             return b"E01"
         return super().reply(payload)
 

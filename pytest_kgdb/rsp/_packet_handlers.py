@@ -8,6 +8,7 @@ from ..arch import X86_64
 from ..errors import KgdbError
 from ._connection import KGDB_BYTES, KgdbConnection
 from ._kgdb_stop import KgdbStop
+from ._refusal import Refusal
 from ._stop_context import FIRST_KERNEL_ADDRESS
 
 __all__ = ["PacketHandlers"]
@@ -39,7 +40,7 @@ class PacketHandlers:
         """Whether the machine is about to be replaced, and kgdb not to be asked."""
         self.list_all_threads = False
         """Whether gdb is told of every task, which takes kgdb long."""
-        self.refusal: str | None = None
+        self.refusal: Refusal | None = None
         """Why the last write or breakpoint that was refused was; gdb has but a number for it."""
         self.select_stopped_thread()
 
@@ -150,7 +151,7 @@ class PacketHandlers:
             self._refuse_other_task(address)
             pieces = self._stop.open_user(address, size)
         except KgdbError as error:
-            self.refusal = error.message
+            self.refusal = Refusal.of_memory(error.message)
             return _FAULT
         for start, length in pieces:
             reply = self._write_kernel(start, length, digits[: 2 * length])
@@ -166,7 +167,7 @@ class PacketHandlers:
             part = digits[2 * start : 2 * (start + KGDB_BYTES)]
             reply = self._connection.request(b"M%x,%x:%b" % (address + start, len(part) // 2, part))
             if reply != b"OK":
-                self.refusal = (
+                self.refusal = Refusal.of_memory(
                     f"kgdb could not write at {address + start:#x}, which is mapped, but not to be "
                     f"written (it replied {reply.decode('ascii', 'replace')})"
                 )
@@ -213,7 +214,7 @@ class PacketHandlers:
             elif ask:
                 self._ask_mapped(address, size)
         except KgdbError as error:
-            self.refusal = error.message
+            self.refusal = Refusal.of_memory(error.message)
             return False
         return True
 

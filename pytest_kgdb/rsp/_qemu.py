@@ -19,6 +19,7 @@ from ._cpu_numbers import CpuNumbers
 from ._kernel_stops import KernelStops
 from ._packets import INTERRUPT, IO_ERROR, PAUSED, stopped_thread
 from ._qemu_stop import QemuStop, cpu_of
+from ._refusal import Refusal
 from ._stop_context import GuestMemory, StopContext
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ class QemuStubBackend(Backend):
         stop_reply: bytes = b"",
         symbol: Callable[[str], int | None] = lambda _: None,
         lazy_removal: bool = False,
+        misses_atomics: bool = False,
     ) -> None:
+        self.misses_atomics = misses_atomics
         self._symbol = symbol
         self.lazy_removal = lazy_removal
         self._stops: KernelStops | None = None
@@ -91,11 +94,16 @@ class QemuStubBackend(Backend):
         self._hardware: set[bytes] = set()  # watchpoints and hardware breakpoints, as `Z` has them
         self._threads = b""  # the list of all
         self._numbers = CpuNumbers()
-        self._refusal: str | None = None
+        self._refusal: Refusal | None = None
 
     def use_breakpoints(self, breakpoints: InsertedBreakpoints) -> None:
         """See :meth:`Backend.use_breakpoints`."""
         self._stops = KernelStops(breakpoints, self._symbol, show=self._stop.show)
+
+    @property
+    def hardware(self) -> set[bytes]:
+        """See :attr:`Backend.hardware`."""
+        return self._hardware
 
     def sockets(self) -> list[socket.socket]:
         """See :meth:`Backend.sockets`."""
@@ -282,7 +290,8 @@ class QemuStubBackend(Backend):
         if payload[:3] == b"Z0,":
             address = int(payload.split(b",")[1], 16)
             if not self._stop.may_reach(address):
-                self._refusal = f"{address:#x} is not mapped, and no CPU would come there"
+                why = f"{address:#x} is not mapped, and no CPU would come there"
+                self._refusal = Refusal.of_memory(why)
                 return _FAULT
         connection.send(payload)
         deadline = connection.deadline()
@@ -300,7 +309,7 @@ class QemuStubBackend(Backend):
             (self._breakpoints.add if payload[:1] == b"Z" else self._breakpoints.discard)(address)
         return reply
 
-    def take_refusal(self) -> str | None:
+    def take_refusal(self) -> Refusal | None:
         """See :meth:`Backend.take_refusal`."""
         refusal = self._refusal or self._stop.memory.refusal
         self._refusal = self._stop.memory.refusal = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from ..errors import KgdbError
+from ._refusal import Refusal
 from ._registers import Readable
 from ._stop_context import FIRST_KERNEL_ADDRESS, GuestMemory
 
@@ -41,7 +42,7 @@ class QemuMemory:
         self._registers = registers
         self.memory: GuestMemory | None = None
         self.layout: StopLayout | None = None
-        self.refusal: str | None = None
+        self.refusal: Refusal | None = None
         """Why the last write that was refused was; gdb has but a number for it."""
 
     def reply(self, payload: bytes) -> bytes | None:
@@ -56,7 +57,7 @@ class QemuMemory:
             self._write(address, bytes.fromhex(digits.decode()))
         except KgdbError as error:
             if payload[:1] == b"M":
-                self.refusal = error.message
+                self.refusal = Refusal.of_memory(error.message)
             return _FAULT
         return b"OK"
 

@@ -67,10 +67,18 @@ class QemuStub:
     """QEMU's gdb stub beside kgdb, attached when the first hardware breakpoint is inserted.
 
     :param connect: returns a socket connected to the stub.
+    :param misses_atomics: see :class:`WatchedPages`.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], *, waits: WaitLimit) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        *,
+        waits: WaitLimit,
+        misses_atomics: bool = False,
+    ) -> None:
         self._connect = connect
+        self.misses_atomics = misses_atomics
         self._waits = waits
         self._connection: Connection | None = None
         self._inserted: set[bytes] = set()
@@ -92,6 +100,11 @@ class QemuStub:
         return self._connection.socket if self._connection is not None else None
 
     @property
+    def hardware(self) -> set[bytes]:
+        """What is inserted, or will be when the kernel goes on, as `Z` has it."""
+        return self._inserted | self._withdrawn
+
+    @property
     def watching(self) -> bool:
         """Whether there are watchpoints."""
         return bool(self.watched)
@@ -100,7 +113,7 @@ class QemuStub:
     def watched(self) -> list[range]:
         """The addresses that have watchpoints."""
         areas = []
-        for key in self._inserted | self._withdrawn:
+        for key in self.hardware:
             kind, address, size = key.split(b",")
             if kind != b"1":
                 areas.append(range(int(address, 16), int(address, 16) + int(size, 16)))

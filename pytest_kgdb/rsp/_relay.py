@@ -22,8 +22,10 @@ from ._hook_server import HookServer
 from ._hooks import Hook
 from ._packets import ACK, Decoder, encode
 from ._recorded_code import RecordedCode
+from ._refusal import Refusal
 from ._stack_watches import STACK_FRAMES, StackWatches
 from ._stop_context import GuestMemory
+from ._watched_pages import WatchedPages
 
 if TYPE_CHECKING:
     from ..kernel import StopLayout
@@ -87,8 +89,12 @@ class Relay:
         self._hooks = HookServer(
             self._breakpoints, self._go_on, one_at_a_time=backend.threads_are_tasks
         )
+        self._pages = WatchedPages(
+            backend.reply, lambda: backend.hardware, misses_atomics=backend.misses_atomics
+        )
         self._watches = StackWatches(
-            backend.reply,
+            self._pages.request,
+            allows=self._pages.allows,
             add_hook=lambda address, hook: self._hooks.add(address, hook) == b"OK",
             remove_hook=self._hooks.remove,
         )
@@ -104,7 +110,7 @@ class Relay:
         self._from_gdb = Decoder()
         self._acks = True
         self._stopped = True
-        self._refusal: str | None = None
+        self._refusal: Refusal | None = None
         self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
@@ -209,14 +215,12 @@ class Relay:
         with self._lock:
             return self._backend.explain(address)
 
-    def take_refusal(self) -> str | None:
-        """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known.
-
-        The protocol has a number for it, and gdb words of its own.
-        """
+    def take_refusal(self) -> Refusal | None:
+        """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known."""
         with self._lock:
             refusal, self._refusal = self._refusal, None
-            return refusal or self._backend.take_refusal() or self._watches.take_refusal()
+            sources = (self._backend, self._pages, self._watches)
+            return refusal or next(filter(None, [one.take_refusal() for one in sources]), None)
 
     # Run control
 
@@ -625,7 +629,10 @@ class Relay:
         _, layout = self._backend.guest_memory_used
         with contextlib.suppress(KgdbError):
             if layout is not None and layout.has_freed(address, self._backend.read):
-                self._refusal = f"{address:#x} is in .init.text, which the kernel has freed by now"
+                self._refusal = Refusal(
+                    f"{address:#x} is in .init.text, which the kernel has freed by now",
+                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
+                )
                 return b"E0e"
         return None
 

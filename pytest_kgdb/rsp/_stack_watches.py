@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ._hooks import CONTINUE, STOP, Action, Event, Hook
+from ._refusal import Refusal
 
 __all__ = ["STACK_FRAMES", "StackWatches"]
 
@@ -61,6 +62,7 @@ class StackWatches:
     :param request: sends the target a `Z` or `z` packet for hardware, and returns its reply.
     :param add_hook: has a hook called at an address; False if that is refused.
     :param remove_hook: undoes that.
+    :param allows: whether a watchpoint, as `Z` has it, can be beside those that are inserted.
     """
 
     def __init__(
@@ -68,8 +70,11 @@ class StackWatches:
         request: Callable[[bytes], bytes],
         add_hook: Callable[[int, Hook], bool],
         remove_hook: Callable[[int, Hook], None],
+        *,
+        allows: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         self._request = request
+        self._allows = allows
         self._add_hook = add_hook
         self._hooked: set[tuple[_Exit, _Frame]] = set()
         self.stops: Callable[[], bool] = lambda: True
@@ -81,7 +86,7 @@ class StackWatches:
         self._inserted: dict[int, set[bytes]] = {}  # the same, as `Z` has it
         self._ended: set[int] = set()  # what gdb may still want watched
         self._news: dict[int, bool] = {}
-        self._refusal: str | None = None
+        self._refusal: Refusal | None = None
 
     # What gdb asks
 
@@ -119,7 +124,7 @@ class StackWatches:
         if frame is None:
             pointer = stack_pointer()
             if pointer is not None and address // _STACK == pointer // _STACK:
-                self._refusal = (
+                self._refusal = Refusal(
                     f"{address:#x} is on the stack of the task that stopped, and in no function's "
                     "frame that would end it"
                 )
@@ -131,7 +136,7 @@ class StackWatches:
         if frame.made_at and (pointer is None or not frame.holds(address, pointer)):
             hooked = address in self._waiting
             if not hooked and not self._add_hook(frame.made_at, self._on_made):
-                self._refusal = (
+                self._refusal = Refusal(
                     f"{address:#x} is on the stack, where the function has still to make room for "
                     f"it, and no breakpoint can be at {frame.made_at:#x}, where it has"
                 )
@@ -145,15 +150,18 @@ class StackWatches:
         reply = self._request(b"Z" + key)
         if reply != b"OK":
             return reply
-        if not self._watched_with(frame):
-            reply = self._request(b"Z" + _guard(frame))
-            if reply != b"OK":
-                self._request(b"z" + key)
-                return reply
         for way in frame.exits:
             pair = way, frame
             if pair not in self._hooked and self._add_hook(way.address, self._on_exit):
                 self._hooked.add(pair)
+        # A target that cannot watch both may do without, where the function is met at each exit.
+        hooked = bool(frame.exits) and all((way, frame) in self._hooked for way in frame.exits)
+        if not self._watched_with(frame) and (self._allows(_guard(frame)) or not hooked):
+            reply = self._request(b"Z" + _guard(frame))
+            if reply != b"OK":
+                self._request(b"z" + key)
+                self._unhook(frame)
+                return reply
         self._frames[address] = frame
         self._inserted.setdefault(address, set()).add(key)
         return reply
@@ -194,7 +202,7 @@ class StackWatches:
         del self._waiting[address]
         self._remove_hook(self._frames[address].made_at, self._on_made)
 
-    def take_refusal(self) -> str | None:
+    def take_refusal(self) -> Refusal | None:
         """Return, once, why one was refused last; None if none was."""
         refusal, self._refusal = self._refusal, None
         return refusal

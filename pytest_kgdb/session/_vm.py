@@ -186,6 +186,7 @@ class Vm:
                     stop_reply=stop_reply,
                     symbol=Vmlinux(kernel.vmlinux).symbol,
                     lazy_removal=self.spec.accel == "tcg",
+                    misses_atomics=machine.misses_atomics,
                 ),
             )
             self._parts.callback(relay.close)
@@ -198,7 +199,11 @@ class Vm:
                 KgdbBackend(
                     machine.connect_kgdb,
                     waits=self._waits,
-                    stub=QemuStub(machine.connect_stub, waits=self._waits),
+                    stub=QemuStub(
+                        machine.connect_stub,
+                        waits=self._waits,
+                        misses_atomics=machine.misses_atomics,
+                    ),
                     stop_reply=stop_reply,
                     vcpus=machine.vcpus,
                     paused=paused,

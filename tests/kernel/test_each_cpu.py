@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+
+from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.handle import attachment_of
 
 pytestmark = pytest.mark.kgdb(smp=2)
 
@@ -64,6 +68,40 @@ def test_a_watchpoint(calls):
     assert values[-1] == CALLS
     assert watch.hits == len(values) - 1
     assert calls.read(calls.evaluate("&counted"), 16) == code
+
+
+@pytest.mark.parametrize("access", ["read", "access"])
+def test_a_watchpoint_of_reads(calls, access):
+    """One of both is refused where atomic instructions would be missed, and none is missed."""
+    if access == "access" and attachment_of(calls).machine.misses_atomics:
+        with pytest.raises(KgdbError, match="misses atomic instructions") as refused:
+            calls.watchpoint("calls.counter", access=access)
+        assert 'access="write"' in refused.value.hint
+        assert "watch" not in calls.execute("info breakpoints")
+        return
+    values = [0]
+    with calls.watchpoint("calls.counter", access=access) as watch:
+        for stop in stops(calls):
+            assert (stop.reason, stop.breakpoint) == ("watchpoint", watch)
+            assert stop.frame.function == "counted"
+            values.append(int(stop.new))
+    assert values == sorted(set(values))
+    assert max(second - first for first, second in itertools.pairwise(values)) <= 2
+    assert values[-1] == CALLS
+
+
+def test_watchpoints_of_both_kinds_on_a_page(calls):
+    """The one that is there stays, and misses nothing."""
+    with calls.watchpoint("calls.counter") as watch:
+        if attachment_of(calls).machine.misses_atomics:
+            with pytest.raises(KgdbError, match="misses atomic instructions"):
+                calls.watchpoint("zeros.counter", access="read")
+            with pytest.raises(KgdbError, match="misses atomic instructions"):
+                calls.execute("rwatch zeros.counter")
+        else:
+            calls.watchpoint("zeros.counter", access="read")
+        values = [int(stop.new) for stop in stops(calls) if stop.breakpoint is watch]
+    assert values[-1] == CALLS
 
 
 def test_a_condition(calls):

@@ -35,7 +35,8 @@ def stop_in(kgdb, function, number):
 def ended(kgdb, watch, function):
     stop = kgdb.stop
     assert (stop.reason, stop.breakpoint) == ("watchpoint", watch), stop
-    assert stop.message == "the function returns whose local it is: the watchpoint is deleted"
+    name = watch.expression
+    assert stop.message == f"the function returns whose {name} it is: the watchpoint is deleted"
     assert (stop.old, stop.new, stop.frame.function) == (None, None, function)
     assert "deleted" in repr(watch)
 
@@ -240,3 +241,18 @@ def test_two_that_are_hit_at_once(locals_):
         assert locals_.stop.reason == "watchpoint"
     assert "deleted" in repr(first)
     assert "deleted" in repr(second)
+
+
+@pytest.mark.parametrize("smp", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
+def test_atomic_instructions(locals_, smp):
+    """QEMU before 8.0 with several CPUs misses them where the return address is watched as well."""
+    locals_.breakpoint("locals_count", temporary=True)
+    locals_.type("echo 3 > /sys/module/locals/parameters/count")
+    locals_.cont()
+    locals_.next()
+    watch = locals_.watchpoint("local.counter")
+    seen = []
+    while not locals_.cont().message:
+        seen.append((locals_.stop.frame.function, locals_.stop.old, locals_.stop.new))
+    assert seen == [("locals_increment", number, number + 1) for number in range(3)]
+    ended(locals_, watch, "locals_count")

@@ -57,7 +57,7 @@ def test_hardware_breakpoints_are_refused(bench: Bench) -> None:
     assert "never fire" in str(bench.relay.hardware_refusal)
     for kind in (b"Z1", b"Z2", b"Z3", b"Z4"):
         assert bench.gdb.ask(b"%b,%x,1" % (kind, ENTRY)) == b"E01"
-        assert bench.relay.take_refusal() == bench.relay.hardware_refusal
+        assert str(bench.relay.take_refusal()) == bench.relay.hardware_refusal
     assert bench.kgdb.packets == []
 
 

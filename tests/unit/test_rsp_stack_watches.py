@@ -24,16 +24,18 @@ class Target:
         self.hooks: dict[int, Hook] = {}
         self.refused: set[bytes] = set()
         self.noinstr: set[int] = set()
+        self.kinds: set[int] = {2, 3, 4}
         self.watches = StackWatches(
             self.request,
+            allows=lambda key: int(key[:1]) in self.kinds,
             add_hook=self.add_hook,
             remove_hook=lambda address, hook: self.hooks.pop(address, None) and None,
         )
 
     def request(self, payload: bytes) -> bytes:
-        if payload in self.refused:
-            return b"E22"
         key = payload[1:]
+        if payload in self.refused or int(key[:1]) not in self.kinds:
+            return b"E22"
         (self.inserted.append if payload[:1] == b"Z" else self.inserted.remove)(key)
         return b"OK"
 
@@ -99,7 +101,7 @@ def test_what_no_function_ends(target: Target) -> None:
     assert target.insert(key(SP - 0x40)) == b"E0e"
     refusal = target.watches.take_refusal()
     assert refusal is not None
-    assert "is on the stack of the task that stopped" in refusal
+    assert "is on the stack of the task that stopped" in refusal.reason
     assert target.watches.take_refusal() is None
     assert target.inserted == []
 
@@ -259,7 +261,7 @@ def test_one_for_which_there_is_room_nobody_knows_when(target: Target) -> None:
     assert target.insert(key(LOCAL), SLOT) == b"E0e"
     refusal = target.watches.take_refusal()
     assert refusal is not None
-    assert f"no breakpoint can be at {MADE:#x}" in refusal
+    assert f"no breakpoint can be at {MADE:#x}" in refusal.reason
     assert not target.watches.waiting
 
 
@@ -280,3 +282,23 @@ def test_one_in_which_its_stack_is_not_there(target: Target) -> None:
     target.watches.replaced(lambda address, size: None)
     assert target.hooks == {}
     assert target.watches.take_ended() == {LOCAL: False}
+
+
+def test_where_its_return_address_cannot_be_watched_as_well(target: Target) -> None:
+    """The function's exits are enough where each of them is met."""
+    target.kinds = {2}
+    target.watches.offer(frames(exits=EXITS))
+    assert target.insert(key(LOCAL)) == b"OK"
+    assert target.inserted == [key(LOCAL)]
+    assert sorted(target.hooks) == [ADD, POP, LEAVE]
+    assert target.watches.remove(b"z" + key(LOCAL)) == b"OK"
+    assert target.inserted == []
+
+
+@pytest.mark.parametrize("exits", [b"", EXITS])
+def test_one_that_nothing_would_end_is_refused(target: Target, exits: bytes) -> None:
+    target.kinds = {2}
+    target.noinstr.add(LEAVE)
+    target.watches.offer(frames(exits=exits))
+    assert target.insert(key(LOCAL)) == b"E22"
+    assert (target.inserted, target.hooks) == ([], {})

@@ -46,6 +46,34 @@ static noinline void locals_die(int number)
 	*(volatile int *)8 = local;
 }
 
+/* Has `lock incl`. */
+static noinline void locals_increment(atomic_t *place)
+{
+	atomic_inc(place);
+}
+
+static noinline int locals_count(int number)
+{
+	atomic_t local = ATOMIC_INIT(0);
+
+	while (number--)
+		locals_increment(&local);
+	return atomic_read(&local);
+}
+
+static int locals_count_write(const char *text, const struct kernel_param *parameter)
+{
+	int number;
+
+	if (kstrtoint(text, 0, &number))
+		return -EINVAL;
+	result = locals_count(number);
+	return 0;
+}
+
+static const struct kernel_param_ops locals_count_ops = { .set = locals_count_write };
+module_param_cb(count, &locals_count_ops, NULL, 0200);
+
 static int locals_write(const char *text, const struct kernel_param *parameter)
 {
 	int number;
