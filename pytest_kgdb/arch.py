@@ -80,6 +80,9 @@ class Arch:
     registers: RegisterTable
     """The registers as the remote protocol and the kernel order them."""
 
+    self_jump: bytes
+    """A jump to itself, whatever is behind it (Intel SDM volume 2, `JMP rel8`)."""
+
 
 # gdb: QEMU's description, gdb-xml/i386-64bit.xml, which begins as gdb's own does
 # (gdb/features/i386/64bit-core.xml, up to gs) and goes on with the bases of the segments.
@@ -121,6 +124,7 @@ X86_64: Final = Arch(
     result="$rax",
     arguments=("$rdi", "$rsi", "$rdx", "$rcx", "$r8", "$r9"),
     registers=_X86_64_REGISTERS,
+    self_jump=b"\xeb\xfe",
 )
 
 _BY_ELF_MACHINE: Final = {arch.elf_machine: arch for arch in (X86_64,)}

@@ -42,6 +42,9 @@ MOVED = re.compile(r"(-?0x[0-9a-f]+)?\(%r(sp|bp)\),%rsp$")
 CHUNK = 64
 EXITS = 400
 
+# include/linux/types.h: atomic_t, atomic64_t, atomic_long_t.
+ATOMIC = re.compile(r"atomic(64|_long)?_t$")
+
 # gdb's word in a watchpoint's expression (gdb manual, "Set Watchpoints").
 LOCATION = "-location "
 
@@ -284,6 +287,49 @@ def offset(kind, name):
     raise Refused(f"this kernel's {kind} has no member {name}")
 
 
+def is_atomic(address):
+    """Whether what lies on the stack at an address has a type for atomic instructions.
+
+    They are `atomic_t` and its kin (include/linux/types.h), of which counters and locks are made.
+    """
+    frame = gdb.newest_frame()
+    for _ in range(FRAMES):
+        try:
+            block = frame.block()
+        except RuntimeError:  # code without debug information
+            block = None
+        while block is not None and not (block.is_static or block.is_global):
+            for symbol in block:
+                if symbol.is_variable or symbol.is_argument:
+                    value = symbol.value(frame)
+                    low = int(value.address or 0) & MASK
+                    if low <= address < low + value.type.sizeof:
+                        return has_atomic(value.type, address - low)
+            block = block.superblock
+        frame = frame.older()
+        if frame is None:
+            break
+    return False
+
+
+def has_atomic(kind, at):
+    """Whether a type has something atomic at an offset."""
+    while kind.code == gdb.TYPE_CODE_TYPEDEF:
+        if ATOMIC.match(kind.name or ""):
+            return True
+        kind = kind.target()
+    kind = kind.unqualified()
+    if kind.code == gdb.TYPE_CODE_ARRAY:
+        return has_atomic(kind.target(), at % (kind.target().sizeof or 1))
+    if kind.code not in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION):
+        return False
+    return any(
+        has_atomic(field.type, at - field.bitpos // 8)
+        for field in kind.fields()
+        if not field.bitsize and 0 <= at - field.bitpos // 8 < field.type.sizeof
+    )
+
+
 def as_text(frame):
     """A frame as the relay takes it: numbers, and behind a colon each of its exits."""
     exits = ["{:x},{},{:x}".format(*way) for way in frame[4]]
@@ -311,7 +357,7 @@ class Watches:
             if alone and not may_be_stack(address):
                 return
             frames = frames_of_stack(address)
-            text = ";".join(map(as_text, frames))
+            text = ("!" if is_atomic(address) else "") + ";".join(map(as_text, frames))
             gdb.selected_inferior().connection.send_packet(PACKET + text.encode())
         except (gdb.error, RuntimeError, AttributeError):
             pass  # the relay refuses what is on the stack, then

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..arch import X86_64
 from ..cache import Cache
 from ..errors import ConfigError
 from ._vmlinux import Vmlinux
@@ -108,6 +109,9 @@ class StopLayout:
     system_state: int = 0
     """`system_state`, which tells whether it has been (include/linux/kernel.h)."""
 
+    self_jump: int = 0
+    """Where code is a jump to itself; 0 if it is nowhere so."""
+
     kgdb: KgdbLayout | None = None
     """kgdb's variables; None if the kernel was built without kgdb."""
 
@@ -140,6 +144,7 @@ class StopLayout:
             int3_exception = vmlinux.symbol("asm_exc_int3")
             state = vmlinux.symbol("system_state")
             init, init_end = vmlinux.symbol("_sinittext"), vmlinux.symbol("_einittext")
+            self_jump = _self_jump(vmlinux)
         finally:
             vmlinux.close()
         if current is None and hot is None:
@@ -189,6 +194,7 @@ class StopLayout:
                 init_text=init or 0,
                 init_text_size=init_end - init if init and init_end and state else 0,
                 system_state=state or 0,
+                self_jump=self_jump,
                 kgdb=kgdb,
             )
         except LookupError as error:
@@ -219,6 +225,17 @@ def _startup(vmlinux: Vmlinux) -> tuple[int, int]:
     if not first <= startup < end <= last:
         return 0, 0
     return startup, end - startup
+
+
+def _self_jump(vmlinux: Vmlinux) -> int:
+    """Return an address at which a jump to itself can be executed; 0 if there is none.
+
+    The bytes may be within other instructions. The last ones, for what is executed but once is at
+    the beginning.
+    """
+    text = vmlinux.sections.get(".text")
+    at = vmlinux.section_bytes(".text").rfind(X86_64.self_jump) if text is not None else -1
+    return text.address + at if text is not None and at >= 0 else 0
 
 
 _MEMBERS: Final = " ".join(

@@ -8,15 +8,16 @@ removed for the step. A copy is executed in memory that the kernel has no use fo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from ..arch import X86_64
 from ..errors import KgdbError
-from ._registers import RegisterFile
+from ._registers import Readable, RegisterFile
 from ._stop_context import FIRST_KERNEL_ADDRESS
 
-__all__ = ["DisplacedSteps"]
+__all__ = ["DisplacedSteps", "has_accessed"]
 
 _PC: Final = X86_64.registers.pc
 _FLAGS: Final = X86_64.registers.flags
@@ -24,6 +25,9 @@ _NAMES: Final = X86_64.registers.instruction
 _IF: Final = 1 << 9  # the interrupt flag (Intel SDM volume 1, "EFLAGS Register")
 _USER: Final = 3  # in CS: the privilege level of a program
 _MASK: Final = (1 << 64) - 1
+_ADDRESS_PREFIXES: Final = b"\x64\x65\x67"  # fs, gs, and the size of addresses
+_REX_ADDRESS: Final = 3  # REX.X and REX.B, of the registers of an address
+_OPERAND: Final = 8  # bytes, at the most, of those that are decoded
 
 # A copy: the instruction, some nops, a jump back behind the original, and a byte that says how long
 # the instruction is and whether interrupts were enabled. So all that is needed at the end of a step
@@ -313,6 +317,57 @@ class _Instruction:
             if address < area.stop and area.start < address + size:
                 raise _NotDisplaced
         self._read(address, 8)
+
+
+class _Operands(_Instruction):
+    """The addresses of an instruction's operands in memory, as far as they are known."""
+
+    def __init__(self, registers: RegisterFile, read: Read) -> None:
+        self.addresses: list[int] = []
+        super().__init__(registers, read, ())
+        self.size = self._at - self._start
+
+    def _check_memory(self, address: int) -> None:
+        self.addresses.append(address)
+
+
+def _changes_address(byte: int) -> bool:
+    """Whether a byte before an instruction, as its prefix, would have it about other memory."""
+    rex = byte & 0xF0 == 0x40
+    return byte in _ADDRESS_PREFIXES or (rex and bool(byte & _REX_ADDRESS))
+
+
+class _At:
+    """Registers with another program counter."""
+
+    def __init__(self, registers: Readable, pc: int) -> None:
+        self._registers, self._pc = registers, pc
+
+    def __getitem__(self, name: str) -> int:
+        return self._pc if name == _PC else self._registers[name]
+
+    def __setitem__(self, name: str, value: int) -> None:
+        raise NotImplementedError
+
+
+def has_accessed(registers: Readable, read: Read, address: int) -> bool:
+    """Whether the instruction before the program counter has an operand at an address, for sure.
+
+    Not where the instruction has changed what its address is made of.
+
+    :param registers: those of the kernel's, as they are behind it.
+    """
+    pc = registers[_PC]
+    for size in range(1, _LONGEST + 1):
+        with contextlib.suppress(_NotDisplaced, KgdbError):
+            if _changes_address(read(pc - size - 1, 1)[0]):
+                continue
+            operands = _Operands(_At(registers, pc - size), read)
+            if operands.size == size and any(
+                abs(operand - address) < _OPERAND for operand in operands.addresses
+            ):
+                return True
+    return False
 
 
 def _distance(value: int) -> bytes:

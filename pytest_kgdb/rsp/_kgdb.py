@@ -141,17 +141,16 @@ class KgdbBackend(Backend):
     def _take_hit(self) -> None:
         """Take a hit from QEMU's stub; what kgdb itself touches is none."""
         assert self._stub is not None
-        self._note_hit(self._stub.take_hit(kernel_runs=self._running))
+        self._note_hits(self._stub.take_hits(kernel_runs=self._running))
 
-    def _note_hit(self, hit: Hit | None) -> None:
-        if hit is None:
-            return
-        if hit.stepped:
-            self._stepped_hit = hit
-            return
-        self._hits[hit.address] = hit
-        if hit.saved is not None:
-            self._led.add(hit.address)
+    def _note_hits(self, hits: Sequence[Hit]) -> None:
+        for hit in hits:
+            if hit.stepped:
+                self._stepped_hit = hit
+                continue
+            self._hits[hit.address] = hit
+            if hit.saved is not None:
+                self._led.add(hit.address)
 
     # The stop
 
@@ -407,7 +406,7 @@ class KgdbBackend(Backend):
         try:
             yield
         finally:
-            self._note_hit(self._stub.go_on(stop_reply, kernel_runs=self._running))
+            self._note_hits(self._stub.go_on(stop_reply, kernel_runs=self._running))
 
     @contextlib.contextmanager
     def quiesced(self, timeout: float) -> Iterator[None]:
@@ -479,6 +478,8 @@ class KgdbBackend(Backend):
     def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""
         self._stop.memory, self._stop.layout = memory, layout
+        if self._stub is not None:
+            self._stub.other_hits.self_jump = layout.self_jump if layout is not None else 0
         if self._stub is not None and layout is not None and layout.kgdb is not None:
             self._stub.debug_exception = layout.kgdb.debug_exception
             self._stub.int3_exception = layout.kgdb.int3_exception

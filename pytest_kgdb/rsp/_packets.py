@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-__all__ = ["ACK", "INTERRUPT", "IO_ERROR", "NAK", "PAUSED", "Decoder", "encode", "stopped_thread"]
+__all__ = [
+    "ACK",
+    "INTERRUPT",
+    "IO_ERROR",
+    "NAK",
+    "PAUSED",
+    "Decoder",
+    "cpu_of",
+    "encode",
+    "stopped_thread",
+]
 
 ACK: Final = b"+"
 NAK: Final = b"-"
@@ -32,6 +42,14 @@ def stopped_thread(stop_reply: bytes) -> bytes:
     """Return the thread in a stop reply (gdb manual, "Stop Reply Packets"); empty without one."""
     _, _, rest = stop_reply.partition(b"thread:")
     return rest.partition(b";")[0]
+
+
+def cpu_of(thread: bytes) -> int:
+    """Return the number in a thread id, of which QEMU writes `p01.02` and gdb `p1.2`."""
+    try:
+        return int(thread.rpartition(b".")[2], 16)
+    except ValueError:
+        return 0
 
 
 class Decoder:

@@ -17,8 +17,9 @@ from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
 from ._cpu_numbers import CpuNumbers
 from ._kernel_stops import KernelStops
-from ._packets import INTERRUPT, IO_ERROR, PAUSED, stopped_thread
-from ._qemu_stop import QemuStop, cpu_of
+from ._other_hits import HitReports, OtherHits
+from ._packets import INTERRUPT, IO_ERROR, PAUSED, cpu_of, stopped_thread
+from ._qemu_stop import QemuStop
 from ._refusal import Refusal
 from ._stop_context import GuestMemory, StopContext
 
@@ -92,6 +93,9 @@ class QemuStubBackend(Backend):
         self._stepped = False  # the last stop was that
         self._breakpoints: set[int] = set()  # those that QEMU has, of both kinds
         self._hardware: set[bytes] = set()  # watchpoints and hardware breakpoints, as `Z` has them
+        self._other_hits = OtherHits(self.request, self._step_cpu)
+        self._hit_reports = HitReports()
+        self._others_run = False  # CPUs other than the one that stopped last
         self._threads = b""  # the list of all
         self._numbers = CpuNumbers()
         self._refusal: Refusal | None = None
@@ -121,6 +125,8 @@ class QemuStubBackend(Backend):
         what has SIGIO, and QEMU would try again, some hundred times in a second.
         """
         packets = self._connection.packets
+        if not self._detached and (report := self._hit_reports.next_event()):
+            return report
         while packets and not self._detached:
             packet = packets.popleft()
             if packet[:3] != IO_ERROR and (self._interrupting or packet[:3] != PAUSED):
@@ -151,10 +157,26 @@ class QemuStubBackend(Backend):
 
     def record_stop(self, stop_reply: bytes) -> None:
         """See :meth:`Backend.record_stop`."""
+        others_ran = self._running and self._others_run
         self._running = False
         self._loaded = b""
         self._stop.reply = stop_reply
         self._stepped = self._end_single_step(stop_reply)
+        if others_ran and self._watches and stop_reply[:3] in (b"T05", PAUSED):
+            self._hit_reports.replies += self._other_hits.take(stop_reply)
+            self._stop.resumes()  # another CPU may be selected
+
+    def _step_cpu(self, packet: bytes) -> bytes:
+        """Have one CPU execute an instruction; return the stop reply."""
+        self._connection.send(packet)
+        deadline = self._connection.deadline()
+        while (reply := self._connection.next_packet(packet, deadline))[:1] != b"T":
+            pass
+        return reply
+
+    @property
+    def _watches(self) -> bool:
+        return any(key[:1] != b"1" for key in self._hardware)
 
     def _end_single_step(self, stop_reply: bytes) -> bool:
         """Take note of what a stop ends; return whether its CPU was to execute one instruction.
@@ -244,8 +266,7 @@ class QemuStubBackend(Backend):
         return super().stack_pointer() if pointer is None else pointer
 
     def _emulate(self) -> bool:
-        watched = any(key[:1] != b"1" for key in self._hardware)
-        return not watched and self._stop.emulate()
+        return not self._watches and self._stop.emulate()
 
     def read(self, address: int, size: int) -> bytes:
         """See :meth:`Backend.read`."""
@@ -268,6 +289,7 @@ class QemuStubBackend(Backend):
     def use_guest_memory(self, memory: GuestMemory | None, layout: StopLayout | None) -> None:
         """See :meth:`Backend.use_guest_memory`."""
         self._stop.memory.memory, self._stop.memory.layout = memory, layout
+        self._other_hits.self_jump = layout.self_jump if layout is not None else 0
 
     def explain(self, address: int) -> KgdbError | None:
         """See :meth:`Backend.explain`."""
@@ -380,6 +402,11 @@ class QemuStubBackend(Backend):
     def resume(self, packet: bytes) -> None:
         """See :meth:`Backend.resume`."""
         self._drop_packets()  # they are none of what begins now
+        if packet == CONT:
+            packet = self._hit_reports.asked or packet  # gdb was not told of the stop
+        self._others_run = _lets_others_run(packet)
+        if self._others_run and self._hit_reports.put_off(packet, self._hardware):
+            return
         self._leaving = packet == STEP
         if packet == CONT:
             packet = self._cont
@@ -471,6 +498,7 @@ class QemuStubBackend(Backend):
         for key in sorted(self._hardware):  # of a gdb that has been replaced
             self.request(b"z" + key)
         self._hardware.clear()
+        self._hit_reports = HitReports()
         self._numbers.step_ends()
         self._numbers.reset()
         self._loaded = b""
@@ -486,3 +514,9 @@ def _steps(packet: bytes) -> set[int]:
     """Return the CPUs that a `vCont` packet single-steps."""
     actions = (action.partition(b":") for action in packet.split(b";")[1:])
     return {cpu_of(thread) for action, _, thread in actions if action[:1] in (b"s", b"S")}
+
+
+def _lets_others_run(packet: bytes) -> bool:
+    """Whether a packet resumes all CPUs, which gdb's do not where it steps over a breakpoint."""
+    threads = [action.partition(b":")[2] for action in packet.split(b";")[1:]]
+    return packet == CONT or any(not thread or cpu_of(thread) < 0 for thread in threads)

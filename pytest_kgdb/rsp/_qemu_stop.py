@@ -10,12 +10,12 @@ from ..arch import X86_64
 from ..errors import KgdbError
 from ._emulate import emulate
 from ._kernel_stops import Fault
-from ._packets import stopped_thread
+from ._packets import cpu_of, stopped_thread
 from ._qemu_memory import QemuMemory
 from ._registers import PacketRegisters, PtRegs
 from ._stop_context import FIRST_KERNEL_ADDRESS
 
-__all__ = ["QemuStop", "cpu_of"]
+__all__ = ["QemuStop"]
 
 _PC: Final = X86_64.registers.pc
 
@@ -247,11 +247,3 @@ class QemuStop:
             return here if len(here) == size else self.read(address, size)
 
         return emulate(registers, read, self.write, 0)
-
-
-def cpu_of(thread: bytes) -> int:
-    """Return the number in a thread id, of which QEMU writes `p01.02` and gdb `p1.2`."""
-    try:
-        return int(thread.rpartition(b".")[2], 16)
-    except ValueError:
-        return 0

@@ -20,7 +20,8 @@ from ..arch import X86_64
 from ..deadline import WaitLimit
 from ..errors import KgdbError, MachineDied
 from ._connection import Connection
-from ._packets import ACK, INTERRUPT, IO_ERROR, PAUSED
+from ._other_hits import OtherHits
+from ._packets import ACK, INTERRUPT, IO_ERROR, PAUSED, stopped_thread
 from ._recorded_code import RecordedCode
 from ._registers import PacketRegisters
 from ._stack_watches import StackWatches
@@ -91,6 +92,9 @@ class QemuStub:
         """The kernel's `asm_exc_int3`, where int3s lead; None where that is not known."""
         self.code: RecordedCode | None = None
         """Whose int3s give way to the one at a hit."""
+        self._thread = b""  # the CPU of the last stop that was one of its own
+        self.other_hits = OtherHits(self._request, self._stop_reply)
+        """Asks for the hits of CPUs that QEMU does not report."""
         self.stack_watches: StackWatches | None = None
         """Which know what a hit ends."""
 
@@ -132,6 +136,8 @@ class QemuStub:
             return b"OK"  # removed since, with the machine
         self.stop()
         try:
+            if removes:
+                self._take_other_hits()  # of what nobody watches any more
             reply = self._request(payload)
         finally:
             self._resume()
@@ -154,6 +160,7 @@ class QemuStub:
         if self._inserted:
             with contextlib.suppress(KgdbError):
                 self.stop()
+                self._take_other_hits()  # QEMU would keep them over another state
                 for key in sorted(self._inserted):
                     self._request(b"z" + key)
         self._inserted.clear()
@@ -171,6 +178,7 @@ class QemuStub:
             self._connection = Connection(
                 self._connect, waits=self._waits, target="QEMU's gdb stub", port="its gdb stub"
             )
+            self.other_hits.connected()
             self._connection.socket.sendall(ACK)
             # QEMU stops the machine for a new debugger, and may or may not say so by itself.
             self._stop_reply(b"?")
@@ -194,7 +202,7 @@ class QemuStub:
 
     # Hits
 
-    def take_hit(self, *, kernel_runs: bool) -> Hit | None:
+    def take_hits(self, *, kernel_runs: bool) -> list[Hit]:
         """Take what the stub has sent by itself; at a hit, lead the kernel into kgdb.
 
         :param kernel_runs: whether the kernel runs. What the debugger of a stopped kernel touches
@@ -204,32 +212,49 @@ class QemuStub:
         assert connection is not None
         if not connection.receive():
             raise MachineDied("QEMU closed its gdb stub")
-        hit = None
+        hits = []
         while connection.packets:
             reply = connection.packets.popleft()
             if reply[:1] == b"T":
-                hit = self.go_on(reply, kernel_runs=kernel_runs) or hit
-        return hit
+                hits += self.go_on(reply, kernel_runs=kernel_runs)
+        return hits
 
-    def go_on(self, stop_reply: bytes, *, kernel_runs: bool) -> Hit | None:
-        """Let the machine run on from a stop; lead the kernel into kgdb if it is a hit's.
+    def go_on(self, stop_reply: bytes, *, kernel_runs: bool) -> list[Hit]:
+        """Let the machine run on from a stop; lead each CPU that has a hit into kgdb.
 
         What an error of a disk's file has stopped stays so; :meth:`.Machine.check_storage` reports
         it.
         """
         self._running = False
-        hit = None
         if stop_reply[:3] == IO_ERROR:
-            return None
+            return []
+        replies = [stop_reply]
         if stop_reply[:3] == PAUSED:
             # Perhaps not by us, and who it was (QMP) may have let it run again, or not.
             self._request(b"vMustReplyEmpty")
-        elif kernel_runs:
-            hit = self._lead_into_kgdb(stop_reply)
+            replies = []
+        else:
+            self._thread = stopped_thread(stop_reply)
+        replies += self._take_other_hits(stop_reply)
+        hits = [self._lead_into_kgdb(reply) for reply in replies] if kernel_runs else []
+        self._select(self._thread)
         self._resume()
-        return hit
+        return [hit for hit in hits if hit is not None]
+
+    def _take_other_hits(self, stop_reply: bytes = b"") -> list[bytes]:
+        if not self.watching:
+            return []
+        replies = self.other_hits.take(stop_reply)
+        self._select(self._thread)
+        return replies
+
+    def _select(self, thread: bytes) -> None:
+        """Have memory and registers be as a CPU has them; a user program's has no kernel's."""
+        if thread:
+            self._request(b"Hg" + thread)
 
     def _lead_into_kgdb(self, stop_reply: bytes) -> Hit | None:
+        self._select(stopped_thread(stop_reply))
         registers = PacketRegisters(self._request, "QEMU's gdb stub")
         address = registers[X86_64.registers.pc]
         if address < _KERNEL:

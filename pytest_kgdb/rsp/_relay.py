@@ -93,8 +93,9 @@ class Relay:
             backend.reply, lambda: backend.hardware, misses_atomics=backend.misses_atomics
         )
         self._watches = StackWatches(
-            self._pages.request,
-            allows=self._pages.allows,
+            backend.reply,
+            request_elsewhere=self._pages.request,
+            misses_atomics=backend.misses_atomics,
             add_hook=lambda address, hook: self._hooks.add(address, hook) == b"OK",
             remove_hook=self._hooks.remove,
         )

@@ -16,6 +16,7 @@ STACK_FRAMES: Final = b"qKgdbStack:"
 """How a packet begins by which the agent in gdb names the frames of the stopped task."""
 
 _WORD: Final = 8
+_ATOMIC: Final = b"!"  # before the frames: what is watched is an atomic_t, or of that kind
 
 # arch/x86/include/asm/page_64_types.h, THREAD_SIZE without KASAN: stacks are aligned to it.
 _STACK: Final = 0x4000
@@ -62,7 +63,9 @@ class StackWatches:
     :param request: sends the target a `Z` or `z` packet for hardware, and returns its reply.
     :param add_hook: has a hook called at an address; False if that is refused.
     :param remove_hook: undoes that.
-    :param allows: whether a watchpoint, as `Z` has it, can be beside those that are inserted.
+    :param request_elsewhere: does the same for what is not in a function's frame.
+    :param misses_atomics: whether atomic instructions are missed where the return address, which is
+        read, is watched as well (:class:`.WatchedPages`).
     """
 
     def __init__(
@@ -71,10 +74,13 @@ class StackWatches:
         add_hook: Callable[[int, Hook], bool],
         remove_hook: Callable[[int, Hook], None],
         *,
-        allows: Callable[[bytes], bool] = lambda _: True,
+        request_elsewhere: Callable[[bytes], bytes],
+        misses_atomics: bool = False,
     ) -> None:
         self._request = request
-        self._allows = allows
+        self._request_elsewhere = request_elsewhere
+        self._misses_atomics = misses_atomics
+        self._atomic = False  # what gdb has made a watchpoint of
         self._add_hook = add_hook
         self._hooked: set[tuple[_Exit, _Frame]] = set()
         self.stops: Callable[[], bool] = lambda: True
@@ -92,7 +98,9 @@ class StackWatches:
 
     def offer(self, payload: bytes) -> None:
         """Take note of the frames of the stopped task, for the watchpoint that gdb has made."""
-        frames = payload[len(STACK_FRAMES) :].split(b";")
+        text = payload[len(STACK_FRAMES) :]
+        self._atomic = text[:1] == _ATOMIC
+        frames = text[self._atomic :].split(b";")
         self._offered = [_frame(frame) for frame in frames if frame]
         for address in list(self._frames):
             frame = self._offered_for(address)
@@ -129,9 +137,17 @@ class StackWatches:
                     "frame that would end it"
                 )
                 return b"E0e"
-            return self._request(payload)
+            return self._request_elsewhere(payload)
         if not frame.returns_to:
-            return self._request(payload)
+            return self._request_elsewhere(payload)
+        if self._atomic and self._misses_atomics:
+            self._refusal = Refusal(
+                "with several CPUs, QEMU before 8.0 misses atomic instructions (`lock incl`) on a "
+                "stack, where the return address is watched as well; and what is at "
+                f"{address:#x} is an atomic_t",
+                "run the test on one CPU (--kgdb-smp=1), or with a newer QEMU",
+            )
+            return b"E0e"
         pointer = stack_pointer()
         if frame.made_at and (pointer is None or not frame.holds(address, pointer)):
             hooked = address in self._waiting
@@ -150,18 +166,15 @@ class StackWatches:
         reply = self._request(b"Z" + key)
         if reply != b"OK":
             return reply
+        if not self._watched_with(frame):
+            reply = self._request(b"Z" + _guard(frame))
+            if reply != b"OK":
+                self._request(b"z" + key)
+                return reply
         for way in frame.exits:
             pair = way, frame
             if pair not in self._hooked and self._add_hook(way.address, self._on_exit):
                 self._hooked.add(pair)
-        # A target that cannot watch both may do without, where the function is met at each exit.
-        hooked = bool(frame.exits) and all((way, frame) in self._hooked for way in frame.exits)
-        if not self._watched_with(frame) and (self._allows(_guard(frame)) or not hooked):
-            reply = self._request(b"Z" + _guard(frame))
-            if reply != b"OK":
-                self._request(b"z" + key)
-                self._unhook(frame)
-                return reply
         self._frames[address] = frame
         self._inserted.setdefault(address, set()).add(key)
         return reply
@@ -211,7 +224,7 @@ class StackWatches:
         """Do what a `z2`, `z3` or `z4` packet asks, and return the reply."""
         key, address = payload[1:], _address(payload)
         if address not in self._frames:
-            return self._request(payload)
+            return self._request_elsewhere(payload)
         if key in self._waiting.get(address, ()):
             self._waiting[address].discard(key)
             if not self._waiting[address]:

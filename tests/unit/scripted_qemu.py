@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from scripted_stub import BASE, CALLER, ENTRY, NAMES, PATH, STACK, ScriptedStub, pack_registers
 
+SELF_JUMP = b"\xeb\xfe"
+
 
 class ScriptedQemu(ScriptedStub):
     """A machine of two CPUs, both about to enter the function."""
@@ -22,6 +24,8 @@ class ScriptedQemu(ScriptedStub):
         self.cut_short = 0
         """How many of the next single steps end before the instruction."""
         self.watchpoints: set[bytes] = set()
+        self.hits: dict[int, int] = {}
+        """What CPUs have hit, and QEMU has not reported: addresses of watchpoints."""
         self.physical = False
         """Whether addresses in packets are physical: the memory begins at 0 there."""
         self._selected = 1
@@ -57,6 +61,8 @@ class ScriptedQemu(ScriptedStub):
             value = int.from_bytes(bytes.fromhex(digits.decode()), "little")
             selected[NAMES[int(number, 16)]] = value
             return b"OK"
+        if payload.startswith(b"qXfer:features:read:"):
+            return b"m<"
         if payload.startswith(b"Qqemu.PhyMemMode:"):
             self.physical = payload.endswith(b"1")
             return b"OK"
@@ -103,7 +109,7 @@ class ScriptedQemu(ScriptedStub):
             if cpu in self._single_steps:  # which overrides breakpoints (accel/tcg/cpu-exec.c)
                 if self.cut_short:
                     self.cut_short -= 1
-                else:
+                elif self.memory.read(at, 2) != SELF_JUMP:
                     registers["ip"] = PATH[at]
                 return True
             if at in self.breakpoints:
@@ -117,6 +123,8 @@ class ScriptedQemu(ScriptedStub):
         self.cpu = self._selected = cpu or self.cpu
         self.running = False
         self._single_steps.discard(self.cpu)
+        if signal == b"05" and self.cpu in self.hits:
+            reason += b"watch:%x;" % self.hits.pop(self.cpu)
         self.send(b"T%bthread:p01.%02x;%b" % (signal, self.cpu, reason))
 
     def _on_interrupt(self) -> None:

@@ -139,3 +139,15 @@ def test_it_is_read_once(path: Path, tmp_path: Path) -> None:
     assert stop_layout(compiled(path, SERIAL), "another", cache) is None
     path.unlink()
     assert stop_layout(path, "another", cache) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "offset"), [("eb fe eb fe 90", 2), ("48 b8 eb fe 00 00", 2), ("90", None)]
+)
+def test_a_jump_to_itself(path: Path, code: str, offset: int | None) -> None:
+    digits = ", ".join(f"0x{byte}" for byte in code.split())
+    text = f'asm(".text; .globl here; here: .byte {digits}");'
+    layout = StopLayout.read(compiled(path, TASKS + text, "-g", "-fno-toplevel-reorder"))
+    assert layout is not None
+    here = ElfFile(path).need("here")
+    assert layout.self_jump == (here + offset if offset is not None else 0)

@@ -12,6 +12,7 @@ from scripted_qemu import ScriptedQemu
 from scripted_stub import (
     BASE,
     CALLER,
+    DATA,
     ENTRY,
     LOAD,
     NOP,
@@ -257,6 +258,123 @@ def test_a_command_of_qemus_monitor(bench: Bench) -> None:
     )
     assert bench.gdb.ask(b"qRcmd,%b" % b"info status".hex().encode()) == text
     assert bench.gdb.ask(b"m%x,1" % NOP) == b"90"
+
+
+LOOP = BASE + 0x300
+WATCHED = DATA
+WRITES = BASE + 0x400  # mov %eax,(%rdi)
+WATCH = b"2,%x,4" % WATCHED
+OTHER_HIT = b"T05thread:p01.02;watch:%x;" % WATCHED
+
+
+@pytest.fixture
+def both_hit(bench: Bench) -> Bench:
+    """CPU 1 stops at a breakpoint, and CPU 2 has written what is watched, which QEMU keeps."""
+    layout = StopLayout(
+        current_task=0x40, task_mm=0, task_pid=0, task_comm=0, mm_pgd=0, self_jump=LOOP
+    )
+    bench.qemu.memory.write(LOOP, b"\xeb\xfe")
+    bench.qemu.memory.write(WRITES, b"\x89\x07\x90")
+    bench.relay.use_guest_memory(None, layout)
+    assert bench.gdb.ask(b"Z" + WATCH) == b"OK"
+    assert bench.gdb.ask(insert(NOP)) == b"OK"
+    bench.qemu.cpus[2].update(ip=WRITES + 2, di=WATCHED, flags=0x302)
+    bench.qemu.hits[2] = WATCHED
+    bench.qemu.turns += [b"01", b"02", b"01", b"01"]
+    bench.sent()
+    return bench
+
+
+def test_the_hit_of_another_cpu(both_hit: Bench) -> None:
+    bench, other = both_hit, both_hit.qemu.cpus[2]
+    before = dict(other)
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    assert bench.qemu.hits == {}
+    assert other == before, "it is where it was"
+    assert bench.resumes() == [b"vCont;c:p1.-1", b"vCont;s:p01.02"]
+    assert bench.gdb.ask(b"vCont;c:p1.-1") == OTHER_HIT
+    assert bench.gdb.ask(b"g") == pack_registers(other)
+    assert bench.resumes() == [], "the machine has not run"
+    bench.gdb.ask(insert(RET))
+    bench.gdb.send(b"vCont;c:p1.-1")
+    assert bench.gdb.receive() == STOPPED
+    assert bench.resumes()[:2] == [insert(RET), b"vCont;c:p1.-1"]
+
+
+def test_one_of_a_watchpoint_that_has_been_removed(both_hit: Bench) -> None:
+    gdb = both_hit.gdb
+    gdb.ask(b"vCont;c:p1.-1")
+    gdb.ask(b"z" + WATCH)
+    gdb.ask(remove(NOP))
+    gdb.ask(insert(RET))
+    assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    assert both_hit.qemu.cpus[1]["ip"] == RET
+
+
+def test_one_where_gdb_steps_over_a_breakpoint(both_hit: Bench) -> None:
+    """It takes no stop of a thread then that it has not resumed."""
+    gdb = both_hit.gdb
+    gdb.ask(b"vCont;c:p1.-1")
+    gdb.ask(remove(NOP))
+    assert gdb.ask(b"vCont;s:p1.1") == STOPPED
+    assert both_hit.qemu.cpus[1]["ip"] == RET
+    assert gdb.ask(b"vCont;s:p1.1;c:p1.-1") == OTHER_HIT
+    assert both_hit.qemu.cpus[1]["ip"] == RET
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"ip": WRITES + 1}, id="not behind an access"),
+        pytest.param({"di": WATCHED + 8}, id="behind another access"),
+        pytest.param({"ip": WRITES}, id="before the access"),
+    ],
+)
+def test_one_that_is_to_come_anew(both_hit: Bench, other: dict[str, int]) -> None:
+    """QEMU begins an atomic instruction again, and an interrupt may come first."""
+    gdb, qemu = both_hit.gdb, both_hit.qemu
+    qemu.cpus[2].update(other)
+    gdb.ask(b"vCont;c:p1.-1")
+    assert qemu.hits == {}
+    gdb.ask(remove(NOP))
+    gdb.ask(insert(RET))
+    assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    assert qemu.cpus[1]["ip"] == RET
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [
+        pytest.param({"cs": 0x33}, b"\x89\x07\x90", id="in a program"),
+        pytest.param({}, b"\x89\xfb\xf4", id="before hlt"),
+        pytest.param({"ip": WRITES + 3}, b"\x89\xfb\xf4", id="in hlt"),
+        pytest.param({"ip": 0xFFF0}, b"\x89\x07\x90", id="not in the kernel yet"),
+    ],
+)
+def test_a_cpu_that_is_left_alone(both_hit: Bench, other: dict[str, int], code: bytes) -> None:
+    both_hit.qemu.memory.write(WRITES, code)
+    both_hit.qemu.cpus[2].update(other)
+    both_hit.gdb.ask(b"vCont;c:p1.-1")
+    assert both_hit.resumes() == [b"vCont;c:p1.-1"]
+    assert both_hit.qemu.hits == {2: WATCHED}
+
+
+def test_no_cpu_is_asked_where_nothing_is_watched(both_hit: Bench) -> None:
+    both_hit.gdb.ask(b"z" + WATCH)
+    both_hit.sent()
+    both_hit.gdb.ask(b"vCont;c:p1.-1")
+    assert both_hit.sent() == [b"vCont;c:p1.-1"]
+
+
+def test_a_machine_that_is_put_back_keeps_no_hit(both_hit: Bench) -> None:
+    gdb, relay = both_hit.gdb, both_hit.relay
+    gdb.ask(b"vCont;c:p1.-1")
+    relay.detach()
+    relay.reattach(STOPPED, paused=True)
+    gdb.ask(b"?")
+    gdb.ask(insert(RET))
+    assert gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    assert both_hit.qemu.cpus[1]["ip"] == RET
 
 
 def test_a_machine_that_is_put_back_to_a_watchpoints_hit(bench: Bench) -> None:

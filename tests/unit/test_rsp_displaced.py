@@ -6,7 +6,7 @@ import pytest
 
 from pytest_kgdb.arch import X86_64
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.rsp._displaced import DisplacedSteps
+from pytest_kgdb.rsp._displaced import DisplacedSteps, has_accessed
 
 AREA = range(0xFFFFFFFF81000000, 0xFFFFFFFF81000060)
 TEXT = 0xFFFFFFFF81000400
@@ -208,3 +208,20 @@ def test_without_an_area() -> None:
     assert not guest.steps.begin(b"01", guest.registers, guest.read, range(0))
     guest.steps.end(b"01", guest.registers, guest.read, range(0))
     assert guest.registers["ip"] == TEXT
+
+
+@pytest.mark.parametrize(
+    ("code", "accessed"),
+    [
+        ("8907", DATA), ("48890424", DATA), ("8b4710", DATA + 0x10), ("f0ff0f", DATA),
+        ("f00fb10f", DATA), ("4887 03", DATA), ("c60701", DATA), ("f3a4", DATA), ("0fb607", DATA),
+        ("488b04bd00000081", 0xFFFFFFFF81000000 + (DATA << 2)), ("8d07", None), ("89c7", None),
+        ("0f1f00", None), ("41ff07", None), ("65ff07", None), ("ffff", None),
+    ],
+)  # fmt: skip
+def test_what_the_instruction_before_has_accessed(code: str, accessed: int | None) -> None:
+    guest = Guest(code, r15=0x77)
+    guest.registers["ip"] = TEXT + len(bytes.fromhex(code))
+    for address in (DATA, DATA + 0x10, DATA - 8, 0xFFFFFFFF81000000 + (DATA << 2)):
+        expected = accessed is not None and abs((accessed - address) % (1 << 64)) < 8
+        assert has_accessed(guest.registers, guest.read, address % (1 << 64)) == expected

@@ -24,17 +24,20 @@ class Target:
         self.hooks: dict[int, Hook] = {}
         self.refused: set[bytes] = set()
         self.noinstr: set[int] = set()
-        self.kinds: set[int] = {2, 3, 4}
-        self.watches = StackWatches(
+        self.watches = self.made(misses_atomics=False)
+
+    def made(self, *, misses_atomics: bool) -> StackWatches:
+        return StackWatches(
             self.request,
-            allows=lambda key: int(key[:1]) in self.kinds,
             add_hook=self.add_hook,
             remove_hook=lambda address, hook: self.hooks.pop(address, None) and None,
+            request_elsewhere=self.request,
+            misses_atomics=misses_atomics,
         )
 
     def request(self, payload: bytes) -> bytes:
         key = payload[1:]
-        if payload in self.refused or int(key[:1]) not in self.kinds:
+        if payload in self.refused:
             return b"E22"
         (self.inserted.append if payload[:1] == b"Z" else self.inserted.remove)(key)
         return b"OK"
@@ -284,21 +287,17 @@ def test_one_in_which_its_stack_is_not_there(target: Target) -> None:
     assert target.watches.take_ended() == {LOCAL: False}
 
 
-def test_where_its_return_address_cannot_be_watched_as_well(target: Target) -> None:
-    """The function's exits are enough where each of them is met."""
-    target.kinds = {2}
-    target.watches.offer(frames(exits=EXITS))
-    assert target.insert(key(LOCAL)) == b"OK"
-    assert target.inserted == [key(LOCAL)]
-    assert sorted(target.hooks) == [ADD, POP, LEAVE]
-    assert target.watches.remove(b"z" + key(LOCAL)) == b"OK"
+def test_one_that_atomic_instructions_write(target: Target) -> None:
+    target.watches = target.made(misses_atomics=True)
+    offered = STACK_FRAMES + b"!" + frames()[len(STACK_FRAMES) :]
+    target.watches.offer(offered)
+    assert target.insert(key(LOCAL)) == b"E0e"
+    refusal = target.watches.take_refusal()
+    assert refusal is not None
+    assert "is an atomic_t" in refusal.reason
     assert target.inserted == []
-
-
-@pytest.mark.parametrize("exits", [b"", EXITS])
-def test_one_that_nothing_would_end_is_refused(target: Target, exits: bytes) -> None:
-    target.kinds = {2}
-    target.noinstr.add(LEAVE)
-    target.watches.offer(frames(exits=exits))
-    assert target.insert(key(LOCAL)) == b"E22"
-    assert (target.inserted, target.hooks) == ([], {})
+    target.watches.offer(frames())
+    assert target.insert(key(LOCAL)) == b"OK"
+    target.watches = target.made(misses_atomics=False)
+    target.watches.offer(offered)
+    assert target.insert(key(LOCAL)) == b"OK"

@@ -25,6 +25,24 @@ static noinline int product(int a, int b)
 	return a * b;
 }
 
+static int plain, beside;
+
+static noinline int read_plain(void)
+{
+	return READ_ONCE(plain);
+}
+
+static noinline void write_plain(int i)
+{
+	WRITE_ONCE(plain, i);
+}
+
+/* On the same page. */
+static noinline void access_beside(int i)
+{
+	WRITE_ONCE(beside, READ_ONCE(beside) + i);
+}
+
 static noinline void end(void)
 {
 	barrier();
@@ -40,6 +58,9 @@ static int call(void *arg)
 			atomic_inc(&zeros);
 		if (product(i, cpu) < 0)
 			atomic_inc(&zeros);
+		access_beside(read_plain());
+		write_plain(2 * i + cpu + 1);
+		access_beside(i);
 	}
 	complete(&done[cpu]);
 	return 0;
