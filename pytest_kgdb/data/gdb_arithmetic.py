@@ -2,8 +2,9 @@
 
 To gdb, `sizeof` is a signed int, `?:` has the type of the operand that it takes, two bools have no
 sum, and an enumerator and a narrow bit-field are unsigned (gdb/eval.c, gdb/valarith.c). A cast says
-what C has: C11 6.5.3.4, 6.5.15, 6.3.1.1 and 6.4.4.3. A bit-field of more bits than an int has is as
-gdb has it: C leaves that to the compiler.
+what C has: C11 6.5.3.4, 6.5.15, 6.3.1.1 and 6.4.4.3. Of a bit-field of more bits than an int has, C
+leaves the type to the compiler, and gcc computes with so many bits as it has (gdb_types.promotion);
+gdb, with all of its type.
 
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
@@ -15,9 +16,11 @@ from gdb_operands import (
     Node,
     Typed,
     common,
+    cut,
     element_of,
     int_type,
     member_of,
+    of_width,
     result,
     target_of,
     task_pointer,
@@ -50,6 +53,7 @@ SIZES = ("sizeof", "_Alignof")
 # Operators that are also those of a pointer or of a type's name.
 AMBIGUOUS = ("*", "&")
 COMPUTING = frozenset(["|", "^", "<", ">", "<=", ">=", "<<", ">>", "+", "-", "/", "%", "?", "~"])
+ASSIGNING = ("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
 
 
 class Unread(Exception):
@@ -57,9 +61,15 @@ class Unread(Exception):
 
 
 def may_differ(tokens):
-    """Whether an expression computes: a name, a member, an element and a cast do not."""
+    """Whether an expression computes: a name, a member, an element and a cast do not.
+
+    Equality is as C has it, but of bit-fields.
+    """
+    has_member = any(token.text in (".", "->") for token in tokens)
     for index, token in enumerate(tokens):
         if token.text in (COMPUTING if token.kind == "operator" else SIZES):
+            return True
+        if token.text in ASSIGNING[1:] or (has_member and token.text in EQUALITY):
             return True
         if token.text in AMBIGUOUS and 0 < index < len(tokens) - 1:
             before, after = tokens[index - 1], tokens[index + 1]
@@ -128,22 +138,55 @@ class Reader:
         start, end = self.tokens[node.first].start, self.tokens[node.last].end
         self.edits.append((start, end, before, after))
 
-    def convert(self, node, kind):
-        self.surround(node, f"({kind})(", ")")
+    def convert(self, node, kind, width=None):
+        self.surround(node, *cut(kind, width))
 
     def promote(self, node):
         """Have gdb compute with the type with which C does."""
-        if not node.exact and node.typed is not None and node.typed.needs_cast:
+        if node.exact or node.typed is None:
+            return
+        if node.typed.needs_cast or node.width is not None:
             self.convert(node, node.kind)
+
+    def promote_both(self, operator, one, other):
+        """Have gdb compute with the types with which C does; the result's, if bits do not count.
+
+        :return: a type and its width; None where all bits count.
+        """
+        pairs = one.promoted, other.promoted
+        shifts = operator in ("<<", ">>")
+        if None in pairs or not (one.width or other.width):
+            kind, width = None, None
+        else:
+            kind, width = pairs[0] if shifts else common(one, other)
+        if shifts or kind is None or kind.sizeof > 8:
+            self.promote(one)
+            self.promote(other)
+        else:
+            for node, pair in ((one, pairs[0]), (other, pairs[1])):
+                if not (node.exact and str(pair[0]) == str(kind) and pair[1] == width):
+                    self.convert(node, kind, width)
+        return (kind, width) if width is not None else None
 
     # Operators, by their precedence
 
     def sequence(self):
-        first, node = self.at, self.conditional()
+        first, node = self.at, self.assignment()
         while self.take(","):
-            last = self.conditional()
+            last = self.assignment()
             node = self.node(first, lambda last=last: last.typed)
         return node
+
+    def assignment(self):
+        """What is assigned to gdb's own variables."""
+        first, node = self.at, self.conditional()
+        operator = self.take(*ASSIGNING)
+        if operator is None:
+            return node
+        value = self.assignment()
+        if operator != "=":
+            self.promote(value)
+        return self.node(first, None)
 
     def conditional(self):
         first, test = self.at, self.binary(0)
@@ -175,11 +218,11 @@ class Reader:
         if same and not (one.typed.bits or other.typed.bits):
             constant = one.typed.constant and other.typed.constant
             return Typed(one.typed.type, constant=constant)
-        kind = common(*kinds)
+        kind, width = common(one, other)
         for node in (one, other):
             if str(plain(node.typed.type)) != str(kind) or node.typed.bits or node.typed.constant:
-                self.convert(node, kind)
-        return Typed(kind)
+                self.convert(node, kind, width)
+        return of_width(kind, width)
 
     def binary(self, level):
         first, node = self.at, self.unary()
@@ -191,13 +234,14 @@ class Reader:
             self.at += 1
             other = self.binary(its + 1)
             self.operands += [(node, operator), (other, operator)]
-            if operator in TRUTH or operator in EQUALITY:
-                typed = int_type
-            else:
-                self.promote(node)
-                self.promote(other)
-                typed = int_type if operator in RELATIONAL else result(operator, node, other)
+            typed, width = int_type, None
+            if operator not in TRUTH and (operator not in EQUALITY or has_bits(node, other)):
+                width = self.promote_both(operator, node, other)
+            if operator not in (*TRUTH, *EQUALITY, *RELATIONAL):
+                typed = result(operator, node, other)
             node = self.node(first, typed, exact=True, computed=True)
+            if width is not None and typed is not int_type:
+                self.convert(node, *width)
         return node
 
     def unary(self):
@@ -221,8 +265,11 @@ class Reader:
         if operator in ("-", "+", "~"):
             self.operands.append((node, operator))
             self.promote(node)
-            typed = lambda: node.kind and Typed(node.kind)  # noqa: E731 # as those beside it
-            return self.node(first, typed, exact=True, computed=True)
+            typed = lambda: node.promoted and of_width(*node.promoted)  # noqa: E731 # as the others
+            computed = self.node(first, typed, exact=True, computed=True)
+            if node.width is not None and operator != "+":
+                self.convert(computed, node.kind, node.width)
+            return computed
         if operator == "*":
             return self.node(first, lambda: Typed(target_of(node.typed.type)))
         if operator == "&":
@@ -241,6 +288,8 @@ class Reader:
         else:
             operand = self.unary()
         node = self.node(first, lambda: Typed(integer_type(["unsigned", "long"])), exact=True)
+        if is_bit_field(operand):
+            raise Refused("it takes the sizeof of a bit-field, and C has none")
         if operand is not None and operand.computed and operand.typed is not None:
             del self.edits[edits:]
             kind = operand.kind or operand.typed.type
@@ -258,7 +307,7 @@ class Reader:
                 node = self.node(first, element_of(node, index))
             elif self.take("("):
                 while not self.take(")"):
-                    self.conditional()
+                    self.assignment()
                     self.take(",")
                 node = self.node(first, None)
             elif self.take(".", "->"):
@@ -358,6 +407,17 @@ class Reader:
         for _ in range(stars):
             kind = kind.pointer()
         return kind
+
+
+def is_bit_field(node):
+    """Whether an operand is a bit-field itself, and not computed with one."""
+    if node is None or node.computed or node.typed is None:
+        return False
+    return node.typed.bits > 0
+
+
+def has_bits(*nodes):
+    return any(node.typed is not None and node.typed.bits for node in nodes)
 
 
 def edits_for(tokens, find, block):

@@ -125,7 +125,7 @@ class Compiler:
             elif token.text in ("typeof", "__typeof__"):
                 self.at += 1
                 self.need("(")
-                kind = self.take_type() if self.type_ahead(self.at) else self.conditional().type
+                kind = self.type_of_operand("typeof", self.conditional)
                 self.need(")")
             elif token.text in TAGS:
                 self.at += 1
@@ -246,8 +246,17 @@ class Compiler:
             kind = self.take_type()
             self.need(")")
         else:
-            kind = self.unary().type
+            kind = self.type_of_operand(word, self.unary)
         return Item(integer_type(["unsigned", "long"]), "value", [const(kind.sizeof)])
+
+    def type_of_operand(self, word, operand):
+        """The type that `sizeof` or `typeof` means."""
+        if word == "typeof" and self.type_ahead(self.at):
+            return self.take_type()
+        item = operand()
+        if item.bits is not None:
+            raise Refused(f"it takes the {word} of a bit-field, and C has none")
+        return item.type
 
     def postfix(self, item):
         while True:

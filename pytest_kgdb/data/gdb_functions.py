@@ -161,7 +161,8 @@ def reading(item):
             record["kind"], record["size"] = "chars", kind.sizeof
             record["code"] = listing_of(item.address)
             return record
-        if kind.sizeof > 8 or kind.code in (*COMPOUND, gdb.TYPE_CODE_ARRAY):
+        is_wide = kind.sizeof > 8 and item.bits is None
+        if is_wide or kind.code in (*COMPOUND, gdb.TYPE_CODE_ARRAY):
             record["kind"], record["layout"] = "memory", layout_of(kind)
             record["code"] = listing_of(item.address)
             return record

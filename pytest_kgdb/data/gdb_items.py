@@ -13,6 +13,7 @@ from gdb_types import (
     is_signed,
     plain,
     promotion,
+    sized,
 )
 
 
@@ -57,9 +58,9 @@ def as_bool(code):
 
 def is_wide(item):
     """Whether it is a number of 128 bits, which agent code does not hold as one value."""
-    return item.where in ("memory", "parts") and (
-        plain(item.type).code in INTEGERS and plain(item.type).sizeof > 8
-    )
+    if item.where not in ("memory", "parts") or item.bits is not None:
+        return False
+    return plain(item.type).code in INTEGERS and plain(item.type).sizeof > 8
 
 
 def words_of(item):
@@ -106,11 +107,13 @@ def rvalue(item):
         return Item(item.type.pointer(), "value", item.address, what=item.what)
     if item.where == "parts" or kind.code not in (*INTEGERS, gdb.TYPE_CODE_PTR):
         return item  # a structure: only a member of it is a value
+    if item.bits is not None:
+        code, width = bit_field(item, kind), item.bits[1]
+        if kind.sizeof > 8:
+            kind = sized(width, is_signed(kind))[0]
+        return Item(kind, "value", code, what=item.what, width=width)
     if kind.sizeof > 8:
         return item
-    if item.bits is not None:
-        code = bit_field(item, kind)
-        return Item(kind, "value", code, what=item.what, width=item.bits[1])
     code = [*item.address, [f"ref{8 * kind.sizeof}", 0], *extend(kind)]
     return Item(item.type, "value", code, what=item.what)
 

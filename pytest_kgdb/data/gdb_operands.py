@@ -24,7 +24,8 @@ INT_MIN, INT_MAX = -(1 << 31), (1 << 31) - 1
 class Typed:
     """What C knows of an operand.
 
-    :param bits: the width of a bit-field.
+    :param bits: the width of a bit-field, or of what is computed with one of more bits than an
+        int has.
     :param constant: whether it is an enumerator that an int can hold.
     """
 
@@ -42,16 +43,19 @@ class Typed:
         return kind.code in (gdb.TYPE_CODE_BOOL, gdb.TYPE_CODE_ENUM)
 
     @property
-    def in_arithmetic(self):
-        """The type with which C computes; None for what is no number."""
+    def promoted(self):
+        """The type with which C computes, and its width, as gdb_types.promotion has them.
+
+        None for what is no number.
+        """
         kind = plain(self.type)
         if not is_integer(kind):
             return None
         if self.constant:
-            return integer_type(["int"])
-        if 0 < self.bits <= INT_BITS:
-            return promotion(kind, self.bits)[0]
-        return promotion(kind)[0] if kind.sizeof <= 8 else kind
+            return integer_type(["int"]), None
+        if kind.sizeof > 8:
+            return kind, None  # gdb refuses to compute with it
+        return promotion(kind, self.bits or None)
 
 
 class Node:
@@ -77,9 +81,21 @@ class Node:
         return self._typed
 
     @property
+    def promoted(self):
+        """What :attr:`Typed.promoted` is; None where that is not known, or no number."""
+        return self.typed.promoted if self.typed is not None else None
+
+    @property
     def kind(self):
         """The type with which C computes; None where that is not known, or no number."""
-        return self.typed.in_arithmetic if self.typed is not None else None
+        promoted = self.promoted
+        return promoted[0] if promoted is not None else None
+
+    @property
+    def width(self):
+        """Of the type with which C computes, how many bits count; None if all do."""
+        promoted = self.promoted
+        return promoted[1] if promoted is not None else None
 
 
 def int_type():
@@ -90,18 +106,33 @@ def result(operator, one, other):
     """What tells the type that an operator gives of two operands."""
 
     def typed():
-        if one.kind is not None and other.kind is not None:
+        if one.promoted is not None and other.promoted is not None:
             shifts = operator in ("<<", ">>")
-            return Typed(one.kind if shifts else common(one.kind, other.kind))
+            return of_width(*(one.promoted if shifts else common(one, other)))
         pointers = [pointer_of(node.typed.type) for node in (one, other) if node.kind is None]
         return Typed(integer_type(["long"]) if len(pointers) == 2 else pointers[0])
 
     return typed
 
 
+def of_width(kind, width):
+    """What is of a type of which only some bits count, if there is a width."""
+    return Typed(kind, bits=width or 0)
+
+
 def common(one, other):
-    """The type with which C computes with numbers of two types, which are promoted."""
-    return conversion((one, None), (other, None))[0]
+    """The type with which C computes with two numbers, and its width."""
+    return conversion(one.promoted, other.promoted)
+
+
+def cut(kind, width):
+    """What is before and behind an expression that has only so many bits of a type, for gdb."""
+    if width is None:
+        return f"({kind})(", ")"
+    if not is_signed(kind):
+        return f"(({kind})(", f") & {(1 << width) - 1:#x})"
+    rest = 8 * kind.sizeof - width
+    return f"(({kind})((unsigned {kind})(", f") << {rest}) >> {rest})"
 
 
 def pointer_of(kind):

@@ -26,6 +26,7 @@ from gdb_types import (
     is_signed,
     plain,
     pointed_size,
+    sized,
 )
 
 
@@ -216,11 +217,14 @@ def part(item, position, width, member, what):
             shifted = [*code, *([const(shift), ["rsh_unsigned", 0]] if shift else [])]
             pieces.append((shifted, high - low))
         begin += 8 * size
-    if plain(member).code in (*COMPOUND, gdb.TYPE_CODE_ARRAY) or plain(member).sizeof > 8:
+    is_wide = plain(member).sizeof > 8 and not width
+    if plain(member).code in (*COMPOUND, gdb.TYPE_CODE_ARRAY) or is_wide:
         return Item(member, "parts", [(code, count // 8) for code, count in pieces], what=what)
     if len(pieces) != 1:
         raise Refused(f"{what} lies in more than one register")
     code = pieces[0][0]
+    if plain(member).sizeof > 8:
+        member = sized(width, is_signed(member))[0]
     name = "ext" if is_signed(member) else "zero_ext"
     code = [*code, [name, bits]] if bits < 64 else code
     return Item(member, "value", code, what=what, width=width or None)

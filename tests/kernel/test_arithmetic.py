@@ -145,6 +145,72 @@ def test_enumerators_and_bit_fields(arith: Any, kgdb_kernel: Any) -> None:
     assert collected(arith, expected) == expected
 
 
+def computed_by_gcc(kgdb: Any) -> dict[str, int]:
+    """Expressions of bit-fields, and what gcc computes."""
+    kgdb.run(STEP)
+    rows = [kgdb.evaluate(f"computed[{i}]") for i in range(int(kgdb.evaluate("n_computed")))]
+    return {
+        row["text"].string(): int(row["value"]) & ((1 << 64) - 1 if not row["negative"] else -1)
+        for row in rows
+    }
+
+
+def is_wide(text: str) -> bool:
+    """Whether an expression has a bit-field of a type of 128 bits, with which gdb computes none."""
+    return "x40" in text
+
+
+def test_bit_fields_of_any_width_are_computed_as_by_gcc(arith: Any) -> None:
+    expected = computed_by_gcc(arith)
+    assert len(expected) > 1500
+    differing = {
+        text: (value, number)
+        for text, value in expected.items()
+        if not is_wide(text) and (number := int(arith.evaluate(text))) != value
+    }
+    assert differing == {}
+    assert collected(arith, expected) == expected
+
+
+def test_conditions_with_bit_fields_of_any_width(arith: Any) -> None:
+    expected = [
+        f"(long)({text}) == (long){value}"
+        for text, value in computed_by_gcc(arith).items()
+        if not is_wide(text)
+    ]
+    for first in range(0, len(expected), 100):
+        hit = arith.breakpoint("probe", condition=" && ".join(expected[first : first + 100]))
+        arith.type(STEP)
+        assert arith.cont().breakpoint is hit
+        hit.delete()
+
+
+@pytest.mark.parametrize("expression", ["-broad.x40", "broad.x40 + 1", "broad.x40 < 0"])
+def test_what_gdb_does_not_compute_is_refused(arith: Any, expression: str) -> None:
+    with pytest.raises(KgdbError, match="8 bytes"):
+        arith.evaluate(expression)
+
+
+@pytest.mark.parametrize("field", ["fields.w40", "fields.u3", "(broad.u33)"])
+def test_a_bit_field_has_no_sizeof(arith: Any, field: str) -> None:
+    with pytest.raises(KgdbError, match="sizeof of a bit-field"):
+        arith.evaluate(f"sizeof({field})")
+    with pytest.raises(KgdbError, match="sizeof of a bit-field"):
+        arith.breakpoint("probe", condition=f"sizeof({field}) == 8")
+    for word, expression in (("sizeof", f"sizeof({field})"), ("typeof", f"(typeof({field}))n")):
+        with pytest.raises(KgdbError, match=f"{word} of a bit-field"):
+            arith.spy("probe", collect=[expression])
+
+
+def test_what_is_assigned_to_gdbs_variables(arith: Any) -> None:
+    when = "($less = -1 < fields.u3), ($sum = fields.w40 + 1), n == 3"
+    hit = arith.breakpoint("probe", condition=when)
+    arith.type(STEP)
+    assert arith.cont().breakpoint is hit
+    assert arith.evaluate("$less") == 1
+    assert arith.evaluate("$sum") == 0
+
+
 @pytest.mark.parametrize("when", ["-1 < Q_ONE", "small < false", "fields.u3 - 6 < 0"])
 def test_a_condition_that_has_a_sign(arith: Any, when: str) -> None:
     assert forced(arith, when) == 1

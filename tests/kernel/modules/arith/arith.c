@@ -29,6 +29,64 @@ enum negative negative; /* without a variable, gcc leaves no enumerators */
 enum large large;
 enum wide wider;
 
+struct broad {
+	u64 u33:33;
+	s64 s63:63;
+	u64 u63:63;
+	enum wide e40:40;
+	unsigned __int128 x40:40;
+} broad = {
+	.u33 = 0x1fffffff5ull, .s63 = -0x3ffffffffffffff3, .u63 = 0x7ffffffffffffff1ull,
+	.e40 = W_WIDE, .x40 = 0xfedcba9876ull,
+};
+
+/* What gcc computes. */
+struct computed {
+	const char *text;
+	long value;
+	bool negative;
+} computed[4096];
+int n_computed;
+
+static noinline void note(const char *text, long value, bool negative)
+{
+	computed[n_computed++] = (struct computed){ text, value, negative };
+}
+
+#define COMPUTE(e) note(#e, (long)(e), (e) + 0 < 0)
+#define UNARY(f) \
+	COMPUTE(f), COMPUTE(-f), COMPUTE(~f), COMPUTE(+f - 6), COMPUTE(!f), COMPUTE(-f >> 3), \
+	COMPUTE(f << 1), COMPUTE(f << 8), COMPUTE(f << 30), COMPUTE((f << 8) >> 8), \
+	COMPUTE(f >> 1), COMPUTE(f >> 30), COMPUTE(f << (f & 7)), COMPUTE((f + 1) + 1), \
+	COMPUTE(-f == f), COMPUTE(~f + 1 == -f), COMPUTE((u64)f + 1), COMPUTE((f) * 3 / 3), \
+	COMPUTE(sizeof(f + 1)), COMPUTE(sizeof(-f)), COMPUTE(1 << (f & 3)), \
+	COMPUTE(numbers[f & 1]), COMPUTE(*(numbers + (f & 1)))
+#define BINARY(f, g) \
+	COMPUTE(f + g), COMPUTE(f - g), COMPUTE(g - f), COMPUTE(f * g), COMPUTE(f / g), \
+	COMPUTE(g / f), COMPUTE(f % g), COMPUTE(g % f), COMPUTE(f & g), COMPUTE(f | g), \
+	COMPUTE(f ^ g), COMPUTE(f == g), COMPUTE(f != g), COMPUTE(f < g), COMPUTE(g < f), \
+	COMPUTE(f <= g), COMPUTE(f >= g), COMPUTE(numbers[0] ? f : g), \
+	COMPUTE(!numbers[0] ? f : g), COMPUTE((f + g) - g == f), COMPUTE(-1 < f - g || f < ~g)
+#define WITH_ALL(f) \
+	UNARY(f), BINARY(f, -1), BINARY(f, 7u), BINARY(f, -5L), BINARY(f, 9ul), \
+	BINARY(f, fields.long32), BINARY(f, fields.w40), BINARY(f, fields.sw36), \
+	BINARY(f, broad.e40), BINARY(f, Q_SEVEN)
+
+static noinline void compute(void)
+{
+	WITH_ALL(fields.w40);
+	WITH_ALL(fields.sw36);
+	WITH_ALL(fields.long32);
+	WITH_ALL(fields.u3);
+	WITH_ALL(broad.u33);
+	WITH_ALL(broad.s63);
+	WITH_ALL(broad.u63);
+	WITH_ALL(broad.e40);
+	UNARY(broad.x40);
+	BINARY(broad.x40, -1);
+	BINARY(broad.x40, fields.sw36);
+}
+
 noinline long probe(int n, s8 small, __int128 wide)
 {
 	barrier();
@@ -37,6 +95,8 @@ noinline long probe(int n, s8 small, __int128 wide)
 
 static int set_step(const char *text, const struct kernel_param *kp)
 {
+	if (!n_computed)
+		compute();
 	pr_info("arith: %ld\n", probe(3, -2, -5));
 	return 0;
 }
