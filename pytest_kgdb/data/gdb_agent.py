@@ -75,12 +75,27 @@ def keep(value):
 
 def describe(value):
     """What the other side needs of a value at once."""
-    kind = value.type.strip_typedefs()
-    code = CODES.get(kind.code, "other")
-    record = {"id": keep(value), "type": str(value.type), "code": code}
+    record = {"id": keep(value), **describe_type(value.type)}
     if value.is_optimized_out:
         record["optimized_out"] = True
         return record
+    if record["code"] in SCALARS:
+        if record["code"] == "flt":
+            record["float"] = float(value)
+        else:
+            record["int"] = number_of(value)
+        record["text"] = text(value)
+    address = value.address
+    if address is not None:
+        record["address"] = int(address)
+    return record
+
+
+def describe_type(its_type):
+    """What the other side needs of a type."""
+    kind = its_type.strip_typedefs()
+    code = CODES.get(kind.code, "other")
+    record = {"type": str(its_type), "code": code}
     if code == "array":
         low, high = kind.range()
         record["length"] = max(0, high - low + 1)
@@ -90,15 +105,6 @@ def describe(value):
         record["target"] = target_of(kind)
     if code in ("struct", "union"):
         record["members"] = member_names(kind)
-    if code in SCALARS:
-        if code == "flt":
-            record["float"] = float(value)
-        else:
-            record["int"] = number_of(value)
-        record["text"] = text(value)
-    address = value.address
-    if address is not None:
-        record["address"] = int(address)
     return record
 
 
@@ -325,6 +331,18 @@ def op_frames(limit, behind=False):
     return {"frames": frames}
 
 
+def describe_variable(symbol, frame):
+    """A variable in a frame; with the reason if it cannot be read."""
+    try:
+        names.check_value(symbol.name, symbol)
+        return describe(value_of(symbol, frame))
+    except Refused as refused:
+        reason = {"error": refused.why, "hint": refused.hint}
+    except gdb.error as error:
+        reason = {"error": str(error)}
+    return {**describe_type(symbol.type), **reason}
+
+
 def op_variables(frame, arguments):
     """The arguments, or the other variables, of a frame, inner blocks' names first."""
 
@@ -339,10 +357,7 @@ def op_variables(frame, arguments):
             for symbol in block:
                 matches = symbol.is_argument if arguments else symbol.is_variable
                 if matches and symbol.name not in records:
-                    try:
-                        records[symbol.name] = describe(value_of(symbol, selected))
-                    except gdb.error as error:
-                        records[symbol.name] = {"error": str(error)}
+                    records[symbol.name] = describe_variable(symbol, selected)
             if block.function is not None:
                 break
             block = block.superblock

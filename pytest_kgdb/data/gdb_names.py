@@ -20,6 +20,7 @@ from gdb_symbols import (
     is_local,
     is_module,
     objfile_of,
+    own_static,
     section_of,
     sees,
     short,
@@ -130,6 +131,11 @@ class Names:
             symbol = gdb.lookup_global_symbol(name) or gdb.lookup_static_symbol(name)
         if symbol is not None and (symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF or is_local(symbol)):
             return symbol, None
+        own = own_static(name, block)
+        if own is not None:
+            if not addressed:
+                self.check(name, own)
+            return own, None
         self.expand_modules()
         others = statics(name)
         here = [other for other in others if block is not None and sees(block, other)]
@@ -228,6 +234,15 @@ class Names:
                     'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
                 )
 
+    def check_value(self, name, symbol):
+        """Refuse a function's own variable whose value cannot be read without more."""
+        if is_local(symbol) or symbol.addr_class not in VARIABLES:
+            return
+        self.check(name, symbol)
+        address = address_of(symbol)
+        if address is not None and self.is_per_cpu(address):
+            raise without_cpu(name)
+
     # Expressions for gdb
 
     def checked(self, text, block, own=None):
@@ -264,7 +279,7 @@ class Names:
         if file:
             return self.of_file(file, last)[0]
         symbol = gdb.lookup_symbol(name, block)[0] if block is not None else None
-        if symbol is not None and is_local(symbol):
+        if symbol is not None and (is_local(symbol) or own_static(name, block) is not None):
             return symbol
         if self.verdicts.get(name) == "plain":
             return gdb.lookup_global_symbol(name)
@@ -276,16 +291,14 @@ class Names:
         if address is None or not self.is_per_cpu(address):
             return False
         if not takes_address(tokens, index):
-            raise Refused(
-                f"{name} is a per-CPU variable, of which each CPU has its own",
-                f'say whose: per_cpu({name}, CPU) in an expression, kgdb.per_cpu("{name}", cpu)',
-            )
+            raise without_cpu(name)
         return True
 
     def spelling(self, tokens, index, block):
         """How gdb is to be told a name; None as it is."""
         name = tokens[index].text
-        verdict = self.verdicts.get(name)
+        own = own_static(name, block)
+        verdict = self.verdicts.get(name) if own is None else None
         if verdict is None or not (verdict == "plain" or takes_address(tokens, index)):
             symbol, spelled = self.meaning(name, block, takes_address(tokens, index))
             if symbol is None:
@@ -296,6 +309,7 @@ class Names:
             per_cpu = self.check_per_cpu(tokens, index, name, symbol)
             if (
                 not per_cpu
+                and own is None
                 and spelled is None
                 and gdb.lookup_global_symbol(name) is not None
                 and not (address and self.within(address, "__init_begin", "__init_end"))
@@ -303,6 +317,13 @@ class Names:
                 self.verdicts[name] = "plain"
             return spelled
         return None
+
+
+def without_cpu(name):
+    return Refused(
+        f"{name} is a per-CPU variable, of which each CPU has its own",
+        f'say whose: per_cpu({name}, CPU) in an expression, kgdb.per_cpu("{name}", cpu)',
+    )
 
 
 def directory_of(objfile):

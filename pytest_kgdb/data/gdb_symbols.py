@@ -47,6 +47,19 @@ def is_local(symbol):
     return symbol.needs_frame
 
 
+def own_static(name, block):
+    """What a name means in a block if that is a function's own static variable; None otherwise."""
+    while block is not None:
+        for symbol in block:
+            if symbol.name == name and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
+                is_static = symbol.is_variable and not symbol.needs_frame
+                return symbol if is_static else None
+        if block.function is not None:
+            return None
+        block = block.superblock
+    return None
+
+
 def statics(name):
     """The files' own variables and functions of a name, and enumerators."""
     matches = distinct(name)

@@ -28,7 +28,10 @@ class SourceText(Protocol):
 
 
 class Variables(Mapping[str, Value]):
-    """A frame's variables by name, read from the kernel when one is first asked for."""
+    """A frame's variables by name, read from the kernel when one is first asked for.
+
+    One that cannot be read is there, too: using it raises the reason.
+    """
 
     def __init__(self, debugger: Debugger, level: int, arguments: bool, what: str) -> None:
         self._debugger = debugger
@@ -52,8 +55,6 @@ class Variables(Mapping[str, Value]):
             raise KeyError(
                 f"{self._what} have no '{name}'; they have {', '.join(records) or 'none'}"
             )
-        if "error" in records[name]:
-            raise KgdbError(f"'{name}' cannot be read here: {records[name]['error']}")
         return Value(self._debugger, records[name], name)
 
     def summaries(self) -> dict[str, str]:

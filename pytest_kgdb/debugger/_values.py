@@ -56,6 +56,11 @@ class Value:
                 f"{self._expression} was optimised out here by the compiler",
                 hint=_OPTIMIZED_OUT_HINT,
             )
+        if "error" in record:
+            raise KgdbError(
+                f"{self._expression} cannot be read here: {record['error']}",
+                hint=record.get("hint"),
+            )
         return record
 
     def _child(self, expression: str, how: str, argument: Any = None) -> Value:
@@ -88,7 +93,7 @@ class Value:
     def text_of_string(self) -> str | None:
         """What a `char *` or `char []` says, in quotes; None for anything else."""
         record = self._check()
-        if record.get("optimized_out") or not self._is_string(record):
+        if not {"optimized_out", "error"}.isdisjoint(record) or not self._is_string(record):
             return None
         return repr(self.string()) if record["code"] == "array" or self.number else None
 
@@ -221,6 +226,8 @@ class Value:
         record = self._check()
         if record.get("optimized_out"):
             return "<optimized out>"
+        if "error" in record:
+            return f"<cannot be read here: {record['error']}>"
         if "text" not in record:
             record["text"] = self._debugger.request("text", id=record["id"])["text"]
         return str(record["text"])

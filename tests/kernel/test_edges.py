@@ -515,6 +515,67 @@ def test_per_cpu_variables_of_the_kernel(kgdb: Any) -> None:
     kgdb.watchpoint("per_cpu(runqueues, 0).nr_running").delete()
 
 
+LINE_IN_BLOCK = next(
+    number
+    for number, line in enumerate((EDGES / "main.c").read_text().splitlines(), 1)
+    if "/* in the inner block */" in line
+)
+
+
+def test_statics_of_a_function(edges: Any) -> None:
+    """They are seen before the file's of the same name, and those of other files."""
+    expected = {"shared": 70, "initialized": 71, "n": 3}
+    with edges.spy("own_statics", collect=[*expected, "own_count", "own_pair.second"]) as calls:
+        assert step(edges, 10) == 3 + 81 + 73 + 72
+    (call,) = calls.calls
+    assert {name: call[name] for name in expected} == expected
+    assert (call["own_count"], call["own_pair.second"]) == (0, 0)
+    hit = edges.breakpoint("own_statics", condition="shared == 73 && initialized == 72 && n == 3")
+    edges.type(STEP.format(10))
+    frame = edges.cont().frame
+    assert hit.hits == 1
+    assert (edges.evaluate("shared"), edges.evaluate("initialized")) == (73, 72)
+    assert (frame.evaluate("shared + 1"), frame.evaluate("initialized + 1")) == (74, 73)
+    hit.delete()
+    edges.breakpoint(f"main.c:{LINE_IN_BLOCK}", condition="shared >= 80 && initialized == 72")
+    frame = edges.cont().frame
+    assert (frame.evaluate("initialized"), frame.locals["initialized"]) == (72, 72)
+    assert frame.evaluate("shared") == frame.locals["shared"]
+    assert int(frame.evaluate("shared")) in (81, 82)
+    assert frame.evaluate("'main.c'::shared") == 2
+    edges.assign("initialized", 90)
+    assert frame.evaluate("initialized") == 90
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_per_cpu_static_of_a_function(edges: Any) -> None:
+    step(edges, 10)
+    edges.breakpoint("own_statics")
+    edges.type(STEP.format(10))
+    stop = edges.cont()
+    variables = dict(stop.frame.locals.items())
+    assert {"own_count", "own_pair", "shared", "initialized"} <= {*variables}
+    assert variables["initialized"] == 72
+    assert sum(int(edges.evaluate(f"per_cpu(own_count, {cpu})")) for cpu in (0, 1)) == 3
+    assert {int(edges.evaluate(f"per_cpu(own_pair, {cpu}).second")) for cpu in (0, 1)} == {0, 56}
+    assert (variables["own_count"].type, variables["own_pair"].type) == ("int", "struct two")
+    assert variables["own_pair"].members == ["first", "second"]
+    assert "per-CPU" in str(variables["own_count"])
+    assert "own_count" in repr(stop.frame.locals)
+    why = r"own_(count|pair) is a per-CPU variable.*\n.*per_cpu\(own_(count|pair), CPU\)"
+    for use in (
+        lambda: int(variables["own_count"]),
+        lambda: variables["own_count"] == 0,
+        lambda: variables["own_pair"]["second"],
+        lambda: stop.frame.evaluate("own_count"),
+        lambda: stop.frame.evaluate("own_pair.second"),
+        lambda: edges.watchpoint("own_count"),
+    ):
+        with pytest.raises(KgdbError, match=why):
+            use()
+    assert sum(int(edges.per_cpu("own_count", cpu)) for cpu in (0, 1)) == 3
+
+
 def test_a_bit_field_is_not_watched(edges: Any) -> None:
     with pytest.raises(KgdbError, match="bit-field"):
         edges.watchpoint("record.level")

@@ -368,7 +368,9 @@ def test_a_frame_evaluates_in_itself(gdb: FakeGdb, memory: Memory, frame: Frame)
 def test_variables(gdb: FakeGdb, frame: Frame) -> None:
     gdb.agent["variables"] = lambda frame, arguments: (
         {"fd": {"id": 1, "code": "int", "type": "int", "int": 3, "text": "3"},
-         "gone": {"error": "Cannot access memory at address 0x0"}}
+         "gone": {"error": "Cannot access memory at address 0x0", "code": "int", "type": "int"},
+         "split": {"error": "each CPU has its own", "hint": "say whose", "code": "struct",
+                   "type": "struct two", "members": ["first"]}}
         if arguments
         else {}
     )  # fmt: skip
@@ -376,15 +378,37 @@ def test_variables(gdb: FakeGdb, frame: Frame) -> None:
     assert isinstance(arguments, Variables)
     assert gdb.requests("variables") == [], "they are read when they are asked for"
     assert arguments["fd"] == 3
-    assert list(arguments) == ["fd", "gone"]
+    assert list(arguments) == ["fd", "gone", "split"]
     assert len(gdb.requests("variables")) == 1
-    assert repr(arguments) == "{fd=3, gone=Cannot access memory at address 0x0}"
-    with pytest.raises(KgdbError, match="'gone' cannot be read here: Cannot access memory"):
-        arguments["gone"]
+    assert repr(arguments) == (
+        "{fd=3, gone=Cannot access memory at address 0x0, split=each CPU has its own}"
+    )
     with pytest.raises(KeyError, match="the arguments of frame 1 have no 'fb'; they have fd, gone"):
         arguments["fb"]
     with pytest.raises(KeyError, match="the locals of frame 1 have no 'x'; they have none"):
         frame.locals["x"]
+
+
+def test_variables_that_cannot_be_read(gdb: FakeGdb, frame: Frame) -> None:
+    gdb.agent["variables"] = lambda frame, arguments: {
+        "gone": {"error": "Cannot access memory at address 0x0", "code": "ptr", "target": "char",
+                 "type": "char *"},
+        "split": {"error": "each CPU has its own", "hint": "say whose", "code": "struct",
+                  "type": "struct two", "members": ["first"]},
+    }  # fmt: skip
+    variables = dict(frame.locals.items())
+    gone, split = variables["gone"], variables["split"]
+    assert (gone.type, split.type, split.members) == ("char *", "struct two", ["first"])
+    assert str(gone) == "<cannot be read here: Cannot access memory at address 0x0>"
+    uses = (lambda: int(gone), lambda: gone == 0, lambda: gone == "a", gone.string)
+    for use in (*uses, gone.dereference):
+        with pytest.raises(KgdbError, match=r"^gone cannot be read here: Cannot access memory"):
+            use()
+    with pytest.raises(KgdbError, match=r"(?s)^split cannot be read here: each CPU.*say whose"):
+        split["first"]
+    assert gone.text_of_string is None
+    assert frame.locals.summaries() == {}
+    assert gdb.requests("string") == gdb.requests("child") == []
 
 
 def test_variables_end_with_their_stop(parts: Parts, gdb: FakeGdb, frame: Frame) -> None:

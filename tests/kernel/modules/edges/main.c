@@ -58,6 +58,29 @@ noinline bool give_bool(int x) { barrier(); return x > 3; }
 noinline long give_long(int x) { barrier(); return x; }
 noinline void *give_pointer(int x) { barrier(); return x ? &record : NULL; }
 
+/* Statics of its own: per-CPU ones, and one each as the file's and as other files of the kernel's. */
+static __attribute__((noipa)) long own_statics(int n)
+{
+	static DEFINE_PER_CPU(int, own_count);
+	static DEFINE_PER_CPU(struct two, own_pair);
+	static int shared = 70, initialized = 71;
+	int local = n;
+
+	barrier();
+	this_cpu_add(own_count, n);
+	this_cpu_write(own_pair.second, 56);
+	if (n) {
+		static int shared = 80;
+
+		shared++;
+		initialized++; /* in the inner block */
+		barrier();
+		local += shared;
+	}
+	shared += n;
+	return local + shared + initialized;
+}
+
 noinline void set_scalars(struct scalars *s)
 {
 	WRITE_ONCE(s->byte, 200);
@@ -91,6 +114,7 @@ static noinline long step(int n)
 	case 7: return give_u8(200) + give_s8(-100) + give_bool(4) + (give_pointer(1) != NULL);
 	case 8: return give_long(21);
 	case 9: set_scalars(&scalars); return 0;
+	case 10: return own_statics(3);
 	}
 	return -EINVAL;
 }
