@@ -59,7 +59,8 @@ def value_held(registers, symbol, frame):
 
 def is_misread(symbol, frame):
     """Whether gdb reads another value than the variable's in a frame."""
-    if not symbol.needs_frame:
+    is_absent = symbol.is_argument and symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT
+    if not symbol.needs_frame and not is_absent:
         return False
     if frame.type() != gdb.INLINE_FRAME and not entry_registers(symbol, frame.pc()):
         return False
@@ -80,19 +81,19 @@ def typed(call, symbol):
     """A call of a function of gdb's that gives a variable, with the variable's type.
 
     In `sizeof` and behind `&&`, `||` and `?` gdb may ask for the type alone, and takes that of any
-    such call for `int` (gdb/eval.c, evaluate_funcall, of an internal function). A structure, to
-    which gdb casts nothing, goes through a variable of gdb's, which keeps its type.
+    such call for `int` (gdb/eval.c, evaluate_funcall, of an internal function). What gdb casts
+    nothing to, a structure, a number of 128 bits or what is of a type without a name, goes through
+    a variable of gdb's, which keeps its type.
     """
-    if plain(symbol.type).code in COMPOUND:
-        name = "_typed_" + re.sub(r"\W+", "_", f"{symbol.type}_{symbol.name}")
-        gdb.set_convenience_variable(name, gdb.Value(bytes(symbol.type.sizeof), symbol.type))
-        return f"(${name} = {call})"
-    try:
-        if gdb.parse_and_eval(f"({symbol.type})0").type.sizeof == symbol.type.sizeof:
-            return f"(({symbol.type}){call})"
-    except gdb.error:
-        pass  # of a type without a name
-    return call
+    if plain(symbol.type).code not in COMPOUND:
+        try:
+            if gdb.parse_and_eval(f"({symbol.type})0").type.sizeof == symbol.type.sizeof:
+                return f"(({symbol.type}){call})"
+        except gdb.error:
+            pass
+    name = "_typed_" + re.sub(r"\W+", "_", f"{symbol.type}_{symbol.name}")
+    gdb.set_convenience_variable(name, gdb.Value(bytes(symbol.type.sizeof), symbol.type))
+    return f"(${name} = {call})"
 
 
 def function_of(block):

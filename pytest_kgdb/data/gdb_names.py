@@ -20,7 +20,7 @@ from gdb_symbols import (
     is_local,
     is_module,
     objfile_of,
-    own_static,
+    own_variable,
     section_of,
     sees,
     short,
@@ -131,9 +131,9 @@ class Names:
             symbol = gdb.lookup_global_symbol(name) or gdb.lookup_static_symbol(name)
         if symbol is not None and (symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF or is_local(symbol)):
             return symbol, None
-        own = own_static(name, block)
+        own = own_variable(name, block)
         if own is not None:
-            if not addressed:
+            if not addressed and own.addr_class != gdb.SYMBOL_LOC_OPTIMIZED_OUT:
                 self.check(name, own)
             return own, None
         self.expand_modules()
@@ -279,7 +279,7 @@ class Names:
         if file:
             return self.of_file(file, last)[0]
         symbol = gdb.lookup_symbol(name, block)[0] if block is not None else None
-        if symbol is not None and (is_local(symbol) or own_static(name, block) is not None):
+        if symbol is not None and (is_local(symbol) or own_variable(name, block) is not None):
             return symbol
         if self.verdicts.get(name) == "plain":
             return gdb.lookup_global_symbol(name)
@@ -297,7 +297,7 @@ class Names:
     def spelling(self, tokens, index, block):
         """How gdb is to be told a name; None as it is."""
         name = tokens[index].text
-        own = own_static(name, block)
+        own = own_variable(name, block)
         verdict = self.verdicts.get(name) if own is None else None
         if verdict is None or not (verdict == "plain" or takes_address(tokens, index)):
             symbol, spelled = self.meaning(name, block, takes_address(tokens, index))

@@ -47,13 +47,15 @@ def is_local(symbol):
     return symbol.needs_frame
 
 
-def own_static(name, block):
-    """What a name means in a block if that is a function's own static variable; None otherwise."""
+def own_variable(name, block):
+    """The function's own variable or argument that a name means in a block; None for none.
+
+    gdb says of a static, and of what the compiler left nothing of, that it needs no frame.
+    """
     while block is not None:
         for symbol in block:
-            if symbol.name == name and symbol.addr_class != gdb.SYMBOL_LOC_LABEL:
-                is_static = symbol.is_variable and not symbol.needs_frame
-                return symbol if is_static else None
+            if symbol.name == name and (symbol.is_variable or symbol.is_argument):
+                return symbol
         if block.function is not None:
             return None
         block = block.superblock

@@ -543,6 +543,10 @@ def test_statics_of_a_function(edges: Any) -> None:
     assert frame.evaluate("shared") == frame.locals["shared"]
     assert int(frame.evaluate("shared")) in (81, 82)
     assert frame.evaluate("'main.c'::shared") == 2
+    assert frame.locals["major"].is_optimized_out
+    assert frame.evaluate("major").is_optimized_out
+    with pytest.raises(KgdbError, match="optimised out"):
+        frame.evaluate("major + 1")
     edges.assign("initialized", 90)
     assert frame.evaluate("initialized") == 90
 

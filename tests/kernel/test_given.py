@@ -71,6 +71,40 @@ def test_at_the_prompt(given):
     assert pointers == {hex(given.evaluate("(unsigned long)pair"))}, shown
 
 
+WIDE = {"wide": -5, "high": (3 << 64) + 4}
+
+
+def read(use, name):
+    """A value, or the reason why it cannot be read."""
+    try:
+        value = use(name)
+        return "optimised out" if value.is_optimized_out else int(value)
+    except KgdbError as error:
+        return error.message
+
+
+def test_of_128_bits(given):
+    """What `args` has, evaluate() has: at an entry, in what is inlined, in a caller's frame."""
+    tall = next(n for n, line in enumerate(SOURCE, 1) if "/* behind it */" in line)
+    given.breakpoint("wide_arguments")
+    frame = given.cont().frame
+    assert {name: int(frame.args[name]) for name in WIDE} == WIDE
+    assert {name: int(frame.evaluate(name)) for name in WIDE} == WIDE
+    assert frame.evaluate("wide").type == frame.args["wide"].type
+    assert given.evaluate("sizeof(wide)") == 16
+    given.breakpoint("used")
+    given.breakpoint(f"given.c:{tall}")
+    seen = 0
+    for _ in range(2):
+        for frame in given.cont().backtrace()[:3]:
+            for name in {*WIDE} & {*frame.args}:
+                value = read(frame.args.__getitem__, name)
+                assert value == read(frame.evaluate, name)
+                assert value in (WIDE[name], "optimised out")
+                seen += 1
+    assert seen >= 6
+
+
 def test_they_lie_nowhere(given):
     given.breakpoint(f"given.c:{BEHIND}")
     given.cont()

@@ -65,6 +65,7 @@ static __attribute__((noipa)) long own_statics(int n)
 	static DEFINE_PER_CPU(struct two, own_pair);
 	static int shared = 70, initialized = 71;
 	int local = n;
+	int major = __builtin_popcountl(READ_ONCE(sink)); /* gcc leaves nothing of it */
 
 	barrier();
 	this_cpu_add(own_count, n);

@@ -33,12 +33,26 @@ static __attribute__((noipa)) long caller(struct pair *pair, long n)
 	return sum + pair->second;
 }
 
+static __always_inline long tall(__int128 wide, unsigned __int128 high)
+{
+	long sum = used((long)wide + (long)(high >> 64)); /* the call */
+
+	barrier();
+	return sum + 1; /* behind it */
+}
+
+noinline __attribute__((noipa)) long wide_arguments(__int128 wide, unsigned __int128 high)
+{
+	return tall(wide, high) ^ (long)wide;
+}
+
 static int __init given_init(void)
 {
 	struct pair one = { 7, 8 }, other = { 9, 10 };
 
 	caller(&one, 1);
 	caller(&other, 2);
+	wide_arguments(-5, (unsigned __int128)3 << 64 | 4);
 	return 0;
 }
 
