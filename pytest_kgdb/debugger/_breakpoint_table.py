@@ -74,6 +74,7 @@ class BreakpointTable(StopSubscriber):
     :param expects: whether a module that is known, and not loaded, has a location.
     :param ended_watches: returns, once, the addresses on a stack that are not watched any more, and
         whether the stop is that of the return of the function in whose frame it was.
+    :param refused: returns, once, the addresses at which the target has refused a breakpoint.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class BreakpointTable(StopSubscriber):
         *,
         expects: Callable[[str], bool],
         ended_watches: Callable[[], Mapping[int, bool]],
+        refused: Callable[[], Collection[int]],
     ) -> None:
         self._debugger = debugger
         self._run_control = run_control
         self._locations = locations
         self._expects = expects
         self._ended_watches = ended_watches
+        self._take_refused = refused
         self._rows: dict[int, BreakpointRow] = {}
         self._objects: dict[int, Breakpoint] = {}
         self._internal: dict[str, tuple[int, InternalHandler]] = {}
@@ -185,8 +188,16 @@ class BreakpointTable(StopSubscriber):
 
     def _insert(self, command: str) -> Record:
         """Run a command that inserts one, and return gdb's record; leave none that gdb cannot."""
+        self._take_refused()  # what is older
         try:
             record: Record = self._debugger.command(command)["bkpt"]
+            if self._take_refused():
+                # gdb takes a file that was added for a shared library's, and what it cannot insert
+                # there for that of one which is gone (gdb/breakpoint.c, insert_bp_location). All
+                # sections of a module that are not loaded begin at 0.
+                raise GdbError(
+                    f"Cannot insert breakpoint {record['number']}.", log=self._debugger.transcript
+                )
         except GdbError as error:
             # It would have every resume refused.
             for number in map(int, _NOT_INSERTED.findall(error.message)):
@@ -528,6 +539,15 @@ class BreakpointTable(StopSubscriber):
             if row is not None:
                 self._forget([row])
         return ", ".join(places)
+
+    def unreported(self) -> str:
+        """Return what gdb would say of the breakpoints that it could not insert and keeps silently.
+
+        Those that the target has refused since this was last asked, or one inserted here.
+        """
+        refused = set(self._take_refused())
+        rows = [row for row in self.rows() if refused.intersection(row.places)]
+        return "\n".join(f"Cannot insert breakpoint {row.number}." for row in rows)
 
     def awaited(self) -> str:
         """Return where the kernel was to stop, for a message."""

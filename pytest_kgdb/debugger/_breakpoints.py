@@ -50,6 +50,8 @@ class BreakpointRow:
     resolved: str | None = None
     """The location as gdb took it; None of one that waits."""
     address: int | None = None
+    places: tuple[int, ...] = ()
+    """The addresses that gdb had for it last: it shows none of what it could not insert."""
 
     def update(self, record: Mapping[str, Any]) -> None:
         """Take over a `bkpt` of gdb's (gdb manual, "GDB/MI Breakpoint Information")."""
@@ -70,6 +72,7 @@ class BreakpointRow:
             for place in record.get("locations") or [whole]
             if str(place.get("addr", "")).startswith("0x")
         )
+        self.places = tuple(place.address for place in self.locations) or self.places
         if "addr" in record:
             address = str(record["addr"])
             self.address = int(address, 16) if address.startswith("0x") else None

@@ -146,6 +146,7 @@ class Attachment:
             self.locations,
             expects=registry.expects,
             ended_watches=relay.take_ended_watches,
+            refused=relay.take_refused,
         )
         self.instruments = Instruments(debugger, run_control, relay, self.locations, self.source)
         run_control.connected(reason)

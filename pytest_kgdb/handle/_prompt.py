@@ -147,6 +147,9 @@ _NUMBER: Final = re.compile(r"[\d.,-]+")
 # (data/gdb_frames.py).
 _EXPRESSION: Final = frozenset({"print", "output", "x", "printf", "call", "inspect"})
 
+# These have gdb insert breakpoints at once.
+_INSERTS: Final = frozenset({"break", "tbreak", "enable", "source", "python"})
+
 # These show no source lines; of info, all but two.
 _NO_SOURCE: Final = frozenset(
     {
@@ -237,10 +240,13 @@ class Prompt:
             self._unpack_sources("list" in names)
         self._relay.list_all_threads = any(name.startswith(_THREADS) for name in names)
         self._relay.take_refusal()
+        self._breakpoints.unreported()  # of what is older
         self._debugger.request("prompt_begin")
         output, responds = "", True
         try:
             output = self._run(lines, first, commands, timeout)
+            if names & _INSERTS and (words := self._breakpoints.unreported()):
+                raise GdbError(words, log=self._debugger.transcript)
         except GdbError as error:
             output = self._not_inserted(text, error)
         except (TimeoutError, DebuggerDied, MachineDied):

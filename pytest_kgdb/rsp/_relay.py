@@ -112,6 +112,7 @@ class Relay:
         self._acks = True
         self._stopped = True
         self._refusal: Refusal | None = None
+        self._refused: set[int] = set()  # where gdb got no breakpoint
         self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
@@ -222,6 +223,13 @@ class Relay:
             refusal, self._refusal = self._refusal, None
             sources = (self._backend, self._pages, self._watches)
             return refusal or next(filter(None, [one.take_refusal() for one in sources]), None)
+
+    def take_refused(self) -> frozenset[int]:
+        """Return, once, the addresses at which gdb was refused a breakpoint."""
+        with self._lock:
+            refused = frozenset(self._refused)
+            self._refused.clear()
+            return refused
 
     # Run control
 
@@ -618,7 +626,10 @@ class Relay:
             return b"OK"
         address = int(payload.split(b",")[1], 16)
         if payload[:1] == b"Z":
-            return self._refuse_freed(address) or self._breakpoints.insert(address)
+            reply = self._refuse_freed(address) or self._breakpoints.insert(address)
+            if reply[:1] == b"E":
+                self._refused.add(address)
+            return reply
         self._breakpoints.remove(address)
         return b"OK"
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.handle import attachment_of
 
+DEMO = Path(__file__).parent / "modules" / "demo"
 READ = "while :; do dd if=/dev/zero of=/dev/null bs=17 count=1 2>/dev/null; done"
 
 
@@ -284,6 +286,32 @@ def test_a_breakpoint_where_nothing_is(kgdb):
         with pytest.raises(KgdbError, match="mapped"):
             kgdb.execute(f"break {location}")
     assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+UNMAPPED = ("*0", "*0x10", "*1", "*(long)0", "*0x7ffff7ff0000", "*0xffffffffff000000")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_breakpoint_where_nothing_is_with_a_module(kgdb, stopped):
+    """gdb takes a low address for one in the module's file, of which it says no word."""
+    (kgdb.modules.load_stopped if stopped else kgdb.modules.load)(DEMO)
+    kept = kgdb.breakpoint("demo_add")
+    for location in UNMAPPED:
+        for more in ({}, {"temporary": True, "condition": "1"}, {"pending": True}):
+            with pytest.raises(KgdbError, match=rf"no breakpoint at {re.escape(location)}.*mapped"):
+                kgdb.breakpoint(location, **more)
+        for command in ("break", "tbreak"):
+            with pytest.raises(KgdbError, match="mapped"):
+                kgdb.execute(f"{command} {location}")
+    with pytest.raises(KgdbError, match="mapped"):
+        kgdb.execute("break *0x20\ninfo breakpoints")
+    listing = kgdb.execute("info breakpoints")
+    assert "demo_add" in listing
+    assert "PENDING" not in listing
+    if stopped:
+        assert kgdb.cont().breakpoint is kept
+        kept.delete()
     assert kgdb.run("echo alive").output == "alive\n"
 
 

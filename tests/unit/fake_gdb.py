@@ -456,6 +456,11 @@ class FakeRelay:
         self.stepping: list[bool] = []
         self.stop_reported = True
         self.failure: DebuggerDied | None = None
+        self.refused: set[int] = set()
+
+    def take_refused(self) -> set[int]:
+        refused, self.refused = self.refused, set()
+        return refused
 
     def wait_resumed(self, timeout: float) -> bool:
         self.stop_reported = False
@@ -526,6 +531,7 @@ class Parts:
             self.locations,
             expects=expects,
             ended_watches=dict,
+            refused=self.relay.take_refused,
         )
         self.run_control.record_stop("interrupt")
 
@@ -549,4 +555,4 @@ class Parts:
         return self.run_control.wait(timeout)
 
 
-__all__ = ["SYSRQ", "FakeGdb", "Parts", "Refused", "parse_command"]
+__all__ = ["SYSRQ", "Command", "FakeGdb", "Parts", "Refused", "parse_command"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gdb import FakeGdb, Parts, Refused
+from fake_gdb import Command, FakeGdb, Parts, Refused
 
 from pytest_kgdb.debugger import Breakpoint, BreakpointRow, GdbError, Watchpoint
 from pytest_kgdb.debugger import _breakpoint_table as table_module
@@ -51,6 +51,37 @@ def test_options(parts: Parts, gdb: FakeGdb) -> None:
     parts.table.insert(OPEN, temporary=True)
     parts.table.insert(OPEN, hardware=True)
     assert [one.options for one in gdb.sent("-break-insert")] == [{"-t": None}, {"-h": None}]
+
+
+def test_what_gdb_keeps_without_a_word(parts: Parts, gdb: FakeGdb) -> None:
+    """gdb waits for what it could not insert in a file that was added."""
+    parts.relay.refused = {0x1234}  # of another command
+    kept = parts.table.insert(OPEN)
+    insert = gdb._do_break_insert
+
+    def refused(command: Command) -> list[str]:
+        parts.relay.refused = {0xFFFFFFFF811B09C0}
+        return insert(command)
+
+    gdb._do_break_insert = refused  # type: ignore[method-assign]
+    with pytest.raises(GdbError, match=r"Cannot insert breakpoint 2\."):
+        parts.table.insert(OPEN)
+    with pytest.raises(GdbError, match=r"Cannot insert breakpoint 3\."):
+        parts.table.insert_internal(OPEN, lambda: True)
+    assert [row.number for row in parts.table.rows()] == [kept.number]
+    assert [int(one.arguments[0]) for one in gdb.sent("-break-delete")] == [2, 3]
+
+
+def test_what_gdb_keeps_without_a_word_at_its_prompt(parts: Parts, gdb: FakeGdb) -> None:
+    parts.table.insert(READ)
+    parts.prompt(f"break {OPEN}")
+    assert parts.table.unreported() == ""
+    parts.relay.refused = {0xFFFFFFFF811B09C0}
+    row = next(row for row in parts.table.rows() if row.number == 2)
+    row.update({"number": "2", "addr": "<PENDING>"})
+    assert (row.address, row.locations) == (None, ())
+    assert parts.table.unreported() == "Cannot insert breakpoint 2."
+    assert parts.table.unreported() == ""
 
 
 def test_a_function_at_several_addresses(parts: Parts) -> None:

@@ -159,6 +159,10 @@ class TestRequests:
         assert bench.gdb.ask(insert(0x1234)) == b"E14"
         assert "0x1234" in str(bench.relay.take_refusal())
         assert bench.sent() == []
+        assert bench.relay.take_refused() == {0x1234}
+        assert bench.relay.take_refused() == set()
+        assert bench.gdb.ask(insert(NOP)) == b"OK"
+        assert bench.relay.take_refused() == set()
 
     @pytest.mark.parametrize("kind", [0, 1])
     @pytest.mark.parametrize(("state", "reply"), [(1, b"OK"), (2, b"E0e"), (3, b"E0e")])
