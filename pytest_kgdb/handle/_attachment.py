@@ -148,6 +148,7 @@ class Attachment:
             ended_watches=relay.take_ended_watches,
             refused=relay.take_refused,
         )
+        relay.use_code_refusal(registry.refusal)
         self.instruments = Instruments(debugger, run_control, relay, self.locations, self.source)
         run_control.connected(reason)
         if debugger.door == "qemu":

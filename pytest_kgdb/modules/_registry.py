@@ -115,8 +115,11 @@ class ModuleRegistry:
     # In the kernel
 
     def at(self, address: int) -> tuple[LoadedModule, bool] | None:
-        """Return the module that an address is in, and whether that memory is freed by now."""
-        for module in self.loaded.values():
+        """Return the module that an address is in, and whether that memory is freed by now.
+
+        The relay's thread asks, too.
+        """
+        for module in list(self.loaded.values()):
             if module.holds(address):
                 freed = module.init_freed and module.holds(address, init=True)
                 return module, freed

@@ -113,6 +113,7 @@ class Relay:
         self._stopped = True
         self._refusal: Refusal | None = None
         self._refused: set[int] = set()  # where gdb got no breakpoint
+        self._code_refusal: Callable[[int], str | None] = lambda _: None
         self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
@@ -168,6 +169,14 @@ class Relay:
         with self._lock:
             self._breakpoints.code = code
             self._backend.use_recorded_code(code)
+
+    def use_code_refusal(self, refusal: Callable[[int], str | None]) -> None:
+        """Refuse gdb breakpoints at addresses for which a function returns a reason.
+
+        It is called in the relay's thread, while gdb waits.
+        """
+        with self._lock:
+            self._code_refusal = refusal
 
     @property
     def _code(self) -> RecordedCode | None:
@@ -638,6 +647,9 @@ class Relay:
 
         That of a handle is refused before gdb has it; gdb's prompt has others.
         """
+        if (why := self._code_refusal(address)) is not None:
+            self._refusal = Refusal(f"{address:#x}: {why}")
+            return b"E0e"
         _, layout = self._backend.guest_memory_used
         with contextlib.suppress(KgdbError):
             if layout is not None and layout.has_freed(address, self._backend.read):

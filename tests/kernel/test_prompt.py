@@ -327,6 +327,48 @@ def test_a_breakpoint_in_code_that_was_freed(kgdb, command):
     assert kgdb.read(address, 16) == before
 
 
+IN_INIT = next(
+    f"main.c:{number}"
+    for number, line in enumerate((DEMO / "main.c").read_text().splitlines(), 1)
+    if "demo_total, prepared" in line
+)
+
+
+@pytest.mark.parametrize("location", ["demo_init", "*demo_prepare", IN_INIT])
+@pytest.mark.parametrize("command", ["break", "tbreak", "hbreak"])
+def test_a_breakpoint_in_a_modules_init_that_was_freed(kgdb, command, location):
+    kgdb.modules.load(DEMO)
+    kept = kgdb.breakpoint("demo_exit")
+    with pytest.raises(KgdbError, match=r"refused: 0x\w+: it is in \.init\.text of module demo"):
+        kgdb.execute(f"{command} {location}")
+    listing = kgdb.execute("info breakpoints")
+    assert "demo_exit" in listing
+    assert "PENDING" not in listing
+    assert "demo_init" not in listing
+    assert "demo_prepare" not in listing
+    kgdb.type("rmmod demo")
+    assert kgdb.cont().breakpoint is kept
+    kept.delete()
+
+
+@pytest.mark.parametrize("location", ["demo_init", "*demo_prepare", IN_INIT])
+@pytest.mark.parametrize("command", ["break", "tbreak", "hbreak"])
+def test_a_breakpoint_in_a_modules_init_that_will_be_freed(kgdb, command, location):
+    """A restore brings back what has been freed since."""
+    kgdb.modules.load_stopped(DEMO)
+    kgdb.snapshot("coming")
+    kgdb.execute(f"{command} {location}")
+    assert kgdb.cont().frame.function in ("demo_init", "demo_prepare")
+    if command == "break":
+        assert kgdb.run("cat /sys/module/demo/initstate").output == "live\n"
+    else:
+        kgdb.execute("delete")
+        kgdb.run("true")
+    kgdb.restore("coming")
+    kgdb.execute(f"{command} {location}")
+    assert kgdb.cont().frame.function in ("demo_init", "demo_prepare")
+
+
 @pytest.mark.kgdb(at="kgdbwait")
 def test_a_breakpoint_in_code_that_will_be_freed(kgdb):
     kgdb.execute("break console_on_rootfs")

@@ -182,6 +182,21 @@ class TestRequests:
         assert (refusal is None) == (state == 1)
         assert refusal is None or "freed" in refusal.reason
 
+    @pytest.mark.parametrize("kind", [0, 1])
+    def test_a_breakpoint_that_somebody_else_refuses(self, bench: Bench, kind: int) -> None:
+        """As the modules do of their init code."""
+        freed = [NOP]
+        bench.relay.use_code_refusal(lambda address: "it is gone" if address in freed else None)
+        reply = bench.gdb.ask(insert(NOP) if kind == 0 else b"Z1,%x,1" % NOP)
+        assert reply == b"E0e"
+        assert bench.sent() == []
+        assert str(bench.relay.take_refusal()) == f"{NOP:#x}: it is gone"
+        if kind == 0:
+            assert bench.relay.take_refused() == {NOP}
+            freed.clear()
+            assert bench.gdb.ask(insert(NOP)) == b"OK"
+            assert bench.relay.take_refusal() is None
+
     def test_writes_go_through_kgdb(self, bench: Bench) -> None:
         data = b"ab" * 0x200
         assert bench.gdb.ask(b"M%x,200:%b" % (STACK, data)) == b"OK"
