@@ -149,11 +149,20 @@ class Spy(Instrument):
                 return
             self._watched.add(target)
             self._hooks.append((target, hook))
-        # A call that never returned, as that of a task that ended, is forgotten at the next that
-        # stands on the same place of the same stack.
-        self._pending[target, stack + 8, call.task.address] = call
+        # A call that never returned, as that of a task that ended, is given up at the next that
+        # stands on the same place of the same stack. So is one that ended by a jump that led to
+        # the next, and returns with it: nothing tells it from one whose return was missed.
+        place = target, stack + 8, call.task.address
+        if (earlier := self._pending.pop(place, None)) is not None:
+            earlier.no_return(
+                f"its return cannot be told from that of call {call.number}, which has the same "
+                "return address at the same place of the stack: it ended by a jump (a tail call), "
+                "or has returned unseen"
+            )
+        self._pending[place] = call
         if len(self._pending) > (self._calls.maxlen or 0):
-            self._pending.pop(next(iter(self._pending)))
+            oldest = self._pending.pop(next(iter(self._pending)))
+            oldest.no_return("its return was not waited for: more calls than are kept had begun")
 
     def _on_return(self, event: Event) -> Action:
         self._times[1].note(event)

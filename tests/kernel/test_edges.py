@@ -515,6 +515,18 @@ def test_per_cpu_variables_of_the_kernel(kgdb: Any) -> None:
     kgdb.watchpoint("per_cpu(runqueues, 0).nr_running").delete()
 
 
+def test_what_a_chain_of_tail_calls_returns(edges: Any) -> None:
+    """It has one return, of which the last call is known to be."""
+    for _ in range(2):
+        with edges.spy("chain", returns=True) as calls:
+            assert step(edges, 11) == 100
+        assert [call.args["n"] for call in calls.calls] == [2, 1, 0]
+        assert [call.returned for call in calls.calls] == [False, False, True]
+        assert calls.calls[-1].return_value == 99
+        with pytest.raises(KgdbError, match="cannot be told from that of call 2"):
+            assert calls.calls[0].return_value
+
+
 LINE_IN_BLOCK = next(
     number
     for number, line in enumerate((EDGES / "main.c").read_text().splitlines(), 1)

@@ -142,6 +142,34 @@ def test_calls_that_never_return_are_forgotten(relay: HookedRelay) -> None:
     assert len(calls._pending) == 3
 
 
+def test_calls_with_one_return(relay: HookedRelay) -> None:
+    """Functions that end by jumps have one return; which of the calls have not is not told."""
+    calls = make(relay, returns=True, keep=5)
+    for _ in range(3):
+        relay.arrive(sp=STACK)
+    relay.arrive(CALLER, sp=STACK + 8, ax=99)
+    first, second, last = calls.calls
+    assert (first.returned, second.returned, last.returned) == (False, False, True)
+    assert last.return_value == 99
+    for call, next_one in ((first, 2), (second, 3)):
+        with pytest.raises(KgdbError, match=rf"cannot be told from that of call {next_one}.*tail"):
+            call.return_value  # noqa: B018 # it raises
+    relay.arrive(CALLER, sp=STACK + 8, ax=77)
+    assert last.return_value == 99
+
+
+def test_a_call_that_is_not_waited_for_any_more_says_so(relay: HookedRelay) -> None:
+    first_stack = STACK + 0x4000
+    with make(relay, returns=True, keep=2) as calls:
+        relay.arrive()
+        (first,) = calls.calls
+        for number in range(2):
+            relay.memory.put(first_stack + 0x4000 * number, CALLER.to_bytes(8, "little"))
+            relay.arrive(sp=first_stack + 0x4000 * number)
+        with pytest.raises(KgdbError, match="more calls than are kept"):
+            first.return_value  # noqa: B018 # it raises
+
+
 # What it costs
 
 

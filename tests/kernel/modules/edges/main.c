@@ -65,7 +65,7 @@ static __attribute__((noipa)) long own_statics(int n)
 	static DEFINE_PER_CPU(struct two, own_pair);
 	static int shared = 70, initialized = 71;
 	int local = n;
-	int major = __builtin_popcountl(READ_ONCE(sink)); /* gcc leaves nothing of it */
+	int __maybe_unused major = __builtin_popcountl(READ_ONCE(sink)); /* gcc leaves nothing of it */
 
 	barrier();
 	this_cpu_add(own_count, n);
@@ -80,6 +80,20 @@ static __attribute__((noipa)) long own_statics(int n)
 	}
 	shared += n;
 	return local + shared + initialized;
+}
+
+/* Each ends by a jump into the other, where the kernel itself is built without such jumps, too. */
+#define JUMPS noinline __attribute__((noipa, optimize("optimize-sibling-calls,omit-frame-pointer")))
+long chain(long n);
+static JUMPS long chain_link(long n)
+{
+	barrier();
+	return chain(n - 1);
+}
+JUMPS long chain(long n)
+{
+	barrier();
+	return n ? chain_link(n) : 99;
 }
 
 noinline void set_scalars(struct scalars *s)
@@ -116,6 +130,7 @@ static noinline long step(int n)
 	case 8: return give_long(21);
 	case 9: set_scalars(&scalars); return 0;
 	case 10: return own_statics(3);
+	case 11: return chain(2) + 1;
 	}
 	return -EINVAL;
 }
