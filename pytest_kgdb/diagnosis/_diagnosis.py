@@ -83,7 +83,7 @@ def _of_tasks(samples: Samples, loops: Sequence[Loop]) -> str:
     Kernel threads come last: many wait uninterruptibly for work.
     """
     chains = samples.stuck()
-    circle = next((chain for chain in chains if chain[-1] in chain[:-1]), None)
+    circle = next((chain for chain in chains if _is_deadlock(chain)), None)
     if circle is not None:
         return _deadlock(circle)
     stories = [Story(loop.pid, _looping(loops)) for loop in loops]
@@ -139,11 +139,28 @@ def _hangs(chains: Sequence[Sequence[WaitingTask]], chain: Sequence[WaitingTask]
 
 def _chain(chain: Sequence[WaitingTask]) -> str:
     """Return a task with what it waits for, and where those are that hold that."""
-    return f"{chain[0]} " + ", which is ".join(_in_words(task) for task in chain[:_MAX_CHAIN])
+    circular = chain[-1] in chain[:-1]
+    tasks = chain[:-1] if circular else chain
+    words = f"{tasks[0]} " + ", which is ".join(_in_words(task) for task in tasks[:_MAX_CHAIN])
+    return f"{words}: perhaps a deadlock" if circular else words
+
+
+def _is_deadlock(chain: Sequence[WaitingTask]) -> bool:
+    """Whether tasks wait for each other, and each is known to have what the one before waits for.
+
+    A reader that took a lock last may have released it since.
+    """
+    circle = _circle(chain)
+    return bool(circle) and all(task.wait is not None and task.wait.holders for task in circle)
+
+
+def _circle(chain: Sequence[WaitingTask]) -> Sequence[WaitingTask]:
+    """Return those tasks of a chain that wait for each other, each once."""
+    return chain[chain.index(chain[-1]) : -1]
 
 
 def _deadlock(chain: Sequence[WaitingTask]) -> str:
-    return f"deadlock: {_chain(chain[chain.index(chain[-1]) : -1])}"
+    return f"deadlock: {_chain(_circle(chain))}"
 
 
 def _in_words(task: WaitingTask) -> str:

@@ -3,74 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["lock_holders", "lock_name", "spinning_lock", "task_name"]
+__all__ = [
+    "Holding",
+    "in_lockdep",
+    "lock_name",
+    "mutex_holding",
+    "owner_of",
+    "spinning_lock",
+    "task_name",
+]
 
 # kernel/locking/mutex.h, MUTEX_FLAGS
 _MUTEX_FLAGS: Final = 0x7
-# kernel/locking/rwsem.c: RWSEM_WRITER_LOCKED and RWSEM_READER_SHIFT of the count,
-# RWSEM_OWNER_FLAGS_MASK and RWSEM_READER_OWNED of the owner (since 5.3).
-_WRITER_LOCKED: Final = 1 << 0
-_READER_SHIFT: Final = 8
-_OWNER_FLAGS: Final = 0x3
-_READER_OWNED: Final = 1 << 0
 
 
-def lock_holders(
-    program: drgn.Program,
-    tasks: Mapping[int, drgn.Object],
-    kind: str,
-    address: int,
-    waiters: Collection[int],
-) -> tuple[list[drgn.Object], str]:
-    """Return the tasks that hold a lock; and in words what else its memory says of its holders.
+class Holding(NamedTuple):
+    """Who holds a lock, as far as its memory tells."""
 
-    :param tasks: all tasks, by their address.
-    :param kind: the name of the lock's struct.
-    :param waiters: the addresses of the tasks that wait for it.
-    """
-    import drgn
-
-    lock = drgn.Object(program, f"struct {kind}", address=address)
-    holders: list[drgn.Object] = []
-    holding = ""
-    try:
-        if kind == "mutex":
-            owner = lock.owner.counter.value_() & (1 << 64) - 1 & ~_MUTEX_FLAGS
-            holders, holding = _owner(tasks, owner)
-        elif kind == "rw_semaphore":
-            count = lock.count.counter.value_()
-            value = lock.owner.counter.value_() & (1 << 64) - 1
-            owner = value & ~_OWNER_FLAGS
-            if count & _WRITER_LOCKED:
-                holders, holding = _owner(tasks, owner)
-            elif readers := count >> _READER_SHIFT:
-                holding = f"held by {readers} reader{'s' * (readers > 1)}"
-                last = tasks.get(owner)
-                if value & _READER_OWNED and last is not None:
-                    # "The owner field … may not be the real owner" (kernel/locking/rwsem.c)
-                    holding += f", perhaps {task_name(last)}"
-    except (AttributeError, LookupError, drgn.FaultError):
-        pass  # a kernel whose locks have another form (PREEMPT_RT)
-    if not holders:
-        holders = [
-            task
-            for task in _in_lockdep(program, tasks, kind, address)
-            if task.value_() not in waiters
-        ]
-    return holders, holding
+    tasks: tuple[drgn.Object, ...] = ()
+    """The tasks that hold it."""
+    words: str = ""
+    """The same in words, for holders that are not known."""
+    last: drgn.Object | None = None
+    """Of those in the words the one that took it last, and may have released it since."""
 
 
-def _owner(tasks: Mapping[int, drgn.Object], owner: int) -> tuple[list[drgn.Object], str]:
+def mutex_holding(lock: drgn.Object, tasks: Mapping[int, drgn.Object]) -> Holding:
+    """Return who holds a `struct mutex`."""
+    return owner_of(tasks, lock.owner.counter.value_() & (1 << 64) - 1 & ~_MUTEX_FLAGS)
+
+
+def owner_of(tasks: Mapping[int, drgn.Object], owner: int) -> Holding:
+    """Return the holder of a lock that has its address; 0 for none."""
     task = tasks.get(owner)
     if task is not None:
-        return [task], ""
-    return [], f"whose owner {owner:#x} is no task (any more)" if owner else "held by nobody"
+        return Holding((task,))
+    return Holding(
+        words=f"whose owner {owner:#x} is no task (any more)" if owner else "held by nobody"
+    )
 
 
 def task_name(task: drgn.Object) -> str:
@@ -78,25 +54,37 @@ def task_name(task: drgn.Object) -> str:
     return f"{task.comm.string_().decode(errors='replace')}[{task.pid.value_()}]"
 
 
-def _in_lockdep(
-    program: drgn.Program, tasks: Mapping[int, drgn.Object], kind: str, address: int
-) -> Iterator[drgn.Object]:
-    """Yield the tasks that hold a lock or wait for it, by lockdep's records of both.
+def in_lockdep(
+    program: drgn.Program,
+    tasks: Mapping[int, drgn.Object],
+    kind: str,
+    address: int,
+    waiters: Collection[int],
+) -> tuple[drgn.Object, ...]:
+    """Return the tasks that hold a lock, by lockdep's records of those that do or wait for it.
 
     See include/linux/sched.h, held_locks; include/linux/lockdep_types.h, struct held_lock.
+
+    :param kind: the name of the lock's struct.
+    :param waiters: the addresses of the tasks that wait for it.
     """
     import drgn
 
     if not program.type("struct task_struct").has_member("held_locks"):
-        return
+        return ()
     try:
         instance = address + drgn.offsetof(program.type(f"struct {kind}"), "dep_map")
     except LookupError:
-        return
-    for task in tasks.values():
-        depth = min(task.lockdep_depth.value_(), len(task.held_locks))
-        if any(task.held_locks[index].instance.value_() == instance for index in range(depth)):
-            yield task
+        return ()
+    return tuple(
+        task
+        for task in tasks.values()
+        if task.value_() not in waiters
+        and any(
+            task.held_locks[index].instance.value_() == instance
+            for index in range(min(task.lockdep_depth.value_(), len(task.held_locks)))
+        )
+    )
 
 
 def lock_name(program: drgn.Program, address: int, kind: str) -> str:

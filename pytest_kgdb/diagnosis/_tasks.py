@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import Deadline
 from ._command import Process
+from ._records import Tasks
 from ._stack import StackFrame, frames_of, lines_of, place_of
-from ._waits import IDLE_WAITS, Holder, Tasks, Wait, last_ran, wait_of
+from ._wait import Holder, Wait
+from ._waits import IDLE_WAITS, last_ran, wait_of
 
 if TYPE_CHECKING:
     import drgn
@@ -92,7 +94,12 @@ class WaitingTask:
             return ""
         # A lock has but its owner's address, and a new task may have that of one that has ended.
         names = [self._name(holder) for holder in self.wait.holders[:4]]
-        return f"held by {', '.join(names)}" if names else self.wait.holding
+        if names:
+            return f"held by {', '.join(names)}"
+        if self.wait.last is None:
+            return self.wait.holding
+        reader = "" if self.wait.last.address == self.address else "reader "
+        return f"{self.wait.holding}, last taken by {reader}{self._name(self.wait.last)}"
 
     def _name(self, holder: Holder) -> str:
         mine = holder.address == self.address
@@ -213,11 +220,12 @@ class TaskList:
     def chain(self, view: WaitingTask) -> list[WaitingTask]:
         """Return a task, the one that holds what it waits for, and so on.
 
-        The last one is the first again if they wait for each other.
+        Of readers it is the one that took it last, which need not be one that holds it. The last
+        one is the first again if they wait for each other.
         """
         chain = [view]
-        while (wait := chain[-1].wait) is not None and len(wait.holders) == 1:
-            holder = self.view(wait.holders[0].address)
+        while (wait := chain[-1].wait) is not None and wait.next is not None:
+            holder = self.view(wait.next.address)
             if holder is None:
                 break
             chain.append(holder)

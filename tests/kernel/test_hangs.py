@@ -62,7 +62,16 @@ BLOCKED = {
     "read": rf"{at('hang_read')}, waiting for the rwsem rwsem \(to read\) held by sleeper\[\d+\], "
     rf"which is in {SLEEPS}",
     "write": rf"{at('hang_write')}, waiting for the rwsem rwsem \(to write\) held by 1 reader, "
-    r"perhaps sleeper\[\d+\]",
+    rf"last taken by reader sleeper\[\d+\], which is in {SLEEPS}",
+    "behind": rf"{at('hang_behind')}, waiting for the rwsem rwsem \(to read, behind the writer "
+    r"writer\[\d+\]\) held by 1 reader, last taken by reader sleeper\[\d+\], which is in "
+    rf"{SLEEPS}; and 1 more",
+    "upgrade": rf"{at('hang_upgrade')}, waiting for the rwsem at 0x[0-9a-f]{{16}} "
+    r"\(kmalloc-\d+\) \(to write\) held by 1 reader, last taken by itself \(or by a task that has "
+    r"ended\): perhaps a deadlock",
+    "read_mixed": rf"{at('hang_mixed', 'mixed first')}, waiting for the mutex lock_a held by "
+    rf"mixed\[\d+\], which is in {at('mixed', 'mixed second')}, waiting for the rwsem rwsem \(to "
+    rf"write\) held by 1 reader, last taken by reader {SH}: perhaps a deadlock",
     "semaphore": rf"{at('hang_semaphore')}, waiting for the semaphore semaphore",
     "completion": rf"{at('hang_completion')}, waiting for the completion completion",
     "folio": rf"{at('hang_folio')}, waiting for the lock of a folio at 0x[0-9a-f]{{16}}",
@@ -90,6 +99,15 @@ def test_deadlock_of_two(hangs):
         rf"abba\[\d+\], which is in {at('abba', 'second')}, waiting for the mutex lock_a held by "
         rf"{SH}",
         first_line(hangs, hang("abba")),
+    )
+
+
+def test_deadlock_of_a_mutex_and_an_rwsem(hangs):
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at('hang_mixed', 'mixed first')}, waiting for the mutex lock_a held "
+        rf"by mixed\[\d+\], which is in {at('mixed', 'mixed second')}, waiting for the rwsem rwsem "
+        rf"\(to write\) held by {SH}",
+        first_line(hangs, hang("write_mixed")),
     )
 
 

@@ -22,7 +22,7 @@ from pytest_kgdb.diagnosis import (
 )
 from pytest_kgdb.diagnosis._command import Process, Story, likeliest_first
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
-from pytest_kgdb.diagnosis._waits import Holder, Wait
+from pytest_kgdb.diagnosis._wait import Holder, Wait
 from pytest_kgdb.errors import BootError, KgdbError, TimeoutError
 from pytest_kgdb.handle._cpu_stacks import CpuStacks
 
@@ -339,6 +339,37 @@ def test_tasks_that_wait_for_each_other() -> None:
         f"deadlock: cat[60] in {place}, waiting for the mutex a held by itself "
         "(or by a task that has ended)"
     )
+
+
+def test_a_reader_that_need_not_hold_it() -> None:
+    """No deadlock is claimed of a lock whose readers have but a number."""
+    held, reader = "held by 1 reader", Holder(61 * 0x1000, "sh[61]")
+    place = "demo_spin (demo.c:30)"
+    one = task(60, wait=Wait("the rwsem a", 1, (), held, reader))
+    two = task(61, comm="sh", wait=Wait("the mutex b", 2, (Holder(60 * 0x1000, "cat[60]"),)))
+    words = (
+        f"blocked: cat[60] in {place}, waiting for the rwsem a held by 1 reader, last taken by "
+        f"reader sh[61], which is in {place}"
+    )
+    assert headline(IDLE_CPU, chains=[[one, replace(two, wait=None)]]) == words
+    assert headline(IDLE_CPU, chains=[[one, two, one]]) == (
+        f"{words}, waiting for the mutex b held by cat[60]: perhaps a deadlock"
+    )
+    itself = task(60, wait=Wait("the rwsem a", 1, (), held, Holder(60 * 0x1000, "cat[60]")))
+    words = f"blocked: cat[60] in {place}, waiting for the rwsem a held by 1 reader, last taken by"
+    doubt = "(or by a task that has ended)"
+    assert headline(IDLE_CPU, chains=[[itself, itself]]) == (
+        f"{words} itself {doubt}: perhaps a deadlock"
+    )
+    # What is certain comes first.
+    sure = task(62, wait=Wait("the mutex c", 3, (Holder(62 * 0x1000, "cat[62]"),)))
+    assert headline(IDLE_CPU, chains=[[itself, itself], [sure, sure]]).startswith(
+        "deadlock: cat[62]"
+    )
+    # One that waits behind a circle is not in it.
+    behind = task(63, wait=Wait("the rwsem d", 4, (), held, Holder(60 * 0x1000, "cat[60]")))
+    sure = task(60, wait=Wait("the mutex c", 3, (Holder(60 * 0x1000, "cat[60]"),)))
+    assert headline(IDLE_CPU, chains=[[behind, sure, sure]]).startswith("deadlock: cat[60]")
 
 
 def test_a_holder_that_began_after_the_wait() -> None:

@@ -113,6 +113,62 @@ static noinline void hang_ended(void)
 	mutex_unlock(&lock_a);
 }
 
+static noinline int writer(void *unused)
+{
+	complete(&ready);
+	down_write(&rwsem); /* writer */
+	up_write(&rwsem);
+	return 0;
+}
+
+static noinline void hang_behind(void)
+{
+	kthread_run(writer, NULL, "writer");
+	wait_for_completion(&ready);
+	msleep(100); /* until it waits */
+	down_read(&rwsem); /* behind */
+	up_read(&rwsem);
+}
+
+static noinline void hang_upgrade(void)
+{
+	struct rw_semaphore *sem = kmalloc(sizeof(*sem), GFP_KERNEL);
+
+	init_rwsem(sem);
+	down_read(sem);
+	down_write(sem); /* upgrade */
+	up_write(sem);
+}
+
+static noinline int mixed(void *unused)
+{
+	mutex_lock(&lock_a);
+	complete(&ready);
+	down_write(&rwsem); /* mixed second */
+	up_write(&rwsem);
+	return 0;
+}
+
+static noinline void hang_mixed(void)
+{
+	kthread_run(mixed, NULL, "mixed");
+	wait_for_completion(&ready);
+	mutex_lock(&lock_a); /* mixed first */
+	mutex_unlock(&lock_a);
+}
+
+static void write_mixed(void)
+{
+	down_write(&rwsem);
+	hang_mixed();
+}
+
+static void read_mixed(void)
+{
+	down_read(&rwsem);
+	hang_mixed();
+}
+
 static noinline void hang_completion(void)
 {
 	wait_for_completion(&completion); /* completion */
@@ -366,6 +422,10 @@ static const struct {
 	{ "mutex", hang_mutex, 'm' },
 	{ "read", hang_read, 'w' },
 	{ "write", hang_write, 'r' },
+	{ "behind", hang_behind, 'r' },
+	{ "upgrade", hang_upgrade },
+	{ "write_mixed", write_mixed },
+	{ "read_mixed", read_mixed },
 	{ "semaphore", hang_semaphore, 's' },
 	{ "allocated", hang_allocated },
 	{ "ended", hang_ended },

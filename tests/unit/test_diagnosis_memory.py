@@ -1,0 +1,190 @@
+"""What a task waits for and who holds it, read from memory of several kernels' forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import drgn
+import pytest
+from fake_kernel_memory import FakeMemory
+
+from pytest_kgdb.diagnosis._locks import Holding
+from pytest_kgdb.diagnosis._records import Tasks
+from pytest_kgdb.diagnosis._rwsems import rwsem_holding, rwsem_mode
+from pytest_kgdb.diagnosis._stack import StackFrame
+from pytest_kgdb.diagnosis._tasks import WaitingTask
+from pytest_kgdb.diagnosis._wait import Holder, Wait
+from pytest_kgdb.diagnosis._waits import wait_of
+
+STACK_SIZE = 16384
+
+
+class FakeKernel(FakeMemory):
+    """With tasks, whose stacks have records of waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.struct("atomic", counter="long")
+        self.struct("sched_entity", exec_start="unsigned long long")
+        self.struct(
+            "task_struct", 512, stack="void *", pid="int", comm="char [16]", flags="unsigned int",
+            start_time="unsigned long long", se="struct sched_entity", worker_private="void *",
+        )  # fmt: skip
+        self.tasks: dict[int, drgn.Object] = {}
+        self._used: dict[int, int] = {}
+
+    def task(self, pid: int, comm: str, /, **values: int | drgn.Object) -> drgn.Object:
+        """Put a task into memory, with a stack."""
+        task = self.new("struct task_struct", pid=pid, **values)
+        for index, letter in enumerate(comm.encode()):
+            self.write(task.comm[index], letter)
+        stack = self.new(f"char [{STACK_SIZE}]")
+        self.set(task, stack=stack)
+        pointer = task.address_of_()
+        self.tasks[pointer.value_()] = pointer
+        self._used[pointer.value_()] = stack.address_ + STACK_SIZE // 2
+        return pointer
+
+    def on_stack(
+        self, task: drgn.Object, words: str, /, **values: int | drgn.Object
+    ) -> drgn.Object:
+        """Put a record onto a task's stack."""
+        type_ = self.program.type(words)
+        address = self._used[task.value_()]
+        self._used[task.value_()] += -(-type_.size // 8) * 8 + 64
+        record = drgn.Object(self.program, type_, address=address)
+        self.set(record, **values)
+        return record
+
+    def wait(self, task: drgn.Object, *frames: StackFrame) -> Wait | None:
+        return wait_of(Tasks(self.program, self.tasks), task, list(frames))
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+def reason(wait: Wait | None, task: drgn.Object) -> str:
+    """What the first line says of a wait."""
+    pid = task.pid.value_()
+    comm = task.comm.string_().decode()
+    view = WaitingTask(task.value_(), pid, comm, True, True, False, 1, (), wait)
+    return view.reason
+
+
+# Semaphores of readers and writers
+
+
+RWSEM = StackFrame("rwsem_down_write_slowpath", "kernel/locking/rwsem.c", 1)
+WRITE, READ = 0, 1
+
+
+@dataclass
+class Rwsem:
+    """A semaphore in memory."""
+
+    kernel: FakeKernel
+    lock: drgn.Object
+
+    def holding(self, count: int, owner: drgn.Object | int) -> Holding:
+        value = owner if isinstance(owner, int) else owner.value_()
+        self.kernel.set(self.lock, count__counter=count, owner__counter=value)
+        return rwsem_holding(self.lock, self.kernel.tasks)
+
+    def wait(self, *waiters: tuple[drgn.Object, int]) -> None:
+        """Make tasks wait for it."""
+        records = [
+            self.kernel.on_stack(task, "struct rwsem_waiter", task=task, type=kind)
+            for task, kind in waiters
+        ]
+        self.kernel.link(self.lock.wait_list, *[record.list for record in records])
+
+
+@pytest.fixture
+def rwsem(kernel: FakeKernel) -> Rwsem:
+    kernel.enum("rwsem_waiter_type", RWSEM_WAITING_FOR_WRITE=WRITE, RWSEM_WAITING_FOR_READ=READ)
+    kernel.struct("rwsem_waiter", list="struct list_head", task="struct task_struct *",
+                  type="enum rwsem_waiter_type")  # fmt: skip
+    kernel.struct("rw_semaphore", count="struct atomic", owner="struct atomic",
+                  wait_list="struct list_head")  # fmt: skip
+    return Rwsem(kernel, kernel.variable("sem", "struct rw_semaphore"))
+
+
+@pytest.mark.parametrize("flags", [0x2, 0x4, 0x6])
+def test_who_holds_an_rwsem(kernel: FakeKernel, rwsem: Rwsem, flags: int) -> None:
+    """With each bit that a kernel has in the owner, from 5.3 to 6.12."""
+    task = kernel.task(7, "sh")
+    assert rwsem.holding(0x3, task) == Holding((task,))
+    reader = task.value_() | 0x1 | flags
+    assert rwsem.holding(0x102, reader) == Holding((), "held by 1 reader", task)
+    assert rwsem.holding(0x702, 0x1 | flags) == Holding((), "held by 7 readers"), "by nobody's name"
+    assert rwsem.holding(0x102, 0xDEAD000 | 0x1 | flags).last is None, "it has ended"
+    # What is read between two writes of the kernel.
+    assert rwsem.holding(0x1, reader) == Holding((), "held by a writer")
+    assert rwsem.holding(0x1, 0) == Holding((), "held by a writer")
+    assert rwsem.holding(0x102, task).last is None, "a writer that has just released it"
+    assert rwsem.holding(0x2, reader) == Holding(), "readers that have left"
+    assert rwsem.holding(-(1 << 63) | 0x102, 0).words == "held by 1 reader"
+    words = rwsem.holding(0x1, 0xDEAD000).words
+    assert words == "whose owner 0xdead000 is no task (any more)"
+
+
+def test_who_waits_for_an_rwsem(kernel: FakeKernel, rwsem: Rwsem) -> None:
+    one, two, other = (kernel.task(pid, "dd") for pid in (7, 8, 9))
+    rwsem.wait((one, READ), (two, WRITE), (other, READ))
+    rwsem.holding(0x102, 0)
+    assert rwsem_mode(rwsem.lock, one) == " (to read)"
+    assert rwsem_mode(rwsem.lock, two) == " (to write)"
+    assert rwsem_mode(rwsem.lock, other) == " (to read, behind the writer dd[8])"
+    rwsem.holding(0x3, one)
+    assert rwsem_mode(rwsem.lock, other) == " (to read)", "a writer holds it"
+    assert rwsem_mode(rwsem.lock, kernel.task(10, "dd")) == ""
+
+
+def test_an_rwsem_in_words(kernel: FakeKernel, rwsem: Rwsem) -> None:
+    task, reader = kernel.task(7, "dd"), kernel.task(8, "cat")
+    rwsem.wait((task, WRITE))
+    rwsem.holding(0x102, reader.value_() | 0x1)
+    wait = kernel.wait(task, RWSEM)
+    assert reason(wait, task) == (
+        "waiting for the rwsem sem (to write) held by 1 reader, last taken by reader cat[8]"
+    )
+    assert wait is not None
+    assert wait.next == Holder(reader.value_(), "cat[8]")
+    assert not wait.holders
+    rwsem.holding(0x102, task.value_() | 0x1)
+    assert reason(kernel.wait(task, RWSEM), task) == (
+        "waiting for the rwsem sem (to write) held by 1 reader, last taken by itself "
+        "(or by a task that has ended)"
+    )
+    rwsem.holding(0x3, reader)
+    words = "waiting for the rwsem sem (to write) held by cat[8]"
+    assert reason(kernel.wait(task, RWSEM), task) == words
+
+
+def test_a_reader_that_began_after_the_wait(kernel: FakeKernel, rwsem: Rwsem) -> None:
+    kernel.variable("__gtod_offset", "unsigned long long")
+    task = kernel.task(7, "dd", se__exec_start=10**9)
+    reader = kernel.task(8, "cat", start_time=2 * 10**9)
+    rwsem.wait((task, WRITE))
+    rwsem.holding(0x102, reader.value_() | 0x1)
+    assert reason(kernel.wait(task, RWSEM), task).endswith(
+        "held by 1 reader, last taken by reader cat[8] (or by a task that has ended)"
+    )
+
+
+def test_an_rwsem_of_another_form(kernel: FakeKernel) -> None:
+    """As with PREEMPT_RT: there is no record of a wait, and no count."""
+    kernel.struct("rw_semaphore", rwbase="struct atomic")
+    task = kernel.task(7, "dd")
+    assert reason(kernel.wait(task, RWSEM), task) == "waiting for a rwsem"
+
+
+def test_a_lock_that_has_no_owner(kernel: FakeKernel, rwsem: Rwsem) -> None:
+    kernel.struct("rw_semaphore", count="struct atomic", wait_list="struct list_head")
+    lock = kernel.variable("bare", "struct rw_semaphore", count__counter=0x102)
+    task = kernel.task(7, "dd")
+    Rwsem(kernel, lock).wait((task, WRITE))
+    words = "waiting for the rwsem bare (to write)"
+    assert reason(kernel.wait(task, RWSEM), task) == words
