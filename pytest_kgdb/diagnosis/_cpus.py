@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._locks import spinning_lock, task_name
 from ._stack import StackFrame, frames_of, lines_of, stack_of
+from ._timers import RunningTimer, awaited_timer
 
 if TYPE_CHECKING:
     import drgn
@@ -57,7 +58,9 @@ class CpuSample:
     """The registers with which that task entered the kernel (`struct pt_regs`)."""
     frames: Sequence[StackFrame] = field(default=(), repr=False)
     spins_for: str | None = None
-    """The lock that it spun for, in words; None for none."""
+    """What it spun for, in words: a lock, a timer; None for none."""
+    timer: RunningTimer | None = None
+    """The timer that it spun for."""
     error: str = ""
     """Why there are no frames."""
 
@@ -96,6 +99,10 @@ class CpuSample:
         return (
             self.pid == 0
             and not self.user
+            # An interrupt's functions may have such names, too (rcu_is_cpu_rrupt_from_idle).
+            and not any(
+                frame.interrupted and frame.sp != self.frames[0].sp for frame in self.frames
+            )
             and any(_IDLE_NAMES.search(frame.name) for frame in self.frames[:3])
         )
 
@@ -138,9 +145,16 @@ def sample_cpus(program: drgn.Program | None, dump: str, source: Path | None) ->
     :param source: the directory of the kernel's source in the debug information.
     """
     parts = _CPU.split(dump.replace("\r", ""))[1:]
-    return [
+    cpus = [
         _sample(program, int(number), text, source)
         for number, text in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    frames = {cpu.number: cpu.frames for cpu in cpus}
+    return [
+        replace(cpu, spins_for=cpu.timer.words(frames.get(cpu.timer.cpu, ())))
+        if cpu.timer is not None
+        else cpu
+        for cpu in cpus
     ]
 
 
@@ -162,7 +176,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         return plain
     pid, comm, switches, entry, error = -1, "", 0, b"", ""
     frames: list[StackFrame] = []
-    spins_for = None
+    spins_for = timer = None
     # The kernel may be broken in any way, and whatever can be read is reported.
     try:
         from drgn.helpers.linux.sched import cpu_curr
@@ -178,6 +192,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
             trace = _trace(program, registers)
             frames = _with_flags(program, trace, frames_of(trace, source))
             spins_for = spinning_lock(program, trace)
+            timer = awaited_timer(program, trace, registers)
         except Exception as caught:
             error = str(caught)
     return CpuSample(
@@ -191,6 +206,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         entry,
         tuple(frames),
         spins_for,
+        timer,
         error,
     )
 

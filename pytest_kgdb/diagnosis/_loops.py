@@ -75,10 +75,17 @@ def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
         return Loop(f"spinning{off}", where + task, deaf)
     if exception := _exception(whole, place):
         return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
-    lock = ""
-    if all(sample.spins_for == last.spins_for is not None for sample in samples):
-        lock = f", waiting for {last.spins_for}"
-    return Loop(f"spinning{off}", where + task + lock, deaf)
+    awaited = _awaited(whole)
+    wait = f", waiting for {awaited}" if awaited else ""
+    return Loop(f"spinning{off}", where + task + wait, deaf)
+
+
+def _awaited(samples: Sequence[CpuSample]) -> str:
+    """Return what a CPU spun for at all times, in words; empty if it is not the same."""
+    if len({sample.timer or sample.spins_for for sample in samples}) > 1:
+        return ""
+    # A timer's function is missing at a look at which the stack of its CPU ends early.
+    return max((sample.spins_for or "" for sample in samples), key=len)
 
 
 def _in_syscall(sample: CpuSample) -> bool:

@@ -283,6 +283,32 @@ def test_two_cpus(hangs):
     )
 
 
+def running(function, mark=None):
+    """What a first line says of a CPU that runs a timer's function, whatever that interrupted."""
+    return rf"CPU [01] in {at(function, mark)}, \S+\[\d+\]"
+
+
+def test_a_timer_that_waits_for_itself(hangs):
+    assert re.fullmatch(
+        f"spinning: {running('own_timer', 'own timer')}, waiting for the timer device.timer, whose "
+        "function own_timer has not returned on CPU 0",
+        first_line(hangs, hang("own_timer")),
+    )
+
+
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize("kind", ["timer", "hrtimer"])
+def test_a_timer_whose_function_does_not_return(hangs, kind):
+    waits = rf"CPU ([01]) in {at(f'hang_{kind}')}, {SH}, waiting for the {kind} device\.{kind}, "
+    waits += rf"whose function stuck_{kind} has not returned on CPU ([01])"
+    runs = running(f"stuck_{kind}", f"{kind} function")
+    match = re.fullmatch(
+        f"spinning: (?:{waits}; {runs}|{runs}; {waits})", first_line(hangs, hang(kind))
+    )
+    assert match is not None
+    assert sorted(filter(None, match.groups())) == ["0", "1"]
+
+
 @pytest.mark.kgdb(smp=2)
 def test_a_lock_whose_holder_spins(hangs):
     """The one that spins is the cause, and the other CPU is idle."""

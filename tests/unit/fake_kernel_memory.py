@@ -110,6 +110,7 @@ class FakeMemory:
         first = self.variable(name, words)
         if "__per_cpu_offset" not in self.variables:
             self.variable("__per_cpu_offset", f"unsigned long [{cpus}]")
+            self.write(self.variable("nr_cpu_ids", "unsigned int"), cpus)
             self.struct("cpumask", bits="unsigned long [1]")
             for mask in ("__cpu_possible_mask", "__cpu_online_mask"):
                 self.variable(mask, "struct cpumask", bits__0=(1 << cpus) - 1)

@@ -22,6 +22,7 @@ from pytest_kgdb.diagnosis import (
 )
 from pytest_kgdb.diagnosis._command import Process, Story, likeliest_first
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
+from pytest_kgdb.diagnosis._timers import RunningTimer
 from pytest_kgdb.diagnosis._wait import Holder, Wait
 from pytest_kgdb.errors import BootError, KgdbError, TimeoutError
 from pytest_kgdb.handle._cpu_stacks import CpuStacks
@@ -227,6 +228,32 @@ def test_a_spinlock() -> None:
     assert headline(*looks) == f"{first} the spinlock demo.lock"
     looks = [replace(look, spins_for="an rwlock") for look in looks]
     assert headline(*looks) == f"{first} an rwlock"
+
+
+def test_a_timer() -> None:
+    timer = RunningTimer("the timer demo.timer", 1, "demo_timeout")
+    runs = [StackFrame("demo_timeout", "/src/demo.c", 9), StackFrame("call_timer_fn")]
+    full, short = timer.words(runs), timer.words(runs[1:])
+    assert full == "the timer demo.timer, whose function demo_timeout has not returned on CPU 1"
+    assert short == "the timer demo.timer, whose function has not returned on CPU 1"
+    assert timer._replace(function="").words(runs) == short
+    looks = [cpu(SPIN, WRITE, ENTRY, timer=timer, spins_for=words) for words in (full, short)] * 2
+    first = "spinning: CPU 0 in demo_spin (demo.c:30), dd[52]"
+    assert headline(*looks) == f"{first}, waiting for {full}"
+    other = timer._replace(cpu=0)
+    looks[0] = replace(looks[0], timer=other, spins_for=other.words([]))
+    assert headline(*looks) == first
+    looks[0] = replace(looks[0], timer=None, spins_for=None)
+    assert headline(*looks) == first
+
+
+def test_an_interrupt_of_an_idle_cpu_is_not_idle() -> None:
+    """Whatever its functions are called."""
+    below = StackFrame("default_idle", "arch/x86/kernel/process.c", 743, 0x7000, interrupted=True)
+    tick = StackFrame("rcu_is_cpu_rrupt_from_idle", "kernel/rcu/tree.c", 1, 0x4000)
+    looks = [cpu(frame, SPIN, below, pid=0, comm="swapper/0") for frame in (SPIN, tick, SPIN, SPIN)]
+    assert headline(*looks) == "spinning: CPU 0 in demo_spin (demo.c:30), swapper/0[0]"
+    assert IDLE_CPU.idle
 
 
 def test_user_mode() -> None:

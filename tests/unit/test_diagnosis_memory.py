@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import drgn
 import pytest
@@ -13,10 +15,12 @@ from pytest_kgdb.diagnosis._records import Tasks
 from pytest_kgdb.diagnosis._rwsems import rwsem_holding, rwsem_mode
 from pytest_kgdb.diagnosis._stack import StackFrame
 from pytest_kgdb.diagnosis._tasks import WaitingTask
+from pytest_kgdb.diagnosis._timers import RunningTimer, awaited_timer
 from pytest_kgdb.diagnosis._wait import Holder, Wait
 from pytest_kgdb.diagnosis._waits import wait_of
 
 STACK_SIZE = 16384
+ABSENT = drgn.AbsenceReason.OPTIMIZED_OUT
 
 
 class FakeKernel(FakeMemory):
@@ -188,3 +192,124 @@ def test_a_lock_that_has_no_owner(kernel: FakeKernel, rwsem: Rwsem) -> None:
     Rwsem(kernel, lock).wait((task, WRITE))
     words = "waiting for the rwsem bare (to write)"
     assert reason(kernel.wait(task, RWSEM), task) == words
+
+
+# Timers whose functions run
+
+
+@dataclass
+class FakeFrame:
+    """A frame of a CPU's stack."""
+
+    name: str | None
+    sp: int
+    variables: dict[str, drgn.Object]
+
+    def __getitem__(self, name: str) -> drgn.Object:
+        return self.variables[name]
+
+
+@dataclass
+class Timers:
+    """Two CPUs' timers in memory, and a stack of one that waits."""
+
+    kernel: FakeKernel
+    bases: list[drgn.Object]
+    first: drgn.Object
+    second: drgn.Object
+    stack: int
+    function: str = "del_timer_sync"
+
+    def awaited(
+        self, *variables: drgn.Object, registers: Mapping[str, int] | None = None
+    ) -> RunningTimer | None:
+        """Return what a CPU waits for in a function, with the value of its argument."""
+        frames = [
+            FakeFrame("inlined", self.stack, {}),
+            FakeFrame(self.function, self.stack, dict(zip(["timer"], variables, strict=False))),
+            FakeFrame(None, self.stack + 64, {}),
+        ]
+        trace: Any = frames
+        return awaited_timer(self.kernel.program, trace, registers or {})
+
+    def run(self, cpu: int, timer: drgn.Object | int) -> None:
+        self.kernel.set(self.bases[cpu][1], running_timer=timer)
+
+
+@pytest.fixture
+def timers(kernel: FakeKernel) -> Timers:
+    kernel.struct("timer_list", expires="unsigned long", function="void *")
+    kernel.struct("timer_base", lock="unsigned int", running_timer="struct timer_list *")
+    bases = kernel.per_cpu("timer_bases", "struct timer_base [2]")
+    function = kernel.function("demo_timeout")
+    first = kernel.variable("first", "struct timer_list", function=function)
+    second = kernel.variable("second", "struct timer_list", function=function)
+    stack = kernel.new("char [4096]")
+    return Timers(kernel, bases, first, second, stack.address_ + 2048)
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["del_timer_sync", "timer_delete_sync", "__timer_delete_sync", "timer_shutdown_sync"],
+)
+def test_a_timer_that_is_awaited(timers: Timers, function: str) -> None:
+    timers.function = function
+    argument = timers.first.address_of_()
+    assert timers.awaited(argument) is None, "none runs"
+    timers.run(1, timers.first)
+    assert timers.awaited(argument) == RunningTimer("the timer first", 1, "demo_timeout")
+    assert timers.awaited(timers.second.address_of_()) is None, "another one runs"
+    timers.function = "mod_timer"
+    assert timers.awaited(argument) is None, "it does not wait"
+
+
+def test_a_timer_whose_argument_the_compiler_has_removed(timers: Timers) -> None:
+    absent = drgn.Object(timers.kernel.program, "struct timer_list *", absence_reason=ABSENT)
+    first, second = timers.first.address_, timers.second.address_
+    expected = RunningTimer("the timer first", 0, "demo_timeout")
+    timers.run(0, timers.first)
+    assert timers.awaited(absent) is None
+    assert timers.awaited(absent, registers={"RBX": first}) == expected
+    assert timers.awaited(registers={"RBX": first}) == expected, "no such variable"
+    timers.kernel.words(timers.stack, {-48: first})
+    assert timers.awaited(absent) == expected, "saved by a function that was called"
+    timers.run(1, timers.second)
+    assert timers.awaited(absent) == expected
+    assert timers.awaited(absent, registers={"RBX": second}) is None, "it may be either"
+    timers.kernel.words(timers.stack, {-48: 0, 64: first})
+    assert timers.awaited(absent) is None, "it is the caller's"
+
+
+def test_a_timer_without_a_function(timers: Timers) -> None:
+    """It has been freed by its own, as a timer's function may do."""
+    timers.run(0, timers.first)
+    timers.kernel.set(timers.first, function=0xDEAD)
+    assert timers.awaited(timers.first.address_of_()) == RunningTimer("the timer first", 0, "")
+
+
+@pytest.mark.parametrize("kept", ["nothing", "timer_bases", "no member"])
+def test_timers_of_another_form(timers: Timers, kept: str) -> None:
+    argument = timers.first.address_of_()
+    timers.run(0, timers.first)
+    if kept == "no member":
+        timers.kernel.struct("timer_base", lock="unsigned int")
+        timers.kernel.per_cpu("timer_bases", "struct timer_base [2]")
+    for name in list(timers.kernel.variables):
+        if kept != "no member" and name != kept:
+            del timers.kernel.variables[name]
+    assert timers.awaited(argument) is None
+
+
+def test_an_hrtimer_that_is_awaited(kernel: FakeKernel, timers: Timers) -> None:
+    kernel.struct("hrtimer", node="unsigned long", function="void *")
+    kernel.struct("hrtimer_clock_base", index="unsigned int", running="struct hrtimer *")
+    kernel.struct("hrtimer_cpu_base", cpu="unsigned int",
+                  clock_base="struct hrtimer_clock_base [8]")  # fmt: skip
+    timers.function = "hrtimer_cancel"
+    function = kernel.function("demo_expired")
+    timer = kernel.variable("demo", "struct hrtimer", function=function).address_of_()
+    assert timers.awaited(timer) is None
+    bases = kernel.per_cpu("hrtimer_bases", "struct hrtimer_cpu_base")
+    assert timers.awaited(timer) is None
+    kernel.set(bases[1].clock_base[6], running=timer)
+    assert timers.awaited(timer) == RunningTimer("the hrtimer demo", 1, "demo_expired")

@@ -3,6 +3,7 @@
 #include <linux/completion.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
+#include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -12,6 +13,7 @@
 #include <linux/semaphore.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
 #include <asm/asm.h>
@@ -23,6 +25,8 @@ static struct device_state {
 	unsigned long flags;
 	struct mutex lock;
 	struct task_struct *user;
+	struct timer_list timer;
+	struct hrtimer hrtimer;
 } device;
 
 static DEFINE_MUTEX(lock_a);
@@ -258,6 +262,63 @@ static noinline void hang_rt_mutex(void)
 	rt_mutex_unlock(&rt_lock);
 }
 
+/* A function of a timer that does not return, and one that waits for itself. */
+
+static volatile int runs;
+
+static noinline void stuck_timer(struct timer_list *timer)
+{
+	runs = 1;
+	while (!never) cpu_relax(); /* timer function */
+}
+
+static noinline void hang_timer(void)
+{
+	timer_setup(&device.timer, stuck_timer, 0);
+	device.timer.expires = jiffies;
+	add_timer_on(&device.timer, !raw_smp_processor_id());
+	while (!runs)
+		cpu_relax();
+	del_timer_sync(&device.timer); /* timer */
+	barrier();
+}
+
+static noinline void own_timer(struct timer_list *timer)
+{
+	del_timer_sync(timer); /* own timer */
+	barrier();
+}
+
+static void hang_own_timer(void)
+{
+	timer_setup(&device.timer, own_timer, 0);
+	mod_timer(&device.timer, jiffies);
+	msleep(100);
+}
+
+static noinline enum hrtimer_restart stuck_hrtimer(struct hrtimer *timer)
+{
+	runs = 1;
+	while (!never) cpu_relax(); /* hrtimer function */
+	return HRTIMER_NORESTART;
+}
+
+static void start_hrtimer(void *unused)
+{
+	hrtimer_start(&device.hrtimer, 0, HRTIMER_MODE_REL_PINNED_SOFT);
+}
+
+static noinline void hang_hrtimer(void)
+{
+	hrtimer_init(&device.hrtimer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_SOFT);
+	device.hrtimer.function = stuck_hrtimer;
+	smp_call_function_single(!raw_smp_processor_id(), start_hrtimer, NULL, 1);
+	while (!runs)
+		cpu_relax();
+	hrtimer_cancel(&device.hrtimer); /* hrtimer */
+	barrier();
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -438,6 +499,9 @@ static const struct {
 	{ "work", hang_work },
 	{ "queue", hang_queue },
 	{ "rt_mutex", hang_rt_mutex, 't' },
+	{ "timer", hang_timer },
+	{ "own_timer", hang_own_timer },
+	{ "hrtimer", hang_hrtimer },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
