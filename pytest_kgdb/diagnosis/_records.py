@@ -16,9 +16,11 @@ from ._stack import stack_of
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["Match", "RecordKind", "RecordSearch", "Tasks"]
+__all__ = ["WAIT_QUEUE", "Match", "RecordKind", "RecordSearch", "Tasks"]
 
 _MAX_WAITERS: Final = 1000
+# arch/x86/include/asm/switch_to.h, struct inactive_task_frame: eight words
+_SAVED: Final = 64
 
 
 class Tasks:
@@ -56,6 +58,11 @@ class RecordKind(NamedTuple):
     head: str
 
 
+WAIT_QUEUE: Final = RecordKind(
+    "wait queue", (), "wait_queue_entry", "private", "entry", "wait_queue_head", "head"
+)
+
+
 class Match(NamedTuple):
     """What a task waits for."""
 
@@ -80,6 +87,14 @@ class RecordSearch:
         first = self._sp & ~7 if start <= self._sp < start + size else start
         data = self.program.read(first, start + size - first)
         return first, struct.unpack(f"<{len(data) // 8}Q", data[: len(data) & ~7])
+
+    def words(self) -> set[int]:
+        """Return the words of the stack, and the registers that were saved when the task left."""
+        first, words = self._words
+        start, _ = stack_of(self._task)
+        below = max(start, first - _SAVED)
+        data = self.program.read(below, first - below)
+        return {*words, *struct.unpack(f"<{len(data) // 8}Q", data)}
 
     def task_words(self) -> Iterator[int]:
         """Yield where on the stack there is the address of the task itself."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Holder", "Wait"]
+from ._locks import task_name
+
+if TYPE_CHECKING:
+    import drgn
+
+__all__ = ["Holder", "Wait", "holder_of"]
 
 
 class Holder(NamedTuple):
@@ -16,6 +21,11 @@ class Holder(NamedTuple):
     name: str
     doubtful: bool = False
     """Whether it cannot hold the lock, which has but an address: that of a task that has ended."""
+
+
+def holder_of(task: drgn.Object, *, doubtful: bool = False) -> Holder:
+    """Return a task as a holder."""
+    return Holder(task.value_(), task_name(task), doubtful)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from ._events import event_of
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
-from ._records import Match, RecordKind, RecordSearch, Tasks
+from ._percpu_rwsems import percpu_rwsem_wait
+from ._records import WAIT_QUEUE, Match, RecordKind, RecordSearch, Tasks
 from ._rwsems import rwsem_holding, rwsem_mode
 from ._stack import StackFrame
-from ._wait import Holder, Wait
+from ._wait import Holder, Wait, holder_of
 
 if TYPE_CHECKING:
     import drgn
@@ -43,10 +44,6 @@ _KINDS: Final = (
         "completion", "wait.task_list",
     ),
 )  # fmt: skip
-_QUEUE: Final = RecordKind(
-    "wait queue", (), "wait_queue_entry", "private", "entry", "wait_queue_head", "head"
-)
-
 # include/linux/page-flags.h, enum pageflags
 _FOLIO_BITS: Final = {"PG_locked": "the lock of a folio", "PG_writeback": "a folio's writeback"}
 
@@ -86,6 +83,8 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
     names = {frame.name for frame in frames}
     files = {frame.file for frame in frames[:12]}
     search = RecordSearch(tasks, task, frames[0].sp if frames else 0)
+    if "kernel/locking/percpu-rwsem.c" in files:
+        return percpu_rwsem_wait(tasks, task, search, names)
     for kind in _KINDS:
         if files.intersection(kind.files):
             match = search.find(kind)
@@ -97,9 +96,9 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
             return Wait(words)
     if any(name.startswith("folio_wait_bit") or name == "__folio_lock" for name in names):
         return _folio(search)
-    match = search.find(_QUEUE)
+    match = search.find(WAIT_QUEUE)
     if match:
-        name = lock_name(tasks.program, match.address, _QUEUE.lock)
+        name = lock_name(tasks.program, match.address, WAIT_QUEUE.lock)
         return Wait(f"the wait queue {name}", match.address)
     if "schedule_timeout" in names:
         return Wait("a timer")
@@ -110,7 +109,7 @@ def _locked(tasks: Tasks, task: drgn.Object, kind: RecordKind, match: Match) -> 
     address = match.address
     if kind.lock == "completion" and (wait := event_of(tasks.program, tasks.by_address, address)):
         text, task_of_it = wait
-        return Wait(text, address, (_holder(task_of_it),), names_holders=True)
+        return Wait(text, address, (holder_of(task_of_it),), names_holders=True)
     owner = tasks.stack_owner(address)
     name = lock_name(tasks.program, address, kind.lock)
     if owner is not None:
@@ -162,7 +161,8 @@ def _holding(tasks: Tasks, kind: RecordKind, match: Match) -> Holding:
 
 def _lock_holder(task: drgn.Object, began: int) -> Holder:
     """Return the task that has the address that a lock has of its owner."""
-    return _holder(task, task.start_time.value_() > began + _DRIFT or _is_idle_worker(task))
+    doubtful = task.start_time.value_() > began + _DRIFT or _is_idle_worker(task)
+    return holder_of(task, doubtful=doubtful)
 
 
 def _rt_mutex(tasks: Tasks, task: drgn.Object) -> Wait:
@@ -178,11 +178,7 @@ def _rt_mutex(tasks: Tasks, task: drgn.Object) -> Wait:
     except (AttributeError, LookupError, drgn.FaultError):
         return Wait("an rt_mutex")
     name = lock_name(tasks.program, address, kind).removesuffix(".rtmutex")
-    return Wait(f"the rt_mutex {name}", address, (_holder(owner),) if owner is not None else ())
-
-
-def _holder(task: drgn.Object, doubtful: bool = False) -> Holder:
-    return Holder(task.value_(), task_name(task), doubtful)
+    return Wait(f"the rt_mutex {name}", address, (holder_of(owner),) if owner is not None else ())
 
 
 def _is_idle_worker(task: drgn.Object) -> bool:

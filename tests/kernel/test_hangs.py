@@ -72,6 +72,13 @@ BLOCKED = {
     "read_mixed": rf"{at('hang_mixed', 'mixed first')}, waiting for the mutex lock_a held by "
     rf"mixed\[\d+\], which is in {at('mixed', 'mixed second')}, waiting for the rwsem rwsem \(to "
     rf"write\) held by 1 reader, last taken by reader {SH}: perhaps a deadlock",
+    "percpu_read": rf"{at('hang_percpu_read')}, waiting for the percpu_rwsem percpu \(to read\) "
+    "held by a writer",
+    "percpu_write": rf"{at('hang_percpu_write')}, waiting for the percpu_rwsem percpu \(to write\) "
+    "held by 1 reader",
+    "percpu_behind": rf"{at('hang_percpu_read')}, waiting for the percpu_rwsem percpu \(to read, "
+    rf"behind the writer writer\[\d+\]\), which is in {at('hang_percpu_write')}, waiting for the "
+    r"percpu_rwsem percpu \(to write\) held by 1 reader",
     "semaphore": rf"{at('hang_semaphore')}, waiting for the semaphore semaphore",
     "completion": rf"{at('hang_completion')}, waiting for the completion completion",
     "folio": rf"{at('hang_folio')}, waiting for the lock of a folio at 0x[0-9a-f]{{16}}",

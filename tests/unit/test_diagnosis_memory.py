@@ -57,7 +57,10 @@ class FakeKernel(FakeMemory):
         address = self._used[task.value_()]
         self._used[task.value_()] += -(-type_.size // 8) * 8 + 64
         record = drgn.Object(self.program, type_, address=address)
-        self.set(record, **values)
+        if "_" in values:
+            self.write(record, values["_"])
+        else:
+            self.set(record, **values)
         return record
 
     def wait(self, task: drgn.Object, *frames: StackFrame) -> Wait | None:
@@ -313,3 +316,126 @@ def test_an_hrtimer_that_is_awaited(kernel: FakeKernel, timers: Timers) -> None:
     assert timers.awaited(timer) is None
     kernel.set(bases[1].clock_base[6], running=timer)
     assert timers.awaited(timer) == RunningTimer("the hrtimer demo", 1, "demo_expired")
+
+
+# Semaphores of readers and writers with a count for each CPU
+
+
+DOWN_READ = StackFrame("__percpu_down_read", "kernel/locking/percpu-rwsem.c", 1)
+DOWN_WRITE = StackFrame("percpu_down_write", "kernel/locking/percpu-rwsem.c", 1)
+
+
+@dataclass
+class PercpuRwsem:
+    """A semaphore in memory."""
+
+    kernel: FakeKernel
+    counts: list[drgn.Object]
+    lock: drgn.Object
+
+    def queue(self, *waiters: drgn.Object) -> None:
+        """Make tasks wait in its queue."""
+        records = [
+            self.kernel.on_stack(task, "struct wait_queue_entry", private=task) for task in waiters
+        ]
+        self.kernel.link(self.lock.waiters.head, *[record.entry for record in records])
+
+    def block(self, writer: drgn.Object | int = 0) -> None:
+        """Let a writer have it, or wait for its readers."""
+        self.kernel.set(self.lock, block__counter=1, writer__task=writer)
+
+    def reason(self, task: drgn.Object, frame: StackFrame) -> str:
+        return reason(self.kernel.wait(task, frame), task)
+
+
+@pytest.fixture
+def percpu_rwsem(kernel: FakeKernel) -> PercpuRwsem:
+    kernel.struct("wait_queue_entry", flags="unsigned int", private="void *", func="void *",
+                  entry="struct list_head")  # fmt: skip
+    kernel.struct("wait_queue_head", lock="unsigned int", head="struct list_head")
+    kernel.struct("rcuwait", task="struct task_struct *")
+    kernel.struct("atomic_t", counter="int")
+    kernel.struct("percpu_rw_semaphore", rss="unsigned long [4]", read_count="unsigned int *",
+                  writer="struct rcuwait", waiters="struct wait_queue_head",
+                  block="struct atomic_t")  # fmt: skip
+    counts = kernel.per_cpu("count", "unsigned int")
+    lock = kernel.variable("sem", "struct percpu_rw_semaphore", read_count=counts[0])
+    kernel.link(lock.waiters.head)
+    return PercpuRwsem(kernel, counts, lock)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((1, 0), " held by 1 reader"),
+        ((-2, 5), " held by 3 readers"),
+        ((0, 0), ""),
+        ((0, -1), ""),
+    ],
+)
+def test_the_readers_of_a_percpu_rwsem(
+    kernel: FakeKernel, percpu_rwsem: PercpuRwsem, counts: tuple[int, int], words: str
+) -> None:
+    task = kernel.task(7, "dd")
+    for variable, count in zip(percpu_rwsem.counts, counts, strict=True):
+        kernel.write(variable, count)
+    nothing = "waiting for a percpu_rwsem (to write)"
+    assert percpu_rwsem.reason(task, DOWN_WRITE) == nothing
+    kernel.on_stack(task, "unsigned long", _=percpu_rwsem.lock)
+    assert percpu_rwsem.reason(task, DOWN_WRITE) == nothing, "it is nobody's"
+    percpu_rwsem.block(kernel.task(8, "cat"))
+    assert percpu_rwsem.reason(task, DOWN_WRITE) == nothing, "it is another one's"
+    percpu_rwsem.block(task)
+    assert percpu_rwsem.reason(task, DOWN_WRITE) == (
+        f"waiting for the percpu_rwsem sem (to write){words}"
+    )
+
+
+def test_a_percpu_rwsem_that_may_be_either(kernel: FakeKernel, percpu_rwsem: PercpuRwsem) -> None:
+    task = kernel.task(7, "dd")
+    other = kernel.variable("other", "struct percpu_rw_semaphore")
+    kernel.link(other.waiters.head)
+    for lock in (percpu_rwsem.lock, other):
+        kernel.set(lock, block__counter=1, writer__task=task)
+        kernel.on_stack(task, "unsigned long", _=lock)
+    assert percpu_rwsem.reason(task, DOWN_WRITE) == "waiting for a percpu_rwsem (to write)"
+
+
+def test_who_waits_for_a_percpu_rwsem(kernel: FakeKernel, percpu_rwsem: PercpuRwsem) -> None:
+    reader, other, writer = (kernel.task(pid, "dd") for pid in (7, 8, 9))
+    percpu_rwsem.queue(reader, other)
+    read = "waiting for the percpu_rwsem sem (to read"
+    assert percpu_rwsem.reason(reader, DOWN_READ) == f"{read})", "it has just been released"
+    percpu_rwsem.block()
+    assert percpu_rwsem.reason(reader, DOWN_READ) == f"{read}) held by a writer"
+    assert percpu_rwsem.reason(other, DOWN_WRITE) == (
+        "waiting for the percpu_rwsem sem (to write) held by a writer"
+    )
+    percpu_rwsem.block(writer)
+    assert percpu_rwsem.reason(reader, DOWN_READ) == f"{read}, behind the writer dd[9])"
+    wait = kernel.wait(reader, DOWN_READ)
+    assert wait is not None
+    assert wait.next == Holder(writer.value_(), "dd[9]")
+    percpu_rwsem.block(0xDEAD000)
+    assert percpu_rwsem.reason(reader, DOWN_READ) == f"{read}) held by a writer"
+
+
+@pytest.mark.parametrize("absent", ["type", "block", "waiters", "writer", "read_count"])
+def test_a_percpu_rwsem_of_another_form(
+    kernel: FakeKernel, percpu_rwsem: PercpuRwsem, absent: str
+) -> None:
+    """As before 5.7, when it had an rwsem in it."""
+    reader, writer = kernel.task(7, "dd"), kernel.task(8, "dd")
+    percpu_rwsem.queue(reader)
+    percpu_rwsem.block(writer)
+    kernel.on_stack(writer, "unsigned long", _=percpu_rwsem.lock)
+    members = {"read_count": "unsigned int *", "writer": "struct rcuwait",
+               "waiters": "struct wait_queue_head", "block": "struct atomic_t"}  # fmt: skip
+    members.pop(absent, None)
+    kernel.struct("percpu_rw_semaphore", rss="unsigned long [4]", **members)
+    if absent == "type":
+        del kernel.types["struct percpu_rw_semaphore"]
+    assert percpu_rwsem.reason(reader, DOWN_READ).startswith("waiting for ")
+    write = percpu_rwsem.reason(writer, DOWN_WRITE)
+    assert write.startswith("waiting for ")
+    assert "held" not in write

@@ -8,6 +8,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/rtmutex.h>
 #include <linux/rwsem.h>
 #include <linux/semaphore.h>
@@ -39,6 +40,7 @@ static DEFINE_SPINLOCK(spinlock);
 static DEFINE_RWLOCK(rwlock);
 static DEFINE_RT_MUTEX(rt_lock);
 static struct workqueue_struct *workqueue;
+DEFINE_STATIC_PERCPU_RWSEM(percpu);
 static DECLARE_COMPLETION(ready);
 static volatile int never;
 
@@ -60,6 +62,12 @@ static noinline int sleeper(void *how)
 		break;
 	case 't':
 		rt_mutex_lock(&rt_lock);
+		break;
+	case 'P':
+		percpu_down_write(&percpu);
+		break;
+	case 'p':
+		percpu_down_read(&percpu);
 		break;
 	}
 	complete(&ready);
@@ -319,6 +327,33 @@ static noinline void hang_hrtimer(void)
 	barrier();
 }
 
+static noinline void hang_percpu_read(void)
+{
+	percpu_down_read(&percpu); /* percpu_read */
+	percpu_up_read(&percpu);
+}
+
+static noinline void hang_percpu_write(void)
+{
+	percpu_down_write(&percpu); /* percpu_write */
+	percpu_up_write(&percpu);
+}
+
+static int percpu_writer(void *unused)
+{
+	complete(&ready);
+	hang_percpu_write();
+	return 0;
+}
+
+static void percpu_behind(void)
+{
+	kthread_run(percpu_writer, NULL, "writer");
+	wait_for_completion(&ready);
+	msleep(100); /* until it waits */
+	hang_percpu_read();
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -502,6 +537,9 @@ static const struct {
 	{ "timer", hang_timer },
 	{ "own_timer", hang_own_timer },
 	{ "hrtimer", hang_hrtimer },
+	{ "percpu_read", hang_percpu_read, 'P' },
+	{ "percpu_write", hang_percpu_write, 'p' },
+	{ "percpu_behind", percpu_behind, 'p' },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
