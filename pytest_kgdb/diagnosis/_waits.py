@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ._events import event_of
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
 from ._percpu_rwsems import percpu_rwsem_wait
+from ._rcu import rcu_wait
 from ._records import WAIT_QUEUE, Match, RecordKind, RecordSearch, Tasks
 from ._rwsems import rwsem_holding, rwsem_mode
 from ._stack import StackFrame
@@ -44,6 +45,10 @@ _KINDS: Final = (
         "completion", "wait.task_list",
     ),
 )  # fmt: skip
+_LOCK_FILES: Final = frozenset(
+    file for kind in _KINDS if kind.words != "completion" for file in kind.files
+)
+
 # include/linux/page-flags.h, enum pageflags
 _FOLIO_BITS: Final = {"PG_locked": "the lock of a folio", "PG_writeback": "a folio's writeback"}
 
@@ -57,7 +62,6 @@ _OTHERS: Final = (
     ({"pipe_write", "anon_pipe_write", "pipe_wait_writable"}, "room in a pipe"),
     ({"do_poll", "do_select", "ep_poll"}, "a file, by poll or select"),
     ({"do_sigtimedwait", "sigsuspend", "__do_sys_pause"}, "a signal"),
-    ({"synchronize_rcu", "wait_rcu_exp_gp", "__wait_rcu_gp"}, "a grace period of RCU"),
 )
 # kernel/locking/rtmutex.c; include/linux/rtmutex.h, RT_MUTEX_HAS_WAITERS of the owner
 _RT_MUTEX: Final = frozenset(
@@ -83,6 +87,9 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
     names = {frame.name for frame in frames}
     files = {frame.file for frame in frames[:12]}
     search = RecordSearch(tasks, task, frames[0].sp if frames else 0)
+    # What RCU waits by, too, comes after it; it may wait for a mutex as well.
+    if not files.intersection(_LOCK_FILES) and (wait := rcu_wait(tasks, search, names)):
+        return wait
     if "kernel/locking/percpu-rwsem.c" in files:
         return percpu_rwsem_wait(tasks, task, search, names)
     for kind in _KINDS:

@@ -79,6 +79,7 @@ BLOCKED = {
     "percpu_behind": rf"{at('hang_percpu_read')}, waiting for the percpu_rwsem percpu \(to read, "
     rf"behind the writer writer\[\d+\]\), which is in {at('hang_percpu_write')}, waiting for the "
     r"percpu_rwsem percpu \(to write\) held by 1 reader",
+    "srcu": rf"{at('hang_srcu')}, waiting for a grace period of the SRCU srcu, which has 1 reader",
     "semaphore": rf"{at('hang_semaphore')}, waiting for the semaphore semaphore",
     "completion": rf"{at('hang_completion')}, waiting for the completion completion",
     "folio": rf"{at('hang_folio')}, waiting for the lock of a folio at 0x[0-9a-f]{{16}}",
@@ -314,6 +315,27 @@ def test_a_timer_whose_function_does_not_return(hangs, kind):
     )
     assert match is not None
     assert sorted(filter(None, match.groups())) == ["0", "1"]
+
+
+@pytest.mark.kgdb(smp=2)
+@pytest.mark.parametrize(
+    ("word", "wait"), [("rcu", "a grace period of RCU"), ("rcu_barrier", "the callbacks of RCU")]
+)
+def test_a_grace_period_that_a_cpu_holds_up(hangs, word, wait):
+    """That CPU is the cause; whoever waits for it is among the tasks."""
+    hangs.type(hang(word))
+    with pytest.raises(TimeoutError) as caught:
+        hangs.cont(timeout=SECONDS)
+    message = caught.value.message
+    cpu = re.search(rf": spinning: CPU ([01]) in {at('spin_thread', 'spin thread')}", message)
+    waits = re.search(
+        rf"^task \d+ \(sh\), blocked, waiting for {wait} \(CPUs? ([\d, ]+) ha.* reported no "
+        "quiescent state\\)$", message, re.M,
+    )  # fmt: skip
+    assert cpu is not None, message
+    assert waits is not None, message
+    # The other one has, unless the kernel's thread that takes note of that has not run yet.
+    assert cpu[1] in waits[1].split(", ")
 
 
 @pytest.mark.kgdb(smp=2)

@@ -22,6 +22,8 @@ class FakeMemory:
         self.program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
         self.types: dict[str, drgn.Type] = {}
         self.variables: dict[str, drgn.Object] = {}
+        self.absent: set[str] = set()
+        """Variables and members that this kernel does not have."""
         self._symbols: dict[str, drgn.Symbol] = {}
         self._bytes = bytearray(SIZE)
         self._next = BASE + 0x1000
@@ -37,6 +39,8 @@ class FakeMemory:
         defined: list[drgn.TypeMember] = []
         type_: Any
         for name, words in members.items():
+            if name in self.absent:
+                continue
             if words.endswith("*"):
                 # A struct may have pointers to itself.
                 type_, width = (lambda words=words: self.program.type(words)), 8
@@ -88,6 +92,8 @@ class FakeMemory:
 
     def set(self, target: drgn.Object, /, **values: int | drgn.Object) -> None:
         for path, value in values.items():
+            if self.absent.intersection(path.split("__")):
+                continue
             member = target
             for name in path.split("__"):
                 member = member.member_(name) if not name.isdigit() else member[int(name)]
@@ -143,7 +149,7 @@ class FakeMemory:
     def _find_object(
         self, program: drgn.Program, name: str, flags: Any, filename: str | None
     ) -> drgn.Object | None:
-        return self.variables.get(name)
+        return self.variables.get(name) if name not in self.absent else None
 
     def _find_symbol(
         self, program: drgn.Program, name: str | None, address: int | None, one: bool

@@ -439,3 +439,189 @@ def test_a_percpu_rwsem_of_another_form(
     write = percpu_rwsem.reason(writer, DOWN_WRITE)
     assert write.startswith("waiting for ")
     assert "held" not in write
+
+
+# Grace periods
+
+
+COMPLETION = StackFrame("do_wait_for_common", "kernel/sched/completion.c", 85)
+
+
+def rcu_stack(function: str) -> tuple[StackFrame, ...]:
+    return COMPLETION, StackFrame(function, "kernel/rcu/tree.c", 1)
+
+
+@dataclass
+class Rcu:
+    """Two CPUs that are both below one node, in memory."""
+
+    kernel: FakeKernel
+    state: drgn.Object
+    node: drgn.Object
+    task: drgn.Object
+
+    def reason(self, function: str = "__wait_rcu_gp") -> str:
+        return reason(self.kernel.wait(self.task, *rcu_stack(function)), self.task)
+
+
+@pytest.fixture
+def rcu(kernel: FakeKernel) -> Rcu:
+    return new_rcu(kernel)
+
+
+def new_rcu(kernel: FakeKernel) -> Rcu:
+    kernel.struct(
+        "task_struct", 512, stack="void *", pid="int", comm="char [16]", flags="unsigned int",
+        start_time="unsigned long long", se="struct sched_entity", worker_private="void *",
+        rcu_node_entry="struct list_head",
+    )  # fmt: skip
+    kernel.struct("rcu_state", gp_seq="unsigned long")
+    kernel.struct("rcu_node", qsmask="unsigned long", expmask="unsigned long",
+                  blkd_tasks="struct list_head", gp_tasks="struct list_head *",
+                  exp_tasks="struct list_head *")  # fmt: skip
+    kernel.struct("rcu_data", mynode="struct rcu_node *", grpmask="unsigned long")
+    node = kernel.variable("node", "struct rcu_node")
+    kernel.link(node.blkd_tasks)
+    for cpu, data in enumerate(kernel.per_cpu("rcu_data", "struct rcu_data")):
+        kernel.set(data, mynode=node, grpmask=1 << cpu)
+    state = kernel.variable("rcu_state", "struct rcu_state", gp_seq=0x15)
+    return Rcu(kernel, state, node, kernel.task(7, "dd"))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("synchronize_rcu", "a grace period of RCU"),
+        ("rcu_sync_enter", "a grace period of RCU"),
+        ("rcu_barrier", "the callbacks of RCU"),
+    ],
+)
+def test_what_holds_up_a_grace_period(rcu: Rcu, function: str, words: str) -> None:
+    assert rcu.reason(function) == f"waiting for {words}", "its end is about to be noted"
+    rcu.kernel.set(rcu.node, qsmask=2, expmask=1)
+    cpu = f"waiting for {words} (CPU 1 has reported no quiescent state)"
+    assert rcu.reason(function) == cpu
+    rcu.kernel.set(rcu.node, qsmask=3)
+    assert rcu.reason(function) == (
+        f"waiting for {words} (CPUs 0, 1 have reported no quiescent state)"
+    )
+    rcu.kernel.set(rcu.state, gp_seq=0x14)
+    assert rcu.reason(function) == f"waiting for {words}", "none is in progress"
+
+
+def test_what_holds_up_an_expedited_grace_period(rcu: Rcu) -> None:
+    words = "waiting for an expedited grace period of RCU"
+    rcu.kernel.set(rcu.node, qsmask=3)
+    assert rcu.reason("synchronize_rcu_expedited") == words
+    rcu.kernel.set(rcu.node, expmask=1)
+    assert rcu.reason("synchronize_rcu_expedited") == (
+        f"{words} (CPU 0 has reported no quiescent state)"
+    )
+
+
+def test_tasks_that_hold_up_a_grace_period(rcu: Rcu) -> None:
+    """They are those from the first one on, which the node has; newer ones come before it."""
+    newer, first, second = (rcu.kernel.task(pid, "cat") for pid in (8, 9, 10))
+    entries = [task.rcu_node_entry for task in (newer, first, second)]
+    rcu.kernel.link(rcu.node.blkd_tasks, *entries)
+    assert rcu.reason() == "waiting for a grace period of RCU"
+    rcu.kernel.set(rcu.node, gp_tasks=entries[1])
+    assert rcu.reason() == "waiting for a grace period of RCU held by cat[9], cat[10]"
+    assert rcu.reason("synchronize_rcu_expedited").endswith("of RCU")
+    rcu.kernel.set(rcu.node, gp_tasks=entries[2])
+    wait = rcu.kernel.wait(rcu.task, *rcu_stack("synchronize_rcu"))
+    assert wait is not None
+    assert wait.next == Holder(second.value_(), "cat[10]")
+    # A damaged list, and tasks of another form (without CONFIG_PREEMPT_RCU).
+    rcu.kernel.set(rcu.node, gp_tasks=0xDEAD000)
+    assert rcu.reason() == "waiting for a grace period of RCU"
+
+
+@pytest.mark.parametrize("absent", ["rcu_state", "rcu_data", "gp_seq", "mynode", "qsmask"])
+def test_rcu_of_another_form(kernel: FakeKernel, absent: str) -> None:
+    kernel.absent.add(absent)
+    rcu = new_rcu(kernel)
+    kernel.set(rcu.node, qsmask=3)
+    assert rcu.reason() == "waiting for a grace period of RCU"
+
+
+def test_rcu_that_waits_for_a_mutex(rcu: Rcu) -> None:
+    """Its own mutex, which has a holder (kernel/rcu/tree.c, rcu_barrier)."""
+    mutex = StackFrame("__mutex_lock", "kernel/locking/mutex.c", 1)
+    wait = rcu.kernel.wait(rcu.task, mutex, *rcu_stack("rcu_barrier")[1:])
+    assert reason(wait, rcu.task) == "waiting for a mutex"
+
+
+def test_rcu_tasks(rcu: Rcu) -> None:
+    frames = [*rcu_stack("__wait_rcu_gp"), StackFrame("synchronize_rcu_tasks")]
+    wait = rcu.kernel.wait(rcu.task, *frames)
+    assert reason(wait, rcu.task) == "waiting for a grace period of RCU tasks"
+
+
+@dataclass
+class Srcu:
+    """A `struct srcu_struct` in memory."""
+
+    kernel: FakeKernel
+    lock: drgn.Object
+    data: list[drgn.Object]
+    task: drgn.Object
+
+    def count(self, *counts: tuple[int, int, int, int]) -> None:
+        for data, numbers in zip(self.data, counts, strict=True):
+            member = "srcu_lock_count__{}", "srcu_unlock_count__{}"
+            names = [words.format(index) for words in member for index in (0, 1)]
+            self.kernel.set(data, **{
+                f"{name}__counter" if self.atomic else name: number
+                for name, number in zip(names, numbers, strict=True)
+            })  # fmt: skip
+
+    atomic: bool = False
+
+    def reason(self, function: str = "__synchronize_srcu") -> str:
+        return reason(self.kernel.wait(self.task, *rcu_stack(function)), self.task)
+
+
+@pytest.fixture(params=["unsigned long", "atomic_long_t"])
+def srcu(kernel: FakeKernel, request: pytest.FixtureRequest) -> Srcu:
+    return new_srcu(kernel, request.param)
+
+
+def new_srcu(kernel: FakeKernel, count: str) -> Srcu:
+    kernel.types["atomic_long_t"] = kernel.program.typedef_type(
+        "atomic_long_t", kernel.program.type("struct atomic")
+    )
+    kernel.struct("srcu_data", srcu_lock_count=f"{count} [2]",
+                  srcu_unlock_count=f"{count} [2]", ssp="struct srcu_struct *")  # fmt: skip
+    kernel.struct("srcu_struct", srcu_idx="unsigned long", sda="struct srcu_data *")
+    data = kernel.per_cpu("demo_data", "struct srcu_data")
+    lock = kernel.variable("demo", "struct srcu_struct", sda=data[0])
+    kernel.set(data[0], ssp=lock)
+    return Srcu(kernel, lock, data, kernel.task(7, "dd"), count == "atomic_long_t")
+
+
+def test_the_readers_of_an_srcu(srcu: Srcu) -> None:
+    assert srcu.reason() == "waiting for a grace period of SRCU"
+    srcu.kernel.on_stack(srcu.task, "unsigned long", _=srcu.lock)
+    assert srcu.reason() == "waiting for a grace period of the SRCU demo"
+    srcu.count((4, 3, 2, 0), (1, 0, 2, 1))
+    assert srcu.reason() == "waiting for a grace period of the SRCU demo, which has 3 readers"
+    assert srcu.reason("srcu_barrier").startswith("waiting for the callbacks of the SRCU demo")
+    srcu.count((1, 0, (1 << 64) - 1, 0), (0, 0, 1, 0))
+    assert srcu.reason().endswith("which has 1 reader"), "counts wrap"
+    srcu.count((0, 0, 1, 0), (0, 0, 0, 0))
+    assert srcu.reason() == "waiting for a grace period of the SRCU demo"
+    srcu.kernel.set(srcu.data[0], ssp=0)
+    assert srcu.reason() == "waiting for a grace period of SRCU", "it is something else"
+
+
+@pytest.mark.parametrize("absent", ["sda", "ssp", "srcu_lock_count"])
+def test_an_srcu_of_another_form(kernel: FakeKernel, absent: str) -> None:
+    kernel.absent.add(absent)
+    srcu = new_srcu(kernel, "unsigned long")
+    srcu.count((4, 3, 2, 0), (1, 0, 2, 1))
+    kernel.on_stack(srcu.task, "unsigned long", _=srcu.lock)
+    name = "the SRCU demo" if absent == "srcu_lock_count" else "SRCU"
+    assert srcu.reason() == f"waiting for a grace period of {name}"
+    del kernel.types["struct srcu_struct"]
+    assert srcu.reason() == "waiting for a grace period of SRCU", "as before it is used"

@@ -14,6 +14,7 @@
 #include <linux/semaphore.h>
 #include <linux/slab.h>
 #include <linux/spinlock.h>
+#include <linux/srcu.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
@@ -41,6 +42,7 @@ static DEFINE_RWLOCK(rwlock);
 static DEFINE_RT_MUTEX(rt_lock);
 static struct workqueue_struct *workqueue;
 DEFINE_STATIC_PERCPU_RWSEM(percpu);
+DEFINE_STATIC_SRCU(srcu);
 static DECLARE_COMPLETION(ready);
 static volatile int never;
 
@@ -68,6 +70,9 @@ static noinline int sleeper(void *how)
 		break;
 	case 'p':
 		percpu_down_read(&percpu);
+		break;
+	case 'c':
+		srcu_read_lock(&srcu);
 		break;
 	}
 	complete(&ready);
@@ -354,6 +359,50 @@ static void percpu_behind(void)
 	hang_percpu_read();
 }
 
+static noinline void hang_srcu(void)
+{
+	synchronize_srcu(&srcu); /* srcu */
+	barrier();
+}
+
+static int spin_thread(void *unused)
+{
+	complete(&ready);
+	while (!never) cpu_relax(); /* spin thread */
+	return 0;
+}
+
+/* A CPU that reports no quiescent state. */
+static void spin_elsewhere(void)
+{
+	struct task_struct *task = kthread_create(spin_thread, NULL, "spin");
+
+	kthread_bind(task, !raw_smp_processor_id());
+	wake_up_process(task);
+	wait_for_completion(&ready);
+}
+
+static noinline void hang_rcu(void)
+{
+	spin_elsewhere();
+	synchronize_rcu(); /* rcu */
+	barrier();
+}
+
+static void rcu_callback(struct rcu_head *head)
+{
+}
+
+static noinline void hang_rcu_barrier(void)
+{
+	static struct rcu_head head;
+
+	spin_elsewhere();
+	call_rcu(&head, rcu_callback);
+	rcu_barrier(); /* rcu_barrier */
+	barrier();
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -540,6 +589,9 @@ static const struct {
 	{ "percpu_read", hang_percpu_read, 'P' },
 	{ "percpu_write", hang_percpu_write, 'p' },
 	{ "percpu_behind", percpu_behind, 'p' },
+	{ "srcu", hang_srcu, 'c' },
+	{ "rcu", hang_rcu },
+	{ "rcu_barrier", hang_rcu_barrier },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
