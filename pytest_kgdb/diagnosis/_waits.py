@@ -114,9 +114,11 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
 
 def _locked(tasks: Tasks, task: drgn.Object, kind: RecordKind, match: Match) -> Wait:
     address = match.address
-    if kind.lock == "completion" and (wait := event_of(tasks.program, tasks.by_address, address)):
-        text, task_of_it = wait
-        return Wait(text, address, (holder_of(task_of_it),), names_holders=True)
+    if kind.lock == "completion":
+        event = event_of(tasks.program, tasks.by_address, address)
+        if event is not None:
+            by = (holder_of(event.task),) if event.task is not None else ()
+            return Wait(event.words, address, by, names_holders=True)
     owner = tasks.stack_owner(address)
     name = lock_name(tasks.program, address, kind.lock)
     if owner is not None:

@@ -90,6 +90,17 @@ BLOCKED = {
     "queue": rf"{at('hang_queue')}, waiting for the workqueue hangs, the work stuck_work of "
     rf"kworker/\S+\[\d+\], which is in {at('stuck_work', 'work')}, waiting for the completion "
     r"completion",
+    "late": rf"{at('hang_late')}, waiting for the workqueue late, the work stuck_work of "
+    rf"kworker/\S+\[\d+\], which is in {at('stuck_work', 'work')}, waiting for the completion "
+    "completion; and 1 more",
+    "drain": rf"{at('hang_drain')}, waiting for the workqueue drain; and 2 more",
+    "queued": rf"{at('hang_queued')}, waiting for the work later_work, behind the work stuck_work "
+    rf"of kworker/\S+\[\d+\], which is in {at('stuck_work', 'work')}, waiting for the completion "
+    "completion",
+    "full": rf"{at('hang_full')}, waiting for the work later_work of the workqueue full, which has "
+    "not begun; and 2 more",
+    "cancel": rf"{at('hang_cancel')}, waiting for the work stuck_work of kworker/\S+\[\d+\], which "
+    rf"is in {at('stuck_work', 'work')}, waiting for the completion completion",
     "rt_mutex": rf"{at('hang_rt_mutex')}, waiting for the rt_mutex rt_lock held by "
     rf"sleeper\[\d+\], which is in {SLEEPS}",
 }
@@ -116,6 +127,16 @@ def test_deadlock_of_a_mutex_and_an_rwsem(hangs):
         rf"by mixed\[\d+\], which is in {at('mixed', 'mixed second')}, waiting for the rwsem rwsem "
         rf"\(to write\) held by {SH}",
         first_line(hangs, hang("write_mixed")),
+    )
+
+
+def test_deadlock_of_a_work(hangs):
+    """It takes the mutex that is held by who waits for it."""
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at('hang_locked')}, waiting for the work locking_work of "
+        rf"kworker/\S+\[\d+\], which is in {at('locking_work', 'locking work')}, waiting for the "
+        rf"mutex lock_a held by {SH}",
+        first_line(hangs, hang("locked")),
     )
 
 

@@ -65,11 +65,11 @@ class FakeMemory:
             return self.program.array_type(self._member(element), int(number))
         return self.program.type(words)
 
-    def new(self, words: str, /, **values: int | drgn.Object) -> drgn.Object:
+    def new(self, words: str, /, *, aligned: int = 64, **values: int | drgn.Object) -> drgn.Object:
         """Put an object of a type into memory; its members by name: `a__b` is the member `a.b`."""
         type_ = self._member(words)
-        address = self._next
-        self._next += -(-drgn.sizeof(type_) // 64) * 64 + 64
+        address = -(-self._next // aligned) * aligned
+        self._next = address + -(-drgn.sizeof(type_) // 64) * 64 + 64
         new = drgn.Object(self.program, type_, address=address)
         self.set(new, **values)
         return new

@@ -625,3 +625,193 @@ def test_an_srcu_of_another_form(kernel: FakeKernel, absent: str) -> None:
     assert srcu.reason() == f"waiting for a grace period of {name}"
     del kernel.types["struct srcu_struct"]
     assert srcu.reason() == "waiting for a grace period of SRCU", "as before it is used"
+
+
+# Works that have not begun, and workqueues that are flushed
+
+
+PENDING, INACTIVE, PWQ, LINKED = 1, 2, 4, 8
+FLUSH = StackFrame("__flush_work", "kernel/workqueue.c", 1)
+
+
+@dataclass
+class Workqueue:
+    """A workqueue, with a work that somebody waits for."""
+
+    kernel: FakeKernel
+    queue: drgn.Object
+    pool_queue: drgn.Object
+    work: drgn.Object
+    task: drgn.Object
+
+    def data(self, bits: int) -> int:
+        return int(self.pool_queue.address_) | bits
+
+    def run(self, pid: int, pool_queue: drgn.Object | None = None, color: int = 0) -> drgn.Object:
+        """Let a worker run another work."""
+        kernel = self.kernel
+        worker = kernel.new(
+            "struct worker",
+            current_pwq=self.pool_queue if pool_queue is None else pool_queue,
+            current_func=kernel.variables["demo_work"],
+            current_color=color,
+        )
+        kernel.link(worker.scheduled)
+        kthread = kernel.new("struct kthread", data=worker)
+        return kernel.task(pid, "kworker", flags=0x200020, worker_private=kthread)
+
+    def barrier(self) -> drgn.Object:
+        """Put the record of a flush onto the task's stack."""
+        barrier = self.kernel.on_stack(
+            self.task, "struct wq_barrier", work__func=self.kernel.variables["wq_barrier_func"],
+            work__data__counter=self.data(PENDING | INACTIVE | PWQ),
+        )  # fmt: skip
+        self.wait(barrier.done)
+        return barrier
+
+    def wait(self, completion: drgn.Object) -> None:
+        record = self.kernel.on_stack(self.task, "struct swait_queue", task=self.task)
+        self.kernel.link(completion.wait.task_list, record.task_list)
+
+    def reason(self) -> str:
+        return reason(self.kernel.wait(self.task, COMPLETION, FLUSH), self.task)
+
+
+@pytest.fixture(params=["6.8", "6.12"])
+def workqueue(kernel: FakeKernel, request: pytest.FixtureRequest) -> Workqueue:
+    return new_workqueue(kernel, request.param)
+
+
+def new_workqueue(kernel: FakeKernel, version: str) -> Workqueue:
+    active = {"max_active": "int"}
+    kernel.struct(
+        "task_struct", 512, stack="void *", pid="int", comm="char [16]", flags="unsigned int",
+        start_time="unsigned long long", se="struct sched_entity", worker_private="void *",
+        vfork_done="struct completion *",
+    )  # fmt: skip
+    kernel.struct("swait_queue_head", lock="unsigned int", task_list="struct list_head")
+    kernel.struct("swait_queue", task="struct task_struct *", task_list="struct list_head")
+    kernel.struct("completion", done="unsigned int", wait="struct swait_queue_head")
+    kernel.struct("kthread", data="void *", exited="struct completion")
+    kernel.struct("work_struct", data="struct atomic", entry="struct list_head", func="void *")
+    kernel.struct("wq_barrier", work="struct work_struct", done="struct completion")
+    kernel.struct("wq_flusher", list="struct list_head", flush_color="int",
+                  done="struct completion")  # fmt: skip
+    kernel.struct("workqueue_struct", list="struct list_head",
+                  first_flusher="struct wq_flusher *", name="char [8]",
+                  **(active if version == "6.12" else {}))  # fmt: skip
+    kernel.struct("pool_workqueue", wq="struct workqueue_struct *", nr_active="int",
+                  **(active if version == "6.8" else {}))  # fmt: skip
+    kernel.struct("worker", current_func="void *", current_pwq="struct pool_workqueue *",
+                  current_color="unsigned int", scheduled="struct list_head")  # fmt: skip
+    bits = drgn.Object(kernel.program, "int", value=8)
+    kernel.variables["WORK_STRUCT_FLAG_BITS"] = bits
+    for function in ("wq_barrier_func", "demo_work", "later_work"):
+        kernel.variables[function] = kernel.new("unsigned long")
+        kernel.symbol(function, kernel.variables[function].address_)
+    queue = kernel.new("struct workqueue_struct")
+    for index, letter in enumerate(b"demo"):
+        kernel.write(queue.name[index], letter)
+    kernel.link(kernel.variable("workqueues", "struct list_head"), queue.list)
+    pool_queue = kernel.new("struct pool_workqueue", aligned=256, wq=queue)
+    kernel.set(queue if version == "6.12" else pool_queue, max_active=1)
+    work = kernel.new("struct work_struct", func=kernel.variables["later_work"])
+    return Workqueue(kernel, queue, pool_queue, work, kernel.task(7, "dd"))
+
+
+NOT_BEGUN = "waiting for the work later_work of the workqueue demo, which has not begun"
+
+
+def test_a_work_that_has_not_begun(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    worker = workqueue.run(8)
+    barrier = workqueue.barrier()
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED))
+    head = kernel.new("struct list_head")
+    other = kernel.new("struct wq_barrier", work__func=kernel.variables["wq_barrier_func"],
+                       work__data__counter=workqueue.data(PENDING | PWQ | LINKED))  # fmt: skip
+    kernel.link(head, workqueue.work.entry, barrier.work.entry)
+    assert workqueue.reason() == NOT_BEGUN, "nothing is said of why it has not"
+    behind = "waiting for the work later_work, behind the work demo_work of kworker[8]"
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED | INACTIVE))
+    assert workqueue.reason() == behind
+    wait = kernel.wait(workqueue.task, COMPLETION, FLUSH)
+    assert wait is not None
+    assert wait.next == Holder(worker.value_(), "kworker[8]")
+    kernel.link(head, workqueue.work.entry, other.work.entry, barrier.work.entry)
+    assert workqueue.reason() == behind, "another task waits for it, too"
+    workqueue.run(9)
+    assert workqueue.reason() == NOT_BEGUN, "either may be what it is behind"
+
+
+def test_a_work_of_a_queue_that_runs_several(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    workqueue.run(8)
+    barrier = workqueue.barrier()
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED | INACTIVE))
+    kernel.link(kernel.new("struct list_head"), workqueue.work.entry, barrier.work.entry)
+    for owner in (workqueue.queue, workqueue.pool_queue):
+        if owner.type_.has_member("max_active"):
+            kernel.set(owner, max_active=2)
+    assert workqueue.reason() == NOT_BEGUN
+
+
+def test_a_work_that_another_cpu_runs(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    """Of the same queue, which lets each CPU run one."""
+    workqueue.run(8, kernel.new("struct pool_workqueue", aligned=256, wq=workqueue.queue))
+    barrier = workqueue.barrier()
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED | INACTIVE))
+    kernel.link(kernel.new("struct list_head"), workqueue.work.entry, barrier.work.entry)
+    assert workqueue.reason() == NOT_BEGUN
+
+
+OWN = "waiting for the completion on its own stack"
+
+
+def test_what_is_no_work(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    """The list's head is before the record, or a work of another queue, or what is no record."""
+    barrier = workqueue.barrier()
+    link = kernel.link
+    head = kernel.new("struct list_head")
+    link(head, barrier.work.entry)
+    assert workqueue.reason() == OWN
+    link(head, workqueue.work.entry, barrier.work.entry)
+    assert workqueue.reason() == OWN, "it is not linked to the next"
+    elsewhere = kernel.new("struct pool_workqueue", aligned=256, wq=workqueue.queue).address_
+    kernel.set(workqueue.work, data__counter=elsewhere | PENDING | PWQ | LINKED)
+    assert workqueue.reason() == OWN
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED))
+    assert workqueue.reason() == NOT_BEGUN
+    kernel.set(barrier.work, func=kernel.variables["demo_work"])
+    assert workqueue.reason() == OWN
+
+
+def test_a_queue_that_is_flushed(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    flusher = kernel.on_stack(workqueue.task, "struct wq_flusher", flush_color=3)
+    workqueue.wait(flusher.done)
+    assert workqueue.reason() == OWN
+    kernel.set(workqueue.queue, first_flusher=flusher)
+    assert workqueue.reason() == "waiting for the workqueue demo"
+    workqueue.run(8, color=4)
+    assert workqueue.reason() == "waiting for the workqueue demo", "it has come later"
+    workqueue.run(9, color=3)
+    words = "waiting for the workqueue demo, the work demo_work of kworker[9]"
+    assert workqueue.reason() == words
+    workqueue.run(10, color=3)
+    assert workqueue.reason() == "waiting for the workqueue demo"
+
+
+@pytest.mark.parametrize(
+    "absent", ["WORK_STRUCT_FLAG_BITS", "max_active", "current_pwq", "entry", "current_color"]
+)
+def test_works_of_another_form(kernel: FakeKernel, absent: str) -> None:
+    kernel.absent.add(absent)
+    workqueue = new_workqueue(kernel, "6.8")
+    workqueue.run(8)
+    barrier = workqueue.barrier()
+    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED | INACTIVE))
+    if absent == "entry":
+        assert workqueue.reason() == OWN
+        return
+    kernel.link(kernel.new("struct list_head"), workqueue.work.entry, barrier.work.entry)
+    behind = "waiting for the work later_work, behind the work demo_work of kworker[8]"
+    expected = {"current_color": behind, "WORK_STRUCT_FLAG_BITS": OWN}
+    assert workqueue.reason() == expected.get(absent, NOT_BEGUN)

@@ -403,6 +403,87 @@ static noinline void hang_rcu_barrier(void)
 	barrier();
 }
 
+static void later_work(struct work_struct *work)
+{
+}
+static DECLARE_WORK(later, later_work);
+
+static noinline void hang_queued(void)
+{
+	workqueue = alloc_ordered_workqueue("ordered", 0);
+	queue_work(workqueue, &work);
+	queue_work(workqueue, &later);
+	flush_work(&later); /* queued */
+	barrier();
+}
+
+static void other_work(struct work_struct *work)
+{
+	wait_for_completion(&completion);
+	barrier();
+}
+static DECLARE_WORK(other, other_work);
+
+/* Two at a time run, of which either may let the third begin. */
+static noinline void hang_full(void)
+{
+	workqueue = alloc_workqueue("full", 0, 2);
+	queue_work(workqueue, &work);
+	queue_work(workqueue, &other);
+	queue_work(workqueue, &later);
+	flush_work(&later); /* full */
+	barrier();
+}
+
+/* A flush of works that run, and of none that comes later. */
+static noinline void hang_drain(void)
+{
+	workqueue = alloc_workqueue("drain", 0, 0);
+	queue_work(workqueue, &work);
+	queue_work(workqueue, &other);
+	flush_workqueue(workqueue); /* drain */
+	barrier();
+}
+
+static int late(void *unused)
+{
+	msleep(100); /* until it is flushed */
+	queue_work(workqueue, &other);
+	return 0;
+}
+
+static noinline void hang_late(void)
+{
+	workqueue = alloc_workqueue("late", 0, 0);
+	queue_work(workqueue, &work);
+	kthread_run(late, NULL, "late");
+	flush_workqueue(workqueue); /* late */
+	barrier();
+}
+
+static noinline void hang_cancel(void)
+{
+	schedule_work(&work);
+	msleep(100); /* until it runs */
+	cancel_work_sync(&work); /* cancel */
+	barrier();
+}
+
+static void locking_work(struct work_struct *work)
+{
+	mutex_lock(&lock_a); /* locking work */
+	mutex_unlock(&lock_a);
+}
+static DECLARE_WORK(locking, locking_work);
+
+static noinline void hang_locked(void)
+{
+	mutex_lock(&lock_a);
+	schedule_work(&locking);
+	flush_work(&locking); /* locked */
+	mutex_unlock(&lock_a);
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -592,6 +673,12 @@ static const struct {
 	{ "srcu", hang_srcu, 'c' },
 	{ "rcu", hang_rcu },
 	{ "rcu_barrier", hang_rcu_barrier },
+	{ "queued", hang_queued },
+	{ "full", hang_full },
+	{ "drain", hang_drain },
+	{ "late", hang_late },
+	{ "cancel", hang_cancel },
+	{ "locked", hang_locked },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
