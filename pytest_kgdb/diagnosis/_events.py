@@ -157,7 +157,11 @@ def _pool_queue(program: drgn.Program, work: drgn.Object) -> drgn.Object:
     import drgn
 
     data = _data(work)
-    bits = program["WORK_STRUCT_FLAG_BITS"].value_()
+    try:
+        bits = program["WORK_STRUCT_PWQ_SHIFT"].value_()
+    except LookupError:
+        # Until 6.8 the flags' bits had the colour's among them.
+        bits = program["WORK_STRUCT_FLAG_BITS"].value_()
     address = data >> bits << bits if data & _PWQ else 0
     return drgn.Object(program, "struct pool_workqueue *", value=address)
 
