@@ -17,6 +17,7 @@ __all__ = [
     "owner_of",
     "spinning_lock",
     "task_name",
+    "variable_name",
 ]
 
 # kernel/locking/mutex.h, MUTEX_FLAGS
@@ -104,6 +105,21 @@ def lock_name(program: drgn.Program, address: int, kind: str) -> str:
         lock = drgn.Object(program, f"struct {kind}", address=address)
         if name := lock.dep_map.name:
             return f"{name.string_().decode(errors='replace')} at {address:#x}"
+    return _place(program, address)
+
+
+def variable_name(program: drgn.Program, address: int) -> str:
+    """Return the name of a variable that is no struct, or is in one; or its address, in words."""
+    with contextlib.suppress(LookupError):
+        symbol = program.symbol(address)
+        offset = address - symbol.address
+        path = _member_path(program, symbol.name, symbol.address, offset, None)
+        return path or (symbol.name if offset == 0 else f"{symbol.name}+{offset:#x}")
+    return f"the variable {_place(program, address)}"
+
+
+def _place(program: drgn.Program, address: int) -> str:
+    """Return an address, with the name of the slab's cache that has it."""
     cache = ""
     with contextlib.suppress(Exception):  # the slab's own records may be damaged
         from drgn.helpers.linux.slab import find_containing_slab_cache
@@ -114,9 +130,12 @@ def lock_name(program: drgn.Program, address: int, kind: str) -> str:
 
 
 def _member_path(
-    program: drgn.Program, name: str, address: int, offset: int, kind: str
+    program: drgn.Program, name: str, address: int, offset: int, kind: str | None
 ) -> str | None:
-    """Return the member of a variable that is a lock: `device.lock`."""
+    """Return the member of a variable that is a lock: `device.lock`.
+
+    :param kind: the name of the lock's struct; None for what is no struct.
+    """
     with contextlib.suppress(LookupError):
         variable = program.variable(name)
         if variable.address_ == address:
@@ -124,7 +143,7 @@ def _member_path(
     return None
 
 
-def _descend(path: str, type_: drgn.Type, offset: int, kind: str) -> str | None:
+def _descend(path: str, type_: drgn.Type, offset: int, kind: str | None) -> str | None:
     import drgn
 
     while True:
@@ -135,8 +154,8 @@ def _descend(path: str, type_: drgn.Type, offset: int, kind: str) -> str | None:
             path, offset, type_ = f"{path}[{offset // size}]", offset % size, type_.type
             continue
         if type_.kind not in (drgn.TypeKind.STRUCT, drgn.TypeKind.UNION):
-            return None
-        if offset == 0 and type_.tag == kind:
+            return path if kind is None and offset == 0 else None
+        if offset == 0 and kind is not None and type_.tag == kind:
             return path
         for member in type_.members:
             start = member.bit_offset // 8

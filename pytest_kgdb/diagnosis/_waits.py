@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
+from ._bits import bit_wait, folio_wait
 from ._events import event_of
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
 from ._percpu_rwsems import percpu_rwsem_wait
@@ -48,9 +49,6 @@ _KINDS: Final = (
 _LOCK_FILES: Final = frozenset(
     file for kind in _KINDS if kind.words != "completion" for file in kind.files
 )
-
-# include/linux/page-flags.h, enum pageflags
-_FOLIO_BITS: Final = {"PG_locked": "the lock of a folio", "PG_writeback": "a folio's writeback"}
 
 # What has no lock, by the functions that wait.
 _OTHERS: Final = (
@@ -101,8 +99,8 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
     for group, words in _OTHERS:
         if names & group:
             return Wait(words)
-    if any(name.startswith("folio_wait_bit") or name == "__folio_lock" for name in names):
-        return _folio(search)
+    if wait := folio_wait(search, names) or bit_wait(search):
+        return wait
     match = search.find(WAIT_QUEUE)
     if match:
         name = lock_name(tasks.program, match.address, WAIT_QUEUE.lock)
@@ -231,29 +229,3 @@ def _at(program: drgn.Program, name: str, address: int) -> drgn.Object:
     import drgn
 
     return drgn.Object(program, f"struct {name}", address=address)
-
-
-def _folio(search: RecordSearch) -> Wait:
-    """Return the wait for a bit of a folio (mm/filemap.c, struct wait_page_queue)."""
-    program = search.program
-    try:
-        kind = program.type("struct wait_page_queue")
-    except LookupError:
-        return Wait("a folio")
-    import drgn
-
-    offset = drgn.offsetof(kind, "wait.private")
-    member = "folio" if kind.has_member("folio") else "page"  # since 5.19
-    for address in search.task_words():
-        record = drgn.Object(program, kind, address=address - offset)
-        try:
-            bit = record.bit_nr.value_()
-            name = drgn.Object(program, "enum pageflags", value=bit).format_(type_name=False)
-            if not search.linked(record.wait.entry.address_of_()):
-                continue
-        except (drgn.FaultError, LookupError, ValueError):
-            continue
-        words = _FOLIO_BITS.get(name, f"{name} of a folio")
-        folio = record.member_(member).value_()
-        return Wait(f"{words} at {folio:#x}", folio)
-    return Wait("a folio")

@@ -83,6 +83,8 @@ BLOCKED = {
     "semaphore": rf"{at('hang_semaphore')}, waiting for the semaphore semaphore",
     "completion": rf"{at('hang_completion')}, waiting for the completion completion",
     "folio": rf"{at('hang_folio')}, waiting for the lock of a folio at 0x[0-9a-f]{{16}}",
+    "bit": rf"{at('hang_bit')}, waiting for bit 3 of device\.flags",
+    "var": rf"{at('hang_var')}, waiting for device\.references",
     "kthread": rf"{at('hang_kthread', 'stop')}, waiting for stuck\[\d+\] to end, "
     rf"which is in {at('stuck_thread', 'thread')}, waiting for the completion completion",
     "work": rf"{at('hang_work', 'flush')}, waiting for the work stuck_work of kworker/\S+\[\d+\], "

@@ -631,6 +631,7 @@ def test_an_srcu_of_another_form(kernel: FakeKernel, absent: str) -> None:
 
 
 PENDING, INACTIVE, PWQ, LINKED = 1, 2, 4, 8
+COLOR = 0x20
 FLUSH = StackFrame("__flush_work", "kernel/workqueue.c", 1)
 
 
@@ -704,8 +705,11 @@ def new_workqueue(kernel: FakeKernel, version: str) -> Workqueue:
                   **(active if version == "6.8" else {}))  # fmt: skip
     kernel.struct("worker", current_func="void *", current_pwq="struct pool_workqueue *",
                   current_color="unsigned int", scheduled="struct list_head")  # fmt: skip
-    bits = drgn.Object(kernel.program, "int", value=8)
-    kernel.variables["WORK_STRUCT_FLAG_BITS"] = bits
+    flags = {"WORK_STRUCT_FLAG_BITS": 8}
+    if version == "6.12":
+        flags = {"WORK_STRUCT_FLAG_BITS": 4, "WORK_STRUCT_PWQ_SHIFT": 8}
+    for name, bits in flags.items():
+        kernel.variables[name] = drgn.Object(kernel.program, "int", value=bits)
     for function in ("wq_barrier_func", "demo_work", "later_work"):
         kernel.variables[function] = kernel.new("unsigned long")
         kernel.symbol(function, kernel.variables[function].address_)
@@ -732,7 +736,8 @@ def test_a_work_that_has_not_begun(kernel: FakeKernel, workqueue: Workqueue) -> 
     kernel.link(head, workqueue.work.entry, barrier.work.entry)
     assert workqueue.reason() == NOT_BEGUN, "nothing is said of why it has not"
     behind = "waiting for the work later_work, behind the work demo_work of kworker[8]"
-    kernel.set(workqueue.work, data__counter=workqueue.data(PENDING | PWQ | LINKED | INACTIVE))
+    data = workqueue.data(PENDING | PWQ | LINKED | INACTIVE | COLOR)
+    kernel.set(workqueue.work, data__counter=data)
     assert workqueue.reason() == behind
     wait = kernel.wait(workqueue.task, COMPLETION, FLUSH)
     assert wait is not None
@@ -815,3 +820,104 @@ def test_works_of_another_form(kernel: FakeKernel, absent: str) -> None:
     behind = "waiting for the work later_work, behind the work demo_work of kworker[8]"
     expected = {"current_color": behind, "WORK_STRUCT_FLAG_BITS": OWN}
     assert workqueue.reason() == expected.get(absent, NOT_BEGUN)
+
+
+# Bits and variables
+
+
+@dataclass
+class Bits:
+    """A task that waits for something to change."""
+
+    kernel: FakeKernel
+    task: drgn.Object
+
+    def wait_for(self, wakes: str, bit: int, word: int) -> drgn.Object:
+        """Put the record of a wait onto its stack, and in a queue."""
+        record = self.kernel.on_stack(
+            self.task, "struct wait_bit_queue_entry", wq_entry__private=self.task,
+            wq_entry__func=self.kernel.function(wakes), key__flags=word, key__bit_nr=bit,
+        )  # fmt: skip
+        queue = self.kernel.new("struct wait_queue_head")
+        self.kernel.link(queue.head, record.wq_entry.entry)
+        return record
+
+    def reason(self, function: str = "out_of_line_wait_on_bit") -> str:
+        frame = StackFrame(function, "kernel/sched/wait_bit.c", 1)
+        return reason(self.kernel.wait(self.task, frame), self.task)
+
+
+@pytest.fixture
+def bits(kernel: FakeKernel) -> Bits:
+    return new_bits(kernel)
+
+
+def new_bits(kernel: FakeKernel) -> Bits:
+    kernel.struct("wait_queue_entry", flags="unsigned int", private="void *", func="void *",
+                  entry="struct list_head")  # fmt: skip
+    kernel.struct("wait_queue_head", lock="unsigned int", head="struct list_head")
+    kernel.struct("wait_bit_key", flags="void *", bit_nr="int", timeout="unsigned long")
+    kernel.struct("wait_bit_queue_entry", key="struct wait_bit_key",
+                  wq_entry="struct wait_queue_entry")  # fmt: skip
+    kernel.struct("device", lock="int", bits="unsigned long [2]", count="struct atomic")
+    return Bits(kernel, kernel.task(7, "dd"))
+
+
+def test_a_bit(kernel: FakeKernel, bits: Bits) -> None:
+    device = kernel.variable("device", "struct device")
+    record = bits.wait_for("wake_bit_function", 3, device.bits[1].address_)
+    assert bits.reason() == "waiting for bit 3 of device.bits[1]"
+    kernel.set(record, key__flags=device.address_ + 2)
+    assert bits.reason() == "waiting for bit 3 of device+0x2"
+    kernel.set(record, key__flags=0xDEAD000)
+    assert bits.reason() == "waiting for bit 3 of the variable at 0xdead000"
+    kernel.set(record, wq_entry__func=kernel.function("autoremove_wake_function"))
+    assert "bit" not in bits.reason(), "another kind of record"
+
+
+def test_a_variable(kernel: FakeKernel, bits: Bits) -> None:
+    device = kernel.variable("device", "struct device")
+    record = bits.wait_for("var_wake_function", -1, device.count.address_)
+    assert bits.reason() == "waiting for device.count.counter"
+    kernel.set(record, key__flags=0xDEAD000)
+    assert bits.reason() == "waiting for the variable at 0xdead000"
+
+
+@pytest.mark.parametrize("absent", ["key", "bit_nr", "wq_entry", "func"])
+def test_bits_of_another_form(kernel: FakeKernel, absent: str) -> None:
+    kernel.absent.add(absent)
+    bits = new_bits(kernel)
+    if absent == "wq_entry":
+        assert bits.reason() == ""
+        return
+    bits.wait_for("wake_bit_function", 3, 0xDEAD000)
+    assert "bit" not in bits.reason()
+
+
+@pytest.mark.parametrize(
+    ("member", "function"),
+    [("folio", "folio_wait_bit_common"), ("page", "wait_on_page_bit_common"),
+     ("page", "__lock_page"), ("neither", "__folio_lock_killable")],
+)  # fmt: skip
+def test_a_page(kernel: FakeKernel, member: str, function: str) -> None:
+    """A folio since 5.16."""
+    bits = new_bits(kernel)
+    assert bits.reason(function) == "waiting for a folio"
+    kernel.enum("pageflags", PG_locked=0, PG_dirty=4, PG_writeback=15)
+    kernel.struct("wait_page_queue", **{member: "void *"}, bit_nr="int",
+                  wait="struct wait_queue_entry")  # fmt: skip
+    record = kernel.on_stack(bits.task, "struct wait_page_queue", wait__private=bits.task)
+    assert bits.reason(function) == "waiting for a folio", "it is in no list"
+    kernel.set(record, **{member: 0xFFFF})
+    kernel.link(kernel.new("struct list_head"), record.wait.entry)
+    names = {
+        0: f"the lock of a {member}",
+        15: f"a {member}'s writeback",
+        4: f"PG_dirty of a {member}",
+    }
+    for bit, words in names.items():
+        kernel.set(record, bit_nr=bit)
+        expected = "a folio" if member == "neither" else f"{words} at 0xffff"
+        assert bits.reason(function) == f"waiting for {expected}"
+    kernel.set(record, bit_nr=99)
+    assert bits.reason(function) == "waiting for a folio", "there is no such bit"

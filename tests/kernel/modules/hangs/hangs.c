@@ -18,6 +18,7 @@
 #include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/wait.h>
+#include <linux/wait_bit.h>
 #include <asm/asm.h>
 #include <asm/desc.h>
 
@@ -29,6 +30,7 @@ static struct device_state {
 	struct task_struct *user;
 	struct timer_list timer;
 	struct hrtimer hrtimer;
+	int references;
 } device;
 
 static DEFINE_MUTEX(lock_a);
@@ -484,6 +486,18 @@ static noinline void hang_locked(void)
 	mutex_unlock(&lock_a);
 }
 
+static noinline void hang_bit(void)
+{
+	set_bit(3, &device.flags);
+	wait_on_bit(&device.flags, 3, TASK_UNINTERRUPTIBLE); /* bit */
+	barrier();
+}
+
+static noinline void hang_var(void)
+{
+	wait_var_event(&device.references, never); /* var */
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -679,6 +693,8 @@ static const struct {
 	{ "late", hang_late },
 	{ "cancel", hang_cancel },
 	{ "locked", hang_locked },
+	{ "bit", hang_bit },
+	{ "var", hang_var },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
