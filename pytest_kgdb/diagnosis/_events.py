@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ._locks import task_name
@@ -24,6 +25,8 @@ _PWQ: Final = 1 << 2
 _LINKED: Final = 1 << 3
 _BARRIER: Final = "wq_barrier_func"  # kernel/workqueue.c
 _MAX_BARRIERS: Final = 100
+_MAX_WORKS: Final = 10_000
+_MAX_QUEUES: Final = 10_000
 
 
 class Event(NamedTuple):
@@ -100,9 +103,10 @@ def _flushed(
     """Return what a flush of a whole workqueue waits for (struct wq_flusher), if it is one."""
     from drgn.helpers.linux.list import list_for_each_entry
 
-    for queue in list_for_each_entry(
-        "struct workqueue_struct", program["workqueues"].address_of_(), "list"
-    ):
+    head = program["workqueues"].address_of_()
+    # The list may be damaged.
+    queues = islice(list_for_each_entry("struct workqueue_struct", head, "list"), _MAX_QUEUES)
+    for queue in queues:
         flusher = queue.first_flusher
         if not flusher or flusher.done.address_ != completion:
             continue
@@ -226,5 +230,6 @@ def _barriers(program: drgn.Program, kthread: drgn.Object) -> Iterator[int]:
     worker = _worker(program, kthread)
     kind = program.type("struct wq_barrier")
     offset = drgn.offsetof(kind, "done") - drgn.offsetof(kind, "work")
-    for work in list_for_each_entry("struct work_struct", worker.scheduled.address_of_(), "entry"):
+    works = list_for_each_entry("struct work_struct", worker.scheduled.address_of_(), "entry")
+    for work in islice(works, _MAX_WORKS):
         yield work.value_() + offset

@@ -149,6 +149,14 @@ def test_who_waits_for_an_rwsem(kernel: FakeKernel, rwsem: Rwsem) -> None:
     assert rwsem_mode(rwsem.lock, kernel.task(10, "dd")) == ""
 
 
+def test_a_list_of_waiters_that_has_no_end(kernel: FakeKernel, rwsem: Rwsem) -> None:
+    one, two = kernel.task(7, "dd"), kernel.task(8, "dd")
+    rwsem.wait((one, READ))
+    record = rwsem.lock.wait_list.next
+    kernel.set(record, next=record)
+    assert rwsem_mode(rwsem.lock, two) == ""
+
+
 def test_an_rwsem_in_words(kernel: FakeKernel, rwsem: Rwsem) -> None:
     task, reader = kernel.task(7, "dd"), kernel.task(8, "cat")
     rwsem.wait((task, WRITE))
@@ -802,6 +810,22 @@ def test_a_queue_that_is_flushed(kernel: FakeKernel, workqueue: Workqueue) -> No
     assert workqueue.reason() == words
     workqueue.run(10, color=3)
     assert workqueue.reason() == "waiting for the workqueue demo"
+
+
+def test_lists_of_works_that_have_no_end(kernel: FakeKernel, workqueue: Workqueue) -> None:
+    completion = kernel.new("struct completion")
+    workqueue.wait(completion)
+    worker = workqueue.run(8)
+    work = kernel.new("struct work_struct")
+    record = drgn.cast("struct kthread *", worker.worker_private).data
+    scheduled = drgn.cast("struct worker *", record).scheduled
+    for head, entry in (
+        (kernel.variables["workqueues"], workqueue.queue.list),
+        (scheduled, work.entry),
+    ):
+        kernel.set(head, next=entry)
+        kernel.set(entry, next=entry)
+    assert workqueue.reason() == f"waiting for the completion at {completion.address_:#x}"
 
 
 @pytest.mark.parametrize(
