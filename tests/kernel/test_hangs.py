@@ -333,10 +333,21 @@ def test_a_timer_whose_function_does_not_return(hangs, kind):
     waits = rf"CPU ([01]) in {at(f'hang_{kind}')}, {SH}, waiting for the {kind} device\.{kind}, "
     waits += rf"whose function stuck_{kind} has not returned on CPU ([01])"
     runs = running(f"stuck_{kind}", f"{kind} function")
-    match = re.fullmatch(
-        f"spinning: (?:{waits}; {runs}|{runs}; {waits})", first_line(hangs, hang(kind))
-    )
-    assert match is not None
+    assert_spins_for_the_other(waits, runs, first_line(hangs, hang(kind)))
+
+
+@pytest.mark.kgdb(smp=2)
+def test_a_timer_that_waits_for_the_lock_of_who_waits_for_it(hangs):
+    waits = rf"CPU ([01]) in {at('hang_timer_lock')}, {SH}, waiting for the timer device\.timer, "
+    waits += r"whose function locking_timer has not returned on CPU ([01])"
+    runs = f"{running('locking_timer', 'locking timer')}, waiting for the spinlock spinlock"
+    assert_spins_for_the_other(waits, runs, first_line(hangs, hang("timer_lock")))
+
+
+def assert_spins_for_the_other(waits, runs, line):
+    """Of two CPUs, in the order of their numbers, one waits for the timer of the other."""
+    match = re.fullmatch(f"spinning: (?:{waits}; {runs}|{runs}; {waits})", line)
+    assert match is not None, line
     assert sorted(filter(None, match.groups())) == ["0", "1"]
 
 

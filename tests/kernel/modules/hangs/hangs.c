@@ -298,6 +298,26 @@ static noinline void hang_timer(void)
 	barrier();
 }
 
+static noinline void locking_timer(struct timer_list *timer)
+{
+	runs = 1;
+	spin_lock(&spinlock); /* locking timer */
+	spin_unlock(&spinlock);
+}
+
+/* The timer's function waits for what is held by who waits for it. */
+static noinline void hang_timer_lock(void)
+{
+	timer_setup(&device.timer, locking_timer, 0);
+	device.timer.expires = jiffies;
+	spin_lock(&spinlock);
+	add_timer_on(&device.timer, !raw_smp_processor_id());
+	while (!runs)
+		cpu_relax();
+	del_timer_sync(&device.timer); /* timer_lock */
+	spin_unlock(&spinlock);
+}
+
 static noinline void own_timer(struct timer_list *timer)
 {
 	del_timer_sync(timer); /* own timer */
@@ -679,6 +699,7 @@ static const struct {
 	{ "queue", hang_queue },
 	{ "rt_mutex", hang_rt_mutex, 't' },
 	{ "timer", hang_timer },
+	{ "timer_lock", hang_timer_lock },
 	{ "own_timer", hang_own_timer },
 	{ "hrtimer", hang_hrtimer },
 	{ "percpu_read", hang_percpu_read, 'P' },
