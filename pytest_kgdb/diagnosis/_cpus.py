@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ._irqs import awaited_handler
 from ._locks import spinning_lock, task_name
 from ._stack import StackFrame, frames_of, lines_of, stack_of
 from ._timers import RunningTimer, awaited_timer
@@ -58,7 +59,7 @@ class CpuSample:
     """The registers with which that task entered the kernel (`struct pt_regs`)."""
     frames: Sequence[StackFrame] = field(default=(), repr=False)
     spins_for: str | None = None
-    """What it spun for, in words: a lock, a timer; None for none."""
+    """What it spun for, in words: a lock, a timer, a handler; None for none."""
     timer: RunningTimer | None = None
     """The timer that it spun for."""
     error: str = ""
@@ -191,7 +192,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         try:
             trace = _trace(program, registers)
             frames = _with_flags(program, trace, frames_of(trace, source))
-            spins_for = spinning_lock(program, trace)
+            spins_for = spinning_lock(program, trace) or awaited_handler(trace)
             timer = awaited_timer(program, trace, registers)
         except Exception as caught:
             error = str(caught)

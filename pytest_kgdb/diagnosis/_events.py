@@ -12,7 +12,7 @@ from ._locks import task_name
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["Event", "event_of"]
+__all__ = ["Event", "event_of", "kthread_of"]
 
 # include/linux/sched.h
 _PF_WQ_WORKER: Final = 0x20
@@ -48,7 +48,7 @@ def event_of(
         with contextlib.suppress(LookupError, AttributeError, drgn.FaultError):
             if task.vfork_done.value_() == completion and not _is_kthread(task):
                 return Event(f"its child {task_name(task)} to end or run another program", task)
-            kthread = _kthread(program, task)
+            kthread = kthread_of(program, task)
             if kthread is None:
                 continue
             if kthread.exited.address_ == completion:
@@ -139,7 +139,7 @@ def _workers(
 ) -> Iterator[tuple[drgn.Object, drgn.Object]]:
     """Yield the threads of workqueues, each with its own record."""
     for task in tasks.values():
-        kthread = _kthread(program, task) if task.flags.value_() & _PF_WQ_WORKER else None
+        kthread = kthread_of(program, task) if task.flags.value_() & _PF_WQ_WORKER else None
         if kthread is not None:
             yield task, kthread
 
@@ -203,7 +203,7 @@ def _is_kthread(task: drgn.Object) -> bool:
     return bool(task.flags.value_() & _PF_KTHREAD)
 
 
-def _kthread(program: drgn.Program, task: drgn.Object) -> drgn.Object | None:
+def kthread_of(program: drgn.Program, task: drgn.Object) -> drgn.Object | None:
     """Return a kernel thread's own record (kernel/kthread.c, to_kthread)."""
     import drgn
 

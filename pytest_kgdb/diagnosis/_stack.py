@@ -22,7 +22,7 @@ _THREAD_SIZE: Final = 4 * _PAGE_SIZE
 
 # Frames that wait for somebody else, by file: the scheduler, locks, timers; what is inlined from a
 # header; and by name, in files that have more than that: mm/filemap.c, fs/eventpoll.c and others,
-# kernel/kthread.c, kernel/workqueue.c.
+# kernel/kthread.c, kernel/workqueue.c, kernel/irq/manage.c.
 _WAITING_FILES: Final = re.compile(
     r"kernel/(?:sched|locking|time|rcu)/|(?:arch/x86/)?include/|lib/dump_stack\.c$|arch/x86/lib/"
 )
@@ -30,6 +30,7 @@ _WAITING_NAMES: Final = re.compile(
     r"(?:__)?folio_(?:wait|lock|put_wait)\w*|(?:__)?lock_(?:page|folio)\w*|wait_on_page\w*|"
     r"kthread_stop|(?:__)?flush_work\w*|(?:__)?cancel_work\w*|__flush_workqueue|"
     r"drain_workqueue|destroy_workqueue|"
+    r"(?:__)?synchronize_(?:hard)?irq|disable_(?:hard)?irq|(?:__)?free_irq|"
     r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay"
 )
 # Below these nobody is who waits: how the kernel is entered (arch/x86/entry), and how a kernel

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._bits import bit_wait, folio_wait
 from ._events import event_of
+from ._irqs import irq_wait
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
 from ._percpu_rwsems import percpu_rwsem_wait
 from ._rcu import rcu_wait
@@ -100,6 +101,8 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
         if names & group:
             return Wait(words)
     if wait := folio_wait(search, names) or bit_wait(search):
+        return wait
+    if wait := irq_wait(tasks, search, names):
         return wait
     match = search.find(WAIT_QUEUE)
     if match:

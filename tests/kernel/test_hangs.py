@@ -142,6 +142,22 @@ def test_deadlock_of_a_work(hangs):
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "wait"),
+    [
+        ("disable_irq", r"the thread irq/\d+-demo\[\d+\] of irq \d+"),
+        ("free_irq", r"irq/\d+-demo\[\d+\] to end"),
+    ],
+)
+def test_deadlock_of_an_interrupt(hangs, word, wait):
+    """Its handler's thread takes the mutex that is held by who waits for it."""
+    assert re.fullmatch(
+        rf"deadlock: {SH} in {at(f'hang_{word}')}, waiting for {wait}, which is in "
+        rf"{at('irq_function', 'irq function')}, waiting for the mutex lock_a held by {SH}",
+        first_line(hangs, hang(word)),
+    )
+
+
 def test_deadlock_of_one(hangs):
     assert re.fullmatch(
         rf"deadlock: {SH} in {at('hang_allocated', 'allocated')}, waiting for the mutex at "
@@ -284,6 +300,8 @@ SPINNING = {
     f"after page fault, {SH}",
     "deaf_exception": "looping in an exception with interrupts off: CPU 0 in "
     f"{at('hang_exception', 'fault')}, page fault after page fault, {SH}",
+    "own_irq": f"spinning with interrupts off: CPU 0 in {at('own_irq', 'own irq')}, {SH}, waiting "
+    r"for the handlers of irq \d+",
     "hlt": f"halted with interrupts off: CPU 0 in {at('hang_hlt')}, {SH}",
 }
 

@@ -85,7 +85,9 @@ class FakeMemory:
         self._symbols[name] = drgn.Symbol(name, address, size, binding, kind)
 
     def function(self, name: str) -> int:
-        """Return the address of a new function."""
+        """Return the address of a function."""
+        if name in self._symbols:
+            return int(self._symbols[name].address)
         self._next += 64
         self.symbol(name, self._next - 64)
         return self._next - 64

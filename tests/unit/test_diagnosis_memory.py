@@ -10,6 +10,7 @@ import drgn
 import pytest
 from fake_kernel_memory import FakeMemory
 
+from pytest_kgdb.diagnosis._irqs import awaited_handler
 from pytest_kgdb.diagnosis._locks import Holding
 from pytest_kgdb.diagnosis._records import Tasks
 from pytest_kgdb.diagnosis._rwsems import rwsem_holding, rwsem_mode
@@ -945,3 +946,79 @@ def test_a_page(kernel: FakeKernel, member: str, function: str) -> None:
         assert bits.reason(function) == f"waiting for {expected}"
     kernel.set(record, bit_nr=99)
     assert bits.reason(function) == "waiting for a folio", "there is no such bit"
+
+
+# Interrupts
+
+
+@dataclass
+class Irq:
+    """An interrupt whose handlers have threads, and a task that waits for them."""
+
+    kernel: FakeKernel
+    desc: drgn.Object
+    task: drgn.Object
+
+    def thread(self, pid: int, irq: int, function: str = "irq_thread") -> drgn.Object:
+        action = self.kernel.new("struct irqaction", irq=irq)
+        kthread = self.kernel.new("struct kthread", data=action,
+                                  threadfn=self.kernel.function(function))  # fmt: skip
+        return self.kernel.task(pid, "irq/9-demo", flags=0x200000, worker_private=kthread)
+
+    def reason(self) -> str:
+        frame = StackFrame("synchronize_irq", "kernel/irq/manage.c", 1)
+        return reason(self.kernel.wait(self.task, frame), self.task)
+
+
+def new_irq(kernel: FakeKernel) -> Irq:
+    new_bits(kernel)
+    kernel.struct("kthread", threadfn="void *", data="void *")
+    kernel.struct("irqaction", thread="void *", irq="unsigned int")
+    kernel.struct("irq_data", mask="unsigned int", irq="unsigned int")
+    kernel.struct("irq_desc", irq_data="struct irq_data",
+                  wait_for_threads="struct wait_queue_head")  # fmt: skip
+    desc = kernel.new("struct irq_desc", irq_data__irq=9)
+    task = kernel.task(7, "rmmod")
+    record = kernel.on_stack(task, "struct wait_queue_entry", private=task)
+    if "wait_for_threads" not in kernel.absent:
+        kernel.link(desc.wait_for_threads.head, record.entry)
+    return Irq(kernel, desc, task)
+
+
+def test_the_threads_of_an_interrupt(kernel: FakeKernel) -> None:
+    irq = new_irq(kernel)
+    irq.thread(8, 10)
+    irq.thread(9, 9, "another_thread")
+    kernel.task(10, "kthreadd", flags=0x200000)
+    assert irq.reason() == "waiting for the threads of irq 9"
+    thread = irq.thread(11, 9)
+    assert irq.reason() == "waiting for the thread irq/9-demo[11] of irq 9"
+    wait = kernel.wait(irq.task, StackFrame("__synchronize_irq", "kernel/irq/manage.c", 1))
+    assert wait is not None
+    assert wait.next == Holder(thread.value_(), "irq/9-demo[11]")
+    irq.thread(12, 9)
+    assert irq.reason() == "waiting for the threads of irq 9", "either may be the one"
+
+
+@pytest.mark.parametrize("absent", ["irq_data", "wait_for_threads", "threadfn", "irq"])
+def test_interrupts_of_another_form(kernel: FakeKernel, absent: str) -> None:
+    kernel.absent.add(absent)
+    irq = new_irq(kernel)
+    irq.thread(8, 9)
+    assert "irq/9" not in irq.reason()
+
+
+def test_an_interrupt_whose_handler_is_awaited(kernel: FakeKernel) -> None:
+    desc = new_irq(kernel).desc.address_of_()
+    outer = FakeFrame("own_handler", 0, {"desc": desc})
+    absent = drgn.Object(kernel.program, "struct irq_desc *", absence_reason=ABSENT)
+    fault = drgn.Object(kernel.program, "struct irq_desc *", value=0xDEAD000)
+
+    def awaited(**variables: drgn.Object) -> str | None:
+        trace: Any = [FakeFrame("__synchronize_hardirq", 0, variables), outer]
+        return awaited_handler(trace)
+
+    assert awaited(desc=desc) == "the handlers of irq 9"
+    assert awaited() is awaited(desc=absent) is awaited(desc=fault) is None
+    only: Any = [outer]
+    assert awaited_handler(only) is None

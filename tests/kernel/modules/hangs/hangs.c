@@ -4,6 +4,9 @@
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/hrtimer.h>
+#include <linux/interrupt.h>
+#include <linux/irq.h>
+#include <linux/irqdesc.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
@@ -275,6 +278,62 @@ static noinline void hang_rt_mutex(void)
 {
 	rt_mutex_lock(&rt_lock); /* rt_mutex */
 	rt_mutex_unlock(&rt_lock);
+}
+
+/* Interrupts that nothing but the module raises. */
+
+static int irq;
+
+static irqreturn_t wake_thread(int number, void *unused)
+{
+	return IRQ_WAKE_THREAD;
+}
+
+static irqreturn_t irq_function(int number, void *unused)
+{
+	complete(&ready);
+	mutex_lock(&lock_a); /* irq function */
+	mutex_unlock(&lock_a);
+	return IRQ_HANDLED;
+}
+
+static irqreturn_t own_irq(int number, void *unused)
+{
+	disable_irq(number); /* own irq */
+	return IRQ_HANDLED;
+}
+
+static void raise_irq(irq_handler_t handler, irq_handler_t thread)
+{
+	irq = irq_alloc_desc(NUMA_NO_NODE);
+	irq_set_chip_and_handler(irq, &dummy_irq_chip, handle_simple_irq);
+	irq_clear_status_flags(irq, IRQ_NOREQUEST);
+	WARN_ON(request_threaded_irq(irq, handler, thread, 0, "demo", &irq));
+	mutex_lock(&lock_a);
+	local_irq_disable();
+	generic_handle_irq(irq);
+	local_irq_enable();
+	wait_for_completion(&ready);
+	msleep(100); /* until the thread waits */
+}
+
+static noinline void hang_disable_irq(void)
+{
+	raise_irq(wake_thread, irq_function);
+	disable_irq(irq); /* disable_irq */
+	mutex_unlock(&lock_a);
+}
+
+static noinline void hang_free_irq(void)
+{
+	raise_irq(wake_thread, irq_function);
+	free_irq(irq, &irq); /* free_irq */
+	mutex_unlock(&lock_a);
+}
+
+static void hang_own_irq(void)
+{
+	raise_irq(own_irq, NULL);
 }
 
 /* A function of a timer that does not return, and one that waits for itself. */
@@ -698,6 +757,9 @@ static const struct {
 	{ "work", hang_work },
 	{ "queue", hang_queue },
 	{ "rt_mutex", hang_rt_mutex, 't' },
+	{ "disable_irq", hang_disable_irq },
+	{ "free_irq", hang_free_irq },
+	{ "own_irq", hang_own_irq },
 	{ "timer", hang_timer },
 	{ "timer_lock", hang_timer_lock },
 	{ "own_timer", hang_own_timer },
