@@ -125,13 +125,12 @@ def _flushed(
 
 
 def _is_flushed(worker: drgn.Object, queue: drgn.Object, flusher: drgn.Object) -> bool:
-    """Whether a worker runs a work of a queue that was there when a flush began."""
+    """Whether a worker is known to run a work of a queue that was there when a flush began."""
     if not worker.current_pwq or worker.current_pwq.wq != queue:
         return False
-    # Since 5.15; before, a work that has come later looks the same.
-    if worker.type_.type.has_member("current_color"):
-        return bool(worker.current_color == flusher.flush_color)
-    return True
+    # Since 5.15; before, one that has come later looks the same.
+    has_color = worker.type_.type.has_member("current_color")
+    return has_color and bool(worker.current_color == flusher.flush_color)
 
 
 def _workers(

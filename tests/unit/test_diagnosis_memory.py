@@ -813,6 +813,17 @@ def test_a_queue_that_is_flushed(kernel: FakeKernel, workqueue: Workqueue) -> No
     assert workqueue.reason() == "waiting for the workqueue demo"
 
 
+def test_a_queue_whose_works_have_no_colour(kernel: FakeKernel) -> None:
+    """Before 5.15: the one that runs may have come after the flush."""
+    kernel.absent.add("current_color")
+    workqueue = new_workqueue(kernel, "6.8")
+    flusher = kernel.on_stack(workqueue.task, "struct wq_flusher", flush_color=3)
+    workqueue.wait(flusher.done)
+    kernel.set(workqueue.queue, first_flusher=flusher)
+    workqueue.run(8)
+    assert workqueue.reason() == "waiting for the workqueue demo"
+
+
 def test_lists_of_works_that_have_no_end(kernel: FakeKernel, workqueue: Workqueue) -> None:
     completion = kernel.new("struct completion")
     workqueue.wait(completion)
