@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import platform
@@ -38,7 +39,9 @@ def qemu_version(program: str) -> str:
 
 
 class Accelerator:
-    """Chooses between KVM and TCG; what came of a try is kept in the cache, for this host.
+    """Chooses between KVM and TCG; what came of a try is kept for this host, for a day.
+
+    A try that took too long may have had a busy host, and an administrator may have repaired KVM.
 
     :param choice: `auto`, `kvm` or `tcg`.
     :param device: KVM's.
@@ -47,6 +50,7 @@ class Accelerator:
     def __init__(self, choice: str, cache: Cache, *, device: Path = KVM) -> None:
         self._choice, self._cache = choice, cache
         self._device = device
+        self._day = datetime.date.today().isoformat()  # noqa: DTZ011 # the user's
         self._begun: threading.Thread | None = None
 
     def begin(self, program: str) -> None:
@@ -109,7 +113,8 @@ class Accelerator:
         """Return QEMU's path, and what a verdict holds for."""
         path = Path(which(program, package="qemu-system-x86")).resolve()
         device = self._device.stat().st_rdev
-        return path, f"{cpu_model()} {platform.release()} {program_key(path)} {device}"
+        host = f"{cpu_model()} {platform.release()} {program_key(path)} {device}"
+        return path, f"{host} {self._day}"
 
 
 def _prove(spec: MachineSpec) -> str:

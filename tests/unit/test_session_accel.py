@@ -97,6 +97,18 @@ def test_a_proof_is_made_once(
     assert (len(tries), len(proofs)) == (2, 2), "another QEMU is another proof"
 
 
+def test_a_proof_is_made_anew_the_next_day(
+    cache: Any, device: Path, monkeypatch: pytest.MonkeyPatch, proofs: list[object]
+) -> None:
+    results = iter(["64 million instructions take more than 10 s", ""])
+    monkeypatch.setattr(_accel, "try_kvm", lambda _: next(results))
+    for accelerator in ("tcg", "tcg"):
+        assert Accelerator("auto", cache, device=device).choose(SPEC)[0] == accelerator
+    tomorrow = Accelerator("auto", cache, device=device)
+    tomorrow._day = "9999-12-31"
+    assert tomorrow.choose(SPEC)[0] == "kvm"
+
+
 def test_the_try_is_begun_before_it_is_asked_for(
     cache: Any, device: Path, tries: list[object], proofs: list[object]
 ) -> None:
