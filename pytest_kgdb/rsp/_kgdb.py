@@ -14,6 +14,7 @@ from ._backend import CONT, STEP, Backend, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._connection import KgdbConnection
 from ._kgdb_stop import KgdbStop
+from ._led_hits import LedHits
 from ._packet_handlers import PacketHandlers
 from ._qemu_stub import HARDWARE_HIT, Hit, QemuStub
 from ._recorded_code import RecordedCode
@@ -78,13 +79,10 @@ class KgdbBackend(Backend):
         self._stop = KgdbStop(self._connection, stub, self._traps, stop_reply)
         self._handlers = PacketHandlers(self._connection, self._stop)
         self._running = False
-        # Hits whose CPUs are on their way into kgdb, by where the int3 is, or by a step's end.
-        self._hits: dict[int, Hit] = {}
-        self._stepped_hit: Hit | None = None
+        self._hits = LedHits()
         self._hit: Hit | None = None  # that of the stop
         self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
-        self._led: set[int] = set()  # where int3s have been that led the kernel into kgdb
-        self._led_late = False  # the stop is at one of them, after its hit
+        self._led_late = False  # the stop is at an int3 of a hit's, which is over
 
     def _open(self, connect: Callable[[], socket.socket], waits: WaitLimit) -> KgdbConnection:
         """Return the connection to kgdb."""
@@ -141,16 +139,7 @@ class KgdbBackend(Backend):
     def _take_hit(self) -> None:
         """Take a hit from QEMU's stub; what kgdb itself touches is none."""
         assert self._stub is not None
-        self._note_hits(self._stub.take_hits(kernel_runs=self._running))
-
-    def _note_hits(self, hits: Sequence[Hit]) -> None:
-        for hit in hits:
-            if hit.stepped:
-                self._stepped_hit = hit
-                continue
-            self._hits[hit.address] = hit
-            if hit.saved is not None:
-                self._led.add(hit.address)
+        self._hits.add(self._stub.take_hits(kernel_runs=self._running))
 
     # The stop
 
@@ -172,7 +161,7 @@ class KgdbBackend(Backend):
         self._stop.find_registers()
         self._hit = self._hit_of_stop()
         if self._hit is None:
-            self._led_late = self._restore_led_late()
+            self._led_late = self._undo_late_hit()
             return
         self._led_late = False
         if self._hit.address in self._by_stub and self._stub is not None:
@@ -185,25 +174,13 @@ class KgdbBackend(Backend):
         registers = self._stop.registers
         if registers is None or self._stop.reply[:3] != b"T05":
             return None
-        if self._traps.int3(self._stop.thread, registers) is None:
-            hit, self._stepped_hit = self._stepped_hit, None
-            return hit
-        return self._hits.pop(registers[_PC] - len(_INT3), None)
+        at_int3 = self._traps.int3(self._stop.thread, registers) is not None
+        return self._hits.take(registers, at_int3=at_int3)
 
-    def _restore_led_late(self) -> bool:
-        """Put a CPU back that executed a hit's int3, too, and waited for kgdb until now."""
-        if not self._led or self._stop.reply[:3] != b"T05":
+    def _undo_late_hit(self) -> bool:
+        if not self._hits.any_led or self._stop.reply[:3] != b"T05":
             return False
-        context = self._stop.context(hooked=True)
-        if context is None or context.breakpoint not in self._led:
-            return False
-        try:
-            if context.read(context.breakpoint, 1) == _INT3:
-                return False  # a breakpoint of kgdb's, or the kernel's own int3
-        except KgdbError:
-            return False
-        context.registers[_PC] = context.breakpoint
-        return True
+        return self._hits.undo_late(self._stop.context(hooked=True))
 
     @property
     def thread(self) -> bytes:
@@ -406,7 +383,7 @@ class KgdbBackend(Backend):
         try:
             yield
         finally:
-            self._note_hits(self._stub.go_on(stop_reply, kernel_runs=self._running))
+            self._hits.add(self._stub.go_on(stop_reply, kernel_runs=self._running))
 
     @contextlib.contextmanager
     def quiesced(self, timeout: float) -> Iterator[None]:
@@ -425,8 +402,8 @@ class KgdbBackend(Backend):
         """See :meth:`Backend.detach`."""
         self._handlers.detached = True
         self._connection.shut_down()
-        self._hits.clear()
-        self._hit = self._stepped_hit = None
+        self._hits.forget()
+        self._hit = None
         if self._stub is not None and self._stub.socket is not None:
             self._stub.remove_all()
             self._stub.close()  # it would take a pause for a hit
@@ -440,7 +417,7 @@ class KgdbBackend(Backend):
         self._traps.reset()
         self._stop.reset()
         self._by_stub.clear()
-        self._led.clear()
+        self._hits.reset()
         self._led_late = False
         self.stepping = False
         self._vcpus.paused = paused
