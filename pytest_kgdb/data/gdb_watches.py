@@ -294,22 +294,34 @@ def is_atomic(address):
     """
     frame = gdb.newest_frame()
     for _ in range(FRAMES):
+        for symbol in variables_of(frame):
+            try:
+                value = symbol.value(frame)
+                low = int(value.address or 0) & MASK
+            except (gdb.error, RuntimeError, ValueError):
+                continue  # it is nowhere
+            if low <= address < low + value.type.sizeof:
+                return has_atomic(value.type, address - low)
         try:
-            block = frame.block()
-        except RuntimeError:  # code without debug information
-            block = None
-        while block is not None and not (block.is_static or block.is_global):
-            for symbol in block:
-                if symbol.is_variable or symbol.is_argument:
-                    value = symbol.value(frame)
-                    low = int(value.address or 0) & MASK
-                    if low <= address < low + value.type.sizeof:
-                        return has_atomic(value.type, address - low)
-            block = block.superblock
-        frame = frame.older()
+            frame = frame.older()
+        except gdb.error:
+            frame = None
         if frame is None:
             break
     return False
+
+
+def variables_of(frame):
+    """The variables and arguments of a frame's function."""
+    try:
+        block = frame.block()
+    except RuntimeError:  # code without debug information
+        return
+    while block is not None and not (block.is_static or block.is_global):
+        for symbol in block:
+            if symbol.is_variable or symbol.is_argument:
+                yield symbol
+        block = block.superblock
 
 
 def has_atomic(kind, at):
