@@ -14,7 +14,11 @@ from ._displaced import has_accessed
 from ._packets import cpu_of, stopped_thread
 from ._registers import PacketRegisters
 
-__all__ = ["HitReports", "OtherHits"]
+__all__ = ["STEP_SECONDS", "HitReports", "OtherHits"]
+
+STEP_SECONDS: Final = 5.0
+"""For a step of one CPU, which takes less than a millisecond, or none at all: a machine that the
+guest has switched off does not run."""
 
 _PC: Final = X86_64.registers.pc
 _FLAGS: Final = X86_64.registers.flags

@@ -17,7 +17,7 @@ from ._breakpoints import InsertedBreakpoints
 from ._connection import Connection
 from ._cpu_numbers import CpuNumbers
 from ._kernel_stops import KernelStops
-from ._other_hits import HitReports, OtherHits
+from ._other_hits import STEP_SECONDS, HitReports, OtherHits
 from ._packets import INTERRUPT, IO_ERROR, PAUSED, cpu_of, stopped_thread
 from ._qemu_stop import QemuStop
 from ._refusal import Refusal
@@ -169,7 +169,7 @@ class QemuStubBackend(Backend):
     def _step_cpu(self, packet: bytes) -> bytes:
         """Have one CPU execute an instruction; return the stop reply."""
         self._connection.send(packet)
-        deadline = self._connection.deadline()
+        deadline = Deadline(STEP_SECONDS)
         while (reply := self._connection.next_packet(packet, deadline))[:1] != b"T":
             pass
         return reply

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..arch import X86_64
-from ..deadline import WaitLimit
+from ..deadline import Deadline, WaitLimit
 from ..errors import KgdbError, MachineDied
 from ._connection import Connection
-from ._other_hits import OtherHits
+from ._other_hits import STEP_SECONDS, OtherHits
 from ._packets import ACK, INTERRUPT, IO_ERROR, PAUSED, stopped_thread
 from ._recorded_code import RecordedCode
 from ._registers import PacketRegisters
@@ -92,8 +92,9 @@ class QemuStub:
         """The kernel's `asm_exc_int3`, where int3s lead; None where that is not known."""
         self.code: RecordedCode | None = None
         """Whose int3s give way to the one at a hit."""
+        self._failed = False  # QEMU has stopped the machine itself
         self._thread = b""  # the CPU of the last stop that was one of its own
-        self.other_hits = OtherHits(self._request, self._stop_reply)
+        self.other_hits = OtherHits(self._request, self._step_cpu)
         """Asks for the hits of CPUs that QEMU does not report."""
         self.stack_watches: StackWatches | None = None
         """Which know what a hit ends."""
@@ -186,7 +187,7 @@ class QemuStub:
         if self._running:
             self._connection.socket.sendall(INTERRUPT)
             reply = self._await(b"interrupt", stop=True)
-            self._running = False
+            self._running, self._failed = False, reply[:3] == IO_ERROR
             return reply
         return b""
 
@@ -198,7 +199,7 @@ class QemuStub:
     def _resume(self) -> None:
         assert self._connection is not None
         self._connection.send(b"c")
-        self._running = True
+        self._running, self._failed = True, False
 
     # Hits
 
@@ -226,7 +227,8 @@ class QemuStub:
         it.
         """
         self._running = False
-        if stop_reply[:3] == IO_ERROR:
+        self._failed = stop_reply[:3] == IO_ERROR
+        if self._failed:
             return []
         replies = [stop_reply]
         if stop_reply[:3] == PAUSED:
@@ -242,7 +244,7 @@ class QemuStub:
         return [hit for hit in hits if hit is not None]
 
     def _take_other_hits(self, stop_reply: bytes = b"") -> list[bytes]:
-        if not self.watching:
+        if not self.watching or self._failed:  # by a CPU's step, QEMU would try again
             return []
         replies = self.other_hits.take(stop_reply)
         self._select(self._thread)
@@ -394,15 +396,18 @@ class QemuStub:
                 awaited = None
                 connection.send(payload)
 
-    def _stop_reply(self, payload: bytes) -> bytes:
+    def _stop_reply(self, payload: bytes, seconds: float | None = None) -> bytes:
         assert self._connection is not None
         self._connection.send(payload)
-        return self._await(payload, stop=True)
+        return self._await(payload, stop=True, seconds=seconds)
 
-    def _await(self, request: bytes, *, stop: bool) -> bytes:
+    def _step_cpu(self, payload: bytes) -> bytes:
+        return self._stop_reply(payload, STEP_SECONDS)
+
+    def _await(self, request: bytes, *, stop: bool, seconds: float | None = None) -> bytes:
         """Return the next packet that is a stop reply, or the next that is none."""
         assert self._connection is not None
-        deadline = self._connection.deadline()
+        deadline = self._connection.deadline() if seconds is None else Deadline(seconds)
         while True:
             reply = self._connection.next_packet(request, deadline)
             if _is_stop_reply(reply) == stop:  # a stop reply comes also unasked

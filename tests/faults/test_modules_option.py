@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,7 @@ def test_one_that_is_edited_costs_no_boot(
     tmp_path: Path, session_options: list[str], kgdb_kernel: Kernel, pytestconfig: pytest.Config
 ) -> None:
     snapshots = from_pytest(pytestconfig).cache_dir / "v1/snapshot"
+    memory = 261  # another worker makes snapshots meanwhile, of other sizes
     source = tmp_path / "edited"
     source.mkdir()
     (source / "Makefile").write_text("obj-m := edited.o\n")
@@ -129,10 +131,13 @@ def test_one_that_is_edited_costs_no_boot(
         )
         test = ANSWER.format(answer=answer)
         run = tmp_path / str(answer)
-        ran = InnerRun(run, test, [*session_options, f"--kgdb-module={source}"]).end()
+        options = [f"--kgdb-module={source}", f"--kgdb-memory={memory}"]
+        ran = InnerRun(run, test, [*session_options, *options]).end()
         assert ran.status == 0, ran.output
-        left.append(sorted(snapshots.iterdir()))
+        manifests = [json.loads(path.read_text()) for path in snapshots.glob("*/manifest.json")]
+        left.append([one["key"] for one in manifests if one["about"]["memory"] == memory])
     assert left[0] == left[1]
+    assert len(left[0]) == 1
 
 
 WITHOUT = """

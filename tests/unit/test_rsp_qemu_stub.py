@@ -138,3 +138,19 @@ def test_one_that_has_no_room_for_what_it_writes(qemu: Qemu, stub: QemuStub) -> 
     assert stub.take_hits(kernel_runs=True) == []
     assert qemu.requests == requests
     assert stub.insert_or_remove(b"Z1,2000,1") == b"OK"
+
+
+def test_no_cpu_is_stepped_where_qemu_has_stopped_the_machine_itself(
+    qemu: Qemu, stub: QemuStub
+) -> None:
+    """It would try again what has failed, and stop for it once more."""
+    stub.other_hits.self_jump = 0x1000
+    stub.insert_or_remove(b"Z2,2000,8")
+    requests = list(qemu.asked())
+    qemu.runs = False
+    qemu.say(b"T17thread:01;")
+    assert stub.socket is not None
+    assert select.select([stub.socket], [], [], 5)[0]
+    assert stub.take_hits(kernel_runs=True) == []
+    stub.remove_all()
+    assert qemu.requests == [*requests, b"z2,2000,8"]
