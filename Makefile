@@ -46,7 +46,7 @@ help:
 	@echo 'make test-doors   the real-kernel tests with gdb on QEMU'\''s stub'
 	@echo 'make test-board   all tests over serial lines, and all examples with a boot for each test'
 	@echo 'make test-labgrid  a board whose lines and power labgrid knows'
-	@echo 'make test-faults-random  QEMU or gdb killed 200 times, and what a guest does to its lines'
+	@echo 'make test-faults-random  QEMU or gdb killed 200 times, and what a guest does to its lines; half an hour'
 	@echo 'make fuzz         readers of what others wrote, given anything; half an hour'
 	@echo 'make stress       hundreds of boots, stops and restores'
 	@echo 'make bench        each figure of the budget next to its counterpart; about half an hour'
