@@ -369,7 +369,8 @@ class Watches:
             if alone and not may_be_stack(address):
                 return
             frames = frames_of_stack(address)
-            text = ("!" if is_atomic(address) else "") + ";".join(map(as_text, frames))
+            first = f"{address:x},{int(is_atomic(address))}"
+            text = ";".join([first, *map(as_text, frames)])
             gdb.selected_inferior().connection.send_packet(PACKET + text.encode())
         except (gdb.error, RuntimeError, AttributeError):
             pass  # the relay refuses what is on the stack, then

@@ -16,7 +16,6 @@ STACK_FRAMES: Final = b"qKgdbStack:"
 """How a packet begins by which the agent in gdb names the frames of the stopped task."""
 
 _WORD: Final = 8
-_ATOMIC: Final = b"!"  # before the frames: what is watched is an atomic_t, or of that kind
 
 # arch/x86/include/asm/page_64_types.h, THREAD_SIZE without KASAN: stacks are aligned to it.
 _STACK: Final = 0x4000
@@ -80,7 +79,7 @@ class StackWatches:
         self._request = request
         self._request_elsewhere = request_elsewhere
         self._misses_atomics = misses_atomics
-        self._atomic = False  # what gdb has made a watchpoint of
+        self._atomics: set[int] = set()  # the addresses of what is an atomic_t
         self._add_hook = add_hook
         self._hooked: set[tuple[_Exit, _Frame]] = set()
         self.stops: Callable[[], bool] = lambda: True
@@ -97,10 +96,13 @@ class StackWatches:
     # What gdb asks
 
     def offer(self, payload: bytes) -> None:
-        """Take note of the frames of the stopped task, for the watchpoint that gdb has made."""
-        text = payload[len(STACK_FRAMES) :]
-        self._atomic = text[:1] == _ATOMIC
-        frames = text[self._atomic :].split(b";")
+        """Take note of the frames of the stopped task, for the watchpoint that gdb has made.
+
+        The packet begins with its address, and whether an `atomic_t` is there, or one of its kin.
+        """
+        first, *frames = payload[len(STACK_FRAMES) :].split(b";")
+        watched, is_atomic = (int(number, 16) for number in first.split(b","))
+        (self._atomics.add if is_atomic else self._atomics.discard)(watched)
         self._offered = [_frame(frame) for frame in frames if frame]
         for address in list(self._frames):
             frame = self._offered_for(address)
@@ -140,7 +142,7 @@ class StackWatches:
             return self._request_elsewhere(payload)
         if not frame.returns_to:
             return self._request_elsewhere(payload)
-        if self._atomic and self._misses_atomics:
+        if self._misses_atomics and address in self._atomics:
             self._refusal = Refusal(
                 "with several CPUs, QEMU before 8.0 misses atomic instructions (`lock incl`) on a "
                 "stack, where the return address is watched as well; and what is at "
