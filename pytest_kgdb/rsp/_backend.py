@@ -302,8 +302,13 @@ class Backend(ABC):
         try:
             yield
         finally:
-            if paused:  # and not stopped by the stub (`debug`)
+            # Not where the stub has stopped it (`debug`).
+            if paused and not self.has_stop_to_report():
                 monitor.execute("cont")
+
+    def has_stop_to_report(self) -> bool:
+        """Whether a machine that has been paused stays stopped: there is a stop, the next event."""
+        return False
 
     def idle(self) -> None:  # noqa: B027 # is called where it may
         """Have the stopped kernel cost nothing until the next request."""

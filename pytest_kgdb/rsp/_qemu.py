@@ -449,6 +449,17 @@ class QemuStubBackend(Backend):
             self._acknowledge_pause()
             yield
 
+    def has_stop_to_report(self) -> bool:
+        """See :meth:`Backend.has_stop_to_report`: CPUs may have hit a watchpoint, too."""
+        if not self._watches:
+            return False
+        self._hit_reports.replies += self._other_hits.take()
+        self._stop.resumes()  # another CPU may be selected
+        if not self._hit_reports.put_off(self._cont, self._hardware):
+            return False
+        self._running = False
+        return True
+
     def _acknowledge_pause(self) -> None:
         """Take the report of a pause, which is none to gdb, and leave what else has come."""
         connection, deadline = self._connection, Deadline(_PAUSE_SECONDS)

@@ -109,6 +109,23 @@ def test_accesses_beside_what_is_watched(calls, access, beside):
         assert ROUNDS <= watch.hits <= CALLS
 
 
+def test_accesses_while_the_machine_is_paused(calls):
+    """QEMU reports the pause, and none of the hits that come with it."""
+    attachment = attachment_of(calls)
+    with calls.watchpoint("plain", access="read") as watch, calls.breakpoint("end") as end:
+        calls.type(WRITE)
+        while True:
+            calls.resume()
+            for _ in range(30):
+                if not calls.stopped:
+                    with attachment.relay.machine_paused(attachment.machine.monitor):
+                        pass
+            if calls.wait().breakpoint is end:
+                break
+            assert calls.stop.frame.function == "read_plain"
+    assert ROUNDS <= watch.hits <= CALLS
+
+
 def test_watchpoints_of_both_kinds_on_a_page(calls):
     """The one that is there stays, and misses nothing."""
     with calls.watchpoint("calls.counter") as watch:

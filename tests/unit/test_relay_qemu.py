@@ -301,6 +301,34 @@ def test_the_hit_of_another_cpu(both_hit: Bench) -> None:
     assert bench.resumes()[:2] == [insert(RET), b"vCont;c:p1.-1"]
 
 
+@pytest.mark.parametrize("hits", [True, False])
+def test_one_that_comes_with_a_pause(both_hit: Bench, hits: bool) -> None:
+    """QEMU reports the pause, and the hit would be kept for another access."""
+    bench, qemu = both_hit, both_hit.qemu
+    bench.gdb.ask(remove(NOP))
+    qemu.registers["ip"] = CALLER
+    qemu.hits.clear()
+    qemu.turns.clear()
+    qemu.turns += [b"01"]
+    bench.gdb.send(b"vCont;c:p1.-1")
+    qemu.wait_for(b"vCont;c:p1.-1")
+    monitor = Monitor(qemu, stopped=False)
+    with bench.relay.machine_paused(monitor):
+        if hits:
+            qemu.hits[2] = WATCHED
+        qemu.turns += [b"01", b"02"]
+    if hits:
+        assert bench.gdb.receive() == OTHER_HIT
+        assert "cont" not in monitor.commands
+        qemu.cpus[1]["ip"] = NOP
+        bench.gdb.ask(insert(RET))
+        qemu.turns += [b"01"]
+        assert bench.gdb.ask(b"vCont;c:p1.-1") == STOPPED
+    else:
+        assert bench.gdb.silent()
+        assert monitor.commands == ["stop", "query-status", "cont"]
+
+
 def test_one_of_a_watchpoint_that_has_been_removed(both_hit: Bench) -> None:
     gdb = both_hit.gdb
     gdb.ask(b"vCont;c:p1.-1")
