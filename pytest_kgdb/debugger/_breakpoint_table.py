@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import KgdbError
@@ -54,6 +54,12 @@ class Resolver(Protocol):
 
     def freed(self, location: str) -> Collection[int]:
         """Return the addresses of a resolved location whose memory the kernel has freed."""
+
+    def freed_of_modules(self, location: str) -> Collection[int]:
+        """Return those in modules of which that is so."""
+
+    def freed_among(self, addresses: Iterable[int]) -> Collection[int]:
+        """Return those of which the first is so."""
 
 
 class MiRecords(Protocol):
@@ -174,24 +180,34 @@ class BreakpointTable(StopSubscriber):
         if freed:
             words.append("-d")
         words.append(c_string(resolved))
-        row = self._add(self._insert(" ".join(words)), location, written=written)
+        of_modules = () if waits else self._locations.freed_of_modules(resolved)
+        record = self._insert(" ".join(words), left_to_gdb=of_modules)
+        row = self._add(record, location, written=written)
         row.resolved = None if waits else resolved
         if freed:
-            for place in row.locations:
-                if place.address in freed:
-                    self.enable_location(place.number, False)
-            self._enable([row.number], True)
+            self._leave_out(row, freed)
         breakpoint = self._objects[row.number] = Breakpoint(self, row)
         for listener in self._listeners:
             listener(waits)
         return breakpoint
 
-    def _insert(self, command: str) -> Record:
-        """Run a command that inserts one, and return gdb's record; leave none that gdb cannot."""
+    def _leave_out(self, row: BreakpointRow, addresses: Collection[int]) -> None:
+        """Enable a breakpoint that is disabled, but for some of its addresses."""
+        for place in row.locations:
+            if place.address in addresses:
+                self.enable_location(place.number, False)
+        self._enable([row.number], True)
+
+    def _insert(self, command: str, *, left_to_gdb: Collection[int] = ()) -> Record:
+        """Run a command that inserts one, and return gdb's record; leave none that gdb cannot.
+
+        :param left_to_gdb: addresses that may be refused: a module has code there when it is loaded
+            again, and gdb inserts it then.
+        """
         self._take_refused()  # what is older
         try:
             record: Record = self._debugger.command(command)["bkpt"]
-            if self._take_refused():
+            if not set(left_to_gdb).issuperset(self._take_refused()):
                 # gdb takes a file that was added for a shared library's, and what it cannot insert
                 # there for that of one which is gone (gdb/breakpoint.c, insert_bp_location). All
                 # sections of a module that are not loaded begin at 0.
@@ -539,6 +555,35 @@ class BreakpointTable(StopSubscriber):
             if row is not None:
                 self._forget([row])
         return ", ".join(places)
+
+    def leave_out_freed(self, message: str) -> str:
+        """Leave out, of breakpoints that a message of gdb's says it could not insert, freed code.
+
+        :return: which they are, and what was left out; empty if that does not help: they are as
+            before then.
+        :raises GdbError: gdb cannot insert the rest, either.
+        """
+        numbers = sorted(set(map(int, _NOT_INSERTED.findall(message))) - {0})
+        if not numbers:
+            return ""
+        self.refresh()
+        rows = [self._rows[number] for number in numbers if number in self._rows]
+        freed = {
+            row.number: self._locations.freed_among(place.address for place in row.locations)
+            for row in rows
+        }
+        if len(rows) < len(numbers) or any(
+            not 0 < len(freed[row.number]) < len(row.locations) for row in rows
+        ):
+            return ""
+        self._enable(numbers, False)
+        for row in rows:
+            self._leave_out(row, freed[row.number])
+        return "\n".join(
+            f"Breakpoint {row.number}: {row.text}. ({len(row.locations)} locations, of which "
+            f"{len(freed[row.number])} are in .init.text, which the kernel has freed by now)"
+            for row in rows
+        )
 
     def unreported(self) -> str:
         """Return what gdb would say of the breakpoints that it could not insert and keeps silently.

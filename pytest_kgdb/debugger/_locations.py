@@ -101,6 +101,7 @@ class Locations:
         self._symbols = symbols
         self._addresses: dict[str, int | None] = {}
         self._freed: dict[str, frozenset[int]] = {}
+        self._freed_of_modules: dict[str, frozenset[int]] = {}
         self._around: dict[int, str] = {}
         self._is_hidden = False  # of what was decoded last
 
@@ -122,7 +123,8 @@ class Locations:
             if behind is None:
                 raise self._unknown(location, error) from error
             addresses, resolved = self._decode(behind), behind
-        freed = self._freed_of(addresses)
+        freed = self.freed_among(addresses)
+        of_modules = frozenset(a for a in addresses if self._refusal(a) is not None)
         self._learn_functions(addresses)
         # Nothing arrives any more where an inlined copy was in init code.
         if resolved == location and self._is_hidden:
@@ -137,14 +139,18 @@ class Locations:
             # An override and a breakpoint on it are about the same instruction. A module's address
             # would not outlive the module.
             resolved = f"*{addresses[0]:#x}"
-        for address in addresses if len(freed) == len(addresses) else set(addresses) - freed:
+        for address in set(addresses) - freed - of_modules or addresses:
             self.refuse(address, f"no breakpoint at {location}")
-        self._freed = {resolved: freed}
+        self._freed, self._freed_of_modules = {resolved: freed}, {resolved: of_modules}
         return resolved
 
     def freed(self, location: str) -> frozenset[int]:
-        """Return the addresses in freed init code of the location that was resolved last."""
+        """Return the addresses in the kernel's freed init code of what was resolved last."""
         return self._freed.get(location, frozenset())
+
+    def freed_of_modules(self, location: str) -> frozenset[int]:
+        """Return the same of modules, which have them again when they are loaded again."""
+        return self._freed_of_modules.get(location, frozenset())
 
     def behind(self, function: str, what: str) -> str:
         """Return the name by which gdb knows a function: `printk` and `kmemdup` are macros.
@@ -213,7 +219,7 @@ class Locations:
             return False
         return (low & _MASK) <= address < (high & _MASK)
 
-    def _freed_of(self, addresses: Iterable[int]) -> frozenset[int]:
+    def freed_among(self, addresses: Iterable[int]) -> frozenset[int]:
         """Return those that are in init code of the kernel's which is gone."""
         init = frozenset(a for a in addresses if self._within(a, "_sinittext", "_einittext"))
         if not init:
@@ -222,7 +228,7 @@ class Locations:
         return init if state >= FREEING_INITMEM else frozenset()
 
     def _forbidden(self, address: int) -> str | None:
-        if self._freed_of([address]):
+        if self.freed_among([address]):
             return (
                 "it is in .init.text, whose memory the kernel has freed by now; "
                 'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'

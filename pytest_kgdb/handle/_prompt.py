@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -147,9 +148,6 @@ _NUMBER: Final = re.compile(r"[\d.,-]+")
 # (data/gdb_frames.py).
 _EXPRESSION: Final = frozenset({"print", "output", "x", "printf", "call", "inspect"})
 
-# These have gdb insert breakpoints at once.
-_INSERTS: Final = frozenset({"break", "tbreak", "enable", "source", "python"})
-
 # These show no source lines; of info, all but two.
 _NO_SOURCE: Final = frozenset(
     {
@@ -245,7 +243,7 @@ class Prompt:
         output, responds = "", True
         try:
             output = self._run(lines, first, commands, timeout)
-            if names & _INSERTS and (words := self._breakpoints.unreported()):
+            if words := self._breakpoints.unreported():
                 raise GdbError(words, log=self._debugger.transcript)
         except GdbError as error:
             output = self._not_inserted(text, error)
@@ -383,7 +381,9 @@ class Prompt:
         return text + output.read_text(errors="replace")
 
     def _not_inserted(self, line: str, error: GdbError) -> str:
-        """Forget a breakpoint that gdb has made and could not insert.
+        """Forget a breakpoint that gdb has made and could not insert, but for where it can.
+
+        That is everywhere else, where a function has been inlined into code that is freed by now.
 
         It is an error at once where nothing is mapped. Where kgdb takes none, in noinstr code, the
         command is what gdb's manual has it be: gdb's words are returned, and the next resume is
@@ -391,6 +391,9 @@ class Prompt:
         """
         __tracebackhide__ = True
         refusal = self._relay.take_refusal()
+        with contextlib.suppress(GdbError):
+            if words := self._breakpoints.leave_out_freed(error.message):
+                return f"{words}\n"
         forgotten = self._breakpoints.forget_not_inserted(error.message)
         if refusal is None and forgotten:
             refused = GdbError(

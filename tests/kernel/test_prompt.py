@@ -12,6 +12,7 @@ from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.handle import attachment_of
 
 DEMO = Path(__file__).parent / "modules" / "demo"
+COPIES = DEMO.parent / "copies"
 READ = "while :; do dd if=/dev/zero of=/dev/null bs=17 count=1 2>/dev/null; done"
 
 
@@ -325,6 +326,49 @@ def test_a_breakpoint_in_code_that_was_freed(kgdb, command):
     assert "No breakpoints" in kgdb.execute("info breakpoints")
     assert kgdb.run("echo alive").output == "alive\n"
     assert kgdb.read(address, 16) == before
+
+
+@pytest.mark.parametrize("command", ["break kmalloc", "tbreak kmalloc", 'dprintf kmalloc,"hit\\n"'])
+def test_a_breakpoint_whose_copies_in_freed_code_are_left_out(kgdb, command):
+    freed = range(int(kgdb.evaluate("&_sinittext")), int(kgdb.evaluate("&_einittext")))
+    before = kgdb.read(freed.start, len(freed))
+    assert "are in .init.text, which the kernel has freed by now)" in kgdb.execute(command)
+    kgdb.type("cat /proc/version > /dev/null")
+    if command.startswith("dprintf"):
+        kgdb.breakpoint("__fput", temporary=True)
+        assert "hit\n" in kgdb.execute("continue")
+    else:
+        stop = kgdb.cont()
+        assert (stop.reason, stop.frame.function) == ("breakpoint", "kmalloc")
+    assert kgdb.read(freed.start, len(freed)) == before
+    kgdb.execute("delete")
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+@pytest.mark.parametrize("command", ["break *0", "tbreak *8", 'dprintf *16,"hit\\n"'])
+def test_a_breakpoint_where_nothing_is_mapped(kgdb, command):
+    """gdb keeps one without a word where a module's file is loaded."""
+    kgdb.modules.load(DEMO)
+    with pytest.raises(KgdbError, match="not mapped"):
+        kgdb.execute(command)
+    assert "PENDING" not in kgdb.execute("info breakpoints")
+
+
+@pytest.mark.parametrize("at_prompt", [False, True])
+def test_a_breakpoint_whose_copy_in_a_modules_init_was_freed(kgdb, at_prompt):
+    """The copy has it again when the module is loaded again."""
+    module = kgdb.modules.load(COPIES)
+    if at_prompt:
+        kgdb.execute("break copies_add")
+    else:
+        kgdb.breakpoint("copies_add")
+    kgdb.type("echo 1 > /sys/module/copies/parameters/run")
+    assert kgdb.cont().frame.up().function == "copies_set"
+    kgdb.run("true")
+    module.unload()
+    kgdb.modules.begin(COPIES)
+    stop = kgdb.cont()
+    assert (stop.frame.function, stop.frame.up().function) == ("copies_add", "copies_init")
 
 
 IN_INIT = next(
