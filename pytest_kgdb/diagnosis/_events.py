@@ -12,7 +12,7 @@ from ._locks import task_name
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["Event", "event_of", "kthread_of"]
+__all__ = ["Event", "event_of", "kthread_of", "worker_of"]
 
 # include/linux/sched.h
 _PF_WQ_WORKER: Final = 0x20
@@ -212,6 +212,12 @@ def kthread_of(program: drgn.Program, task: drgn.Object) -> drgn.Object | None:
     # Since 5.17; before, no thread had use for the other one.
     pointer = task.worker_private if "worker_private" in names else task.set_child_tid
     return drgn.cast("struct kthread *", pointer) if pointer else None
+
+
+def worker_of(program: drgn.Program, task: drgn.Object) -> drgn.Object | None:
+    """Return the record of a thread of a workqueue; None for any other task."""
+    kthread = kthread_of(program, task) if task.flags.value_() & _PF_WQ_WORKER else None
+    return None if kthread is None else _worker(program, kthread)
 
 
 def _worker(program: drgn.Program, kthread: drgn.Object) -> drgn.Object:

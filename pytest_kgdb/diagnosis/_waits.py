@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from ._bits import bit_wait, folio_wait
-from ._events import event_of
+from ._events import event_of, worker_of
 from ._irqs import irq_wait
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
 from ._percpu_rwsems import percpu_rwsem_wait
@@ -24,7 +24,6 @@ __all__ = ["IDLE_WAITS", "last_ran", "wait_of"]
 
 # Nanoseconds by which two of the kernel's clocks may differ after a while.
 _DRIFT: Final = 100_000_000
-_PF_WQ_WORKER: Final = 0x20  # include/linux/sched.h
 
 
 # Types and members of include/linux: mutex.h, rwsem.h, semaphore.h, completion.h, swait.h, wait.h;
@@ -132,9 +131,9 @@ def _locked(tasks: Tasks, task: drgn.Object, kind: RecordKind, match: Match) -> 
     return Wait(
         words,
         address,
-        tuple(_lock_holder(one, began) for one in holding.tasks),
+        tuple(_lock_holder(tasks, one, began) for one in holding.tasks),
         holding.words,
-        _lock_holder(last, began) if last is not None else None,
+        _lock_holder(tasks, last, began) if last is not None else None,
     )
 
 
@@ -169,9 +168,9 @@ def _holding(tasks: Tasks, kind: RecordKind, match: Match) -> Holding:
     return holding
 
 
-def _lock_holder(task: drgn.Object, began: int) -> Holder:
+def _lock_holder(tasks: Tasks, task: drgn.Object, began: int) -> Holder:
     """Return the task that has the address that a lock has of its owner."""
-    doubtful = task.start_time.value_() > began + _DRIFT or _is_idle_worker(task)
+    doubtful = task.start_time.value_() > began + _DRIFT or _is_idle_worker(tasks, task)
     return holder_of(task, doubtful=doubtful)
 
 
@@ -191,17 +190,14 @@ def _rt_mutex(tasks: Tasks, task: drgn.Object) -> Wait:
     return Wait(f"the rt_mutex {name}", address, (holder_of(owner),) if owner is not None else ())
 
 
-def _is_idle_worker(task: drgn.Object) -> bool:
+def _is_idle_worker(tasks: Tasks, task: drgn.Object) -> bool:
     """Whether a task is a worker without work, which holds no lock (kernel/workqueue.c)."""
     import drgn
 
-    if not task.flags.value_() & _PF_WQ_WORKER:
-        return False
-    try:
-        thread = drgn.cast("struct kthread *", task.worker_private)  # since 5.17
-        return not drgn.cast("struct worker *", thread.data).current_work
-    except (AttributeError, LookupError, drgn.FaultError):
-        return False
+    with contextlib.suppress(AttributeError, LookupError, drgn.FaultError):
+        worker = worker_of(tasks.program, task)
+        return worker is not None and not worker.current_work
+    return False
 
 
 def _began(tasks: Tasks, waiters: Collection[int]) -> int:

@@ -25,7 +25,7 @@ _NAMES: Final = X86_64.registers.instruction
 _IF: Final = 1 << 9  # the interrupt flag (Intel SDM volume 1, "EFLAGS Register")
 _USER: Final = 3  # in CS: the privilege level of a program
 _MASK: Final = (1 << 64) - 1
-_ADDRESS_PREFIXES: Final = b"\x64\x65\x67"  # fs, gs, and the size of addresses
+_GS: Final = 0x65  # the only prefix of the kernel's that has an operand elsewhere
 _REX_ADDRESS: Final = 3  # REX.X and REX.B, of the registers of an address
 _OPERAND: Final = 8  # bytes, at the most, of those that are decoded
 
@@ -168,7 +168,7 @@ class _Instruction:
     :raises KgdbError: it cannot be read, or is about memory that is not there.
     """
 
-    def __init__(self, registers: RegisterFile, read: Read, watched: Sequence[range]) -> None:
+    def __init__(self, registers: Readable, read: Read, watched: Sequence[range]) -> None:
         if registers["cs"] & _USER:
             raise _NotDisplaced
         self._watched = watched
@@ -322,7 +322,7 @@ class _Instruction:
 class _Operands(_Instruction):
     """The addresses of an instruction's operands in memory, as far as they are known."""
 
-    def __init__(self, registers: RegisterFile, read: Read) -> None:
+    def __init__(self, registers: Readable, read: Read) -> None:
         self.addresses: list[int] = []
         super().__init__(registers, read, ())
         self.size = self._at - self._start
@@ -334,7 +334,7 @@ class _Operands(_Instruction):
 def _changes_address(byte: int) -> bool:
     """Whether a byte before an instruction, as its prefix, would have it about other memory."""
     rex = byte & 0xF0 == 0x40
-    return byte in _ADDRESS_PREFIXES or (rex and bool(byte & _REX_ADDRESS))
+    return byte == _GS or (rex and bool(byte & _REX_ADDRESS))
 
 
 class _At:
@@ -345,9 +345,6 @@ class _At:
 
     def __getitem__(self, name: str) -> int:
         return self._pc if name == _PC else self._registers[name]
-
-    def __setitem__(self, name: str, value: int) -> None:
-        raise NotImplementedError
 
 
 def has_accessed(registers: Readable, read: Read, address: int) -> bool:

@@ -216,7 +216,7 @@ def test_without_an_area() -> None:
         ("8907", DATA), ("48890424", DATA), ("8b4710", DATA + 0x10), ("f0ff0f", DATA),
         ("f00fb10f", DATA), ("4887 03", DATA), ("c60701", DATA), ("f3a4", DATA), ("0fb607", DATA),
         ("488b04bd00000081", 0xFFFFFFFF81000000 + (DATA << 2)), ("8d07", None), ("89c7", None),
-        ("0f1f00", None), ("41ff07", None), ("65ff07", None), ("ffff", None),
+        ("0f1f00", None), ("41ff07", None), ("65ff07", None), ("8d476487 07", DATA), ("ffff", None),
     ],
 )  # fmt: skip
 def test_what_the_instruction_before_has_accessed(code: str, accessed: int | None) -> None:

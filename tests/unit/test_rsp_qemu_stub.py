@@ -127,15 +127,21 @@ def test_it_runs_on_after_the_news_of_a_stop(qemu: Qemu, stub: QemuStub) -> None
     assert qemu.asked()[-2:] == [b"Z1,1000,1", b"c"]
 
 
-def test_one_that_has_no_room_for_what_it_writes(qemu: Qemu, stub: QemuStub) -> None:
-    """It is neither a hit, nor let run again."""
-    insert(stub)
+def fail_to_write(qemu: Qemu, stub: QemuStub) -> list[bytes]:
+    """Have QEMU stop the machine for an error of a disk's file; return what it was asked before."""
     requests = list(qemu.asked())
     qemu.runs = False
     qemu.say(b"T17thread:01;")
     assert stub.socket is not None
     assert select.select([stub.socket], [], [], 5)[0]
     assert stub.take_hits(kernel_runs=True) == []
+    return requests
+
+
+def test_one_that_has_no_room_for_what_it_writes(qemu: Qemu, stub: QemuStub) -> None:
+    """It is neither a hit, nor let run again."""
+    insert(stub)
+    requests = fail_to_write(qemu, stub)
     assert qemu.requests == requests
     assert stub.insert_or_remove(b"Z1,2000,1") == b"OK"
 
@@ -146,11 +152,6 @@ def test_no_cpu_is_stepped_where_qemu_has_stopped_the_machine_itself(
     """It would try again what has failed, and stop for it once more."""
     stub.other_hits.self_jump = 0x1000
     stub.insert_or_remove(b"Z2,2000,8")
-    requests = list(qemu.asked())
-    qemu.runs = False
-    qemu.say(b"T17thread:01;")
-    assert stub.socket is not None
-    assert select.select([stub.socket], [], [], 5)[0]
-    assert stub.take_hits(kernel_runs=True) == []
+    requests = fail_to_write(qemu, stub)
     stub.remove_all()
     assert qemu.requests == [*requests, b"z2,2000,8"]
