@@ -185,7 +185,11 @@ class BreakpointTable(StopSubscriber):
         row = self._add(record, location, written=written)
         row.resolved = None if waits else resolved
         if freed:
-            self._leave_out(row, freed)
+            try:
+                self._leave_out(row, freed)
+            except GdbError as error:
+                self.forget_not_inserted(error.message)
+                raise
         breakpoint = self._objects[row.number] = Breakpoint(self, row)
         for listener in self._listeners:
             listener(waits)

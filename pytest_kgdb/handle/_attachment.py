@@ -48,6 +48,7 @@ from ..trace import Instruments
 from ._cpu_stacks import CpuStacks
 from ._machine import AttachedMachine, MachineSaver, MemoryFactory, RunningView
 from ._prompt import Prompt
+from ._refused import refused
 from ._snapshots import SnapshotKeeping, SnapshotsOfTest
 
 if TYPE_CHECKING:
@@ -407,11 +408,7 @@ class Attachment:
             refusal = self.relay.take_refusal()
             if refusal is None:
                 raise
-            raise GdbError(
-                f"{what}: {refusal.reason}\ngdb's words: {error.message}",
-                log=self.debugger.transcript,
-                hint=refusal.hint,
-            ) from error
+            raise refused(what, refusal, error, self.debugger.transcript) from error
 
     def wrote(self) -> None:
         """Note that memory or registers were written: what was read before is read anew."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..deadline import WaitLimit
 from ..debugger import BreakpointTable, Debugger, Door, GdbError, RunControl
 from ..errors import DebuggerDied, KgdbError, MachineDied, StubError, TimeoutError
 from ..rsp import Refusal
+from ._refused import refused
 
 __all__ = ["Prompt", "PromptRelay"]
 
@@ -246,7 +246,7 @@ class Prompt:
             if words := self._breakpoints.unreported():
                 raise GdbError(words, log=self._debugger.transcript)
         except GdbError as error:
-            output = self._not_inserted(text, error)
+            output = self._not_inserted(text, error, single=len(lines) == 1)
         except (TimeoutError, DebuggerDied, MachineDied):
             responds = False  # and another error would hide this one
             raise
@@ -272,14 +272,14 @@ class Prompt:
         return commands
 
     def _check(self, line: str, name: str, arguments: str, *, single: bool) -> None:
-        refused = _REFUSED if self._relay.door == "qemu" else _REFUSED | _KGDB_ONLY
+        table = _REFUSED if self._relay.door == "qemu" else _REFUSED | _KGDB_ONLY
         words = name.split(" ")
         for command in (name, words[0]):
-            if command in refused:
+            if command in table:
                 if command in _KGDB_ONLY:
                     why, hint = _KGDB_ONLY[command]
                     raise StubError(f"'{line.strip()}' was not given to gdb: {why}", hint=hint)
-                self._refuse(line, *refused[command])
+                self._refuse(line, *table[command])
         if name == "monitor" and _MONITOR_ACTS.intersection(arguments.split()[:1]):
             self._refuse(
                 line,
@@ -380,10 +380,11 @@ class Prompt:
         text = self._console(command, [line], timeout)
         return text + output.read_text(errors="replace")
 
-    def _not_inserted(self, line: str, error: GdbError) -> str:
+    def _not_inserted(self, line: str, error: GdbError, *, single: bool) -> str:
         """Forget a breakpoint that gdb has made and could not insert, but for where it can.
 
-        That is everywhere else, where a function has been inlined into code that is freed by now.
+        That is everywhere else, where a function has been inlined into code that is freed by now:
+        for a single command. Of several lines gdb has left out those after the error.
 
         It is an error at once where nothing is mapped. Where kgdb takes none, in noinstr code, the
         command is what gdb's manual has it be: gdb's words are returned, and the next resume is
@@ -391,28 +392,26 @@ class Prompt:
         """
         __tracebackhide__ = True
         refusal = self._relay.take_refusal()
-        with contextlib.suppress(GdbError):
-            if words := self._breakpoints.leave_out_freed(error.message):
+        try:
+            if single and (words := self._breakpoints.leave_out_freed(error.message)):
                 return f"{words}\n"
+        except GdbError as other:  # of the rest
+            error, refusal = other, self._relay.take_refusal()
         forgotten = self._breakpoints.forget_not_inserted(error.message)
         if refusal is None and forgotten:
-            refused = GdbError(
+            next_refusal = GdbError(
                 f"the kernel was not resumed: kgdb does not take {forgotten}, deleted since\n"
                 f"gdb's words: {error.message.strip()}",
                 log=self._debugger.transcript,
                 hint="it refuses what is on the kprobe blocklist, noinstr code among it; take a "
                 "caller, or a function that it calls",
             )
-            self._run_control.refuse_next(refused)
-            return f"{error.message.strip()}\n{refused.message.splitlines()[0]}\n"
+            self._run_control.refuse_next(next_refusal)
+            return f"{error.message.strip()}\n{next_refusal.message.splitlines()[0]}\n"
         if refusal is None:
             raise error
-        raise GdbError(
-            f"{forgotten or repr(line.strip())} is refused: {refusal.reason}\n"
-            f"gdb's words: {error.message.strip()}",
-            log=self._debugger.transcript,
-            hint=refusal.hint,
-        ) from error
+        what = f"{forgotten or repr(line.strip())} is refused"
+        raise refused(what, refusal, error, self._debugger.transcript) from error
 
     def _sync(self, line: str, names: set[str]) -> None:
         """Have gdb where the handle takes it to be, and notice what was changed."""

@@ -23,6 +23,7 @@ from ._hooks import Hook
 from ._packets import ACK, Decoder, encode
 from ._recorded_code import RecordedCode
 from ._refusal import Refusal
+from ._requested import RequestedBreakpoints
 from ._stack_watches import STACK_FRAMES, StackWatches
 from ._stop_context import GuestMemory
 from ._watched_pages import WatchedPages
@@ -60,9 +61,6 @@ _DETACH: Final = b"D"
 # gdb would take for a program that has ended (gdb manual, "Stop Reply Packets"); and QEMU's stub
 # when QEMU ends, which the closed port tells as well.
 _EXITS: Final = (b"W", b"X")
-
-# Watchpoints: of writes, reads and both (gdb manual, "Packets").
-_WATCHPOINT: Final = (b"Z2,", b"Z3,", b"Z4,", b"z2,", b"z3,", b"z4,")
 
 _NEXT_GDB: Final = "the next test gets another gdb"
 
@@ -111,9 +109,7 @@ class Relay:
         self._from_gdb = Decoder()
         self._acks = True
         self._stopped = True
-        self._refusal: Refusal | None = None
-        self._refused: set[int] = set()  # where gdb got no breakpoint
-        self._code_refusal: Callable[[int], str | None] = lambda _: None
+        self._requested = RequestedBreakpoints(backend, self._breakpoints, self._watches)
         self._settling = False  # gdb is to be told of another stop next
         self._closing = False
         self._failure: Callable[[], DebuggerDied] | None = None  # makes the error of it
@@ -176,7 +172,7 @@ class Relay:
         It is called in the relay's thread, while gdb waits.
         """
         with self._lock:
-            self._code_refusal = refusal
+            self._requested.code_refusal = refusal
 
     @property
     def _code(self) -> RecordedCode | None:
@@ -229,16 +225,13 @@ class Relay:
     def take_refusal(self) -> Refusal | None:
         """Return, once, why a write or a breakpoint of gdb's was refused last, if that is known."""
         with self._lock:
-            refusal, self._refusal = self._refusal, None
-            sources = (self._backend, self._pages, self._watches)
-            return refusal or next(filter(None, [one.take_refusal() for one in sources]), None)
+            sources = (self._requested, self._backend, self._pages, self._watches)
+            return next(filter(None, [one.take_refusal() for one in sources]), None)
 
     def take_refused(self) -> frozenset[int]:
         """Return, once, the addresses at which gdb was refused a breakpoint."""
         with self._lock:
-            refused = frozenset(self._refused)
-            self._refused.clear()
-            return refused
+            return self._requested.take_refused()
 
     # Run control
 
@@ -596,12 +589,8 @@ class Relay:
         request = backend.resume_request(payload)
         if request is not None:
             self._resume(request)
-        elif payload[:3] in (b"Z0,", b"z0,"):
-            self._to_gdb(self._insert_or_remove(payload))
-        elif payload[:3] in (b"Z1,", b"z1,") and self._breakpoints.request_hardware is not None:
-            self._to_gdb(self._insert_or_remove_hardware(payload))
-        elif payload[:3] in _WATCHPOINT and backend.hardware_refusal is None:
-            self._to_gdb(self._insert_or_remove_watchpoint(payload))
+        elif (reply := self._requested.reply(payload)) is not None:
+            self._to_gdb(reply)
         elif payload.startswith(STACK_FRAMES):
             self._watches.offer(payload)
             self._to_gdb(b"OK")
@@ -629,51 +618,6 @@ class Relay:
             data = bytes.fromhex(reply.decode())
             return code.original(address, data).hex().encode()
         return reply
-
-    def _insert_or_remove(self, payload: bytes) -> bytes:
-        if self._backend.detached:
-            return b"OK"
-        address = int(payload.split(b",")[1], 16)
-        if payload[:1] == b"Z":
-            reply = self._refuse_freed(address) or self._breakpoints.insert(address)
-            if reply[:1] == b"E":
-                self._refused.add(address)
-            return reply
-        self._breakpoints.remove(address)
-        return b"OK"
-
-    def _refuse_freed(self, address: int) -> bytes | None:
-        """Refuse a breakpoint in code that the kernel has freed: it would be another's memory.
-
-        That of a handle is refused before gdb has it; gdb's prompt has others.
-        """
-        if (why := self._code_refusal(address)) is not None:
-            self._refusal = Refusal(f"{address:#x}: {why}")
-            return b"E0e"
-        _, layout = self._backend.guest_memory_used
-        with contextlib.suppress(KgdbError):
-            if layout is not None and layout.has_freed(address, self._backend.read):
-                self._refusal = Refusal(
-                    f"{address:#x} is in .init.text, which the kernel has freed by now",
-                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
-                )
-                return b"E0e"
-        return None
-
-    def _insert_or_remove_hardware(self, payload: bytes) -> bytes:
-        if self._backend.detached:
-            return self._backend.reply(payload)
-        if payload[:1] == b"Z":
-            refused = self._refuse_freed(int(payload.split(b",")[1], 16))
-            return refused or self._breakpoints.insert_hardware(payload)
-        return self._breakpoints.remove_hardware(payload)
-
-    def _insert_or_remove_watchpoint(self, payload: bytes) -> bytes:
-        if self._backend.detached:
-            return self._backend.reply(payload)
-        if payload[:1] == b"Z":
-            return self._watches.insert(payload, self._backend.stack_pointer)
-        return self._watches.remove(payload)
 
     def _resume(self, request: ResumeRequest) -> None:
         backend, hooks = self._backend, self._hooks

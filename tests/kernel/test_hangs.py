@@ -10,6 +10,7 @@ import pytest
 from drgn import cast
 from drgn.helpers.linux.pid import for_each_task
 
+from pytest_kgdb.diagnosis._records import Tasks
 from pytest_kgdb.diagnosis._waits import _is_idle_worker
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, MachineDied, TimeoutError
 from pytest_kgdb.handle import attachment_of
@@ -235,13 +236,14 @@ def test_workers_without_work_hold_nothing(hangs):
               if cast("struct worker *", cast("struct kthread *", task.worker_private).data).flags
               & hangs.program["WORKER_IDLE"]]  # fmt: skip
     assert asleep
-    assert [task.pid.value_() for task in asleep if not _is_idle_worker(task)] == []
-    busy = [task for task in workers if not _is_idle_worker(task)]
+    tasks = Tasks(hangs.program, {})
+    assert [task.pid.value_() for task in asleep if not _is_idle_worker(tasks, task)] == []
+    busy = [task for task in workers if not _is_idle_worker(tasks, task)]
     traces = [[frame.name for frame in hangs.stack_trace(task)] for task in busy]
     # One that makes another worker has work of its own.
     assert all({"process_one_work", "manage_workers"}.intersection(trace) for trace in traces)
     assert sum("stuck_work" in trace for trace in traces) == 1
-    assert not _is_idle_worker(hangs.program["init_task"].address_of_())
+    assert not _is_idle_worker(tasks, hangs.program["init_task"].address_of_())
 
 
 def test_waiting_for_an_event(hangs):

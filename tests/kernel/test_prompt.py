@@ -431,6 +431,30 @@ def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+@pytest.mark.kgdb(stub="kgdb")
+@pytest.mark.parametrize("at_prompt", [False, True])
+def test_a_breakpoint_in_more_places_than_kgdb_has_room_for(kgdb, at_prompt):
+    """Of two of them: each alone has room (include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)."""
+    insert = (lambda name: kgdb.execute(f"break {name}")) if at_prompt else kgdb.breakpoint
+    insert("kmalloc")
+    with pytest.raises(KgdbError) as caught:
+        insert("list_add")
+    assert "kgdb's table of breakpoints is full" in caught.value.message
+    assert len(caught.value.message.splitlines()) < 12
+    assert "--kgdb-stub=qemu" in str(caught.value)
+    assert "list_add" not in kgdb.execute("info breakpoints")
+    assert kgdb.cont().frame.function == "kmalloc"
+
+
+def test_a_script_that_ends_at_freed_code(kgdb):
+    """gdb leaves out what comes after an error: it is none that was done in part."""
+    with pytest.raises(KgdbError, match=r"\.init\.text"):
+        kgdb.execute("break kmalloc\nset $after = 1")
+    assert kgdb.execute("print $after") == "$1 = void\n"
+    assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert "locations, of which" in kgdb.execute("break kmalloc")
+
+
 def test_a_resume_that_gdb_aborts(kgdb):
     """Where gdb is told of no refusal before: breakpoints are not inserted at once."""
     door = attachment_of(kgdb).debugger.door

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.arch import X86_64
+from pytest_kgdb.kernel import _undefined
 from pytest_kgdb.kernel._undefined import undefined_hint
 
 LOG = 'ERROR: modpost: "{name}" [/tmp/needy.ko] undefined!\n'
@@ -58,6 +60,30 @@ def test_nobody_exports_it(tree: Path) -> None:
     hint = undefined_hint(LOG.format(name="of_another_module"), kernel(tree))
     assert hint is not None
     assert "KBUILD_EXTRA_SYMBOLS" in hint
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("grep", "sh: no"), ("late", "0.1 s"), ("tree", "is empty")],
+)
+def test_search_that_fails_is_no_answer(
+    broken: str, said: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    grep = tools / "grep"
+    does = "exec sleep 60" if broken == "late" else "echo sh: no; exit 2"
+    grep.write_text(f"#!/bin/sh\n{does}\n")
+    grep.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    monkeypatch.setattr(_undefined, "_GREP_SECONDS", 0.1)
+    if broken == "tree":
+        tree = tools
+    hint = undefined_hint(LOG.format(name="device_register"), kernel(tree))
+    assert hint is not None
+    assert "is not known" in hint
+    assert said in hint
+    assert "nothing in the kernel" not in hint
 
 
 def test_without_the_source() -> None:
