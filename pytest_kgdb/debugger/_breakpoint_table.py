@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from ..errors import KgdbError
+from ._breakpoint_rows import BreakpointRows, MiRecords
 from ._breakpoints import Access, Breakpoint, BreakpointRow, Watchpoint
 from ._debugger import Debugger
 from ._linespec import linespec
@@ -38,10 +40,6 @@ _NOT_INSERTED: Final = re.compile(
     r"^(?:Cannot insert (?:hardware )?breakpoint|Could not insert hardware watchpoint) (\d+)\.",
     re.M,
 )
-# gdb/breakpoint.c, bpstat_check_breakpoint_conditions: the reason is in the next line, and the
-# breakpoint's number in some versions.
-_UNTESTABLE: Final = re.compile(r"Error in testing [a-z ]*condition\b[a-z ]*([\d.]*):\s*(.*)", re.S)
-
 # Breakpoints that the message of a wait names.
 _NAMED: Final = 5
 
@@ -60,13 +58,6 @@ class Resolver(Protocol):
 
     def freed_among(self, addresses: Iterable[int]) -> Collection[int]:
         """Return those of which the first is so."""
-
-
-class MiRecords(Protocol):
-    """gdb's asynchronous records."""
-
-    def subscribe(self, listener: Callable[[Record], None]) -> None:
-        """Show every record to a function, in gdb's reading thread."""
 
 
 class BreakpointTable(StopSubscriber):
@@ -100,15 +91,10 @@ class BreakpointTable(StopSubscriber):
         self._expects = expects
         self._ended_watches = ended_watches
         self._take_refused = refused
-        self._rows: dict[int, BreakpointRow] = {}
-        self._objects: dict[int, Breakpoint] = {}
+        self._rows = BreakpointRows(gdb, partial(Breakpoint, self))
         self._internal: dict[str, tuple[int, InternalHandler]] = {}
-        self._deleted_by_hit: dict[int, Breakpoint] = {}
-        self._hit_now: list[BreakpointRow] = []  # since the last resume
         self._disabled_for_step = False
-        self._untestable: str | None = None  # why a condition was not evaluated at this stop
         self._listeners: list[Callable[[bool], None]] = []
-        gdb.subscribe(self._on_record)
         run_control.subscribe(self)
 
     def on_insert(self, listener: Callable[[bool], None]) -> None:
@@ -119,16 +105,14 @@ class BreakpointTable(StopSubscriber):
 
     def rows(self) -> list[BreakpointRow]:
         """Return the test's breakpoints and watchpoints, those made at gdb's prompt too."""
-        return [row for row in list(self._rows.values()) if not row.internal]
+        return [row for row in self._rows if not row.internal]
 
     def refresh(self) -> list[BreakpointRow]:
         """Read gdb's table anew, internal breakpoints included, and return all rows."""
         table = self._debugger.command("-break-list")["BreakpointTable"]
         for record in table["body"]:
-            number = _number(record.get("number", ""))
-            if number:
-                self._rows.setdefault(number, BreakpointRow(number)).update(record)
-        return list(self._rows.values())
+            self._rows.update(record)
+        return list(self._rows)
 
     # The test's breakpoints
 
@@ -145,7 +129,7 @@ class BreakpointTable(StopSubscriber):
         """Insert a breakpoint; see :meth:`Kgdb.breakpoint`."""
         __tracebackhide__ = True
         self._run_control.require_stopped("breakpoint()")
-        if len(self._objects) >= MAX_BREAKPOINTS:
+        if self._rows.objects >= MAX_BREAKPOINTS:
             raise KgdbError(
                 f"kgdb holds at most {MAX_BREAKPOINTS} breakpoints "
                 "(include/linux/kgdb.h, KGDB_MAX_BREAKPOINTS)",
@@ -190,7 +174,7 @@ class BreakpointTable(StopSubscriber):
             except GdbError as error:
                 self.forget_not_inserted(error.message)
                 raise
-        breakpoint = self._objects[row.number] = Breakpoint(self, row)
+        breakpoint = self._rows.object_of(row)
         for listener in self._listeners:
             listener(waits)
         return breakpoint
@@ -249,8 +233,7 @@ class BreakpointTable(StopSubscriber):
         internal: bool = False,
         written: tuple[str, str] | None = None,
     ) -> BreakpointRow:
-        number = int(record["number"])
-        row = self._rows.setdefault(number, BreakpointRow(number))
+        row = self._rows.add(int(record["number"]))
         row.text, row.internal, row.written = text, internal, written
         row.update(record)
         return row
@@ -286,11 +269,10 @@ class BreakpointTable(StopSubscriber):
                 log=self._debugger.transcript,
                 hint="an lvalue of the kernel's memory can be watched: a variable, a member",
             )
-        number = int(match[1])
-        row = self._rows.setdefault(number, BreakpointRow(number))
+        row = self._rows.add(int(match[1]))
         row.text = expression
         watchpoint = Watchpoint(self, row, access)
-        self._objects[number] = watchpoint
+        self._rows.keep(watchpoint)
         return watchpoint
 
     def set_enabled(self, number: int, enabled: bool) -> None:
@@ -313,7 +295,7 @@ class BreakpointTable(StopSubscriber):
         row = self._rows.get(number)
         if row is None or row.deleted:
             return
-        self._forget([row])
+        self._rows.forget([row])
         if not self._run_control.alive:
             return
         with self._run_control.kept_stopped(), contextlib.suppress(GdbError):  # it may be gone
@@ -324,21 +306,13 @@ class BreakpointTable(StopSubscriber):
         numbers = [row.number for row in self.rows()]
         if numbers:
             self._debugger.command(f"-break-delete {' '.join(map(str, numbers))}")
-            self._forget(self.rows())
-
-    def _forget(self, rows: Collection[BreakpointRow]) -> None:
-        for row in rows:
-            row.deleted = True
-            self._rows.pop(row.number, None)
-            self._objects.pop(row.number, None)
+            self._rows.forget(self.rows())
 
     def clear(self) -> None:
         """Forget all breakpoints, internal ones too: gdb is gone, or has deleted them."""
         self._internal.clear()
-        self._deleted_by_hit.clear()
-        self._hit_now.clear()
         self._disabled_for_step = False
-        self._forget(list(self._rows.values()))
+        self._rows.clear()
 
     # Internal breakpoints (gdb's word): something is done at each hit, and the kernel goes on
 
@@ -357,7 +331,7 @@ class BreakpointTable(StopSubscriber):
         """Remove one; one that is not there is no error."""
         number, _ = self._internal.pop(function, (0, None))
         if number:
-            self._forget([self._rows[number]] if number in self._rows else [])
+            self._rows.forget([self._rows[number]] if number in self._rows else [])
             with contextlib.suppress(GdbError):
                 self._debugger.command(f"-break-delete {number}")
 
@@ -418,7 +392,7 @@ class BreakpointTable(StopSubscriber):
 
         :param keep: insert them again in the restored kernel; they are deleted otherwise.
         """
-        enabled = [row.number for row in list(self._rows.values()) if row.enabled]
+        enabled = [row.number for row in self._rows if row.enabled]
 
         def remove() -> None:
             if keep:
@@ -434,22 +408,22 @@ class BreakpointTable(StopSubscriber):
 
     def may_go_on(self) -> bool:
         """Return whether one with commands was hit: they may resume the kernel."""
-        return any(row.commands for row in list(self._hit_now))
+        return any(row.commands for row in list(self._rows.hit))
 
     def intercept(self, record: StopRecord) -> bool:
         """Serve a hit of an internal breakpoint."""
-        if "reason" not in record.payload and self._hit_now:
+        if "reason" not in record.payload and self._rows.hit:
             # gdb gives none where a breakpoint's commands begin with `silent`.
-            record.payload.update(reason="breakpoint-hit", bkptno=self._hit_now[0].number)
+            record.payload.update(reason="breakpoint-hit", bkptno=self._rows.hit[0].number)
         number = int(record.payload.get("bkptno") or 0)
         handler = next((work for own, work in list(self._internal.values()) if own == number), None)
         if handler is None:
             return False
         stays = handler()
-        if not stays and not self._hit_now:
+        if not stays and not self._rows.hit:
             return True
         # One of the test's at the same place, which gdb does not name in its record.
-        record.payload["bkptno"] = next((row.number for row in self._hit_now), 0)
+        record.payload["bkptno"] = next((row.number for row in self._rows.hit), 0)
         record.internal = True
         return False
 
@@ -461,18 +435,18 @@ class BreakpointTable(StopSubscriber):
         self._end_watches(record)
         row = self._rows.get(number)
         if row is not None and not row.internal:
-            record.breakpoint = self._objects.setdefault(number, Breakpoint(self, row))
+            record.breakpoint = self._rows.object_of(row)
         elif record.breakpoint is None:
-            record.breakpoint = self._deleted_by_hit.pop(number, None)
+            record.breakpoint = self._rows.take_deleted(number)
         if payload.get("reason") == "watchpoint-scope" and record.breakpoint is not None:
             record.message = _returned(record.breakpoint)
         if row is not None and payload.get("disp") == "del":
             row.hits = max(row.hits, 1)
-            self._forget([row])
-        if self._untestable is not None and row is not None and row.condition is not None:
+            self._rows.forget([row])
+        if self._rows.untestable is not None and row is not None and row.condition is not None:
             record.message = (
                 f"gdb could not evaluate the condition '{row.condition}': "
-                f"{self._untestable.strip()}"
+                f"{self._rows.untestable.strip()}"
             )
 
     def _end_watches(self, record: StopRecord) -> None:
@@ -484,9 +458,9 @@ class BreakpointTable(StopSubscriber):
         rows = [self._rows[number] for number in answer["numbers"] if number in self._rows]
         if not rows:
             return
-        watchpoints = [self._objects.get(row.number) or Breakpoint(self, row) for row in rows]
+        watchpoints = [self._rows.object_of(row) for row in rows]
         self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
-        self._forget(rows)
+        self._rows.forget(rows)
         if record.reason == "int3" and any(ended.values()):
             record.reason, record.signal = "watchpoint", None
             record.breakpoint, record.message = watchpoints[0], _returned(watchpoints[0])
@@ -503,19 +477,15 @@ class BreakpointTable(StopSubscriber):
 
     def resumed(self, event: Resumed) -> None:
         """Around a step, internal breakpoints are disabled: gdb would end the step at a hit."""
-        self._forget_hits()
+        self._rows.forget_hits()
         self._check_conditions()
         if event.stepping and self._internal:
             self._disabled_for_step = True
             self._enable(self._internal_numbers, False)
 
-    def _forget_hits(self) -> None:
-        self._hit_now.clear()
-        self._untestable = None
-
     def _check_conditions(self) -> None:
         """Say the names of a condition anew, whose breakpoint has waited for its module."""
-        for row in list(self._rows.values()):
+        for row in self._rows:
             if row.resolved is None and row.written is not None and row.locations:
                 row.resolved = linespec(row.text)
                 text = self._as_gdb_takes_it(row.written[1], row.resolved)
@@ -525,11 +495,11 @@ class BreakpointTable(StopSubscriber):
 
     def restored(self, event: Restored) -> None:
         """Another test begins without breakpoints."""
-        self._hit_now.clear()
+        self._rows.hit.clear()
         if not event.keep_breakpoints:
             self._ended_watches()  # those of the test before
         if event.keep_breakpoints:
-            self._deleted_by_hit.clear()
+            self._rows.forget_deleted()
         else:
             self.clear()
 
@@ -557,7 +527,7 @@ class BreakpointTable(StopSubscriber):
             with contextlib.suppress(GdbError):
                 self._debugger.command(f"-break-delete {number}")
             if row is not None:
-                self._forget([row])
+                self._rows.forget([row])
         return ", ".join(places)
 
     def leave_out_freed(self, message: str) -> str:
@@ -609,49 +579,6 @@ class BreakpointTable(StopSubscriber):
     def _internal_numbers(self) -> list[int]:
         return [number for number, _ in self._internal.values()]
 
-    # What gdb says (in gdb's reading thread)
-
-    def _on_record(self, record: Record) -> None:
-        payload = record["payload"] or {}
-        if record["type"] == "log":
-            self._on_log(str(payload))
-            return
-        if record["message"] == "running":
-            self._forget_hits()  # a script may resume several times
-        elif record["message"] in ("breakpoint-created", "breakpoint-modified"):
-            changed = payload.get("bkpt", {})
-            number = _number(changed.get("number", ""))
-            if not number:
-                return
-            row = self._rows.setdefault(number, BreakpointRow(number))
-            hits, ignored = row.hits, row.ignore_count
-            row.update(changed)
-            # Hits that gdb ignores are counted, too.
-            if row.hits > hits and row.ignore_count >= ignored and not row.internal:
-                self._hit_now.append(row)
-        elif record["message"] == "breakpoint-deleted":
-            number = _number(payload.get("id", ""))
-            deleted = self._rows.get(number)
-            if deleted is None:
-                return
-            if not deleted.internal:
-                # gdb tells the stop of a temporary breakpoint after its end.
-                breakpoint = self._objects.get(number) or Breakpoint(self, deleted)
-                self._deleted_by_hit[number] = breakpoint
-            self._forget([deleted])
-
-    def _on_log(self, line: str) -> None:
-        match = _UNTESTABLE.match(line)
-        if match is not None:
-            self._untestable = match[2]
-        elif self._untestable == "":
-            self._untestable = line
-
 
 def _returned(watchpoint: Breakpoint) -> str:
     return f"the function returns whose {watchpoint.location} it is: the watchpoint is deleted"
-
-
-def _number(text: object) -> int:
-    """Return a breakpoint's number; 0 for one of its locations (`3.1`)."""
-    return int(text) if isinstance(text, str) and text.isdigit() else 0

@@ -94,7 +94,8 @@ class RequestedBreakpoints:
             if layout is not None and layout.has_freed(address, self._backend.read):
                 self._refusal = Refusal(
                     f"{address:#x} is in .init.text, which the kernel has freed by now",
-                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
+                    "breakpoint() leaves out the copies of a function that are there; a test with "
+                    '@pytest.mark.kgdb(at="kgdbwait") comes before that',
                 )
                 return _FAULT
         return None

@@ -65,7 +65,8 @@ def look(kgdb) -> dict[str, object]:
         "sysctl": kgdb.run("cat /proc/sys/kernel/panic_on_oops").output,
         "memory": int(kgdb.run("free -m").output.split()[8]) // 32,
         "modules": kgdb.run("cat /proc/modules; ls /sys/class/net").output,
-        "programs": kgdb.run("ps | grep -c '[0-9] [^[]*$'").output,
+        # A pipe's next program may not be there yet while ps looks.
+        "programs": kgdb.run("all=$(ps); echo \"$all\" | grep -c '[0-9] [^[]*$'").output,
     }
 
 

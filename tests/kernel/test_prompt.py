@@ -455,6 +455,16 @@ def test_a_script_that_ends_at_freed_code(kgdb):
     assert "locations, of which" in kgdb.execute("break kmalloc")
 
 
+@pytest.mark.parametrize("command", ["advance", "until"])
+def test_a_command_that_would_stop_in_freed_code(kgdb, command):
+    """It has no place of its own that could be left out."""
+    with pytest.raises(KgdbError, match=r"in \.init\.text") as caught:
+        kgdb.execute(f"{command} kmalloc")
+    assert "breakpoint() leaves out" in str(caught.value)
+    assert_agreed(kgdb)
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
 def test_a_resume_that_gdb_aborts(kgdb):
     """Where gdb is told of no refusal before: breakpoints are not inserted at once."""
     door = attachment_of(kgdb).debugger.door
