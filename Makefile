@@ -37,6 +37,7 @@ help:
 	@echo 'make check        lint, types and unit tests, without a kernel, in three minutes: run it before'
 	@echo '                  each commit'
 	@echo 'make test         lint, types, unit, fault and real-kernel tests (Linux 6.1)'
+	@echo 'make test-slow    the rest of the fault and real-kernel tests: gates, builds, docs/ci.md, guides'
 	@echo 'make test-matrix  the real-kernel tests and the examples on Linux 6.1 and 6.12'
 	@echo 'make test-trixie  the real-kernel tests and the examples in a Debian 13, on its Linux 6.12'
 	@echo 'make test-shipped  tests and examples on the kernel that Debian ships; nothing is built'
@@ -125,8 +126,14 @@ test: check
 	$(PYTEST) --kgdb-kernel=distro:6.1 $(DEBIAN) --kgdb-require \
 	  tests/debian example_suite/debian --ignore=tests/debian/slow
 	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.1 --kgdb-require \
-	  tests/faults tests/kernel example_suite --ignore=tests/faults/slow
+	  -m 'not slow' tests/faults tests/kernel example_suite --ignore=tests/faults/slow
 	$(PYTEST) --kgdb-kernel=distro:6.1 --kgdb-require -m short tests/board
+
+# Those that take five seconds or more each: whole commands, builds, machines that are killed.
+.PHONY: test-slow
+test-slow: ready
+	$(PYTEST) $(WORKERS) --kgdb-kernel=distro:6.1 --kgdb-require \
+	  -m slow tests/faults tests/kernel --ignore=tests/faults/slow
 
 # In an environment of its own: labgrid brings another pyserial.
 .PHONY: test-labgrid

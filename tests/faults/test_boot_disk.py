@@ -11,6 +11,7 @@ from inner_run import InnerRun, message, no_traceback_of_ours
 TEST = "def test_it(kgdb):\n    pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("append", "timeout", "headline", "hint"),
     [

@@ -186,6 +186,7 @@ def test_mmdebstrap_fails(programs: Path, tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_no_network_for_the_packages(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

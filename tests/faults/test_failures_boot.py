@@ -16,6 +16,7 @@ TESTS = r"""
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.kgdb(append="initcall_blacklist=init_kgdboc")
 def test_never_reaches_kgdb(kgdb):
     pass
@@ -204,6 +205,7 @@ def make_initrd(directory: Path, init: bytes) -> Path:
     return initrd
 
 
+@pytest.mark.slow
 def test_an_initrd_that_never_says_ready(tmp_path: Path, session_options: list[str]) -> None:
     initrd = make_initrd(tmp_path, MUTE_INIT)
     options = [*session_options, f"--kgdb-initrd={initrd}", "--kgdb-timeout=15"]
@@ -266,6 +268,7 @@ def test_with_a_breakpoint(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_boots_that_hang(tmp_path: Path, session_options: list[str]) -> None:
     ran = InnerRun(tmp_path, HANGING, [*session_options, "--kgdb-timeout=20"]).end()
     polls = r"polling: swapper/0\[1\] in \w+ \(init/do_mounts\.c:\d+\), waiting for a timer"

@@ -105,6 +105,7 @@ class TestInATest:
         assert again.status == 0, again.output
         assert list(run.temporary.iterdir()) == [foreign]  # somebody else's stays
 
+    @pytest.mark.slow
     def test_pytest_timeout_by_a_signal(self, tmp_path: Path, session_options: list[str]) -> None:
         options = [*session_options, *LIMITED, "--timeout-method=signal"]
         ran = InnerRun(tmp_path, TESTS, options).end()
@@ -165,6 +166,7 @@ class TestInABuild:
         words = [f"--kgdb-kernel={source}", f"--kgdb-cache-dir={cache}", *options]
         return InnerRun(directory, ONLY_THE_KERNEL, words)
 
+    @pytest.mark.slow
     def test_source_that_does_not_compile(self, tmp_path: Path, source: Path, cache: Path) -> None:
         ended = self.run(tmp_path, source, cache).end()
         assert ended.status == 1
@@ -179,6 +181,7 @@ class TestInABuild:
         assert "no_such_thing" in Path(log).read_text()
         no_entry(cache)
 
+    @pytest.mark.slow
     def test_symbol_that_does_not_survive(self, tmp_path: Path, source: Path, cache: Path) -> None:
         wish = "--kgdb-set=CONFIG_KVM_INTEL=y"
         ended = self.run(tmp_path, source, cache, wish).end()

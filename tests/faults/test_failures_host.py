@@ -194,6 +194,7 @@ class TestTheHost:
         assert "this cannot be" in text
         assert "log: " in text
 
+    @pytest.mark.slow
     def test_a_qemu_without_seccomp(self, tmp_path: Path, session_options: list[str]) -> None:
         name = "qemu-system-x86_64"
         path = programs(tmp_path / "bin", name)

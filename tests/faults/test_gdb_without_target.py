@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from inner_run import InnerRun, Outcome, message, no_traceback_of_ours
 
+pytestmark = pytest.mark.slow
+
 TESTS = r'''
 import time
 

@@ -116,6 +116,7 @@ def test_it(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_one_that_is_edited_costs_no_boot(
     tmp_path: Path, session_options: list[str], kgdb_kernel: Kernel, pytestconfig: pytest.Config
 ) -> None:

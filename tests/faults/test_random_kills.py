@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from random_kills import run_with_kills
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed(tmp_path: Path, session_options: list[str], seed: int) -> None:

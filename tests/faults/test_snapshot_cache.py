@@ -138,6 +138,7 @@ def test_a_truncated_one(bench: Bench, name: str) -> None:
     assert len(bench.entries) == len(bench.quarantine) == 1
 
 
+@pytest.mark.slow
 def test_memory_that_is_no_memory(bench: Bench) -> None:
     """Not even looked at before it was read in full: the table of its runs leads nowhere."""
 
@@ -150,6 +151,7 @@ def test_memory_that_is_no_memory(bench: Bench) -> None:
     assert "ready.ram" in line
 
 
+@pytest.mark.slow
 def test_an_altered_note(bench: Bench) -> None:
     note = bench.files / "snapshot.json"
     reply = json.loads(note.read_text())["stop_replies"]["ready"].encode()
@@ -163,6 +165,7 @@ def test_an_altered_note(bench: Bench) -> None:
     assert any("snapshot.json" in line for line in bench.reported.lines)
 
 
+@pytest.mark.slow
 def test_one_that_this_qemu_does_not_load(bench: Bench) -> None:
     """As one of another version's would be that had the same number: QEMU has the last word."""
     key = bench.files.parent.name
@@ -175,6 +178,7 @@ def test_one_that_this_qemu_does_not_load(bench: Bench) -> None:
     assert "QEMU could not loadvm" in line
 
 
+@pytest.mark.slow
 def test_one_with_the_memory_of_another_machine(bench: Bench) -> None:
     kept = {item.name: item.read_bytes() for item in bench.files.iterdir()}
     key = bench.files.parent.name
@@ -187,6 +191,7 @@ def test_one_with_the_memory_of_another_machine(bench: Bench) -> None:
     assert "with 512 MiB, not 256" in line
 
 
+@pytest.mark.slow
 def test_one_without_a_state(bench: Bench, tmp_path: Path) -> None:
     kept = {item.name: item.read_bytes() for item in bench.files.iterdir()}
     empty = tmp_path / "storage.qcow2"
@@ -201,6 +206,7 @@ def killed_soon(machine: Machine) -> None:
     threading.Timer(0.01, os.kill, (machine.child.pid, signal.SIGKILL)).start()
 
 
+@pytest.mark.slow
 def test_qemu_killed_while_it_saves(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -220,6 +226,7 @@ def test_qemu_killed_while_it_saves(
     assert len(bench.entries) == 1
 
 
+@pytest.mark.slow
 def test_qemu_killed_while_it_restores(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Machine.load
 
@@ -246,6 +253,7 @@ def test_qemu_killed_while_it_restores(bench: Bench, monkeypatch: pytest.MonkeyP
     assert bench.quarantine == []  # the snapshot was not to blame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kills", "blamed"), [(1, False), (2, True)])
 def test_qemu_killed_while_it_starts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kills: int, blamed: bool
@@ -267,6 +275,7 @@ def test_qemu_killed_while_it_starts(
     assert len(bench.entries) == 1
 
 
+@pytest.mark.slow
 def test_one_that_another_run_discards(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     key, make_vm = bench.files.parent.name, Session._make_vm
     discarded: list[str] = []
@@ -321,6 +330,7 @@ def short() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["where the machine saves", "where it is kept"])
 def test_a_full_disk(
     short: Path, kgdb_kernel: Kernel, pytestconfig: pytest.Config, full: str
@@ -363,6 +373,7 @@ while time.monotonic() < until:
 """
 
 
+@pytest.mark.slow
 def test_two_prune_while_a_third_starts(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -383,6 +394,7 @@ def test_two_prune_while_a_third_starts(bench: Bench) -> None:
     assert [line for line in bench.reported.lines if "broken" in line] == []
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_had(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """No endless loop where every snapshot turns out to be bad."""
     monkeypatch.setattr(Cache, "examine", lambda *_: "it is bad")

@@ -43,6 +43,7 @@ def test_none_of_ours():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dist", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each"]
 )

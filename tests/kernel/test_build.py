@@ -131,6 +131,7 @@ class TestKernel:
                 for source in re.findall(r'^\s*source\s+"([^"$]+)"', text, re.M):
                     assert source in names, f"{name} reads {source}"
 
+    @pytest.mark.slow
     def test_lost_symbols_are_explained_by_the_trees_own_kconfig(
         self, settings: Settings, kgdb_kernel: Kernel, cache: Cache
     ) -> None:
@@ -325,6 +326,7 @@ class TestPatched:
         for path in entries:
             shutil.rmtree(path)
 
+    @pytest.mark.slow
     def test_only_that_file_is_compiled(
         self, patched: Callable[[str], Kernel], kgdb_kernel: Kernel
     ) -> None:
@@ -354,6 +356,7 @@ class TestPatched:
         assert "    2 | int broken" in text
         assert len(text.splitlines()) < 12
 
+    @pytest.mark.slow
     def test_ctrl_c_while_linking(
         self,
         settings: Settings,

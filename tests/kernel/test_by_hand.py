@@ -16,6 +16,8 @@ import pytest
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.settings import from_pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 120.0
 WAITING = b"Waiting for connection from remote gdb"

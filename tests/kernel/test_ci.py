@@ -22,6 +22,8 @@ from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.process import run
 from pytest_kgdb.settings import from_pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 900.0
 INSTALLS = re.compile(r"\bapt-get\b|\bpip\b|\b-m venv\b")

@@ -192,6 +192,7 @@ def test_steps(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_each_address_against_single_steps(covered: Any) -> None:
     run = covered(STEPS, f"--kgdb-module={MODULES / 'edges'}", "--kgdb-cov=module:edges")
     assert run.status == 0, run.output
@@ -272,6 +273,7 @@ def test_two_cpus(kgdb):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stub", ["kgdb", "qemu"])
 def test_with_everything_else(covered: Any, kgdb_kernel: Kernel, stub: str) -> None:
     run = covered(EVERYTHING, "--kgdb-cov=function:version_proc_show", f"--kgdb-stub={stub}")
@@ -303,6 +305,7 @@ def test_hot(kgdb, n):
 """
 
 
+@pytest.mark.slow
 def test_code_that_the_debugger_uses_and_interrupts_run(covered: Any) -> None:
     """kgdb itself, the scheduler, timers, the tick, the serial driver, printk, page faults."""
     files = (
@@ -417,6 +420,7 @@ def test_other(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_a_patch(covered: Any, tmp_path: Path) -> None:
     (tmp_path / "fix.patch").write_text(PATCH)
     run = covered(

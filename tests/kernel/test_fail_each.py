@@ -39,6 +39,7 @@ def opened(mistake):
 TEXT = {"when": "len == 5 && current->pid > 1"}
 
 
+@pytest.mark.slow
 def test_nothing_stays(kgdb):
     report = kgdb.fail_each("misc_register", loaded(NONE), "-EBUSY")
     assert report.ok, report
@@ -106,6 +107,7 @@ def test_the_next_test_gets_a_machine(kgdb):
     assert kgdb.run("echo fine").output == "fine\n"
 
 
+@pytest.mark.slow
 def test_places(kgdb):
     (bad,) = kgdb.fail_each("misc_register", loaded(CRASH), "-EBUSY").bad
     assert bad.verdict == "oops"

@@ -14,6 +14,8 @@ import pytest
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.settings import from_pytest
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 600.0
 
 FILE = "fs/proc/uptime.c"

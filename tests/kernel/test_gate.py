@@ -85,6 +85,7 @@ def gate(
     return done.returncode, done.stdout + done.stderr, verdicts
 
 
+@pytest.mark.slow
 def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel) -> None:
     (tmp_path / "fix.patch").write_text(PATCH)
     forms = [f"--{name}={name}.out" for name in ("junit", "sarif", "gitlab", "ktap", "markdown")]
@@ -124,6 +125,7 @@ def test_proven(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
     assert "suggested trailer: Tested-by:" in output
 
 
+@pytest.mark.slow
 def test_each_patch_of_a_series(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:
@@ -191,6 +193,7 @@ def test_other(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_runs_no_line_of_the_change(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:
@@ -227,6 +230,7 @@ def test_answer(kgdb):
 """
 
 
+@pytest.mark.slow
 def test_a_drivers_own_repository(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:
@@ -284,6 +288,7 @@ def test_a_suite_that_proves_its_fixes(
         assert f"test_gated.py::{words}" in lines, done.stdout
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_compiled(
     tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
 ) -> None:

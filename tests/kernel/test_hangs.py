@@ -401,6 +401,7 @@ def test_a_lock_whose_holder_spins(hangs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.kgdb(at="kgdbwait")
 def test_a_boot(kgdb):
     """Before the first program is there, by a function that jumps to itself."""

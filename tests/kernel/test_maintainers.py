@@ -9,6 +9,8 @@ from guide import ROOT, blocks, environment, follow
 
 from pytest_kgdb.kernel import Kernel
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs/maintainers.md"
 KERNEL = "distro:6.1"
 

@@ -165,6 +165,7 @@ class TestFailure:
         write(file, good)
         kgdb.modules.load(tree / "outer")
 
+    @pytest.mark.slow
     def test_of_a_neighbour(self, kgdb: Kgdb, tree: Path) -> None:
         tree = plain(tree)
         write(tree / "base/base.c", "int base = nothing;\n")
@@ -227,6 +228,7 @@ class TestNeighbours:
         assert {module.name for module in kgdb.modules} == {"base_of_two", "user_of_two"}
         assert kgdb.run("cat /sys/module/user_of_two/parameters/got").output == "42\n"
 
+    @pytest.mark.slow
     def test_changed_neighbour(self, kgdb: Kgdb, pair: Path) -> None:
         kgdb.modules.known(pair / "user")
         write(pair / "base/base_of_two.c", BASE.replace("42", "43"))
@@ -247,6 +249,7 @@ class TestNeighbours:
 
 
 class TestMake:
+    @pytest.mark.slow
     def test_variables(self, kgdb: Kgdb, tree: Path) -> None:
         tree = plain(tree)
         say(
@@ -278,6 +281,7 @@ class TestMake:
         say(tree, "obj-m := outer.o\n" + flags)
         assert [file.name for file in kgdb.modules.known(tree / "outer")] == ["outer.ko"]
 
+    @pytest.mark.slow
     def test_symbol_of_what_the_kernel_lacks(self, kgdb: Kgdb, tree: Path) -> None:
         write(
             tree / "outer/outer.c",

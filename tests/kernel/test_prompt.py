@@ -431,6 +431,7 @@ def test_a_breakpoint_that_kgdb_does_not_take(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+@pytest.mark.slow
 @pytest.mark.kgdb(stub="kgdb")
 @pytest.mark.parametrize("at_prompt", [False, True])
 def test_a_breakpoint_in_more_places_than_kgdb_has_room_for(kgdb, at_prompt):

@@ -575,6 +575,7 @@ def test_nothing_is_written_where_nothing_is_mapped(stub, address):
     assert stub.run("echo on").output == "on\n"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_was_looked_at_can_be_interrupted(stub):
     """QEMU reports each pause, and hears nothing before that has been acknowledged."""
     stub.snapshot("before")

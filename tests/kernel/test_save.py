@@ -123,6 +123,7 @@ def session_with(pytestconfig, kernel, disk=None, **changes) -> Iterator[Session
         yield session
 
 
+@pytest.mark.slow
 def test_qemus_stub(pytestconfig, kgdb_kernel, tmp_path):
     with session_with(pytestconfig, kgdb_kernel, stub="qemu", smp=2) as session:
         kgdb = session.acquire(session.settings.for_marker({}, "here"))
@@ -139,6 +140,7 @@ def test_qemus_stub(pytestconfig, kgdb_kernel, tmp_path):
         assert other.run("nproc").output == "2\n"
 
 
+@pytest.mark.slow
 def test_a_disk(pytestconfig, kgdb_kernel, tmp_path):
     """What the guest has written comes along, and the image under it is looked for."""
     image = tmp_path / "disk.qcow2"
@@ -234,6 +236,7 @@ def test_a_kernel_that_is_too_large(kgdb, kgdb_kernel, tmp_path, monkeypatch):
         assert look(other) == before
 
 
+@pytest.mark.slow
 def test_the_artifacts_of_failed_tests(kgdb_kernel, pytestconfig, tmp_path):
     """With one whose kernel runs, and one that cannot be stopped."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
@@ -285,6 +288,7 @@ def test_another_qemu(kgdb, tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.kgdb(qemu_arg=["-device edu"])
 def test_arguments_of_qemu_are_agreed_to(kgdb, tmp_path):
     path = kgdb.save(tmp_path / "m.kgdb")

@@ -262,6 +262,7 @@ def test_a_hung_task(sick) -> None:
     assert {entry.kind for entry in sick.splats} == {"hung task"}
 
 
+@pytest.mark.slow
 def test_a_soft_lockup(sick) -> None:
     sick.run("echo 1 > /proc/sys/kernel/watchdog_thresh")
     with sick.expect_splat("soft lockup - CPU#0 stuck"):

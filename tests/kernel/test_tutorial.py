@@ -11,6 +11,8 @@ from guide import ROOT, blocks, environment, follow
 from pytest_kgdb.kernel import Kernel
 from pytest_kgdb.settings import from_pytest
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs/tutorial.md"
 KERNEL = "distro:6.1"
 _NAME = re.compile(r"`([\w./]*(?:Makefile|\.\w+))`")
