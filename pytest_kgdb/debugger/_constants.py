@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 
+from ..elf import ElfFile
 from ._debugger import Debugger
 
 __all__ = ["Constants", "Remember"]
@@ -34,3 +35,18 @@ class Constants:
         asked = list(expressions)
         text = self._remember("\n".join(asked), lambda: json.dumps(self._debugger.numbers(*asked)))
         return [int(number) for number in json.loads(text)]
+
+    def symbols(self, elf: ElfFile, names: Iterable[str]) -> dict[str, int]:
+        """Return the addresses of those symbols that vmlinux has, as linked.
+
+        gdb takes a weak function that the linker has replaced for the one of that name.
+
+        :raises ConfigError: vmlinux has no symbol table.
+        """
+        asked = list(names)
+
+        def look_up() -> str:
+            return json.dumps({name: elf.symbol(name) for name in asked})
+
+        addresses = json.loads(self._remember("symbols " + " ".join(asked), look_up))
+        return {name: int(address) for name, address in addresses.items() if address is not None}

@@ -44,7 +44,7 @@ from ..modules import (
 from ..recipes import FailEachRunner, KunitRunner, LeakDetector, ModuleReferences, PatchRunner
 from ..rsp import Relay
 from ..splats import SplatWatch
-from ..trace import Instruments
+from ..trace import FreeingHooks, Instruments
 from ._cpu_stacks import CpuStacks
 from ._machine import AttachedMachine, MachineSaver, MemoryFactory, RunningView
 from ._prompt import Prompt
@@ -129,9 +129,10 @@ class Attachment:
             source=self.source,
             interrupts_in_guest=interrupts_in_guest,
         )
+        elf = ElfFile(kernel.vmlinux)
         self.locations = Locations(
             debugger,
-            ElfFile(kernel.vmlinux),
+            elf,
             kernel.vmlinux.with_name("System.map"),
             refusal=registry.refusal,
             functions=registry.functions,
@@ -150,13 +151,24 @@ class Attachment:
             refused=relay.take_refused,
         )
         relay.use_code_refusal(registry.refusal)
-        self.instruments = Instruments(debugger, run_control, relay, self.locations, self.source)
+        self.constants = Constants(debugger, remember)
+        self._kernel_modules = KernelModules(
+            self.constants, lambda address, size: self.memory.read(address, size)
+        )
+        self.instruments = Instruments(
+            debugger,
+            run_control,
+            relay,
+            self.locations,
+            self.source,
+            FreeingHooks(
+                relay, lambda names: self.constants.symbols(elf, names), self._kernel_modules
+            ),
+        )
         run_control.connected(reason)
         if debugger.door == "qemu":
             define_current(debugger)
         self.memory: KernelMemory = memory(run_control, registry)
-        self.constants = Constants(debugger, remember)
-        self._kernel_modules = KernelModules(self.constants, self.memory.read)
         self._module_symbols = ModuleSymbols(
             debugger,
             self.breakpoints,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
 from ..debugger import Constants, GdbError
 from ..errors import KgdbError
+from ..trace import FreedMemory
 
 __all__ = ["STATES", "KernelModules", "Loaded"]
 
@@ -58,6 +60,32 @@ _PER_CPU: Final = tuple(
 )
 
 
+# include/linux/module.h: the memory of all of a module, and of its init, which starts and sizes are
+# of; since 6.4 a piece of each sort (enum mod_mem_type), those of the init last.
+_MEMORY: Final = tuple(
+    f"(unsigned long)&((struct module *)0)->{layout}.{member}"
+    for layout in ("core_layout", "init_layout")
+    for member in ("base", "size")
+)
+_MEMORY_6_4: Final = (
+    "(unsigned long)&((struct module *)0)->mem",
+    "(unsigned long)sizeof(struct module_memory)",
+    "(unsigned long)&((struct module_memory *)0)->base",
+    "(unsigned long)&((struct module_memory *)0)->size",
+    "(unsigned long)MOD_INIT_TEXT",
+    "(unsigned long)MOD_MEM_NUM_TYPES",
+)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Offsets in `struct module` of where a piece of its memory begins, and of its size."""
+
+    base: int
+    size: int
+    init: bool
+
+
 @dataclass(frozen=True)
 class _ModuleLayout:
     """Offsets in `struct module`, and the address of the list of modules."""
@@ -104,12 +132,49 @@ class KernelModules:
         self._module_layout: _ModuleLayout | None = None
         self._section_layout: _SectionLayout | None = None
         self._per_cpu: list[int] | None = None
+        self._memory: list[_Memory] | None = None
 
     def prepare(self) -> None:
         """Ask gdb for everything that it is asked for, once."""
         self._where()
         self._where_sections()
         self._per_cpu_numbers()
+
+    def prepare_memory(self) -> None:
+        """Ask gdb for everything that :meth:`freed` needs.
+
+        :raises GdbError: this kernel does not say where a module's memory is.
+        """
+        self._where()
+        self._where_memory()
+        self._per_cpu_numbers()
+
+    def freed(self, address: int, read: Callable[[int, int], bytes]) -> FreedMemory:
+        """Return what is about to be freed of a `struct module`: all, or its init if it is live.
+
+        :param read: reads the kernel's memory, in place of what this was made with.
+        """
+        other = copy(self)
+        other._read = read
+        return other._freed(address)
+
+    def _freed(self, address: int) -> FreedMemory:
+        name = self.name_at(address)
+        is_live = STATES[self._number(address + self._where().state)] == "live"
+        starts = [
+            (self._word(address + piece.base), self._number(address + piece.size))
+            for piece in self._where_memory()
+            if piece.init or not is_live
+        ]
+        memory = tuple((start, start + size) for start, size in starts if size)
+        if is_live:
+            return FreedMemory.of_module_init(name, memory)
+        per_cpu: tuple[tuple[int, int], ...] = ()
+        base = self._per_cpu_base(address)
+        if base is not None:
+            size = self._number(address + self._per_cpu_numbers()[1])
+            per_cpu = ((base, base + size),)
+        return FreedMemory.of_module(name, memory, per_cpu)
 
     def listing(self) -> Iterator[Loaded]:
         """Yield the modules in the kernel's list, the latest first."""
@@ -119,7 +184,7 @@ class KernelModules:
             if entry in (layout.head, 0):
                 return
             address = entry - layout.list
-            state = int.from_bytes(self._read(address + layout.state, 4), "little")
+            state = self._number(address + layout.state)
             if state != _UNFORMED:
                 yield Loaded(self.name_at(address), address, state)
             entry = self._word(entry)
@@ -136,7 +201,7 @@ class KernelModules:
             return {}
         most = _MOST_SECTIONS
         if layout.count is not None:
-            most = int.from_bytes(self._read(attributes + layout.count, 4), "little")
+            most = self._number(attributes + layout.count)
         sections: dict[str, int] = {}
         for index in range(most):
             attribute = attributes + layout.attrs + index * layout.stride
@@ -156,8 +221,7 @@ class KernelModules:
         if not (numbers := self._per_cpu_numbers()):
             return None
         base, size = numbers
-        length = int.from_bytes(self._read(address + size, 4), "little")
-        return self._word(address + base) if length else None
+        return self._word(address + base) if self._number(address + size) else None
 
     def _per_cpu_numbers(self) -> list[int]:
         if self._per_cpu is None:
@@ -166,6 +230,10 @@ class KernelModules:
             except GdbError:
                 self._per_cpu = []  # without CONFIG_SMP they are variables like any other
         return self._per_cpu
+
+    def _number(self, address: int) -> int:
+        """Return an unsigned int, or an enumerator."""
+        return int.from_bytes(self._read(address, 4), "little")
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self._read(address, 8), "little")
@@ -181,6 +249,21 @@ class KernelModules:
         if self._module_layout is None:
             self._module_layout = _ModuleLayout(*self._numbers(_LIST))
         return self._module_layout
+
+    def _where_memory(self) -> list[_Memory]:
+        if self._memory is None:
+            try:
+                base, size, init_base, init_size = self._numbers(_MEMORY)
+                self._memory = [_Memory(base, size, False), _Memory(init_base, init_size, True)]
+            except GdbError:
+                first, stride, base, size, init, count = self._numbers(_MEMORY_6_4)
+                self._memory = [
+                    _Memory(
+                        first + sort * stride + base, first + sort * stride + size, sort >= init
+                    )
+                    for sort in range(count)
+                ]
+        return self._memory
 
     def _where_sections(self) -> _SectionLayout:
         if self._section_layout is None:

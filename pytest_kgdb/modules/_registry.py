@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..kernel import ModuleFile, has_location, lines_with_code, read_module
 from ..memory import ModuleFiles, module_name
 from ..process import run, which
+from ..trace import FreedMemory
 
 if TYPE_CHECKING:
     from ..kernel import Built, Kernel
@@ -54,6 +55,8 @@ class LoadedModule:
     ranges: list[tuple[int, int, bool]]
     """Start, end, and whether the memory is freed when its init has run."""
     init_freed: bool = False
+    per_cpu: tuple[tuple[int, int], ...] = ()
+    """Start and end of its per-CPU variables, as addresses to which a CPU's offset is added."""
     disabled: set[str] = field(default_factory=set)
     """Locations of breakpoints in init memory that is freed, as gdb numbers them."""
 
@@ -62,6 +65,20 @@ class LoadedModule:
         return any(
             start <= address < end and (is_init or not init) for start, end, is_init in self.ranges
         )
+
+    @property
+    def freed(self) -> FreedMemory:
+        """Its memory, once it is gone."""
+        ranges = (
+            (start, end) for start, end, init in self.ranges if not (init and self.init_freed)
+        )
+        return FreedMemory.of_module(self.name, tuple(ranges), self.per_cpu)
+
+    @property
+    def freed_init(self) -> FreedMemory:
+        """The memory of its init, once that has run."""
+        ranges = ((start, end) for start, end, init in self.ranges if init)
+        return FreedMemory.of_module_init(self.name, tuple(ranges))
 
 
 class ModuleRegistry:

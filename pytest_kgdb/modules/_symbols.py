@@ -22,6 +22,7 @@ __all__ = ["ModuleSymbols"]
 _UNUSED: Final = 0xFFFFFFFFFFE00000
 _UNUSED_END: Final = 0xFFFFFFFFFFF80000
 _GAP: Final = 4096  # between one section and the next
+_PER_CPU: Final = ".data..percpu"
 
 # Only while the file is being loaded is there memory behind these.
 _NOT_KEPT: Final = (".symtab", ".strtab", ".modinfo", "__versions")
@@ -97,6 +98,7 @@ class ModuleSymbols:
             sections,
             ranges,
             init_freed=STATES[entry.state] == "live",
+            per_cpu=_per_cpu(file, sections),
         )
         self._registry.loaded[entry.name] = module
         try:
@@ -192,8 +194,14 @@ def _ranges(file: Path, sections: dict[str, int]) -> list[tuple[int, int, bool]]
     return [
         (start, start + sizes[name], name.startswith(".init"))
         for name, start in sections.items()
-        if sizes.get(name) and name != ".data..percpu"  # which is no address
+        if sizes.get(name) and name != _PER_CPU  # which is no address
     ]
+
+
+def _per_cpu(file: Path, sections: dict[str, int]) -> tuple[tuple[int, int], ...]:
+    """Return where a module's per-CPU variables are; nothing of one without."""
+    start, size = sections.get(_PER_CPU), _section_sizes(file).get(_PER_CPU)
+    return () if start is None or not size else ((start, start + size),)
 
 
 def _section_sizes(file: Path) -> dict[str, int]:

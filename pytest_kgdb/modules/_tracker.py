@@ -130,19 +130,14 @@ class ModuleTracker(StopSubscriber):
     def _on_init_ended(self) -> bool:
         if (module := self._at(self._argument())) is not None:
             self._symbols.init_ended(module)
-            self._end_instruments(lambda address: module.holds(address, init=True))
+            self._instruments.forget(module.freed_init)
         return False
 
     def _on_going(self) -> bool:
         if (module := self._at(self._argument())) is not None:
-            self._end_instruments(module.holds)
+            self._instruments.forget(module.freed)
             self._symbols.remove(module.name)
         return False
-
-    def _end_instruments(self, contains: Callable[[int], bool]) -> None:
-        """End the instruments in memory that is about to be freed."""
-        for instrument in self._instruments.within(contains):
-            instrument.delete()
 
     def _at(self, address: int) -> LoadedModule | None:
         modules = self._registry.loaded.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..debugger import errno_of
 from ._arrivals import Arrivals
 from ._call import Call, TaskAtCall
+from ._freed import FreedMemory, FreeingHooks
 from ._instrument import Instrument
 from ._instruments import Instruments
 from ._override import CallPlaces, Override, When
@@ -17,6 +18,8 @@ __all__ = [
     "Call",
     "CallPlaces",
     "Cost",
+    "FreedMemory",
+    "FreeingHooks",
     "Instrument",
     "Instruments",
     "Override",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from ..debugger import Deletable
 from ..rsp import Hook
+from ._freed import FreedMemory
 from ._functions import Function, FunctionEntry
 
 __all__ = ["HookRelay", "Instrument"]
@@ -40,6 +42,7 @@ class Instrument(Deletable):
         self._function = function
         self._hooks: list[tuple[int, Hook]] = []
         self._active = True
+        self._ended_by = ""  # what ended it, if that was not the test
         self.function = function.name
         self.inlined_in = function.inlined_in
         """Functions into which gcc inlined it; its calls there are not seen."""
@@ -58,16 +61,40 @@ class Instrument(Deletable):
 
     @property
     def active(self) -> bool:
-        """Whether it is still at work: until `delete()`, the test's end, or its module's."""
+        """Whether it is still at work: until `delete()`, the test's end, or its module's.
+
+        `repr()` says what has ended it, if the test has not.
+        """
         return self._active
+
+    @property
+    def addresses(self) -> list[int]:
+        """Where it is (for the instruments)."""
+        return [entry.address for entry in self._function.entries]
 
     def within(self, contains: Callable[[int], bool]) -> bool:
         """Whether it is at an address of those (for the modules)."""
-        return any(contains(entry.address) for entry in self._function.entries)
+        return any(map(contains, self.addresses))
+
+    def forget(self, memory: FreedMemory) -> None:
+        """End it if it is in memory that is being freed (for the instruments).
+
+        The kernel is stopped, or the relay's thread has it stopped.
+        """
+        if self._active and self.within(memory.holds):
+            self._ended_by = memory.why
+            self.delete()
+
+    def _remove_hooks(self, hooks: Iterable[tuple[int, Hook]]) -> None:
+        for address, hook in hooks:
+            with contextlib.suppress(ValueError):  # delete() is about it, in another thread
+                self._hooks.remove((address, hook))
+                self._relay.remove_hook(address, hook)
 
     def _state(self) -> str:
         """Return what `repr()` shows of every instrument."""
-        return ("" if self.active else ", ended") + (f"; {self.unseen}" if self.unseen else "")
+        ended = f", ended: {self._ended_by}" if self._ended_by else ", ended"
+        return ("" if self.active else ended) + (f"; {self.unseen}" if self.unseen else "")
 
     def delete(self) -> None:
         """End it, whether the kernel is stopped or runs; a second time does nothing.
@@ -76,5 +103,7 @@ class Instrument(Deletable):
         """
         if self._active:
             self._active = False
-            for address, hook in self._hooks:
-                self._relay.remove_hook(address, hook)
+            while self._hooks:  # a call that is being served may add one
+                hooks, self._hooks = self._hooks, []
+                for address, hook in hooks:
+                    self._relay.remove_hook(address, hook)

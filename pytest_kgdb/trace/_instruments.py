@@ -21,6 +21,7 @@ from ..debugger import (
 )
 from ..errors import KgdbError
 from ._arrivals import Arrivals
+from ._freed import FreedMemory, FreeingHooks
 from ._functions import Returns, find_function
 from ._instrument import HookRelay, Instrument
 from ._override import CallPlaces, Override, When
@@ -36,6 +37,7 @@ class Instruments(StopSubscriber):
 
     :param run_control: is asked whether the kernel is stopped.
     :param source: the source of the functions.
+    :param freeing: has it seen when the kernel frees memory.
     """
 
     def __init__(
@@ -45,14 +47,17 @@ class Instruments(StopSubscriber):
         relay: HookRelay,
         locations: Locations,
         source: SourceText,
+        freeing: FreeingHooks,
     ) -> None:
         self._source = source
+        self._freeing = freeing
         self._debugger = debugger
         self._run_control = run_control
         self._relay = relay
         self._locations = locations
         self._instruments: list[Instrument] = []
         self._listeners: list[Callable[[], None]] = []
+        freeing.subscribe(self.forget)
         run_control.subscribe(self)
 
     def on_insert(self, listener: Callable[[], None]) -> None:
@@ -61,6 +66,7 @@ class Instruments(StopSubscriber):
 
     def _add(self, instrument: Instrument) -> None:
         self._instruments.append(instrument)
+        self._freeing.add(instrument.addresses)
         for listener in self._listeners:
             listener()
 
@@ -72,12 +78,15 @@ class Instruments(StopSubscriber):
         if keep < 1:
             raise KgdbError(f"a spy keeps at least one call, not {keep}")
         target = find_function(self._debugger, self._locations, function, collect, "spy")
+        if returns:
+            self._freeing.prepare()  # for its hooks, which cannot ask gdb
         spy = Spy(
             self._relay,
             target,
             returns=returns,
             keep=keep,
             barred=self._locations.forbidden_ranges() if returns else (),
+            guard=lambda address: self._freeing.add([address]),
         )
         self._add(spy)
         return spy
@@ -175,6 +184,14 @@ class Instruments(StopSubscriber):
         if not event.keep_breakpoints:
             self.end()
 
+    def forget(self, memory: FreedMemory) -> None:
+        """Have all of them do without memory that is being freed, or is gone.
+
+        The kernel is stopped, or the relay's thread has it stopped.
+        """
+        for instrument in list(self._instruments):
+            instrument.forget(memory)
+
     def default_failure(self, function: str) -> object:
         """Return what a function returns that fails for want of memory: -ENOMEM, or NULL.
 
@@ -271,3 +288,4 @@ class Instruments(StopSubscriber):
         for instrument in self._instruments:
             instrument.delete()
         self._instruments.clear()
+        self._freeing.remove()

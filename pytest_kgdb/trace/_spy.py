@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ..rsp import CONTINUE, Action, Event, Hook
 from ._call import Call, number_of
+from ._freed import FreedMemory
 from ._functions import Function, FunctionEntry
 from ._instrument import HookRelay, Instrument
 
@@ -75,6 +76,7 @@ class Spy(Instrument):
     :param returns: whether to wait for what the calls return.
     :param keep: calls that are kept.
     :param barred: address ranges in which no breakpoint may be.
+    :param guard: has it seen when the memory that an address is in is freed; False if it cannot be.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Spy(Instrument):
         returns: bool,
         keep: int,
         barred: Sequence[tuple[int, int]],
+        guard: Callable[[int], bool],
     ) -> None:
         super().__init__(relay, function)
+        self._guard = guard
         self._returns = returns
         self._barred = barred
         self._calls: deque[Call] = deque(maxlen=keep)
@@ -143,6 +147,11 @@ class Spy(Instrument):
             if len(self._watched) >= _RETURNS_TO:
                 call.no_return(f"it was called from more than {_RETURNS_TO} places")
                 return
+            if not self._guard(target):
+                call.no_return(
+                    "it was called from a module, and this kernel cannot be seen to unload one"
+                )
+                return
             hook: Hook = self._on_return
             if not self._relay.try_add_hook(target, hook):
                 call.no_return("no breakpoint can be inserted where it was called from")
@@ -171,6 +180,20 @@ class Spy(Instrument):
         if call is not None:
             call.note_return(event)
         return CONTINUE
+
+    def forget(self, memory: FreedMemory) -> None:
+        """Do without memory that is being freed, to which no call returns (for the instruments)."""
+        super().forget(memory)
+        gone = set(filter(memory.holds, self._watched))
+        if gone:
+            self._unwatch(gone, f"what it returns to is gone: {memory.why}")
+
+    def _unwatch(self, addresses: set[int], why: str) -> None:
+        """Watch some return addresses no more."""
+        self._watched -= addresses
+        self._remove_hooks([(address, self._on_return) for address in addresses])
+        for place in [place for place in self._pending if place[0] in addresses]:
+            self._pending.pop(place).no_return(why)
 
     def __repr__(self) -> str:
         dropped = f", {self.dropped} of them dropped" if self.dropped else ""

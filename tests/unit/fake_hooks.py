@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import Action, Event, Hook
+from pytest_kgdb.trace import FreedMemory, FreeingHooks
 
 ENTRY, CALLER, STACK = 0xFFFFFFFF811B25A0, 0xFFFFFFFF811B3066, 0xFFFFC90000007000
 
@@ -77,6 +80,46 @@ class HookedRelay:
         if event.took is not None:
             event.took(took)
         return action
+
+
+START, END = 0xFFFFFFFF81000000, 0xFFFFFFFF82428000
+INIT, INIT_END = 0xFFFFFFFF82193000, 0xFFFFFFFF82274000
+SYMBOLS = {
+    "_text": START, "_end": END, "__init_begin": INIT, "__init_end": INIT_END,
+    "__per_cpu_start": 0, "__per_cpu_end": 0x23168, "__per_cpu_offset": 0xFFFFFFFF81BD57C0,
+    "free_initmem": 0xFFFFFFFF8158F700, "module_arch_freeing_init": 0xFFFFFFFF810B3CE0,
+}  # fmt: skip
+"""Of Linux 6.1."""
+
+
+class FreedModules:
+    """The memory of modules, by the addresses of their `struct module`."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, FreedMemory] = {}
+        self.prepared = 0
+        self.refuses = False
+
+    def prepare_memory(self) -> None:
+        self.prepared += 1
+        if self.refuses:
+            raise KgdbError("no struct module_memory")
+
+    def freed(self, address: int, read: Any) -> FreedMemory:
+        return self.memory[address]
+
+
+def freeing(
+    relay: HookedRelay,
+    modules: FreedModules | None = None,
+    symbols: Mapping[str, int] = MappingProxyType(SYMBOLS),
+) -> FreeingHooks:
+    """Return what sees the kernel of these symbols free memory."""
+    return FreeingHooks(
+        relay,
+        lambda names: {name: symbols[name] for name in names if name in symbols},
+        modules or FreedModules(),
+    )
 
 
 def compiled(

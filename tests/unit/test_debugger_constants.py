@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fake_gdb import FakeGdb, Parts
@@ -27,3 +28,13 @@ def test_the_second_session_does_not_ask(parts: Parts, gdb: FakeGdb) -> None:
         second.numbers(("&modules",))
     gdb.numbers["&modules"] = -8
     assert second.numbers(("&modules",)) == [-8]  # an error is not remembered
+
+
+def test_symbols_are_those_of_the_file(parts: Parts) -> None:
+    class Elf:
+        def symbol(self, name: str) -> int | None:
+            return {"_text": 1 << 63}.get(name)
+
+    constants = Constants(parts.debugger, lambda _, compute: compute())
+    elf: Any = Elf()
+    assert constants.symbols(elf, ("_text", "free_initmem")) == {"_text": 1 << 63}

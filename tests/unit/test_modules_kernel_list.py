@@ -11,7 +11,14 @@ from fake_gdb import FakeGdb, Parts
 from pytest_kgdb.debugger import Constants
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.modules import KernelModules
-from pytest_kgdb.modules._kernel_list import _LIST, _SECTIONS, _SECTIONS_6_14
+from pytest_kgdb.modules._kernel_list import (
+    _LIST,
+    _MEMORY,
+    _MEMORY_6_4,
+    _PER_CPU,
+    _SECTIONS,
+    _SECTIONS_6_14,
+)
 
 HEAD = 0xFFFFFFFF81F4F6A0  # of the list, in Linux 6.1; its offsets in struct module:
 LIST, NAME, STATE, SECT_ATTRS = 8, 24, 0, 0x1A0
@@ -135,3 +142,59 @@ def test_a_kernel_that_does_not_say(kernel: KernelModules) -> None:
     with pytest.raises(KgdbError, match="does not say where the sections of a module are") as error:
         kernel.sections(ONE)
     assert error.value.hint == "build it with CONFIG_KALLSYMS=y and CONFIG_SYSFS=y"
+
+
+# What is freed of one
+
+PIECES = (0x140, 0x148, 0x190, 0x198)  # core_layout and init_layout: base, size
+PER_CPU = (0x1F0, 0x1F8)
+
+
+def numbers(gdb: FakeGdb, expressions: tuple[str, ...], values: tuple[int, ...]) -> None:
+    gdb.numbers.update(zip(expressions, values, strict=True))
+
+
+def module_with_memory(memory: Memory, state: int) -> None:
+    link(memory, (ONE, b"demo", state))
+    for offset, start in zip(PIECES[::2], (0xFFFFFFFFA0000000, 0xFFFFFFFFA0005000), strict=True):
+        memory.word(ONE + offset, start)
+    for offset, size in zip(PIECES[1::2], (0x4000, 0x1000), strict=True):
+        memory.put(ONE + offset, struct.pack("<I", size))
+    memory.word(ONE + PER_CPU[0], 0x24000)
+    memory.put(ONE + PER_CPU[1], struct.pack("<I", 8))
+
+
+@pytest.mark.parametrize("state", [0, 2])
+@pytest.mark.parametrize("release", ["6.1", "6.4"])
+def test_memory_that_is_freed(
+    kernel: KernelModules, memory: Memory, gdb: FakeGdb, state: int, release: str
+) -> None:
+    if release == "6.1":
+        numbers(gdb, _MEMORY, PIECES)
+    else:
+        numbers(gdb, _MEMORY_6_4, (PIECES[0], PIECES[2] - PIECES[0], 0, 8, 1, 2))
+    numbers(gdb, _PER_CPU, PER_CPU)
+    module_with_memory(memory, state)
+    kernel.prepare_memory()
+    gdb.agent.clear()
+    others = Memory()
+    assert others.pages == {}
+    read, kernel._read = memory.read, others.read
+    freed = kernel.freed(ONE, read)
+    init = (0xFFFFFFFFA0005000, 0xFFFFFFFFA0006000)
+    if state == 0:
+        assert (freed.ranges, freed.per_cpu) == ((init,), ())
+        assert freed.why == "the init of module demo has run, and its memory is freed"
+    else:
+        assert freed.ranges == ((0xFFFFFFFFA0000000, 0xFFFFFFFFA0004000), init)
+        assert freed.per_cpu == ((0x24000, 0x24008),)
+        assert freed.why == "module demo is not loaded any more"
+
+
+def test_no_init_is_freed_twice(kernel: KernelModules, memory: Memory, gdb: FakeGdb) -> None:
+    numbers(gdb, _MEMORY, PIECES)
+    module_with_memory(memory, 2)
+    memory.put(ONE + PIECES[3], bytes(4))
+    freed = kernel.freed(ONE, memory.read)
+    assert freed.ranges == ((0xFFFFFFFFA0000000, 0xFFFFFFFFA0004000),)
+    assert freed.per_cpu == (), "this kernel has one CPU"

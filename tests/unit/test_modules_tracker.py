@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_gdb import Parts
-from fake_hooks import HookedRelay, compiled
+from fake_hooks import HookedRelay, compiled, freeing
 from fake_module import COMING, LIVE, KernelList, ModuleGdb, registry, write_module
 
 from pytest_kgdb.debugger import Restored, StopRecord
@@ -46,6 +46,7 @@ class World:
             self.relay,
             parts.locations,
             SimpleNamespace(),  # the source
+            freeing(self.relay),
         )
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_gdb import FakeGdb, Parts
-from fake_hooks import ENTRY, HookedRelay, compiled
+from fake_hooks import ENTRY, HookedRelay, compiled, freeing
 
 from pytest_kgdb.debugger import Restored
 from pytest_kgdb.errors import KgdbError
@@ -67,6 +67,7 @@ def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) ->
         relay,
         parts.locations,
         Source(),  # type: ignore[arg-type]
+        freeing(relay),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled
 
 from pytest_kgdb.errors import KgdbError
-from pytest_kgdb.trace import Cost, Spy
+from pytest_kgdb.trace import Cost, FreedMemory, Spy
 from pytest_kgdb.trace import _spy as spy_module
 from pytest_kgdb.trace._functions import _CONTEXT, Function, FunctionEntry, Returns, _reader
 
@@ -30,7 +30,7 @@ def make(relay: HookedRelay, *, returns: bool = False, **options: Any) -> Spy:
     count = ("count", _reader("count", compiled("reg 3"), ""))
     flags = _reader("file->f_flags", compiled("reg 5", "ref32"), "")
     entry = FunctionEntry(ENTRY, INT, (count,), (flags,), tuple(context))
-    options = {"keep": 10, "barred": (), **options}
+    options = {"keep": 10, "barred": (), "guard": lambda _: True, **options}
     return Spy(
         relay,
         Function("vfs_read", (entry,), ("ksys_read (fs/read_write.c:613)",)),
@@ -116,6 +116,7 @@ def test_calls_within_calls(relay: HookedRelay) -> None:
         ("barred", "from where no breakpoint may be"),
         ("refused", "no breakpoint can be inserted where it was called from"),
         ("too many", "called from more than 0 places"),
+        ("unseen", "from a module, and this kernel cannot be seen to unload one"),
     ],
 )
 def test_why_a_return_is_not_seen(
@@ -126,7 +127,12 @@ def test_why_a_return_is_not_seen(
         relay.refuses.add(CALLER)
     if reason == "too many":
         monkeypatch.setattr(spy_module, "_RETURNS_TO", 0)
-    calls = make(relay, returns=reason != "not asked for", barred=barred)
+    calls = make(
+        relay,
+        returns=reason != "not asked for",
+        barred=barred,
+        guard=lambda address: reason != "unseen" or address != CALLER,
+    )
     relay.arrive()
     with pytest.raises(KgdbError, match=message):
         _ = calls.calls[0].return_value
@@ -170,6 +176,40 @@ def test_a_call_that_is_not_waited_for_any_more_says_so(relay: HookedRelay) -> N
             first.return_value  # noqa: B018 # it raises
 
 
+# Returns that will not come
+
+
+def test_no_return_is_awaited_in_memory_that_goes(relay: HookedRelay) -> None:
+    elsewhere = STACK + 0x4000
+    relay.memory.put(elsewhere, (CALLER + 0x1000).to_bytes(8, "little"))
+    calls = make(relay, returns=True)
+    relay.arrive()
+    relay.arrive(sp=elsewhere)
+    calls.forget(FreedMemory.of_module("demo", ((CALLER, CALLER + 1),)))
+    assert set(relay.hooks) == {ENTRY, CALLER + 0x1000}
+    first, second = calls.calls
+    with pytest.raises(KgdbError, match="returns to is gone: module demo is not loaded any more"):
+        first.return_value  # noqa: B018 # it raises
+    relay.arrive(CALLER + 0x1000, sp=elsewhere + 8, ax=3)
+    assert second.return_value == 3
+    relay.arrive()
+    assert CALLER in relay.hooks, "another module is there"
+    calls.delete()
+    assert not relay.hooks
+
+
+def test_it_ends_with_the_memory_that_it_is_in(relay: HookedRelay) -> None:
+    calls = make(relay, returns=True)
+    relay.arrive()
+    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY + 1, ENTRY + 64),)))
+    assert calls.active
+    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY, ENTRY + 64),)))
+    assert not calls.active
+    assert not relay.hooks
+    ended = "ended: the init of module demo has run, and its memory is freed"
+    assert repr(calls).startswith(f"<Spy on vfs_read: 1 calls, {ended}")
+
+
 # What it costs
 
 
@@ -211,7 +251,14 @@ def test_which_copy_was_called_and_whether_it_returns_anything(relay: HookedRela
         FunctionEntry(address, INT, (), (), tuple(context), copy=copy, keeps_result=kept)
         for address, copy, kept in ((ENTRY, "foo", True), (ENTRY + 64, "foo.isra.0", False))
     )
-    calls = Spy(relay, Function("foo", entries, ()), returns=True, keep=10, barred=())
+    calls = Spy(
+        relay,
+        Function("foo", entries, ()),
+        returns=True,
+        keep=10,
+        barred=(),
+        guard=lambda _: True,
+    )
     for address in (ENTRY, ENTRY + 64):
         relay.memory.put(STACK, (0x7000).to_bytes(8, "little"))
         relay.arrive(address, r15=0x9000)

@@ -1,0 +1,70 @@
+"""Instruments whose memory the kernel frees: modules, the inits of modules, its own init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_kgdb.errors import GuestCommandError
+from pytest_kgdb.handle import attachment_of
+
+FREED = Path(__file__).parent / "modules" / "freed"
+FIRST, SECOND = FREED / "first.ko", FREED / "second.ko"
+CALL = "echo 1 > /sys/module/{}/parameters/call"
+
+
+def sum_of(number: int) -> int:
+    """What second_sum() returns."""
+    for n in range(32):
+        number = (number ^ 0x1122334455667788) * (2 * n + 3) & (1 << 64) - 1
+    return number - (1 << 64) * (number >> 63)
+
+
+def second_is_whole(kgdb) -> None:
+    """Load another module, and have its code run."""
+    kgdb.modules.load(SECOND)
+    assert kgdb.run(CALL.format("second")).status == 0
+    assert kgdb.evaluate("second_numbers[63]") == sum_of(3)
+    assert "KGDB: BP" not in kgdb.dmesg()
+
+
+def in_modules(kgdb) -> list[int]:
+    """Return where the target has breakpoints behind the kernel's image."""
+    inserted = attachment_of(kgdb).relay._breakpoints.inserted
+    return [address for address in inserted if address >= kgdb.program.symbol("_end").address]
+
+
+@pytest.mark.parametrize("where", ["init", "text", "parameter"])
+def test_returns_to_a_module_that_goes(kgdb, where):
+    with kgdb.spy("int_pow", returns=True) as powers:
+        if where == "parameter":  # which is refused, and the module with it
+            with pytest.raises(GuestCommandError, match="Invalid argument"):
+                kgdb.modules.load(FIRST, call="-")
+            values = [9] * powers.count  # busybox tries another system call, too
+        else:
+            first = kgdb.modules.load(FIRST)
+            values = [343]
+        if where == "text":
+            assert kgdb.run(CALL.format("first")).status == 0
+            values.append(9)
+            assert len(in_modules(kgdb)) == 1
+            first.unload()
+        assert [call.return_value for call in powers.calls] == values
+        kgdb.run("true")  # what is not needed is removed when the kernel next runs
+        assert not in_modules(kgdb)
+        second_is_whole(kgdb)
+        assert powers.active
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_returns_to_init_code_that_goes(kgdb):
+    init = range(*(kgdb.program.symbol(name).address for name in ("__init_begin", "__init_end")))
+    relay = attachment_of(kgdb).relay
+    with kgdb.spy("misc_register", returns=True) as registered:
+        kgdb.breakpoint("run_init_process", temporary=True)
+        kgdb.cont()
+        values = [call.return_value for call in registered.calls]
+        assert values == [0] * registered.count != []
+        assert not [address for address in relay._breakpoints.inserted if address in init]
+        assert registered.active
