@@ -3,7 +3,11 @@
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
+import math
+import re
+
 import gdb
+from gdb_conditions import is_convenience
 from gdb_frames import (
     is_at_entry,
     is_misread,
@@ -183,14 +187,17 @@ def op_assign(expression, value):
             "stop at the function's entry, where it is in a register",
         )
     kind = plain(target.type)
-    if isinstance(value, str):
-        right = checked(value)
-        source = gdb.parse_and_eval(right)
-        numeric = plain(source.type).code in (*INTEGERS, gdb.TYPE_CODE_PTR)
-        number = number_of(source) if numeric else None
-    else:
-        right, number = str(value), value
-    if number is not None and kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR):
+    if kind.code == gdb.TYPE_CODE_FLT and isinstance(value, int):
+        value = as_float(expression, target.type, value)
+    right, number = source_of(value)
+    is_number = kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and not is_gdbs_own(expression)
+    if isinstance(number, float):
+        if kind.code == gdb.TYPE_CODE_FLT:
+            check_float(expression, target.type, number)
+        elif is_number:
+            number = whole(expression, target.type, number)
+            right = parenthesised(number)
+    if isinstance(number, int) and is_number:
         field = bit_field(expression)
         bits = field[0] if field is not None else 8 * kind.sizeof
         low, high = limits(kind, bits)
@@ -207,10 +214,61 @@ def op_assign(expression, value):
             data = (number & (1 << bits) - 1).to_bytes(kind.sizeof, "little")
             gdb.selected_inferior().write_memory(int(target.address) & MASK, data)
             return {}
-        if not isinstance(value, str):
-            right = str(number) if number >= 0 else f"({number})"
     gdb.execute(f"set var {left} = {right}", to_string=True)
     return {}
+
+
+def source_of(value):
+    """What is assigned, as gdb is to be told, and as a number; None for what is none."""
+    if isinstance(value, float):
+        return given.add(gdb.Value(value)), value
+    if not isinstance(value, str):
+        return parenthesised(value), value
+    right = checked(value)
+    source = gdb.parse_and_eval(right)
+    code = plain(source.type).code
+    if code == gdb.TYPE_CODE_FLT:
+        return right, float(source)
+    return right, number_of(source) if code in (*INTEGERS, gdb.TYPE_CODE_PTR) else None
+
+
+def as_float(expression, its_type, number):
+    try:
+        return float(number)
+    except OverflowError:
+        raise Refused(f"{expression} is a {its_type}, which cannot hold {number}") from None
+
+
+def parenthesised(number):
+    return str(number) if number >= 0 else f"({number})"
+
+
+def whole(expression, its_type, number):
+    """A fraction's number as an integer; one that is not whole is refused."""
+    if not number.is_integer():
+        raise Refused(
+            f"{expression} is a {its_type}, which cannot hold {number}: it holds no fractions",
+            "round it: int(…) in Python, a cast to `long` in a C expression",
+        )
+    return int(number)
+
+
+# IEEE 754: the largest number of 32 bits.
+FLOAT_MAX = (2 - 2**-23) * 2.0**127
+
+
+def check_float(expression, its_type, number):
+    """Refuse a number that would become infinite."""
+    if plain(its_type).sizeof == 4 and math.isfinite(number) and abs(number) > FLOAT_MAX:
+        raise Refused(
+            f"{expression} is a {its_type}, which cannot hold {number}: it holds up to {FLOAT_MAX}"
+        )
+
+
+def is_gdbs_own(expression):
+    """Whether what is assigned to is a variable of gdb's own, which takes any type."""
+    name = expression.strip()
+    return re.fullmatch(r"\$[A-Za-z_]\w*", name) is not None and is_convenience(name[1:])
 
 
 def limits(kind, bits):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._generation import Generation
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
+    from ._numbers import number_of
     from ._objects import expression_of, object_of, per_cpu
     from ._process import (
         GdbProcess,
@@ -86,6 +87,7 @@ __all__ = [
     "gdb_version",
     "launch_gdb",
     "launch_template",
+    "number_of",
     "object_of",
     "per_cpu",
     "place_of",
@@ -126,6 +128,7 @@ _MODULE_OF: Final = {
     "MiTransport": "_mi",
     "Record": "_mi",
     "c_string": "_mi",
+    "number_of": "_numbers",
     "expression_of": "_objects",
     "object_of": "_objects",
     "per_cpu": "_objects",

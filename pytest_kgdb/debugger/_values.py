@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -11,7 +12,7 @@ from ._debugger import Debugger
 from ._errnos import MAX_ERRNO, errno_name, errno_of
 from ._mi import GdbError
 
-__all__ = ["Task", "Value", "evaluate", "record_summary", "summary_of"]
+__all__ = ["Task", "Value", "evaluate", "real_of", "record_summary", "summary_of"]
 
 _NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
 _ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
@@ -206,11 +207,18 @@ class Value:
             raise TypeError(f"{self._expression} is a {self.type}, not a number")
         return int(record["int"])
 
+    def _real(self) -> int | float:
+        record = self._readable()
+        return float(record["float"]) if "float" in record else self._int()
+
     def __int__(self) -> int:
         return self._int()
 
     def __index__(self) -> int:
-        return self._int()
+        number = self._real()
+        if isinstance(number, float):
+            raise TypeError(f"{self._expression} is a {self.type}, not an integer")
+        return number
 
     def __float__(self) -> float:
         record = self._readable()
@@ -243,18 +251,16 @@ class Value:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Value):
             mine, theirs = self._readable(), other._readable()
-            if "int" in mine and "int" in theirs:
-                return bool(mine["int"] == theirs["int"])
+            if _is_number(mine) and _is_number(theirs):
+                return self._real() == other._real()
             return str(self) == str(other)
         if isinstance(other, Mapping):
             return bool(self.members) and all(self[name] == other[name] for name in other)
-        if isinstance(other, bool | int):
+        if isinstance(other, int | float):
             record = self._readable()
             if record["code"] == "ptr" and other < 0:
-                return self._signed() == int(other)
-            return "int" in record and self._int() == int(other)
-        if isinstance(other, float):
-            return float(self) == other
+                return self._signed() == other
+            return _is_number(record) and self._real() == other
         if isinstance(other, str):
             if self.error is not None and _ERROR.fullmatch(other):
                 return self._signed() == errno_of(other)
@@ -276,37 +282,56 @@ class Value:
         return str(self)
 
     def __lt__(self, other: Any) -> bool:
-        return self._int() < int(other)
+        return self._real() < _operand(other)
 
     def __le__(self, other: Any) -> bool:
-        return self._int() <= int(other)
+        return self._real() <= _operand(other)
 
     def __gt__(self, other: Any) -> bool:
-        return self._int() > int(other)
+        return self._real() > _operand(other)
 
     def __ge__(self, other: Any) -> bool:
-        return self._int() >= int(other)
+        return self._real() >= _operand(other)
 
-    def __add__(self, other: Any) -> int:
-        return self._int() + int(other)
+    def __add__(self, other: Any) -> Any:
+        return self._real() + _operand(other)
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> int:
-        return self._int() - int(other)
+    def __sub__(self, other: Any) -> Any:
+        return self._real() - _operand(other)
 
-    def __rsub__(self, other: Any) -> int:
-        return int(other) - self._int()
+    def __rsub__(self, other: Any) -> Any:
+        return _operand(other) - self._real()
 
     def __and__(self, other: Any) -> int:
-        return self._int() & int(other)
+        return operator.index(self) & operator.index(other)
 
     __rand__ = __and__
 
     def __or__(self, other: Any) -> int:
-        return self._int() | int(other)
+        return operator.index(self) | operator.index(other)
 
     __ror__ = __or__
+
+
+def _is_number(record: dict[str, Any]) -> bool:
+    return "int" in record or "float" in record
+
+
+def real_of(value: Value) -> int | float:
+    """Return the number that a value is, with its fraction.
+
+    :raises TypeError: it is none.
+    """
+    return value._real()
+
+
+def _operand(other: Any) -> int | float:
+    """Return what a value is computed or compared with."""
+    if isinstance(other, Value):
+        return real_of(other)
+    return other if isinstance(other, float) else int(other)
 
 
 class Task(Value):

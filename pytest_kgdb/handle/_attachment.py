@@ -26,6 +26,7 @@ from ..debugger import (
     RunControl,
     c_string,
     define_current,
+    number_of,
 )
 from ..elf import ElfFile
 from ..errors import ConfigError, DebuggerDied, KgdbError
@@ -342,8 +343,12 @@ class Attachment:
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member or a register (gdb's `set var`)."""
         self.run_control.require_stopped("assign()")
-        self.note_expression(f"{expression} = {value}")
-        plain = value if isinstance(value, int | str) else str(value)
+        plain = value if isinstance(value, str) else number_of(value)
+        if plain is None:
+            raise KgdbError(
+                f"{expression} cannot be assigned {value!r}", hint="a number, or a C expression"
+            )
+        self.note_expression(f"{expression} = {plain}")
         c_string(f"{expression} = {plain}")  # one line
         with self.explaining_refusal(f"cannot assign to {expression}"):
             self.debugger.request("assign", expression=expression, value=plain)

@@ -75,12 +75,12 @@ class Inspecting(Base):
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member, a register (`$rax`).
 
-        :param value: a number, or a C expression.
-        :raises KgdbError: gdb cannot; the message is its own.
+        :param value: a number, or a C expression. Only a whole number is assigned to an integer,
+            a truth value, an enumeration or a pointer.
+        :raises KgdbError: gdb cannot, and the message is its own; or the number does not fit.
         """
         __tracebackhide__ = True
-        number = int(value) if isinstance(value, bool | Value) else value
-        self._slot.require().assign(expression, number)
+        self._slot.require().assign(expression, value)
 
     def read(self, address: int, size: int) -> bytes:
         """Read the kernel's virtual memory.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from ..debugger import (
     StopRecord,
     StopSubscriber,
     errno_of,
+    number_of,
 )
 from ..errors import KgdbError
 from ._arrivals import Arrivals
@@ -261,13 +261,12 @@ class Instruments(StopSubscriber):
             if number is not None:
                 return number
             return returns
-        if hasattr(returns, "__index__"):
-            return operator.index(returns)
-        if hasattr(returns, "value_"):  # a drgn.Object
-            return int(returns.value_())
+        value = number_of(returns)
+        if value is not None and value == value // 1:
+            return int(value)
         raise KgdbError(
             f"an override cannot return {returns!r}",
-            hint="a number, '-ENOMEM', a C expression, or None for a void function",
+            hint="a whole number, '-ENOMEM', a C expression, or None for a void function",
         )
 
     @property

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_gdb import FakeGdb, Parts, Refused
 
-from pytest_kgdb.debugger import Frame, GdbError, Task, Value, Variables, evaluate, per_cpu
+from pytest_kgdb.debugger import (
+    Frame,
+    GdbError,
+    Task,
+    Value,
+    Variables,
+    evaluate,
+    number_of,
+    per_cpu,
+)
 from pytest_kgdb.errors import KgdbError, StaleError
 
 
@@ -106,6 +117,24 @@ def test_floating_point(value: Make) -> None:
     x = value("x", "flt", float=0.5, text="0.5")
     assert x == 0.5
     assert (int(x), float(x), bool(x)) == (0, 0.5, True)
+
+
+def test_nothing_is_cut_off(value: Make) -> None:
+    x, one = value("x", "flt", float=1.5, text="1.5"), value("one", int=1, text="1")
+    assert 1 < x < 1.75
+    assert one < 1.5 != one < x != one
+    assert x == value("y", "flt", float=1.5, text="1.50")
+    assert value("z", "flt", float=2.0, text="2") == 2
+    assert (x + 1, one - 0.5, 2 - x) == (2.5, 0.5, 0.5)
+    with pytest.raises(TypeError, match="x is a flt, not an integer"):
+        range(x)
+    assert [number_of(each) for each in (x, one, 2, True, 0.5, Fraction(4, 2))] == [
+        1.5, 1, 2, 1, 0.5, 2,
+    ]  # fmt: skip
+    assert (number_of(Fraction(1, 2)), number_of(Decimal("0.5"))) == (0.5, 0.5)
+    assert number_of("1") is None
+    with pytest.raises(TypeError, match="s is a struct, not a number"):
+        number_of(value("s", "struct", members=["a"]))
 
 
 def test_an_enumerator_is_its_name_and_its_number(value: Make) -> None:
