@@ -47,12 +47,6 @@ unwinder.load(gdb.parameter("index-cache directory"))
 # kernel/debug/debug_core.c: the task on the CPU whose stop this is. In the kernel's own source the
 # word is a macro, too (arch/x86/include/asm/current.h), but one for code that runs.
 gdb.execute("macro define current kgdb_info[kgdb_active.counter].task")
-# include/linux/percpu-defs.h, where they are macros, too, that end in an instruction.
-gdb.execute(
-    "macro define per_cpu_ptr(ptr, cpu) "
-    "((__typeof__(ptr))((unsigned long)(ptr) + __per_cpu_offset[cpu]))"
-)
-gdb.execute("macro define per_cpu(var, cpu) (*per_cpu_ptr(&(var), cpu))")
 
 values = {}  # id -> gdb.Value, until the kernel is resumed
 counter = 0

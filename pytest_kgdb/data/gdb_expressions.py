@@ -29,6 +29,11 @@ from gdb_operators import (
     pointer_arithmetic,
     prefix,
 )
+from gdb_per_cpu import (
+    POSSIBLE,
+    check_constants,
+    checked_cpu,
+)
 from gdb_places import (
     new_label,
 )
@@ -44,6 +49,7 @@ from gdb_types import (
     is_integer,
     is_pointer,
     lookup,
+    one_line,
     text_size,
     tokens_of,
     type_named,
@@ -58,6 +64,10 @@ class Compiler:
 
     def __init__(self, text, scope):
         self.scope = scope
+        text = one_line(text)
+        check_constants(
+            text, tokens_of(text), lambda name: scope.statics.is_constant(name, scope.block)
+        )
         self.tokens = tokens_of(expanded(text))
         self.at = 0
         self.variables = Variables(scope, lambda other: Compiler(other, scope).compile())
@@ -282,6 +292,13 @@ class Compiler:
 
     # Names and constants
 
+    def cpu_number(self):
+        """The CPU of a per_cpu()."""
+        self.need("(")
+        item = self.conditional()
+        self.need(")")
+        return checked_cpu(item)
+
     def primary(self):
         token = self.take()
         if token.kind == "number":
@@ -296,6 +313,8 @@ class Compiler:
         if token.kind == "float":
             raise Refused(f"the kernel has no fractions: {token.text}")
         if token.kind == "register":
+            if token.text == POSSIBLE:
+                return self.cpu_number()
             if self.peek("("):
                 raise Refused(
                     f"{token.text}() is gdb's, and gdb does not see the call",

@@ -11,6 +11,7 @@ import re
 
 import gdb
 from gdb_arithmetic import edited, edits_for
+from gdb_per_cpu import check_constants
 from gdb_symbols import (
     UNSIGNED,
     address_of,
@@ -271,6 +272,7 @@ class Names:
             if spelled is not None:
                 edits.append((token.start, token.end, spelled, None))
         edits += edits_for(tokens, lambda name: self.symbol(name, block), block)
+        check_constants(text, tokens, lambda name: self.is_constant(name, block))
         return edited(text, edits)
 
     def symbol(self, name, block):
@@ -284,6 +286,11 @@ class Names:
         if self.verdicts.get(name) == "plain":
             return gdb.lookup_global_symbol(name)
         return self.meaning(name, block, addressed=True)[0]
+
+    def is_constant(self, name, block):
+        """Whether a name is an enumerator's, or one of C's words."""
+        symbol = self.symbol(name, block)
+        return name in WORDS if symbol is None else constant(symbol) is not None
 
     def check_per_cpu(self, tokens, index, name, symbol):
         """Whether a name is a per-CPU variable's; it is refused where the CPU is missing."""

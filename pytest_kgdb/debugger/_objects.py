@@ -71,15 +71,9 @@ def expression_of(obj: drgn.Object) -> str:
 
 
 def per_cpu(debugger: Debugger, variable: str, cpu: int) -> Value:
-    """Return a CPU's own copy of a variable (include/linux/percpu-defs.h, per_cpu_ptr).
+    """Return a CPU's own copy of a variable (include/linux/percpu-defs.h, per_cpu).
 
     :raises KgdbError: there is no such variable or CPU.
     """
-    (count,) = debugger.request("numbers", expressions=["nr_cpu_ids"])["numbers"]
-    if not 0 <= cpu < count:
-        raise KgdbError(f"there is no CPU {cpu}; the guest has {count}")
-    expression = (
-        f"*(__typeof__(&({variable})))((unsigned long)&({variable}) + __per_cpu_offset[{int(cpu)}])"
-    )
-    answer = debugger.request("evaluate", expression=expression)
-    return Value(debugger, answer, f"per_cpu({variable}, {cpu})")
+    expression = f"per_cpu({variable}, {int(cpu)})"
+    return Value(debugger, debugger.request("evaluate", expression=expression), expression)

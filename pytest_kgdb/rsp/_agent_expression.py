@@ -62,7 +62,8 @@ _UNARY: Final[Mapping[str, Callable[[int], int]]] = {
 }
 _REFS: Final = {"ref8": 1, "ref16": 2, "ref32": 4, "ref64": 8}
 _CONSTANTS: Final = frozenset({"const8", "const16", "const32", "const64"})
-_SIMPLE: Final = frozenset({"dup", "pop", "swap", "rot", "end"})
+# `no_cpu` is none of gdb's: what per_cpu() comes to where there is no such CPU.
+_SIMPLE: Final = frozenset({"dup", "pop", "swap", "rot", "end", "no_cpu"})
 _WITH_OPERAND: Final = _CONSTANTS | {"reg", "ext", "zero_ext", "if_goto", "goto", "pick"}
 _OPERATIONS: Final = (
     frozenset(_BINARY) | frozenset(_UNARY) | frozenset(_REFS) | _SIMPLE | _WITH_OPERAND
@@ -140,6 +141,8 @@ def _shuffle(name: str, operand: int, stack: list[int]) -> None:
         stack[-1], stack[-2] = stack[-2], stack[-1]
     elif name == "pick":
         stack.append(stack[-1 - operand])
+    elif name == "no_cpu":
+        raise KgdbError(f"there is no CPU {_signed(stack[-1])}")
     else:  # rot: a b c => c a b
         stack.insert(-2, stack.pop())
 

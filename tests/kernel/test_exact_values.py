@@ -95,3 +95,105 @@ def test_numbers_are_compared_with_their_fraction(exact: Any) -> None:
     assert (half + 1, 2 - one, half - 0.5) == (2.5, 1, 1.0)
     with pytest.raises(TypeError, match="not an integer"):
         range(half)
+
+
+# CPUs that there are not
+
+
+CPU = "echo {} > /sys/module/exact/parameters/cpu"
+NO_CPU = "there is no CPU {}; the guest has 1"
+
+
+def test_a_cpu_that_there_is_not(exact: Any) -> None:
+    for number, cpu in (
+        *((number, str(number)) for number in (1, 3, -1, 1000000)),
+        *((64, "0x40"), (3, "1 + 2"), (7, "BLUE"), (1, "number")),
+    ):
+        expression = f"per_cpu(runqueues, {cpu}).cpu"
+        for use in (
+            exact.evaluate,
+            exact.watchpoint,
+            lambda expression: exact.assign(expression, 1),
+            lambda expression: exact.assign("number", expression),
+            lambda expression: exact.execute(f"print {expression}"),
+        ):
+            with pytest.raises(KgdbError, match=NO_CPU.format(number)):
+                use(expression)
+        for other in (
+            f"per_cpu(exact_count, {cpu})",
+            f"&per_cpu(exact_count, {cpu})",
+            f"1 + per_cpu(exact_count, {cpu})",
+            f"per_cpu_ptr(&exact_count, {cpu})[0]",
+        ):
+            with pytest.raises(KgdbError, match=NO_CPU.format(number)):
+                exact.evaluate(other)
+    for zero in ("0", "1 - 1", "RED", "number - 1", "kgdb_active.counter * 0"):
+        assert exact.evaluate(f"per_cpu(exact_count, {zero})") == 7
+    exact.assign("per_cpu(exact_count, 0)", 8)
+    assert exact.per_cpu("exact_count", 0) == 8
+
+
+def test_a_constant_cpu_that_there_is_not_where_a_function_is_called(exact: Any) -> None:
+    for cpu in ("1", "-1", "2 * 2", "BLUE"):
+        expression = f"per_cpu(exact_count, {cpu}) == 7"
+        for use in (
+            lambda text: exact.breakpoint("on_cpu", condition=text),
+            lambda text: exact.spy("on_cpu", collect=[text]),
+            lambda text: exact.spy("on_cpu", collect=[text.replace("per_cpu(", "per_cpu_ptr(&")]),
+            lambda text: exact.override("on_cpu", 1, when=text),
+            lambda text: exact.override("on_cpu", text),
+        ):
+            with pytest.raises(KgdbError, match="there is no CPU"):
+                use(expression)
+    exact.run(CPU.format(0))
+    assert "on_cpu(0) gives 1, 3" in exact.dmesg()
+
+
+def test_a_computed_cpu_that_there_is_not(exact: Any) -> None:
+    one, other = "per_cpu(exact_count, cpu)", "*per_cpu_ptr(&exact_count, offline - cpu)"
+    with exact.spy("on_cpu", collect=[one, other]) as calls:
+        for cpu in (0, -1, 1, 3):
+            exact.run(CPU.format(cpu))
+    first, *others = calls.calls
+    assert first[one] == 7
+    unread = "could not be read at the call: there is no CPU {}"
+    with pytest.raises(KgdbError, match=unread.format(3)):
+        first[other]
+    for call, cpu in zip(others, (-1, 1, 3), strict=True):
+        with pytest.raises(KgdbError, match=unread.format(cpu)):
+            call[one]
+    assert others[-1][other] == 7
+
+
+def test_a_computed_cpu_that_there_is_not_in_a_condition(exact: Any) -> None:
+    condition = "per_cpu(exact_count, cpu) == 7"
+    with exact.breakpoint("on_cpu", condition=condition) as hit:
+        exact.type(CPU.format(0))
+        stop = exact.cont()
+        assert (stop.breakpoint, stop.message) == (hit, None)
+        exact.type(CPU.format(3))
+        stop = exact.cont()
+        assert f"could not evaluate the condition '{condition}'" in stop.message
+        assert NO_CPU.format(3) in stop.message
+
+
+@pytest.mark.kgdb(smp=2)
+def test_the_cpus_that_there_are(exact: Any) -> None:
+    for cpu in (0, 1):
+        assert exact.evaluate(f"per_cpu(runqueues, {cpu}).cpu") == cpu
+        exact.assign(f"per_cpu(exact_count, {cpu})", 20 + cpu)
+    with exact.spy("on_cpu", collect=["per_cpu(exact_count, cpu)"]) as calls:
+        for cpu in (0, 1, 2):
+            exact.run(CPU.format(cpu))
+    assert [call["per_cpu(exact_count, cpu)"] for call in calls.calls[:2]] == [20, 21]
+    with pytest.raises(KgdbError, match="there is no CPU 2"):
+        calls.calls[2]["per_cpu(exact_count, cpu)"]
+    with pytest.raises(KgdbError, match="there is no CPU 2; the guest has 2"):
+        exact.evaluate("per_cpu(exact_count, 2)")
+
+
+@pytest.mark.kgdb(at="kgdbwait", stub="kgdb")
+def test_cpus_while_the_kernel_boots(kgdb: Any) -> None:
+    assert kgdb.evaluate("per_cpu(runqueues, 0).cpu") == 0
+    with pytest.raises(KgdbError, match=NO_CPU.format(1)):
+        kgdb.evaluate("per_cpu(runqueues, 1).cpu")
