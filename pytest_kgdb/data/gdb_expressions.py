@@ -15,6 +15,7 @@ from gdb_items import (
     Item,
     common_type,
     const,
+    is_wide,
     number_item,
     rvalue,
 )
@@ -50,6 +51,7 @@ from gdb_types import (
     is_pointer,
     lookup,
     one_line,
+    plain,
     text_size,
     tokens_of,
     type_named,
@@ -178,20 +180,26 @@ class Compiler:
         if not self.take("?"):
             return item
         other, end = new_label(), new_label()
-        one = None if self.peek(":") else rvalue(self.conditional())
+        is_short = self.peek(":")
+        one = rvalue(item if is_short else self.conditional())
         self.need(":")
         two = rvalue(self.conditional())
         test = condition(item)
-        if one is None:
-            one = rvalue(item)
+        if is_short and not is_wide(one):
+            # `a ?: b` has `a` evaluated once (gcc manual, "Conditionals"): it is on the stack.
+            test = [*one.code, ["dup", 0]]
+            one = Item(one.type, "value", [], what=one.what, width=one.width)
         if is_integer(one.type) and is_integer(two.type):
             kind, width = common_type(one, two)
             one, two = convert(one, kind, width), convert(two, kind, width)
         elif one.where != two.where or one.where == "parts":
             raise Refused("'?' takes one of two values that lie in different places")
+        elif one.where == "memory" and str(plain(one.type)) != str(plain(two.type)):
+            raise Refused(f"'?' takes one of a {one.type} and a {two.type}")
         codes = [item.address if item.where == "memory" else item.code for item in (one, two)]
+        drop = [["pop", 0]] if is_short else []
         code = [*test, ["log_not", 0], ["if_goto", other], *codes[0], ["goto", end]]
-        code += [["label", other], *codes[1], ["label", end]]
+        code += [["label", other], *drop, *codes[1], ["label", end]]
         kind = one.type if is_pointer(one.type) else two.type
         return Item(kind, one.where, code, width=two.width)
 

@@ -63,28 +63,24 @@ def is_wide(item):
     return plain(item.type).code in INTEGERS and plain(item.type).sizeof > 8
 
 
-def words_of(item):
-    """Of a number, the code of each of its 64 bits, lowest first."""
-    if not is_wide(item):
-        return [item.code]
-    if item.where == "parts":
-        return [code for code, _ in item.code]
-    high = [*item.address, const(8), ["add", 0], ["ref64", 0]]
-    return [[*item.address, ["ref64", 0]], high]
-
-
 def truth(item):
     """What is zero where a number is, and only there."""
-    low, *others = words_of(item)
-    return [*low, *(part for word in others for part in [*word, ["bit_or", 0]])]
+    if not is_wide(item):
+        return item.code
+    if item.where == "parts":
+        low, *others = [code for code, _ in item.code]
+        return [*low, *(part for word in others for part in [*word, ["bit_or", 0]])]
+    # Code has labels of its own: it cannot be there twice.
+    second = [["swap", 0], const(8), ["add", 0], ["ref64", 0]]
+    return [*item.address, ["dup", 0], ["ref64", 0], *second, ["bit_or", 0]]
 
 
 def low_word(item):
     """The lowest 64 bits of a number."""
     if not is_wide(item):
         return item
-    kind = integer_type(["unsigned", "long"])
-    return Item(kind, "value", words_of(item)[0], what=item.what)
+    code = item.code[0][0] if item.where == "parts" else [*item.address, ["ref64", 0]]
+    return Item(integer_type(["unsigned", "long"]), "value", code, what=item.what)
 
 
 def rvalue(item):
