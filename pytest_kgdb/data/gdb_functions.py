@@ -20,6 +20,7 @@ from gdb_expressions import (
 )
 from gdb_items import (
     Item,
+    described,
     rvalue,
 )
 from gdb_names import (
@@ -30,6 +31,7 @@ from gdb_operators import (
 )
 from gdb_places import (
     Scope,
+    has_fractions,
     in_memory,
     listing_of,
 )
@@ -43,6 +45,7 @@ from gdb_symbols import (
 )
 from gdb_types import (
     COMPOUND,
+    FRACTIONS,
     MASK,
     Refused,
     integer_type,
@@ -171,9 +174,21 @@ def reading(item):
         record["parts"] = [[listing_of(code), size] for code, size in item.code]
         return record
     item = rvalue(item)
+    if item.where != "value":
+        raise unread(described(item), item.type)
     record = kind_of(item.type)
     record["code"] = listing_of(item.code)
     return record
+
+
+def unread(what, kind):
+    """Why what is neither a number nor a pointer is not read."""
+    if plain(kind).code in FRACTIONS:
+        return Refused(
+            f"{what}, and the kernel computes without fractions",
+            "evaluate() reads it where the kernel has stopped",
+        )
+    return Refused(what, "name a member of it")
 
 
 # How deep and how large a structure is that is recorded as a whole.
@@ -196,7 +211,7 @@ def layout_of(kind, depth=0):
         if is_text(kind.target()):
             record["kind"] = "chars"
     elif record["kind"] not in ("int", "bool", "ptr", "string"):
-        raise Refused(f"it has a {kind}", "name a member of it")
+        raise unread(f"it has a {kind}", kind)
     return record
 
 
@@ -233,7 +248,7 @@ def returned(kind):
     record = kind_of(kind)
     record["in_memory"] = in_memory(kind)
     bare = plain(kind)
-    if bare.code in COMPOUND or bare.sizeof > 8:
+    if (bare.code in COMPOUND or bare.sizeof > 8) and not has_fractions(bare):
         with contextlib.suppress(Refused):  # the call's return_value says it
             record["layout"] = layout_of(kind)
     return record

@@ -20,6 +20,7 @@ from gdb_symbols import (
 )
 from gdb_types import (
     COMPOUND,
+    FRACTIONS,
     MASK,
     plain,
 )
@@ -158,10 +159,14 @@ def is_on_stack(code):
 def argument_registers(block):
     """The registers of each of a function's arguments; none of one that is on the stack.
 
-    The kernel has no fractions, so that of 16 bytes each 8 take the next register.
+    Of 16 bytes each 8 take the next register. Nothing is said of a function with fractions, which
+    some of the kernel's have, between kernel_fpu_begin() and kernel_fpu_end().
     """
     free, registers = list(ARGUMENT_REGISTERS), {}
     result = block.function.type.target()
+    kinds = [symbol.type for symbol in block if symbol.is_argument]
+    if any(map(has_fractions, kinds if result is None else [*kinds, result])):
+        return {}
     if result is not None and in_memory(result):
         free.pop(0)  # where the caller wants it
     for symbol in block:
@@ -181,6 +186,16 @@ def in_memory(kind):
     Those of more than 16 bytes, and those with unaligned fields.
     """
     return plain(kind).sizeof > 16 or is_unaligned(kind, 0)
+
+
+def has_fractions(kind):
+    """Whether a value of a type has what is passed in vector registers (psABI, 3.2.3, "SSE")."""
+    kind = plain(kind)
+    if kind.code in COMPOUND:
+        return any(has_fractions(field.type) for field in kind.fields() if hasattr(field, "bitpos"))
+    if kind.code == gdb.TYPE_CODE_ARRAY:
+        return "vector_size" in str(kind) or has_fractions(kind.target())
+    return kind.code in FRACTIONS
 
 
 def is_unaligned(kind, bit):

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from pytest_kgdb.errors import KgdbError
+
 ENTRY = Path(__file__).parent / "modules" / "entry"
 STEP = "echo {} > /sys/module/entry/parameters/step"
 
@@ -93,3 +95,60 @@ def test_conditions_within_conditions(entry: Any) -> None:
         arguments = call.args["x"], call.args["y"]
         computed = {text: compute(*arguments) for text, compute in expected.items()}
         assert {text: call[text] for text in expected} == computed
+
+
+# Fractions
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("fraction.f", "a float, and the kernel computes without fractions"),
+        ("(&fractions)->f", "a float, and"),
+        ("several[1]", "a double, and"),
+        ("*&large", "a double, and"),
+        ("x ? fraction.f : fractions.f", "a float, and"),
+        ("longest", "a long double, and"),
+        ("plane", "a complex float, and"),
+        ("several", "a double, and"),
+        ("fractions", "a float, and"),
+        ("lanes", "it is a four"),
+        ("fraction.f == 1.5", "no fractions"),
+        ("fraction.f == several[0]", "no number"),
+        ("(int)large", "no number"),
+        ("large && x", "no truth value"),
+        ("talls[large]", "pointer"),
+    ],
+)
+def test_fractions_are_refused(entry: Any, expression: str, why: str) -> None:
+    with pytest.raises(KgdbError, match=why):
+        entry.spy("two", collect=[expression])
+
+
+@pytest.mark.parametrize("condition", ["fraction.f", "!several[1]", "x || fractions.f", "longest"])
+def test_a_fraction_is_no_condition(entry: Any, condition: str) -> None:
+    with pytest.raises(KgdbError, match="no truth value"):
+        entry.override("two", 0, when=condition)
+
+
+def test_what_has_no_fraction(entry: Any) -> None:
+    expected = {"fraction.raw": 0x3FC00000, "*(u32 *)&fractions.f": 0x3FC00000, "fractions.n": 3}
+    with entry.spy("two", collect=list(expected)) as calls:
+        step(entry, 1)
+    assert {text: calls.calls[0][text] for text in expected} == expected
+    assert float(entry.evaluate("fraction.f")) == 1.5
+
+
+def test_arguments_beside_fractions(entry: Any) -> None:
+    calls = entry.spy("mixed", collect=["n", "last"])
+    doubles = entry.spy("give_double", returns=True)
+    boths = entry.spy("give_both", returns=True)
+    step(entry, 7)
+    (call,) = calls.calls
+    assert (call["n"], call["last"], call.args["n"]) == (20, 4000, 20)
+    for name in ("d", "f", "both"):
+        with pytest.raises(KgdbError, match=f"'{name}' could not be read|'{name}' cannot be read"):
+            call.args[name]
+    for spy in (doubles, boths):
+        with pytest.raises(KgdbError, match="which is not read"):
+            _ = spy.calls[0].return_value

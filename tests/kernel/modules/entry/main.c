@@ -93,6 +93,7 @@ static noinline long step(int n)
 	case 5: return give_text(1) != give_text(0) && give_text(-ENOMEM);
 	case 6: give_texts(); return take_texts((struct texts){ names[0], ERR_PTR(-ENOMEM) },
 				(union either){ .pointers = { names[1], ERR_PTR(-EIO), NULL } });
+	case 7: return fpu_step();
 	}
 	if (n < 100)
 		return -EINVAL;
