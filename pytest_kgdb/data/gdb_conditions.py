@@ -9,6 +9,7 @@ import re
 
 import gdb
 from gdb_arithmetic import Reader, Unread
+from gdb_clones import base_name
 from gdb_frames import (
     function_of,
     is_inlined,
@@ -19,6 +20,7 @@ from gdb_frames import (
 )
 from gdb_names import (
     MACROS,
+    is_free,
 )
 from gdb_places import (
     is_elsewhere,
@@ -27,7 +29,9 @@ from gdb_places import (
 from gdb_symbols import (
     entry_of,
     function_block,
+    is_local,
     named_block,
+    unassigned,
 )
 from gdb_types import (
     COMPOUND,
@@ -220,6 +224,55 @@ def is_within(block, function):
     return block is not None and is_same_block(block, function)
 
 
+def refuse_unassigned(tokens, location, blocks):
+    """Refuse a condition on a function's local variable where the function begins.
+
+    :param blocks: the breakpoint's addresses, and what :func:`condition_block` has for each.
+    """
+    entered = [(address, block, entered_at(address, block, location)) for address, block in blocks]
+    for index, token in enumerate(tokens):
+        qualifier = tokens[index - 2].text if index > 1 and tokens[index - 1].text == "::" else None
+        if token.kind != "name" or is_sized(tokens, index):
+            continue
+        if qualifier is None and not is_free(tokens, index):
+            continue
+        for address, block, function in entered:
+            if function is None or qualifier not in (None, function.function.name):
+                continue
+            match = visible_in(token.text, address)
+            if (block is not None or qualifier is not None) and has(function, token.text):
+                match = function
+            if match is not None and is_within(match, function):
+                symbol = symbol_of(match, token.text)
+                if is_local(symbol) and not symbol.is_argument:
+                    raise unassigned(token.text, function)
+
+
+def entered_at(address, block, location):
+    """The function that begins where a breakpoint is, inlined or not; None for a place within.
+
+    :param block: as :func:`condition_block` has it.
+    """
+    name = base_name(location.rpartition(":")[2].strip())
+    if block is not None and block.function.name == name:
+        return block
+    return begun_at(address)
+
+
+def begun_at(address):
+    """The function whose first instruction is at an address, as a block; None for none."""
+    block = function_block(address)
+    return block if block is not None and entry_of(block) == address else None
+
+
+def is_sized(tokens, index):
+    """Whether a variable is the operand of a `sizeof`, which is not evaluated."""
+    at = index - 1
+    while at >= 0 and tokens[at].text == "(":
+        at -= 1
+    return at >= 0 and tokens[at].text in ("sizeof", "typeof", "__typeof__")
+
+
 LINE = re.compile(r"(?:^|:)\s*[-+]?\d+\s*$")
 
 
@@ -228,8 +281,7 @@ def condition_block(address, location):
     if LINE.search(location):
         return None
     if location.lstrip().startswith("*"):
-        block = function_block(address)
-        return block if block is not None and entry_of(block) == address else None
+        return begun_at(address)
     name = location.rpartition(":")[2].strip()
     return named_block(address, name) or function_block(address)
 
@@ -246,6 +298,7 @@ def condition_for(text, location, addresses, names):
     refuse_assignments(text, tokens)
     refuse_calls(tokens)
     blocks = [(address, condition_block(address, location)) for address in addresses]
+    refuse_unassigned(tokens, location, blocks)
 
     def own(name):
         """How gdb is to be told a name; None if it takes it for what it is."""

@@ -271,7 +271,9 @@ class Compiler:
         """The type that `sizeof` or `typeof` means."""
         if word == "typeof" and self.type_ahead(self.at):
             return self.take_type()
+        around, self.variables.only_types = self.variables.only_types, True
         item = operand()
+        self.variables.only_types = around
         if item.bits is not None:
             raise Refused(f"it takes the {word} of a bit-field, and C has none")
         return item.type

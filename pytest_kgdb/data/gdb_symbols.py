@@ -7,6 +7,7 @@ import re
 
 import gdb
 from gdb_elf import files_with
+from gdb_types import Refused
 
 UNSIGNED = (1 << 64) - 1
 # Below are no addresses of the kernel's (Documentation/arch/x86/x86_64/mm.rst). gdb has symbols for
@@ -45,6 +46,20 @@ def without_offsets(text):
 
 def is_local(symbol):
     return symbol.needs_frame
+
+
+def unassigned(name, function):
+    """What is said of a function's local variable where the function begins.
+
+    Its memory is below the stack pointer there, and holds whatever other functions have left.
+
+    :param function: the function's block.
+    """
+    return Refused(
+        f"{name} is a local variable of {function.function.name}(), which has no value yet at the "
+        "function's entry",
+        'stop at a line behind its assignment: breakpoint("FILE.c:LINE")',
+    )
 
 
 def own_variable(name, block):

@@ -28,8 +28,14 @@ from gdb_places import (
     reads_memory,
     register_parts,
 )
+from gdb_symbols import (
+    function_block,
+    is_local,
+    unassigned,
+)
 from gdb_types import (
     INTEGERS,
+    MASK,
     WORDS,
     Refused,
     integer_type,
@@ -51,6 +57,7 @@ class Variables:
     def __init__(self, scope, compile_text):
         self.scope = scope
         self.compile = compile_text
+        self.only_types = False  # whether it is the operand of a `sizeof`, which is not evaluated
 
     def register(self, name):
         kind = gdb.parse_and_eval(name).type
@@ -89,6 +96,12 @@ class Variables:
         ):
             return self.variable(names[-1])
         try:
+            # Where that function has a frame now, gdb takes the variable of that.
+            outer = gdb.parse_and_eval("::".join(names[:-1]))
+            other = function_block(int(outer.address or 0) & MASK)
+            symbol = gdb.lookup_symbol(names[-1], other)[0] if other is not None else None
+            if symbol is not None and is_local(symbol):
+                raise Refused(f"{names[-1]} is a local variable or an argument of another function")
             value = gdb.parse_and_eval(text)
             address = value.address
         except gdb.error as error:
@@ -113,6 +126,10 @@ class Variables:
             raise Refused(f"{name} was optimised out by the compiler")
         if symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF:
             raise Refused(f"{name} is a type")
+        if is_local(symbol) and not symbol.is_argument:
+            if self.only_types:
+                return Item(symbol.type, "memory", [const(0)], what=name)
+            raise unassigned(name, self.scope.block)
         if symbol.needs_frame:
             return self.local(symbol)
         return self.global_item(symbol, name)

@@ -152,3 +152,73 @@ def test_arguments_beside_fractions(entry: Any) -> None:
     for spy in (doubles, boths):
         with pytest.raises(KgdbError, match="which is not read"):
             _ = spy.calls[0].return_value
+
+
+# Local variables
+
+LOCAL = "has no value yet at the function's entry"
+
+
+def line_of(text: str) -> int:
+    """The line of main.c that has a text."""
+    lines = (ENTRY / "main.c").read_text().splitlines()
+    (line,) = [number for number, line in enumerate(lines, 1) if text in line]
+    return line
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["filled.x", "filled", "&filled", "number", "*pointer", "with_local::filled.x", "n + number"],
+)
+def test_a_local_variable_has_no_value_at_the_entry(entry: Any, expression: str) -> None:
+    with pytest.raises(KgdbError, match=f"(?s){LOCAL}.*behind its assignment"):
+        entry.spy("with_local", collect=[expression])
+    with pytest.raises(KgdbError, match=LOCAL):
+        entry.override("with_local", 0, when=f"{expression} == 5")
+    with pytest.raises(KgdbError, match=LOCAL):
+        entry.override("with_local", expression)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["with_local", "main.c:with_local", "*with_local", f"main.c:{line_of('int with_local') + 1}"],
+)
+@pytest.mark.parametrize("condition", ["filled.x == 5", "with_local::number", "n == 5 && !number"])
+def test_a_condition_on_a_local_variable(entry: Any, location: str, condition: str) -> None:
+    with pytest.raises(KgdbError, match=f"(?s){LOCAL}.*behind its assignment"):
+        entry.breakpoint(location, condition=condition)
+    hit = entry.breakpoint(location, condition="n == 5")
+    with pytest.raises(KgdbError, match=LOCAL):
+        hit.condition = condition
+
+
+def test_where_a_local_variable_lives(entry: Any) -> None:
+    behind = f"main.c:{line_of('number += *pointer')}"
+    hit = entry.breakpoint(behind, condition="filled.x == 5 && filled.y == 10")
+    entry.type(STEP.format(2))
+    assert entry.cont().breakpoint is hit
+    assert entry.evaluate("filled.z") == 15
+    # What another spy is told is no business of this frame.
+    with pytest.raises(KgdbError, match="local variable or an argument of another function"):
+        entry.spy("two", collect=["with_local::filled.x"])
+
+
+def test_what_is_not_a_local_variables_value(entry: Any) -> None:
+    expected = {
+        "sizeof(filled)": 24,
+        "sizeof(with_local::filled.x)": 8,
+        "(typeof(number))n": 5,
+        "counted": 0,
+        "with_local::counted": 0,
+        "'main.c'::filled.x": 100,
+    }
+    with entry.spy("with_local", collect=list(expected)) as calls:
+        step(entry, 2)
+    assert {text: calls.calls[0][text] for text in expected} == expected
+    with entry.spy("two", collect=["filled.y", "with_local::counted"]) as calls:
+        step(entry, 1)
+    assert (calls.calls[0]["filled.y"], calls.calls[0]["with_local::counted"]) == (200, 5)
+    condition = "counted == 5 && sizeof(filled) == 24 && 'main.c'::filled.x == 100"
+    hit = entry.breakpoint("with_local", condition=condition)
+    entry.type(STEP.format(2))
+    assert entry.cont().breakpoint is hit
