@@ -353,6 +353,7 @@ class Watches:
 
     def __init__(self):
         self.addresses = {}
+        self.fixed = set()  # the numbers of those that stay where they are, whatever is there
         gdb.events.breakpoint_created.connect(self.on_created)
         gdb.events.breakpoint_deleted.connect(self.on_deleted)
 
@@ -366,6 +367,8 @@ class Watches:
         try:
             value = gdb.parse_and_eval(expression)
             address = self.addresses[watchpoint.number] = int(value.address or 0) & MASK
+            if alone:
+                self.fixed.add(watchpoint.number)
             if alone and not may_be_stack(address):
                 return
             frames = frames_of_stack(address)
@@ -377,6 +380,7 @@ class Watches:
 
     def on_deleted(self, watchpoint):
         self.addresses.pop(watchpoint.number, None)
+        self.fixed.discard(watchpoint.number)
 
     def at(self, addresses):
         """The numbers of the watchpoints of some addresses."""
@@ -388,3 +392,9 @@ watches = Watches()
 
 def op_watchpoints_at(addresses):
     return {"numbers": watches.at(addresses)}
+
+
+def op_watchpoint_places():
+    """Of each watchpoint: its number, its address, whether it stays there whatever moves."""
+    places = sorted(watches.addresses.items())
+    return {"places": [[number, at, number in watches.fixed] for number, at in places]}

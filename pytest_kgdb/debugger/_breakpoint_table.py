@@ -95,6 +95,8 @@ class BreakpointTable(StopSubscriber):
         self._internal: dict[str, tuple[int, InternalHandler]] = {}
         self._disabled_for_step = False
         self._listeners: list[Callable[[bool], None]] = []
+        self._announced: set[int] = set()  # of which the listeners know
+        self._ended: list[str] = []  # with the memory that they were in
         run_control.subscribe(self)
 
     def on_insert(self, listener: Callable[[bool], None]) -> None:
@@ -175,9 +177,20 @@ class BreakpointTable(StopSubscriber):
                 self.forget_not_inserted(error.message)
                 raise
         breakpoint = self._rows.object_of(row)
+        self._announce(row, waits=waits)
+        return breakpoint
+
+    def _announce(self, row: BreakpointRow, *, waits: bool = False) -> None:
+        self._announced.add(row.number)
         for listener in self._listeners:
             listener(waits)
-        return breakpoint
+
+    def announce_others(self) -> None:
+        """Tell the listeners of what was made at gdb's prompt, if anything was."""
+        others = [row for row in self.rows() if row.number not in self._announced]
+        self._announced.update(row.number for row in others)
+        if others:
+            self._announce(others[0])
 
     def _leave_out(self, row: BreakpointRow, addresses: Collection[int]) -> None:
         """Enable a breakpoint that is disabled, but for some of its addresses."""
@@ -273,6 +286,7 @@ class BreakpointTable(StopSubscriber):
         row.text = expression
         watchpoint = Watchpoint(self, row, access)
         self._rows.keep(watchpoint)
+        self._announce(row)
         return watchpoint
 
     def set_enabled(self, number: int, enabled: bool) -> None:
@@ -301,6 +315,48 @@ class BreakpointTable(StopSubscriber):
         with self._run_control.kept_stopped(), contextlib.suppress(GdbError):  # it may be gone
             self._debugger.command(f"-break-delete {number}")
 
+    # Those in memory that is freed
+
+    def addresses(self) -> list[int]:
+        """Return where there are breakpoints and watchpoints, internal ones and gdb's included."""
+        places = [place.address for row in self.refresh() for place in row.locations]
+        return places + [address for _, address, _ in self._watched()]
+
+    def _watched(self) -> list[tuple[int, int, bool]]:
+        """Return each watchpoint's number and address, and whether it is an address to gdb."""
+        if not any(row.watchpoint for row in self._rows):
+            return []
+        places = self._debugger.request("watchpoint_places")["places"]
+        return [(int(number), int(address), bool(fixed)) for number, address, fixed in places]
+
+    def end_watchpoints(self, freed: Callable[[int], bool], owner: str) -> None:
+        """Delete watchpoints in memory that is freed: what is there next is another's.
+
+        Those at gdb's prompt that are an expression follow what it names.
+
+        :param freed: whether an address is in it.
+        :param owner: whose it was, for messages.
+        """
+        watched = self._watched()
+        self._end([number for number, at, fixed in watched if fixed and freed(at)], owner)
+
+    def end_breakpoints(self, freed: Callable[[int], bool], owner: str) -> None:
+        """Delete breakpoints at addresses in code that is freed, of which gdb has no symbols more.
+
+        Those at its symbols wait by now.
+        """
+        rows = self.refresh()
+        self._end([r.number for r in rows if any(freed(at.address) for at in r.locations)], owner)
+
+    def _end(self, numbers: list[int], owner: str) -> None:
+        rows = [self._rows[number] for number in numbers if number in self._rows]
+        if rows:
+            self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
+            self._ended += [
+                f"{_kind(row)} {row.number} at {row.text} ended with {owner}" for row in rows
+            ]
+            self._rows.forget(rows)
+
     def delete_all(self) -> None:
         """Delete the test's breakpoints and watchpoints; internal ones stay."""
         numbers = [row.number for row in self.rows()]
@@ -312,6 +368,8 @@ class BreakpointTable(StopSubscriber):
         """Forget all breakpoints, internal ones too: gdb is gone, or has deleted them."""
         self._internal.clear()
         self._disabled_for_step = False
+        self._announced.clear()
+        self._ended.clear()
         self._rows.clear()
 
     # Internal breakpoints (gdb's word): something is done at each hit, and the kernel goes on
@@ -571,13 +629,17 @@ class BreakpointTable(StopSubscriber):
     def awaited(self) -> str:
         """Return where the kernel was to stop, for a message."""
         rows = self.rows()
-        if not rows:
-            return ", having no breakpoint to stop at"
-        return " at " + ", ".join(f"{row.text} ({row.hits} hits)" for row in rows[:_NAMED])
+        places = ", ".join(f"{row.text} ({row.hits} hits)" for row in rows[:_NAMED])
+        ended = "".join(f"; {words}" for words in self._ended[-_NAMED:])
+        return (f" at {places}" if rows else ", having no breakpoint to stop at") + ended
 
     @property
     def _internal_numbers(self) -> list[int]:
         return [number for number, _ in self._internal.values()]
+
+
+def _kind(row: BreakpointRow) -> str:
+    return "watchpoint" if row.watchpoint else "breakpoint"
 
 
 def _returned(watchpoint: Breakpoint) -> str:

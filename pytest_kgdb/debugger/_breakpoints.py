@@ -41,6 +41,7 @@ class BreakpointRow:
     commands: tuple[str, ...] = ()
     """gdb commands that run at a hit."""
     temporary: bool = False
+    watchpoint: bool = False
     locations: tuple[BreakpointLocation, ...] = ()
     deleted: bool = False
     internal: bool = False
@@ -63,6 +64,7 @@ class BreakpointRow:
         self.hits = max(self.hits, int(record.get("times", 0)))
         self.commands = tuple(_script(record.get("script")))
         self.temporary = record.get("disp") == "del"
+        self.watchpoint = str(record.get("type", "")).endswith("watchpoint")
         # A single location is in the record itself, and cannot be disabled apart from it.
         whole = {**record, "number": f"{self.number}.1", "enabled": "y"}
         self.locations = tuple(
@@ -163,7 +165,8 @@ class Breakpoint(Deletable):
         if self._row.deleted:
             raise KgdbError(
                 f"{self} was deleted, and cannot be changed",
-                hint="insert another; a temporary one ends with its hit, and all end with the test",
+                hint="insert another; a temporary one ends with its hit, one at an address with "
+                "the module that is there, and all with the test",
             )
 
     def delete(self) -> None:

@@ -419,6 +419,7 @@ class Prompt:
         if not answer["connected"]:
             raise self._lost(line)
         self._breakpoints.repair_internal()
+        self._breakpoints.announce_others()
         if answer["wrote"] or names & _WRITES:
             self._wrote()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -134,16 +134,23 @@ class ModuleSymbols:
         return self._copies[file]
 
     def remove(self, name: str) -> None:
-        """Remove a module's symbols from gdb; breakpoints in it wait for it to be loaded again."""
+        """Remove a module's symbols from gdb; breakpoints in it wait for it to be loaded again.
+
+        Those at addresses, and watchpoints, end: its memory is another's next.
+        """
         module = self._registry.loaded.pop(name, None)
         if module is not None:
             self._registry.unloaded.append(module)
-            with self._removed(module):
+            self._table.end_watchpoints(module.holds, f"module {name}")
+            with self._removed(module, freed=module.holds):
                 pass
 
     @contextlib.contextmanager
-    def _removed(self, module: LoadedModule) -> Iterator[None]:
-        """Remove symbols from gdb, with the breakpoints at them disabled until the end."""
+    def _removed(self, module: LoadedModule, freed: Callable[[int], bool]) -> Iterator[None]:
+        """Remove symbols from gdb, with the breakpoints at them disabled until the end.
+
+        :param freed: whether an address is in memory of the module's that it has no more.
+        """
         waiting = [
             row.number
             for row in self._table.refresh()
@@ -158,11 +165,12 @@ class ModuleSymbols:
             # gdb knows the file by its real path, with a cache behind a symbolic link, too.
             file = self._readable(module.file).resolve()
             self._debugger.console(f'remove-symbol-file "{file}"')
+            self._table.end_breakpoints(freed, f"module {module.name}")
             yield
 
     def _relocate_init(self, module: LoadedModule) -> None:
         """Move the symbols of a freed init to unused addresses: another module has its memory."""
-        with self._removed(module):
+        with self._removed(module, freed=partial(module.holds, init=True)):
             for name in module.sections:
                 if name.startswith(".init"):
                     module.sections[name] = self._unused
@@ -174,8 +182,13 @@ class ModuleSymbols:
             self.init_ended(module)
 
     def init_ended(self, module: LoadedModule) -> None:
-        """Disable the breakpoints in a module's init: its memory is about to be freed."""
+        """Disable the breakpoints in a module's init: its memory is about to be freed.
+
+        Watchpoints in it end.
+        """
         module.init_freed = True
+        init = partial(module.holds, init=True)
+        self._table.end_watchpoints(init, f"the init of module {module.name}")
         for row in self._table.refresh():
             for location in row.locations:
                 number = location.number

@@ -80,9 +80,7 @@ class ModuleTracker(StopSubscriber):
         modules = self._registry.loaded
         if not modules:
             return
-        addresses = [
-            location.address for row in self._table.refresh() for location in row.locations
-        ]
+        addresses = self._table.addresses()
         for module in modules.values():
             if any(map(module.holds, addresses)) or self._instruments.within(module.holds):
                 # A kernel that has neither function, inlined or renamed, goes unguarded: most

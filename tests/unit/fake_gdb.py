@@ -110,6 +110,7 @@ class FakeGdb(Transport):
             "symbols_around": self._symbols_around,
             "condition": lambda text, location: {"condition": text},
             "watchable": self._watchable,
+            "watchpoint_places": self._watchpoint_places,
             "returned": lambda variable: {"id": 1, "int": self.number(variable)},
             "stack_names": lambda: {"names": self.stack},
             "frames": self._frames,
@@ -322,6 +323,11 @@ class FakeGdb(Transport):
             "size": self.number(f"sizeof({expression})"),
             "signed": f"unsigned {expression}" not in self.numbers,
         }
+
+    def _watchpoint_places(self) -> dict[str, Any]:
+        matches = (re.fullmatch(r"\*\(.*\)(0x\w+)", row.original) for row in self.rows.values())
+        found = zip(self.rows, matches, strict=True)
+        return {"places": [[number, int(at[1], 16), True] for number, at in found if at]}
 
     def _frames(self, limit: int, behind: bool = False) -> dict[str, Any]:
         records = [

@@ -259,6 +259,75 @@ def test_what_is_in_a_freed_module_ends(world: World) -> None:
     assert [one.name for one in world.registry.unloaded] == ["demo"]
 
 
+def watch(world: World, address: int) -> Any:
+    world.gdb.numbers |= {"(unsigned long)&(total)": address, "sizeof(total)": 4}
+    return world.parts.table.watch("total", "write")
+
+
+def test_what_is_at_an_address_ends_too(world: World) -> None:
+    """It would be in the memory of the module that is loaded there next."""
+    world.known()
+    module = world.load(state=LIVE)
+    world.symbols.sync(None)
+    point = world.parts.table.insert(f"*{TEXT + 3:#x}")
+    elsewhere = world.parts.table.insert(f"*{KERNEL['do_sys_openat2']:#x}")
+    watched, other = watch(world, TEXT + 0x10), watch(world, TEXT + 0x20000)
+    assert world.internal == {"*free_module"}
+
+    def goes() -> None:
+        world.gdb.on_resume = lambda: world.gdb.hit(elsewhere.number)
+        world.at("free_module", module)
+        world.kernel.unload("demo")
+
+    world.parts.stop_by(goes)
+    ones = (point, watched, elsewhere, other)
+    assert [one.enabled for one in ones] == [False, False, True, True]
+    assert [one.number in world.gdb.rows for one in ones] == [False, False, True, True]
+    assert world.parts.table.awaited().endswith(
+        f"; watchpoint {watched.number} at total ended with module demo"
+        f"; breakpoint {point.number} at {point.location} ended with module demo"
+    )
+    world.parts.table.clear()
+    assert world.parts.table.awaited() == ", having no breakpoint to stop at"
+
+
+def test_a_watchpoint_alone_has_the_modules_end_watched(world: World) -> None:
+    world.known()
+    world.load(state=LIVE)
+    world.symbols.sync(None)
+    watch(world, TEXT + 0x10)
+    assert world.internal == {"*free_module"}
+
+
+def test_so_does_what_was_made_at_the_prompt(world: World) -> None:
+    world.known()
+    world.load(state=LIVE)
+    world.symbols.sync(None)
+    world.parts.prompt(f"break *{TEXT + 3:#x}")
+    assert world.internal == set()
+    world.parts.table.announce_others()
+    assert world.internal == {"*free_module"}
+    sent = len(world.gdb.sent("-break-list"))
+    world.parts.table.announce_others()
+    assert len(world.gdb.sent("-break-list")) == sent
+
+
+def test_watchpoints_in_a_freed_init_end(world: World) -> None:
+    world.known()
+    module = world.load()
+    world.symbols.sync(None)
+    opened = world.parts.table.insert("do_sys_openat2")
+    in_init, in_text = watch(world, INIT + 8), watch(world, TEXT + 8)
+
+    def ends() -> None:
+        world.gdb.on_resume = lambda: world.gdb.hit(opened.number)
+        world.kernel.set_state("demo", LIVE)
+        world.at("trim_init_extable", module)
+
+    world.parts.stop_by(ends)
+    assert (in_init.enabled, in_text.enabled) == (False, True)
+
+
 def test_a_module_that_gdb_has_no_symbols_of_is_left(world: World) -> None:
     world.known()
     world.load(state=LIVE)
