@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from .errors import ConfigError
 
-__all__ = ["ElfFile", "ElfSection", "ElfSegment"]
+__all__ = ["ElfFile", "ElfSection", "ElfSegment", "build_id_of"]
 
 # elf.h: Elf64_Ehdr, Elf64_Phdr, Elf64_Shdr and Elf64_Sym, little endian.
 _EHDR: Final = struct.Struct("<16s2xHIQQQIHHHHHH")
@@ -414,12 +414,12 @@ class ElfFile:
             sections = self.sections.values()
             notes = [(note.offset, note.size) for note in sections if note.kind == _SHT_NOTE]
         for offset, size in notes:
-            if build_id := _build_id(self._data[offset : offset + size]):
+            if build_id := build_id_of(self._data[offset : offset + size]):
                 return build_id
         return ""
 
 
-def _build_id(notes: bytes) -> str:
+def build_id_of(notes: bytes) -> str:
     """Return the build id among some notes (elf(5), "Notes"); "" if it is not there."""
     at = 0
     while at + 12 <= len(notes):

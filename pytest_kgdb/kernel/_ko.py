@@ -41,6 +41,8 @@ class ModuleFile:
     """Names of those that the kernel takes for it."""
     functions: frozenset[str]
     """The linker's names of its functions: `foo.isra.0` of a copy of foo that gcc specialised."""
+    build_id: str = ""
+    """Its GNU build id in hexadecimal digits; "" if it has none."""
 
 
 def read_module(path: Path) -> ModuleFile:
@@ -74,6 +76,7 @@ def _read(path: Path, _modified: int, _size: int) -> ModuleFile:
             modinfo = elf.section_bytes(".modinfo")
             functions = frozenset(elf.functions())
             parameters = frozenset(_parameters(elf))
+            build_id = elf.build_id
     except ConfigError as error:
         raise ConfigError(f"{path} is not a module: {error.message}") from None
     values = dict(
@@ -93,6 +96,7 @@ def _read(path: Path, _modified: int, _size: int) -> ModuleFile:
         depends=tuple(name for name in values.get("depends", "").split(",") if name),
         parameters=parameters,
         functions=functions,
+        build_id=build_id,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
 from typing import Final
 
 from ..debugger import Constants, GdbError
+from ..elf import build_id_of
 from ..errors import KgdbError
 from ..trace import FreedMemory
 
@@ -24,6 +25,10 @@ _SECTION_NAME: Final = 128
 _MOST_MODULES: Final = 10_000  # a list that is longer has lost its way
 _MOST_SECTIONS: Final = 1_000
 _MASK: Final = (1 << 64) - 1
+
+_BUILD_ID: Final = ".note.gnu.build-id"
+# elf(5), "Notes": three words, the name "GNU" with its end, then the id, of SHA-1 by default.
+_NOTE_BYTES: Final = 12 + 4 + 20
 
 _LIST: Final = (
     "(unsigned long)&modules",
@@ -215,6 +220,14 @@ class KernelModules:
             # (kernel/module/main.c, layout_and_allocate).
             sections[".data..percpu"] = base
         return sections
+
+    def build_id(self, sections: Mapping[str, int]) -> str:
+        """Return the build id of a module whose sections these are; "" where it is not known."""
+        if (note := sections.get(_BUILD_ID)) is None:
+            return ""
+        with contextlib.suppress(KgdbError):
+            return build_id_of(self._read(note, _NOTE_BYTES))
+        return ""
 
     def _per_cpu_base(self, address: int) -> int | None:
         """Return where a module's per-CPU variables are, as a per-CPU address; None without."""

@@ -123,7 +123,8 @@ class Modules:
 
     def file(self, name: str) -> Path | None:
         """Return the file that a module's symbols come from; None where none is known."""
-        return self._registry.find(name)
+        loaded = self._registry.loaded.get(name)
+        return self._registry.find(name) if loaded is None else loaded.file
 
     def __getitem__(self, name: str) -> Module:
         """Return a loaded module, with its symbols in gdb if there is a file of it.

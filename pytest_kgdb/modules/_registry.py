@@ -101,6 +101,8 @@ class ModuleRegistry:
         self._build = build
         self._provided = {read_module(path).name: path for path in provided}
         self._named: dict[str, Path] = {}
+        # Files that had a name before: one may be loaded still.
+        self._earlier: dict[str, list[Path]] = {}
         self._version = 0
         self._in_guest: dict[str, str] = {}
         places = [kernel.modules_dir] if kernel.modules_dir is not None else []
@@ -111,6 +113,8 @@ class ModuleRegistry:
         """The modules whose symbols gdb has, by name."""
         self.unloaded: list[LoadedModule] = []
         """Modules that were unloaded, or whose init failed, the latest last."""
+        self.unlike: set[str] = set()
+        """Names of loaded modules of which every file that is known is another build."""
         self.reset()
 
     def reset(self) -> None:
@@ -118,6 +122,7 @@ class ModuleRegistry:
         if self._named != self._provided:
             self._version += 1
         self._named = dict(self._provided)
+        self._earlier.clear()
         self.watched = set(self._provided)
         # As kernel.collect_modules puts them there.
         directory = f"/lib/modules/{self._kernel.release}/extra"
@@ -127,6 +132,7 @@ class ModuleRegistry:
         """Forget what the kernel has loaded: its machine is gone."""
         self.loaded.clear()
         self.unloaded.clear()
+        self.unlike.clear()
         self.reset()
 
     # In the kernel
@@ -161,7 +167,10 @@ class ModuleRegistry:
 
     def _add(self, path: Path) -> ModuleFile:
         info = read_module(path)
-        if self._named.get(info.name) != path:
+        named = self._named.get(info.name)
+        if named != path:
+            if named is not None:
+                self._earlier.setdefault(info.name, []).insert(0, named)
             self._named[info.name] = path
             self._version += 1
             self._in_guest.pop(info.name, None)
@@ -191,9 +200,13 @@ class ModuleRegistry:
         return self._version
 
     def candidates(self, name: str) -> list[Path]:
-        """Return the files that may be a module's, the likeliest first."""
+        """Return the files that may be a module's, the likeliest first; the build id decides."""
         file = self._named.get(name)
-        return [*([file] if file is not None else []), *self._in_tree.candidates(name)]
+        return [
+            *([file] if file is not None else []),
+            *self._earlier.get(name, ()),
+            *self._in_tree.candidates(name),
+        ]
 
     def find(self, name: str) -> Path | None:
         """Return a module's file; None where none is known."""
@@ -220,6 +233,12 @@ class ModuleRegistry:
         :return: None where they do not.
         """
         if (name := self._waiting(location)) is not None:
+            if name in self.loaded or name in self.unlike:
+                return (
+                    f"module {name} has it, and the {name} that the kernel has loaded is another "
+                    "build",
+                    "unload it, and load this one",
+                )
             return (
                 f"module {name} has it, and is not loaded",
                 "load_stopped() first: it loads the module, and stops before its init runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 from ..debugger import BreakpointTable, Debugger, GdbError
 from ..elf import ElfFile
 from ..errors import KgdbError
-from ..kernel import without_addresses
+from ..kernel import read_module, without_addresses
 from ._kernel_list import STATES, KernelModules, Loaded
 from ._registry import LoadedModule, ModuleRegistry
 
@@ -74,17 +74,38 @@ class ModuleSymbols:
         """Whether a module was unloaded, and loaded again, since gdb got its symbols."""
         again = module.init_freed and STATES[present.state] == "coming"
         moved = present.address != module.address
-        return again or moved or self._registry.find(module.name) != module.file
+        if again or moved or self._registry.find(module.name) == module.file:
+            return again or moved
+        # Another file has the name by now: which of them is it that the kernel has loaded?
+        sections = self._kernel.sections(present.address)
+        return self._file_of(present, sections) != module.file
+
+    def _file_of(self, entry: Loaded, sections: Mapping[str, int]) -> Path | None:
+        """Return the file that the kernel has loaded, by its build id; None where it is not known.
+
+        Where the kernel's has none, or a file's, the likeliest by its name.
+        """
+        build_id = self._kernel.build_id(sections)
+        for file in self._registry.candidates(entry.name):
+            if not build_id or read_module(file).build_id in ("", build_id):
+                return file
+        return None
 
     def add(self, entry: Loaded) -> None:
-        """Give gdb a module's symbols, all sections; one without a file has none."""
-        file = self._registry.find(entry.name)
+        """Give gdb a module's symbols, all sections.
+
+        One without a file has none, nor has one of which only other builds are known.
+        """
+        self._registry.unlike.discard(entry.name)
+        if self._registry.find(entry.name) is None:
+            return
+        every = self._kernel.sections(entry.address)
+        file = self._file_of(entry, every)
         if file is None:
+            self._registry.unlike.add(entry.name)
             return
         sections = {
-            name: address
-            for name, address in self._kernel.sections(entry.address).items()
-            if not name.startswith(_NOT_KEPT)
+            name: address for name, address in every.items() if not name.startswith(_NOT_KEPT)
         }
         ranges = _ranges(file, sections)
         for other in list(self._registry.loaded.values()):

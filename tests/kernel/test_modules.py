@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from guest_files import built_from
 
 from pytest_kgdb.errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 
@@ -13,6 +14,23 @@ HERE = Path(__file__).parent / "modules"
 DEMO = HERE / "demo"
 USERS = HERE / "users"
 CLONES = HERE / "clones"
+
+# Two modules of one name: what is in one of them is elsewhere in the other.
+TWIN = """
+#include <linux/module.h>
+static volatile int twin_number = 3;
+noinline int twin_add(int n) { return n + twin_number; }
+static int __init twin_init(void) { return twin_add(-3); }
+static void __exit twin_exit(void) { }
+module_init(twin_init);
+module_exit(twin_exit);
+MODULE_LICENSE("GPL");
+"""
+OTHER_TWIN = TWIN.replace(
+    "static volatile int twin_number = 3;",
+    "static volatile int twin_earlier[9] = { 1 }, twin_number = 70000;\n"
+    "noinline int twin_more(int n) { return twin_earlier[n & 7] * n; }",
+).replace("(-3)", "(-70000) + twin_more(0)")
 
 smp = pytest.mark.parametrize("smp", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
 
@@ -47,6 +65,31 @@ class TestLoad:
         assert [int(item) for item in kgdb.evaluate("numbers")] == [3, 2, 1, 0]
         assert kgdb.evaluate("numbered") == 3
         assert kgdb.evaluate("answer") == -4
+
+    def test_a_file_of_the_same_name_that_is_not_what_is_loaded(
+        self, kgdb, kgdb_kernel, tmp_path_factory
+    ) -> None:
+        first, second = (
+            built_from(text, "twin", kgdb_kernel, tmp_path_factory) for text in (TWIN, OTHER_TWIN)
+        )
+        module = kgdb.modules.load(first)
+        address = int(kgdb.evaluate("&twin_add"))
+        with pytest.raises(GuestCommandError, match="File exists"):
+            kgdb.modules.load(second)
+        assert kgdb.evaluate("twin_number") == 3
+        assert int(kgdb.evaluate("&twin_add")) == address
+        assert kgdb.program["twin_number"].value_() == 3
+        assert module.file == first
+        module.unload()
+        module = kgdb.modules.load(second)
+        assert kgdb.evaluate("twin_number") == 70000
+        assert kgdb.breakpoint("twin_more").address
+        assert module.file == second
+        # The guest loads the first again.
+        kgdb.put(first, "/root/twin.ko")
+        assert kgdb.run("rmmod twin && insmod /root/twin.ko").status == 0
+        assert kgdb.evaluate("twin_number") == 3
+        assert module.file == first
 
     def test_a_parameter_that_has_no_type(self, kgdb) -> None:
         # module_param_cb()

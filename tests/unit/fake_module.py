@@ -32,6 +32,7 @@ def elf(
     name: str = "demo",
     init: int = 0,
     text: int = 4,
+    build_id: bytes = b"",
 ) -> bytes:
     """Return a relocatable file (elf(5)) with .modinfo, some symbols, and an address for its .text.
 
@@ -65,6 +66,8 @@ def elf(
     ]
     if init:
         sections.append((".init.text", 1, b"\x90" * init, 0, 0, 0, 0))
+    if build_id:
+        sections.append((".note.gnu.build-id", 7, note(build_id), 0, 0, 0, 0))
     names = b"\0" + b"".join(f"{each[0]}\0".encode() for each in sections[1:]) + b".shstrtab\0"
     sections.append((".shstrtab", 3, names, 0, 0, 0, 0))
     body, headers = b"", b""
@@ -83,14 +86,25 @@ def elf(
     return header + body + headers
 
 
+def note(build_id: bytes) -> bytes:
+    """Return a note (elf(5), "Notes") with a build id."""
+    return struct.pack("<III4s", 4, len(build_id), 3, b"GNU\0") + build_id
+
+
 def write_module(
-    directory: Path, name: str, *, depends: str = "", text: int = 0x100, init: int = 0x80
+    directory: Path,
+    name: str,
+    *,
+    depends: str = "",
+    text: int = 0x100,
+    init: int = 0x80,
+    build_id: bytes = b"",
 ) -> Path:
     """Write a module's file."""
     modinfo = f"name={name}\0depends={depends}\0vermagic=6.1.192 SMP \0parm=answer:what\0".encode()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.ko"
-    path.write_bytes(elf(modinfo, name=name, text=text, init=init))
+    path.write_bytes(elf(modinfo, name=name, text=text, init=init, build_id=build_id))
     return path
 
 
@@ -113,6 +127,8 @@ class KernelList:
     def __init__(self) -> None:
         self.loaded: list[Loaded] = []
         self._sections: dict[int, dict[str, int]] = {}
+        self.loaded_build_id = b""
+        """Of every module that is loaded."""
 
     def load(
         self, name: str, address: int, *, state: int = COMING, **sections: int
@@ -151,6 +167,9 @@ class KernelList:
 
     def sections(self, address: int) -> dict[str, int]:
         return dict(self._sections[address])
+
+    def build_id(self, sections: Mapping[str, int]) -> str:
+        return self.loaded_build_id.hex()
 
 
 class ModuleGdb(FakeGdb):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from fake_gdb import FakeGdb, Parts
+from fake_module import note
 
 from pytest_kgdb.debugger import Constants
 from pytest_kgdb.errors import KgdbError
@@ -136,6 +137,13 @@ def test_sections_since_6_14(kernel: KernelModules, memory: Memory, gdb: FakeGdb
     gdb.numbers.update(zip(_SECTIONS_6_14, [SECT_ATTRS, 32, 80, 0, 56], strict=True))
     put_attributes(memory, stride=80, count=None, text=0x1000, init_text=0x2000)
     assert kernel.sections(ONE) == {".text": 0x1000, ".init.text": 0x2000}
+
+
+def test_a_build_id(kernel: KernelModules, memory: Memory) -> None:
+    memory.put(0x1000, note(bytes(range(20))))
+    assert kernel.build_id({".note.gnu.build-id": 0x1000}) == bytes(range(20)).hex()
+    assert kernel.build_id({".note.gnu.build-id": 0x7000}) == "", "it is not mapped"
+    assert kernel.build_id({".text": 0x1000}) == ""
 
 
 def test_a_kernel_that_does_not_say(kernel: KernelModules) -> None:

@@ -156,6 +156,16 @@ def test_a_module_without_debug_information_has_functions_only(tmp_path: Path) -
     assert modules.explain("demo.c:12") is None
 
 
+def test_files_that_had_the_name_before_are_candidates(tmp_path: Path) -> None:
+    modules = registry()
+    first, second = (write_module(tmp_path / name, "demo") for name in ("first", "second"))
+    for path in (first, second, second):
+        modules.add(path)
+    assert modules.candidates("demo") == [second, first]
+    modules.reset()
+    assert modules.candidates("demo") == []
+
+
 def test_gdb_itself_knows_what_is_loaded(compiled: Path) -> None:
     modules = registry()
     modules.add(compiled)
@@ -180,6 +190,12 @@ def test_why_nothing_is_at_a_location(compiled: Path) -> None:
     assert re.fullmatch(r"the lines next to it with code in module demo: 1[01] and 1[34]", hint)
     assert modules.explain("nosuch") is None
     assert modules.explain("other.c:12") is None
+    other_build = ("module demo has it, and the demo that the kernel has loaded is another build",)
+    modules.loaded["demo"].file = compiled.with_name("older.ko")
+    assert modules.explain("same") == (*other_build, "unload it, and load this one")
+    del modules.loaded["demo"]
+    modules.unlike.add("demo")
+    assert modules.explain("same") == (*other_build, "unload it, and load this one")
 
 
 # What is to be loaded

@@ -153,6 +153,33 @@ def test_another_file_of_the_same_name(world: World, tmp_path: Path) -> None:
     assert world.registry.loaded["demo"].ranges[0] == (TEXT, TEXT + 0x200, False)
 
 
+def test_a_file_of_the_same_name_that_is_not_what_is_loaded(world: World, tmp_path: Path) -> None:
+    older, newer = (
+        write_module(tmp_path / build.decode(), "twin", text=text, build_id=build * 20)
+        for build, text in ((b"o", 0x180), (b"n", 0x200))
+    )
+    world.registry.add(older)
+    world.kernel.loaded_build_id = b"o" * 20
+    load(world, "twin")
+    world.sync()
+    world.registry.add(newer)
+    world.sync()
+    assert list(world.gdb.files) == [str(older)]
+    # It is exchanged for the other, at the same addresses.
+    world.kernel.loaded_build_id = b"n" * 20
+    world.sync()
+    assert list(world.gdb.files) == [str(newer)]
+    # It is exchanged for one of which there is no file.
+    world.registry.add(older)
+    world.kernel.loaded_build_id = b"?" * 20
+    world.sync()
+    assert world.gdb.files == {}
+    assert world.registry.unlike == {"twin"}
+    world.registry.reset()
+    world.sync()
+    assert world.registry.unlike == set()
+
+
 def test_a_file_that_was_built_anew(world: World) -> None:
     load(world)
     world.sync()
