@@ -19,6 +19,7 @@ from ..gate import (
     ConfigSearch,
     GateFailed,
     PatchSearch,
+    PytestDied,
     Runner,
     State,
     each_patch,
@@ -193,7 +194,10 @@ def step(options: argparse.Namespace) -> int:
         )
         with runner.start("bisected", settings) as child:
             runner.wait({"bisected": child}, lambda _: None)
-            commit = judge_commit(runner.result("bisected", child))
+            commit = judge_commit(runner.result("bisected", child), asked=number)
+    except PytestDied as error:
+        print(f"skip: {error.message}")
+        return _SKIP
     except KgdbError as error:
         print(f"error: {error}", file=sys.stderr)
         return _MISUSE if isinstance(error, (ConfigError, GateFailed)) else _SKIP

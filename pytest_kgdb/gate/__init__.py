@@ -8,7 +8,7 @@ from ._junit import as_junit
 from ._ktap import as_ktap
 from ._module import from_module, same_code
 from ._run import BuiltSide, Gate, Outcome
-from ._runner import GateFailed, Runner
+from ._runner import GateFailed, PytestDied, Runner
 from ._sarif import as_sarif
 from ._search import ConfigSearch, Discovery, PatchSearch
 from ._series import Series, Step, each_patch, each_revision, run_each
@@ -27,6 +27,7 @@ __all__ = [
     "GateFailed",
     "Outcome",
     "PatchSearch",
+    "PytestDied",
     "Result",
     "Runner",
     "Series",

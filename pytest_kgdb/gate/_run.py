@@ -99,7 +99,13 @@ class Gate:
         runs = self._run_tests()
         tests = dict.fromkeys([*runs[0], *runs[1]])
         results = tuple(
-            judge(test, runs[0].get(test, ()), runs[1].get(test, ()), unchanged=unchanged)
+            judge(
+                test,
+                runs[0].get(test, ()),
+                runs[1].get(test, ()),
+                unchanged=unchanged,
+                asked=self._runner.repeat,
+            )
             for test in tests
         )
         results = tuple(

@@ -18,7 +18,7 @@ from ..process import Child
 from ..settings import Settings
 from ._verdicts import Run
 
-__all__ = ["Covered", "GateFailed", "Runner"]
+__all__ = ["Covered", "GateFailed", "PytestDied", "Runner"]
 
 _SECONDS: Final = 24 * 3600.0  # for all the runs; each wait in a test has its own bound
 _POLL_SECONDS: Final = 0.1
@@ -28,6 +28,9 @@ _RAN: Final = (0, 1)
 _USAGE: Final = 4
 _NO_TESTS: Final = 5
 _FAILED: Final = 2
+
+# plugin._record: how the last line of a record begins. Within a line, its quotes are escaped.
+_FINISHED: Final = '{"finished"'
 
 _GITHUB: Final = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 
@@ -45,6 +48,10 @@ class GateFailed(KgdbError):
         self.status = status
 
 
+class PytestDied(GateFailed):
+    """Pytest has ended before the tests were over: it was killed, or ended by one of them."""
+
+
 @dataclass(frozen=True)
 class Covered:
     """Which tests ran any of some lines."""
@@ -59,7 +66,7 @@ class Runner:
 
     :param arguments: pytest's command line: the tests, and options.
     :param options: the options of ours that hold for every kernel.
-    :param repeat: how often each test is run.
+    :param repeat: how often each kernel test is run.
     :param directory: for the logs and the records.
     """
 
@@ -68,7 +75,8 @@ class Runner:
     ) -> None:
         self._arguments = [*arguments]
         self._options = [*options]
-        self._repeat = repeat
+        self.repeat = repeat
+        """How often each kernel test is run."""
         self._directory = directory
 
     def start_in_step(self, sides: Mapping[str, Settings]) -> Iterator[tuple[str, Child]]:
@@ -111,7 +119,7 @@ class Runner:
         return Covered(int(kernel["lines"]), tests)
 
     def _start(self, name: str, settings: Settings, peer: Path | None = None) -> Child:
-        options = [f"--kgdb-repeat={self._repeat}", f"--kgdb-record={self._record(name)}"]
+        options = [f"--kgdb-repeat={self.repeat}", f"--kgdb-record={self._record(name)}"]
         options += [] if peer is None else [f"--kgdb-peer={peer}"]
         return self._spawn(name, settings, [*self._options, *options])
 
@@ -145,20 +153,25 @@ class Runner:
     def done(self, name: str) -> int:
         """Return how many runs are over."""
         try:
-            return self._record(name).read_bytes().count(b"\n")
+            record = self._record(name).read_bytes()
         except OSError:
             return 0
+        return record.count(b"\n") - record.count(_FINISHED.encode())
 
     def result(self, name: str, child: Child) -> dict[str, list[Run]]:
         """Return the runs of each test, once pytest has ended.
 
         :raises GateFailed: pytest itself did not run.
+        :raises PytestDied: it has ended before the tests were over.
         """
         status = child.poll()
         if status not in _RAN:
             raise self._failure(name, child, status)
+        *lines, last = self._record(name).read_text().splitlines() or [""]
+        if not last.startswith(_FINISHED):
+            raise self._failure(name, child, status)
         runs: dict[str, list[Run]] = {}
-        for line in self._record(name).read_text().splitlines():
+        for line in lines:
             record = json.loads(line)
             runs.setdefault(record["test"], []).append(
                 Run(
@@ -167,6 +180,7 @@ class Runner:
                     record["seconds"],
                     record["kernel"],
                     record.get("observed", {}),
+                    record["repeated"],
                 )
             )
         return runs
@@ -177,6 +191,14 @@ class Runner:
                 "no test was found", status=_NO_TESTS, hint="name the tests as for pytest"
             )
         tail = "\n".join(f"  {line}" for line in child.tail(15).splitlines())
+        if status in _RAN or (status is not None and status < 0):
+            return PytestDied(
+                f"pytest ended on the {name} kernel before the tests were over (status {status}):"
+                f"\n{tail}",
+                status=_FAILED,
+                log=self._log(name),
+                hint="pytest-timeout's method `thread` ends pytest itself; `signal` ends one test",
+            )
         return GateFailed(
             f"pytest did not run on the {name} kernel (status {status}):\n{tail}",
             status=_USAGE if status == _USAGE else _FAILED,

@@ -13,8 +13,8 @@ from ..cache import write_atomically
 from ..errors import BuildError, KgdbError
 from ..progress import Progress
 from ..settings import Settings
-from ._runner import Runner
-from ._verdicts import Run, reason_of
+from ._runner import PytestDied, Runner
+from ._verdicts import Run, reason_of, too_few
 
 __all__ = ["Builder", "Commit", "CommitTester", "State", "judge_commit"]
 
@@ -50,10 +50,13 @@ class Builder(Protocol):
         """Return the kernel of these settings; raises BuildError."""
 
 
-def judge_commit(runs: Mapping[str, Sequence[Run]], reasons: Sequence[str] = ()) -> Commit:
+def judge_commit(
+    runs: Mapping[str, Sequence[Run]], reasons: Sequence[str] = (), *, asked: int = 1
+) -> Commit:
     """Return what the runs of the tests say of a commit; its revision is empty.
 
     :param reasons: why the tests fail on the bad end; a failure for another reason is another bug.
+    :param asked: how many runs of a kernel test there are to be.
     """
     failures: dict[str, str] = {}
     ran = False
@@ -61,6 +64,8 @@ def judge_commit(runs: Mapping[str, Sequence[Run]], reasons: Sequence[str] = ())
         statuses = {run.status for run in its}
         if odd := [run for run in its if run.status in ("MISS", "ERROR")]:
             return Commit("", State.SKIP, f"{test}: {odd[0].message or odd[0].status}")
+        if any(run.kernel for run in its) and (missing := too_few(its, asked)):
+            return Commit("", State.SKIP, f"{test}: {missing}")
         if statuses == {"SKIP"}:
             continue
         ran = True
@@ -185,7 +190,11 @@ class CommitTester:
             self._runner.start(_NAME, settings) as child,
         ):
             self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
-            return judge_commit(self._runner.result(_NAME, child), reasons)
+            try:
+                runs = self._runner.result(_NAME, child)
+            except PytestDied as error:
+                return Commit("", State.SKIP, error.message.partition("\n")[0])
+            return judge_commit(runs, reasons, asked=self._runner.repeat)
 
     def _save(self) -> None:
         values = [

@@ -24,6 +24,7 @@ __all__ = [
     "reason_of",
     "repeats_for",
     "summary",
+    "too_few",
 ]
 
 PROVEN: Final = 0
@@ -84,6 +85,8 @@ class Run:
     """Whether the test uses a kernel."""
     observed: Mapping[str, int] = field(default_factory=dict, hash=False)
     """What its spies and the kernel's log saw, and how often, where that was asked for."""
+    repeated: bool = True
+    """Whether pytest runs the test as often as it is asked to; see :func:`too_few`."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,21 @@ def repeats_for(confidence: float) -> int:
     return max(1, math.ceil(math.log(1 - confidence) / math.log(1 - _RARE)))
 
 
-def judge(test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: str = "") -> Result:
+def judge(
+    test: str, base: Sequence[Run], patched: Sequence[Run], *, unchanged: str = "", asked: int = 1
+) -> Result:
     """Return the verdict on the runs of one test.
 
     :param unchanged: why both kernels are the same, where they are.
+    :param asked: how many runs of a kernel test there are to be on each kernel.
     """
-    verdict, reason = _judge(base, patched, unchanged)
+    verdict, reason = _judge(base, patched, unchanged, asked)
     return Result(test, verdict, reason, tuple(base), tuple(patched))
 
 
-def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple[Verdict, str]:
+def _judge(
+    base: Sequence[Run], patched: Sequence[Run], unchanged: str, asked: int
+) -> tuple[Verdict, str]:
     if (
         not unchanged
         and patched
@@ -146,6 +154,9 @@ def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple
             if run.status in ("MISS", "ERROR"):
                 return Verdict.CANNOT_TELL, f"on the {side}: {run.message or run.status}"
     runs = (*base, *patched)
+    for side, its in (("base", base), ("patched kernel", patched)):
+        if any(run.kernel for run in runs) and (missing := too_few(its, asked)):
+            return Verdict.CANNOT_TELL, f"{missing} on the {side}"
     if all(run.status == "SKIP" for run in runs):
         return Verdict.NOT_TESTED, f"skipped: {runs[0].message}"
     if any(run.status == "SKIP" for run in runs):
@@ -165,6 +176,18 @@ def _judge(base: Sequence[Run], patched: Sequence[Run], unchanged: str) -> tuple
     if failed[1]:
         return Verdict.BROKEN, patched[0].message
     return Verdict.PASSES_BOTH, ""
+
+
+def too_few(runs: Sequence[Run], asked: int) -> str:
+    """Return how many of the runs that were asked for took place, and why; "" if all did."""
+    if len(runs) >= asked:
+        return ""
+    why = (
+        "what ends pytest early, as -x and --maxfail do, left the others out"
+        if all(run.repeated for run in runs)
+        else "only functions that name kgdb or kgdb_session as an argument are repeated"
+    )
+    return f"it has {len(runs)} of {asked} runs ({why})"
 
 
 def _varies(runs: Iterable[Run]) -> bool:

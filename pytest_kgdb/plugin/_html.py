@@ -17,11 +17,10 @@ from ..errors import ConfigError
 from ..escape import clean
 from ..progress import duration
 from ..report import ACTIONS, Story
-from ._status import FAIL, PASS, SKIP, worst
+from ._status import MISS, PASS, SKIP, decisive
 
 __all__ = ["HtmlReport"]
 
-_OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
 _SHORT: Final = 0.001  # seconds: a time line is at least so long
 
 
@@ -58,7 +57,8 @@ class HtmlReport:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the report of a phase of a kernel test."""
-        if getattr(report, "kgdb_uses_kernel", False):
+        # That of a process that died does not say so.
+        if getattr(report, "kgdb_uses_kernel", False) or report.nodeid in self._reports:
             self._reports.setdefault(report.nodeid, []).append(report)
 
     @pytest.hookimpl(trylast=True)
@@ -93,24 +93,22 @@ class HtmlReport:
 
 
 def _shown(nodeid: str, reports: Sequence[pytest.TestReport]) -> dict[str, Any]:
-    statuses = [getattr(report, "kgdb_status", _OF_OUTCOME[report.outcome]) for report in reports]
-    status = worst(statuses)
-    decisive = next(one for one, its in zip(reports, statuses, strict=True) if its == status)
-    lost = any(getattr(report, "kgdb_lost", False) for report in reports)
-    stories = (getattr(report, "kgdb_story", None) for report in reports)
+    status, report = decisive(reports)
+    lost = status == MISS or any(getattr(one, "kgdb_lost", False) for one in reports)
+    stories = (getattr(one, "kgdb_story", None) for one in reports)
     story: Story | None = next(filter(None, stories), None)
-    worker = getattr(getattr(decisive, "node", None), "gateway", None)
+    worker = getattr(getattr(report, "node", None), "gateway", None)
     return {
         "name": clean(nodeid),
         "status": status,
         "outcome": "error" if lost else {PASS: "passed", SKIP: "skipped"}.get(status, "failed"),
-        "duration": duration(sum(report.duration for report in reports)),
+        "duration": duration(sum(one.duration for one in reports)),
         "worker": worker.id if worker is not None else "",
-        "failure": clean(decisive.longreprtext) if decisive.failed else "",
+        "failure": clean(report.longreprtext) if report.failed else "",
         # What the test did is in its time line.
         "sections": [
             (clean(title), clean(text))
-            for title, text in decisive.sections
+            for title, text in report.sections
             if story is None or title != ACTIONS
         ],
         "events": _events(story) if story else [],

@@ -84,6 +84,8 @@ class _Record:
         *lines, self._rest = (self._rest + self._file.read()).split("\n")
         for line in lines:
             record = json.loads(line)
+            if "test" not in record:
+                return  # the last line
             self._statuses.setdefault(record["test"], {})[record["repeat"]] = record["status"]
 
     def close(self) -> None:

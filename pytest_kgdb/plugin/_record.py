@@ -12,14 +12,13 @@ import pytest
 
 from ..errors import ConfigError
 from ..process import FileLock
-from ._status import FAIL, PASS, SKIP, worst
+from ._status import MISS, decisive
 
 __all__ = ["Recorder", "message_of", "repeated", "repeats"]
 
 _LOCK_SECONDS: Final = 1.0
 _REPEAT: Final = "repeat"
 _ID: Final = re.compile(rf"\[{_REPEAT}(\d+)\]|-{_REPEAT}(\d+)(?=[\]-])|(?<=\[){_REPEAT}(\d+)-")
-_OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
 
 
 def repeats(number: int) -> list[str]:
@@ -36,7 +35,7 @@ def repeated(nodeid: str) -> tuple[str, int]:
 
 
 class Recorder:
-    """Writes a line for each test as it ends; a pytest plugin.
+    """Writes a line for each test as it ends, and one when all have; a pytest plugin.
 
     It locks the file until the end, so that who reads it meanwhile can tell.
     """
@@ -56,25 +55,32 @@ class Recorder:
         """Take note of a phase; after the last one, write the test's line."""
         reports = self._reports.setdefault(report.nodeid, [])
         reports.append(report)
-        if report.when == "teardown":
-            del self._reports[report.nodeid]
-            if any(getattr(one, "kgdb_enough", False) for one in reports):
-                return  # a repetition that was left out
-            self._write(report.nodeid, reports)
+        if report.when in ("setup", "call"):
+            return
+        del self._reports[report.nodeid]
+        if any(getattr(one, "kgdb_enough", False) for one in reports):
+            return  # a repetition that was left out
+        self._write(report.nodeid, reports)
 
-    def _write(self, nodeid: str, reports: list[pytest.TestReport]) -> None:
-        statuses = [
-            getattr(report, "kgdb_status", _OF_OUTCOME[report.outcome]) for report in reports
-        ]
-        status = worst(statuses)
-        decisive = next(one for one, its in zip(reports, statuses, strict=True) if its == status)
+    # Behind the ends of fixtures of the session, which may be where pytest itself fails.
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write what has not ended, and that there is no more to come."""
+        for nodeid, reports in self._reports.items():
+            self._write(nodeid, reports, ended=False)
+        self._reports.clear()
+        print(json.dumps({"finished": True}), file=self._file, flush=True)
+
+    def _write(self, nodeid: str, reports: list[pytest.TestReport], *, ended: bool = True) -> None:
+        status, report = decisive(reports)
         test, repeat = repeated(nodeid)
         record = {
             "test": test,
             "repeat": repeat,
-            "status": status,
+            "repeated": test != nodeid,
+            "status": status if ended else MISS,
             "kernel": any(getattr(report, "kgdb_uses_kernel", False) for report in reports),
-            "message": message_of(decisive),
+            "message": message_of(report) if ended else "pytest ended while it ran",
             "seconds": round(sum(report.duration for report in reports), 4),
         }
         for report in reports:

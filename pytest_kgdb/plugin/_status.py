@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
@@ -20,7 +20,17 @@ from ..errors import (
     StaleError,
 )
 
-__all__ = ["ERROR", "FAIL", "MISS", "PASS", "SKIP", "status_of", "tested_nothing", "worst"]
+__all__ = [
+    "ERROR",
+    "FAIL",
+    "MISS",
+    "PASS",
+    "SKIP",
+    "decisive",
+    "status_of",
+    "status_of_phase",
+    "tested_nothing",
+]
 
 # https://github.com/kernelci/kcidb-io, schema v5, tests[].status.
 PASS: Final = "PASS"  # noqa: S105 # no word to enter
@@ -33,6 +43,8 @@ MISS: Final = "MISS"
 """The test could not be run: build, boot, cache, machine or debugger failed."""
 SKIP: Final = "SKIP"
 """The test was not to be run."""
+
+_OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
 
 _ORDER: Final = (MISS, ERROR, FAIL, SKIP, PASS)
 
@@ -65,6 +77,19 @@ def tested_nothing(error: BaseException, *, ours: bool) -> bool:
     return status_of(error, ours=ours) == MISS or error.unmade
 
 
-def worst(statuses: Iterable[str]) -> str:
-    """Return the status of a test from those of its phases."""
-    return min(statuses, key=_ORDER.index, default=PASS)
+def status_of_phase(report: pytest.TestReport) -> str:
+    """Return the status of a test after one of its phases."""
+    if report.when not in ("setup", "call", "teardown"):
+        return MISS  # pytest-xdist and pytest-forked say so that its process died
+    if (status := getattr(report, "kgdb_status", None)) is not None:
+        return str(status)
+    return _OF_OUTCOME.get(report.outcome, FAIL)  # pytest-rerunfailures has "rerun"
+
+
+def decisive(reports: Sequence[pytest.TestReport]) -> tuple[str, pytest.TestReport]:
+    """Return the status of a test, and the first report that has it.
+
+    :param reports: of its phases; at least one.
+    """
+    worst = min(reports, key=lambda report: _ORDER.index(status_of_phase(report)))
+    return status_of_phase(worst), worst

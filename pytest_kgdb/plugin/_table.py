@@ -11,13 +11,12 @@ import pytest
 from ._artifacts import KERNEL_OF
 from ._matrix import Cell, Matrix
 from ._record import repeated
-from ._status import ERROR, FAIL, MISS, PASS, SKIP
+from ._status import ERROR, FAIL, MISS, PASS, SKIP, status_of_phase
 
 __all__ = ["MatrixTable", "Row", "blocks"]
 
 _XFAIL: Final = "XFAIL"  # a failure that the test's author expects: pytest's word
 _ORDER: Final = (MISS, ERROR, FAIL, _XFAIL, SKIP, PASS)
-_OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
 _COLOURS: Final = {PASS: "green", SKIP: "yellow", _XFAIL: "yellow"}
 _NOT_RUN: Final = "-"
 _SAME: Final = "="
@@ -61,12 +60,10 @@ class MatrixTable:
         self._note(report)
         if report.nodeid not in self._cells:
             return
-        if report.when not in ("setup", "call", "teardown"):
-            status = MISS  # its worker has crashed
-        elif hasattr(report, "wasxfail"):
+        if hasattr(report, "wasxfail"):
             status = _XFAIL if report.skipped else PASS
         else:
-            status = getattr(report, "kgdb_status", _OF_OUTCOME[report.outcome])
+            status = status_of_phase(report)
         phases = self._phases.setdefault(report.nodeid, [])
         phases.append(status)
         if report.when not in ("setup", "call"):

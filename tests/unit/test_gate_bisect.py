@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ from pytest_kgdb.errors import BuildError
 from pytest_kgdb.gate import (
     Bisection,
     Conclusion,
+    PytestDied,
     State,
     judge_commit,
     repeats_for,
@@ -45,6 +47,8 @@ def _data(text: str) -> list[str]:
 
 class World:
     """A repository with commits, and what the tests come to on each."""
+
+    repeat = 1
 
     def __init__(self, directory: Path, commits: int) -> None:
         self.tree = directory / "linux"
@@ -268,6 +272,22 @@ def test_a_commit_that_varies_and_was_taken_for_good_or_bad(
     assert "it varies: " in varying.reason
 
 
+def test_a_commit_on_which_pytest_dies(tmp_path: Path) -> None:
+    world = World(tmp_path, 8)
+    world.outcome = lambda number: [BAD] if number >= 5 else [GOOD]
+    result = world.result
+
+    def dying(name: str, child: object) -> dict[str, list[Run]]:
+        if world.now == 4:
+            raise PytestDied("pytest ended before the tests were over", status=2)
+        return result(name, child)
+
+    world.result = dying  # type: ignore[method-assign]
+    conclusion = world.search()
+    assert conclusion.culprit is None
+    assert set(conclusion.suspects) == {world.revisions[number] for number in (4, 5)}
+
+
 def test_an_end_that_varies(tmp_path: Path) -> None:
     world = World(tmp_path, 4)
     world.outcome = lambda number: [BAD] if number == 3 and world.tested.count(3) < 2 else [GOOD]
@@ -317,3 +337,15 @@ def test_merges(tmp_path: Path) -> None:
 )
 def test_what_runs_say_of_a_commit(runs: dict[str, list[Run]], state: State) -> None:
     assert judge_commit(runs).state is state
+
+
+@pytest.mark.parametrize("run", [GOOD, BAD])
+def test_runs_of_a_commit_that_did_not_take_place(run: Run) -> None:
+    commit = judge_commit({"a": [run] * 8, "b": [run]}, asked=8)
+    assert (commit.state, commit.reason) == (
+        State.SKIP,
+        "b: it has 1 of 8 runs (what ends pytest early, as -x and --maxfail do, left the others "
+        "out)",
+    )
+    plain = replace(run, kernel=False)
+    assert judge_commit({"a": [run] * 8, "b": [plain]}, asked=8).state is not State.SKIP

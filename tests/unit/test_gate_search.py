@@ -86,6 +86,8 @@ class Child:
 class World:
     """As Runner and KernelBuilder."""
 
+    repeat = 1
+
     def __init__(self, outcome: Callable[[Settings], list[Run] | Exception]) -> None:
         self.outcome = outcome
         self.tested: list[Settings] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -69,6 +70,37 @@ def test_verdicts_where_both_kernels_are_the_same(
     base: str, patched: str, verdict: Verdict
 ) -> None:
     assert judge("test", runs(base), runs(patched), unchanged="the same").verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("base", "patched", "verdict"),
+    [
+        ("f", "pppp", Verdict.CANNOT_TELL),
+        ("ffff", "p", Verdict.CANNOT_TELL),
+        ("ppp", "pppp", Verdict.CANNOT_TELL),
+        ("s", "s", Verdict.CANNOT_TELL),
+        ("ffff", "pppp", Verdict.PROVES),
+        ("fffff", "pppp", Verdict.PROVES),
+        # It stays true whatever further runs come to.
+        ("fp", "pp", Verdict.FLAKY),
+    ],
+)
+def test_runs_that_did_not_take_place(base: str, patched: str, verdict: Verdict) -> None:
+    sides = runs(base), runs(patched)
+    assert judge("test", *sides, asked=4).verdict is verdict
+    if verdict is Verdict.CANNOT_TELL:
+        assert judge("test", *sides, asked=4, unchanged="the same").verdict is verdict
+
+
+def test_why_runs_did_not_take_place() -> None:
+    early = judge("test", runs("f"), runs("pppp"), asked=4)
+    assert early.reason.startswith("it has 1 of 4 runs (what ends pytest early, as -x and")
+    assert early.reason.endswith(" on the base")
+    once = [[replace(run, repeated=False) for run in runs(letter)] for letter in "fp"]
+    assert "only functions that name kgdb or kgdb_session" in judge("test", *once, asked=4).reason
+    # Others are run once, as ever.
+    plain = runs("p", kernel=False)
+    assert judge("test", plain, plain, asked=4).verdict is Verdict.NOT_TESTED
 
 
 def test_a_test_without_a_kernel() -> None:

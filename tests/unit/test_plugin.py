@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -607,8 +608,15 @@ STATUSES = """
     """
 
 
+def records(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a record of a run that has ended."""
+    *lines, last = [json.loads(line) for line in path.read_text().splitlines()]
+    assert last == {"finished": True}
+    return lines
+
+
 def recorded(path: Path) -> dict[str, str]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = records(path)
     return {line["test"].partition("::test_")[2]: line["status"] for line in lines}
 
 
@@ -676,7 +684,7 @@ def test_repetitions(inner: Inner) -> None:
         """
     )
     inner.run("--kgdb-repeat=3", "--kgdb-record=record").assert_outcomes(passed=4, failed=3)
-    lines = [json.loads(line) for line in (inner.path / "record").read_text().splitlines()]
+    lines = records(inner.path / "record")
     ran = sorted(
         (line["test"].partition("::")[2], line["repeat"], line["status"]) for line in lines
     )
@@ -705,7 +713,7 @@ def test_a_repeated_test_is_named_as_ever(inner: Inner, workers: tuple[str, ...]
     names = ("test_one.py::TestOf::test_it[b]", "test_one.py::test_it[x::y]", "test_two.py")
     result = inner.subprocess("--kgdb-repeat=2", "--kgdb-record=record", *workers, *names)
     result.assert_outcomes(passed=6, deselected=0 if workers else 6)
-    lines = [json.loads(line) for line in (inner.path / "record").read_text().splitlines()]
+    lines = records(inner.path / "record")
     assert {line["test"] for line in lines} == {*names[:2], "test_two.py::test_it"}
     inner.run("--kgdb-repeat=2", "test_one.py::test_plain").assert_outcomes(passed=1)
     result = inner.run("--kgdb-repeat=2", "test_one.py::test_it[c]")
@@ -748,7 +756,7 @@ def test_two_runs_beside_each_other(inner: Inner) -> None:
     runs = [start_in_step(inner, *sides) for sides in (("one", "two"), ("two", "one"))]
     outputs = [run.communicate(timeout=60)[0] for run in runs]
     for side, output in zip(("one", "two"), outputs, strict=True):
-        lines = [json.loads(line) for line in (inner.path / side).read_text().splitlines()]
+        lines = records(inner.path / side)
         counts = dict.fromkeys(("steady", "varies", "late", "wrong", "plain"), 0)
         for line in lines:
             counts[line["test"].partition("::test_")[2]] += 1

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from test_change import FIX, git, make_tree
-from test_plugin import Inner, make_inner
+from test_plugin import Inner, make_inner, recorded
 
 TESTS = """
 import pytest
@@ -100,8 +98,7 @@ def test_what_each_test_proves(proving: Inner) -> None:
             "it does not test the fix: it passes on the kernel without fix.patch",
         ]
     )
-    records = [json.loads(line) for line in (proving.path / "record").read_text().splitlines()]
-    statuses = {one["test"].partition("::test_")[2]: one["status"] for one in records}
+    statuses = recorded(proving.path / "record")
     assert statuses["proves[without fix.patch]"] == statuses["proves[with fix.patch]"] == "PASS"
     assert statuses["late[without fix.patch]"] == "PASS"
     assert statuses["blind[without fix.patch]"] == "FAIL"

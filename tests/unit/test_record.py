@@ -1,0 +1,161 @@
+"""`--kgdb-record`: that what it says of a run is all that took place, and what is read of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_plugin import Inner, inner, records  # noqa: F401  the fixture
+
+from pytest_kgdb.gate import PytestDied, Runner
+from pytest_kgdb.plugin._record import Recorder
+from pytest_kgdb.plugin._status import decisive, status_of_phase
+
+REPEATED = ("--kgdb-repeat=4", "--kgdb-record=record")
+
+
+class Child:
+    """A pytest that has ended."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def poll(self) -> int:
+        return self.status
+
+    def tail(self, lines: int) -> str:
+        return "+++ Timeout +++"
+
+
+def runner(directory: Path) -> Runner:
+    return Runner([], [], repeat=4, directory=directory)
+
+
+def counts(lines: Sequence[dict[str, Any]]) -> dict[str, int]:
+    return dict(Counter(line["test"].partition("::")[2] for line in lines))
+
+
+def test_what_ends_pytest_early(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        def test_a(kgdb): pass
+        def test_b(kgdb, request): assert "repeat2" not in request.node.nodeid
+        def test_c(kgdb): pass
+        """
+    )
+    inner.run(*REPEATED, "-x")
+    assert counts(records(inner.path / "record")) == {"test_a": 4, "test_b": 2}
+
+
+def test_what_cannot_be_repeated(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+        @pytest.mark.usefixtures("kgdb_session")
+        class TestUnit(unittest.TestCase):
+            def test_unit(self): pass
+        def test_a(kgdb): pass
+        """
+    )
+    inner.run(*REPEATED)
+    lines = records(inner.path / "record")
+    assert counts(lines) == {"TestUnit::test_unit": 1, "test_a": 4}
+    assert [line["repeated"] for line in lines] == [False, *[True] * 4]
+    assert all(line["kernel"] for line in lines)
+
+
+def test_a_worker_that_dies(inner: Inner) -> None:  # noqa: F811
+    pytest.importorskip("xdist")
+    inner.pytester.makepyfile(
+        """
+        import os
+        def test_a(kgdb, request):
+            if "repeat3" in request.node.nodeid:
+                os._exit(9)
+        """
+    )
+    inner.subprocess(*REPEATED, "-n1", "--kgdb-report=page").assert_outcomes(passed=3, failed=1)
+    lines = records(inner.path / "record")
+    assert sorted((line["repeat"], line["status"]) for line in lines) == [
+        *((1, "PASS"), (2, "PASS"), (3, "MISS"), (4, "PASS")),
+    ]
+    (lost,) = (line for line in lines if line["status"] == "MISS")
+    assert "crashed while running" in lost["message"]
+    assert lost["kernel"]
+    assert "1 error" in (inner.path / "page/index.html").read_text()
+
+
+def test_a_pytest_that_dies(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        import os
+        def test_a(kgdb, request):
+            if "repeat3" in request.node.nodeid:
+                os._exit(1)  # as pytest-timeout's method `thread` does
+        """
+    )
+    result = inner.subprocess("--kgdb-repeat=4", "--kgdb-record=base.jsonl")
+    assert result.ret == 1
+    child: Any = Child(result.ret)
+    with pytest.raises(PytestDied, match=r"pytest ended on the base kernel before .* \(status 1\)"):
+        runner(inner.path).result("base", child)
+    assert runner(inner.path).done("base") == 2
+
+
+@pytest.mark.parametrize("status", [-9, -11])
+def test_a_pytest_that_is_killed(tmp_path: Path, status: int) -> None:
+    child: Any = Child(status)
+    with pytest.raises(PytestDied, match=rf"status {status}"):
+        runner(tmp_path).result("base", child)
+
+
+def test_the_runs_that_are_read(tmp_path: Path) -> None:
+    line = {
+        "test": "test_a",
+        "repeat": 1,
+        "repeated": True,
+        "status": "FAIL",
+        "kernel": True,
+        "message": '{"finished"',
+        "seconds": 0.1,
+    }
+    lines = [json.dumps(line), json.dumps({"finished": True})]
+    record = tmp_path / "base.jsonl"
+    record.write_text("".join(f"{one}\n" for one in lines))
+    child: Any = Child(0)
+    (runs,) = runner(tmp_path).result("base", child).values()
+    assert [(run.status, run.message) for run in runs] == [("FAIL", '{"finished"')]
+    assert runner(tmp_path).done("base") == 1
+    for text in ("", f"{lines[0]}\n", f'{lines[0]}\n{{"test": "te'):
+        record.write_text(text)
+        with pytest.raises(PytestDied):
+            runner(tmp_path).result("base", child)
+
+
+def phase(when: Any, outcome: Any = "passed", **attributes: object) -> pytest.TestReport:
+    report = pytest.TestReport("test_a", ("", None, ""), {}, outcome, None, when)
+    vars(report).update(attributes)
+    return report
+
+
+def test_a_test_that_is_open_at_the_end(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "record")
+    recorder.pytest_runtest_logreport(phase("setup", kgdb_status="PASS", kgdb_uses_kernel=True))
+    recorder.pytest_sessionfinish()
+    recorder.pytest_unconfigure()
+    (line,) = records(tmp_path / "record")
+    assert (line["status"], line["message"]) == ("MISS", "pytest ended while it ran")
+    assert line["kernel"]
+
+
+def test_the_status_of_a_phase() -> None:
+    assert status_of_phase(phase("call", kgdb_status="ERROR")) == "ERROR"
+    assert status_of_phase(phase("???", "failed")) == "MISS"
+    assert status_of_phase(phase("call", "rerun")) == "FAIL"
+    status, report = decisive([phase("setup"), phase("call", "failed"), phase("teardown")])
+    assert (status, report.when) == ("FAIL", "call")
