@@ -162,6 +162,10 @@ def _judge(
     if any(run.status == "SKIP" for run in runs):
         return Verdict.CANNOT_TELL, "it was skipped in some of its runs"
     if not all(run.kernel for run in runs):
+        if bool(failed[0]) != bool(failed[1]):
+            failure = next(run.message for run in runs if run.status == "FAIL")
+            side = "base" if failed[0] else "patched kernel"
+            return Verdict.CANNOT_TELL, f"it uses no kernel, and fails on the {side}: {failure}"
         return Verdict.NOT_TESTED, "it uses no kernel"
     if unchanged and bool(failed[0]) != bool(failed[1]):
         return Verdict.FLAKY, rates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final
 
 import pytest
@@ -41,8 +41,19 @@ def repeat(metafunc: pytest.Metafunc) -> None:
 
 
 def is_kernel_test(item: pytest.Item) -> bool:
-    """Whether a test asks for a fixture of ours."""
+    """Whether a test names a fixture of ours, or one that has one: what is known before it runs."""
     return not FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def fixtures_of(item: pytest.Item) -> Collection[str]:
+    """Return the names of a test's fixtures, with those that it has got by `getfixturevalue()`."""
+    request = getattr(item, "_request", None)  # while the test runs
+    return getattr(request or item, "fixturenames", ())
+
+
+def uses_kernel(item: pytest.Item) -> bool:
+    """Whether a test that runs, or has run, has a fixture of ours, however it has got it."""
+    return not FIXTURES.isdisjoint(fixtures_of(item))
 
 
 def kernel_of(item: pytest.Item) -> tuple[object, object]:

@@ -15,7 +15,7 @@ from ..errors import KgdbError
 from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
-from ._collect import is_kernel_test
+from ._collect import uses_kernel
 from ._names import NO_KERNEL
 from ._require import Requirement
 from ._rerun import rerun_command
@@ -85,7 +85,7 @@ class Failures:
             or session is None
             or call.when == "teardown"
             or (call.when == "setup" and call.excinfo is None)
-            or not is_kernel_test(item)
+            or not uses_kernel(item)
         ):
             return None
         try:
@@ -97,7 +97,7 @@ class Failures:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         error, users = _our_error(item.config, call)
-        ours = is_kernel_test(item)
+        ours = uses_kernel(item)
         if ours and call.excinfo is not None:
             _show_whole(call.excinfo)
         report = yield

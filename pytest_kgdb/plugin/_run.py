@@ -14,12 +14,14 @@ from ._artifacts import KERNEL_OF, SOURCE, Artifacts, KernelSession
 from ._collect import (
     REQUEST,
     boots_line,
+    fixtures_of,
     group,
     is_kernel_test,
     kernel_of,
     machine_of,
     read_markers,
     request_of,
+    uses_kernel,
 )
 from ._configure import matrix_of, settings_of
 from ._coverage import CoverageReport
@@ -201,7 +203,7 @@ class Run:
             self._skip_for_stub(error)
             raise
         self._run_kunit(item)
-        if self.live is not None and not _KERNELS.isdisjoint(getattr(item, "fixturenames", ())):
+        if self.live is not None and not _KERNELS.isdisjoint(fixtures_of(item)):
             self._observe(item)
             self.live.check_splats()
         return result
@@ -327,7 +329,7 @@ class Run:
             or not self.settings.attach
             or is_worker(self.config)  # it has no terminal
             or not isinstance(node, pytest.Item)
-            or not is_kernel_test(node)
+            or not uses_kernel(node)
         ):
             return
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")

@@ -104,8 +104,19 @@ def test_why_runs_did_not_take_place() -> None:
 
 
 def test_a_test_without_a_kernel() -> None:
-    result = judge("test", runs("f", kernel=False), runs("p", kernel=False))
-    assert (result.verdict, result.reason) == (Verdict.NOT_TESTED, "it uses no kernel")
+    for letter in "pf":
+        result = judge("test", *[runs(letter, kernel=False)] * 2)
+        assert (result.verdict, result.reason) == (Verdict.NOT_TESTED, "it uses no kernel")
+
+
+@pytest.mark.parametrize("sides", ["fp", "pf"])
+@pytest.mark.parametrize("kernel", [False, True])
+def test_a_test_that_seems_to_have_no_kernel(sides: str, *, kernel: bool) -> None:
+    base, patched = (runs(letter, kernel=False) for letter in sides)
+    result = judge("test", base, [replace(run, kernel=kernel) for run in patched])
+    assert result.verdict is Verdict.CANNOT_TELL
+    side = "base" if sides == "fp" else "patched kernel"
+    assert result.reason == f"it uses no kernel, and fails on the {side}: assert 1 == 2"
 
 
 def test_a_patched_kernel_that_does_not_boot() -> None:

@@ -69,6 +69,34 @@ def test_what_cannot_be_repeated(inner: Inner) -> None:  # noqa: F811
     assert all(line["kernel"] for line in lines)
 
 
+def test_a_kernel_that_is_asked_for_while_the_test_runs(inner: Inner) -> None:  # noqa: F811
+    inner.fake("Session.splats = ['WARNING: at vfs_read']")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture
+        def late(request): return request.getfixturevalue("kgdb")
+        def test_body(request): request.getfixturevalue("kgdb_session")
+        def test_again(request): request.getfixturevalue("kgdb_session")
+        def test_fixture(late): pass
+        def test_plain(request): request.getfixturevalue("tmp_path")
+        def test_named(kgdb): pass
+        """
+    )
+    inner.run(*REPEATED).assert_outcomes(passed=7, failed=1)
+    lines = records(inner.path / "record")
+    kernels = {line["test"].partition("::test_")[2]: line["kernel"] for line in lines}
+    assert kernels == {
+        **dict.fromkeys(("body", "again", "fixture", "named"), True),
+        "plain": False,
+    }
+    # What the kernel says is the test's, also there.
+    assert [line["test"].partition("::test_")[2] for line in lines if line["status"] == "FAIL"] == [
+        "body"
+    ]
+    assert counts(lines)["test_body"] == 1
+
+
 def test_a_worker_that_dies(inner: Inner) -> None:  # noqa: F811
     pytest.importorskip("xdist")
     inner.pytester.makepyfile(
