@@ -37,6 +37,8 @@ _BAD: Final = 1
 _SKIP: Final = 125
 _MISUSE: Final = 128
 
+_FORMAT: Final = "2"  # of what is kept of a search
+
 _SUCCESS: Final = 0
 _WRONG_END: Final = 1
 _INCONCLUSIVE: Final = 6
@@ -99,7 +101,7 @@ def _resumable(
     """
     number = repeat(options)
     arguments, ours = list(options.rest), common(options)
-    parts = [*parts, *arguments, *ours, settings.config, *map(str, settings.patch)]
+    parts = [_FORMAT, *parts, *arguments, *ours, settings.config, *map(str, settings.patch)]
     parts += [*map(str, settings.module), str(number), tests_key(arguments)]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     directory = logs(options, builder.cache)
@@ -186,8 +188,8 @@ def step(options: argparse.Namespace) -> int:
         builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
         try:
             builder.build(settings)
-        except BuildError as error:
-            print(f"skip: {error.message}")
+        except (BuildError, ConfigError) as error:  # an older commit may lack a symbol
+            print(f"skip: {error}")
             return _SKIP
         runner = Runner(
             options.rest, common(options), repeat=number, directory=logs(options, builder.cache)

@@ -42,7 +42,7 @@ class Conclusion:
 
 
 class Bisection:
-    """A search between a good and a bad revision, which can be resumed.
+    """A search between a good and a bad revision, which can be resumed until it has an outcome.
 
     :param tree: the user's git tree, which is only read.
     :param directory: for a repository that uses the tree's objects, and for what was found out.
@@ -82,19 +82,17 @@ class Bisection:
         self._open()
         while True:
             conclusion = self._search()
-            if conclusion.culprit is None:
-                return conclusion
-            if self._is_confirmed(conclusion.culprit):
+            if conclusion.culprit is None or self._is_confirmed(conclusion.culprit):
                 self._forget()
                 return replace(conclusion, commits=self._tester.commits)
             self._start()
 
     def _search(self) -> Conclusion:
-        bad = self._test(self._bad)
+        bad = self._test(self._bad, is_end=True)
         if bad.state is not State.BAD:
             what = "the tests pass there" if bad.state is State.GOOD else bad.reason
             return self._conclude(None, f"the bad end, {self._bad[:12]}, is not bad: {what}")
-        good = self._test(self._good, bad.failures)
+        good = self._test(self._good, bad, is_end=True)
         if good.state is not State.GOOD:
             return self._conclude(None, f"the good end, {self._good[:12]}, is not: {good.reason}")
         output = ""
@@ -106,7 +104,7 @@ class Bisection:
                 suspects = tuple(_SUSPECT.findall(output))
                 return self._conclude(None, "the commits between cannot be tested", suspects)
             revision = git(self._repository, "rev-parse", "BISECT_HEAD").strip()
-            commit = self._test(revision, bad.failures)
+            commit = self._test(revision, bad)
             result = run_git(self._repository, "bisect", commit.state.value, revision)
             output = result.output
             if result.status != 0 and _ONLY_SKIPPED not in output:
@@ -122,6 +120,8 @@ class Bisection:
         """Go on with the search that is there, or begin one."""
         if (self._repository / ".git/BISECT_LOG").exists() and self._note.exists():
             self._tester.resume()
+            # From the beginning: git has also taken note of commits that could not be tested.
+            self._start()
             return
         shutil.rmtree(self._repository, ignore_errors=True)
         git(
@@ -147,11 +147,9 @@ class Bisection:
             for one in good
             if not any(one != other and self._is_ancestor(one, other) for other in good)
         ]
-        failures = self._test(self._bad).failures
+        bad = self._test(self._bad)
         return all(
-            self._tester.confirm(
-                revision, self._kernel(revision), failures, **self._names(revision)
-            )
+            self._tester.confirm(revision, self._kernel(revision), bad, **self._names(revision))
             for revision in (culprit, *last)
         )
 
@@ -162,9 +160,10 @@ class Bisection:
         self._tester.forget()
         shutil.rmtree(self._repository)
 
-    def _test(self, revision: str, reasons: Sequence[str] = ()) -> Commit:
+    def _test(self, revision: str, bad: Commit | None = None, *, is_end: bool = False) -> Commit:
         """Test a commit, unless that was done before."""
-        return self._tester.test(revision, self._kernel(revision), reasons, **self._names(revision))
+        names = self._names(revision)
+        return self._tester.test(revision, self._kernel(revision), bad, **names, is_end=is_end)
 
     def _kernel(self, revision: str) -> Settings:
         return replace(self._settings, kernel=(f"{self._tree}@{revision}",))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from ..change import Change, Side
-from ..errors import BuildError, KgdbError
+from ..errors import BuildError, ConfigError, KgdbError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
 from ..settings import Settings
@@ -77,7 +77,7 @@ class Gate:
 
         :param expected: the verdicts that are good ones.
         :raises GateFailed: pytest itself did not run.
-        :raises ConfigError: a patch cannot be read, and the like.
+        :raises ConfigError: the base cannot be as the settings are.
         """
         change, notes = self._change, [*self._change.notes]
         try:
@@ -88,6 +88,8 @@ class Gate:
             patched = self._kernels.build(change.patched.settings)
         except BuildError as error:
             return untested(change, error, NOT_PROVEN, _which(change.patched))
+        except ConfigError as error:  # it takes a symbol away that is asked for
+            return untested(change, error, INCONCLUSIVE, _which(change.patched))
         for file in not_compiled(patched.kernel, change.files) if change.of_kernel else ():
             notes.append(f"{file.file} is not compiled: {_sentence(file.why)}")
         notes += dict.fromkeys((*base.kernel.inexact, *patched.kernel.inexact))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import write_atomically
-from ..errors import BuildError, ConfigError
+from ..errors import ConfigError
 from ..kernel import parse_config, render_config
 from ..progress import Progress
 from ..settings import Settings
@@ -97,7 +97,8 @@ def reduce(items: Sequence[str], test: Callable[[Sequence[str]], State]) -> list
 class _Search:
     """What both searches have in common: a kernel is tested once, also after an interruption.
 
-    :param directory: for what was found out. If a search is there, it is gone on with.
+    :param directory: for what was found out. If a search is there that has no outcome, it is gone
+        on with.
     """
 
     def __init__(
@@ -109,32 +110,32 @@ class _Search:
             runner=runner,
             builder=builder,
             progress=progress,
-            untestable=(BuildError, ConfigError),  # a patch of Kconfig may break that, too
         )
         self._tester.resume()
 
-    def _test(self, title: str, settings: Settings, reasons: Sequence[str]) -> Commit:
+    def _test(self, title: str, settings: Settings, bad: Commit | None) -> Commit:
         """Test a kernel, unless that was done before."""
-        return self._tester.test(title, settings, reasons, name=title, shown=title)
+        # A patch of Kconfig may break what the settings ask for, also at the end of the series.
+        return self._tester.test(title, settings, bad, name=title, shown=title)
 
-    def _confirm(self, title: str, settings: Settings, reasons: Sequence[str]) -> bool:
+    def _confirm(self, title: str, settings: Settings, bad: Commit) -> bool:
         """Test a kernel once more; False if it varies, and is gone round from now on."""
-        self._test(title, settings, reasons)  # unless that was done
-        return self._tester.confirm(title, settings, reasons, name=title, shown=title)
+        self._test(title, settings, bad)  # unless that was done
+        return self._tester.confirm(title, settings, bad, name=title, shown=title)
 
     def _ends(
         self, good: tuple[str, Settings], bad: tuple[str, Settings]
-    ) -> tuple[str, bool, Sequence[str]]:
-        """Test both ends; return why they cannot be, whether they are wrong, the bad's failures."""
-        last = self._test(*bad, ())
+    ) -> tuple[str, bool, Commit]:
+        """Test both ends; return why they cannot be, whether they are wrong, and the bad one."""
+        last = self._test(*bad, None)
         if last.state is not State.BAD:
             what = "the tests pass there" if last.state is State.GOOD else last.reason
-            return f"the bad end, {bad[0]}, is not bad: {what}", last.state is State.GOOD, ()
-        first = self._test(*good, last.failures)
+            return f"the bad end, {bad[0]}, is not bad: {what}", last.state is State.GOOD, last
+        first = self._test(*good, last)
         if first.state is not State.GOOD:
             why = f"the good end, {good[0]}, is not: {first.reason}"
-            return why, first.state is State.BAD, ()
-        return "", False, last.failures
+            return why, first.state is State.BAD, last
+        return "", False, last
 
     def _conclude(
         self,
@@ -144,8 +145,7 @@ class _Search:
         *,
         wrong_end: bool = False,
     ) -> Discovery:
-        if culprits:
-            (self._directory / _NOTES).unlink(missing_ok=True)
+        self._tester.forget()
         commits = self._tester.commits
         return Discovery(tuple(culprits), why, tuple(suspects), commits, wrong_end)
 
@@ -170,21 +170,19 @@ class PatchSearch(_Search):
         """Search; both ends are tested first."""
         last = len(self._kernels) - 1
         while True:
-            why, wrong, reasons = self._ends(self._kernels[0], self._kernels[last])
+            why, wrong, bad = self._ends(self._kernels[0], self._kernels[last])
             if why:
                 return self._conclude(why=why, wrong_end=wrong)
-            first_bad, suspects = search(last, functools.partial(self._state, reasons))
+            first_bad, suspects = search(last, functools.partial(self._state, bad))
             if first_bad is None:
                 names = [self._kernels[step][0] for step in suspects]
                 return self._conclude(why="the kernels between cannot be tested", suspects=names)
             # Whichever kernel varies and was taken for good or bad is one of these two.
-            if all(
-                self._confirm(*self._kernels[step], reasons) for step in (first_bad, first_bad - 1)
-            ):
+            if all(self._confirm(*self._kernels[step], bad) for step in (first_bad, first_bad - 1)):
                 return self._conclude([self._kernels[first_bad][0]])
 
-    def _state(self, reasons: Sequence[str], step: int) -> State:
-        return self._test(*self._kernels[step], reasons).state
+    def _state(self, bad: Commit, step: int) -> State:
+        return self._test(*self._kernels[step], bad).state
 
 
 class ConfigSearch(_Search):
@@ -217,20 +215,20 @@ class ConfigSearch(_Search):
         everything = list(self._values)
         ends = [(self._title(part), self._with(part)) for part in ([], everything)]
         while True:
-            why, wrong, reasons = self._ends(*ends)
+            why, wrong, bad = self._ends(*ends)
             if why:
                 return self._conclude(why=why, wrong_end=wrong)
-            culprits = reduce(everything, functools.partial(self._state, reasons))
+            culprits = reduce(everything, functools.partial(self._state, bad))
             without = [[one for one in culprits if one != name] for name in culprits]
             if all(
-                self._confirm(self._title(part), self._with(part), reasons)
+                self._confirm(self._title(part), self._with(part), bad)
                 for part in (culprits, *without)
             ):
                 names = [f"CONFIG_{name}={self._values[name]}" for name in culprits]
                 return self._conclude(names)
 
-    def _state(self, reasons: Sequence[str], part: Sequence[str]) -> State:
-        return self._test(self._title(part), self._with(part), reasons).state
+    def _state(self, bad: Commit, part: Sequence[str]) -> State:
+        return self._test(self._title(part), self._with(part), bad).state
 
     def _title(self, names: Sequence[str]) -> str:
         if not names:

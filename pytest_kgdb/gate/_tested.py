@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..cache import write_atomically
-from ..errors import BuildError, KgdbError
+from ..errors import BuildError, ConfigError
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import PytestDied, Runner
@@ -39,55 +39,70 @@ class Commit:
     reason: str = ""
     failures: tuple[str, ...] = ()
     """Why tests failed, as :func:`reason_of` has it."""
+    tests: tuple[str, ...] = ()
+    """Those that failed."""
     confirmed: bool = False
     """Whether it was tested twice."""
+    missed: bool = False
+    """Whether a build, a boot or the machine failed: another time, it may be tested."""
 
 
 class Builder(Protocol):
     """Builds kernels, or finds them in the cache."""
 
     def build(self, settings: Settings) -> object:
-        """Return the kernel of these settings; raises BuildError."""
+        """Return the kernel of these settings; raises BuildError, ConfigError."""
 
 
 def judge_commit(
-    runs: Mapping[str, Sequence[Run]], reasons: Sequence[str] = (), *, asked: int = 1
+    runs: Mapping[str, Sequence[Run]], bad: Commit | None = None, *, asked: int = 1
 ) -> Commit:
     """Return what the runs of the tests say of a commit; its revision is empty.
 
-    :param reasons: why the tests fail on the bad end; a failure for another reason is another bug.
+    :param bad: the bad end, if it is known. A failure for another reason than there is another
+        bug. A commit is good if the tests that failed there pass; if it is not known which these
+        are, it may be any that is skipped.
     :param asked: how many runs of a kernel test there are to be.
     """
     failures: dict[str, str] = {}
-    ran = False
+    failed: list[str] = []
+    skipped: dict[str, str] = {}
     for test, its in runs.items():
         statuses = {run.status for run in its}
         if odd := [run for run in its if run.status in ("MISS", "ERROR")]:
-            return Commit("", State.SKIP, f"{test}: {odd[0].message or odd[0].status}")
+            missed = any(run.status == "MISS" for run in odd)
+            reason = f"{test}: {odd[0].message or odd[0].status}"
+            return Commit("", State.SKIP, reason, missed=missed)
         if any(run.kernel for run in its) and (missing := too_few(its, asked)):
             return Commit("", State.SKIP, f"{test}: {missing}")
         if statuses == {"SKIP"}:
-            continue
-        ran = True
-        if len(statuses) > 1:
-            failed = sum(run.status == "FAIL" for run in its)
-            return Commit("", State.SKIP, f"{test} is flaky: it failed in {failed} of {len(its)}")
-        if statuses == {"FAIL"}:
+            skipped[test] = f"{test} was skipped: {its[0].message}"
+        elif len(statuses) > 1:
+            failures_of_it = sum(run.status == "FAIL" for run in its)
+            reason = f"{test} is flaky: it failed in {failures_of_it} of {len(its)}"
+            return Commit("", State.SKIP, reason)
+        elif statuses == {"FAIL"}:
+            failed.append(test)
             failures.update((reason_of(run), f"{test}: {run.message}") for run in its)
-    if not ran:
-        return Commit("", State.SKIP, "every test was skipped")
-    if not failures:
-        return Commit("", State.GOOD)
-    if reasons and (others := [text for reason, text in failures.items() if reason not in reasons]):
-        return Commit("", State.SKIP, f"it fails for another reason: {others[0]}")
-    return Commit("", State.BAD, next(iter(failures.values())), tuple(failures))
+    if failures:
+        others = [text for reason, text in failures.items() if bad and reason not in bad.failures]
+        if others:
+            return Commit("", State.SKIP, f"it fails for another reason: {others[0]}")
+        return Commit("", State.BAD, next(iter(failures.values())), tuple(failures), tuple(failed))
+    for test in skipped if bad is None else bad.tests:
+        if test in skipped:
+            return Commit("", State.SKIP, skipped[test])
+        if test not in runs:
+            return Commit("", State.SKIP, f"{test} is not there")
+    return Commit("", State.GOOD) if runs else Commit("", State.SKIP, "no test was run")
 
 
 class CommitTester:
     """Tests each commit of a search once, also if the search is interrupted and gone on with.
 
+    What could not be built, booted or run is tested once more by a search that is gone on with.
+
     :param path: the file in which the results are kept.
-    :param untestable: the errors by which a kernel cannot be tested; others end the search.
     """
 
     def __init__(
@@ -97,13 +112,11 @@ class CommitTester:
         runner: Runner,
         builder: Builder,
         progress: Progress,
-        untestable: tuple[type[KgdbError], ...] = (BuildError,),
     ) -> None:
         self._path = path
         self._runner = runner
         self._builder = builder
         self._progress = progress
-        self._untestable = untestable
         self._commits: list[Commit] = []
 
     @property
@@ -120,7 +133,8 @@ class CommitTester:
                     State(one["state"]),
                     one["reason"],
                     tuple(one["failures"]),
-                    one.get("confirmed", False),
+                    tuple(one["tests"]),
+                    one["confirmed"],
                 )
                 for one in json.loads(self._path.read_bytes())
             ]
@@ -133,28 +147,43 @@ class CommitTester:
 
     def forget(self) -> None:
         """Remove the file: the search is over."""
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)
 
     def test(
-        self, revision: str, settings: Settings, reasons: Sequence[str], *, name: str, shown: str
+        self,
+        revision: str,
+        settings: Settings,
+        bad: Commit | None,
+        *,
+        name: str,
+        shown: str,
+        is_end: bool = False,
     ) -> Commit:
         """Test a commit, unless that was done before.
 
         :param revision: what tells it from others.
-        :param reasons: as for :func:`judge_commit`.
+        :param bad: as for :func:`judge_commit`.
         :param name: a short name, for the progress.
         :param shown: a name that is said with the result.
+        :param is_end: whether it is an end of the search: settings that are wrong there are the
+            user's mistake. Of any other commit, they only say that it has no such symbol.
+        :raises ConfigError: the settings are wrong at an end.
         """
         for commit in self._commits:
             if commit.revision == revision:
                 return commit
-        commit = replace(self._run(name, settings, reasons), revision=revision)
+        try:
+            commit = replace(self._run(name, settings, bad), revision=revision)
+        except ConfigError as error:
+            if is_end:
+                raise
+            commit = Commit(revision, State.SKIP, _first_line(error), missed=True)
         self._commits.append(commit)
         self._note(commit, shown)
         return commit
 
     def confirm(
-        self, revision: str, settings: Settings, reasons: Sequence[str], *, name: str, shown: str
+        self, revision: str, settings: Settings, bad: Commit | None, *, name: str, shown: str
     ) -> bool:
         """Test once more a commit that was tested, unless that was done; False if it varies.
 
@@ -164,14 +193,14 @@ class CommitTester:
         first = self._commits[index]
         if first.confirmed or first.state is State.SKIP:
             return True
-        again = self._run(name, settings, reasons)
+        again = self._run(name, settings, bad)
         if again.state is first.state:
             self._commits[index] = replace(first, confirmed=True)
             self._save()
             return True
         what = f": {again.reason}" if again.reason else ""
         reason = f"it varies: {first.state.value} at first, then {again.state.value}{what}"
-        self._commits[index] = Commit(revision, State.SKIP, reason)
+        self._commits[index] = Commit(revision, State.SKIP, reason, missed=again.missed)
         self._note(self._commits[index], shown)
         return False
 
@@ -180,11 +209,11 @@ class CommitTester:
         reason = f": {commit.reason}" if commit.reason else ""
         self._progress.say(f"{commit.state.value}: {shown}{reason}")
 
-    def _run(self, name: str, settings: Settings, reasons: Sequence[str]) -> Commit:
+    def _run(self, name: str, settings: Settings, bad: Commit | None) -> Commit:
         try:
             self._builder.build(settings)
-        except self._untestable as error:
-            return Commit("", State.SKIP, error.message.partition("\n")[0])
+        except BuildError as error:
+            return Commit("", State.SKIP, _first_line(error), missed=True)
         with (
             self._progress.stage(f"testing {name}") as stage,
             self._runner.start(_NAME, settings) as child,
@@ -193,8 +222,9 @@ class CommitTester:
             try:
                 runs = self._runner.result(_NAME, child)
             except PytestDied as error:
-                return Commit("", State.SKIP, error.message.partition("\n")[0])
-            return judge_commit(runs, reasons, asked=self._runner.repeat)
+                reason = error.message.partition("\n")[0]
+                return Commit("", State.SKIP, reason, missed=True)
+            return judge_commit(runs, bad, asked=self._runner.repeat)
 
     def _save(self) -> None:
         values = [
@@ -203,8 +233,14 @@ class CommitTester:
                 "state": commit.state.value,
                 "reason": commit.reason,
                 "failures": list(commit.failures),
+                "tests": list(commit.tests),
                 "confirmed": commit.confirmed,
             }
             for commit in self._commits
+            if not commit.missed
         ]
         write_atomically(self._path, json.dumps(values).encode())
+
+
+def _first_line(error: BuildError | ConfigError) -> str:
+    return error.message.partition("\n")[0]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.errors import BuildError
+from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.gate import (
     Bisection,
+    Commit,
     Conclusion,
     PytestDied,
     State,
@@ -25,6 +26,7 @@ from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, make_settings
 
 GOOD, BAD = Run("PASS"), Run("FAIL", "assert 17 == 42")
+SKIPPED, LOST = Run("SKIP", "not here"), Run("MISS", "MachineDied")
 
 
 class Child:
@@ -43,6 +45,10 @@ class Child:
 def _data(text: str) -> list[str]:
     """Return a text for git-fast-import(1)."""
     return [f"data {len(text)}", text]
+
+
+# The runs of `test_it`, or of each test; what the builder raises.
+Outcome = list[Run] | dict[str, list[Run]] | str | ConfigError
 
 
 class World:
@@ -75,7 +81,7 @@ class World:
         self.revisions = self.git("rev-list", "--reverse", "HEAD").split()
         self.directory = directory / "search"
         self.directory.mkdir()
-        self.outcome: Callable[[int], list[Run] | str] = lambda number: [GOOD]
+        self.outcome: Callable[[int], Outcome] = lambda number: [GOOD]
         self.tested: list[int] = []
         self.interrupt_at: int | None = None
 
@@ -94,6 +100,8 @@ class World:
         outcome = self.outcome(self.now)
         if isinstance(outcome, str):
             raise BuildError(outcome)
+        if isinstance(outcome, ConfigError):
+            raise outcome
         return None
 
     def start(self, name: str, settings: Settings) -> Any:
@@ -108,8 +116,8 @@ class World:
 
     def result(self, name: str, child: object) -> dict[str, list[Run]]:
         outcome = self.outcome(self.now)
-        assert isinstance(outcome, list)
-        return {"test_it": outcome}
+        assert isinstance(outcome, (list, dict))
+        return outcome if isinstance(outcome, dict) else {"test_it": outcome}
 
     def search(self, good: int = 0, bad: int = -1, **options: Any) -> Conclusion:
         runner: Any = self
@@ -172,8 +180,6 @@ def test_ends_that_are_not_what_they_were_said_to_be(tmp_path: Path) -> None:
     world = World(tmp_path, 4)
     assert "the bad end" in world.search().why
     world.outcome = lambda number: [BAD]
-    world.directory = tmp_path / "another"
-    world.directory.mkdir()
     assert "the good end" in world.search().why
 
 
@@ -197,6 +203,66 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
         world.search()
     assert world.search().culprit == world.revisions[11]
     assert sorted(world.tested) == sorted([*set(world.tested), 10, 11])
+
+
+def test_a_commit_on_which_the_test_is_skipped_is_not_good(tmp_path: Path) -> None:
+    """Another test passes there; it also does on the bad end."""
+    world = World(tmp_path, 16)
+
+    def outcome(number: int) -> Outcome:
+        its = SKIPPED if number in range(5, 10) else BAD if number >= 5 else GOOD
+        return {"test_it": [its], "test_other": [GOOD], "test_elsewhere": [SKIPPED]}
+
+    world.outcome = outcome
+    conclusion = world.search()
+    assert conclusion.culprit is None
+    assert conclusion.suspects
+    assert set(world.revisions[5:11]) >= set(conclusion.suspects) >= {world.revisions[5]}
+    assert "test_it was skipped: not here" in {one.reason for one in conclusion.commits}
+
+
+@pytest.mark.parametrize("lost", [15, 0, 7])
+def test_what_the_machine_did_is_not_kept(tmp_path: Path, lost: int) -> None:
+    """A search that has come to something is over, whatever that is."""
+    world = World(tmp_path, 16)
+    world.outcome = lambda number: [LOST] if number == lost else [BAD if number >= 7 else GOOD]
+    conclusion = world.search()
+    assert conclusion.culprit is None
+    world.outcome = lambda number: [BAD if number >= 7 else GOOD]
+    assert world.search().culprit == world.revisions[7]
+
+
+@pytest.mark.parametrize("outcome", [[LOST], "make was killed"])
+def test_what_the_machine_did_before_an_interruption_is_tested_again(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    world = World(tmp_path, 16)
+    world.outcome = lambda number: [BAD if number >= 7 else GOOD]
+    world.search()
+    first = world.tested[2]
+    world.tested.clear()
+    world.outcome = lambda number: outcome if number == first else [BAD if number >= 7 else GOOD]
+    world.interrupt_at = 3 if isinstance(outcome, list) else 2
+    with pytest.raises(KeyboardInterrupt):
+        world.search()
+    world.outcome = lambda number: [BAD if number >= 7 else GOOD]
+    conclusion = world.search()
+    assert conclusion.culprit == world.revisions[7]
+    assert State.SKIP not in {one.state for one in conclusion.commits}
+    assert world.tested.count(15) == 1
+
+
+def test_a_commit_without_a_symbol_is_gone_round(tmp_path: Path) -> None:
+    world = World(tmp_path, 16)
+    error = ConfigError("CONFIG_NEW did not survive")
+    world.outcome = lambda number: error if 2 < number < 6 else [BAD if number >= 11 else GOOD]
+    assert world.search().culprit == world.revisions[11]
+    for end in (15, 0):  # what was tested before the error is kept
+        world.outcome = lambda number, end=end: (  # type: ignore[misc]
+            error if number == end else [BAD if number >= 11 else GOOD]
+        )
+        with pytest.raises(ConfigError, match="CONFIG_NEW"):
+            world.search()
 
 
 class Chance:
@@ -329,9 +395,10 @@ def test_merges(tmp_path: Path) -> None:
         ({"a": [GOOD], "b": [BAD]}, State.BAD),
         ({"a": [GOOD, BAD]}, State.SKIP),
         ({"a": [Run("ERROR", "NameError")]}, State.SKIP),
-        ({"a": [Run("MISS", "MachineDied")]}, State.SKIP),
-        ({"a": [Run("SKIP", "not here")]}, State.SKIP),
-        ({"a": [Run("SKIP", "not here")], "b": [GOOD]}, State.GOOD),
+        ({"a": [LOST]}, State.SKIP),
+        ({"a": [SKIPPED]}, State.SKIP),
+        ({"a": [SKIPPED], "b": [GOOD]}, State.SKIP),
+        ({"a": [SKIPPED], "b": [BAD]}, State.BAD),
         ({}, State.SKIP),
     ],
 )
@@ -349,3 +416,32 @@ def test_runs_of_a_commit_that_did_not_take_place(run: Run) -> None:
     )
     plain = replace(run, kernel=False)
     assert judge_commit({"a": [run] * 8, "b": [plain]}, asked=8).state is not State.SKIP
+
+
+@pytest.mark.parametrize(
+    ("runs", "state"),
+    [
+        ({"a": [GOOD], "b": [GOOD]}, State.GOOD),
+        ({"a": [GOOD], "b": [SKIPPED]}, State.GOOD),
+        ({"a": [SKIPPED], "b": [GOOD]}, State.SKIP),
+        ({"b": [GOOD]}, State.SKIP),
+        ({"a": [SKIPPED], "b": [BAD]}, State.BAD),
+        ({"a": [Run("FAIL", "another")], "b": [GOOD]}, State.SKIP),
+        ({}, State.SKIP),
+    ],
+)
+def test_what_runs_say_of_a_commit_once_the_bad_end_is_known(
+    runs: dict[str, list[Run]], state: State
+) -> None:
+    bad = judge_commit({"a": [BAD], "b": [GOOD]})
+    assert (bad.state, bad.tests) == (State.BAD, ("a",))
+    commit = judge_commit(runs, bad)
+    assert commit.state is state
+    assert not commit.missed
+
+
+def test_which_commits_are_worth_another_try() -> None:
+    assert judge_commit({"a": [LOST]}).missed
+    assert judge_commit({"a": [BAD], "b": [Run("ERROR", "NameError"), LOST]}).missed
+    assert not judge_commit({"a": [Run("ERROR", "NameError")]}).missed
+    assert not Commit("", State.BAD).missed

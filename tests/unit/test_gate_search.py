@@ -88,7 +88,9 @@ class World:
 
     repeat = 1
 
-    def __init__(self, outcome: Callable[[Settings], list[Run] | Exception]) -> None:
+    def __init__(
+        self, outcome: Callable[[Settings], list[Run] | dict[str, list[Run]] | Exception]
+    ) -> None:
         self.outcome = outcome
         self.tested: list[Settings] = []
         self.interrupt_at: int | None = None
@@ -109,7 +111,7 @@ class World:
         pass
 
     def result(self, name: str, child: object) -> Any:
-        return {"test_it": self.now}
+        return self.now if isinstance(self.now, dict) else {"test_it": self.now}
 
     @property
     def parts(self) -> Any:
@@ -162,6 +164,27 @@ def test_a_search_that_was_interrupted(tmp_path: Path) -> None:
     assert patches(tmp_path, world).run().culprits == ("6: 6.patch",)
     numbers = [len(settings.patch) for settings in world.tested]
     assert sorted(numbers) == sorted([*set(numbers), 5, 6])
+
+
+def test_a_search_that_came_to_nothing_is_over(tmp_path: Path) -> None:
+    lost = Run("MISS", "MachineDied")
+    world = World(lambda settings: [lost if len(settings.patch) == 8 else GOOD])
+    assert "MachineDied" in patches(tmp_path, world).run().why
+    world.outcome = lambda settings: [BAD if len(settings.patch) >= 6 else GOOD]
+    assert patches(tmp_path, world).run().culprits == ("6: 6.patch",)
+
+
+def test_a_patch_under_which_the_test_is_skipped_is_not_good(tmp_path: Path) -> None:
+    skipped = Run("SKIP", "not here")
+
+    def outcome(settings: Settings) -> dict[str, list[Run]]:
+        number = len(settings.patch)
+        its = skipped if number in (3, 4, 5) else BAD if number >= 3 else GOOD
+        return {"test_it": [its], "test_other": [GOOD]}
+
+    discovery = patches(tmp_path, World(outcome)).run()
+    assert discovery.culprits == ()
+    assert discovery.suspects == tuple(f"{number}: {number}.patch" for number in range(3, 7))
 
 
 @pytest.mark.parametrize(
