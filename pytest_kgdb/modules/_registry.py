@@ -66,6 +66,10 @@ class LoadedModule:
             start <= address < end and (is_init or not init) for start, end, is_init in self.ranges
         )
 
+    def is_at(self, other: LoadedModule | None) -> bool:
+        """Whether another load of it has the same file at the same addresses."""
+        return other is not None and (self.file, self.ranges) == (other.file, other.ranges)
+
     @property
     def freed(self) -> FreedMemory:
         """Its memory, once it is gone."""

@@ -12,6 +12,7 @@ from ..debugger import BreakpointTable, Debugger, GdbError
 from ..elf import ElfFile
 from ..errors import KgdbError
 from ..kernel import read_module, without_addresses
+from ..trace import FreedMemory
 from ._kernel_list import STATES, KernelModules, Loaded
 from ._registry import LoadedModule, ModuleRegistry
 
@@ -53,6 +54,11 @@ class ModuleSymbols:
         self._substitutions = substitutions
         self._unused = _UNUSED
         self._copies: dict[Path, Path] = {}
+        self._listeners: list[Callable[[FreedMemory], None]] = []
+
+    def on_freed(self, listener: Callable[[FreedMemory], None]) -> None:
+        """Call a function with memory that is found to be freed: none saw the kernel free it."""
+        self._listeners.append(listener)
 
     def sync(self, names: Collection[str] | None) -> None:
         """Add the symbols of modules that were loaded, and remove those of what is gone.
@@ -60,15 +66,23 @@ class ModuleSymbols:
         :param names: whose; None for every module that has a file.
         """
         in_kernel = {entry.name: entry for entry in self._kernel.listing()}
-        for module in list(self._registry.loaded.values()):
+        loaded, removed, freed = self._registry.loaded, [], []
+        for module in list(loaded.values()):
             present = in_kernel.get(module.name)
             if present is None or self._is_another(present, module):
+                removed.append(module)
                 self.remove(module.name)
-            elif STATES[present.state] == "live":
+            elif STATES[present.state] == "live" and not module.init_freed:
                 module.init_freed = True
+                freed.append(module.freed_init)
         for entry in in_kernel.values():
-            if entry.name not in self._registry.loaded and (names is None or entry.name in names):
+            if entry.name not in loaded and (names is None or entry.name in names):
                 self.add(entry)
+        # One that is at its place again is the same, as in a snapshot from before its init.
+        freed += [module.freed for module in removed if not module.is_at(loaded.get(module.name))]
+        for memory in freed:
+            for listener in self._listeners:
+                listener(memory)
 
     def _is_another(self, present: Loaded, module: LoadedModule) -> bool:
         """Whether a module was unloaded, and loaded again, since gdb got its symbols."""

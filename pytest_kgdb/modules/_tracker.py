@@ -63,6 +63,7 @@ class ModuleTracker(StopSubscriber):
         run_control.subscribe(self)
         table.on_insert(self._on_breakpoint)
         instruments.on_insert(self.guard)
+        symbols.on_freed(instruments.forget)
 
     # Breakpoints and instruments
 

@@ -85,6 +85,9 @@ class Instrument(Deletable):
             self._ended_by = memory.why
             self.delete()
 
+    def abandon(self) -> None:
+        """Take note that the machine was restored (for the instruments)."""
+
     def _remove_hooks(self, hooks: Iterable[tuple[int, Hook]]) -> None:
         for address, hook in hooks:
             with contextlib.suppress(ValueError):  # delete() is about it, in another thread

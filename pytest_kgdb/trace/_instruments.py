@@ -180,9 +180,11 @@ class Instruments(StopSubscriber):
             raise stopped from error
 
     def restored(self, event: Restored) -> None:
-        """Another test begins without instruments."""
+        """Another test begins without instruments; what had begun does not go on."""
         if not event.keep_breakpoints:
             self.end()
+        for instrument in self._instruments:
+            instrument.abandon()
 
     def forget(self, memory: FreedMemory) -> None:
         """Have all of them do without memory that is being freed, or is gone.

@@ -181,12 +181,18 @@ class Spy(Instrument):
             call.note_return(event)
         return CONTINUE
 
+    # Where the kernel goes another way than to the return
+
     def forget(self, memory: FreedMemory) -> None:
         """Do without memory that is being freed, to which no call returns (for the instruments)."""
         super().forget(memory)
         gone = set(filter(memory.holds, self._watched))
         if gone:
             self._unwatch(gone, f"what it returns to is gone: {memory.why}")
+
+    def abandon(self) -> None:
+        """Wait for no return of a call from before a restore (for the instruments)."""
+        self._unwatch(set(self._watched), "the machine was restored before it returned")
 
     def _unwatch(self, addresses: set[int], why: str) -> None:
         """Watch some return addresses no more."""

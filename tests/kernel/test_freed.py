@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_kgdb.errors import GuestCommandError
+from pytest_kgdb.errors import GuestCommandError, KgdbError
 from pytest_kgdb.handle import attachment_of
 
 FREED = Path(__file__).parent / "modules" / "freed"
@@ -68,3 +70,61 @@ def test_returns_to_init_code_that_goes(kgdb):
         assert values == [0] * registered.count != []
         assert not [address for address in relay._breakpoints.inserted if address in init]
         assert registered.active
+
+
+@pytest.mark.parametrize("kind", ["spy", "override"])
+def test_a_restore_to_before_a_module(kgdb, kind):
+    kgdb.snapshot("before")
+    kgdb.modules.load(FIRST)
+    made = kgdb.spy("first_call") if kind == "spy" else kgdb.override("first_call", -1)
+    assert kgdb.run(CALL.format("first")).status == (0 if kind == "spy" else 1)
+    kgdb.restore("before")
+    assert not made.active
+    assert "ended: module first is not loaded any more" in repr(made)
+    assert not in_modules(kgdb)
+    second_is_whole(kgdb)
+
+
+def test_a_restore_to_where_a_module_is(kgdb):
+    kgdb.modules.load_stopped(FIRST)
+    kgdb.snapshot("stopped")
+    in_init, in_text = kgdb.spy("first_init"), kgdb.spy("first_call")
+    kgdb.resume()
+    assert kgdb.run(CALL.format("first")).status == 0
+    assert (in_init.active, in_init.count, in_text.active, in_text.count) == (False, 1, True, 1)
+    kgdb.snapshot("loaded")
+    kgdb.restore("stopped")
+    assert in_text.active
+    in_init = kgdb.spy("first_init")
+    kgdb.restore("loaded")
+    assert "ended: the init of module first has run" in repr(in_init)
+    assert kgdb.run(CALL.format("first")).status == 0
+    assert in_text.count == 2
+
+
+def wait_for_read(kgdb, reads) -> list[Any]:
+    """Let the kernel run until the shell waits for what is typed; return the calls that wait."""
+    deadline = time.monotonic() + 30
+    while not (waiting := [call for call in reads.calls if not call.returned]):
+        assert time.monotonic() < deadline
+        kgdb.resume()
+        kgdb.interrupt()
+    return waiting
+
+
+def test_a_restore_to_before_a_return(kgdb):
+    with kgdb.spy("vfs_read", returns=True) as reads:
+        kgdb.run("true")
+        wait_for_read(kgdb, reads)
+        kgdb.snapshot("here")
+    with kgdb.spy("vfs_read", returns=True) as reads:
+        kgdb.run("true")
+        waiting = wait_for_read(kgdb, reads)
+        count = reads.count
+        kgdb.restore("here")
+        kgdb.run("true")
+        for call in waiting:
+            with pytest.raises(KgdbError, match="the machine was restored before it returned"):
+                call.return_value  # noqa: B018 # it raises
+        kgdb.run("true")
+        assert any(call.returned for call in reads.calls[count:]), "those since are seen"

@@ -14,6 +14,7 @@ from pytest_kgdb.debugger import GdbError
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.modules import ModuleRegistry, ModuleSymbols
 from pytest_kgdb.modules._symbols import _overlap
+from pytest_kgdb.trace import FreedMemory
 
 TEXT, INIT, STRUCT = 0xFFFFFFFFA0000000, 0xFFFFFFFFA0005000, 0xFFFFFFFFA0001000
 FUNCTIONS = {
@@ -377,3 +378,54 @@ def test_a_file_that_gdb_would_not_relocate(world: World, tmp_path: Path) -> Non
     world.kernel.unload("demo")
     world.sync()
     assert world.gdb.files == {}
+
+
+# What is found to be freed
+
+
+@pytest.fixture
+def freed(world: World) -> list[FreedMemory]:
+    """Memory that is reported as freed."""
+    freed: list[FreedMemory] = []
+    world.symbols.on_freed(freed.append)
+    return freed
+
+
+def test_memory_of_one_that_is_gone(world: World, freed: list[FreedMemory]) -> None:
+    load(world)
+    world.sync()
+    assert freed == []
+    world.kernel.unload("demo")
+    load(world, "other")
+    world.sync()
+    (memory,) = freed
+    assert memory.why == "module demo is not loaded any more"
+    assert all(map(memory.holds, (TEXT, INIT)))
+    world.sync()
+    assert len(freed) == 1
+
+
+def test_memory_of_an_init_that_has_run(world: World, freed: list[FreedMemory]) -> None:
+    load(world)
+    world.sync()
+    world.kernel.set_state("demo", LIVE)
+    world.sync()
+    world.sync()
+    (memory,) = freed
+    assert (memory.holds(TEXT), memory.holds(INIT)) == (False, True)
+    world.kernel.unload("demo")
+    world.sync()
+    assert not freed[1].holds(INIT), "it may be another's"
+
+
+def test_one_that_was_loaded_at_its_place_again(world: World, freed: list[FreedMemory]) -> None:
+    load(world)
+    world.sync()
+    world.registry.loaded["demo"].init_freed = True
+    world.sync()
+    assert len(world.gdb.sent("console")) == 7
+    assert freed == []
+    load(world, text=TEXT + 0x1000)
+    world.registry.loaded["demo"].init_freed = True
+    world.sync()
+    assert [memory.holds(TEXT) for memory in freed] == [True]

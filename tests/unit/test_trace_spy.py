@@ -198,6 +198,18 @@ def test_no_return_is_awaited_in_memory_that_goes(relay: HookedRelay) -> None:
     assert not relay.hooks
 
 
+def test_no_return_is_awaited_of_what_began_before_a_restore(relay: HookedRelay) -> None:
+    calls = make(relay, returns=True)
+    relay.arrive()
+    calls.abandon()
+    assert set(relay.hooks) == {ENTRY}
+    with pytest.raises(KgdbError, match="the machine was restored before it returned"):
+        calls.calls[0].return_value  # noqa: B018 # it raises
+    relay.arrive()
+    relay.arrive(CALLER, sp=STACK + 8, ax=3)
+    assert [call.returned for call in calls.calls] == [False, True]
+
+
 def test_it_ends_with_the_memory_that_it_is_in(relay: HookedRelay) -> None:
     calls = make(relay, returns=True)
     relay.arrive()
