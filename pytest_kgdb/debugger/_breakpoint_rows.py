@@ -36,6 +36,7 @@ class BreakpointRows:
         self._rows: dict[int, BreakpointRow] = {}
         self._objects: dict[int, Breakpoint] = {}
         self._deleted_by_hit: dict[int, Breakpoint] = {}
+        self._forgotten: set[int] = set()  # numbers, which gdb gives once
         self.hit: list[BreakpointRow] = []
         """Those that were hit since the last resume."""
         self.untestable: str | None = None
@@ -60,9 +61,12 @@ class BreakpointRows:
         return self._rows.setdefault(number, BreakpointRow(number))
 
     def update(self, record: Record) -> BreakpointRow | None:
-        """Take over a `bkpt` of gdb's; None for one that is a location of another (`3.1`)."""
+        """Take over a `bkpt` of gdb's; None for one that is a location of another (`3.1`).
+
+        Or of one that is forgotten, and was hit before gdb has deleted it.
+        """
         number = _number(record.get("number", ""))
-        if not number:
+        if not number or number in self._forgotten:
             return None
         row = self.add(number)
         row.update(record)
@@ -72,6 +76,7 @@ class BreakpointRows:
         """Drop rows of breakpoints that gdb has no more."""
         for row in rows:
             row.deleted = True
+            self._forgotten.add(row.number)
             self._rows.pop(row.number, None)
             self._objects.pop(row.number, None)
 
@@ -85,6 +90,7 @@ class BreakpointRows:
         self._deleted_by_hit.clear()
         self.hit.clear()
         self.forget(list(self))
+        self._forgotten.clear()  # another gdb counts from 1
 
     @property
     def objects(self) -> int:

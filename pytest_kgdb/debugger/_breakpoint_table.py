@@ -309,11 +309,19 @@ class BreakpointTable(StopSubscriber):
         row = self._rows.get(number)
         if row is None or row.deleted:
             return
-        self._rows.forget([row])
-        if not self._run_control.alive:
-            return
-        with self._run_control.kept_stopped(), contextlib.suppress(GdbError):  # it may be gone
-            self._debugger.command(f"-break-delete {number}")
+        control = self._run_control
+        if not control.alive:
+            self._rows.forget([row])
+        else:
+            with control.kept_stopped(ends=partial(self._is_of, row)):
+                self._rows.forget([row])
+                with contextlib.suppress(GdbError):  # it may be gone
+                    self._debugger.command(f"-break-delete {number}")
+
+    def _is_of(self, row: BreakpointRow, stop: Stop) -> bool:
+        """Whether the present stop is of one breakpoint only."""
+        others = [hit for hit in self._rows.hit if hit is not row]
+        return stop.breakpoint is not None and stop.breakpoint.number == row.number and not others
 
     # Those in memory that is freed
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from ..deadline import Deadline, WaitLimit
 from ..diagnosis import explained
-from ..errors import KgdbError, MachineDied, TimeoutError
+from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ._classify import asked_by_guest, classify, select_frame, trap_name
 from ._debugger import Debugger
 from ._frames import Frame, SourceText
@@ -283,19 +283,36 @@ class RunControl:
             raise self._causes.first(error) from None
 
     @contextlib.contextmanager
-    def kept_stopped(self) -> Iterator[None]:
-        """Keep the kernel stopped meanwhile, and let it run again at the end if it ran."""
-        ran = not self.stopped
+    def kept_stopped(
+        self, what: str = "", *, ends: Callable[[Stop], bool] = lambda _: False
+    ) -> Iterator[None]:
+        """Keep the kernel stopped meanwhile, and let it run again at the end if it ran.
+
+        It stays at a stop that came instead of the one that is asked for, at a breakpoint say:
+        that is of whoever waits for it.
+
+        :param what: what is to be done, if the kernel must run for it.
+        :param ends: whether a stop that came instead is of what is over by now.
+        :raises GuestCommandError: it stopped there before what has to be done, and is not resumed.
+        """
+        ran = not self._stopped  # as far as anybody has been told
         if ran:
             self._passing = True
             try:
-                self.interrupt()
+                stop = self.interrupt()
             finally:
                 self._passing = False
+            if what and stop.reason != "interrupt":
+                raise GuestCommandError(
+                    f"{what} was not begun: the kernel stopped before, {stop!r}",
+                    log=self._console.log,
+                    hint="kgdb.stop is where, and wait() returns it",
+                )
         try:
             yield
         finally:
-            if ran and self.stopped:
+            stop_now = self.stop if ran and self.stopped else None
+            if stop_now is not None and (stop_now.reason == "interrupt" or ends(stop_now)):
                 self.resume()
 
     def record_stop(self, reason: Reason) -> None:

@@ -87,7 +87,8 @@ class Shell:
         """Do something in a running kernel; one that was stopped is stopped again afterwards."""
         __tracebackhide__ = True
         control = self._run_control
-        was_stopped = control.stopped
+        # A stop that has come since, and that nobody has been told of, ends the work.
+        was_stopped = control.is_known_stopped
         if was_stopped:
             control.resume()
         try:

@@ -23,6 +23,7 @@ __all__ = ["FileTransfer"]
 
 _SIZE: Final = BLOCK * MAX_BLOCKS
 _HINT: Final = "a larger timeout=, if there is only much to be copied"
+_COPYING: Final = "copying"
 
 
 class _TransferDeadline:
@@ -88,7 +89,7 @@ class FileTransfer:
         if not local.exists():
             raise ConfigError(f"{what}: there is no such file or directory on the host")
         deadline = _TransferDeadline(self._waits.of(timeout), hint)
-        with _named(what), self._run_control.kept_stopped():
+        with _named(what), self._run_control.kept_stopped(_COPYING):
             if local.is_dir():
                 with tempfile.TemporaryFile() as packed:
                     _pack(local, packed)
@@ -164,7 +165,7 @@ class FileTransfer:
             unpacked = Path(scratch, "made")
             with (
                 _named(what),
-                self._run_control.kept_stopped(),
+                self._run_control.kept_stopped(_COPYING),
                 Path(scratch, "came").open("w+b") as received,
             ):
                 mode = self._fetch(remote, received, deadline)
@@ -220,7 +221,14 @@ class FileTransfer:
         return None if kind == "directory" else int(kind, 8) & 0o777
 
     def _check(self, command: str, deadline: _TransferDeadline) -> str:
-        """Run a command that must not fail."""
+        """Run a command that must not fail, behind another one."""
+        stop = self._run_control.stop
+        if stop is not None and stop.reason != "interrupt":
+            raise GuestCommandError(
+                f"the kernel stopped meanwhile, {stop!r}",
+                log=self._shell.console.log,
+                hint="kgdb.stop is where; disable the breakpoint",
+            )
         result = self._shell.run(command, deadline.left, own=True, hint=deadline.hint)
         if result.status != 0:
             raise GuestCommandError(

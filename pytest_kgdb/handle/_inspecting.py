@@ -186,7 +186,7 @@ class Inspecting(Base):
     def save(self, path: Path | str) -> Path:
         """Save the whole machine as one file, which `pytest-kgdb attach FILE` opens elsewhere.
 
-        A running kernel is stopped for it, and goes on.
+        A running kernel is stopped for it, and goes on, unless it comes to a breakpoint first.
 
         :param path: where; the directory must be there.
         :return: where it is.

@@ -33,7 +33,8 @@ class Kgdb(Running, Breaking, Inspecting, Talking):
     def snapshot(self, name: str) -> None:
         """Save the whole machine, memory and disk, under a name, until the test ends.
 
-        A running kernel is stopped for it, and goes on. One of the same name is replaced.
+        A running kernel is stopped for it, and goes on, unless it comes to a breakpoint first: that
+        is where it is saved, and stays. One of the same name is replaced.
 
         :raises KgdbError: QEMU could not save it.
         """

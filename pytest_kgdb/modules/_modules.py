@@ -188,7 +188,8 @@ class Modules:
         :raises KernelPanic: its init oopsed; `kgdb.stop` is where.
         """
         __tracebackhide__ = True
-        with self._kept_stopped():
+        self._check()
+        with self._run_control.kept_stopped(f"loading {path}"):
             command, name = self._prepare(path, make, params)
             self._tracker.watch()
             before = self._log.dmesg_end()
@@ -238,7 +239,8 @@ class Modules:
         :raises GuestCommandError: it was refused, with the kernel's reason.
         """
         __tracebackhide__ = True
-        with self._kept_stopped() as stay:
+        self._check()
+        with self._run_control.kept_stopped(f"loading {path}"):
             command, name = self._prepare(path, make, params)
             self._tracker.watch()
             before = self._log.dmesg_end()
@@ -247,7 +249,7 @@ class Modules:
                     result = self._shell.run(command, check=self._check_arrived, hint=_HINT)
                     self._refused(f"loading {name}", command, result, before)
                 except _Arrived:
-                    stay.append(True)
+                    pass  # and the kernel stays there
         return Module(self, name)
 
     def begin(
@@ -274,35 +276,12 @@ class Modules:
         __tracebackhide__ = True
         name = module.name if isinstance(module, Module) else module.replace("-", "_")
         self._check()
-        with self._kept_stopped():
+        with self._run_control.kept_stopped(f"unloading {name}"):
             before = self._log.dmesg_end()
             command = f"rmmod {shlex.quote(name)}"
             result = self._shell.run(command, hint=_HINT)
             self._check_status(f"unloading {name}", command, result, before)
             self._symbols.sync(self._registry.watched)
-
-    @contextlib.contextmanager
-    def _kept_stopped(self) -> Iterator[list[bool]]:
-        """Keep the kernel stopped, and let it run again at the end if it ran.
-
-        What is yielded is to be filled when the kernel is to stay stopped.
-        """
-        self._check()
-        control = self._run_control
-        stay: list[bool] = []
-        was_running = not control.stopped
-        if was_running:
-            control.interrupt()
-        try:
-            yield stay
-        except GuestCommandError:
-            if was_running and control.stopped and not stay:
-                stop = control.stop
-                if stop is not None and stop.reason == "interrupt":
-                    control.resume()
-            raise
-        if was_running and not stay:
-            control.resume()
 
     def _prepare(
         self,

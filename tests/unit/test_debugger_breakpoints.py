@@ -365,6 +365,18 @@ def test_deleting_at_the_moment_of_a_stop_leaves_the_stop(parts: Parts, gdb: Fak
     assert parts.run_control.wait().breakpoint is read
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_deleting_at_the_moment_of_its_own_stop(parts: Parts, gdb: FakeGdb, other: bool) -> None:
+    """Nobody waits for that any more, unless another one is there as well."""
+    opened = parts.table.insert(OPEN)
+    others = [parts.table.insert(OPEN)] if other else []
+    parts.run_control._send_interrupt = lambda: gdb.hit(1)
+    parts.run_control.resume()
+    opened.delete()
+    assert parts.run_control.stopped is other
+    assert [row.number for row in parts.table.rows()] == [one.number for one in others]
+
+
 @pytest.mark.parametrize("gone", ["gdb", "machine"])
 def test_a_finalizer_deletes_one_when_there_is_nothing_left(
     parts: Parts, gdb: FakeGdb, gone: str

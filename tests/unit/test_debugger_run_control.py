@@ -25,6 +25,7 @@ from pytest_kgdb.debugger import (
 from pytest_kgdb.diagnosis import Diagnosis
 from pytest_kgdb.errors import (
     DebuggerDied,
+    GuestCommandError,
     KernelPanic,
     KgdbError,
     MachineDied,
@@ -536,6 +537,35 @@ def test_kept_stopped(parts: Parts, gdb: FakeGdb) -> None:
     with pytest.raises(ZeroDivisionError), parts.run_control.kept_stopped():
         raise ZeroDivisionError
     assert not parts.run_control.stopped
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_kept_stopped_stays_at_a_stop_that_came_instead(
+    parts: Parts, gdb: FakeGdb, seen: bool
+) -> None:
+    """It is of whoever waits for it: resuming would lose it."""
+    opened = parts.table.insert(OPEN)
+    control = parts.run_control
+    control._send_interrupt = lambda: gdb.hit(1)
+    control.resume()
+    if seen:  # by gdb, and by nobody else
+        gdb.hit(1)
+        gdb.wait_read()
+    with control.kept_stopped():
+        assert control.stopped
+    assert control.wait(0).breakpoint is opened
+    assert len(gdb.sent("-exec-continue")) == 1
+    control.resume()
+    with (
+        pytest.raises(GuestCommandError, match=r"copying was not begun.*stopped.*<Stop breakpoint"),
+        control.kept_stopped("copying"),
+    ):
+        raise AssertionError
+    assert control.wait(0).breakpoint is opened
+    control.resume()
+    with control.kept_stopped(ends=lambda stop: stop.breakpoint is opened):
+        assert control.stopped
+    assert not control.stopped
 
 
 # Waiting

@@ -241,8 +241,11 @@ class Transfer:
         self.files = FileTransfer(parts.shell, parts, parts, WaitLimit(5))
         self.files._buffer = lambda *_, **__: buffer  # type: ignore[assignment,method-assign]
 
+    stop: Any = None
+
     @contextlib.contextmanager
-    def kept_stopped(self) -> Iterator[None]:
+    def kept_stopped(self, what: str) -> Iterator[None]:
+        assert what == "copying"
         self.stopped.append("stop")
         yield
         self.stopped.append("go on")
@@ -301,6 +304,17 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, output: str, message: str) -
     with pytest.raises(GuestCommandError, match=message):
         transfer.files.get("/etc/file", tmp_path / "file")
     assert list(tmp_path.iterdir()) == [], "what came half is not left there"
+
+
+def test_a_stop_between_two_commands_ends_it(tmp_path: Path) -> None:
+    """The next command would resume the kernel from it."""
+    file = tmp_path / "file"
+    file.touch()
+    transfer = Transfer(Buffer())
+    transfer.stop = SimpleNamespace(reason="breakpoint")
+    with pytest.raises(GuestCommandError, match=r"put\(.*stopped meanwhile, .*breakpoint"):
+        transfer.files.put(file, "/tmp/x")
+    assert transfer.shell.commands == []
 
 
 def test_all_of_a_transfer_has_one_deadline(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fake_module import COMING, LIVE, KernelList, registry, write_module
 
 from pytest_kgdb.actions import ActionLog
 from pytest_kgdb.console import Result
+from pytest_kgdb.debugger import RunControl
 from pytest_kgdb.errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from pytest_kgdb.modules import Modules
 from pytest_kgdb.modules._modules import _new_lines
@@ -40,9 +41,17 @@ class Control:
     def require_stopped(self, what: str) -> None:
         assert self.stopped, what
 
-    def interrupt(self) -> None:
+    kept_stopped = RunControl.kept_stopped
+    _console = SimpleNamespace(log=Path("console.log"))
+
+    @property
+    def _stopped(self) -> bool:
+        return self.stopped
+
+    def interrupt(self) -> Any:
         self.calls.append("interrupt")
         self.stopped = True
+        return self
 
     def resume(self) -> None:
         self.calls.append("resume")
@@ -96,6 +105,7 @@ class World:
                 return answer()
         if command.startswith("insmod") and self.awaited is not None and self.arrives:
             self.awaited = None
+            self.control.reason = "breakpoint"
             check()
         name = Path(command.split()[1]).stem
         if command.startswith("rmmod"):
@@ -182,6 +192,18 @@ def test_a_running_kernel_runs_on(world: World) -> None:
     world.control.stopped = False
     world.modules.load(demo)
     assert world.control.calls == ["interrupt", "resume"]
+
+
+@pytest.mark.parametrize("way", ["load", "load_stopped", "unload"])
+def test_a_kernel_that_comes_to_a_breakpoint_first_stays_there(world: World, way: str) -> None:
+    demo = write_module(world.directory, "demo")
+    world.modules.load(demo)
+    done = len(world.commands)
+    world.control.stopped, world.control.reason = False, "breakpoint"
+    with pytest.raises(GuestCommandError, match=r"oading .*was not begun.*<Stop breakpoint>"):
+        getattr(world.modules, way)("demo")
+    assert world.control.calls == ["interrupt"]
+    assert len(world.commands) == done
 
 
 def test_the_kernels_reason(world: World) -> None:
