@@ -96,6 +96,7 @@ class BreakpointTable(StopSubscriber):
         self._disabled_for_step = False
         self._listeners: list[Callable[[bool], None]] = []
         self._announced: set[int] = set()  # of which the listeners know
+        self._doomed: set[int] = set()  # which gdb is to delete at the next stop
         self._ended: list[str] = []  # with the memory that they were in
         run_control.subscribe(self)
 
@@ -312,6 +313,9 @@ class BreakpointTable(StopSubscriber):
         control = self._run_control
         if not control.alive:
             self._rows.forget([row])
+        elif not (control.hears_interrupts or control.stopped):
+            self._rows.forget([row])
+            self._doomed.add(number)
         else:
             with control.kept_stopped(ends=partial(self._is_of, row)):
                 self._rows.forget([row])
@@ -322,6 +326,13 @@ class BreakpointTable(StopSubscriber):
         """Whether the present stop is of one breakpoint only."""
         others = [hit for hit in self._rows.hit if hit is not row]
         return stop.breakpoint is not None and stop.breakpoint.number == row.number and not others
+
+    def _delete_doomed(self) -> None:
+        """Delete what could not be deleted while the kernel heard no interrupt."""
+        doomed, self._doomed = self._doomed, set()
+        if doomed:
+            with contextlib.suppress(GdbError):
+                self._debugger.command(f"-break-delete {' '.join(map(str, sorted(doomed)))}")
 
     # Those in memory that is freed
 
@@ -378,6 +389,7 @@ class BreakpointTable(StopSubscriber):
         self._disabled_for_step = False
         self._announced.clear()
         self._ended.clear()
+        self._doomed.clear()
         self._rows.clear()
 
     # Internal breakpoints (gdb's word): something is done at each hit, and the kernel goes on
@@ -461,6 +473,7 @@ class BreakpointTable(StopSubscriber):
         enabled = [row.number for row in self._rows if row.enabled]
 
         def remove() -> None:
+            self._delete_doomed()
             if keep:
                 self._enable(enabled, False)
             else:
@@ -482,6 +495,10 @@ class BreakpointTable(StopSubscriber):
             # gdb gives none where a breakpoint's commands begin with `silent`.
             record.payload.update(reason="breakpoint-hit", bkptno=self._rows.hit[0].number)
         number = int(record.payload.get("bkptno") or 0)
+        only_doomed = number in self._doomed and not self._rows.hit
+        self._delete_doomed()
+        if only_doomed:
+            return True
         handler = next((work for own, work in list(self._internal.values()) if own == number), None)
         if handler is None:
             return False

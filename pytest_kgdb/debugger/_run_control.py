@@ -588,6 +588,7 @@ class RunControl:
             self._resume(self._continue, silent=True)
             return False
         self._interrupting = False
+        self.hears_interrupts = True
         if self._stepping:
             self._stepping = False
             self._relay.set_stepping(False)

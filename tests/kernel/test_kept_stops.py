@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import GuestCommandError
+from pytest_kgdb.errors import GuestCommandError, TimeoutError
 from pytest_kgdb.handle import attachment_of
 
 OPEN = "do_sys_openat2"
 HERE = Path(__file__).parent / "modules"
 DEMO = HERE / "demo"
+HANGS = HERE / "hangs"
 
 
 @pytest.fixture
@@ -89,3 +90,20 @@ def test_a_module_that_a_running_kernel_is_stopped_at(kgdb):
     assert kgdb.stopped
     kgdb.breakpoint("demo_init")
     assert kgdb.cont().frame.function == "demo_init"
+
+
+def test_the_first_error_is_the_one_that_is_reported(kgdb):
+    """What hears no interrupt cannot be stopped for the end of a `with`."""
+    kgdb.modules.load(HANGS)
+    kgdb.snapshot("before")
+    kgdb.type("echo deaf > /sys/kernel/debug/hangs")
+    point, watch = kgdb.breakpoint("vfs_statfs"), kgdb.watchpoint("panic_timeout")
+    began = time.monotonic()
+    reported = r"did not stop in 1 s at vfs_statfs .*interrupts off"
+    with pytest.raises(TimeoutError, match=reported), point, watch:
+        kgdb.cont(timeout=1)
+    assert time.monotonic() - began < 20
+    assert (point.enabled, watch.enabled) == (False, False)
+    kgdb.restore("before")
+    assert "vfs_statfs" not in kgdb.execute("info breakpoints")
+    kgdb.run("df; echo 7 > /proc/sys/kernel/panic")

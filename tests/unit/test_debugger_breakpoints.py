@@ -377,6 +377,36 @@ def test_deleting_at_the_moment_of_its_own_stop(parts: Parts, gdb: FakeGdb, othe
     assert [row.number for row in parts.table.rows()] == [one.number for one in others]
 
 
+def test_deleting_what_a_deaf_kernel_has(parts: Parts, gdb: FakeGdb) -> None:
+    """It cannot be stopped for that: gdb deletes it at the next stop, if there is one."""
+    opened, read = parts.table.insert(OPEN), parts.table.insert(READ)
+    parts.run_control.resume()
+    parts.run_control.hears_interrupts = False
+    opened.delete()
+    assert not opened.enabled
+    assert gdb.sent("-break-delete") == []
+    assert not parts.run_control.stopped
+
+    gdb.on_resume = lambda: gdb.hit(read.number)
+    gdb.hit(opened.number)
+    assert parts.run_control.wait(5).breakpoint is read
+    assert [row.number for row in parts.table.rows()] == [read.number]
+    assert list(gdb.rows) == [read.number]
+    assert parts.run_control.hears_interrupts
+
+
+def test_a_restore_deletes_what_a_deaf_kernel_had(parts: Parts, gdb: FakeGdb) -> None:
+    opened, read = parts.table.insert(OPEN), parts.table.insert(READ)
+    parts.run_control.resume()
+    parts.run_control.hears_interrupts = False
+    opened.delete()
+    parts.run_control._stopped = True  # as around a restore
+    with parts.table.restoring(keep=True) as remove:
+        remove()
+        assert list(gdb.rows) == [read.number]
+    assert gdb.rows[read.number].enabled
+
+
 @pytest.mark.parametrize("gone", ["gdb", "machine"])
 def test_a_finalizer_deletes_one_when_there_is_nothing_left(
     parts: Parts, gdb: FakeGdb, gone: str
