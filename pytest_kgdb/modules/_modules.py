@@ -20,7 +20,8 @@ from ..klog import is_detail
 from ..settings import make_variable
 from ._kernel_list import KernelModules, Loaded
 from ._module import Module
-from ._registry import ModuleRegistry, arguments
+from ._parameters import arguments
+from ._registry import ModuleRegistry
 from ._symbols import ModuleSymbols
 from ._tracker import ModuleTracker
 

@@ -19,7 +19,7 @@ from ..trace import FreedMemory
 if TYPE_CHECKING:
     from ..kernel import Built, Kernel
 
-__all__ = ["LoadedModule", "ModuleRegistry", "ModuleSource", "arguments"]
+__all__ = ["LoadedModule", "ModuleRegistry", "ModuleSource"]
 
 _GUEST_DIRECTORY: Final = "/run"
 """Where modules from the host go: a tmpfs on every guest of ours."""
@@ -337,35 +337,3 @@ class ModuleRegistry:
 
 
 _MAKEFILES: Final = ("Makefile", "Kbuild", "makefile")
-
-
-# kernel/module/main.c, unknown_module_param_cb; async_probe since 4.2.
-_OF_EVERY_MODULE: Final = ("async_probe", "dyndbg")
-
-
-def arguments(info: ModuleFile | None, name: str, params: dict[str, object]) -> list[str]:
-    """Return the words that set a module's parameters.
-
-    The kernel ignores one that the module does not have, but for a line in its log.
-
-    :raises ConfigError: there is no such parameter.
-    """
-    words = []
-    for key, value in params.items():
-        if info is not None and key not in (*info.parameters, *_OF_EVERY_MODULE):
-            raise ConfigError(
-                f"module {name} has no parameter '{key}'",
-                hint=f"it has {', '.join(sorted(info.parameters)) or 'none'}",
-            )
-        words.append(f"{key}={_value(value)}")
-    return words
-
-
-def _value(value: object) -> str:
-    """Return a value as the kernel reads it (kernel/params.c)."""
-    if isinstance(value, bool):
-        return "1" if value else "0"  # what both a bool and an int take
-    if isinstance(value, list | tuple):
-        return ",".join(_value(item) for item in value)
-    text = str(value)
-    return f'"{text}"' if " " in text else text

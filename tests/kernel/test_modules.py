@@ -66,6 +66,20 @@ class TestLoad:
         assert kgdb.evaluate("numbered") == 3
         assert kgdb.evaluate("answer") == -4
 
+    @pytest.mark.parametrize(
+        "label", ["a\tb\nc", "voilà ", '"quoted"', 'a "b" c', 'a"b c"d', "", "it's $x \\ `"]
+    )
+    def test_strings_that_the_kernel_divides(self, kgdb, label) -> None:
+        kgdb.modules.load(DEMO, label=label, answer=5)
+        assert kgdb.evaluate("label").string() == label
+        assert kgdb.evaluate("answer") == 5
+
+    @pytest.mark.parametrize("label", ['a"b', 'x " y" z', "a\0b"])
+    def test_strings_that_the_kernel_would_misread(self, kgdb, label) -> None:
+        with pytest.raises(ConfigError, match=r"parameter label cannot be .* another value"):
+            kgdb.modules.load(DEMO, label=label, answer=5)
+        assert "demo" not in kgdb.modules
+
     def test_a_file_of_the_same_name_that_is_not_what_is_loaded(
         self, kgdb, kgdb_kernel, tmp_path_factory
     ) -> None:

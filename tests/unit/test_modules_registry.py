@@ -12,7 +12,8 @@ from fake_module import elf, registry, write_module
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.kernel import Built, read_module
 from pytest_kgdb.modules import LoadedModule, ModuleRegistry
-from pytest_kgdb.modules._registry import ModuleSource, arguments
+from pytest_kgdb.modules._parameters import arguments
+from pytest_kgdb.modules._registry import ModuleSource
 from pytest_kgdb.process import run
 
 # Files
@@ -287,6 +288,36 @@ def test_parameters(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match=r"(?s)no parameter 'answr'.*answer, label, only_set"):
         arguments(info, "demo", {"answr": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("", "p="),
+        ("a=b", "p=a=b"),
+        ("a\tb\nc", 'p="a\tb\nc"'),
+        ("voilà", 'p="voilà"'),  # isspace() takes its last byte for a blank
+        ('"q"', 'p=""q""'),
+        ('a"b c"d', 'p=a"b c"d'),
+        ('a "b" c', 'p="a "b" c"'),
+        (["a b", "c"], 'p="a b,c"'),
+        (["a", True, 3], "p=a,1,3"),
+        ("\udcff", "p=\udcff"),
+    ],
+)
+def test_a_value_that_the_kernel_reads_as_it_is(value: object, word: str) -> None:
+    assert arguments(None, "x", {"p": value}) == [word]
+
+
+@pytest.mark.parametrize("value", ['a"b', '"', 'x " y" z', "a\0b", '"a', ['"', "b"]])
+def test_a_value_that_the_kernel_would_misread(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"parameter p cannot be .* would read another value"):
+        arguments(None, "x", {"p": value})
+
+
+def test_an_element_with_a_comma() -> None:
+    with pytest.raises(ConfigError, match="cannot have 'a,b' as one element"):
+        arguments(None, "x", {"p": ["a,b"]})
 
 
 # What the kernel has loaded
