@@ -8,6 +8,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +59,7 @@ def bisect(options: argparse.Namespace) -> int:
 
 
 def _bisect(options: argparse.Namespace, progress: Progress) -> int:
-    settings = one_kernel(options)
+    settings = one_kernel(options, options.rest)
     forms = [options.good or options.bad, options.patches, options.configs]
     if sum(map(bool, forms)) != 1:
         raise ConfigError(
@@ -101,8 +102,9 @@ def _resumable(
     """
     number = repeat(options)
     arguments, ours = list(options.rest), common(options)
-    parts = [_FORMAT, *parts, *arguments, *ours, settings.config, *map(str, settings.patch)]
-    parts += [*map(str, settings.module), str(number), tests_key(arguments)]
+    # The number of jobs changes nothing; the origins of values are those of another directory.
+    values = replace(settings, kernel=(), jobs=0, origins={})
+    parts = [_FORMAT, *parts, *arguments, *ours, repr(values), str(number), tests_key(arguments)]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     directory = logs(options, builder.cache)
     with builder.cache.lock(f"bisect-{name}", label="the search"):
@@ -183,7 +185,7 @@ def step(options: argparse.Namespace) -> int:
     """Test the kernel as it is checked out, for `git bisect run`."""
     progress = Progress()
     try:
-        settings = one_kernel(options)
+        settings = one_kernel(options, options.rest)
         number = repeat(options)
         builder = KernelBuilder(Artifacts(settings, progress).cache, progress)
         try:

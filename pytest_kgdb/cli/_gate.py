@@ -80,13 +80,13 @@ def gate(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace, progress: Progress) -> int:
-    settings = one_kernel(options)
+    form = _form(options)
+    settings = one_kernel(options, form.arguments)
     expected = _policy(options.expect)
     number = repeat(options)
     check_writable(*(getattr(options, name) for name in _FORMS))
     with tempfile.TemporaryDirectory(prefix="pytest-kgdb-gate-") as scratch:
         kernels = KernelBuilder(Artifacts(settings, progress).cache, progress)
-        form = _form(options, kernels.cache)
         directory = logs(options, kernels.cache)
 
         def run(change: Change, directory: Path) -> Outcome:
@@ -104,7 +104,7 @@ def _gate(options: argparse.Namespace, progress: Progress) -> int:
         if options.each_commit:
             report = run_each(form.steps(settings, Path(scratch)), run_step)
         else:
-            report = run(form.change(settings, Path(scratch)), directory)
+            report = run(form.change(settings, Path(scratch), kernels.cache), directory)
         _report(options, report)
     return report.status
 
@@ -128,7 +128,6 @@ def _report(options: argparse.Namespace, report: Report) -> None:
 class _Form:
     """What the command line says of the change."""
 
-    cache: Cache
     patches: list[Path]
     revert: str | None
     module: str | None
@@ -136,13 +135,13 @@ class _Form:
     arguments: list[str]
     """What of the command line is pytest's."""
 
-    def change(self, settings: Settings, scratch: Path) -> Change:
+    def change(self, settings: Settings, scratch: Path, cache: Cache) -> Change:
         if self.patches:
             return from_patches(settings, self.patches)
         if self.revert:
             return from_revert(settings, self.revert, scratch)
         if self.module:
-            return from_module(settings, self.module, self.cache)
+            return from_module(settings, self.module, cache)
         assert self.range is not None
         return from_revisions(settings, *self.range)
 
@@ -154,7 +153,7 @@ class _Form:
         raise ConfigError("--each-commit is for A..B, and for the patches of --patch")
 
 
-def _form(options: argparse.Namespace, cache: Cache) -> _Form:
+def _form(options: argparse.Namespace) -> _Form:
     arguments = list(options.rest)
     ranges = [word for word in arguments if _RANGE.fullmatch(word) and not Path(word).exists()]
     forms = [options.patch, options.revert, options.module, ranges]
@@ -169,7 +168,7 @@ def _form(options: argparse.Namespace, cache: Cache) -> _Form:
         before, _, after = ranges[0].partition("..")
         revisions = (before, after)
     patches = [_existing(name) for name in options.patch or ()]
-    return _Form(cache, patches, options.revert, options.module, revisions, arguments)
+    return _Form(patches, options.revert, options.module, revisions, arguments)
 
 
 def _existing(name: str) -> Path:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
 from ..errors import ConfigError
-from ..gate import BuiltSide, repeats_for, same_code
+from ..gate import BuiltSide, GateFailed, child_environment, repeats_for, same_code
 from ..kernel import Kernel, file_hash
 from ..plugin._artifacts import Artifacts
+from ..process import run
 from ..progress import Progress
-from ..settings import OPTIONS, Settings, from_arguments, ini_key
+from ..settings import BUILD, OPTIONS, Settings, from_given, ini_key, read_given
 
 __all__ = [
     "KernelBuilder",
@@ -28,15 +31,25 @@ __all__ = [
     "tests_key",
 ]
 
-_OF_A_SIDE: Final = ("kernel", "config", "patch", "module")
+_READING_SECONDS: Final = 300.0  # for pytest, and what its plugins and conftest.py import
+_USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
 
 
-def one_kernel(options: argparse.Namespace) -> Settings:
+def one_kernel(options: argparse.Namespace, arguments: Sequence[str]) -> Settings:
     """Return the settings of a command line that names one kernel.
 
-    :raises ConfigError: it names none, or several.
+    They are read as the tests' pytest would: its configuration file and `addopts` count, too.
+
+    :param arguments: what of the command line is pytest's.
+    :raises ConfigError: no kernel is named, or several; or a value is invalid.
+    :raises GateFailed: pytest cannot read its configuration.
     """
-    settings = from_arguments(options)
+    settings = _as_pytest_reads(options, arguments)
+    if settings.target is not None:
+        raise ConfigError(
+            f"{settings.origin('target')}: {options.name} builds kernels, and boots them in QEMU",
+            hint=f"leave it out, or -o {ini_key('target')}=",
+        )
     if len(settings.kernel) != 1:
         raise ConfigError(
             f"{options.name} is about one kernel: name it with --kgdb-kernel=SPEC",
@@ -48,6 +61,29 @@ def one_kernel(options: argparse.Namespace) -> Settings:
             f"{', '.join(settings.configs)}"
         )
     return settings
+
+
+def _as_pytest_reads(options: argparse.Namespace, arguments: Sequence[str]) -> Settings:
+    with tempfile.TemporaryDirectory(prefix="pytest-kgdb-settings-") as scratch:
+        file = Path(scratch, "given.json")
+        argv = [sys.executable, "-m", "pytest", *arguments, *_words(options)]
+        argv += [
+            "-p",
+            "pytest_kgdb.plugin._read_settings",
+            f"--kgdb-settings-to={file}",
+            "-p",
+            "no:cacheprovider",
+        ]
+        result = run(
+            argv, name="pytest", timeout=_READING_SECONDS, env=child_environment(), check=False
+        )
+        if result.status != 0 or not file.exists():
+            output = "\n".join(f"  {line}" for line in result.output.splitlines()[-15:])
+            raise GateFailed(
+                f"pytest cannot read its configuration (status {result.status}):\n{output}",
+                status=_USAGE,
+            )
+        return from_given(read_given(file))
 
 
 def check_writable(*names: str | None) -> None:
@@ -108,11 +144,18 @@ def repeat(options: argparse.Namespace) -> int:
 
 
 def common(options: argparse.Namespace) -> list[str]:
-    """Return the options of ours that both sides have, as they were given."""
+    """Return the options of ours that both sides have, as they were given.
+
+    Those of the build are not among them: :class:`Runner` has them from the settings.
+    """
+    return _words(options, without=BUILD)
+
+
+def _words(options: argparse.Namespace, without: Sequence[str] = ()) -> list[str]:
     words = []
     for name, kind, *_ in OPTIONS:
         value = getattr(options, ini_key(name), None)
-        if value is None or name in _OF_A_SIDE:
+        if value is None or name in without:
             continue
         if kind == "flag":
             words.append(f"--kgdb-{name}")

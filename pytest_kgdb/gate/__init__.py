@@ -8,7 +8,7 @@ from ._junit import as_junit
 from ._ktap import as_ktap
 from ._module import from_module, same_code
 from ._run import BuiltSide, Gate, Outcome
-from ._runner import GateFailed, PytestDied, Runner
+from ._runner import GateFailed, PytestDied, Runner, child_environment
 from ._sarif import as_sarif
 from ._search import ConfigSearch, Discovery, PatchSearch
 from ._series import Series, Step, each_patch, each_revision, run_each
@@ -42,6 +42,7 @@ __all__ = [
     "as_markdown",
     "as_sarif",
     "as_table",
+    "child_environment",
     "each_patch",
     "each_revision",
     "from_module",

@@ -15,10 +15,10 @@ from ..change import ChangedLines
 from ..deadline import Deadline
 from ..errors import KgdbError, TimeoutError
 from ..process import Child
-from ..settings import Settings
+from ..settings import Settings, of_build, write_given
 from ._verdicts import Run
 
-__all__ = ["Covered", "GateFailed", "PytestDied", "Runner"]
+__all__ = ["Covered", "GateFailed", "PytestDied", "Runner", "child_environment"]
 
 _SECONDS: Final = 24 * 3600.0  # for all the runs; each wait in a test has its own bound
 _POLL_SECONDS: Final = 0.1
@@ -50,6 +50,12 @@ class GateFailed(KgdbError):
 
 class PytestDied(GateFailed):
     """Pytest has ended before the tests were over: it was killed, or ended by one of them."""
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a pytest that a command starts."""
+    # What GitHub is told, the gate tells it: a failure on the base is none.
+    return {key: value for key, value in os.environ.items() if key not in _GITHUB}
 
 
 @dataclass(frozen=True)
@@ -124,16 +130,13 @@ class Runner:
         return self._spawn(name, settings, [*self._options, *options])
 
     def _spawn(self, name: str, settings: Settings, options: Sequence[str]) -> Child:
-        argv = [sys.executable, "-m", "pytest", *self._arguments]
-        argv += [f"--kgdb-kernel={spec}" for spec in settings.kernel]
-        argv += [f"--kgdb-patch={path}" for path in settings.patch]
-        if "config" in settings.origins:
-            argv.append(f"--kgdb-config={settings.config}")
-        argv += [f"--kgdb-module={path}" for path in settings.module]
-        argv += [*options, "-p", "no:cacheprovider"]
-        # What GitHub is told, the gate tells it: a failure on the base is none.
-        env = {key: value for key, value in os.environ.items() if key not in _GITHUB}
+        # Not as options: to a list, pytest adds what addopts says.
+        build = self._directory / f"{name}.settings.json"
+        write_given(build, of_build(settings))
+        argv = [sys.executable, "-m", "pytest", *self._arguments, *options]
+        argv += [f"--kgdb-build-settings={build.absolute()}", "-p", "no:cacheprovider"]
         log = self._log(name)
+        env = child_environment()
         return Child.spawn(argv, name=f"pytest on the {name} kernel", log=log, env=env)
 
     def wait(self, children: Mapping[str, Child], say: Callable[[str], None]) -> None:

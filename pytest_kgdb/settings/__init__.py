@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from ._options import OPTIONS, add_arguments, add_options, given, ini_key
 
 if TYPE_CHECKING:
+    from ._build import of_build
+    from ._given import BUILD, Given, read_given, write_given
     from ._model import (
         MARKER_KEYS,
         MachineOptions,
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
         Settings,
         TestRequest,
         from_arguments,
+        from_given,
         from_pytest,
+        given_by,
         make_settings,
     )
     from ._values import (
@@ -31,10 +35,12 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BUILD",
     "MARKER_KEYS",
     "OPTIONS",
     "CoverageTarget",
     "Forward",
+    "Given",
     "LabgridTarget",
     "MachineOptions",
     "Point",
@@ -44,18 +50,24 @@ __all__ = [
     "add_arguments",
     "add_options",
     "from_arguments",
+    "from_given",
     "from_pytest",
     "given",
+    "given_by",
     "ini_key",
     "is_shipped",
     "make_settings",
     "make_variable",
+    "of_build",
+    "read_given",
+    "write_given",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _model, _values
+    from . import _build, _given, _model, _values
 
-    return getattr(_values if name in ("is_shipped", "make_variable") else _model, name)
+    modules = (_build, _given, _model, _values)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

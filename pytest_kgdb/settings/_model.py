@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from ..errors import ConfigError
-from ._options import OPTIONS, ini_key
+from ._given import BUILD, Given, read_given
+from ._options import BUILD_SETTINGS, OPTIONS, ini_key
 from ._options import field as field_of
 from ._values import (
     PARSERS,
@@ -37,14 +38,6 @@ _AXES: Final = frozenset(
     field_of(name) for name, kind, *_ in OPTIONS if kind in ("values", "numbers")
 )
 _FIELDS: Final = tuple(field_of(name) for name, *_ in OPTIONS)
-
-
-class _Given(NamedTuple):
-    """A value as the user wrote it."""
-
-    value: object
-    origin: str
-    base: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +149,7 @@ class Settings(MachineOptions):
     record: Path | None = None
     observe: bool = False
     peer: Path | None = None
+    build_settings: Path | None = None
     prove: bool = False
     cov: tuple[CoverageTarget, ...] = ()
     cov_lcov: Path | None = None
@@ -223,7 +217,7 @@ def make_settings(**values: object) -> Settings:
     if unknown := [name for name in values if name not in _FIELDS]:
         raise ConfigError(f"no such setting: {unknown[0]}", hint=f"known: {', '.join(_FIELDS)}")
     base = Path.cwd()
-    return _settings({name: _Given(value, name, base) for name, value in values.items()})
+    return from_given({name: Given(value, name, base) for name, value in values.items()})
 
 
 def from_arguments(options: argparse.Namespace) -> Settings:
@@ -232,9 +226,9 @@ def from_arguments(options: argparse.Namespace) -> Settings:
     :raises ConfigError: an option's value is invalid.
     """
     base = Path.cwd()
-    return _settings(
+    return from_given(
         {
-            field_of(name): _Given(value, f"--kgdb-{name}", base)
+            field_of(name): Given(value, f"--kgdb-{name}", base)
             for name, *_ in OPTIONS
             if (value := getattr(options, ini_key(name), None)) is not None
         }
@@ -246,17 +240,35 @@ def from_pytest(config: pytest.Config) -> Settings:
 
     :raises ConfigError: a value is invalid; the message has its origin.
     """
-    given: dict[str, _Given] = {}
+    return from_given(given_by(config))
+
+
+def given_by(config: pytest.Config) -> dict[str, Given]:
+    """Return what a pytest run's command line and configuration file say, by field.
+
+    What is built is that of the file of `--kgdb-build-settings` alone, where it is given.
+
+    :raises ConfigError: a value has a wrong type, or that file cannot be read.
+    """
+    given: dict[str, Given] = {}
     for name, *_ in OPTIONS:
         value = config.getoption(ini_key(name), default=None)
         if value is not None:
-            given[field_of(name)] = _Given(value, f"--kgdb-{name}", config.invocation_params.dir)
+            given[field_of(name)] = Given(value, f"--kgdb-{name}", config.invocation_params.dir)
         elif (item := _from_file(config, ini_key(name))) is not None:
             given[field_of(name)] = item
-    return _settings(given)
+    file = config.getoption(ini_key(BUILD_SETTINGS), default=None)
+    if file is not None:
+        for name in BUILD:
+            given.pop(field_of(name), None)
+        try:
+            given |= read_given(Path(file))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--kgdb-{BUILD_SETTINGS}: cannot read {file}: {error}") from error
+    return given
 
 
-def _from_file(config: pytest.Config, key: str) -> _Given | None:
+def _from_file(config: pytest.Config, key: str) -> Given | None:
     here = config.invocation_params.dir
     overridden = any(
         text.partition("=")[0].strip() == key for text in config.getoption("override_ini") or ()
@@ -273,10 +285,14 @@ def _from_file(config: pytest.Config, key: str) -> _Given | None:
         # pytest before 9.2 raises these if the value in the file has another type.
         raise ConfigError(f"{origin}: {error}") from None
     # Older versions return "" or [] for keys that are not in the file.
-    return None if value is None or value == "" or value == [] else _Given(value, origin, base)
+    return None if value is None or value == "" or value == [] else Given(value, origin, base)
 
 
-def _settings(given: Mapping[str, _Given]) -> Settings:
+def from_given(given: Mapping[str, Given]) -> Settings:
+    """Return the settings that were given, by field.
+
+    :raises ConfigError: a value is invalid; the message has its origin.
+    """
     values: dict[str, Any] = {}
     for name, (value, origin, base) in given.items():
         if value is None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     import pytest
 
+BUILD_SETTINGS: Final = "build-settings"
+"""The option by which a command says which kernel the tests that it starts run on."""
+
 # name, kind, metavar, help. `value`: the last one given counts; `number`: the same, and may be a
 # number in a typed TOML file; `list`: repeatable; `values`, `numbers`: repeatable, and several are
 # parameters of the tests; `flag`: given or not.
@@ -130,6 +133,12 @@ OPTIONS: Final = (
         "value",
         "FILE",
         "keep in step with the run that writes this record, and repeat no test that varies",
+    ),
+    (
+        BUILD_SETTINGS,
+        "value",
+        "FILE",
+        "take what is built from this file, and from neither options nor configuration file",
     ),
     (
         "prove",

@@ -484,6 +484,7 @@ PARSERS: Final[dict[str, Callable[[object, Path], Any]]] = {
     "record": path,
     "observe": flag,
     "peer": path,
+    "build_settings": path,
     "prove": flag,
     "cov": covered,
     "cov_lcov": path,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.cli._main import main
-from pytest_kgdb.cli._on_kernels import check_writable
+from pytest_kgdb.cli._main import _parser, main
+from pytest_kgdb.cli._on_kernels import check_writable, common, one_kernel
 from pytest_kgdb.cli._on_kernels import tests_key as key_of_tests
 from pytest_kgdb.errors import ConfigError
+from pytest_kgdb.gate import GateFailed, Runner
+from pytest_kgdb.settings import Settings
 
 
 def test_where_the_outcome_is_to_be_written(tmp_path: Path) -> None:
@@ -28,7 +31,113 @@ def test_a_search_is_for_the_tests_as_they_are(tmp_path: Path) -> None:
     assert keys[1] != key_of_tests([str(tmp_path)])
 
 
-def test_a_change_is_tested_with_one_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_is_tested_with_one_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--kgdb-kernel=distro", "--kgdb-config=minimal", "--kgdb-config=defconfig"]
-    assert main(["gate", *words, "--patch=x", "tests"]) == 4
+    assert main(["gate", *words, f"--patch={tmp_path}", str(tmp_path)]) == 4
     assert "gate is about one kernel, and --kgdb-config names several" in capsys.readouterr().err
+
+
+CONFIGURATION = """
+[pytest]
+kgdb_kernel = distro:6.1
+kgdb_patch = bug.patch
+kgdb_set = CONFIG_A=y
+kgdb_fragment = of-file.config
+kgdb_make = LLVM=1
+kgdb_smp = 2
+kgdb_config = of-file.config
+addopts = --kgdb-set=CONFIG_B=y --kgdb-module=driver
+"""
+
+TEST = """
+from dataclasses import replace
+from pytest_kgdb.plugin._configure import settings_of
+
+def test_it(request):
+    settings = settings_of(request.config)
+    print("settings", repr(replace(settings, origins={}, build_settings=None, repeat=1)))
+    print("origin", settings.origin("make"))
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a configuration file that has its say in what is built."""
+    (tmp_path / "pytest.ini").write_text(CONFIGURATION)
+    (tmp_path / "driver").mkdir()
+    for name in ("bug.patch", "other.patch", "of-file.config"):
+        (tmp_path / name).touch()
+    (tmp_path / "test_it.py").write_text(TEST)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings_of(*words: str) -> Settings:
+    options, rest = _parser().parse_known_args(["gate", *words])
+    return one_kernel(options, rest)
+
+
+def test_what_the_configuration_file_says_of_the_build(suite: Path) -> None:
+    settings = settings_of("test_it.py")
+    assert settings.kernel == ("distro:6.1",)
+    assert settings.patch == (suite / "bug.patch",)
+    # As pytest has it: addopts is a part of the command line, which replaces the file's list.
+    assert settings.set == ("CONFIG_B=y",)
+    assert settings.fragment == (suite / "of-file.config",)
+    assert settings.config == str(suite / "of-file.config")
+    assert settings.make == ("LLVM=1",)
+    assert settings.module == (suite / "driver",)
+    assert settings.smp == 2
+    assert settings.origin("make") == "pytest.ini: kgdb_make"
+    words = ["--kgdb-kernel=distro:6.12", "--kgdb-patch=other.patch", "--kgdb-set=CONFIG_C=n"]
+    settings = settings_of(*words, "test_it.py")
+    assert settings.kernel == ("distro:6.12",)
+    assert settings.patch == (suite / "other.patch",)
+    assert settings.set == ("CONFIG_B=y", "CONFIG_C=n")
+
+
+def run_child(suite: Path, settings: Settings, options: list[str]) -> str:
+    (suite / "base.log").unlink(missing_ok=True)
+    runner = Runner(["test_it.py", "-s"], options, repeat=1, directory=suite)
+    with runner.start("base", settings) as child:
+        runner.wait({"base": child}, lambda _: None)
+    return (suite / "base.log").read_text()
+
+
+def test_the_tests_run_on_the_kernel_that_is_built(suite: Path) -> None:
+    """Neither the file's patches are lost where others come, nor is one of addopts there twice."""
+    options, rest = _parser().parse_known_args(["gate", "--kgdb-memory=1G", "test_it.py"])
+    base = one_kernel(options, rest)
+    patched = replace(base, patch=(*base.patch, suite / "other.patch"), kernel=("distro:6.12",))
+    for settings in (base, patched, replace(base, patch=(), set=(), config="minimal", origins={})):
+        log = run_child(suite, settings, common(options))
+        expected = replace(settings, origins={}, record=suite / "base.jsonl")
+        assert f"settings {expected!r}" in log
+        assert ("origin pytest.ini: kgdb_make" in log) == bool(settings.origins)
+
+
+def test_what_cannot_be_read(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patch = f"--patch={suite / 'other.patch'}"
+    assert main(["gate", patch, "--kgdb-smp=none", "test_it.py"]) == 4
+    assert "--kgdb-smp: " in capsys.readouterr().err
+    assert main(["gate", patch, "--nonesuch", "test_it.py"]) == 4
+    error = capsys.readouterr().err
+    assert "pytest cannot read its configuration" in error
+    assert "--nonesuch" in error
+    (suite / "pytest.ini").write_text("[pytest]\nkgdb_target = serial:/dev/ttyS0,115200\n")
+    assert main(["gate", patch, "test_it.py"]) == 4
+    assert "pytest.ini: kgdb_target: gate builds kernels" in capsys.readouterr().err
+    (suite / "pytest.ini").write_text("[pytest]\nkgdb_kernel = distro:6.1\n  distro:6.12\n")
+    assert main(["bisect", "--good=a", "--bad=b", "test_it.py"]) == 4
+    assert "bisect is about one kernel" in capsys.readouterr().err
+    assert main(["bisect-step", "test_it.py"]) == 128
+    assert "bisect-step is about one kernel" in capsys.readouterr().err
+
+
+def test_a_file_of_settings_that_is_none(suite: Path) -> None:
+    for text in ("", "[]", '{"kernel": 1}'):
+        (suite / "file").write_text(text)
+        with pytest.raises(GateFailed, match="--kgdb-build-settings: cannot read"):
+            settings_of("--kgdb-build-settings=file")

@@ -178,3 +178,12 @@ def test_commits(proving: Inner, mark: str) -> None:
     first = git(tree, "rev-parse", "HEAD~")
     expected = f"kernel linux@{first}." if "commit" in mark else "kernel linux+without-*"
     result.stdout.fnmatch_lines([expected])
+
+
+def test_patches_of_the_configuration_file_are_on_both_kernels(proving: Inner) -> None:
+    (proving.path / "other.patch").write_text(FIX)
+    (proving.path / "pytest.ini").write_text("[pytest]\nkgdb_patch = other.patch\n")
+    result = proving.run("--kgdb-prove", "-k", "proves")
+    result.assert_outcomes(passed=2)
+    for name in ("other.patch", "other.patch+fix.patch"):
+        result.stdout.fnmatch_lines([f"pytest-kgdb: building distro:6.1+{name}"])
