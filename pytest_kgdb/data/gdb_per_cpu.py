@@ -64,20 +64,20 @@ class Possible(gdb.Function):
 
     def __init__(self):
         super().__init__(POSSIBLE[1:])
-        self.known = set()  # possible CPUs become more, while the kernel boots
+        self.numbers = set()  # possible CPUs become more, while the kernel boots
 
     def check(self, number):
         """Check that there is a CPU of a number.
 
         :raises Refused: there is none.
         """
-        if number in self.known:
+        if number in self.numbers:
             return
         cpus = possible_cpus()
         if number not in cpus:
             has = len(cpus) if cpus == list(range(len(cpus))) else f"CPUs {str(cpus)[1:-1]}"
             raise Refused(f"there is no CPU {number}; the guest has {has}")
-        self.known.add(number)
+        self.numbers.add(number)
 
     def invoke(self, number):
         number = int(number)
