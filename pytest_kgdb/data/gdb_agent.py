@@ -11,6 +11,7 @@ import sys
 import gdb
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import gdb_equality
 import gdb_functions
 import gdb_lvalues
 import gdb_watches
@@ -131,8 +132,8 @@ def op_symbol_at(address):
     return {"symbol": name}
 
 
-def text(value):
-    return without_offsets(value.format_string(max_elements=200, repeat_threshold=16))
+def text(value, limit=200):
+    return without_offsets(value.format_string(max_elements=limit, repeat_threshold=16))
 
 
 def frame_at(level):
@@ -239,8 +240,9 @@ def op_refresh(id):
     return describe(values[id].address.dereference())
 
 
-def op_text(id):
-    return {"text": text(values[id])}
+def op_text(id, whole=False):
+    """What gdb prints of a value: the first 200 elements of its arrays, or all."""
+    return {"text": text(values[id], 0) if whole else text(values[id])}
 
 
 def op_string(id, length=None):
@@ -381,6 +383,11 @@ def op_symbol(name):
         return {"kind": "symbol", "address": int(gdb.parse_and_eval(f"(long)&{name}"))}
     except gdb.error:
         return {"kind": None}
+
+
+def op_difference(id, other):
+    """The way to where two values differ first; None where they are the same."""
+    return {"path": gdb_equality.difference(values[id], values[other])}
 
 
 def op_numbers(expressions):

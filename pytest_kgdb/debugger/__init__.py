@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._debugger import Debugger, Door
     from ._deletable import Deletable
     from ._errnos import MAX_ERRNO, errno_name, errno_of
+    from ._evaluate import evaluate
     from ._first_cause import FirstCause, MachineLife
     from ._frames import Frame, SourceText, Variables, source_path
     from ._generation import Generation
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber
     from ._symbol_index import SymbolIndex
     from ._template import ForkedGdb, GdbTemplate
-    from ._values import Task, Value, evaluate, summary_of
+    from ._values import Task, Value, difference, summary_of
 
 __all__ = [
     "MAX_ERRNO",
@@ -80,6 +81,7 @@ __all__ = [
     "c_string",
     "cpu_expression",
     "define_current",
+    "difference",
     "errno_name",
     "errno_of",
     "evaluate",
@@ -149,8 +151,9 @@ _MODULE_OF: Final = {
     "place_of": "_stop",
     "SymbolIndex": "_symbol_index",
     "Task": "_values",
+    "difference": "_values",
     "Value": "_values",
-    "evaluate": "_values",
+    "evaluate": "_evaluate",
     "summary_of": "_values",
 }
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from ..errors import KgdbError
 from ._debugger import Debugger
-from ._values import Value, evaluate, record_summary
+from ._evaluate import evaluate
+from ._values import Value, record_summary
 
 __all__ = ["Frame", "SourceText", "Variables", "source_path"]
 

@@ -10,14 +10,19 @@ from typing import Any, Final
 from ..errors import KgdbError, StaleError
 from ._debugger import Debugger
 from ._errnos import MAX_ERRNO, errno_name, errno_of
-from ._mi import GdbError
 
-__all__ = ["Task", "Value", "evaluate", "real_of", "record_summary", "summary_of"]
+__all__ = [
+    "OPTIMIZED_OUT_HINT",
+    "Task",
+    "Value",
+    "difference",
+    "real_of",
+    "record_summary",
+    "summary_of",
+]
 
-_NO_SYMBOL: Final = re.compile(r'No symbol "([A-Z_][A-Z0-9_]*)" in current context')
 _ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
-_OPTIMIZED_OUT: Final = "optimized out"  # gdb/value.c, error_value_optimized_out
-_OPTIMIZED_OUT_HINT: Final = (
+OPTIMIZED_OUT_HINT: Final = (
     "stop at another line, or where the value is an argument of a function that was not inlined"
 )
 
@@ -55,7 +60,7 @@ class Value:
         if record.get("optimized_out"):
             raise KgdbError(
                 f"{self._expression} was optimised out here by the compiler",
-                hint=_OPTIMIZED_OUT_HINT,
+                hint=OPTIMIZED_OUT_HINT,
             )
         if "error" in record:
             raise KgdbError(
@@ -250,10 +255,7 @@ class Value:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Value):
-            mine, theirs = self._readable(), other._readable()
-            if _is_number(mine) and _is_number(theirs):
-                return self._real() == other._real()
-            return str(self) == str(other)
+            return difference(self, other) is None
         if isinstance(other, Mapping):
             return bool(self.members) and all(self[name] == other[name] for name in other)
         if isinstance(other, int | float):
@@ -264,22 +266,30 @@ class Value:
         if isinstance(other, str):
             if self.error is not None and _ERROR.fullmatch(other):
                 return self._signed() == errno_of(other)
-            return self._as_text() == other
+            return self._is_text(other)
         if isinstance(other, bytes):
-            return self._as_text().encode() == other
+            return self._is_text(other.decode(errors="surrogateescape"))
         return NotImplemented
 
     @staticmethod
     def _is_string(record: dict[str, Any]) -> bool:
         return record["code"] in ("ptr", "array") and record.get("target") == "char"
 
-    def _as_text(self) -> str:
+    def _is_text(self, other: str) -> bool:
         record = self._readable()
         if self._is_string(record):
-            return self.string()
+            return self.string() == other
         if record["code"] == "ptr" and record.get("target") == "func":
-            return self.symbol or str(self)
-        return str(self)
+            return (self.symbol or str(self)) == other
+        if _is_number(record):
+            return str(self) == other
+        whole = self._debugger.request("text", id=record["id"], whole=True)["text"]
+        if other != whole and other == str(self):
+            raise KgdbError(
+                f"the text is that of the first elements of {self._expression}, which has more",
+                hint="keep the bytes of what is long: kgdb.read(value.address, size)",
+            )
+        return bool(other == whole)
 
     def __lt__(self, other: Any) -> bool:
         return self._real() < _operand(other)
@@ -327,6 +337,26 @@ def real_of(value: Value) -> int | float:
     return value._real()
 
 
+def difference(one: Value, other: Value) -> list[str | int] | None:
+    """Return the way to where two values differ first; None where they are the same.
+
+    It is the members' names and the elements' indices that lead there: none where they differ as a
+    whole, as numbers do, and what is of two types.
+
+    :raises KgdbError: one cannot be read, or not all of it can be compared.
+    """
+    mine, theirs = one._readable(), other._readable()
+    if _is_number(mine) and _is_number(theirs):
+        return None if one._real() == other._real() else []
+    if mine["code"] != theirs["code"]:
+        return []
+    if one._debugger is not other._debugger:
+        raise KgdbError(f"{one.expression} and {other.expression} are of two machines")
+    answer = one._debugger.request("difference", id=mine["id"], other=theirs["id"])
+    path: list[str | int] | None = answer["path"]
+    return path
+
+
 def _operand(other: Any) -> int | float:
     """Return what a value is computed or compared with."""
     if isinstance(other, Value):
@@ -351,37 +381,6 @@ class Task(Value):
     def comm(self) -> str:
         """The command's name, at most 15 bytes (`task_struct.comm`)."""
         return self["comm"].string()
-
-
-def evaluate(debugger: Debugger, expression: str, **where: int) -> Value:
-    """Evaluate a C expression.
-
-    :param where: `frame`, the number of one; the selected one otherwise.
-    :raises KgdbError: gdb cannot.
-    """
-    try:
-        return Value(
-            debugger, debugger.request("evaluate", expression=expression, **where), expression
-        )
-    except GdbError as error:
-        raise _explained(error, expression) from None
-
-
-def _explained(error: GdbError, expression: str) -> GdbError:
-    """Return gdb's error with what a kernel developer wants to know about it."""
-    if _OPTIMIZED_OUT in error.message:
-        return GdbError(
-            f"{expression}: part of it was optimised out here by the compiler",
-            hint=_OPTIMIZED_OUT_HINT,
-        )
-    match = _NO_SYMBOL.search(error.message)
-    if match is None:
-        return error
-    return GdbError(
-        error.message,
-        hint=f"{match[1]} looks like a macro: the debug info has them only if the kernel was "
-        "built with -g3 (KCFLAGS=-g3); write its value, or evaluate what it stands for",
-    )
 
 
 def summary_of(value: Value, *, returned: bool = False) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..debugger import Value
+from ..debugger import Value, difference
 from ..errors import KgdbError
 
 
@@ -43,7 +43,10 @@ def _form(side: object) -> str:
 def _sides(left: object, right: object) -> list[str]:
     mine, theirs = _members(left), _members(right)
     if mine is None or theirs is None:
-        return [f"{_kind(side):>24}  {_form(side)}" for side in (left, right)]
+        return [
+            *(f"{_kind(side):>24}  {_form(side)}" for side in (left, right)),
+            *_first_difference(left, right),
+        ]
     lines = []
     names = list(mine) + [name for name in theirs if name not in mine]
     if isinstance(right, Mapping):
@@ -53,11 +56,27 @@ def _sides(left: object, right: object) -> list[str]:
     same = 0
     for name in names:
         one, two = mine.get(name, "(no such member)"), theirs.get(name, "(no such member)")
-        if one == two:
+        first: list[str] = []
+        if isinstance(left, Value) and isinstance(right, Value) and name in mine and name in theirs:
+            first = _first_difference(left[name], right[name])  # gdb prints a part of what is long
+        if one == two and not first:
             same += 1
             continue
-        lines += [f"  .{name}", f"-     {one}", f"+     {two}"]
+        lines += [f"  .{name}", f"-     {one}", f"+     {two}", *first]
     return [f"- {_kind(left)}", f"+ {_kind(right)}", *lines, f"  ({same} members are the same)"]
+
+
+def _first_difference(left: object, right: object) -> list[str]:
+    """Return where in two values of the kernel's they differ first; nothing where that is shown."""
+    if not isinstance(left, Value) or not isinstance(right, Value):
+        return []
+    path = difference(left, right)
+    if not path:
+        return []
+    for step in path:
+        left, right = left[step], right[step]
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return [f"      they differ first at {where}: {_form(left)} and {_form(right)}"]
 
 
 def _members(side: object) -> dict[str, str] | None:

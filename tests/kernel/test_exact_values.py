@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.debugger import difference
+from pytest_kgdb.errors import KgdbError, StaleError
+from pytest_kgdb.plugin._compare import compare
 
 EXACT = Path(__file__).parent / "modules" / "exact"
 
@@ -95,6 +97,96 @@ def test_numbers_are_compared_with_their_fraction(exact: Any) -> None:
     assert (half + 1, 2 - one, half - 0.5) == (2.5, 1, 1.0)
     with pytest.raises(TypeError, match="not an integer"):
         range(half)
+
+
+# Values as a whole
+
+
+def test_values_are_compared_to_their_end(exact: Any) -> None:
+    value = exact.evaluate
+    for one, other in (
+        ("same_a", "same_b"),
+        ("text_a", "text_a"),
+        ("padded_a", "padded_b"),
+        ("padded_a[1]", "padded_b[1]"),
+        ("deep_a", "deep_b"),
+        ("deep_a.inner", "padded_a"),
+        ("flags", "others[2]"),
+        ("nested.inner", "*pointed"),
+        ("either_a", "either_a"),
+        ("set_cpu", "*set_cpu"),
+        ("init_task", "*(struct task_struct *)&init_task"),
+    ):
+        if one == "deep_a.inner":
+            assert value(one) != value(other), "of another length"
+            continue
+        assert value(one) == value(other), (one, other)
+        assert (value(one) != value(other)) is False
+        assert value(one) in [value("late_b"), value(other)]
+
+
+def test_where_values_differ_first(exact: Any) -> None:
+    value = exact.evaluate
+    for one, other, path in (
+        ("late_a", "late_b", [300]),
+        ("text_a", "text_b", [580]),
+        ("tail_a", "tail_b", [5]),
+        ("padded_a", "other_c", [2, "number"]),
+        ("deep_a", "deep_c", ["grid", 1, 299]),
+        ("either_a", "either_b", ["bytes", 299]),
+        ("*tailed_a", "*tailed_c", ["n"]),
+        ("twin", "other_twin", []),
+        ("pair", "other_pair", ["one"]),
+        ("twin", "flags", []),
+        ("same_a", "text_a", []),
+        ("number", "flags", []),
+        ("&same_a", "&same_b", []),
+    ):
+        assert value(one) != value(other), (one, other)
+        assert (value(one) == value(other)) is False
+        assert value(one) not in [value(other), value("text_b")]
+        assert difference(value(one), value(other)) == path, (one, other)
+
+
+def test_values_are_compared_as_they_are_now(exact: Any) -> None:
+    one, other, bits = (exact.evaluate(name) for name in ("same_a", "same_b", "flags"))
+    assert one == other
+    exact.assign("same_b[399]", -1)
+    assert one != other
+    exact.assign("same_a[399]", -1)
+    assert one == other
+    exact.assign("flags.slope", 8)
+    assert bits != exact.evaluate("others[0]")
+    exact.stepi()
+    for stale in (lambda: one == other, lambda: one != exact.evaluate("same_b")):
+        with pytest.raises(StaleError):
+            stale()
+
+
+def test_values_that_cannot_be_compared(exact: Any) -> None:
+    value = exact.evaluate
+    with pytest.raises(KgdbError, match="rows is a flexible array"):
+        assert value("*tailed_a") == value("*tailed_b")
+    with pytest.raises(KgdbError, match="flexible array"):
+        assert value("tailed_a->rows") != value("tailed_b->rows")
+    assert value("tailed_a->n") == value("tailed_b->n")
+    kept = str(value("late_a"))
+    with pytest.raises(KgdbError, match=r"(?s)text is that of the first elements.*kgdb\.read"):
+        assert value("late_b") == kept
+    assert value("twin") == str(value("twin"))
+    assert value("late_a") != kept.replace("3", "4")
+    with pytest.raises(KgdbError, match="Cannot access memory"):
+        assert value("*(struct padded *)16") == value("padded_a[0]")
+
+
+def test_a_failed_comparison_shows_where(exact: Any) -> None:
+    value = exact.evaluate
+    lines = compare("==", value("late_a"), value("late_b")) or []
+    assert any(line.strip().startswith("they differ first at [300]: 300 = 0x12c") for line in lines)
+    lines = compare("==", value("deep_a"), value("deep_c")) or []
+    assert "  .grid" in lines
+    assert any("they differ first at [1][299]" in line for line in lines), lines
+    assert lines[-1] == "  (3 members are the same)"
 
 
 # CPUs that there are not

@@ -17,6 +17,7 @@ from pytest_kgdb.debugger import (
     Task,
     Value,
     Variables,
+    difference,
     evaluate,
     number_of,
     per_cpu,
@@ -37,7 +38,7 @@ class Memory:
             refresh=lambda id: self.evaluate(self._known[id]),
             child=self.child,
             string=lambda id, length=None: {"string": self.strings[self._known[id]][:length]},
-            text=lambda id: {"text": f"{{text of {self._known[id]}}}"},
+            text=lambda id, whole=False: {"text": f"{{text of {self._known[id]}}}"},
         )
 
     def add(self, expression: str, code: str = "int", **fields: Any) -> None:
@@ -141,6 +142,25 @@ def test_an_enumerator_is_its_name_and_its_number(value: Make) -> None:
     state = value("system_state", "enum", int=3, text="SYSTEM_RUNNING")
     assert state == "SYSTEM_RUNNING"
     assert state == 3
+
+
+def test_what_is_no_number_is_compared_in_gdb(value: Make, gdb: FakeGdb) -> None:
+    one, other = (value(name, "struct", members=["a"]) for name in ("one", "other"))
+    for path in (None, [], ["a", 3]):
+        gdb.agent["difference"] = lambda id, other, path=path: {"path": path}
+        assert difference(one, other) == path
+        assert (one == other) is (path is None)
+    assert difference(one, value("row", "array", length=3)) == []
+    assert difference(one, value("x", int=1, text="1")) == []
+
+
+def test_a_part_is_not_all_of_it(value: Make, gdb: FakeGdb) -> None:
+    row = value("row", "array", length=3)
+    gdb.agent["text"] = lambda id, whole=False: {"text": "{1, 2, 3}" if whole else "{1, 2...}"}
+    assert row == "{1, 2, 3}"
+    assert row != "{1, 2, 4}"
+    with pytest.raises(KgdbError, match="the first elements of row, which has more"):
+        assert row == "{1, 2...}"
 
 
 # Pointers and strings
