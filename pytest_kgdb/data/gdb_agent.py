@@ -11,10 +11,11 @@ import sys
 import gdb
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import gdb_assign
 import gdb_equality
 import gdb_functions
-import gdb_lvalues
 import gdb_watches
+from gdb_bit_fields import COMPUTED, as_number, field_of, source_of
 from gdb_conditions import (
     condition_for,
 )
@@ -34,6 +35,7 @@ from gdb_names import (
 from gdb_results import unproven_result
 from gdb_symbols import is_kernels, without_offsets
 from gdb_types import (
+    INTEGERS,
     MASK,
     Refused,
     member_names,
@@ -50,6 +52,7 @@ unwinder.load(gdb.parameter("index-cache directory"))
 gdb.execute("macro define current kgdb_info[kgdb_active.counter].task")
 
 values = {}  # id -> gdb.Value, until the kernel is resumed
+bit_fields = {}  # id -> BitField, of those that are some
 counter = 0
 SCALARS = ("int", "ptr", "enum", "bool", "char", "ref", "flt", "flags")
 # From a stop's innermost frame outwards, how many names are given: enough to tell who called
@@ -68,7 +71,7 @@ def keep(value):
     return counter
 
 
-def describe(value):
+def describe(value, bit_field=None):
     """What the other side needs of a value at once."""
     record = {"id": keep(value), **describe_type(value.type)}
     if value.is_optimized_out:
@@ -80,6 +83,10 @@ def describe(value):
         else:
             record["int"] = number_of(value)
         record["text"] = text(value)
+    if bit_field is not None:
+        bit_fields[record["id"]] = bit_field
+        record.update(bits=bit_field.width, container=bit_field.container)
+        return record
     address = value.address
     if address is not None:
         record["address"] = int(address)
@@ -182,7 +189,17 @@ def in_frame(level, work):
 
 
 def op_evaluate(expression, frame=None):
-    return in_frame(frame, lambda: describe(gdb.parse_and_eval(checked(expression))))
+    return in_frame(frame, lambda: evaluated(expression))
+
+
+def evaluated(expression):
+    value = gdb.parse_and_eval(checked(expression))
+    if value.address is None:
+        return describe(value)
+    source = source_of(expression, value)
+    if source is COMPUTED:
+        return describe(as_number(value))
+    return describe(value, source)
 
 
 def op_condition(text, location):
@@ -200,13 +217,15 @@ def op_child(id, how, argument=None):
         kind = value.type.strip_typedefs()
         if kind.code == gdb.TYPE_CODE_PTR:
             value = value.dereference()
-        return describe(value[argument])
+        child = value[argument]
+        is_number = plain(child.type).code in INTEGERS
+        return describe(child, field_of(value, argument) if is_number else None)
     if how == "index":
         return describe(value[argument])
     if how == "dereference":
         return describe(value.dereference())
     if how == "cast":
-        return describe(value.cast(find_type(argument)))
+        return describe((as_number(value) if id in bit_fields else value).cast(find_type(argument)))
     raise Refusal(f"no such child: {how}")
 
 
@@ -236,7 +255,10 @@ def op_returned(variable):
 
 
 def op_refresh(id):
-    """The value as memory has it now; only for one with an address."""
+    """The value as memory has it now; only for what lies there."""
+    if id in bit_fields:
+        bit_field = bit_fields[id].reread()
+        return describe(bit_field.value, bit_field)
     return describe(values[id].address.dereference())
 
 
@@ -397,6 +419,7 @@ def op_numbers(expressions):
 def drop_values(_event):
     """The kernel is resumed: no value is read any more, and gdb need not keep them."""
     values.clear()
+    bit_fields.clear()
 
 
 gdb.events.cont.connect(drop_values)
@@ -412,7 +435,7 @@ class Agent(gdb.MICommand):
         request = json.loads(arguments[0])
         name = "op_" + request.pop("op")
         operation = globals().get(name) or getattr(gdb_functions, name, None)
-        operation = operation or getattr(gdb_watches, name, None) or getattr(gdb_lvalues, name)
+        operation = operation or getattr(gdb_watches, name, None) or getattr(gdb_assign, name)
         try:
             answer = operation(**request)
         except Refused as refused:

@@ -71,6 +71,8 @@ def may_differ(tokens):
             return True
         if token.text in ASSIGNING[1:] or (has_member and token.text in EQUALITY):
             return True
+        if has_member and token.text in ("&", "per_cpu"):
+            return True
         if token.text in AMBIGUOUS and 0 < index < len(tokens) - 1:
             before, after = tokens[index - 1], tokens[index + 1]
             is_cast = before.text == ")" and tokens[index - 2].text == "*"
@@ -174,7 +176,8 @@ class Reader:
         first, node = self.at, self.assignment()
         while self.take(","):
             last = self.assignment()
-            node = self.node(first, lambda last=last: last.typed)
+            typed = lambda last=last: last.typed  # noqa: E731 # as the others
+            node = self.node(first, typed, member=last.member, passes_on=last.passes_on)
         return node
 
     def assignment(self):
@@ -198,7 +201,7 @@ class Reader:
         one = self.sequence()
         self.need(":")
         other = self.conditional()
-        return self.node(first, self.common(one, other), computed=True)
+        return self.node(first, self.common(one, other), computed=True, passes_on=True)
 
     def common(self, one, other):
         """The type of two operands of which one is taken."""
@@ -256,7 +259,7 @@ class Reader:
                 kind = self.type_name()
                 self.need(")")
                 self.unary()
-                return self.node(first, lambda: Typed(kind()))
+                return self.node(first, lambda: Typed(kind()), passes_on=True)
             return self.postfix()
         node = self.unary()
         if operator == "!":
@@ -273,6 +276,7 @@ class Reader:
         if operator == "*":
             return self.node(first, lambda: Typed(target_of(node.typed.type)))
         if operator == "&":
+            self.refuse_bit_field(node)
             return self.node(first, lambda: Typed(node.typed.type.pointer()))
         return self.node(first, lambda: node.typed)
 
@@ -298,6 +302,11 @@ class Reader:
             self.surround(node, "((unsigned long)", ")")
         return node
 
+    def refuse_bit_field(self, node):
+        """Refuse the address of a bit-field, for which gdb has that of the word."""
+        if node.member is not None and is_bit_field(node):
+            raise Refused(f"it takes the address of {node.member[1]}, a bit-field, which has none")
+
     def postfix(self):
         first, node = self.at, self.primary()
         while True:
@@ -309,9 +318,10 @@ class Reader:
                 while not self.take(")"):
                     self.assignment()
                     self.take(",")
-                node = self.node(first, None)
+                node = self.node(first, None, passes_on=True)
             elif self.take(".", "->"):
-                node = self.node(first, member_of(node, self.name()))
+                parent, name = node, self.name()
+                node = self.node(first, member_of(parent, name), member=(parent, name))
             elif self.take("++", "--"):
                 node = self.node(first, lambda node=node: node.typed)
             else:
@@ -322,7 +332,10 @@ class Reader:
         if self.take("("):
             inner = self.sequence()
             self.need(")")
-            return self.node(first, lambda: inner.typed, exact=inner.exact, computed=inner.computed)
+            its = {
+                name: getattr(inner, name) for name in ("exact", "computed", "member", "passes_on")
+            }
+            return self.node(first, lambda: inner.typed, **its)
         if self.at >= len(self.tokens):
             raise Unread
         token = self.tokens[self.at]
@@ -337,13 +350,14 @@ class Reader:
             name = self.name()
             return self.node(first, lambda: self.variable(f"{token.text}::{name}"))
         if token.kind in ("text", "register", "float"):
-            return self.node(first, None)
+            return self.node(first, None, passes_on=token.kind == "register")
         if token.kind != "name" or token.text in KEYWORDS:
             raise Unread
         if token.text == "current":
             return self.node(first, task_pointer)
         if token.text in ("per_cpu", "per_cpu_ptr") and self.take("("):
             variable = self.conditional()
+            self.refuse_bit_field(variable)
             self.need(",")
             self.conditional()
             self.need(")")

@@ -63,11 +63,16 @@ class Node:
 
     :param exact: whether gdb has its type as C has it.
     :param computed: whether it is what an operator gives, or a character.
+    :param member: what a member is taken of, as a node, and its name.
+    :param passes_on: whether gdb may give an operand for it, which C takes the value of.
     """
 
-    def __init__(self, first, last, typed, exact=False, computed=False):
+    def __init__(
+        self, first, last, typed, exact=False, computed=False, member=None, passes_on=False
+    ):
         self.first, self.last, self._typed, self._asked = first, last, typed, False
         self.exact, self.computed = exact, computed
+        self.member, self.passes_on = member, passes_on
 
     @property
     def typed(self):

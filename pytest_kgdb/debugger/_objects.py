@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._debugger import Debugger
-from ._values import Value
+from ._values import Value, width_of
 
 if TYPE_CHECKING:
     import drgn
@@ -33,7 +33,7 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
     if address is not None:
         return drgn.Object(program, kind, address=address)
     try:
-        return drgn.Object(program, kind, value=int(value))
+        return drgn.Object(program, kind, value=int(value), bit_field_size=width_of(value))
     except TypeError as error:
         raise KgdbError(
             f"{value!r} lies in no memory and is no number, so there is no object of it",
@@ -57,7 +57,7 @@ def expression_of(obj: drgn.Object) -> str:
 
     :raises KgdbError: it is a copy of someobj that is no number.
     """
-    if obj.address_ is not None:
+    if obj.address_ is not None and obj.bit_field_size_ is None:
         pointer = obj.prog_.pointer_type(obj.type_).type_name()
         return f"*({pointer}){obj.address_:#x}"
     try:

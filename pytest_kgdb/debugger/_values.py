@@ -19,6 +19,7 @@ __all__ = [
     "real_of",
     "record_summary",
     "summary_of",
+    "width_of",
 ]
 
 _ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
@@ -46,7 +47,7 @@ class Value:
         self._debugger.generation.check(self._generation, f"the value of {self._expression}")
         if self._writes != self._debugger.generation.writes:
             # Memory was written since: what lies in memory is read again.
-            if "address" not in self._record:
+            if self._record.get("address", self._record.get("container")) is None:
                 raise StaleError(
                     f"the value of {self._expression} was read before a write and has no address",
                     hint="evaluate it again",
@@ -119,7 +120,7 @@ class Value:
 
     @property
     def address(self) -> int | None:
-        """Where it lies in memory; None for what lies in a register or nowhere."""
+        """Where it lies in memory; None for what lies in a register or nowhere, and a bit-field."""
         address = self._check().get("address")
         return None if address is None else int(address)
 
@@ -327,6 +328,12 @@ class Value:
 
 def _is_number(record: dict[str, Any]) -> bool:
     return "int" in record or "float" in record
+
+
+def width_of(value: Value) -> int | None:
+    """Return how many bits a bit-field has; None for any other value."""
+    width = value._check().get("bits")
+    return None if width is None else int(width)
 
 
 def real_of(value: Value) -> int | float:

@@ -99,6 +99,96 @@ def test_numbers_are_compared_with_their_fraction(exact: Any) -> None:
         range(half)
 
 
+# Bit-fields
+
+FIELDS = {
+    "level": (5, 3, 2), "rest": (77, 28, 1 << 27), "tilt": (-3, 4, 5), "slope": (-9, 6, -32),
+    "no": (0, 1, 1), "yes": (1, 1, 0), "paint": (7, 4, 1), "wide": (0x123456789A, 40, 1 << 39),
+    "low": (1, 2, 3), "high": (42, 6, 21),
+}  # fmt: skip
+"""Each member's value, its width, and another value that it holds."""
+
+
+@pytest.mark.parametrize("parent", ["flags", "others[1]", "(*pointed)", "pointed", "nested.inner"])
+def test_a_bit_field_is_read_again_after_a_write(exact: Any, parent: str) -> None:
+    dot = "->" if parent == "pointed" else "."
+    structure = exact.evaluate(parent)
+    for name, (number, width, other) in FIELDS.items():
+        expression = f"{parent}{dot}{name}"
+        bits = [exact.evaluate(expression), exact.evaluate(f"({expression})"), structure[name]]
+        assert [value.address for value in bits] == [None] * 3
+        exact.assign("number", 3)
+        assert list(map(int, bits)) == [number] * 3, expression
+        for value in bits:
+            copy = exact.drgn_object(value)
+            assert (copy.value_(), copy.address_, copy.bit_field_size_) == (number, None, width)
+        exact.assign(expression, other)
+        assert list(map(int, bits)) == [other] * 3, expression
+        exact.assign(expression, number)
+        assert bits[0] == bits[2] == number
+    assert structure["whole"] == exact.evaluate(f"{parent}{dot}whole") == 6
+    assert structure["whole"].address == exact.evaluate(f"&({parent}{dot}whole)")
+
+
+def test_what_is_made_of_a_bit_field_lies_nowhere(exact: Any) -> None:
+    """Of some of these, gdb has the address of the word."""
+    exact.execute("print flags.level")
+    for expression, number in (
+        ("(unsigned int)flags.level", 5),
+        ("(int)flags.tilt", -3),
+        ("number ? flags.tilt : others[0].tilt", -3),
+        ("number ? flags.level : others[0].level", 5),
+        ("number ?: flags.tilt", 1),
+        ("flags.level + 0", 5),
+        ("$", 5),
+        ("$1", 5),
+    ):
+        try:
+            value = exact.evaluate(expression)
+        except KgdbError:
+            assert "?:" in expression  # gdb has no such operator
+            continue
+        assert (value, value.address) == (number, None), expression
+        assert exact.drgn_object(value).value_() == number
+        exact.assign("address", 1)
+        with pytest.raises(StaleError, match="evaluate it again"):
+            int(value)
+    cast = exact.evaluate("flags")["level"].cast("unsigned int")
+    assert (cast, cast.address) == (5, None)
+    comma = exact.evaluate("(1, flags.level)")
+    exact.assign("address", 2)
+    assert (comma, comma.address) == (5, None)
+    for expression in ("&flags.level", "*&flags.level", "&(pointed->tilt)", "per_cpu(flags.on, 0)"):
+        with pytest.raises(KgdbError, match="a bit-field, which has none"):
+            exact.evaluate(expression)
+    for expression in ("(unsigned int)flags.level", "$1"):
+        with pytest.raises(KgdbError, match="is computed"):
+            exact.assign(expression, 9)
+    for name, (*_, width) in (("level", FIELDS["level"][:2]), ("tilt", FIELDS["tilt"][:2])):
+        with pytest.raises(KgdbError, match=f"of {width} bits, which cannot hold 9"):
+            exact.assign(f"flags.{name}", 9)
+        with pytest.raises(KgdbError, match="is a bit-field"):
+            exact.watchpoint(f"(pointed->{name})")
+
+
+def test_a_bit_field_of_drgns(exact: Any) -> None:
+    flags = exact.drgn_object(exact.evaluate("flags"))
+    assert (flags.level.value_(), flags.tilt.value_()) == (5, -3)
+    assert exact.evaluate(flags.level) == 5
+    assert exact.evaluate(flags.tilt) == -3
+    assert exact.evaluate(flags.whole).address == flags.whole.address_
+
+
+def test_addresses_that_are_known(exact: Any) -> None:
+    for expression in (
+        "flags.whole", "pointed->whole", "number", "*&number", "same_a[3]", "{int}&number",
+        "twin.second", "init_task.pid", "current->pid", "per_cpu(exact_count, 0)", "(number)",
+        "nested.n", "per_cpu(runqueues, 0).cpu", "'main.c'::number", "current->signal->nr_threads",
+    ):  # fmt: skip
+        value = exact.evaluate(expression)
+        assert value.address == exact.evaluate(f"&({expression})"), expression
+
+
 # Values as a whole
 
 

@@ -144,6 +144,18 @@ def test_an_enumerator_is_its_name_and_its_number(value: Make) -> None:
     assert state == 3
 
 
+def test_a_bit_field_is_read_again_from_its_structure(value: Make, parts: Parts) -> None:
+    lies, lies_not = (
+        value(name, int=5, text="5", bits=3, container=container)
+        for name, container in (("s.level", 0x1000), ("result.level", None))
+    )
+    assert (lies.address, lies_not.address) == (None, None)
+    parts.debugger.generation.wrote()
+    assert lies == 5
+    with pytest.raises(StaleError, match="has no address"):
+        int(lies_not)
+
+
 def test_what_is_no_number_is_compared_in_gdb(value: Make, gdb: FakeGdb) -> None:
     one, other = (value(name, "struct", members=["a"]) for name in ("one", "other"))
     for path in (None, [], ["a", 3]):
