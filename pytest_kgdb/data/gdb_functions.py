@@ -5,6 +5,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 
 import contextlib
 import functools
+import posixpath
 import re
 
 import gdb
@@ -41,6 +42,7 @@ from gdb_results import (
 from gdb_symbols import (
     entry_of,
     function_block,
+    sees,
     statics,
 )
 from gdb_types import (
@@ -254,6 +256,27 @@ def returned(kind):
     return record
 
 
+def definition_of(block, name):
+    """File and line of a function of a name, as its file has it; None where that has none.
+
+    Of what is inlined, the debug info is asked by name: gdb's own symbol of it has the call's line.
+    gcc gives functions whose code is the same one address, and the debug info of one of them
+    (gcc/ipa-icf.cc).
+
+    :param block: of the function at the address, or that it is inlined in.
+    """
+    if block is None:
+        return None
+    symbol = block.function
+    if name.isidentifier() and symbol.name != name:
+        symbol = gdb.lookup_symbol(name, block.static_block)[0]
+        if symbol is None or symbol.type.code != gdb.TYPE_CODE_FUNC:
+            return None
+        if gdb.lookup_global_symbol(name) is None and not sees(block, symbol):
+            return None
+    return [posixpath.normpath(symbol.symtab.filename), symbol.line]
+
+
 def fill(place, block, expressions, conditions):
     scope = Scope(place["address"], block, names)
     if block is not None:
@@ -278,6 +301,7 @@ def op_function(location, expressions, conditions, cpu):
         block = function_block(address)
         place = {"address": address, "line": line, "inlined": False, "arguments": []}
         place["file"] = file
+        place["definition"] = definition_of(block, base_name(requested))
         places.append(place)
         if block is None:
             name, _, offset = (
@@ -295,7 +319,9 @@ def op_function(location, expressions, conditions, cpu):
             # Of a function in assembler the debug info says that it returns nothing.
             has_type = target is not None and not (file or "").endswith(".S")
             place["returns"] = returned(target) if has_type else None
-            place["copy"] = symbol_at(address) or place["name"]
+            symbol = symbol_at(address)
+            place["copy"] = symbol or place["name"]
+            place["linked"] = symbol is not None or place["inlined"]
             kinds = place["kinds"] = sorted(kinds_of(place["copy"]))
             if not place["inlined"] and {"isra", "part"} & set(kinds) and has_type:
                 is_void = place["returns"]["kind"] == "void"

@@ -133,7 +133,9 @@ class PatchFailures(Sequence[FailEach]):
 class PatchInstruments(Protocol):
     """The part of the instruments that is used here."""
 
-    def likely_failure(self, function: str, *, checked: bool) -> int | None:
+    def likely_failure(
+        self, function: str, *, checked: bool, entries: Collection[int]
+    ) -> int | None:
         """Return what a function returns that fails, None if nothing; raises KgdbError."""
 
     def arrivals(self, addresses: Collection[int]) -> Arrivals:
@@ -257,7 +259,9 @@ class PatchRunner:
                 value = returns.get(function)
                 if value is None:
                     checked = any(site.checks_error for site in its)
-                    value = self._instruments.likely_failure(function, checked=checked)
+                    value = self._instruments.likely_failure(
+                        function, checked=checked, entries=places.entries
+                    )
                 if value is None:
                     continue  # it returns nothing
                 # Whether it can be made: otherwise that is known before anything has run.

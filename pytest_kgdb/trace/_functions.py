@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..debugger import Debugger, GdbError, Locations, cpu_expression
 from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
+from ._definitions import of_one_definition
 from ._layout import decode
 from ._pointers import STRING, Pointer, Text, read_string
 
@@ -262,22 +263,28 @@ def find_function(
     expressions: Sequence[str],
     what: str,
     conditions: int = 0,
+    among: Collection[int] = (),
 ) -> Function:
     """Find a function and compile expressions for its entry.
 
     :param what: who wants it, for messages.
     :param conditions: how many of the expressions, the first ones, are only asked if they hold.
-    :raises KgdbError: there is none, none that is called, it must not be probed, or an expression
-        cannot be read there.
+    :param among: the addresses of the copies that are meant, where they are known.
+    :raises KgdbError: there is none, or there are several; none that is called, it must not be
+        probed, or an expression cannot be read there.
     """
     context = _CONTEXT | {"cpu": cpu_expression(debugger)}
+    location = locations.behind(name, what)
     records = debugger.request(
         "function",
-        location=locations.behind(name, what),
+        location=location,
         expressions=[*expressions, *context.values()],
         conditions=conditions,
         cpu=context["cpu"],
     )["places"]
+    freed = locations.freed_among(record["address"] for record in records)
+    live = [record for record in records if record["address"] not in freed]
+    records = of_one_definition(location, live or records, what, among)
     copies = [record for record in records if not record["inlined"]]
     inlined = tuple(
         dict.fromkeys(
@@ -294,11 +301,12 @@ def find_function(
     copies = whole or copies
     for record in copies:
         locations.refuse(record["address"], f"no {what} on {name}")
+    definitions = [record["definition"] for record in copies if record.get("definition")]
     return Function(
         name,
         tuple(_make_entry(name, record, expressions, what) for record in copies),
         inlined,
-        (str(copies[0].get("file") or ""), int(copies[0].get("line") or 0)),
+        next(((str(file), int(line)) for file, line in definitions), ("", 0)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from ..debugger import (
@@ -22,7 +22,7 @@ from ..debugger import (
 from ..errors import KgdbError
 from ._arrivals import Arrivals
 from ._freed import FreedMemory, FreeingHooks
-from ._functions import Returns, find_function
+from ._functions import Function, find_function
 from ._instrument import HookRelay, Instrument
 from ._override import CallPlaces, Override, When
 from ._spy import Spy
@@ -124,6 +124,7 @@ class Instruments(StopSubscriber):
             (*condition, *computed),
             "override",
             conditions=len(condition),
+            among=places.entries if places is not None else (),
         )
         override = Override(
             self._relay,
@@ -199,7 +200,8 @@ class Instruments(StopSubscriber):
 
         :raises KgdbError: its type does not say.
         """
-        returns = self._returns(function)
+        target = find_function(self._debugger, self._locations, function, (), "override")
+        returns = target.entries[0].returns
         if returns is not None and returns.kind == "void":
             raise KgdbError(
                 f"{function} returns nothing, so that none of its callers can see it fail",
@@ -213,17 +215,23 @@ class Instruments(StopSubscriber):
             )
         return -errno.ENOMEM if returns.kind == "int" else 0
 
-    def likely_failure(self, function: str, *, checked: bool) -> int | None:
+    def likely_failure(
+        self, function: str, *, checked: bool, entries: Collection[int] = ()
+    ) -> int | None:
         """Return what a function returns that fails, where nobody has looked at the function.
 
         None of a function that returns nothing, and cannot fail.
 
         :param checked: whether a caller compares what it returns with the error pointers.
+        :param entries: the addresses that are called, where several functions have the name.
         :raises KgdbError: that cannot be told.
         """
-        returns = self._returns(function)
+        target = find_function(
+            self._debugger, self._locations, function, (), "override", among=entries
+        )
+        returns = target.entries[0].returns
         if returns is not None and returns.kind in ("ptr", "string"):
-            return -errno.ENOMEM if checked or self._makes_error_pointers(function) else 0
+            return -errno.ENOMEM if checked or self._makes_error_pointers(target) else 0
         if returns is not None and returns.kind == "int" and returns.signed and returns.size >= 4:
             return -errno.ENOMEM
         if returns is not None and returns.kind == "void":
@@ -234,15 +242,10 @@ class Instruments(StopSubscriber):
             hint=f"say so: returns={{'{function}': …}}, or skip=['{function}']",
         )
 
-    def _returns(self, function: str) -> Returns | None:
-        target = find_function(self._debugger, self._locations, function, (), "override")
-        return target.entries[0].returns
-
-    def _makes_error_pointers(self, function: str) -> bool:
+    def _makes_error_pointers(self, target: Function) -> bool:
         """Whether a function's own source has to do with error pointers."""
         from ..kernel import last_line  # imported lazily: few tests need it
 
-        target = find_function(self._debugger, self._locations, function, (), "override")
         file, line = target.definition
         try:
             text = self._source.read(file, target.entries[0].address).decode(errors="replace")

@@ -27,6 +27,11 @@ class CallPlaces:
     jumps: Mapping[int, int]
     """The same of jumps that are calls, as the caller has nothing left to do; by their address."""
 
+    @property
+    def entries(self) -> frozenset[int]:
+        """The entries that are called."""
+        return frozenset([*self.calls.values(), *self.jumps.values()])
+
 
 _INTEGERS: Final = ("int", "bool", "ptr", "string")
 

@@ -12,7 +12,8 @@ import pytest
 
 from pytest_kgdb.errors import KgdbError
 
-ENTRY = Path(__file__).parent / "modules" / "entry"
+MODULES = Path(__file__).parent / "modules"
+ENTRY = MODULES / "entry"
 STEP = "echo {} > /sys/module/entry/parameters/step"
 
 
@@ -222,3 +223,97 @@ def test_what_is_not_a_local_variables_value(entry: Any) -> None:
     hit = entry.breakpoint("with_local", condition=condition)
     entry.type(STEP.format(2))
     assert entry.cont().breakpoint is hit
+
+
+# Functions of one name
+
+
+def test_several_functions_have_the_name(entry: Any) -> None:
+    for make in (
+        lambda: entry.spy("same"),
+        lambda: entry.override("same", 7),
+        lambda: entry.fail_each("same", STEP.format(3), 7),
+        lambda: entry.fail_each("same", STEP.format(3)),
+    ):
+        with pytest.raises(KgdbError) as error:
+            make()
+        assert re.search(
+            r"on same: several functions have the name: main\.c:\d+, other\.c:\d+",
+            error.value.message,
+        )
+        assert error.value.hint == "say which: 'main.c:same' or 'other.c:same'"
+    assert step(entry, 3) == 2103
+    # A breakpoint at a name is at all of its places (gdb manual, "Location Specifications").
+    hit = entry.breakpoint("same")
+    entry.type(STEP.format(3))
+    assert [entry.cont().frame.file[-7:] for _ in range(2)] == ["/main.c", "other.c"]
+    hit.delete()
+
+
+def test_one_of_several_functions(entry: Any) -> None:
+    with entry.spy("main.c:same", returns=True) as mine, entry.spy("other.c:same") as others:
+        with entry.override("entry/other.c:same", 7) as forced:
+            assert step(entry, 3) == 2009
+        assert step(entry, 3) == 2103
+    assert (mine.count, others.count, forced.forced) == (2, 2, 1)
+    assert [call.return_value for call in mine.calls] == [2, 2]
+
+
+def test_a_headers_function_has_one_definition(entry: Any) -> None:
+    for name, counted in (
+        ("copied", 3),
+        ("entry.h:copied", 3),
+        ("main.c:copied", 2),
+        ("other.c:copied", 1),
+    ):
+        with entry.spy(name) as calls:
+            step(entry, 3)
+        assert calls.count == counted
+
+
+def test_what_is_inlined_of_another_files_function(entry: Any) -> None:
+    with entry.spy("inlined_elsewhere") as calls:
+        step(entry, 3)
+    assert (calls.count, calls.inlined_in, calls.unseen) == (1, (), "")
+    with pytest.raises(KgdbError, match="(?s)not defined in.*inlined everywhere"):
+        entry.spy("other.c:inlined_elsewhere")
+
+
+def test_functions_of_two_modules(entry: Any) -> None:
+    entry.modules.load(MODULES / "edges")
+    with pytest.raises(KgdbError) as error:
+        entry.spy("step")
+    assert "several functions have the name: edges/main.c:" in error.value.message
+    assert error.value.hint == "say which: 'edges/main.c:step' or 'entry/main.c:step'"
+    with entry.spy("entry/main.c:step") as calls, entry.spy("edges/main.c:step") as others:
+        step(entry, 3)
+        entry.run("echo 8 > /sys/module/edges/parameters/step")
+    assert [call.args["n"] for call in (*calls.calls, *others.calls)] == [3, 8]
+    # As soon as there is only one, its name is enough.
+    entry.modules.unload("edges")
+    with entry.spy("step") as calls:
+        step(entry, 3)
+    assert calls.count == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "init_once",
+        "c_start",
+        "compute_score",
+    ],
+)
+def test_the_kernels_functions_of_one_name(kgdb: Any, name: str) -> None:
+    with pytest.raises(KgdbError) as error:
+        kgdb.spy(name)
+    assert error.value.hint.startswith("say which: ")
+    for one in re.findall(r"'(.*?)'", error.value.hint):
+        kgdb.spy(one).delete()
+
+
+def test_a_function_in_place_of_a_weak_one(kgdb: Any) -> None:
+    """kernel/fork.c has a weak one, which is in the kernel, too."""
+    with kgdb.spy("arch_dup_task_struct") as calls:
+        kgdb.run("true | true")
+    assert calls.count >= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,7 +126,10 @@ class World:
 
     # Instruments
 
-    def likely_failure(self, function: str, *, checked: bool) -> int | None:
+    def likely_failure(
+        self, function: str, *, checked: bool, entries: Collection[int]
+    ) -> int | None:
+        assert entries, "which of several functions of the name is called"
         assert checked == (function == "get")
         value = self.failures[function]
         if isinstance(value, KgdbError):

@@ -11,6 +11,7 @@ from fake_hooks import ENTRY, Memory, compiled
 from pytest_kgdb.debugger import GdbError, cpu_expression
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import Event
+from pytest_kgdb.trace._definitions import of_one_definition
 from pytest_kgdb.trace._functions import (
     _CONTEXT,
     Collected,
@@ -87,6 +88,94 @@ def test_copies_and_where_gcc_inlined_it(find: Any) -> None:
     )
     assert [entry.address for entry in function.entries] == [ENTRY, ENTRY + 64]
     assert function.inlined_in == ("ksys_read (fs/read_write.c:613)", "nowhere (?:454)")
+
+
+SRC = "/build/linux/src"
+
+
+def defined(file: str, line: int, address: int, **fields: Any) -> dict[str, Any]:
+    return copy(address=address, definition=[file, line], **fields)
+
+
+def test_copies_of_one_definition(find: Any) -> None:
+    header = f"{SRC}/include/linux/fs.h"
+    function = find(
+        defined(header, 5, ENTRY),
+        defined(header, 5, ENTRY + 64, copy="vfs_read.isra.0", kinds=["isra"], kept=True),
+        copy(address=ENTRY + 96, definition=None),
+        defined(header, 5, ENTRY + 128, name="ksys_read", inlined=True),
+        defined(f"{SRC}/fs/other.c", 5, ENTRY + 160, name="elsewhere", inlined=True),
+    )
+    assert [entry.address for entry in function.entries] == [ENTRY, ENTRY + 64, ENTRY + 96]
+    assert function.inlined_in == ("ksys_read (fs/read_write.c:454)",)
+    assert function.definition == (header, 5)
+
+
+@pytest.mark.parametrize(
+    ("places", "shown", "hint"),
+    [
+        (
+            [(f"{SRC}/fs/open.c", 7), (f"{SRC}/net/a.c", 9)],
+            "fs/open.c:7, net/a.c:9",
+            "'fs/open.c:vfs_read' or 'net/a.c:vfs_read'",
+        ),
+        (
+            [("/home/me/one/main.c", 7), ("/home/me/two/main.c", 7)],
+            "one/main.c:7, two/main.c:7",
+            "'one/main.c:vfs_read' or 'two/main.c:vfs_read'",
+        ),
+        (
+            [("/home/me/main.c", 7), (f"{SRC}/fs/open.c", 7)],
+            "fs/open.c:7, main.c:7",
+            "'fs/open.c:vfs_read' or 'main.c:vfs_read'",
+        ),
+        (
+            [("fs/open.c", 7), ("fs/open.c", 9)],
+            "fs/open.c:7, fs/open.c:9",
+            f"'*{ENTRY:#x}' or '*{ENTRY + 16:#x}'",
+        ),
+    ],
+)
+def test_several_functions_of_a_name(
+    find: Any, places: list[tuple[str, int]], shown: str, hint: str
+) -> None:
+    with pytest.raises(KgdbError) as error:
+        find(*(defined(*place, ENTRY + 16 * number) for number, place in enumerate(places)))
+    assert error.value.message == f"no spy on vfs_read: several functions have the name: {shown}"
+    assert error.value.hint == f"say which: {hint}"
+
+
+def test_what_is_left_of_a_weak_function(find: Any) -> None:
+    function = find(
+        defined("kernel/fork.c", 971, ENTRY, linked=False),
+        defined("arch/x86/kernel/process.c", 88, ENTRY + 64, linked=True),
+    )
+    assert [entry.address for entry in function.entries] == [ENTRY + 64]
+    assert function.definition == ("arch/x86/kernel/process.c", 88)
+
+
+def test_many_functions_of_a_name(find: Any) -> None:
+    with pytest.raises(KgdbError, match=r"file11.c:3 and 8 more"):
+        find(*(defined(f"fs/file{number:02}.c", 3, ENTRY + number) for number in range(20)))
+
+
+def test_which_of_several_functions() -> None:
+    records = [
+        defined("/home/me/one/main.c", 7, ENTRY),
+        defined("/home/me/one/helper.h", 3, ENTRY + 16),
+        defined("/home/me/one/main.c", 7, ENTRY + 32, inlined=True),
+        defined("/home/me/two/main.c", 7, ENTRY + 48),
+    ]
+
+    def addresses(name: str, *among: int) -> list[int]:
+        return [one["address"] for one in of_one_definition(name, records, "spy", among)]
+
+    assert addresses("one/main.c:f") == [ENTRY, ENTRY + 32]
+    assert addresses("helper.h:f") == [ENTRY + 16]
+    assert addresses("f", ENTRY + 48) == [ENTRY + 48]
+    for name in ("main.c:f", "f"):
+        with pytest.raises(KgdbError, match="several functions"):
+            addresses(name)
 
 
 def test_one_that_was_inlined_everywhere(find: Any) -> None:

@@ -55,7 +55,8 @@ def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) ->
         }
         place = {
             "name": location, "address": ENTRY, "inlined": False, "file": "fs/read_write.c",
-            "line": 454, "returns": returns, "arguments": [["count", compiled("reg 3")]],
+            "line": 454, "definition": ["fs/read_write.c", 454], "returns": returns,
+            "arguments": [["count", compiled("reg 3")]],
             "expressions": [codes.get(text, compiled("const8 7")) for text in expressions],
         }  # fmt: skip
         return {"places": [place]}

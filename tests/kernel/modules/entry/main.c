@@ -77,6 +77,12 @@ static noinline __attribute__((noipa)) int same(int n)
 	return n + 1;
 }
 
+/* Inlined in other.c. */
+static noinline __attribute__((noipa)) int inlined_elsewhere(int n)
+{
+	return n + 1;
+}
+
 static void set_text(int size)
 {
 	memset(text, 0, sizeof(text));
@@ -88,7 +94,7 @@ static noinline long step(int n)
 	switch (n) {
 	case 1: return two(0, 0) + two(3, 0) + two(0, 4) + two(3, 4);
 	case 2: return with_local(5);
-	case 3: return same(1) * 1000 + other_step(1);
+	case 3: return same(copied(inlined_elsewhere(0)) - 1) * 1000 + copied(0) + other_step(1);
 	case 4: return take_text(names[0]) + take_text(page + 4096 - 10) + take_text(NULL);
 	case 5: return give_text(1) != give_text(0) && give_text(-ENOMEM);
 	case 6: give_texts(); return take_texts((struct texts){ names[0], ERR_PTR(-ENOMEM) },
