@@ -582,6 +582,7 @@ class BreakpointTable(StopSubscriber):
         if not event.keep_breakpoints:
             self._ended_watches()  # those of the test before
         if event.keep_breakpoints:
+            self._end_step()  # one that had not ended
             self._rows.forget_deleted()
         else:
             self.clear()

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from guest_files import built_from
 
-from pytest_kgdb.errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
+from pytest_kgdb.errors import (
+    ConfigError,
+    GuestCommandError,
+    KernelPanic,
+    KgdbError,
+    TimeoutError,
+)
 
 HERE = Path(__file__).parent / "modules"
 DEMO = HERE / "demo"
@@ -522,6 +528,20 @@ class TestRestore:
         kgdb.restore("again")
         assert kgdb.cont().breakpoint is prepare
         assert kgdb.evaluate("demo_total") == 7
+
+    def test_out_of_a_step_that_timed_out(self, kgdb) -> None:
+        """Internal breakpoints are disabled around one: the next module would come unseen."""
+        kgdb.modules.load(DEMO).unload()
+        prepare = kgdb.breakpoint("demo_prepare")
+        kgdb.snapshot("before")
+        kgdb.breakpoint("hrtimer_nanosleep", temporary=True)
+        kgdb.type("sleep 100")
+        kgdb.cont()
+        with pytest.raises(TimeoutError):
+            kgdb.finish(timeout=0.1)
+        kgdb.restore("before")
+        kgdb.type("insmod /run/demo.ko")
+        assert kgdb.cont().breakpoint is prepare
 
     def test_leaves_one_behind(self, kgdb) -> None:
         kgdb.modules.load(DEMO)

@@ -597,6 +597,16 @@ def test_it_is_disabled_around_a_step(parts: Parts, gdb: FakeGdb) -> None:
     assert len(gdb.sent("-break-disable")) == 1, "around steps only"
 
 
+def test_it_is_enabled_after_a_restore_out_of_a_step(parts: Parts, gdb: FakeGdb) -> None:
+    parts.table.insert_internal(OPEN, lambda: False)
+    with pytest.raises(TimeoutError):
+        parts.run_control.step("-exec-finish", 0.01)
+    assert not gdb.rows[1].enabled
+    with restored(parts, keep=True):
+        parts.run_control.record_stop("interrupt")
+    assert gdb.rows[1].enabled
+
+
 def test_a_step_without_internal_ones_says_nothing(parts: Parts, gdb: FakeGdb) -> None:
     parts.table.insert(OPEN)
     gdb.on_resume = lambda: gdb.stop('reason="end-stepping-range"')
