@@ -22,7 +22,16 @@ from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ..escape import clean
 from ..klog import kernel_records, without_kernel_records, without_printed, without_records
 from ._own import OwnText
-from ._shell import ANY_ANSWER, Bracketed, PrintedLog, Result, answer, new_tag, question
+from ._shell import (
+    ANY_ANSWER,
+    Bracketed,
+    PrintedLog,
+    Result,
+    answer,
+    as_typed,
+    new_tag,
+    question,
+)
 from ._transcript import KEPT_BYTES, Transcript
 
 __all__ = ["Console"]
@@ -380,6 +389,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         :param meanwhile: called while waiting; may raise to end the wait.
         :param own: whether it is none of a test's, so that its output is shown to nobody.
         :param hint: what can be done if there was not enough time.
+        :raises ConfigError: there is a NUL in it, or what is no text.
         :raises TimeoutError: the command did not end in time; the shell may still run it.
         :raises MachineDied: the console was closed.
         :raises GuestCommandError: the beginning of the output is no longer in memory.
@@ -432,9 +442,9 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         for piece in pieces:
             tag = new_tag()
             mark = self.mark()
-            self.sendline(f"{piece}\n{question(tag)}")
+            self.sendline(as_typed(f"{piece}\n{question(tag)}"))
             self.wait_for(answer(tag), mark=mark)
-        self.sendline(last)
+        self.sendline(as_typed(last))
 
     def synchronise(self, *, timeout: float | None = None) -> None:
         """Wait until the shell answers.

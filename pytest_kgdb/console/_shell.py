@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ..errors import ConfigError
 from ..klog import LogLine
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PrintedLog",
     "Result",
     "answer",
+    "as_typed",
     "new_tag",
     "question",
 ]
@@ -35,6 +37,11 @@ _tags = itertools.count(1)
 OWN_BEGIN: Final = b"\x1d"
 """Before the tag at the beginning of a command that is none of a test's."""
 _BEGIN: Final = b"\x1e"
+
+# What a terminal acts on or changes, some of it (termios(3): c_cc, ICRNL), and the character that
+# has it take the next as it is (VLNEXT).
+_ACTED_ON: Final = re.compile(rb"[\x01-\x08\x0b-\x1f\x7f]")
+_LITERAL_NEXT: Final = b"\x16"
 
 ANY_ANSWER: Final = re.compile(rb"\x06kgdb-\d+\r?\n")
 """What a shell prints for some :func:`question`."""
@@ -64,6 +71,23 @@ class Result:
 def new_tag() -> str:
     """Return a word that was not on the console before."""
     return f"kgdb-{next(_tags)}"
+
+
+def as_typed(text: str) -> bytes:
+    """Return what is typed for a shell to read a text, control characters included.
+
+    :raises ConfigError: no shell can read it.
+    """
+    try:
+        data = text.encode("utf-8", "surrogateescape")  # as os.fsdecode() has a file's name
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{text!r} cannot be typed: it is no text ({error.reason})") from None
+    if b"\0" in data:
+        raise ConfigError(
+            f"{text!r} cannot be typed: no shell has NUL in a word",
+            hint=r"printf '\0' in the guest writes one; put() copies any file",
+        )
+    return _ACTED_ON.sub(_LITERAL_NEXT + rb"\g<0>", data)
 
 
 def question(tag: str) -> str:
@@ -109,7 +133,7 @@ class Bracketed:
     def lines(self) -> Iterator[str]:
         """Yield the lines to type, of which each but the last must be acknowledged."""
         line = self._frame(shlex.quote(self._command))
-        if len(line.encode()) < _LINE and "\n" not in self._command:
+        if len(as_typed(line)) < _LINE and "\n" not in self._command:
             yield line
             return
         size = _LINE // 4

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from ..console import Console, PrintedLog, Result
+from ..console import Console, PrintedLog, Result, as_typed
 from ..deadline import WaitLimit
 from ..debugger import FirstCause, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
@@ -61,12 +61,14 @@ class Shell:
         :param check: is called while the command runs; may raise to end the wait.
         :param own: whether it is none of a test's, so that its output is shown to nobody.
         :param hint: what can be done if there was not enough time.
+        :raises ConfigError: there is a NUL in it, or what is no text.
         :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
         :raises KernelPanic: the command made the kernel panic.
         :raises TimeoutError: it did not end in time.
         """
         __tracebackhide__ = True
         limit = self._waits.of(timeout)
+        as_typed(command)  # raises here, where nothing has been resumed yet
 
         def meanwhile() -> None:
             check()

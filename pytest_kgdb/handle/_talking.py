@@ -51,6 +51,7 @@ class Talking(Base):
         A stopped kernel runs for it and is stopped again afterwards.
 
         :param timeout: seconds; the marker's or `--kgdb-timeout` otherwise.
+        :raises ConfigError: there is a NUL in it, or what is no text.
         :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
         :raises KernelPanic: the command made the kernel panic.
         :raises TimeoutError: it did not end in time.

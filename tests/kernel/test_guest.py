@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_kgdb.errors import TimeoutError
+from pytest_kgdb.errors import ConfigError, TimeoutError
 
 
 def test_status_and_output(kgdb):
@@ -36,6 +36,20 @@ def test_run_leaves_a_stopped_kernel_stopped_and_a_running_one_running(kgdb):
 )
 def test_what_shells_can_be_given(kgdb, command, output):
     assert kgdb.run(command).output == output
+
+
+@pytest.mark.parametrize("padding", [0, 3000])
+def test_control_characters_in_a_command(kgdb, padding):
+    text = "".join(map(chr, [*range(1, 32), 127])) + "\xa0\udcff" + "x" * padding
+    output = kgdb.run(f"printf %s '{text}' | od -v -An -tx1").output
+    assert bytes.fromhex(output) == text.encode(errors="surrogateescape")
+
+
+def test_what_no_shell_can_be_given(kgdb):
+    with pytest.raises(ConfigError, match="no shell has NUL in a word"):
+        kgdb.run("printf 'a\0b'")
+    assert kgdb.stopped
+    assert kgdb.run("echo fine").output == "fine\n"
 
 
 def test_a_syntax_error_ends_the_command(kgdb):

@@ -17,7 +17,7 @@ from pytest_kgdb.console import Console
 from pytest_kgdb.console._shell import new_tag
 from pytest_kgdb.console._transcript import Transcript
 from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
+from pytest_kgdb.errors import ConfigError, KgdbError, MachineDied, TimeoutError
 from pytest_kgdb.klog import LogLine
 
 LIMIT = 10.0
@@ -100,7 +100,7 @@ class Guest:
     def _serve(end: socket.socket, answers: Callable[[str], bytes | None]) -> None:
         variable = ""
         for raw in end.makefile("rb"):
-            line = raw.decode().rstrip("\n")
+            line = raw.decode(errors="surrogateescape").rstrip("\n")
             end.sendall(b"# " + raw.replace(b"\n", b"\r\n"))
             if piece := re.match(r"kgdb_command=(\$\{kgdb_command\})?(.*)", line):
                 variable = (variable if piece[1] else "") + piece[2].strip("'")
@@ -373,6 +373,27 @@ class TestRun:
         guest.has_shell(lambda command: commands.append(command) or b"")
         console.run("x" * 3000)
         assert commands == ["x" * 3000]
+
+    @pytest.mark.parametrize("size", [1, 2000])
+    def test_control_characters_are_typed_so_that_a_terminal_takes_them(
+        self, guest: Guest, size: int
+    ) -> None:
+        console = guest.start()
+        commands: list[str] = []
+        guest.has_shell(lambda command: commands.append(command) or b"")
+        console.run("x" * size + "\t\x03\r\x7f\udcff")
+        assert [command.strip("'") for command in commands] == [
+            "x" * size + "\t\x16\x03\x16\r\x16\x7f\udcff"
+        ]
+
+    @pytest.mark.parametrize(
+        ("command", "reason"),
+        [("a\0b", "no shell has NUL in a word"), ("\ud800", r"no text \(surrogates not allowed\)")],
+    )
+    def test_what_cannot_be_typed(self, guest: Guest, command: str, reason: str) -> None:
+        console = guest.start()
+        with pytest.raises(ConfigError, match=f"cannot be typed: .*{reason}"):
+            console.run(command)
 
     def test_without_the_kernels_messages(self, guest: Guest) -> None:
         console = guest.start(b"[    1.000000] booted\r\n")
