@@ -29,6 +29,14 @@ _SECONDS: Final = 10.0
 # Where a guest has a tmpfs (or, on the smallest, a ramfs): their files are pages and nothing else.
 _PLACES: Final = "/run /dev/shm /tmp /dev"
 
+# Leaves in `p` what kill(1) is given at the end: the process that holds the file, and behind it the
+# process group of the command, in which its other programs are. Only a shell with job control gives
+# a command a group of its own, and /proc may not be there (proc(5), /proc/PID/stat: pgrp).
+_PROCESSES: Final = (
+    "p=$!; g=; s=; { read -r _ _ _ _ g _ </proc/$p/stat; read -r _ _ _ _ s _ </proc/$$/stat; } "
+    '2>/dev/null; [ -z "$g" ] || [ "$g" = "$s" ] || p="$p -$g"'
+)
+
 _numbers = itertools.count(1)
 
 
@@ -78,7 +86,8 @@ class BounceBuffer:
             "mkdir $w 2>/dev/null || continue; "
             f"dd if=/dev/zero of=$w/data bs={BLOCK} count=$n 2>/dev/null && break; "
             f"rm -r $w; w=; done; [ $w ] || exit {_NO_ROOM}; exec {_FD}<$w/data; "
-            f"sleep 1000000 >/dev/null 2>&1 & echo $! >$w/pid; echo kgdb-buffer $! $w; {then}"
+            f"sleep 1000000 >/dev/null 2>&1 & {_PROCESSES}; echo $p >$w/pid; "
+            f"echo kgdb-buffer $w $p; {then}"
         )
         try:
             result = shell.run(script, timeout, own=True, hint=hint)
@@ -97,8 +106,7 @@ class BounceBuffer:
             self._clean_up(error)
             raise
         words, _, output = rest.partition("\n")
-        pid, self.directory = words.split()
-        self._pid = int(pid)
+        self.directory, *self._processes = words.split()
         self.output = before, output
         """What the commands wrote: before the buffer was there, and then."""
         self._removed = False
@@ -120,7 +128,7 @@ class BounceBuffer:
     def end(self) -> str:
         """Return the shell command that removes it, to be run with other commands."""
         self._removed = True
-        return f"kill {self._pid}; rm -r {self.directory}"
+        return f"kill {' '.join(self._processes)}; rm -r {self.directory}"
 
     def _clean_up(self, error: BaseException) -> None:
         """Remove what there is of it; what went wrong before is what is reported."""
@@ -180,7 +188,7 @@ class BounceBuffer:
         from drgn.helpers.linux.xarray import xa_for_each
 
         program = self._memory.program
-        task = find_task(program, self._pid)
+        task = find_task(program, int(self._processes[0]))
         if not task:
             raise KgdbError("the guest has ended the process that kept the bounce buffer open")
         pages = fget(task, _FD).f_mapping.i_pages.address_of_()

@@ -54,6 +54,8 @@ def _named(what: str) -> Iterator[None]:
         yield
     except (GuestCommandError, TimeoutError) as error:
         raise type(error)(f"{what}: {error.message}", log=error.log, hint=error.hint) from error
+    except OSError as error:
+        raise ConfigError(f"{what}: on the host: {error}") from error
 
 
 class FileTransfer:
@@ -88,6 +90,8 @@ class FileTransfer:
         what = f"put({str(local)!r}, {remote!r})"
         if not local.exists():
             raise ConfigError(f"{what}: there is no such file or directory on the host")
+        if local.is_fifo() or local.is_socket():  # whose other end may never come
+            raise ConfigError(f"{what}: on the host that is no file, but a pipe or a socket")
         deadline = _TransferDeadline(self._waits.of(timeout), hint)
         with _named(what), self._run_control.kept_stopped(_COPYING):
             if local.is_dir():
@@ -161,10 +165,12 @@ class FileTransfer:
             raise ConfigError(f"{what}: the host has a directory {target} already")
         deadline = _TransferDeadline(self._waits.of(timeout), _HINT)
         # Beside the target, to be renamed: a copy that fails half way is not taken for a whole one.
-        with tempfile.TemporaryDirectory(prefix=".kgdb-get-", dir=target.parent) as scratch:
+        with (
+            _named(what),
+            tempfile.TemporaryDirectory(prefix=".kgdb-get-", dir=target.parent) as scratch,
+        ):
             unpacked = Path(scratch, "made")
             with (
-                _named(what),
                 self._run_control.kept_stopped(_COPYING),
                 Path(scratch, "came").open("w+b") as received,
             ):
@@ -181,7 +187,7 @@ class FileTransfer:
     def _fetch(self, remote: str, sink: IO[bytes], deadline: _TransferDeadline) -> int | None:
         """Write out what a file has, and return its mode; of a directory an archive, and None."""
         shell = (
-            f"r={shlex.quote(remote)}; "
+            f"r={shlex.quote(_no_option(remote))}; "
             f'if [ -d "$r" ]; then n={MAX_BLOCKS}; echo directory; '
             'else s=$(stat -L -c "%s %a" "$r") || exit 1; echo ${s#* }; '
             f"n=$((${{s% *}} / {BLOCK} + 1)); [ $n -le {MAX_BLOCKS} ] || n={MAX_BLOCKS}; fi"
@@ -239,6 +245,7 @@ class FileTransfer:
 
 def _target(remote: str, name: str) -> str:
     """Return the shell commands that leave in `t` where something goes to: as for cp(1)."""
+    remote = _no_option(remote)
     into = shlex.quote(f"{remote.rstrip('/')}/{name}")
     return f't={shlex.quote(remote)}; [ ! -d "$t" ] || t={into}'
 
@@ -250,6 +257,11 @@ def _bytes(count: int | str) -> str:
 
 def _blocks(size: int) -> int:
     return min(max(1, -(-size // BLOCK)), MAX_BLOCKS)
+
+
+def _no_option(path: str) -> str:
+    """Return a path that no program takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 # Archives

@@ -100,7 +100,7 @@ class Talking(Base):
 
         :param remote: a path in the guest; into it, where it is a directory.
         :param timeout: seconds for all of it; the marker's or `--kgdb-timeout` otherwise.
-        :raises ConfigError: the host has no such file.
+        :raises ConfigError: the host has no such file, or cannot read it.
         :raises GuestCommandError: the guest could not write it; the message is its own.
         """
         __tracebackhide__ = True
@@ -111,7 +111,7 @@ class Talking(Base):
 
         :param local: a path on the host; into it, where it is a directory.
         :param timeout: seconds for all of it; the marker's or `--kgdb-timeout` otherwise.
-        :raises ConfigError: there is no place for it on the host.
+        :raises ConfigError: there is no place for it on the host, or the host cannot write it.
         :raises GuestCommandError: the guest could not read it; the message is its own.
         """
         __tracebackhide__ = True

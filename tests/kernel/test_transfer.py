@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from pathlib import Path
 
@@ -101,6 +102,38 @@ def test_into_what_is_no_file(kgdb, tmp_path):
     kgdb.put(tmp_path / "value", "/proc/sys/kernel/panic_on_warn")
     kgdb.put(tmp_path / "value", "/dev/null")
     assert kgdb.run("[ -c /dev/null ] && stat -c %a /dev/null").output == "666\n"
+
+
+def test_a_pipe_of_the_hosts_is_not_waited_for(kgdb, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="no file, but a pipe or a socket"):
+        kgdb.put(tmp_path / "pipe", "/tmp/x")
+
+
+def test_a_path_that_looks_like_an_option(kgdb, tmp_path):
+    (tmp_path / "-r").write_bytes(b"content")
+    (tmp_path / "-r").chmod(0o640)
+    kgdb.put(tmp_path / "-r", "-r")
+    assert kgdb.run("stat -c %a ./-r").output == "640\n"
+    assert kgdb.get("-r", tmp_path / "back").read_bytes() == b"content"
+
+
+def test_no_process_stays_of_a_transfer(kgdb, tmp_path):
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_bytes(noise(MIB))
+    # Those of the kernel, and what init has not reaped yet, have no command line.
+    count = "grep -l . /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+    before = int(kgdb.run(count).output)
+    kgdb.put(tmp_path / "tree", "/tmp/tree")
+    kgdb.put(tmp_path / "tree/file", "/tmp/file")
+    kgdb.get("/tmp/tree", tmp_path / "back")
+    kgdb.get("/tmp/file", tmp_path / "file")
+    with pytest.raises(GuestCommandError):
+        kgdb.get("/nowhere", tmp_path / "nothing")
+    kgdb.run("mkfifo /tmp/pipe")
+    with pytest.raises(TimeoutError):
+        kgdb.get("/tmp/pipe", tmp_path / "nothing", timeout=1)
+    kgdb.run(f"until [ $({count}) -le {before} ]; do sleep 0.1; done")
 
 
 def tree(top: Path) -> dict[str, object]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import stat
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,7 +136,7 @@ class World:
         self.ram = bytearray(64 * 4096)
         self.physical = self
         self.program = None
-        self.shell.answers["mkdir"] = "before\nkgdb-buffer 77 /run/pytest-kgdb-1\nafter\n"
+        self.shell.answers["mkdir"] = "before\nkgdb-buffer /run/pytest-kgdb-1 77 -76\nafter\n"
 
     def read(self, address: int, size: int) -> bytes:
         return bytes(self.ram[address : address + size])
@@ -165,7 +167,7 @@ def test_a_buffer_is_read_and_written_by_its_pages(world: World) -> None:
         assert buffer.read(len(data)) == data
         assert buffer._extents(len(data)) == [(3 * 4096, 8192), (9 * 4096, 512)]
         assert buffer.read(0) == b""
-    assert world.shell.commands[-1] == "kill 77; rm -r /run/pytest-kgdb-1"
+    assert world.shell.commands[-1] == "kill 77 -76; rm -r /run/pytest-kgdb-1"
 
 
 def test_one_that_is_removed_with_other_commands_is_removed_once(world: World) -> None:
@@ -277,6 +279,31 @@ def test_the_guests_refusal_names_what_was_tried(tmp_path: Path) -> None:
     assert error.value.message == f"put('{file}', '/tmp/x'): dd: No space left on device"
     with pytest.raises(ConfigError, match="no such file or directory on the host"):
         transfer.files.put(tmp_path / "gone", "/tmp/x")
+
+
+def test_what_a_host_cannot_read_or_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    transfer = Transfer(Buffer(("640\n", "4\n"), b"abcdefg"))
+    with pytest.raises(ConfigError, match="that is no file, but a pipe or a socket"):
+        transfer.files.put(pipe, "/tmp/x")
+    file.touch()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        with pytest.raises(ConfigError, match=r"put\(.*: on the host: .*Permission denied: "):
+            transfer.files.put(file, "/tmp/x")
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "TemporaryDirectory", refused)
+        with pytest.raises(ConfigError, match=r"get\(.*: on the host: .*Permission denied"):
+            transfer.files.get("/etc/file", file)
+
+
+def test_no_path_is_an_option() -> None:
+    assert _target("-r", "x") == 't=./-r; [ ! -d "$t" ] || t=./-r/x'
 
 
 def test_a_file_comes_out_by_pieces(tmp_path: Path) -> None:
