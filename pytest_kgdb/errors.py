@@ -68,7 +68,26 @@ class CacheError(KgdbError):
 
 
 class BootError(KgdbError):
-    """The machine started, but the kernel did not reach the point at which tests begin."""
+    """The machine started, but the kernel did not reach the point at which tests begin.
+
+    :param by_kernel: see :attr:`by_kernel`.
+    :param late: see :attr:`late`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        log: Path | str | None = None,
+        hint: str | None = None,
+        by_kernel: bool = False,
+        late: bool = False,
+    ) -> None:
+        super().__init__(message, log=log, hint=hint)
+        self.by_kernel = by_kernel
+        """Whether the kernel's own code is why: it has panicked or oopsed."""
+        self.late = late
+        """Whether a wait ran out, which may be the host's doing as well as the kernel's."""
 
 
 class MachineDied(KgdbError):

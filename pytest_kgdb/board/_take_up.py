@@ -121,6 +121,7 @@ def await_shell(
                 f"the console's last lines are:\n{console.tail()}",
                 log=console.log,
                 hint="reset it; --kgdb-reset=COMMAND does it for each test",
+                by_kernel=True,
             )
         if _KGDB_WAITS.search(text) and _kgdb_answers(board, _KGDB_SECONDS):
             return "kgdb"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,11 @@ def explained(
         lines += ["what the kernel does:", *text[:limit]]
         if limit is not None and len(text) > limit:
             lines.append("…")
-    return type(error)("\n".join(lines), log=error.log, hint=hint or error.hint)
+    result = copy.copy(error)  # with what else is known of it
+    result.message = "\n".join(lines)
+    result.args = (result.message,)
+    result.hint = hint or error.hint
+    return result
 
 
 def diagnose(samples: Samples) -> Diagnosis:

@@ -93,16 +93,17 @@ class Runner:
         first, second = sides
         for name in sides:  # before one begins: the record of an earlier gate is not the other's
             self._record(name).unlink(missing_ok=True)
-        yield first, self._start(first, sides[first], self._record(second))
-        yield second, self._start(second, sides[second], self._record(first))
+        for name, peer in ((first, second), (second, first)):
+            yield name, self._start(name, sides[name], self.repeat, self._record(peer))
 
-    def start(self, name: str, settings: Settings) -> Child:
+    def start(self, name: str, settings: Settings, *, once: bool = False) -> Child:
         """Start them on a kernel.
 
         :param name: that of the kernel's log and record.
+        :param once: whether none is repeated.
         """
         self._record(name).unlink(missing_ok=True)
-        return self._start(name, settings)
+        return self._start(name, settings, repeat=1 if once else self.repeat)
 
     def start_covered(self, name: str, settings: Settings, lines: Iterable[ChangedLines]) -> Child:
         """Start them once on a kernel, to see which of these lines run."""
@@ -124,8 +125,8 @@ class Runner:
         tests = frozenset(test for line in lines for test in line.get("tests", ()))
         return Covered(int(kernel["lines"]), tests)
 
-    def _start(self, name: str, settings: Settings, peer: Path | None = None) -> Child:
-        options = [f"--kgdb-repeat={self.repeat}", f"--kgdb-record={self._record(name)}"]
+    def _start(self, name: str, settings: Settings, repeat: int, peer: Path | None = None) -> Child:
+        options = [f"--kgdb-repeat={repeat}", f"--kgdb-record={self._record(name)}"]
         options += [] if peer is None else [f"--kgdb-peer={peer}"]
         return self._spawn(name, settings, [*self._options, *options])
 
@@ -183,6 +184,7 @@ class Runner:
                     record["seconds"],
                     record["kernel"],
                     record.get("observed", {}),
+                    record.get("boot", ""),
                     record["repeated"],
                 )
             )

@@ -34,8 +34,8 @@ INCONCLUSIVE: Final = 6
 # What differs from one run of the same failure to the next: addresses, times, pids.
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?", re.IGNORECASE)
 
-# errors.BootError, as a report's message begins.
-_NO_BOOT: Final = "BootError: "
+# A kernel that is late may be so because the host is busy.
+_NO_BOOT: Final = ("panicked", "hung")
 
 # A test that fails more rarely than that is seen failing too rarely to be called flaky.
 _RARE: Final = 0.1
@@ -85,6 +85,8 @@ class Run:
     """Whether the test uses a kernel."""
     observed: Mapping[str, int] = field(default_factory=dict, hash=False)
     """What its spies and the kernel's log saw, and how often, where that was asked for."""
+    boot: str = ""
+    """Of a kernel that did not boot: `panicked`, `late`, or `hung` if it is late every time."""
     repeated: bool = True
     """Whether pytest runs the test as often as it is asked to; see :func:`too_few`."""
 
@@ -136,9 +138,10 @@ def _judge(
         not unchanged
         and patched
         and any(run.status in ("PASS", "FAIL") for run in base)
-        and all(run.status == "MISS" and run.message.startswith(_NO_BOOT) for run in patched)
+        and all(run.status == "MISS" and run.boot in _NO_BOOT for run in patched)
     ):
-        return Verdict.BROKEN, f"the patched kernel does not boot: {patched[0].message}"
+        alone = " (nor when it is tried again, alone)" if patched[0].boot == "hung" else ""
+        return Verdict.BROKEN, f"the patched kernel does not boot{alone}: {patched[0].message}"
     failed = [_failures(side) for side in (base, patched)]
     rates = (
         f"it failed in {failed[0]} of {len(base)} runs on the base, in {failed[1]} of "

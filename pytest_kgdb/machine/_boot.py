@@ -73,6 +73,7 @@ def boot_to_kgdbwait(
             hint=_loaders(machine)
             or "does it have CONFIG_KGDB_SERIAL_CONSOLE, and does it boot at all with "
             "these parameters? A slow host wants a larger --kgdb-timeout",
+            late=True,
         ) from error
     except MachineDied as error:
         raise boot_death(machine, "QEMU ended before the kernel reached kgdb", log) from error
@@ -176,4 +177,5 @@ def check_boot(
         raise BootError(
             f"the kernel panicked {when}: {clean(reason)}\n{last_lines(machine, log)}",
             log=machine.console.log,
+            by_kernel=True,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
-from ..errors import KgdbError
+from ..errors import BootError, KgdbError
 from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
@@ -20,7 +20,7 @@ from ._names import NO_KERNEL
 from ._require import Requirement
 from ._rerun import rerun_command
 from ._selection import NOT_FOR
-from ._status import FAIL, PASS, SKIP, status_of, tested_nothing
+from ._status import FAIL, MISS, PASS, SKIP, status_of, status_of_phase, tested_nothing
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -38,7 +38,8 @@ _KEPT: Final = 100  # characters of an object's text that pytest keeps of its be
 
 _PACKAGE: Final = Path(__file__).parent.parent
 _SITE: Final = Path(pytest.__file__).parent.parent
-_NOT_THE_USERS: Final = (_SITE / "_pytest", _SITE / "pluggy")
+# pytest-timeout fails a test in whatever frame a signal finds.
+_NOT_THE_USERS: Final = (_SITE / "_pytest", _SITE / "pluggy", _SITE / "pytest_timeout.py")
 _STDLIB: Final = Path(sysconfig.get_path("stdlib"))
 
 
@@ -96,13 +97,14 @@ class Failures:
     def _shaped(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        error, users = _our_error(item.config, call)
+        users = _have_users(item.config, call)
+        error = _our_error(item.config, call)
         ours = uses_kernel(item)
         if ours and call.excinfo is not None:
             _show_whole(call.excinfo)
         report = yield
-        fixture = call.when != "call" and not users
-        if error is not None and _is_expected(item, report, error, ours=fixture):
+        fixture = not users and (call.when != "call" or _is_outcome(item, call))
+        if _is_expected(item, report, call, ours=fixture):
             # What was expected to fail has not been tried.
             report.outcome = "failed"
             del report.wasxfail
@@ -129,6 +131,8 @@ class Failures:
         first = not item.stash.get(FAILED, False)
         item.stash[FAILED] = True
         if error is not None:
+            if isinstance(error, BootError) and (error.by_kernel or error.late):
+                report.kgdb_boot = "panicked" if error.by_kernel else "late"  # type: ignore[attr-defined]
             if tested_nothing(error, ours=fixture):
                 setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
             if id(error) in self._shown:
@@ -136,11 +140,13 @@ class Failures:
                 return report
             if report.when == "setup":
                 self._shown[id(error)] = (error, item.nodeid)
-            if not users and call.excinfo is not None:
+            if not users and call.excinfo is not None and not _whole(item.config):
                 report.longrepr = call.excinfo.getrepr(style="value", chain=False)
             # The summary has one line for each, and no room for the class's module.
             if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
                 crash.message = _in_short(error)
+        elif status_of_phase(report) == MISS:
+            setattr(report, "kgdb_lost", True)  # noqa: B010  as above
         if ours and first and report.when != "teardown":  # by then the kernel has been put back
             self._add_sections(item, report)
         return report
@@ -211,10 +217,13 @@ def _show_whole(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
 
 
 def _is_expected(
-    item: pytest.Item, report: pytest.TestReport, error: KgdbError, *, ours: bool
+    item: pytest.Item, report: pytest.TestReport, call: pytest.CallInfo[None], *, ours: bool
 ) -> bool:
     """Whether pytest takes for an expected failure what says nothing about the kernel."""
-    if not hasattr(report, "wasxfail") or not tested_nothing(error, ours=ours):
+    if not hasattr(report, "wasxfail") or call.excinfo is None:
+        return False
+    error = call.excinfo.value
+    if not tested_nothing(error, ours=ours):
         return False
     for mark in item.iter_markers("xfail"):
         raises = mark.kwargs.get("raises")
@@ -235,17 +244,30 @@ def _in_short(error: KgdbError) -> str:
     return f"{type(error).__name__}: {error.message.partition(chr(10))[0]}"
 
 
-def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[KgdbError | None, bool]:
-    """Return the error of ours that ended a phase, and whether the user's code led to it.
+def _is_outcome(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
+    """Whether a test was failed with no code of the user's: its time was up in what is ours.
 
-    Our frames are taken from its traceback, and what led only to them, unless all are request.
+    Not while it ran the suites of its marker, which are the user's, too.
     """
-    if call.excinfo is None or not isinstance(call.excinfo.value, KgdbError):
-        return None, False
-    error = call.excinfo.value
-    if config.getoption("fulltrace"):
-        return error, True
-    ours = (_PACKAGE, *config.stash.get(INTERNAL, ()))
+    return (
+        call.excinfo is not None
+        and isinstance(call.excinfo.value, pytest.fail.Exception)
+        and item.get_closest_marker("kunit") is None
+    )
+
+
+def _whole(config: pytest.Config) -> bool:
+    """Whether tracebacks are shown with all of their frames."""
+    return bool(config.getoption("fulltrace"))
+
+
+def _ours(config: pytest.Config) -> Sequence[Path]:
+    """Return the files and directories whose frames are not the user's."""
+    return (_PACKAGE, *config.stash.get(INTERNAL, ()))
+
+
+def _users_steps(error: BaseException, ours: Sequence[Path]) -> list[TracebackType]:
+    """Return an error's traceback up to the user's last frame, without ours."""
     steps = [
         step
         for step in _steps(error)
@@ -253,16 +275,36 @@ def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> tuple[Kgdb
     ]
     while steps and not _is_users(_file(steps[-1]), ours):
         steps.pop()
+    return steps
+
+
+def _have_users(config: pytest.Config, call: pytest.CallInfo[None]) -> bool:
+    """Whether the user's code led to the end of a phase."""
+    return call.excinfo is not None and bool(_users_steps(call.excinfo.value, _ours(config)))
+
+
+def _our_error(config: pytest.Config, call: pytest.CallInfo[None]) -> KgdbError | None:
+    """Return the error of ours that ended a phase.
+
+    Our frames are taken from its traceback, and what led only to them, unless all are request.
+    """
+    if call.excinfo is None or not isinstance(call.excinfo.value, KgdbError):
+        return None
+    error = call.excinfo.value
+    if _whole(config):
+        return error
+    ours = _ours(config)
+    steps = _users_steps(error, ours)
     _cut_chain(error, ours)
     if not steps:
-        return error, False
+        return error
     # Not by pytest's own filters: these begin again from the exception's traceback.
     traceback = None
     for step in reversed(steps):
         traceback = TracebackType(traceback, step.tb_frame, step.tb_lasti, step.tb_lineno)
     error.__traceback__ = traceback
     call.excinfo = pytest.ExceptionInfo.from_exception(error)
-    return error, True
+    return error
 
 
 def _cut_chain(error: BaseException, ours: Sequence[Path]) -> None:

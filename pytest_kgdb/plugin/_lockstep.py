@@ -110,18 +110,26 @@ class Lockstep:
         self._own, self._other = _Record(own), _Record(other)
         self._waits = waits
         self._last: tuple[str, int] | None = None
+        self._enough = False  # whether the repetition that comes would say nothing more
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Wait for the other run; skip a repetition that would say nothing more."""
+    # Around everybody: what bounds a test's time, as pytest-timeout does, begins behind the wait.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Wait for the other run."""
         test, repeat = repeated(item.nodeid)
         if self._waits and self._last is not None:
             self._wait(*self._last)
         records = (self._own, self._other)
-        if repeat > ENOUGH and any(record.varies(test, before=repeat) for record in records):
-            self._last = None
+        varies = any(record.varies(test, before=repeat) for record in records)
+        self._enough = repeat > ENOUGH and varies
+        self._last = None if self._enough else (test, repeat)
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        """Skip a repetition that would say nothing more."""
+        if self._enough:
             raise _enough()
-        self._last = (test, repeat)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -84,8 +84,9 @@ class Recorder:
             "seconds": round(sum(report.duration for report in reports), 4),
         }
         for report in reports:
-            if (observed := getattr(report, "kgdb_observed", None)) is not None:
-                record["observed"] = observed
+            for name in ("observed", "boot"):
+                if (value := getattr(report, f"kgdb_{name}", None)) is not None:
+                    record[name] = value
         print(json.dumps(record), file=self._file, flush=True)
 
     def pytest_unconfigure(self) -> None:

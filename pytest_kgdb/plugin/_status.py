@@ -58,23 +58,26 @@ def status_of(error: BaseException, *, ours: bool) -> str:
     """
     if isinstance(error, pytest.skip.Exception):
         return SKIP
+    if isinstance(error, pytest.xfail.Exception):  # which is a pytest.fail.Exception
+        # _pytest.skipping raises it for xfail(run=False).
+        return SKIP if str(error).startswith("[NOTRUN]") else FAIL
     if isinstance(error, _INFRASTRUCTURE):
         return MISS
     if isinstance(error, KgdbError):
         if error.unmade or isinstance(error, (ConfigError, StaleError)):
             return ERROR
         return MISS if ours and not isinstance(error, (KernelPanic, SplatError)) else FAIL
-    return FAIL if isinstance(error, (AssertionError, pytest.fail.Exception)) else ERROR
+    if isinstance(error, pytest.fail.Exception):
+        return MISS if ours else FAIL  # pytest-timeout raises it wherever it finds us
+    return FAIL if isinstance(error, AssertionError) else ERROR
 
 
 def tested_nothing(error: BaseException, *, ours: bool) -> bool:
-    """Whether an error of ours says nothing about the kernel under test.
+    """Whether an error says that nothing about the kernel under test was learnt.
 
     Such a test is an error, not a failure, and never an expected failure.
     """
-    if not isinstance(error, KgdbError):
-        return False
-    return status_of(error, ours=ours) == MISS or error.unmade
+    return status_of(error, ours=ours) == MISS or getattr(error, "unmade", False)
 
 
 def status_of_phase(report: pytest.TestReport) -> str:

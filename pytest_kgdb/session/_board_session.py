@@ -105,13 +105,15 @@ class BoardSession:
 
         :raises KgdbError: it cannot be had; the message says why.
         """
-        self._waits.set(request.timeout)
+        # A boot takes what it takes, however little one test waits.
+        self._waits.set(max(request.timeout, self.settings.timeout))
         if request.isolation == "reboot" or request.at == "kgdbwait":
             self._reboot(request.at)
         else:
             self._go_on()
         self._live.fresh = False
         self.begin_test()
+        self._waits.set(request.timeout)
         return self._kgdb
 
     def release(self) -> None:
@@ -210,6 +212,7 @@ class BoardSession:
                         error.message,
                         log=error.log,
                         hint="does its boot loader give its kernel kgdbwait?",
+                        late=True,
                     ) from error
                 return "int3"
             if await_shell(board, self._waits.deadline()) == "kgdb":

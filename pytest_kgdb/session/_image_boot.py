@@ -42,6 +42,7 @@ def run_to_start_kernel(machine: Machine, kernel: Kernel, waits: WaitLimit, log:
             f"the kernel did not reach start_kernel in {timeout:g} s\n{last_lines(machine, log)}",
             log=machine.console.log,
             hint="is it one for this machine? A slow host wants a larger --kgdb-timeout",
+            late=True,
         )
 
     # A debug register's, for there is no kernel in memory yet.

@@ -139,11 +139,12 @@ class Session:
     def acquire(self, request: TestRequest) -> Kgdb:
         """Return the handle on a machine in the state that a test asks for.
 
-        Every wait of the test, and of what comes before it here, takes at most its `timeout`.
+        Every wait of the test takes at most its `timeout`; of what comes before it here, that of
+        the settings, if that is more: a boot takes what it takes on this host.
 
         :raises KgdbError: the machine does not come up; the message says why.
         """
-        self._waits.set(request.timeout)
+        self._waits.set(max(request.timeout, self.settings.timeout))
         if request.isolation == "snapshot":
             self._restore(request)
         elif request.isolation == "reboot":
@@ -154,6 +155,7 @@ class Session:
             self._cover(request.at)
         self.begin_test()
         self._live.snapshots.current = None
+        self._waits.set(request.timeout)
         return self._kgdb
 
     def _cover(self, at: Point) -> None:
@@ -338,7 +340,7 @@ class Session:
 
         :raises KgdbError: the machine does not come up; the message says why.
         """
-        self._waits.set(request.timeout)
+        self._waits.set(max(request.timeout, self.settings.timeout))
         spec = self._choice.spec(request, self._choice.initrd_at(request.at))
         return spec, Snapshot.from_entry(self._snapshot(spec, request).path)
 

@@ -342,6 +342,7 @@ class Vm:
                 f"{last_lines(self.machine, self._boot_log)}",
                 log=console.log,
                 hint=self._why_not_ready(),
+                late=True,
             )
             diagnosis = self.attachment.cpu_stacks.diagnose()
             raise explained(late, diagnosis, limit=_STACK_LINES) from error
@@ -361,7 +362,8 @@ class Vm:
         stop = control.stop
         assert stop is not None
         what = repr(stop)
-        if stop.reason in ("panic", "oops"):
+        died = stop.reason in ("panic", "oops")
+        if died:
             what = f"{'panicked' if stop.reason == 'panic' else 'oopsed'}: {stop.message or what}"
         else:
             what = f"stopped: {what}"
@@ -370,6 +372,7 @@ class Vm:
             f"the kernel {what}\n{last_lines(self.machine, self._boot_log)}",
             log=self.machine.console.log,
             hint=self._why_stopped(),
+            by_kernel=died,
         )
 
     def _why_stopped(self) -> str:

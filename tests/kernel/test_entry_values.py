@@ -275,7 +275,7 @@ def test_what_is_inlined_of_another_files_function(entry: Any) -> None:
     with entry.spy("inlined_elsewhere") as calls:
         step(entry, 3)
     assert (calls.count, calls.inlined_in, calls.unseen) == (1, (), "")
-    with pytest.raises(KgdbError, match="(?s)not defined in.*inlined everywhere"):
+    with pytest.raises(KgdbError, match=r"(?s)not defined in.*inlined everywhere"):
         entry.spy("other.c:inlined_elsewhere")
 
 

@@ -53,6 +53,8 @@ class Session:
     """A :class:`pytest_kgdb.plugin._artifacts.KernelSession`."""
 
     acquire_errors: ClassVar[list[BaseException | None]] = []
+    acquire_seconds: ClassVar[list[float]] = []
+    check_seconds: ClassVar[list[float]] = []
     sections: ClassVar = [Section("kgdb console", "Linux version 6.1\x1b[31m red\x1b[0m\nready")]
     splats: ClassVar[list[str]] = []
     its_story: ClassVar[Story] = {
@@ -81,6 +83,7 @@ class Session:
             time.sleep(build_time.get("boot", 0))
             event("boot", self.kernel, machine.smp, machine.memory, machine.append)
             self.booted = request.machine
+        time.sleep(self.acquire_seconds.pop(0) if self.acquire_seconds else 0)
         if self.acquire_errors and (error := self.acquire_errors.pop(0)) is not None:
             raise error
         event("acquire", request.at, request.isolation, request.timeout)
@@ -105,6 +108,7 @@ class Session:
         pass
 
     def check_splats(self) -> None:
+        time.sleep(self.check_seconds.pop(0) if self.check_seconds else 0)
         if self.splats:
             raise errors.SplatError(self.splats.pop(0), log="/console.log")
 

@@ -493,13 +493,15 @@ def test_the_text_fits_a_screen() -> None:
 
 
 def test_an_error_with_few_lines_of_stacks() -> None:
-    error = BootError("it did not boot\nthe console", log="console.log", hint="a hint")
+    error = BootError("it did not boot\nthe console", log="console.log", hint="a hint", late=True)
     late = explained(error, Diagnosis("it spins", "one\ntwo\nthree"), limit=2)
     assert isinstance(late, BootError)
     assert late.message.splitlines() == [
         "it did not boot: it spins", "the console", "what the kernel does:", "one", "two", "…",
     ]  # fmt: skip
-    assert (late.log, late.hint) == (error.log, "a hint")
+    assert (late.log, late.hint, late.late) == (error.log, "a hint", True)
+    assert str(late).startswith("it did not boot: it spins\n")
+    assert error.message == "it did not boot\nthe console"
     assert explained(error, Diagnosis("", "")).message == error.message
 
 

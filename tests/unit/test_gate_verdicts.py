@@ -120,9 +120,12 @@ def test_a_test_that_seems_to_have_no_kernel(sides: str, *, kernel: bool) -> Non
 
 
 def test_a_patched_kernel_that_does_not_boot() -> None:
-    dead = runs("mm", "BootError: the kernel panicked")
+    lost = runs("mm", "BootError: the kernel panicked")
+    dead = [replace(run, boot="panicked") for run in lost]
     assert judge("test", runs("pp"), dead).verdict is Verdict.BROKEN
     assert judge("test", dead, runs("pp")).verdict is Verdict.CANNOT_TELL
+    # Whatever the words are.
+    assert judge("test", runs("pp"), lost).verdict is Verdict.CANNOT_TELL
     assert judge("test", runs("pp"), runs("mm", "MachineDied: QEMU")).verdict is Verdict.CANNOT_TELL
 
 

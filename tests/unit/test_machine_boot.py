@@ -73,6 +73,7 @@ def test_panic_that_no_console_shows() -> None:
         "not on its console, but in its memory, the kernel's last lines are:",
         *(f"    [    0.000000] {line}" for line in log.text),
     ]
+    assert (caught.value.by_kernel, caught.value.late) == (True, False)
 
 
 def test_panic_that_both_show() -> None:
@@ -93,6 +94,7 @@ def test_hang_before_the_console() -> None:
         "    [    0.000000] Linux version",
         "    [    0.000000] BIOS-e820: none",
     ]
+    assert (caught.value.by_kernel, caught.value.late) == (False, True)
 
 
 WAITS = "KGDB: Waiting for connection from remote gdb..."

@@ -788,6 +788,96 @@ def test_two_runs_with_another_order_do_not_wait_for_each_other(inner: Inner) ->
         assert "9 failed, 9 passed" in output
 
 
+def test_the_wait_for_the_other_run_is_not_the_tests(inner: Inner) -> None:
+    pytest.importorskip("pytest_timeout")
+    inner.pytester.makepyfile(
+        """
+        import os, time
+        import pytest
+        @pytest.mark.timeout(1)
+        def test_hang(kgdb):
+            if os.environ["SIDE"] == "one":
+                time.sleep(30)
+        """
+    )
+    runs = [
+        start_in_step(inner, *sides, "--kgdb-repeat=3")
+        for sides in (("one", "two"), ("two", "one"))
+    ]
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    for side, output in zip(("one", "two"), outputs, strict=True):
+        statuses = [line["status"] for line in records(inner.path / side)]
+        assert statuses == (["FAIL"] if side == "one" else ["PASS"]) * 3, output
+
+
+OUT_OF_TIME = """
+    import time
+    import pytest
+    pytestmark = pytest.mark.timeout(1)
+    @pytest.fixture
+    def slow(kgdb): time.sleep(30)
+    def test_boot(kgdb): pass
+    @pytest.mark.xfail
+    def test_known(kgdb): pass
+    def test_fixture(slow): pass
+    def test_body(kgdb): kgdb.call_back(lambda: time.sleep(30))
+    def test_end(kgdb): pass
+    """
+
+
+def test_time_that_is_up_in_what_is_ours(inner: Inner) -> None:
+    pytest.importorskip("pytest_timeout")
+    inner.fake("Session.acquire_seconds, Session.check_seconds = [30, 30], [30]")
+    inner.pytester.makepyfile(OUT_OF_TIME)
+    inner.run("--kgdb-record=record").assert_outcomes(errors=4, failed=1)
+    assert recorded(inner.path / "record") == {
+        **dict.fromkeys(("boot", "known", "end"), "MISS"),
+        **dict.fromkeys(("fixture", "body"), "FAIL"),
+    }
+
+
+@pytest.mark.parametrize("option", [(), ("--full-trace",)])
+def test_how_a_failure_is_shown_is_no_matter(inner: Inner, option: tuple[str, ...]) -> None:
+    inner.fake("Session.acquire_errors = [errors.TimeoutError('gdb does not answer')] * 2")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_kgdb.errors import *
+        def test_it(kgdb): pass
+        @pytest.mark.xfail
+        def test_known(kgdb): pass
+        def test_late(kgdb): kgdb.fail(TimeoutError("it did not stop"))
+        """
+    )
+    inner.run("--kgdb-record=record", *option).assert_outcomes(errors=2, failed=1)
+    assert recorded(inner.path / "record") == {"it": "MISS", "known": "MISS", "late": "FAIL"}
+
+
+def test_how_a_kernel_did_not_boot(inner: Inner) -> None:
+    inner.fake("""
+Session.acquire_errors = [
+    errors.BootError("it panicked", by_kernel=True), errors.BootError("in 60 s", late=True),
+    errors.BootError("it does not fit"),
+]
+""")
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        @pytest.mark.kgdb(smp=2)
+        def test_a(kgdb): pass
+        @pytest.mark.kgdb(smp=2)
+        def test_again(kgdb): pass
+        @pytest.mark.kgdb(smp=3)
+        def test_b(kgdb): pass
+        @pytest.mark.kgdb(smp=4)
+        def test_c(kgdb): pass
+        """
+    )
+    inner.run("--kgdb-record=record").assert_outcomes(errors=4)
+    boots = [line.get("boot") for line in records(inner.path / "record")]
+    assert boots == ["panicked", "panicked", "late", None]
+
+
 def test_peer_needs_a_record(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_it(kgdb): pass")
     result = inner.run("--kgdb-peer=other")
@@ -824,17 +914,19 @@ def test_a_machine_that_never_came_up_is_not_tried_again(inner: Inner) -> None:
     )
 
 
-def test_a_machine_that_had_little_time_is_tried_again(inner: Inner) -> None:
-    inner.fake("Session.acquire_errors = [errors.BootError('kgdb was not reached in 1.5 s')]")
+def test_a_machine_that_may_have_more_time_is_tried_again(inner: Inner) -> None:
+    inner.fake("Session.acquire_errors = [errors.BootError('kgdb was not reached in 60 s')]")
     inner.pytester.makepyfile(
         """
         import pytest
         @pytest.mark.kgdb(timeout=1.5)
         def test_a(kgdb): pass
         def test_b(kgdb): pass
+        @pytest.mark.kgdb(timeout=90)
+        def test_c(kgdb): pass
         """
     )
-    inner.run().assert_outcomes(errors=1, passed=1)
+    inner.run().assert_outcomes(errors=2, passed=1)
 
 
 def test_a_machine_that_once_booted_is_tried_twice(inner: Inner) -> None:
