@@ -91,10 +91,10 @@ class Call:
             self._returned = error
         self._not_returned = None
 
-    def note_register(self, register: int | None) -> None:
+    def note_register(self, register: int | None, event: Event) -> None:
         """Note that the call returned with that in the return register (for instruments)."""
         returns = self._entry.returns
-        self._returned = register if returns is None else returns.decode(register or 0)
+        self._returned = register if returns is None else returns.decode(register or 0, event.read)
         self._not_returned = None
 
     def no_return(self, why: str) -> None:

@@ -11,7 +11,7 @@ from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._definitions import of_one_definition
 from ._layout import decode
-from ._pointers import STRING, Pointer, Text, read_string
+from ._pointers import STRING, Pointer, ReadMemory, read_string, text_at
 
 __all__ = ["Collected", "Function", "FunctionEntry", "Reader", "Returns", "find_function"]
 
@@ -54,25 +54,27 @@ class Returns:
         """
         registers = event.registers
         if self.kind in ("void", *_REGISTER) and self.size <= _WORD:
-            return self.decode(registers["ax"])
+            return self.decode(registers["ax"], event.read)
         if self.layout is None:
             raise KgdbError(
                 f"it returned a {self.type}, which is not read",
                 hint="finish() the call, and look at its return_value",
             )
         if self.in_memory:
-            return decode(self.layout, event.read(registers["ax"], self.size))
+            return decode(self.layout, event.read(registers["ax"], self.size), event.read)
         words = registers["ax"] | registers["dx"] << 64
-        return decode(self.layout, words.to_bytes(2 * _WORD, "little"))
+        return decode(self.layout, words.to_bytes(2 * _WORD, "little"), event.read)
 
-    def decode(self, register: int) -> int | bool | None:
-        """Return the value that `%rax` holds."""
+    def decode(self, register: int, read: ReadMemory) -> int | bool | None:
+        """Return the value that `%rax` holds, of a `char *` with its text."""
         if self.kind == "void":
             return None
         value = register & ((1 << 8 * self.size) - 1)
         if self.kind == "bool":
             return bool(value & 0xFF)
-        if self.kind in ("ptr", "string"):
+        if self.kind == "string":
+            return text_at(read, value)
+        if self.kind == "ptr":
             return Pointer(value)
         return _sign(value, 8 * self.size) if self.signed else value
 
@@ -113,7 +115,7 @@ class Reader:
     def read(self, event: Event) -> Any:
         """:raises KgdbError: it leads to memory that is not there."""
         if self.layout is not None:
-            return decode(self.layout, self._bytes(event, int(self.layout["size"])))
+            return decode(self.layout, self._bytes(event, int(self.layout["size"])), event.read)
         value = self.code.run(event.registers, event.read)
         if self.kind == "int":
             return _sign(value, 64) if self.signed else value
@@ -122,12 +124,14 @@ class Reader:
         if self.kind == "ptr":
             return Pointer(value)
         if self.kind == "string":
-            return Text(value, read_string(event.read, value) if value else None)
+            return text_at(event.read, value)
         if self.kind == "chars":
-            text = read_string(event.read, value, self.size or STRING)
-            if text is None:
+            string = read_string(event.read, value, self.size or STRING)
+            if string is None:
                 raise KgdbError(f"there is no memory at {value:#x}")
-            return text
+            if string.gap and len(string.data) != self.size:  # an array may be full
+                raise KgdbError(f"the text at {value:#x} {string.gap}")
+            return string.text
         return value
 
     def _bytes(self, event: Event, size: int) -> bytes:

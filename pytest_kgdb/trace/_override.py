@@ -192,7 +192,7 @@ class Override(Instrument):
             value = in_register(self.function, entry.returns, number)
         self.forced += 1
         self.last = call or Call(self.function, self.calls, entry, event)
-        self.last.note_register(value)
+        self.last.note_register(value, event)
         return Return(value, stop=self._trace)
 
     @staticmethod

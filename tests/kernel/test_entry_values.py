@@ -317,3 +317,81 @@ def test_a_function_in_place_of_a_weak_one(kgdb: Any) -> None:
     with kgdb.spy("arch_dup_task_struct") as calls:
         kgdb.run("true | true")
     assert calls.count >= 2
+
+
+# Texts and pointers
+
+
+@pytest.mark.parametrize("size", [100, 255, 256, 590, 4095])
+def test_a_text_of_any_length(entry: Any, size: int) -> None:
+    with entry.spy("take_text", collect=["s"]) as calls:
+        step(entry, size)
+    (call,) = calls.calls
+    for seen in (call.args["s"], call["s"]):
+        assert seen == "p" * size
+        assert seen != "p" * (size - 1)
+        assert seen.string() == str(seen) == "p" * size
+
+
+def test_a_text_that_is_cut(entry: Any) -> None:
+    with entry.spy("take_text", collect=["text[0]"]) as calls:
+        step(entry, 4096)
+    seen = calls.calls[0].args["s"]
+    why = "is longer than the 4096 bytes that are read at a call"
+    with pytest.raises(KgdbError, match=why):
+        seen.string()
+    with pytest.raises(KgdbError, match=f"is not known: it {why}"):
+        assert seen == "p" * 4096
+    assert seen != "p" * 4095
+    assert seen != "q" * 5000
+    assert str(seen) == "p" * 4096 + "..."
+    assert len(repr(calls.calls)) < 400
+
+
+def test_texts_that_are_not_mapped(entry: Any) -> None:
+    with entry.spy("take_text") as calls:
+        step(entry, 4)
+    one, end, none = (call.args["s"] for call in calls.calls)
+    assert one == "one"
+    assert none == 0
+    assert none != "one"
+    behind = (int(end) | 0xFFF) + 1
+    with pytest.raises(KgdbError, match=f"goes on at {behind:#x}, where nothing was mapped"):
+        end.string()
+    with pytest.raises(KgdbError, match="is not known"):
+        assert end == "q" * 10
+    assert end != "q" * 9
+    with entry.breakpoint("take_text", condition="s != names[0]") as hit:
+        entry.type(STEP.format(4))
+        stop = entry.cont()
+        assert stop.breakpoint is hit
+        with pytest.raises(KgdbError):  # gdb, too
+            stop.frame.args["s"].string()
+
+
+def test_a_text_that_is_returned(entry: Any) -> None:
+    with entry.spy("give_text", returns=True) as calls:
+        step(entry, 5)
+    text, null, error = (call.return_value for call in calls.calls)
+    assert text == "ppppp"
+    assert text.string() == "ppppp"
+    assert (null, error) == (0, -12)
+    assert null != "ppppp"
+    assert error == "-ENOMEM"
+    assert "'ppppp'" in repr(calls.calls[0])
+    with entry.override("give_text", "&names[1][0]") as forced:
+        step(entry, 5)
+    assert forced.last.return_value == "two"
+
+
+def test_pointers_within_what_is_read(entry: Any) -> None:
+    with entry.spy("take_texts") as taken, entry.spy("give_texts", returns=True) as given:
+        step(entry, 6)
+    texts, either = (taken.calls[0].args[name] for name in ("texts", "either"))
+    assert texts["name"] == "one"
+    assert texts["name"].string() == "one"
+    assert texts["pointer"] == -12
+    assert texts["pointer"] == "-ENOMEM"
+    assert (either["name"], either["number"] % (1 << 64)) == ("two", int(either["name"]))
+    assert either["pointers"] == [int(either["name"]), -5, 0]
+    assert given.calls[0].return_value == {"name": "two", "pointer": -12}

@@ -19,7 +19,7 @@ from pytest_kgdb.trace._functions import (
     Returns,
     find_function,
 )
-from pytest_kgdb.trace._pointers import Text, read_string
+from pytest_kgdb.trace._pointers import String, Text, read_string, text_at
 
 INT = {"type": "ssize_t", "kind": "int", "size": 8, "signed": True}
 INT_RETURNS = Returns("ssize_t", "int", 8, True)
@@ -384,29 +384,73 @@ def test_an_array_of_characters_that_is_not_there(find: Any) -> None:
 
 
 def test_a_text_of_a_call() -> None:
-    text = Text(0x1000, "ext4")
+    text = Text(0x1000, String(b"ext4"))
     assert text == "ext4"
     assert text == b"ext4"
     assert text == 0x1000
     assert text != "ext"
     assert (text.string(), str(text), repr(text)) == ("ext4", "ext4", "0x1000 'ext4'")
     assert {text: 1}[Text(0x1000, None)] == 1
+    assert repr(Text(0x1000, String(b"x" * 201))) == f"0x1000 {'x' * 200!r}..."
+    assert Text(0x1000, String(b"\xff")) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_text_that_was_not_mapped() -> None:
     unread = Text(0x1000, None)
-    assert unread != "ext4"
     assert (str(unread), repr(unread)) == ("0x1000", "0x1000")
-    with pytest.raises(KgdbError, match="0x1000 pointed at nothing that was mapped at the call"):
-        unread.string()
+    for look in (unread.string, lambda: unread == "ext4", lambda: unread != b"ext4"):
+        with pytest.raises(
+            KgdbError, match="0x1000 pointed at nothing that was mapped at the call"
+        ):
+            look()
+    assert unread != "-ENOMEM"
+    assert unread == 0x1000
+    for nowhere in (0, (1 << 64) - 12):
+        assert Text(nowhere, None) != "ext4"
+    assert Text((1 << 64) - 12, None) == "-ENOMEM"
+
+
+def test_a_text_that_was_cut() -> None:
+    text = Text(0x1000, String("ä".encode() * 3 + b"\xc3", "goes on"))
+    for look in (
+        text.string,
+        lambda: text == "äää",
+        lambda: text != "äääb",
+        lambda: text == "äääö",
+    ):
+        with pytest.raises(KgdbError, match=r"text at 0x1000 .*goes on"):
+            look()
+    for other in ("", "ää", "ääb", "äbä", b"x"):
+        assert text != other
+    assert text == 0x1000
+    assert (str(text), repr(text)) == ("äää...", "0x1000 'äää'...")
 
 
 def test_a_string_is_read_up_to_what_is_mapped() -> None:
     memory = Memory()
     memory.put(0x1FFC, b"abcd")  # up to a page's end; the next page is not there
-    assert read_string(memory.read, 0x1FFC) == "abcd"
+    unmapped = String(b"abcd", "goes on at 0x2000, where nothing was mapped at the call")
+    assert read_string(memory.read, 0x1FFC) == unmapped
     assert read_string(memory.read, 0x2000) is None
     memory.put(0x2000, b"ef\0" + bytes(4093))
-    assert read_string(memory.read, 0x1FFC) == "abcdef"
-    assert read_string(memory.read, 0x1FFC, 5) == "abcde"
-    memory.put(0x8000, b"x" * 4096)
-    assert read_string(memory.read, 0x8000) == "x" * 256
-    memory.put(0x9000, b"\xff\0")
-    assert read_string(memory.read, 0x9000, 2) == "\N{REPLACEMENT CHARACTER}"
+    assert read_string(memory.read, 0x1FFC) == String(b"abcdef")
+    cut = String(b"abcde", "is longer than the 5 bytes that are read at a call")
+    assert read_string(memory.read, 0x1FFC, 5) == cut
+    memory.put(0x8000, b"x" * 4000 + bytes(96))
+    assert read_string(memory.read, 0x8000) == String(b"x" * 4000)
+    memory.put(0x8000, b"x" * 8192)
+    cut = String(b"x" * 4096, "is longer than the 4096 bytes that are read at a call")
+    assert read_string(memory.read, 0x8010) == cut
+
+
+def test_a_short_string_is_one_read_of_few_bytes() -> None:
+    reads: list[int] = []
+
+    def read(address: int, size: int) -> bytes:
+        reads.append(size)
+        return b"short\0".ljust(size, b"x")
+
+    assert text_at(read, 0x1000) == "short"
+    for nowhere in (0, (1 << 64) - 12):
+        assert text_at(read, nowhere) == nowhere
+    assert reads == [256]

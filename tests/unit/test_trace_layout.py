@@ -11,13 +11,21 @@ import pytest
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.trace._functions import Returns
 from pytest_kgdb.trace._layout import decode
-from pytest_kgdb.trace._pointers import Pointer, Text
+from pytest_kgdb.trace._pointers import Pointer, String, Text
 
 INT = {"kind": "int", "size": 4, "signed": True}
 LONG = {"kind": "int", "size": 8, "signed": True}
 BYTE = {"kind": "int", "size": 1, "signed": False}
 BOOL = {"kind": "bool", "size": 1, "signed": False}
 WIDE = {"kind": "int", "size": 16, "signed": True}
+
+
+POINTER = {"kind": "ptr", "size": 8, "signed": False}
+STRING = {"kind": "string", "size": 8, "signed": False}
+
+
+def nothing(address: int, size: int) -> bytes:
+    raise KgdbError(f"{size} bytes at {address:#x} are not mapped")
 
 
 def struct(size: int, *members: tuple[str, int, int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def test_decode(layout: dict[str, Any], data: bytes, value: object) -> None:
     if "members" in layout:
         assert isinstance(value, int)
         value = expected[value]
-    assert decode(layout, data) == value
+    assert decode(layout, data, nothing) == value
 
 
 def event(ax: int, dx: int = 0, memory: bytes = b"") -> Any:
@@ -66,6 +74,31 @@ def test_what_functions_return() -> None:
         Returns("union odd", "union", 64, False).read(event(1))
 
 
+def test_pointers_within_a_value() -> None:
+    layout = struct(
+        40, ("p", 0, 0, POINTER), ("name", 64, 0, STRING), ("n", 64, 0, LONG),
+        ("names", 128, 0, {"kind": "array", "size": 16, "element": STRING, "count": 2}),
+    )  # fmt: skip
+    words = ((1 << 64) - 12, 0x1000, 0x1000, 0)
+    data = b"".join(word.to_bytes(8, "little") for word in words)
+    value = decode(layout, data, lambda _address, size: b"one\0".ljust(size))
+    assert value["p"] == "-ENOMEM"
+    assert value["p"] == -12
+    assert value["name"] == "one"
+    assert value["n"] == 0x1000
+    assert value["names"] == ["one", 0]
+    assert value["names"][0].string() == "one"
+    assert decode(layout, data, nothing)["name"] == 0x1000
+
+
+def test_a_text_that_is_returned() -> None:
+    returns = Returns("char *", "string", 8, False)
+    value = returns.read(event(2, memory=b"  one\0"))
+    assert value == "one"
+    assert value.string() == "one"
+    assert returns.read(event(0)) == 0
+
+
 def test_pointers_at_a_call() -> None:
     bad, good = Pointer((1 << 64) - 12), Pointer(1 << 63 | 5)
     assert bad == -12
@@ -78,7 +111,7 @@ def test_pointers_at_a_call() -> None:
     assert good == 1 << 63 | 5
     assert good != "-ENOMEM"
     assert repr(good) == "0x8000000000000005"
-    text = Text(16, "abc")
+    text = Text(16, String(b"abc"))
     assert text == "abc"
     assert text != "abd"
     assert (text != "abc") is False

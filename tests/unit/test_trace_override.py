@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled
+from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, Memory, compiled
 
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import CONTINUE, Return
@@ -34,7 +34,7 @@ VOID = Returns("void", "void", 1, False)
 )  # fmt: skip
 def test_values(returns: Returns, value: int | None, register: int | None, seen: object) -> None:
     assert in_register("f", returns, value) == register
-    assert returns.decode(register or 0) == seen
+    assert returns.decode(register or 0, Memory().read) == seen
 
 
 def test_nothing_is_known_of_a_function_in_assembler() -> None:
