@@ -82,6 +82,11 @@ class AgentExpression:
         """Whether it compares signed numbers, which tells whether a type is signed."""
         return any(name == "less_signed" for name, _ in self.operations)
 
+    @property
+    def constants(self) -> frozenset[int]:
+        """The numbers in it, as 64 bits without a sign."""
+        return frozenset(operand & _MASK for name, operand in self.operations if name in _CONSTANTS)
+
     def run(self, registers: Readable, read: Callable[[int, int], bytes]) -> int:
         """Return the value, as 64 bits without a sign.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Protocol
@@ -127,15 +127,21 @@ class FreeingHooks:
         """Ask gdb for what :meth:`add` needs; the kernel is stopped."""
         _ = self._symbols, self._init, self._module_functions
 
-    def add(self, addresses: Iterable[int]) -> bool:
+    def add(self, numbers: Collection[int]) -> bool:
         """Have it seen when memory is freed that some addresses are in, from now on.
 
         A hook may call it after :meth:`prepare`. Where the kernel frees nothing of that, it costs
         nothing.
 
+        :param numbers: the addresses; the others in code that has addresses may be among them.
         :return: whether it is; False where this kernel cannot be seen to free it.
         """
-        kinds = {self._is_init(address) for address in addresses if self._may_go(address)}
+        per_cpu, last = self.offsets in numbers, self._address("__per_cpu_end")
+        kinds = {
+            self._is_init(number)
+            for number in numbers
+            if self._may_go(number) or (per_cpu and last <= number < _LOW)
+        }
         seen = [self._add(init) for init in kinds]  # not only up to the first that is not
         return all(seen)
 
@@ -144,15 +150,6 @@ class FreeingHooks:
         self._seen.clear()
         while self._hooks:
             self._relay.remove_hook(*self._hooks.pop())
-
-    def freed_sometime(self, constants: Collection[int]) -> list[int]:
-        """Return which of the numbers in code are addresses in memory that may be freed."""
-        per_cpu, last = self.offsets in constants, self._address("__per_cpu_end")
-        return [
-            number
-            for number in constants
-            if self._may_go(number) or (per_cpu and last <= number < _LOW)
-        ]
 
     # Which memory that is
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..debugger import Debugger, GdbError, Locations, cpu_expression
@@ -101,6 +101,14 @@ class Reader:
     """Of what is no number of 64 bits or less: how its bytes are read."""
     parts: tuple[tuple[AgentExpression, int], ...] = ()
     """Of what lies in several registers: each one's value, and how many bytes of it count."""
+    freed: list[str] = field(default_factory=list, compare=False)
+    """Why what it reads is gone; empty while it is there."""
+
+    @property
+    def constants(self) -> frozenset[int]:
+        """The numbers in its code: the addresses of what it names, too."""
+        codes = (self.code, *(code for code, _ in self.parts))
+        return frozenset().union(*(code.constants for code in codes))
 
     @property
     def constant(self) -> int | None:
@@ -113,7 +121,9 @@ class Reader:
         return _sign(value, 64) if self.signed else value
 
     def read(self, event: Event) -> Any:
-        """:raises KgdbError: it leads to memory that is not there."""
+        """:raises KgdbError: it leads to memory that is not there, or that is another's by now."""
+        if self.freed:
+            raise KgdbError(f"its memory is gone: {self.freed[0]}")
         if self.layout is not None:
             return decode(self.layout, self._bytes(event, int(self.layout["size"])), event.read)
         value = self.code.run(event.registers, event.read)
@@ -188,6 +198,14 @@ class FunctionEntry:
     """Whether it is what gcc split off, whose callers have the function's beginning inlined."""
     keeps_result: bool = True
     """Whether it is known to return what the function returns."""
+
+    @property
+    def readers(self) -> Iterator[Reader]:
+        """All that is read at a call."""
+        yield from self.expressions
+        for _, reader in (*self.arguments, *self.context):
+            if isinstance(reader, Reader):
+                yield reader
 
     def read_context(self, event: Event) -> dict[str, Any]:
         """Return the circumstances of the call: `task`, `pid`, `tgid`, `comm`, `cpu`, `time`."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..debugger import Deletable
 from ..rsp import Hook
-from ._freed import FreedMemory
+from ._freed import FreedMemory, FreeingHooks
 from ._functions import Function, FunctionEntry
 
 __all__ = ["HookRelay", "Instrument"]
@@ -76,11 +76,27 @@ class Instrument(Deletable):
         """Whether it is at an address of those (for the modules)."""
         return any(map(contains, self.addresses))
 
-    def forget(self, memory: FreedMemory) -> None:
-        """End it if it is in memory that is being freed (for the instruments).
+    def guard(self, freeing: FreeingHooks) -> None:
+        """Have it seen when the memory is freed that it is in, or reads (for the instruments)."""
+        freeing.add(self.addresses)
+        for entry in self._function.entries:
+            for reader in entry.readers:
+                if not freeing.add(reader.constants):
+                    reader.freed.append(
+                        "it may be, for this kernel cannot be seen to unload a module"
+                    )
+
+    def forget(self, memory: FreedMemory, offsets: int) -> None:
+        """Do without memory that is being freed, and end if it is in there (for the instruments).
+
+        :param offsets: where the kernel has the CPUs' offsets.
 
         The kernel is stopped, or the relay's thread has it stopped.
         """
+        for entry in self._function.entries:
+            for reader in entry.readers:
+                if memory.is_read_by(reader.constants, offsets):
+                    reader.freed.append(memory.why)
         if self._active and self.within(memory.holds):
             self._ended_by = memory.why
             self.delete()

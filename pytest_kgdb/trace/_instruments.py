@@ -66,7 +66,7 @@ class Instruments(StopSubscriber):
 
     def _add(self, instrument: Instrument) -> None:
         self._instruments.append(instrument)
-        self._freeing.add(instrument.addresses)
+        instrument.guard(self._freeing)
         for listener in self._listeners:
             listener()
 
@@ -173,10 +173,11 @@ class Instruments(StopSubscriber):
         """
         error = self._relay.take_hook_error()
         if error is not None:
-            stopped = KgdbError(
-                f"an instrument stopped the kernel: {type(error).__name__}: {error}",
-                hint="what it calls must not raise, and must not use the handle",
-            )
+            what = f"{type(error).__name__}: {error}"
+            hint: str | None = "what it calls must not raise, and must not use the handle"
+            if isinstance(error, KgdbError):
+                what, hint = error.message, error.hint
+            stopped = KgdbError(f"an instrument stopped the kernel: {what}", hint=hint)
             stopped.by_instrument = True
             raise stopped from error
 
@@ -193,7 +194,7 @@ class Instruments(StopSubscriber):
         The kernel is stopped, or the relay's thread has it stopped.
         """
         for instrument in list(self._instruments):
-            instrument.forget(memory)
+            instrument.forget(memory, self._freeing.offsets)
 
     def default_failure(self, function: str) -> object:
         """Return what a function returns that fails for want of memory: -ENOMEM, or NULL.

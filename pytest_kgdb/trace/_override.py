@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from ..debugger import MAX_ERRNO, errno_of
 from ..errors import KgdbError
 from ..rsp import CONTINUE, Action, Event, Return
 from ._call import Call
-from ._functions import Function, FunctionEntry, Returns
+from ._functions import Function, FunctionEntry, Reader, Returns
 from ._instrument import HookRelay, Instrument
 
 __all__ = ["CallPlaces", "Override", "When", "errno_of", "in_register"]
@@ -176,7 +176,7 @@ class Override(Instrument):
         self.calls += 1
         if event.decided or self.forced == self._times:
             return CONTINUE
-        if self._condition and not entry.expressions[0].read(event):
+        if self._condition and not self._read(entry.expressions[0], event):
             return CONTINUE
         call: Call | None = None
         if self._when is not None:
@@ -188,12 +188,23 @@ class Override(Instrument):
             return CONTINUE
         value = self._values[entry.address]
         if self._computed:
-            number = int(entry.expressions[-1].read(event))
+            number = int(self._read(entry.expressions[-1], event))
             value = in_register(self.function, entry.returns, number)
         self.forced += 1
         self.last = call or Call(self.function, self.calls, entry, event)
         self.last.note_register(value, event)
         return Return(value, stop=self._trace)
+
+    def _read(self, reader: Reader, event: Event) -> Any:
+        """:raises KgdbError: the kernel is to stop, for what is to be done is not known."""
+        try:
+            return reader.read(event)
+        except KgdbError as error:
+            raise KgdbError(
+                f"'{reader.expression}' of the override of {self.function} could not be read at "
+                f"the call: {error.message}",
+                hint=error.hint,
+            ) from error
 
     @staticmethod
     def _is_meant(places: CallPlaces, event: Event) -> bool:

@@ -183,9 +183,9 @@ class Spy(Instrument):
 
     # Where the kernel goes another way than to the return
 
-    def forget(self, memory: FreedMemory) -> None:
+    def forget(self, memory: FreedMemory, offsets: int) -> None:
         """Do without memory that is being freed, to which no call returns (for the instruments)."""
-        super().forget(memory)
+        super().forget(memory, offsets)
         gone = set(filter(memory.holds, self._watched))
         if gone:
             self._unwatch(gone, f"what it returns to is gone: {memory.why}")

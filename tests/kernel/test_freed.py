@@ -128,3 +128,60 @@ def test_a_restore_to_before_a_return(kgdb):
                 call.return_value  # noqa: B018 # it raises
         kgdb.run("true")
         assert any(call.returned for call in reads.calls[count:]), "those since are seen"
+
+
+GONE = "its memory is gone: module first is not loaded any more"
+
+
+def test_variables_of_a_module_that_goes(kgdb):
+    first = kgdb.modules.load(FIRST)
+    names = ["first_number", "first_on_cpu", "*(&first_number - 0)", "first_call == 0"]
+    with kgdb.spy("hrtimer_nanosleep", collect=[*names, "nr_cpu_ids"]) as sleeps:
+        kgdb.run("sleep 0")
+        assert [sleeps.calls[-1][name] for name in names] == [4711, 12, 4711, 0]
+        first.unload()
+        for second in (False, True):
+            if second:
+                second_is_whole(kgdb)
+            before = sleeps.count
+            kgdb.run("sleep 0")
+            assert sleeps.count > before
+            for call in sleeps.calls[before:]:
+                assert call["nr_cpu_ids"] == 1
+                for name in names:
+                    with pytest.raises(KgdbError, match=f"could not be read at the call: {GONE}"):
+                        call[name]
+
+
+@pytest.mark.parametrize("part", ["when", "returns"])
+def test_an_override_by_variables_of_a_module_that_goes(kgdb, part):
+    first = kgdb.modules.load(FIRST)
+    when, value = ("first_number", 0) if part == "when" else (None, "first_number - first_number")
+    sleeps = kgdb.override("hrtimer_nanosleep", value, when=when)
+    assert kgdb.run("sleep 100").status == 0
+    assert sleeps.forced == 1
+    first.unload()
+    kgdb.type("sleep 100")
+    with pytest.raises(KgdbError, match=f"an instrument stopped .*'first_number.*{GONE}"):
+        kgdb.cont()
+    assert kgdb.stop.frame.function == "hrtimer_nanosleep"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_init_data_that_goes(kgdb):
+    with (
+        kgdb.spy("do_filp_open", collect=["boot_command_line"]) as opens,
+        kgdb.spy("console_on_rootfs") as made,
+    ):
+        kgdb.breakpoint("run_init_process", temporary=True)
+        kgdb.cont()
+        before = opens.count
+        assert "console=" in opens.calls[0]["boot_command_line"]
+        assert (made.count, made.active) == (1, False)
+        assert "ended: the kernel has freed its init memory" in repr(made)
+        kgdb.breakpoint("do_exit", temporary=True)
+        kgdb.cont()
+        assert opens.count > before
+        for call in opens.calls[before:]:
+            with pytest.raises(KgdbError, match="is gone: the kernel has freed its init memory"):
+                call["boot_command_line"]

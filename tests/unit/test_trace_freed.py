@@ -69,15 +69,26 @@ def test_init_memory_that_goes(relay: HookedRelay) -> None:
 def test_per_cpu_variables_among_init_memory_are_none(relay: HookedRelay) -> None:
     """Linux 6.15 links them there."""
     start, end = INIT + 0x1000, INIT + 0x3000
-    symbols = {**SYMBOLS, "__per_cpu_start": start, "__per_cpu_end": end}
-    hooks = freeing(relay, symbols=symbols)
-    assert hooks.freed_sometime([INIT, start - 1, start, end - 1, end]) == [INIT, start - 1, end]
+    hooks = freeing(relay, symbols={**SYMBOLS, "__per_cpu_start": start, "__per_cpu_end": end})
+    hooks.add([start, end - 1])
+    assert not relay.hooks
+    hooks.add([INIT, start - 1, end])
+    assert relay.hooks
 
 
-def test_addresses_in_code(relay: HookedRelay) -> None:
-    hooks = freeing(relay)
-    assert hooks.freed_sometime([ENTRY, 17, 0x24000, MODULE, (1 << 64) - 12]) == [MODULE]
-    assert hooks.freed_sometime([0x1000, 0x24000, OFFSETS]) == [0x24000]
+@pytest.mark.parametrize(
+    ("numbers", "seen"),
+    [
+        ([ENTRY, 17, 0x24000, (1 << 64) - 12], ""),
+        ([17, MODULE], "module_arch_freeing_init"),
+        ([17, INIT], "free_initmem"),
+        ([0x1000, OFFSETS], ""),
+        ([0x24000, OFFSETS], "module_arch_freeing_init"),  # a module's, to each CPU's offset
+    ],
+)
+def test_numbers_in_code(relay: HookedRelay, numbers: list[int], seen: str) -> None:
+    assert freeing(relay).add(numbers)
+    assert set(relay.hooks) == ({SYMBOLS[seen]} if seen else set())
 
 
 def test_per_cpu_variables_of_a_module() -> None:

@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled
+from fake_hooks import CALLER, ENTRY, STACK, HookedRelay, compiled, freeing
 
 from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.rsp import CONTINUE
 from pytest_kgdb.trace import Cost, FreedMemory, Spy
 from pytest_kgdb.trace import _spy as spy_module
 from pytest_kgdb.trace._functions import _CONTEXT, Function, FunctionEntry, Returns, _reader
@@ -185,7 +186,7 @@ def test_no_return_is_awaited_in_memory_that_goes(relay: HookedRelay) -> None:
     calls = make(relay, returns=True)
     relay.arrive()
     relay.arrive(sp=elsewhere)
-    calls.forget(FreedMemory.of_module("demo", ((CALLER, CALLER + 1),)))
+    calls.forget(FreedMemory.of_module("demo", ((CALLER, CALLER + 1),)), 0)
     assert set(relay.hooks) == {ENTRY, CALLER + 0x1000}
     first, second = calls.calls
     with pytest.raises(KgdbError, match="returns to is gone: module demo is not loaded any more"):
@@ -210,12 +211,32 @@ def test_no_return_is_awaited_of_what_began_before_a_restore(relay: HookedRelay)
     assert [call.returned for call in calls.calls] == [False, True]
 
 
+def test_what_is_read_of_memory_that_goes(relay: HookedRelay) -> None:
+    address = 0xFFFFFFFFA0002000
+    relay.memory.put(address, b"\x05\0\0\0")
+    reader = _reader("demo_total", compiled(f"const64 {address - (1 << 64)}", "ref32"), "")
+    context = tuple((name, KgdbError("not read")) for name in _CONTEXT)
+    entry = FunctionEntry(ENTRY, INT, (), (reader,), context)
+    calls = Spy(
+        relay, Function("f", (entry,), ()), returns=False, keep=9, barred=(), guard=lambda _: True
+    )
+    calls.guard(freeing(relay))
+    assert len(relay.hooks) == 2
+    assert relay.arrive() == CONTINUE
+    calls.forget(FreedMemory.of_module("demo", ((address, address + 4),)), 0)
+    assert relay.arrive() == CONTINUE
+    first, second = calls.calls
+    assert (first["demo_total"], calls.active) == (5, True)
+    with pytest.raises(KgdbError, match="its memory is gone: module demo is not loaded any more"):
+        second["demo_total"]
+
+
 def test_it_ends_with_the_memory_that_it_is_in(relay: HookedRelay) -> None:
     calls = make(relay, returns=True)
     relay.arrive()
-    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY + 1, ENTRY + 64),)))
+    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY + 1, ENTRY + 64),)), 0)
     assert calls.active
-    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY, ENTRY + 64),)))
+    calls.forget(FreedMemory.of_module_init("demo", ((ENTRY, ENTRY + 64),)), 0)
     assert not calls.active
     assert not relay.hooks
     ended = "ended: the init of module demo has run, and its memory is freed"
