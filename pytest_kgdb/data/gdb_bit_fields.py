@@ -82,16 +82,17 @@ def source_of(expression, value):
         text = expanded(text)
         if not has_member(text):
             return None
+    computed = COMPUTED if value.address is not None else None
     tokens, block = [], selected_block()
     try:
         tokens = tokens_of(text)
         root = Reader(tokens, lambda name: names.symbol(name, block), block).read()
     except (Unread, Refused):
-        return None if is_lvalue(text) else COMPUTED
+        return None if is_lvalue(text) else computed
     if any(token.text in ("++", "--", *ASSIGNING) for token in tokens):
-        return COMPUTED  # it would be done twice
+        return computed  # it would be done twice
     if root.member is None:
-        return COMPUTED if root.passes_on else None
+        return computed if root.passes_on else None
     parent, name = root.member
     parent = gdb.parse_and_eval(checked(text[tokens[parent.first].start : tokens[parent.last].end]))
     return field_of(pointed(parent), name)
