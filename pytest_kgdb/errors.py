@@ -30,6 +30,7 @@ class KgdbError(Exception):
     :param message: what was attempted and what happened.
     :param log: the file with the details.
     :param hint: what the user can do about it.
+    :param by_test: whether the test names what is not there, or asks for what cannot be.
     """
 
     unmade = False
@@ -39,10 +40,16 @@ class KgdbError(Exception):
     """Whether a function of the test's raised that an instrument has called: `when`, say."""
 
     def __init__(
-        self, message: str, *, log: Path | str | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        log: Path | str | None = None,
+        hint: str | None = None,
+        by_test: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.by_test = by_test
         self.log = Path(log) if log is not None else None
         self.hint = hint
 

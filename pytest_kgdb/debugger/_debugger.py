@@ -76,7 +76,7 @@ class Debugger:
     def request(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """Make the agent inside gdb do something, and return its answer.
 
-        :raises GdbError: gdb refused, with its own words.
+        :raises GdbError: gdb refused, with its own words; or it is an expression that cannot be.
         :raises DebuggerDied: there is no agent: gdb could not run its files.
         """
         text = json.dumps({"op": operation, **arguments})
@@ -92,7 +92,7 @@ class Debugger:
             ) from error
         answer: dict[str, Any] = json.loads(payload["json"])
         if "refused" in answer:
-            raise GdbError(answer["refused"], hint=answer.get("hint"))
+            raise GdbError(answer["refused"], hint=answer.get("hint"), by_test=True)
         return answer
 
     def numbers(self, *expressions: str) -> list[int]:

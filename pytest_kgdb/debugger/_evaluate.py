@@ -35,6 +35,7 @@ def _explained(error: GdbError, expression: str) -> GdbError:
         return GdbError(
             f"{expression}: part of it was optimised out here by the compiler",
             hint=OPTIMIZED_OUT_HINT,
+            by_test=True,
         )
     match = _NO_SYMBOL.search(error.message)
     if match is None:

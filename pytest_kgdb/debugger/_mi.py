@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 import time
 from collections import deque
@@ -37,8 +38,40 @@ _PYTHON_ERROR: Final = "Error while executing Python code"
 _RECORDS: Final = "~@&=*^"
 
 
+# gdb's words for a name that it does not know: gdb/c-exp.y, classify_name; gdb/symtab.c,
+# lookup_struct and its like; gdb/valops.c, value_struct_elt; gdb/linespec.c,
+# symbol_not_found_error. And for what no value can make right: gdb/cli/cli-decode.c,
+# undef_cmd_error; gdb/c-exp.y, yyerror; gdb/valops.c, gdb/valarith.c, gdb/eval.c and
+# gdb/python/py-value.c, of types.
+_OF_THE_TEST: Final = re.compile(
+    r"No symbol \"[^\"]*\" in |No symbol table is loaded|No (?:struct |union |enum )?type named |"
+    r"There is no member named |Structure has no component named |No source file named |"
+    r"Function \"[^\"]*\" not defined|"
+    r"^No line \d+ in |Undefined (?:\S+ )?command: |A syntax error in expression|"
+    r"[Cc]annot subscript |Can't do that (?:unary|binary) op on that type|"
+    r"Argument to (?:arithmetic|comparison) operation not |Invalid cast|"
+    r"Attempt to (?:take contents of a non-pointer|extract a component of a value that is not) |"
+    r"Attempt to take address of value not |Left operand of assignment is not "
+)
+
+
 class GdbError(KgdbError):
-    """gdb refused a command; the message is gdb's own."""
+    """gdb refused a command; the message is gdb's own.
+
+    Where gdb does not know a name, or knows it as something else, the test is at fault: a kernel
+    that has it is no better one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        log: Path | str | None = None,
+        hint: str | None = None,
+        by_test: bool = False,
+    ) -> None:
+        by_test = by_test or _OF_THE_TEST.search(message) is not None
+        super().__init__(message, log=log, hint=hint, by_test=by_test)
 
 
 class MiTransport(Protocol):

@@ -62,6 +62,7 @@ class Value:
             raise KgdbError(
                 f"{self._expression} was optimised out here by the compiler",
                 hint=OPTIMIZED_OUT_HINT,
+                by_test=True,
             )
         if "error" in record:
             raise KgdbError(

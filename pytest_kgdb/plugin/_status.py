@@ -64,7 +64,8 @@ def status_of(error: BaseException, *, ours: bool) -> str:
     if isinstance(error, _INFRASTRUCTURE):
         return MISS
     if isinstance(error, KgdbError):
-        if error.unmade or isinstance(error, (ConfigError, StaleError)):
+        by_test = error.by_test and not ours
+        if error.unmade or by_test or isinstance(error, (ConfigError, StaleError)):
             return ERROR
         return MISS if ours and not isinstance(error, (KernelPanic, SplatError)) else FAIL
     if isinstance(error, pytest.fail.Exception):
@@ -77,7 +78,9 @@ def tested_nothing(error: BaseException, *, ours: bool) -> bool:
 
     Such a test is an error, not a failure, and never an expected failure.
     """
-    return status_of(error, ours=ours) == MISS or getattr(error, "unmade", False)
+    if status_of(error, ours=ours) == MISS:
+        return True
+    return isinstance(error, KgdbError) and (error.unmade or error.by_test)
 
 
 def status_of_phase(report: pytest.TestReport) -> str:

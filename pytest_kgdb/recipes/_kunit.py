@@ -20,6 +20,8 @@ _DEBUGFS: Final = "/sys/kernel/debug/kunit"
 # include/kunit/test.h: the section of a module with suites, whose records begin with their names.
 _SECTION: Final = b".kunit_test_suites"
 _NAME_BYTES: Final = 256
+# Of busybox and kmod.
+_NO_MODULE: Final = ("not found in ", "No such file or directory")
 _HINT: Final = "a larger timeout= for kunit(), if it only needs longer"
 _TIME: Final = re.compile(r"^\[ *\d+\.\d+\] ")
 
@@ -122,6 +124,7 @@ class KunitRunner:
             log=self._shell.console.log,
             hint="a suite is in a module (name it with module=), or is built in and ran at boot; "
             "KUnit needs CONFIG_KUNIT, and kunit.enable=1 where CONFIG_KUNIT_DEFAULT_ENABLED=n",
+            by_test=True,
         )
 
     def _of_the_boot(self, place: str) -> Sequence[str]:
@@ -144,6 +147,7 @@ class KunitRunner:
             raise KgdbError(
                 f"the module {module} could not be loaded: {result.output.strip()}",
                 log=self._shell.console.log,
+                by_test=any(words in result.output for words in _NO_MODULE),
             )
         return [line.text for line in self._splats.lines(cursor)]
 

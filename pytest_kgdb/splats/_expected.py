@@ -142,7 +142,9 @@ def _kind(name: str) -> str:
     for kind in KINDS:
         if _plain(kind) == _plain(name):
             return kind
-    raise KgdbError(f"there is no kind of splat {name!r}", hint=f"there are {', '.join(KINDS)}")
+    raise KgdbError(
+        f"there is no kind of splat {name!r}", hint=f"there are {', '.join(KINDS)}", by_test=True
+    )
 
 
 def _plain(name: str) -> str:

@@ -78,6 +78,55 @@ def test_an_unknown_name(kgdb):
         kgdb.evaluate("no_such_thing")
 
 
+def test_whose_fault_an_error_is(kgdb):
+    """The test's if it names what is not there, or what cannot be; not if memory is not mapped."""
+    task = kgdb.evaluate("&init_task")
+    frame = kgdb.interrupt().frame
+    for number, of_the_test in enumerate(
+        (
+            lambda: kgdb.evaluate("nosuch"),
+            lambda: kgdb.evaluate("&nosuch + 1"),
+            lambda: kgdb.evaluate("sizeof(struct nosuch)"),
+            lambda: kgdb.evaluate("sizeof(union nosuch)"),
+            lambda: kgdb.evaluate("(enum nosuch)1"),
+            lambda: kgdb.evaluate("(nosuch_t)1"),
+            lambda: kgdb.evaluate("init_task.nosuch"),
+            lambda: kgdb.evaluate("init_task + 1.5"),
+            lambda: frame.evaluate("nosuch"),
+            lambda: task["nosuch"],
+            lambda: kgdb.evaluate("init_task")["nosuch"],
+            lambda: kgdb.evaluate("init_task")[3],
+            lambda: task.cast("struct nosuch *"),
+            lambda: task.cast("nosuch_t"),
+            lambda: kgdb.per_cpu("nosuch", 0),
+            lambda: kgdb.per_cpu("runqueues", 999),
+            lambda: kgdb.assign("nosuch", 1),
+            lambda: kgdb.assign("init_task.nosuch", 1),
+            lambda: kgdb.assign("panic_on_oops", "nosuch"),
+            lambda: kgdb.execute("print nosuch"),
+            lambda: kgdb.execute("print 1\nprint nosuch"),
+            lambda: kgdb.execute("ptype struct nosuch"),
+            lambda: kgdb.execute("info line nosuch"),
+            lambda: kgdb.execute("list nosuch"),
+            lambda: kgdb.execute("x/4x &nosuch"),
+            lambda: kgdb.execute("set var nosuch = 1"),
+            lambda: kgdb.execute("nosuch"),
+        )
+    ):
+        with pytest.raises(KgdbError) as caught:
+            of_the_test()
+        assert caught.value.by_test, (number, caught.value)
+    for of_the_kernel in (
+        lambda: int(kgdb.evaluate("*(int *)8")),
+        lambda: kgdb.evaluate("(char *)8").string(),
+        lambda: kgdb.execute("x/4x 8"),
+        lambda: kgdb.read(8, 4),
+    ):
+        with pytest.raises(KgdbError) as caught:
+            of_the_kernel()
+        assert not caught.value.by_test, caught.value
+
+
 def test_arguments_and_locals(kgdb):
     kgdb.breakpoint("vfs_read", condition="count == 17")
     kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=1")

@@ -43,6 +43,9 @@ def test_fix(kgdb):
     except KgdbError:
         assert False, "it is not fixed"
 
+def test_absent(kgdb):
+    assert kgdb.evaluate("kgdb_gate_fix").string() == "fixed"
+
 def test_other(kgdb):
     assert kgdb.run("echo fine").output == "fine\\n"
 
@@ -93,6 +96,7 @@ def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kern
     status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
     assert verdicts == {
         "fix": "proves the fix",
+        "absent": "cannot tell",
         "other": "passes both",
         "regression": "broken by the change",
         "flaky": "flaky",
@@ -108,12 +112,12 @@ def test_verdicts(tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kern
     assert "::error file=fs/proc/version.c,line=3,endLine=3,title=pytest-kgdb gate%3A bro" in output
     suite = ElementTree.parse(tmp_path / "junit.out").getroot()
     assert [suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")] == [
-        *("6", "1", "1", "1"),
+        *("7", "1", "2", "1"),
     ]
     (run,) = json.loads((tmp_path / "sarif.out").read_text())["runs"]
     assert {result["ruleId"] for result in run["results"]} == {"broken", "flaky", "cannot-tell"}
-    assert len(json.loads((tmp_path / "gitlab.out").read_text())) == 3
-    assert "\n1..6\n" in (tmp_path / "ktap.out").read_text()
+    assert len(json.loads((tmp_path / "gitlab.out").read_text())) == 4
+    assert "\n1..7\n" in (tmp_path / "ktap.out").read_text()
     assert (tmp_path / "summary.md").read_text() == (tmp_path / "markdown.out").read_text()
 
 

@@ -28,9 +28,11 @@ def test_the_marker(kgdb) -> None:
 
 
 def test_a_suite_that_is_not_there(kgdb) -> None:
-    with pytest.raises(KgdbError, match="no KUnit suite 'none-such' reported"):
+    with pytest.raises(KgdbError, match="no KUnit suite 'none-such' reported") as suite:
         kgdb.kunit("none-such")
-    with pytest.raises(KgdbError, match="the module none could not be loaded"):
+    with pytest.raises(KgdbError, match="the module none could not be loaded") as module:
         kgdb.kunit("example", module="none")
-    with pytest.raises(KgdbError, match=r"did not run a KUnit suite 'other' \(it ran: .*example"):
+    words = r"did not run a KUnit suite 'other' \(it ran: .*example"
+    with pytest.raises(KgdbError, match=words) as other:
         kgdb.kunit("other", module="kunit-example-test")
+    assert [one.value.by_test for one in (suite, module, other)] == [True] * 3

@@ -501,8 +501,9 @@ def test_one_that_does_not_come(sick) -> None:
         sick.expect_splat("sick_warn"),
     ):
         sick.run(trouble("warn"))
-    with pytest.raises(KgdbError, match="no kind of splat 'woe'"):
+    with pytest.raises(KgdbError, match="no kind of splat 'woe'") as caught:
         sick.expect_splat("x", kind="woe")
+    assert caught.value.by_test
 
 
 def test_waits_for_it_while_the_kernel_runs(sick) -> None:

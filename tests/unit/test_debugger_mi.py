@@ -477,3 +477,28 @@ def test_what_a_gdb_says_that_was_replaced(start: Start, monkeypatch: pytest.Mon
     assert gdb.alive
     assert (gdb.target_running, gdb.has_events) == (False, False)
     gdb.command("-gdb-version")
+
+
+@pytest.mark.parametrize(
+    ("message", "by_test"),
+    [
+        ('No symbol "x" in current context.', True),
+        ('No symbol "x" in specified context.', True),
+        ("No struct type named x.", True),
+        ("No type named x.", True),
+        ("There is no member named x.", True),
+        ('Function "x" not defined.', True),
+        ('no breakpoint at x: Function "x" not defined', True),
+        ("No source file named x.c.", True),
+        ("Cannot subscript requested type.", True),
+        ("Can't do that binary op on that type", True),
+        ("Attempt to take contents of a non-pointer value.", True),
+        ('Undefined command: "x".  Try "help".', True),
+        ('Undefined info command: "x".  Try "help info".', True),
+        ("Cannot access memory at address 0x8", False),
+        ("Division by zero", False),
+        ("No symbol in current context.", False),
+    ],
+)
+def test_whose_fault_an_error_is(message: str, by_test: bool) -> None:
+    assert GdbError(message).by_test == by_test

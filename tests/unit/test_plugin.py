@@ -600,6 +600,7 @@ STATUSES = """
     def test_misspelt(kgdb):
         with making_instrument():
             kgdb.fail(KgdbError("there is no function vfs_raed"))
+    def test_absent(kgdb): kgdb.fail(KgdbError("there is no CPU 7", by_test=True))
     def test_lost(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
     def test_module(kgdb): kgdb.fail(BuildError("it does not compile"))
     def test_skipped(kgdb): pytest.skip("not today")
@@ -623,12 +624,12 @@ def recorded(path: Path) -> dict[str, str]:
 def test_statuses_are_kcidbs(inner: Inner) -> None:
     inner.pytester.makepyfile(STATUSES)
     inner.run("--kgdb-record=record").assert_outcomes(
-        passed=1, failed=5, errors=3, skipped=1, xfailed=1
+        passed=1, failed=5, errors=4, skipped=1, xfailed=1
     )
     assert recorded(inner.path / "record") == {
         "good": "PASS",
         **dict.fromkeys(("wrong", "panic", "late", "known"), "FAIL"),
-        **dict.fromkeys(("bug", "stale", "misspelt"), "ERROR"),
+        **dict.fromkeys(("bug", "stale", "misspelt", "absent"), "ERROR"),
         **dict.fromkeys(("lost", "module"), "MISS"),
         "skipped": "SKIP",
     }
@@ -645,13 +646,14 @@ def test_what_tested_nothing_is_no_expected_failure(inner: Inner) -> None:
         def test_misspelt(kgdb):
             with making_instrument():
                 kgdb.fail(KgdbError("there is no function vfs_raed"))
+        def test_absent(kgdb): kgdb.fail(KgdbError("there is no CPU 7", by_test=True))
         def test_panic(kgdb): kgdb.fail(KernelPanic("Attempted to kill init!"))
         @pytest.mark.xfail(raises=MachineDied)
         def test_of_that(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
         """
     )
     result = inner.run()
-    result.assert_outcomes(errors=2, xfailed=2)
+    result.assert_outcomes(errors=3, xfailed=2)
     result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
 
 

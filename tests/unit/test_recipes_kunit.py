@@ -91,8 +91,10 @@ def test_one_that_only_the_log_has(world: World) -> None:
     world.log = "".join(f"[    0.1{at:05d}] {line}\n" for at, line in enumerate(KTAP.splitlines()))
     world.log = world.log.replace("{name}", "demo")
     assert statuses(world.runner.run("demo", None, None)) == RESULT
-    with pytest.raises(KgdbError, match=r"no KUnit suite 'other' .*\(suites that did: demo\)"):
+    words = r"no KUnit suite 'other' .*\(suites that did: demo\)"
+    with pytest.raises(KgdbError, match=words) as caught:
         world.runner.run("other", None, None)
+    assert caught.value.by_test
 
 
 def test_one_in_a_module(world: World) -> None:
