@@ -208,7 +208,8 @@ def op_condition(text, location):
         addresses = [address for address, *_ in function_places(location)]
     except gdb.error:
         addresses = []  # a module's that is not loaded
-    return {"condition": condition_for(one_line(text), location, addresses, names)}
+    checked, named = condition_for(one_line(text), location, addresses, names)
+    return {"condition": checked, "addresses": named}
 
 
 def op_child(id, how, argument=None):

@@ -18,6 +18,7 @@ from gdb_frames import (
     typed,
     value_of,
 )
+from gdb_items import number_item
 from gdb_names import (
     MACROS,
     is_free,
@@ -27,6 +28,8 @@ from gdb_places import (
     is_same_block,
 )
 from gdb_symbols import (
+    FIRST_KERNEL_ADDRESS,
+    address_of,
     entry_of,
     function_block,
     is_local,
@@ -82,8 +85,19 @@ def value_in(frame, function, name, symbol):
     return value_of(symbol, frame)
 
 
+class Gone(gdb.Function):
+    """$_gone("WHY"): what a condition is that names something in memory which is another's now."""
+
+    def __init__(self):
+        super().__init__("_gone")
+
+    def invoke(self, why):
+        raise gdb.GdbError(why.string())
+
+
 Of()
 In()
+Gone()
 
 
 # C11 6.5.16
@@ -290,6 +304,7 @@ def condition_for(text, location, addresses, names):
     """A breakpoint's condition as gdb must have it: names are those of the function's own.
 
     :param addresses: where the breakpoint is.
+    :return: the condition, and the addresses of what it names.
     """
     try:
         tokens = tokens_of(text)
@@ -331,4 +346,23 @@ def condition_for(text, location, addresses, names):
         block = gdb.block_for_pc(blocks[0][0])
     checked = names.checked(text, block, own)
     refuse_wholes(text, tokens, Reader(tokens, lambda name: names.symbol(name, block), block))
-    return checked
+    return checked, sorted(addresses_named(tokens, block, names))
+
+
+def addresses_named(tokens, block, names):
+    """The addresses of the variables and functions that a condition names, and those in figures."""
+    addresses = set()
+    for index, token in enumerate(tokens):
+        symbol = None
+        if token.kind == "file" and "." in token.text and index + 2 < len(tokens):
+            symbol = names.of_file(token.text, tokens[index + 2].text)[0]
+        elif token.kind == "name" and is_free(tokens, index):
+            symbol = names.symbol(token.text, block)
+        elif token.kind == "number":
+            number = int(number_item(token.text).code[0][1])
+            if number >= FIRST_KERNEL_ADDRESS:
+                addresses.add(number)
+        address = address_of(symbol) if symbol is not None else None
+        if address is not None:
+            addresses.add(address)
+    return addresses

@@ -97,7 +97,7 @@ class BreakpointTable(StopSubscriber):
         self._listeners: list[Callable[[bool], None]] = []
         self._announced: set[int] = set()  # of which the listeners know
         self._doomed: set[int] = set()  # which gdb is to delete at the next stop
-        self._ended: list[str] = []  # with the memory that they were in
+        self._ended: list[str] = []  # with the memory that they were in, for messages
         run_control.subscribe(self)
 
     def on_insert(self, listener: Callable[[bool], None]) -> None:
@@ -158,8 +158,10 @@ class BreakpointTable(StopSubscriber):
         if hardware:
             words.append("-h")
         written = None
+        reads: tuple[int, ...] = ()
         if condition is not None:
-            written = self._as_gdb_takes_it(condition, resolved), condition
+            text, reads = self._as_gdb_takes_it(condition, resolved)
+            written = text, condition
             words += ["-c", c_string(written[0])]
         if ignore_count:
             words += ["-i", str(int(ignore_count))]
@@ -170,7 +172,7 @@ class BreakpointTable(StopSubscriber):
         of_modules = () if waits else self._locations.freed_of_modules(resolved)
         record = self._insert(" ".join(words), left_to_gdb=of_modules)
         row = self._add(record, location, written=written)
-        row.resolved = None if waits else resolved
+        row.resolved, row.reads = None if waits else resolved, reads
         if freed:
             try:
                 self._leave_out(row, freed)
@@ -225,8 +227,10 @@ class BreakpointTable(StopSubscriber):
             raise
         return record
 
-    def _as_gdb_takes_it(self, condition: str, location: str) -> str:
+    def _as_gdb_takes_it(self, condition: str, location: str) -> tuple[str, tuple[int, ...]]:
         """Return a condition in which each name is that of the function that is named.
+
+        And the addresses of what it names.
 
         :raises KgdbError: gdb cannot evaluate it.
         """
@@ -237,7 +241,7 @@ class BreakpointTable(StopSubscriber):
                 f"no breakpoint at {location} with the condition '{condition}': {error.message}",
                 hint=error.hint,
             ) from error
-        return str(request["condition"])
+        return str(request["condition"]), tuple(map(int, request.get("addresses", ())))
 
     def _add(
         self,
@@ -284,11 +288,29 @@ class BreakpointTable(StopSubscriber):
                 hint="an lvalue of the kernel's memory can be watched: a variable, a member",
             )
         row = self._rows.add(int(match[1]))
-        row.text = expression
+        row.text, row.reads = expression, (address,)
         watchpoint = Watchpoint(self, row, access)
         self._rows.keep(watchpoint)
         self._announce(row)
         return watchpoint
+
+    def forget_memory(self, holds: Callable[[int], bool], why: str) -> None:
+        """Do without memory that is being freed, or is gone; gdb has the kernel stopped.
+
+        A watchpoint there is deleted. A breakpoint whose condition names something there stops the
+        kernel at the next hit, with the reason; but one that is there itself waits for its module.
+
+        :param holds: whether an address is in it.
+        """
+        for row in self._rows:
+            if not any(map(holds, row.reads)):
+                continue
+            if isinstance(self._rows.object_of(row), Watchpoint):
+                self._end([row.number], why)
+            elif not all(holds(place.address) for place in row.locations) and row.condition:
+                text = f'$_gone("{why}")'
+                row.written, row.reads = (text, row.condition), ()
+                self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
 
     def set_enabled(self, number: int, enabled: bool) -> None:
         """Enable or disable a breakpoint (gdb's `enable`, `disable`)."""
@@ -299,11 +321,14 @@ class BreakpointTable(StopSubscriber):
         """Set a breakpoint's condition; None for always."""
         self._run_control.require_stopped("changing a breakpoint")
         words, row = f"-break-condition {number}", self._rows[number]
+        reads: tuple[int, ...] = ()
         if condition:
-            row.written = self._as_gdb_takes_it(condition, row.resolved or row.text), condition
-            words += f" {c_string(row.written[0])}"
+            text, reads = self._as_gdb_takes_it(condition, row.resolved or row.text)
+            row.written = text, condition
+            words += f" {c_string(text)}"
         self._debugger.command(words)
-        row.condition = condition
+        row.condition, row.reads = condition, reads
+        self._announce(row)
 
     def delete(self, number: int) -> None:
         """Delete a breakpoint; the kernel is stopped for it if it runs."""
@@ -348,32 +373,32 @@ class BreakpointTable(StopSubscriber):
         places = self._debugger.request("watchpoint_places")["places"]
         return [(int(number), int(address), bool(fixed)) for number, address, fixed in places]
 
-    def end_watchpoints(self, freed: Callable[[int], bool], owner: str) -> None:
+    def end_watchpoints(self, freed: Callable[[int], bool], why: str) -> None:
         """Delete watchpoints in memory that is freed: what is there next is another's.
 
         Those at gdb's prompt that are an expression follow what it names.
 
         :param freed: whether an address is in it.
-        :param owner: whose it was, for messages.
+        :param why: what is gone, for messages.
         """
         watched = self._watched()
-        self._end([number for number, at, fixed in watched if fixed and freed(at)], owner)
+        self._end([number for number, at, fixed in watched if fixed and freed(at)], why)
 
-    def end_breakpoints(self, freed: Callable[[int], bool], owner: str) -> None:
+    def end_breakpoints(self, freed: Callable[[int], bool], why: str) -> None:
         """Delete breakpoints at addresses in code that is freed, of which gdb has no symbols more.
 
         Those at its symbols wait by now.
         """
         rows = self.refresh()
-        self._end([r.number for r in rows if any(freed(at.address) for at in r.locations)], owner)
+        self._end([r.number for r in rows if any(freed(at.address) for at in r.locations)], why)
 
-    def _end(self, numbers: list[int], owner: str) -> None:
+    def _end(self, numbers: list[int], why: str) -> None:
         rows = [self._rows[number] for number in numbers if number in self._rows]
         if rows:
             self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
-            self._ended += [
-                f"{_kind(row)} {row.number} at {row.text} ended with {owner}" for row in rows
-            ]
+            for row in rows:
+                row.gone = why
+                self._ended.append(f"{_kind(row)} {row.number} at {row.text} is deleted: {why}")
             self._rows.forget(rows)
 
     def delete_all(self) -> None:
@@ -571,7 +596,7 @@ class BreakpointTable(StopSubscriber):
         for row in self._rows:
             if row.resolved is None and row.written is not None and row.locations:
                 row.resolved = linespec(row.text)
-                text = self._as_gdb_takes_it(row.written[1], row.resolved)
+                text, row.reads = self._as_gdb_takes_it(row.written[1], row.resolved)
                 if text != row.written[0]:
                     row.written = text, row.written[1]
                     self._debugger.command(f"-break-condition {row.number} {c_string(text)}")

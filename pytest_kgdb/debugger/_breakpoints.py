@@ -51,6 +51,10 @@ class BreakpointRow:
     resolved: str | None = None
     """The location as gdb took it; None of one that waits."""
     address: int | None = None
+    reads: tuple[int, ...] = ()
+    """The addresses of what its condition names, or what it watches."""
+    gone: str = ""
+    """Why a watchpoint was deleted whose memory the kernel has freed."""
     places: tuple[int, ...] = ()
     """The addresses that gdb had for it last: it shows none of what it could not insert."""
 
@@ -176,6 +180,7 @@ class Breakpoint(Deletable):
 
     def __repr__(self) -> str:
         state = "deleted" if self._row.deleted else f"{self.hits} hits"
+        state += f": {self._row.gone}" if self._row.gone else ""
         return f"<{type(self).__name__} {self.number} at {self.location}: {state}>"
 
 

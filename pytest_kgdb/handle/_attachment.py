@@ -156,15 +156,11 @@ class Attachment:
         self._kernel_modules = KernelModules(
             self.constants, lambda address, size: self.memory.read(address, size)
         )
+        freeing = FreeingHooks(
+            relay, lambda names: self.constants.symbols(elf, names), self._kernel_modules
+        )
         self.instruments = Instruments(
-            debugger,
-            run_control,
-            relay,
-            self.locations,
-            self.source,
-            FreeingHooks(
-                relay, lambda names: self.constants.symbols(elf, names), self._kernel_modules
-            ),
+            debugger, run_control, relay, self.locations, self.source, freeing
         )
         run_control.connected(reason)
         if debugger.door == "qemu":
@@ -185,6 +181,7 @@ class Attachment:
             kernel=self._kernel_modules,
             registry=registry,
             symbols=self._module_symbols,
+            freeing=freeing,
             register=relay.register,
             enabled="MODULES" in kernel.config,
         )

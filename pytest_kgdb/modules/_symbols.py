@@ -176,15 +176,18 @@ class ModuleSymbols:
         module = self._registry.loaded.pop(name, None)
         if module is not None:
             self._registry.unloaded.append(module)
-            self._table.end_watchpoints(module.holds, f"module {name}")
-            with self._removed(module, freed=module.holds):
+            self._table.end_watchpoints(module.holds, module.freed.why)
+            with self._removed(module, module.holds, module.freed.why):
                 pass
 
     @contextlib.contextmanager
-    def _removed(self, module: LoadedModule, freed: Callable[[int], bool]) -> Iterator[None]:
+    def _removed(
+        self, module: LoadedModule, freed: Callable[[int], bool], why: str
+    ) -> Iterator[None]:
         """Remove symbols from gdb, with the breakpoints at them disabled until the end.
 
         :param freed: whether an address is in memory of the module's that it has no more.
+        :param why: what is gone.
         """
         waiting = [
             row.number
@@ -200,12 +203,12 @@ class ModuleSymbols:
             # gdb knows the file by its real path, with a cache behind a symbolic link, too.
             file = self._readable(module.file).resolve()
             self._debugger.console(f'remove-symbol-file "{file}"')
-            self._table.end_breakpoints(freed, f"module {module.name}")
+            self._table.end_breakpoints(freed, why)
             yield
 
     def _relocate_init(self, module: LoadedModule) -> None:
         """Move the symbols of a freed init to unused addresses: another module has its memory."""
-        with self._removed(module, freed=partial(module.holds, init=True)):
+        with self._removed(module, partial(module.holds, init=True), module.freed_init.why):
             for name in module.sections:
                 if name.startswith(".init"):
                     module.sections[name] = self._unused
@@ -223,7 +226,7 @@ class ModuleSymbols:
         """
         module.init_freed = True
         init = partial(module.holds, init=True)
-        self._table.end_watchpoints(init, f"the init of module {module.name}")
+        self._table.end_watchpoints(init, module.freed_init.why)
         for row in self._table.refresh():
             for location in row.locations:
                 number = location.number

@@ -15,7 +15,7 @@ from ..debugger import (
     StopSubscriber,
 )
 from ..errors import KgdbError
-from ..trace import Instruments
+from ..trace import FreedMemory, FreeingHooks, Instruments
 from ._kernel_list import KernelModules
 from ._registry import LoadedModule, ModuleRegistry
 from ._symbols import ModuleSymbols
@@ -36,6 +36,7 @@ _FIRST_ARGUMENT: Final = "di"
 class ModuleTracker(StopSubscriber):
     """Keeps gdb's symbols, breakpoints and instruments right while modules come and go.
 
+    :param freeing: knows the kernel's init memory.
     :param register: returns a register of the task that stopped.
     :param enabled: whether the kernel has modules at all (CONFIG_MODULES).
     """
@@ -49,6 +50,7 @@ class ModuleTracker(StopSubscriber):
         kernel: KernelModules,
         registry: ModuleRegistry,
         symbols: ModuleSymbols,
+        freeing: FreeingHooks,
         register: Callable[[str], int],
         enabled: bool,
     ) -> None:
@@ -57,13 +59,14 @@ class ModuleTracker(StopSubscriber):
         self._kernel = kernel
         self._registry = registry
         self._symbols = symbols
+        self._freeing = freeing
         self._register = register
         self._enabled = enabled
         self._awaited: str | None = None
         run_control.subscribe(self)
         table.on_insert(self._on_breakpoint)
         instruments.on_insert(self.guard)
-        symbols.on_freed(instruments.forget)
+        symbols.on_freed(self._forget)
 
     # Breakpoints and instruments
 
@@ -77,13 +80,20 @@ class ModuleTracker(StopSubscriber):
         self._table.insert_internal(_COMING, self._on_coming)
 
     def guard(self) -> None:
-        """Watch for the end of memory in which a breakpoint or a hook is."""
+        """Watch for the end of memory in which a breakpoint or a hook is, or that one reads."""
         modules = self._registry.loaded
+        reads = [address for row in self._table.rows() for address in row.reads]
+        if any(map(self._freeing.init.holds, reads)):
+            self._table.insert_internal(f"{self._freeing.init_function:#x}", self._on_init_freed)
         if not modules:
             return
         addresses = self._table.addresses()
         for module in modules.values():
-            if any(map(module.holds, addresses)) or self._instruments.within(module.holds):
+            if (
+                any(map(module.holds, addresses))
+                or any(map(module.freed.owns, reads))
+                or self._instruments.within(module.holds)
+            ):
                 # A kernel that has neither function, inlined or renamed, goes unguarded: most
                 # breakpoints are deleted before their module is.
                 with contextlib.suppress(GdbError):
@@ -129,14 +139,22 @@ class ModuleTracker(StopSubscriber):
     def _on_init_ended(self) -> bool:
         if (module := self._at(self._argument())) is not None:
             self._symbols.init_ended(module)
-            self._instruments.forget(module.freed_init)
+            self._forget(module.freed_init)
         return False
 
     def _on_going(self) -> bool:
         if (module := self._at(self._argument())) is not None:
-            self._instruments.forget(module.freed)
+            self._forget(module.freed)
             self._symbols.remove(module.name)
         return False
+
+    def _on_init_freed(self) -> bool:
+        self._forget(self._freeing.init)
+        return False
+
+    def _forget(self, memory: FreedMemory) -> None:
+        self._instruments.forget(memory)
+        self._table.forget_memory(memory.owns, memory.why)
 
     def _at(self, address: int) -> LoadedModule | None:
         modules = self._registry.loaded.values()

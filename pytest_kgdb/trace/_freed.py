@@ -61,6 +61,10 @@ class FreedMemory:
         """Whether an address is in it."""
         return any(start <= address < end for start, end in self.ranges)
 
+    def owns(self, address: int) -> bool:
+        """Whether it is the address of something in it, a per-CPU variable included."""
+        return self.holds(address) or any(start <= address < end for start, end in self.per_cpu)
+
     def is_read_by(self, constants: Collection[int], offsets: int) -> bool:
         """Whether code that contains some numbers reads it, or has an address in it.
 
@@ -153,6 +157,16 @@ class FreeingHooks:
 
     # Which memory that is
 
+    @property
+    def init(self) -> FreedMemory:
+        """The kernel's init memory."""
+        return FreedMemory("the kernel has freed its init memory", self._init)
+
+    @property
+    def init_function(self) -> int:
+        """The address of the function that frees it; 0 if that is not known."""
+        return self._address(_INIT)
+
     @cached_property
     def _symbols(self) -> Mapping[str, int]:
         return self._symbols_of(_SYMBOLS)
@@ -200,7 +214,7 @@ class FreeingHooks:
     def _add(self, init: bool) -> bool:
         if init not in self._seen:
             if init:
-                self._seen[init] = self._insert(self._address(_INIT), self._on_init)
+                self._seen[init] = self._insert(self.init_function, self._on_init)
             else:
                 hooks = [self._insert(one, self._on_module) for one in self._module_functions]
                 self._seen[init] = bool(hooks) and all(hooks)
@@ -215,7 +229,7 @@ class FreeingHooks:
     # In the relay's thread
 
     def _on_init(self, _event: Event) -> Action:
-        self._report(FreedMemory("the kernel has freed its init memory", self._init))
+        self._report(self.init)
         return CONTINUE
 
     def _on_module(self, event: Event) -> Action:

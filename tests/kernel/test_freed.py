@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_kgdb.errors import GuestCommandError, KgdbError
+from pytest_kgdb.errors import GuestCommandError, KgdbError, TimeoutError
 from pytest_kgdb.handle import attachment_of
 
 FREED = Path(__file__).parent / "modules" / "freed"
@@ -185,3 +185,56 @@ def test_init_data_that_goes(kgdb):
         for call in opens.calls[before:]:
             with pytest.raises(KgdbError, match="is gone: the kernel has freed its init memory"):
                 call["boot_command_line"]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_condition_on_a_module_that_goes(kgdb, seen):
+    first = kgdb.modules.load(FIRST)
+    condition = "first_number == 4711 && first_number != 0"
+    kgdb.breakpoint("hrtimer_nanosleep", condition=condition)
+    kgdb.type("sleep 0")
+    assert kgdb.cont().breakpoint.condition == condition
+    if seen:
+        first.unload()
+        kgdb.type("sleep 0")
+    else:
+        kgdb.type("rmmod first; sleep 0")
+    stop = kgdb.cont()
+    assert stop.breakpoint.condition == condition
+    assert f"the condition '{condition}': module first is not loaded any more" in stop.message
+    stop.breakpoint.condition = "nr_cpu_ids == 1"
+    kgdb.type("sleep 0")
+    stop = kgdb.cont()
+    assert (stop.message, stop.breakpoint.hits) == (None, 3)
+
+
+def test_a_condition_on_a_module_that_a_restore_has_not(kgdb):
+    kgdb.snapshot("before")
+    kgdb.modules.load(FIRST)
+    kgdb.breakpoint("hrtimer_nanosleep", condition="first_number == 4711")
+    watched = kgdb.watchpoint("first_number")
+    kgdb.restore("before")
+    assert "deleted: module first is not loaded any more" in repr(watched)
+    kgdb.type("sleep 0")
+    assert "module first is not loaded any more" in kgdb.cont().message
+
+
+def test_a_watchpoint_on_a_module_that_goes(kgdb):
+    first = kgdb.modules.load(FIRST)
+    watched = kgdb.watchpoint("first_number")
+    assert kgdb.evaluate("first_number") == 4711
+    kgdb.type(CALL.format("first"))
+    assert kgdb.cont().breakpoint is watched
+    first.unload()
+    assert repr(watched).endswith("deleted: module first is not loaded any more>")
+    second_is_whole(kgdb)
+    with pytest.raises(TimeoutError, match=r"first_number is deleted: module first is not loaded"):
+        kgdb.cont(timeout=0.1)
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_breakpoints_on_init_data_that_goes(kgdb):
+    watched = kgdb.watchpoint("*(long *)boot_command_line")
+    kgdb.breakpoint("run_init_process", condition="boot_command_line[0] == 99")
+    assert "could not evaluate" in kgdb.cont().message
+    assert repr(watched).endswith("deleted: the kernel has freed its init memory>")

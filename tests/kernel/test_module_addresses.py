@@ -35,7 +35,7 @@ def test_a_watchpoint(kgdb, hop, way):
     kgdb.run("rmmod hop")
     assert "watchpoint" not in breakpoints(kgdb)
     kgdb.modules.load(CLONES)
-    with pytest.raises(TimeoutError, match=r"watchpoint \d+ at .*hops ended with module hop"):
+    with pytest.raises(TimeoutError, match=r"watchpoint \d+ at .*hops is deleted: module hop is"):
         kgdb.cont(timeout=0.2)
     kgdb.interrupt()
     if way != "prompt":

@@ -771,3 +771,54 @@ def test_no_module_of_the_package_writes_breakpoints_but_the_table() -> None:
         if re.search(r"-break-(?!list)\w+", path.read_text())
     }
     assert writers == {"_breakpoint_table.py"}
+
+
+# Memory that the kernel frees
+
+
+def gone(parts: Parts, *addresses: int) -> None:
+    parts.table.forget_memory(lambda address: address in addresses, "module demo is gone")
+
+
+def test_a_condition_on_memory_that_is_gone(parts: Parts, gdb: FakeGdb) -> None:
+    gdb.agent["condition"] = lambda text, location: {"condition": text, "addresses": [0x1234]}
+    opened = parts.table.insert(OPEN, condition="demo == 3")
+    gone(parts, 0x5678)
+    assert gdb.rows[opened.number].condition == "demo == 3"
+    gone(parts, 0x1234)
+    assert gdb.rows[opened.number].condition == '$_gone("module demo is gone")'
+    assert opened.condition == "demo == 3"
+    parts.table.refresh()
+    assert opened.condition == "demo == 3", "as the test has it"
+    gone(parts, 0x1234)
+    assert len(gdb.sent("-break-condition")) == 1
+    opened.condition = "demo == 4"
+    assert gdb.rows[opened.number].condition == "demo == 4"
+
+
+def test_a_breakpoint_that_is_gone_itself_waits(parts: Parts, gdb: FakeGdb) -> None:
+    gdb.agent["condition"] = lambda text, location: {"condition": text, "addresses": [0x1234]}
+    opened = parts.table.insert(OPEN, condition="demo == 3")
+    assert opened.address is not None
+    gone(parts, 0x1234, opened.address)
+    assert gdb.rows[opened.number].condition == "demo == 3"
+
+
+def test_a_watchpoint_on_memory_that_is_gone(parts: Parts, gdb: FakeGdb) -> None:
+    inserted: list[bool] = []
+    parts.table.on_insert(inserted.append)
+    gdb.numbers = {"(unsigned long)&(panic_timeout)": 0x1234, "sizeof(panic_timeout)": 4}
+    watched = parts.table.watch("panic_timeout", "write")
+    assert inserted == [False]
+    (address,) = row_of(parts, watched).reads
+    gone(parts, address)
+    assert gdb.rows == {}
+    assert repr(watched) == "<Watchpoint 1 at panic_timeout: deleted: module demo is gone>"
+    words = parts.table.awaited()
+    assert words == (
+        ", having no breakpoint to stop at; "
+        "watchpoint 1 at panic_timeout is deleted: module demo is gone"
+    )
+    watched.delete()
+    parts.table.clear()
+    assert parts.table.awaited() == ", having no breakpoint to stop at"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from fake_gdb import Parts
-from fake_hooks import HookedRelay, compiled, freeing
+from fake_hooks import INIT as INIT_DATA
+from fake_hooks import SYMBOLS, HookedRelay, compiled, freeing
 from fake_module import COMING, LIVE, KernelList, ModuleGdb, registry, write_module
 
 from pytest_kgdb.debugger import Restored, StopRecord
@@ -46,7 +47,7 @@ class World:
             self.relay,
             parts.locations,
             SimpleNamespace(),  # the source
-            freeing(self.relay),
+            memory := freeing(self.relay),
         )
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)
@@ -57,6 +58,7 @@ class World:
             kernel=kernel,
             registry=self.registry,
             symbols=self.symbols,
+            freeing=memory,
             register=lambda name: self.registers[name],
             enabled=enabled,
         )
@@ -283,9 +285,10 @@ def test_what_is_at_an_address_ends_too(world: World) -> None:
     ones = (point, watched, elsewhere, other)
     assert [one.enabled for one in ones] == [False, False, True, True]
     assert [one.number in world.gdb.rows for one in ones] == [False, False, True, True]
+    why = "is deleted: module demo is not loaded any more"
     assert world.parts.table.awaited().endswith(
-        f"; watchpoint {watched.number} at total ended with module demo"
-        f"; breakpoint {point.number} at {point.location} ended with module demo"
+        f"; watchpoint {watched.number} at total {why}"
+        f"; breakpoint {point.number} at {point.location} {why}"
     )
     world.parts.table.clear()
     assert world.parts.table.awaited() == ", having no breakpoint to stop at"
@@ -414,3 +417,48 @@ def test_a_tests_own_restore_follows_the_kernel(world: World) -> None:
         assert world.tracker.arrived, "nothing is waited for any more"
     assert not world.registry.loaded["demo"].init_freed
     assert world.registry.is_known("demo")
+
+
+# What is read of a module
+
+
+def test_what_a_condition_reads_has_its_end_watched(world: World) -> None:
+    world.known()
+    module = world.load(state=LIVE)
+    world.symbols.sync(None)
+    addresses = {"demo_total == 3": TEXT + 0x80, "jiffies == 3": 1}
+    world.gdb.agent["condition"] = lambda text, location: {
+        "condition": text,
+        "addresses": [addresses[text]],
+    }
+    opened = world.parts.table.insert("do_sys_openat2", condition="jiffies == 3")
+    assert world.internal == set()
+    opened.condition = "demo_total == 3"
+    assert world.internal == {"*free_module"}
+
+    def goes() -> None:
+        world.gdb.on_resume = lambda: world.gdb.hit(opened.number)
+        world.at("free_module", module)
+        world.kernel.unload("demo")
+
+    world.parts.stop_by(goes)
+    condition = world.gdb.rows[opened.number].condition
+    assert condition == '$_gone("module demo is not loaded any more")'
+
+
+def test_what_a_condition_reads_of_init_data_has_its_end_watched(world: World) -> None:
+    world.gdb.symbols["0xffffffff8158f700"] = SYMBOLS["free_initmem"]
+    world.gdb.agent["condition"] = lambda text, location: {
+        "condition": text,
+        "addresses": [INIT_DATA],
+    }
+    opened = world.parts.table.insert("do_sys_openat2", condition="boot_command_line[0] == 0")
+    assert world.internal == {"*0xffffffff8158f700"}
+
+    def goes() -> None:
+        world.gdb.on_resume = lambda: world.gdb.hit(opened.number)
+        world.at("0xffffffff8158f700", 0)
+
+    world.parts.stop_by(goes)
+    condition = world.gdb.rows[opened.number].condition
+    assert condition == '$_gone("the kernel has freed its init memory")'
