@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import gdb_assign
 import gdb_equality
 import gdb_functions
+import gdb_shapes
 import gdb_watches
 from gdb_bit_fields import COMPUTED, as_number, field_of, source_of
 from gdb_conditions import (
@@ -411,6 +412,14 @@ def op_symbol(name):
 def op_difference(id, other):
     """The way to where two values differ first; None where they are the same."""
     return {"path": gdb_equality.difference(values[id], values[other])}
+
+
+def op_shape(id):
+    return gdb_shapes.shape_of(values[id].type)
+
+
+def op_type_files(id, expression):
+    return {"files": gdb_shapes.type_files(values[id].type, expression)}
 
 
 def op_numbers(expressions):

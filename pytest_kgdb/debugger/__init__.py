@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._locations import Locations, NoSuchLocation
     from ._mi import Gdb, GdbError, MiTransport, Record, c_string
     from ._numbers import number_of
-    from ._objects import expression_of, object_of, per_cpu
+    from ._objects import check_type, expression_of, object_of, per_cpu
     from ._process import (
         GdbProcess,
         agent_paths,
@@ -79,6 +79,7 @@ __all__ = [
     "Watchpoint",
     "agent_paths",
     "c_string",
+    "check_type",
     "cpu_expression",
     "define_current",
     "difference",
@@ -131,6 +132,7 @@ _MODULE_OF: Final = {
     "Record": "_mi",
     "c_string": "_mi",
     "number_of": "_numbers",
+    "check_type": "_objects",
     "expression_of": "_objects",
     "object_of": "_objects",
     "per_cpu": "_objects",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._debugger import Debugger
+from ._shapes import core_of, digest, shape_of, type_files
 from ._values import Value, width_of
 
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["expression_of", "object_of", "per_cpu"]
+__all__ = ["check_type", "expression_of", "object_of", "per_cpu"]
 
 
 def object_of(program: drgn.Program, value: Value) -> drgn.Object:
@@ -23,7 +25,7 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
     import drgn
 
     try:
-        kind = _type_of(program, value.type)
+        kind = _same_type(program, value)
     except (LookupError, SyntaxError) as error:
         raise KgdbError(
             f"drgn has no type '{value.type}': {error}",
@@ -41,14 +43,54 @@ def object_of(program: drgn.Program, value: Value) -> drgn.Object:
         ) from error
 
 
-def _type_of(program: drgn.Program, name: str) -> drgn.Type:
+def _same_type(program: drgn.Program, value: Value) -> drgn.Type:
+    """Return drgn's type of a value: several files may have one of the name.
+
+    :raises KgdbError: drgn does not find the same one.
+    """
+    from drgn import sizeof
+
+    kind, its = _type_of(program, value.type), shape_of(value)
+    if its.digest is None or its.digest == digest(kind):
+        return kind
+    for file in type_files(value):
+        parts = Path(file).parts
+        for first in range(len(parts)):  # drgn may know it by the end of its path alone
+            name = str(Path(*parts[first:]))
+            with contextlib.suppress(LookupError, SyntaxError):
+                other = _type_of(program, value.type, name)
+                if digest(other) == its.digest:
+                    return other
+    core = core_of(kind)
+    raise KgdbError(
+        f"drgn has another '{core.type_name()}' ({sizeof(core)} bytes) than gdb has here "
+        f"({its.size} bytes), of another file",
+        hint="say which: drgn.Object(kgdb.program, kgdb.program.type('struct NAME', 'FILE.c'), "
+        "address=value.address)",
+    )
+
+
+def check_type(value: Value, obj: drgn.Object) -> None:
+    """Check that gdb has given an object of drgn's its own type.
+
+    :raises KgdbError: it is one of the same name, of another file.
+    """
+    its = shape_of(value)
+    if its.digest is not None and digest(obj.type_) not in (its.digest, None):
+        raise KgdbError(
+            f"gdb has another '{obj.type_.type_name()}' than drgn has, of another file",
+            hint="evaluate() it by the name of a variable, or read it with drgn",
+        )
+
+
+def _type_of(program: drgn.Program, name: str, file: str | None = None) -> drgn.Type:
     """Return drgn's type of a name of gdb's, which in assembler leaves out `struct`."""
     try:
-        return program.type(name)
+        return program.type(name, file)
     except LookupError:
         for keyword in ("struct", "union", "enum"):
             with contextlib.suppress(LookupError):
-                return program.type(f"{keyword} {name}")
+                return program.type(f"{keyword} {name}", file)
         raise
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "difference",
     "real_of",
     "record_summary",
+    "request_of",
     "summary_of",
     "width_of",
 ]
@@ -335,6 +336,14 @@ def width_of(value: Value) -> int | None:
     """Return how many bits a bit-field has; None for any other value."""
     width = value._check().get("bits")
     return None if width is None else int(width)
+
+
+def request_of(value: Value, operation: str, **arguments: Any) -> dict[str, Any]:
+    """Make the agent inside gdb do something with a value, and return its answer.
+
+    :raises KgdbError: it cannot.
+    """
+    return value._debugger.request(operation, id=value._check()["id"], **arguments)
 
 
 def real_of(value: Value) -> int | float:

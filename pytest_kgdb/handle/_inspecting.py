@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..actions import recorded
-from ..debugger import Task, Value, evaluate, expression_of, object_of, per_cpu
+from ..debugger import Task, Value, check_type, evaluate, expression_of, object_of, per_cpu
 from ..errors import StaleError
 from ._base import Base
 
@@ -45,12 +45,15 @@ class Inspecting(Base):
         self._run_control.require_stopped("evaluate()")
         text = expression if isinstance(expression, str) else expression_of(expression)
         self._slot.require().note_expression(text)
-        return evaluate(self._debugger, text)
+        value = evaluate(self._debugger, text)
+        if not isinstance(expression, str):
+            check_type(value, expression)
+        return value
 
     def drgn_object(self, value: Value) -> drgn.Object:
         """Return drgn's object for a value of gdb's.
 
-        :raises KgdbError: it is nowhere in memory and no number.
+        :raises KgdbError: it is nowhere in memory and no number, or drgn does not find its type.
         """
         __tracebackhide__ = True
         return object_of(self.program, value)

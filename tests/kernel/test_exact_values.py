@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import drgn
 import pytest
 
 from pytest_kgdb.debugger import difference
@@ -177,6 +178,52 @@ def test_a_bit_field_of_drgns(exact: Any) -> None:
     assert exact.evaluate(flags.level) == 5
     assert exact.evaluate(flags.tilt) == -3
     assert exact.evaluate(flags.whole).address == flags.whole.address_
+
+
+def test_a_type_of_drgns_is_the_same(exact: Any) -> None:
+    """Other files have types of these names."""
+    for expression, size in (
+        ("other_points[1]", 2),
+        ("*other_pointer", 2),
+        ("other_points", 4),
+        ("other_twin", 16),
+        ("twin", 16),
+        ("other_pair", 32),
+        ("pair", 32),
+    ):
+        value = exact.evaluate(expression)
+        one = exact.drgn_object(value)
+        assert (drgn.sizeof(one), one.address_) == (size, value.address), expression
+    assert exact.drgn_object(exact.evaluate("other_points"))[1].y.value_() == 9
+    assert exact.drgn_object(exact.evaluate("other_pointer")).y.value_() == 5
+    assert exact.drgn_object(exact.evaluate("other_points")[1]["y"]).value_() == 9
+    twins = [exact.drgn_object(exact.evaluate(name)) for name in ("twin", "other_twin")]
+    assert [(one.first.value_(), one.second.value_()) for one in twins] == [(1, -2), (-1, 2)]
+    pairs = [exact.drgn_object(exact.evaluate(name)) for name in ("pair", "other_pair")]
+    assert [one.two.first.type_.type_name() for one in pairs] == ["u64", "s64"]
+    for expression in ("init_task", "current", "per_cpu(runqueues, 0)", "init_pid_ns", "deep_a"):
+        exact.drgn_object(exact.evaluate(expression))
+
+
+def test_a_type_of_gdbs_is_the_same(exact: Any) -> None:
+    points = exact.drgn_object(exact.evaluate("other_points"))
+    twins = [exact.drgn_object(exact.evaluate(name)) for name in ("twin", "other_twin")]
+    rights = 0
+    refusals = []
+    for one in (points[0], points[0].address_of_(), *twins):
+        try:
+            value = exact.evaluate(one)
+        except KgdbError as error:
+            refusals.append(str(error))
+            continue
+        rights += 1
+        if not value.is_pointer:
+            first = one.type_.members[0].name
+            assert value[first] == one.member_(first).value_()
+    assert rights + len(refusals) == 4
+    assert rights >= 1
+    assert all("gdb has another 'struct" in refusal for refusal in refusals)
+    assert exact.evaluate(exact.program["init_task"])["comm"] == "swapper/0"
 
 
 def test_addresses_that_are_known(exact: Any) -> None:
