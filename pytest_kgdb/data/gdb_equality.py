@@ -106,7 +106,7 @@ def place_of(field):
 
 def is_flexible(field, kind):
     """Whether a member is an array of no length behind the others: it has as many as it has."""
-    return has_no_length(plain(field.type)) and field.bitpos >= 8 * kind.sizeof
+    return has_no_length(plain(field.type)) and data_fields(kind)[-1].name == field.name
 
 
 def has_no_length(kind):

@@ -41,7 +41,7 @@ def shape(kind):
         members = [
             [field.name or "", field.bitpos, field.bitsize, shape(field.type)] for field in fields
         ]
-        return ["compound", kind.sizeof, members]
+        return ["compound", 0 if is_open(members) else kind.sizeof, members]
     if kind.code == gdb.TYPE_CODE_ARRAY:
         return ["array", kind.sizeof, shape(kind.target())]
     if kind.code == gdb.TYPE_CODE_PTR:
@@ -53,6 +53,11 @@ def shape(kind):
         signed = kind.code != gdb.TYPE_CODE_FLT and is_signed(kind)
         return [KINDS[kind.code], kind.sizeof, signed]
     return ["other"]
+
+
+def is_open(members):
+    """Whether there is a flexible array, of a structure of which gdb leaves out what pads it."""
+    return any(its[0] in ("array", "compound") and its[1] == 0 for *_, its in members)
 
 
 def digest(kind):

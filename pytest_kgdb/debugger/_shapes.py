@@ -65,7 +65,9 @@ def _shape(kind: drgn.Type) -> list[Any]:
             [one.name or "", one.bit_offset, one.bit_field_size or 0, _shape(one.type)]
             for one in kind.members or ()
         ]
-        return ["compound", kind.size or 0, members]
+        # gdb leaves out what pads a structure behind a flexible array.
+        is_open = any(its[0] in ("array", "compound") and its[1] == 0 for *_, its in members)
+        return ["compound", 0 if is_open else kind.size or 0, members]
     if kind.kind == TypeKind.ARRAY:
         return ["array", _size(kind), _shape(kind.type)]
     if kind.kind == TypeKind.POINTER:
