@@ -13,11 +13,14 @@ KtapStatus = Literal["passed", "failed", "skipped", "incomplete"]
 
 # Linux 6.1 and older write a hyphen before the name.
 _RESULT: Final = re.compile(
-    r"^(?P<indent> *)(?P<bad>not )?ok (?P<number>\d+)(?: -)? ?(?P<name>[^#]*?)"
+    r"^(?P<indent> *)(?P<bad>not )?ok (?P<number>\d+)(?: -)? ?(?P<name>.*?)"
     r"(?:\s*# (?P<directive>SKIP|TODO|XFAIL|TIMEOUT|ERROR)\b:?\s*(?P<reason>.*))?$"
 )
 _PLAN: Final = re.compile(r"^(?P<indent> *)1\.\.(?P<count>\d+)$")
 _SUBTEST: Final = re.compile(r"^(?P<indent> *)# Subtest: (?P<name>.+)$")
+# lib/kunit/test.c, kunit_run_tests: of a suite whose suite_init failed there is this line, and its
+# result.
+_NOT_BEGUN: Final = re.compile(r"^ *# (?P<name>\S.*?): *# failed to initialize \(-?\d+\)$")
 _NOISE: Final = re.compile(
     r"^ *(?:K?TAP version \d+|# module: .*|# [\w-]+: pass:\d+ fail:\d+ .*|# Totals: .*)$"
     r"|^sysrq: DEBUG$"  # drivers/tty/sysrq.c: the kernel was interrupted by a break
@@ -66,8 +69,10 @@ class _Level:
 def parse_ktap(lines: Iterable[str]) -> list[KtapSuite]:
     """Return the suites whose results are in a log, in their order.
 
-    Lines outside of a suite are ignored. A suite whose result is missing is `incomplete`.
+    Lines outside of a suite are ignored. A suite whose result is missing is `incomplete`; one that
+    could not be initialised is `failed`, and has no cases.
     """
+    not_begun: dict[str, str] = {}
     levels: dict[int, _Level] = {}
     suites: list[KtapSuite] = []
     name: str | None = None  # of the current suite
@@ -79,15 +84,22 @@ def parse_ktap(lines: Iterable[str]) -> list[KtapSuite]:
                 suites.append(_incomplete(name, levels, text))
             name, text, output, levels = match["name"], [line], [], {1: _Level()}
             continue
+        result = _RESULT.match(line)
+        if match := _NOT_BEGUN.match(line):
+            not_begun[match["name"]] = line
+        elif result is not None and _depth(line) == 0 and _of(result) in not_begun:
+            words = f"{not_begun.pop(_of(result))}\n{line}"
+            suites.append(KtapSuite(_of(result), "failed", (), words))
+            continue
         if name is None:
             continue
         text.append(line)
         if match := _PLAN.match(line):
             levels.setdefault(_depth(line), _Level()).planned = int(match["count"])
-        elif match := _RESULT.match(line):
+        elif result is not None and (_depth(line) or _of(result) == name):
             depth = _depth(line)
             below = levels.pop(depth + 1, _Level())
-            case = _case(match, below, [words for at, words in output if at >= depth])
+            case = _case(result, below, [words for at, words in output if at >= depth])
             output = [(at, words) for at, words in output if at < depth]
             if depth == 0:
                 suites.append(
@@ -107,12 +119,17 @@ def _depth(line: str) -> int:
     return (len(line) - len(line.lstrip(" "))) // _INDENT
 
 
+def _of(result: re.Match[str]) -> str:
+    """Return the name of what a result is of."""
+    return result["name"].strip()
+
+
 def _case(match: re.Match[str], below: _Level, output: list[str]) -> KtapCase:
     status: KtapStatus = "failed" if match["bad"] else "passed"
     if match["directive"] == "SKIP":
         status = "skipped"
     return KtapCase(
-        match["name"].strip(),
+        _of(match),
         status,
         (match["reason"] or "").strip(),
         "\n".join(line.strip() for line in output),

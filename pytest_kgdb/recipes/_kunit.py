@@ -53,13 +53,15 @@ class KunitSuite(KtapSuite):
         """Show each case as a subtest of the present test.
 
         :param subtests: pytest's fixture (pytest 9; before that, the plugin pytest-subtests).
-        :raises AssertionError: the suite did not come to its end.
+        :raises AssertionError: the suite did not come to its end, or failed where no case did.
         """
         for case in self.cases:
             with subtests.test(msg=clean(f"{self.name}.{case.name}")):
                 case.check()
         if self.status == "incomplete":
             raise AssertionError(f"the suite {self.name} did not come to its end\n{self.text}")
+        if self.status == "failed" and not self.failed:
+            raise AssertionError(f"the suite {self.name} failed\n{self.text}")
 
 
 def _case(case: KtapCase) -> KunitCase:

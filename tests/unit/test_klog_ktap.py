@@ -84,5 +84,49 @@ def test_incomplete() -> None:
     assert suite.status == "incomplete", "a planned case is missing"
 
 
+# Linux 6.1: its suite_init returned an error; a suite behind it ran.
+NOT_BEGUN = """\
+    # first:     # failed to initialize (-19)
+not ok 1 first
+    KTAP version 1
+    # Subtest: second
+    1..1
+    ok 1 case
+ok 2 second
+not ok 1 first
+"""
+
+
+def test_a_suite_that_could_not_be_initialised() -> None:
+    first, second = parse_ktap(NOT_BEGUN.splitlines())
+    assert (first.name, first.status, first.cases) == ("first", "failed", ())
+    assert first.text == "    # first:     # failed to initialize (-19)\nnot ok 1 first"
+    assert (second.name, second.status, len(second.cases)) == ("second", "passed", 1)
+    # Behind one that did not come to its end.
+    lines = [*NEW.splitlines()[:-3], *NOT_BEGUN.splitlines()]
+    assert [(suite.name, suite.status) for suite in parse_ktap(lines)] == [
+        ("first", "failed"),
+        ("example", "incomplete"),
+        ("second", "passed"),
+    ]
+
+
+def test_names_with_a_hash() -> None:
+    text = NEW.replace("value 3", "value # 3").replace("value 1", "value # 1 # XFAIL not yet")
+    (suite,) = parse_ktap(text.splitlines())
+    assert [(case.name, case.status, case.reason) for case in suite.cases[0].cases] == [
+        ("example value # 3", "passed", ""),
+        ("example value 2", "skipped", "unsupported param value"),
+        ("example value # 1", "failed", "not yet"),
+    ]
+
+
+def test_what_a_case_prints_is_no_result_of_the_suite() -> None:
+    lines = NEW.replace("random: crng init done", "not ok 1 - other").splitlines()
+    (suite,) = parse_ktap(lines)
+    assert (suite.status, len(suite.cases)) == ("failed", 2)
+    assert suite.cases[1].output == "not ok 1 - other"
+
+
 def test_nothing() -> None:
     assert parse_ktap(["ok 1 - something", "    ok 2 x"]) == []

@@ -168,6 +168,14 @@ def test_a_suite_that_came_to_no_end() -> None:
         suite.report(Subtests())
 
 
+def test_a_suite_that_failed_though_no_case_did() -> None:
+    (suite,) = parse_suites(["# demo: # failed to initialize (-19)", "not ok 1 demo"])
+    subtests = Subtests()
+    with pytest.raises(AssertionError, match=r"suite demo failed\n# demo: .*initialize \(-19\)"):
+        suite.report(subtests)
+    assert subtests.outcomes == {}
+
+
 def test_a_case_that_was_skipped_has_run() -> None:
     with pytest.raises(pytest.skip.Exception) as skipped:
         KunitCase("divides", "skipped").check()
