@@ -186,6 +186,7 @@ class Runner:
                     record.get("observed", {}),
                     record.get("boot", ""),
                     record["repeated"],
+                    record.get("subtests", {}),
                 )
             )
         return runs

@@ -14,7 +14,7 @@ from ..errors import BuildError, ConfigError
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import PytestDied, Runner
-from ._verdicts import Run, reason_of, too_few
+from ._verdicts import Run, reason_of, skipped_at_times, too_few
 
 __all__ = ["Builder", "Commit", "CommitTester", "State", "judge_commit"]
 
@@ -77,6 +77,9 @@ def judge_commit(
             return Commit("", State.SKIP, f"{test}: {missing}")
         if statuses == {"SKIP"}:
             skipped[test] = f"{test} was skipped: {its[0].message}"
+        elif name := skipped_at_times(its):
+            why = f"{test}: its subtest {name} was skipped in some of its runs"
+            return Commit("", State.SKIP, why)
         elif len(statuses) > 1:
             failures_of_it = sum(run.status == "FAIL" for run in its)
             reason = f"{test} is flaky: it failed in {failures_of_it} of {len(its)}"

@@ -23,6 +23,7 @@ __all__ = [
     "judge",
     "reason_of",
     "repeats_for",
+    "skipped_at_times",
     "summary",
     "too_few",
 ]
@@ -89,6 +90,8 @@ class Run:
     """Of a kernel that did not boot: `panicked`, `late`, or `hung` if it is late every time."""
     repeated: bool = True
     """Whether pytest runs the test as often as it is asked to; see :func:`too_few`."""
+    subtests: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The status of each of its subtests, by name."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def _judge(
         return Verdict.NOT_TESTED, f"skipped: {runs[0].message}"
     if any(run.status == "SKIP" for run in runs):
         return Verdict.CANNOT_TELL, "it was skipped in some of its runs"
+    if name := skipped_at_times(runs):
+        return Verdict.CANNOT_TELL, f"its subtest {name} was skipped in some of its runs"
     if not all(run.kernel for run in runs):
         if bool(failed[0]) != bool(failed[1]):
             failure = next(run.message for run in runs if run.status == "FAIL")
@@ -195,6 +200,18 @@ def too_few(runs: Sequence[Run], asked: int) -> str:
         else "only functions that name kgdb or kgdb_session as an argument are repeated"
     )
     return f"it has {len(runs)} of {asked} runs ({why})"
+
+
+def skipped_at_times(runs: Iterable[Run]) -> str:
+    """Return a subtest that was skipped in some of a test's runs, and not in others; "" if none.
+
+    One that has failed on one kernel, and does not apply to the other, proves nothing.
+    """
+    statuses: dict[str, set[str]] = {}
+    for run in runs:
+        for name, status in run.subtests.items():
+            statuses.setdefault(name, set()).add(status)
+    return next((name for name, its in statuses.items() if "SKIP" in its and len(its) > 1), "")
 
 
 def _varies(runs: Iterable[Run]) -> bool:

@@ -21,6 +21,7 @@ from ._status import MISS, PASS, SKIP, decisive
 
 __all__ = ["HtmlReport"]
 
+_OUTCOMES: Final = {PASS: "passed", SKIP: "skipped"}
 _SHORT: Final = 0.001  # seconds: a time line is at least so long
 
 
@@ -94,6 +95,9 @@ class HtmlReport:
 
 def _shown(nodeid: str, reports: Sequence[pytest.TestReport]) -> dict[str, Any]:
     status, report = decisive(reports)
+    # A test that passes, and must fail.
+    strict = next((one for one in reports if status == PASS and one.failed), None)
+    report = strict or report
     lost = status == MISS or any(getattr(one, "kgdb_lost", False) for one in reports)
     stories = (getattr(one, "kgdb_story", None) for one in reports)
     story: Story | None = next(filter(None, stories), None)
@@ -101,7 +105,7 @@ def _shown(nodeid: str, reports: Sequence[pytest.TestReport]) -> dict[str, Any]:
     return {
         "name": clean(nodeid),
         "status": status,
-        "outcome": "error" if lost else {PASS: "passed", SKIP: "skipped"}.get(status, "failed"),
+        "outcome": "error" if lost else "failed" if strict else _OUTCOMES.get(status, "failed"),
         "duration": duration(sum(one.duration for one in reports)),
         "worker": worker.id if worker is not None else "",
         "failure": clean(report.longreprtext) if report.failed else "",

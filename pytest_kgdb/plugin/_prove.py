@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from ..errors import BuildError, ConfigError
-from ._status import FAIL, PASS
+from ._status import FAIL, PASS, SKIP, decisive
 
 if TYPE_CHECKING:
     from ..change import Change
@@ -108,7 +108,15 @@ class Inversion:
     a test came to is known once its fixtures are torn down, as that may be where it fails.
     """
 
-    _FAILED: Final = pytest.StashKey[bool]()
+    _STATUSES: Final = pytest.StashKey[list[tuple[str, str]]]()
+    """The phases of a test so far, with their statuses."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Leave out the body of a test that has failed as it should have, before it."""
+        if any(status == FAIL for _, status in item.stash.get(self._STATUSES, ())):
+            raise _Over
+        return (yield)
 
     # First, and registered behind `Failures`: it sees the report as that has made it.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -124,18 +132,26 @@ class Inversion:
         report.kgdb_fix = (variant.fix, variant.has_fix)
         if variant.has_fix:
             return typed
-        if report.failed and report.kgdb_status == FAIL:
-            item.stash[self._FAILED] = True
+        if call.when == "setup":
+            item.stash[self._STATUSES] = []
+        statuses = item.stash[self._STATUSES]
+        if call.excinfo is not None and isinstance(call.excinfo.value, _Over):
+            report.kgdb_status = PASS  # the call of a test whose setup has failed
+        statuses.append((call.when, report.kgdb_status))
+        if report.kgdb_status not in (PASS, FAIL):
+            return typed  # it says nothing, and has a report of its own
+        if report.kgdb_status == FAIL:
             report.sections.append((f"it fails without {variant.fix}", report.longreprtext))
-            report.outcome, report.longrepr, report.kgdb_status = "passed", None, PASS
-            call.excinfo = None  # or pytest would offer a debugger
-        elif report.failed or report.skipped:
-            item.stash[self._FAILED] = False  # it says nothing, and has a report of its own
-        failed = item.stash.get(self._FAILED, None)
-        if failed is False or not report.passed:
+        # Also what is xfail: this test is expected to fail here, whatever its mark says.
+        report.outcome, report.longrepr, report.kgdb_status = "passed", None, PASS
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+        call.excinfo = None  # or pytest would offer a debugger
+        if _says_nothing(statuses):
             return typed
         report.kgdb_proof = "pending"
         if report.when == "teardown":
+            failed = any(status == FAIL for _, status in statuses)
             report.kgdb_proof = "proven" if failed else "unproven"
             if not failed:
                 report.outcome, report.kgdb_status = "failed", FAIL
@@ -143,6 +159,25 @@ class Inversion:
                     f"it does not test the fix: it passes on the kernel without {variant.fix}"
                 )
         return typed
+
+
+class _Over(Exception):
+    """The body of a test is left out: its setup has failed as the test is to."""
+
+
+def _says_nothing(statuses: Sequence[tuple[str, str]]) -> bool:
+    """Whether a test has not tested the kernel.
+
+    Of the reports of its call, the last one is its own: those before are its subtests', of which
+    some may be skipped.
+    """
+    own = dict(statuses)  # the last of each phase
+    *subtests, _ = [status for when, status in statuses if when == "call"] or [PASS]
+    return (
+        SKIP in own.values()
+        or (bool(subtests) and set(subtests) == {SKIP})
+        or any(status not in (PASS, FAIL, SKIP) for _, status in statuses)
+    )
 
 
 class Proofs:
@@ -157,17 +192,24 @@ class Proofs:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name each fix, and what its tests say of it."""
-        states: dict[tuple[str, str], dict[bool, str]] = {}
+        tests: dict[str, list[pytest.TestReport]] = {}
+        fixes: dict[str, tuple[str, bool]] = {}
         for reports in terminalreporter.stats.values():
             for report in reports:
-                if (fix := getattr(report, "kgdb_fix", None)) is not None:
-                    sides = states.setdefault((_test(report.nodeid), fix[0]), {})
-                    sides[fix[1]] = _worst(sides.get(fix[1], PASS), _state(report))
-        if not states:
+                if isinstance(report, pytest.TestReport):
+                    tests.setdefault(report.nodeid, []).append(report)
+                    if (fix := getattr(report, "kgdb_fix", None)) is not None:
+                        fixes[report.nodeid] = tuple(fix)
+        if not fixes:
             return
+        states: dict[tuple[str, str], dict[bool, str]] = {}
+        for nodeid, (name, has_fix) in fixes.items():
+            sides = states.setdefault((_test(nodeid), name), {})
+            state = _with_fix(tests[nodeid]) if has_fix else _without_fix(tests[nodeid])
+            sides[has_fix] = _worst(sides.get(has_fix, PASS), state)
         terminalreporter.section("fixes", sep="-")
-        for (test, fix), sides in states.items():
-            terminalreporter.write_line(f"{test} {_words(fix, sides)}")
+        for (test, name), sides in states.items():
+            terminalreporter.write_line(f"{test} {_words(name, sides)}")
 
 
 # A test without its fix is counted at its end.
@@ -182,14 +224,23 @@ _SKIPPED: Final = "SKIPPED"
 _ORDER: Final = (_LOST, _SKIPPED, _UNPROVEN, FAIL, PASS)
 
 
-def _state(report: Any) -> str:
-    if report.skipped:
-        return _SKIPPED
-    if not report.failed:
-        return PASS
-    if getattr(report, "kgdb_proof", "") == "unproven":
-        return _UNPROVEN
-    return FAIL if getattr(report, "kgdb_status", "") == FAIL else _LOST
+_STATES: Final = {PASS: PASS, FAIL: FAIL, SKIP: _SKIPPED}
+
+
+def _with_fix(reports: Sequence[pytest.TestReport]) -> str:
+    """Return what a test came to with its fix."""
+    state = _STATES.get(decisive(reports)[0], _LOST)
+    # The process of one without a call has ended.
+    return _LOST if state == PASS and all(one.when != "call" for one in reports) else state
+
+
+def _without_fix(reports: Sequence[pytest.TestReport]) -> str:
+    """Return what a test came to without its fix; PASS if it fails."""
+    proofs = {getattr(report, "kgdb_proof", "") for report in reports}
+    if "proven" in proofs or "unproven" in proofs:
+        return PASS if "proven" in proofs else _UNPROVEN
+    status = decisive(reports)[0]
+    return _SKIPPED if status == SKIP else _LOST
 
 
 def _worst(*states: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from ..errors import ConfigError
 from ..process import FileLock
-from ._status import MISS, decisive
+from ._status import MISS, decisive, statuses_of_subtests
 
 __all__ = ["Recorder", "message_of", "repeated", "repeats"]
 
@@ -83,6 +83,8 @@ class Recorder:
             "message": message_of(report) if ended else "pytest ended while it ran",
             "seconds": round(sum(report.duration for report in reports), 4),
         }
+        if subtests := statuses_of_subtests(reports):
+            record["subtests"] = subtests
         for report in reports:
             for name in ("observed", "boot"):
                 if (value := getattr(report, f"kgdb_{name}", None)) is not None:

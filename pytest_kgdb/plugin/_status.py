@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -27,9 +28,12 @@ __all__ = [
     "PASS",
     "SKIP",
     "decisive",
+    "is_subtest",
     "status_of",
     "status_of_phase",
+    "statuses_of_subtests",
     "tested_nothing",
+    "without_skipped",
 ]
 
 # https://github.com/kernelci/kcidb-io, schema v5, tests[].status.
@@ -69,7 +73,11 @@ def status_of(error: BaseException, *, ours: bool) -> str:
             return ERROR
         return MISS if ours and not isinstance(error, (KernelPanic, SplatError)) else FAIL
     if isinstance(error, pytest.fail.Exception):
-        return MISS if ours else FAIL  # pytest-timeout raises it wherever it finds us
+        if not ours:
+            return FAIL
+        # _pytest.unittest raises it for an expected failure that is none. pytest-timeout raises it
+        # wherever it finds us.
+        return PASS if str(error).startswith("Unexpected success") else MISS
     return FAIL if isinstance(error, AssertionError) else ERROR
 
 
@@ -92,10 +100,43 @@ def status_of_phase(report: pytest.TestReport) -> str:
     return _OF_OUTCOME.get(report.outcome, FAIL)  # pytest-rerunfailures has "rerun"
 
 
+def is_subtest(report: pytest.TestReport) -> bool:
+    """Whether a report is of a subtest: pytest's own, or pytest-subtests'."""
+    return getattr(report, "context", None) is not None
+
+
+def without_skipped(reports: Sequence[pytest.TestReport]) -> list[pytest.TestReport]:
+    """Return a test's reports without its skipped subtests, if another subtest has passed.
+
+    KUnit's suites have cases that need what a kernel does not have.
+    """
+    passed = any(is_subtest(report) and status_of_phase(report) == PASS for report in reports)
+    return [
+        report
+        for report in reports
+        if not (passed and is_subtest(report) and status_of_phase(report) == SKIP)
+    ]
+
+
+def statuses_of_subtests(reports: Sequence[pytest.TestReport]) -> dict[str, str]:
+    """Return the status of each subtest by its name, and by how many of that name were before."""
+    statuses: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for report in reports:
+        if is_subtest(report):
+            context: Any = vars(report)["context"]
+            words = [f"{key}={value}" for key, value in context.kwargs.items()]
+            name = " ".join([*([context.msg] if context.msg else []), *words])
+            seen[name] += 1
+            statuses[f"{name} ({seen[name]})"] = status_of_phase(report)
+    return statuses
+
+
 def decisive(reports: Sequence[pytest.TestReport]) -> tuple[str, pytest.TestReport]:
     """Return the status of a test, and the first report that has it.
 
-    :param reports: of its phases; at least one.
+    :param reports: of its phases and subtests; at least one.
     """
-    worst = min(reports, key=lambda report: _ORDER.index(status_of_phase(report)))
+    counted = without_skipped(reports)
+    worst = min(counted, key=lambda report: _ORDER.index(status_of_phase(report)))
     return status_of_phase(worst), worst

@@ -11,7 +11,7 @@ import pytest
 from ._artifacts import KERNEL_OF
 from ._matrix import Cell, Matrix
 from ._record import repeated
-from ._status import ERROR, FAIL, MISS, PASS, SKIP, status_of_phase
+from ._status import ERROR, FAIL, MISS, PASS, SKIP, status_of_phase, without_skipped
 
 __all__ = ["MatrixTable", "Row", "blocks"]
 
@@ -39,7 +39,7 @@ class MatrixTable:
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
         self._cells: dict[str, Cell] = {}  # by node id
-        self._phases: dict[str, list[str]] = {}
+        self._phases: dict[str, list[pytest.TestReport]] = {}
         self._statuses: dict[str, dict[_Ids, list[str]]] = {}
         self._kernels: dict[str, str] = {}
 
@@ -60,12 +60,8 @@ class MatrixTable:
         self._note(report)
         if report.nodeid not in self._cells:
             return
-        if hasattr(report, "wasxfail"):
-            status = _XFAIL if report.skipped else PASS
-        else:
-            status = status_of_phase(report)
         phases = self._phases.setdefault(report.nodeid, [])
-        phases.append(status)
+        phases.append(report)
         if report.when not in ("setup", "call"):
             del self._phases[report.nodeid]
             self._end(report.nodeid, phases)
@@ -82,10 +78,12 @@ class MatrixTable:
             if cell is not None and report.when not in ("setup", "call", "teardown"):
                 self._cells[report.nodeid] = cell
 
-    def _end(self, nodeid: str, phases: Iterable[str]) -> None:
+    def _end(self, nodeid: str, phases: Sequence[pytest.TestReport]) -> None:
         cell = self._cells[nodeid]
         row = self._statuses.setdefault(repeated(cell.test)[0], {})
-        row.setdefault(cell.ids, []).append(_worst(phases))
+        row.setdefault(cell.ids, []).append(
+            _worst(_status(report) for report in without_skipped(phases))
+        )
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the table."""
@@ -186,6 +184,12 @@ def _colour(text: str) -> dict[str, bool]:
 def _stands_for(ids: _Ids, column: Sequence[str]) -> bool:
     """Whether a test's parameters, of which it need not have all, are those of a column."""
     return all(one in (None, other) for one, other in zip(ids, column, strict=True))
+
+
+def _status(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail") and report.skipped:
+        return _XFAIL
+    return status_of_phase(report)
 
 
 def _worst(statuses: Iterable[str]) -> str:

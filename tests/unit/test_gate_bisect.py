@@ -399,6 +399,8 @@ def test_merges(tmp_path: Path) -> None:
         ({"a": [SKIPPED]}, State.SKIP),
         ({"a": [SKIPPED], "b": [GOOD]}, State.SKIP),
         ({"a": [SKIPPED], "b": [BAD]}, State.BAD),
+        ({"a": [replace(GOOD, subtests={"x": one}) for one in ("PASS", "SKIP")]}, State.SKIP),
+        ({"a": [replace(GOOD, subtests={"x": "SKIP"})] * 2}, State.GOOD),
         ({}, State.SKIP),
     ],
 )

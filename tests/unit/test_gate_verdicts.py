@@ -72,6 +72,24 @@ def test_verdicts_where_both_kernels_are_the_same(
     assert judge("test", runs(base), runs(patched), unchanged="the same").verdict is verdict
 
 
+def with_subtest(letter: str, **subtests: str) -> Run:
+    statuses = {name: _STATUS[one] for name, one in subtests.items()}
+    return replace(*runs(letter), subtests=statuses)
+
+
+def test_subtests_that_are_skipped() -> None:
+    # As on a kernel without a case's hardware.
+    both = [with_subtest("f", fix="f", other="s")], [with_subtest("p", fix="p", other="s")]
+    assert judge("test", *both).verdict is Verdict.PROVES
+    # The base died before the second one.
+    died = [with_subtest("f")], [with_subtest("p", fix="p", other="s")]
+    assert judge("test", *died).verdict is Verdict.PROVES
+    left_out = [with_subtest("f", fix="f", other="p")], [with_subtest("p", fix="s", other="p")]
+    result = judge("test", *left_out)
+    assert result.verdict is Verdict.CANNOT_TELL
+    assert result.reason == "its subtest fix was skipped in some of its runs"
+
+
 @pytest.mark.parametrize(
     ("base", "patched", "verdict"),
     [

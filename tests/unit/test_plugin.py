@@ -657,6 +657,91 @@ def test_what_tested_nothing_is_no_expected_failure(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*ERROR at call of test_lost*", "ERROR *::test_lost - *"])
 
 
+def test_the_status_is_not_pytests_outcome(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+        from pytest_kgdb.errors import *
+        strict = pytest.mark.xfail(strict=True)
+        @strict
+        def test_fixed(kgdb): pass
+        @strict
+        def test_not_fixed(kgdb): assert 1 == 2
+        @pytest.mark.xfail
+        def test_lenient(kgdb): pass
+        @pytest.mark.xfail(run=False)
+        def test_not_run(kgdb): pass
+        @pytest.mark.xfail
+        def test_bug(kgdb): nonesuch
+        @pytest.mark.xfail(raises=MachineDied)
+        def test_triple_fault(kgdb): kgdb.fail(MachineDied("the kernel has reset the machine"))
+        @pytest.mark.xfail(raises=KgdbError)
+        def test_timeout(kgdb): kgdb.fail(TimeoutError("it did not stop"))
+        @pytest.fixture
+        def broken(kgdb): assert False
+        @strict
+        def test_fixture(broken): pass
+        def test_by_hand(kgdb): pytest.xfail("it is known")
+        @pytest.mark.usefixtures("kgdb_session")
+        class TestUnit(unittest.TestCase):
+            @unittest.expectedFailure
+            def test_success(self): pass
+            @unittest.expectedFailure
+            def test_failure(self): self.fail("as ever")
+        """
+    )
+    inner.run("--kgdb-record=record", "--kgdb-report=page").assert_outcomes(
+        failed=2, xfailed=8, xpassed=1
+    )
+    assert recorded(inner.path / "record") == {
+        **dict.fromkeys(("fixed", "lenient", "success"), "PASS"),
+        **dict.fromkeys(("not_fixed", "triple_fault", "timeout", "fixture"), "FAIL"),
+        **dict.fromkeys(("by_hand", "failure"), "FAIL"),
+        "not_run": "SKIP",
+        "bug": "ERROR",
+    }
+    page = (inner.path / "page/index.html").read_text()
+    assert "XPASS(strict)" in page
+
+
+needs_subtests = pytest.mark.skipif(
+    not hasattr(pytest, "Subtests"), reason="pytest has subtests from 9.0 on"
+)
+
+SUBTESTS = """
+    import pytest
+    def test_some(kgdb, subtests):
+        with subtests.test("fix"): pass
+        with subtests.test("other", n=1): pytest.skip("no hardware")
+        with subtests.test("other", n=1): pass
+    def test_wrong(kgdb, subtests):
+        with subtests.test("fix"): assert 1 == 2
+        with subtests.test("other"): pytest.skip("no hardware")
+    def test_all(kgdb, subtests):
+        with subtests.test("other"): pytest.skip("no hardware")
+    def test_itself(kgdb, subtests):
+        with subtests.test("fix"): pass
+        pytest.skip("not today")
+    """
+
+
+@needs_subtests
+@pytest.mark.parametrize("workers", [(), ("-n1",)])
+def test_subtests_that_are_skipped(inner: Inner, workers: tuple[str, ...]) -> None:
+    inner.pytester.makepyfile(SUBTESTS)
+    inner.subprocess("--kgdb-record=record", "--kgdb-report=page", *workers)
+    lines = {line["test"].partition("::test_")[2]: line for line in records(inner.path / "record")}
+    statuses = {name: line["status"] for name, line in lines.items()}
+    assert statuses == {"some": "PASS", "wrong": "FAIL", "all": "SKIP", "itself": "SKIP"}
+    names = lines["some"]["subtests"]
+    assert list(names.values()) == ["PASS", "SKIP", "PASS"]
+    assert next(iter(names)) == "fix (1)"
+    assert [name.rpartition(" ")[2] for name in names] == ["(1)", "(1)", "(2)"]
+    page = (inner.path / "page/index.html").read_text()
+    assert "1 failed, 1 passed, 2 skipped" in page
+
+
 @pytest.mark.parametrize("broken", ["build", "boot"])
 def test_nor_is_a_kernel_that_is_not_there(inner: Inner, broken: str) -> None:
     error = f"errors.{broken.title()}Error('it is not there')"

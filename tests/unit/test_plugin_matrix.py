@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_plugin import Inner, inner  # noqa: F401  the fixture
+from test_plugin import Inner, inner, needs_subtests  # noqa: F401  the fixture
 
 from pytest_kgdb.plugin._matrix import Matrix
 from pytest_kgdb.plugin._table import Row, blocks
@@ -342,6 +342,20 @@ def test_the_table(inner: Inner, workers: tuple[str, ...]) -> None:  # noqa: F81
     expected = [re.sub(" {2,}", "  ", line) for line in TABLE.splitlines()]
     rows = [line for line in expected if line.startswith("test_")]
     assert table(result) == [line for line in expected if line not in rows] + sorted(rows)
+
+
+@needs_subtests
+def test_skipped_subtests_in_the_table(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def test_some(kgdb, subtests):
+            with subtests.test("a"): pass
+            with subtests.test("b"): pytest.skip("no hardware")
+        """
+    )
+    result = inner.run("--kgdb-smp=1", "--kgdb-smp=2")
+    assert "the same in all 2 columns: 1 PASS; -v lists them" in table(result)
 
 
 def test_the_whole_table(inner: Inner) -> None:  # noqa: F811

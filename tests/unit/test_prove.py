@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from test_change import FIX, git, make_tree
-from test_plugin import Inner, make_inner, recorded
+from test_plugin import Inner, make_inner, needs_subtests, recorded
 
 TESTS = """
 import pytest
@@ -105,6 +105,115 @@ def test_what_each_test_proves(proving: Inner) -> None:
     assert statuses["wrong[without fix.patch]"] == "ERROR"
     assert statuses["lost[without fix.patch]"] == "MISS"
     assert statuses["skipped[without fix.patch]"] == "SKIP"
+
+
+OTHERS = """
+import os
+import pytest
+
+fix = pytest.mark.kgdb_fix("patches/fix.patch")
+def has_fix(kernel): return "fix.patch" in kernel
+
+@pytest.fixture
+def prepared(kgdb, kgdb_kernel):
+    assert has_fix(kgdb_kernel)
+    return "prepared"
+
+@fix
+def test_setup(prepared): assert prepared
+
+@fix
+@pytest.mark.kunit("suite")
+def test_setup_before_kunit(prepared): pass
+
+@fix
+@pytest.mark.xfail(strict=True)
+def test_strict(kgdb, kgdb_kernel): assert has_fix(kgdb_kernel)
+
+@fix
+@pytest.mark.xfail
+def test_lenient(kgdb, kgdb_kernel): assert has_fix(kgdb_kernel)
+
+@fix
+@pytest.mark.xfail(strict=True)
+def test_blind(kgdb): pass
+
+@fix
+@pytest.mark.xfail
+def test_known(kgdb): assert 1 == 2
+
+@fix
+@pytest.mark.xfail
+def test_bug(kgdb, kgdb_kernel): assert has_fix(kgdb_kernel) or nonesuch
+
+@fix
+@pytest.mark.xfail(run=False)
+def test_not_run(kgdb): pass
+"""
+
+
+def proofs(result: pytest.RunResult) -> dict[str, str]:
+    """Return what is said of each test's fix at the end."""
+    return dict(
+        line.partition("::test_")[2].split(" ", 1)
+        for line in result.outlines
+        if " fix.patch" in line and "::test_" in line and "[" not in line
+    )
+
+
+def test_marks_of_tests_that_prove(proving: Inner) -> None:
+    proving.pytester.makepyfile(OTHERS)
+    result = proving.run("--kgdb-prove", "-k", "not kunit")
+    assert proofs(result) == {
+        **dict.fromkeys(("setup", "strict", "lenient"), "proves fix.patch"),
+        "blind": "does not prove fix.patch: it passes without it, too",
+        "known": "does not prove fix.patch: it fails with it, too",
+        "bug": "cannot tell whether fix.patch is a fix: see the errors",
+        "not_run": "does not say whether fix.patch is a fix: it did not run on both kernels",
+    }
+    result.stdout.no_fnmatch_line("*KeyError*")
+
+
+@needs_subtests
+def test_subtests_of_tests_that_prove(proving: Inner) -> None:
+    proving.pytester.makepyfile(
+        """
+        import pytest
+        pytestmark = pytest.mark.kgdb_fix("patches/fix.patch")
+        def test_some(kgdb, kgdb_kernel, subtests):
+            with subtests.test("fix"): assert "fix.patch" in kgdb_kernel
+            with subtests.test("other"): pytest.skip("no hardware")
+        def test_none(kgdb, subtests):
+            with subtests.test("fix"): pytest.skip("no hardware")
+        """
+    )
+    assert proofs(proving.run("--kgdb-prove")) == {
+        "some": "proves fix.patch",
+        "none": "does not say whether fix.patch is a fix: it did not run on both kernels",
+    }
+
+
+def test_nothing_is_run_behind_a_setup_that_fails_as_it_should(proving: Inner) -> None:
+    proving.pytester.makepyfile(OTHERS)
+    result = proving.run("--kgdb-prove", "-k", "kunit and without", "--kgdb-attach", "-v")
+    result.assert_outcomes(passed=1)
+    assert proving.events("attach") == []
+
+
+@pytest.mark.parametrize("side", ["with", "without"])
+def test_a_worker_that_dies(proving: Inner, side: str) -> None:
+    pytest.importorskip("xdist")
+    proving.pytester.makepyfile(
+        f"""
+        import os, pytest
+        @pytest.mark.kgdb_fix("patches/fix.patch")
+        def test_it(kgdb, kgdb_kernel, request):
+            if "[{side} " in request.node.nodeid: os._exit(9)
+            assert "fix.patch" in kgdb_kernel
+        """
+    )
+    result = proving.subprocess("--kgdb-prove", "-n1")
+    result.stdout.fnmatch_lines(["*::test_it cannot tell whether fix.patch is a fix*"])
 
 
 def test_each_kernel_is_booted_once(proving: Inner) -> None:
