@@ -19,6 +19,9 @@ from gdb_clones import (
 from gdb_expressions import (
     Compiler,
 )
+from gdb_instructions import (
+    instruction_around,
+)
 from gdb_items import (
     Item,
     described,
@@ -335,6 +338,7 @@ def op_function(location, expressions, conditions, cpu):
 def op_locations(location):
     """Where a breakpoint there would be inserted; nothing is inserted."""
     places = function_places(location)
+    at_address = location.lstrip().startswith("*")
     return {
         "locations": [
             {"address": address, "file": file, "line": line} for address, file, line, _ in places
@@ -342,6 +346,8 @@ def op_locations(location):
         # gdb itself finds nothing there.
         "hidden": any(is_hidden for *_, is_hidden in places),
         "skipped": [address for address, *_ in places if is_skipped(address)],
+        # Of each place: the instruction that it is within.
+        "within": [instruction_around(address) for address, *_ in places] if at_address else [],
     }
 
 

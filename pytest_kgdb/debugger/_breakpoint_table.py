@@ -53,6 +53,9 @@ class Resolver(Protocol):
     def freed(self, location: str) -> Collection[int]:
         """Return the addresses of a resolved location whose memory the kernel has freed."""
 
+    def refuse_within_instruction(self, location: str, what: str) -> None:
+        """Raise if an address that is given is no instruction's; `what` begins the message."""
+
     def freed_of_modules(self, location: str) -> Collection[int]:
         """Return those in modules of which that is so."""
 
@@ -187,6 +190,22 @@ class BreakpointTable(StopSubscriber):
         self._announced.add(row.number)
         for listener in self._listeners:
             listener(waits)
+
+    def check_others(self) -> None:
+        """Delete what was made at gdb's prompt where it would change an instruction.
+
+        :raises KgdbError: something was.
+        """
+        for row in self.rows():
+            if row.number not in self._announced and row.text.startswith("*"):
+                what = f"breakpoint {row.number} at {row.text} was deleted"
+                try:
+                    with contextlib.suppress(GdbError):  # there is no such place any more
+                        self._locations.refuse_within_instruction(row.text, what)
+                except KgdbError:
+                    self._debugger.command(f"-break-delete {row.number}")
+                    self._rows.forget([row])
+                    raise
 
     def announce_others(self) -> None:
         """Tell the listeners of what was made at gdb's prompt, if anything was."""

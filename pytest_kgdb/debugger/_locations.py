@@ -104,6 +104,7 @@ class Locations:
         self._freed_of_modules: dict[str, frozenset[int]] = {}
         self._around: dict[int, str] = {}
         self._is_hidden = False  # of what was decoded last
+        self._within_instructions: dict[int, tuple[int, str]] = {}  # likewise
 
     def resolve(self, location: str) -> str:
         """Return the location as gdb takes it, an explicit one as a linespec.
@@ -141,6 +142,7 @@ class Locations:
             resolved = f"*{addresses[0]:#x}"
         for address in set(addresses) - freed - of_modules or addresses:
             self.refuse(address, f"no breakpoint at {location}")
+            self._refuse_within_instruction(address, f"no breakpoint at {location}")
         self._freed, self._freed_of_modules = {resolved: freed}, {resolved: of_modules}
         return resolved
 
@@ -190,6 +192,21 @@ class Locations:
                 hint="take a caller, or a function that it calls",
             )
 
+    def refuse_within_instruction(self, location: str, what: str) -> None:
+        """:raises KgdbError: an address is no instruction's; `what` begins the message."""
+        for address in self._decode(location):
+            self._refuse_within_instruction(address, what)
+
+    def _refuse_within_instruction(self, address: int, what: str) -> None:
+        if (around := self._within_instructions.get(address)) is None:
+            return
+        start, text = around
+        raise KgdbError(
+            f"{what}: {address:#x} is within an instruction, '{text}', which begins at {start:#x}; "
+            "a breakpoint there would change it",
+            hint=f"execute('disassemble {start:#x},+32') shows where instructions begin",
+        )
+
     def forbidden_ranges(self) -> list[tuple[int, int]]:
         """Return where no breakpoint may be, what the blocklist names excepted."""
         ranges = [(text.start, text.end) for text in _FORBIDDEN]
@@ -206,7 +223,13 @@ class Locations:
         places = answer["locations"]
         self._is_hidden = bool(answer.get("hidden"))
         self._skipped = [int(address) for address in answer.get("skipped", ())]
-        return [int(place["address"]) for place in places]
+        addresses = [int(place["address"]) for place in places]
+        self._within_instructions = {
+            address: (int(around[0]), str(around[1]))
+            for address, around in zip(addresses, answer.get("within", ()), strict=False)
+            if around is not None
+        }
+        return addresses
 
     def _address(self, symbol: str) -> int | None:
         if symbol not in self._addresses:

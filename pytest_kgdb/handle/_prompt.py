@@ -245,6 +245,7 @@ class Prompt:
             output = self._run(lines, first, commands, timeout)
             if words := self._breakpoints.unreported():
                 raise GdbError(words, log=self._debugger.transcript)
+            self._breakpoints.check_others()
         except GdbError as error:
             output = self._not_inserted(text, error, single=len(lines) == 1)
         except (TimeoutError, DebuggerDied, MachineDied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
 
@@ -66,6 +67,26 @@ def test_an_address(kgdb):
         assert there.address == address
         kgdb.type("cat /proc/version")
         assert kgdb.cont().frame.address == address
+
+
+@pytest.mark.parametrize("hardware", [False, True])
+@pytest.mark.parametrize("place", [f"*{OPEN}+1", f" *({OPEN} + 1)", "*clear_page_erms+1"])
+def test_an_address_within_an_instruction(kgdb, place, hardware):
+    """An int3 there would make another instruction of it."""
+    with pytest.raises(
+        KgdbError, match=r"is within an instruction, '\w+.*', which begins at 0x\w+; "
+    ):
+        kgdb.breakpoint(place, hardware=hardware)
+    with pytest.raises(KgdbError, match="is within an instruction"):
+        kgdb.until(place)
+    assert kgdb.execute("info breakpoints").startswith("No breakpoints")
+    assert kgdb.run("echo fine").output == "fine\n"
+
+
+def test_each_instruction_has_its_address(kgdb):
+    offsets = re.findall(r"<\+(\d+)>:", kgdb.execute(f"disassemble {OPEN}"))
+    for offset in offsets:
+        kgdb.breakpoint(f"*({OPEN}+{offset})").delete()
 
 
 def test_a_condition_in_the_location(kgdb):

@@ -354,6 +354,19 @@ def test_a_breakpoint_where_nothing_is_mapped(kgdb, command):
     assert "PENDING" not in kgdb.execute("info breakpoints")
 
 
+@pytest.mark.parametrize("command", ["break", "tbreak", "hbreak", "break *vfs_read\nbreak"])
+def test_a_breakpoint_within_an_instruction(kgdb, command):
+    before = kgdb.breakpoint("*vfs_statfs")
+    with pytest.raises(
+        KgdbError, match=r"breakpoint \d+ at \*vfs_read\+1 was deleted: .* is within an instruction"
+    ):
+        kgdb.execute(f"{command} *vfs_read+1")
+    assert "vfs_read+1" not in kgdb.execute("info breakpoints")
+    assert before.enabled
+    kgdb.delete_breakpoints()
+    assert kgdb.run("cat /proc/version").status == 0
+
+
 @pytest.mark.parametrize("at_prompt", [False, True])
 def test_a_breakpoint_whose_copy_in_a_modules_init_was_freed(kgdb, at_prompt):
     """The copy has it again when the module is loaded again."""

@@ -597,6 +597,22 @@ def test_it_is_disabled_around_a_step(parts: Parts, gdb: FakeGdb) -> None:
     assert len(gdb.sent("-break-disable")) == 1, "around steps only"
 
 
+def test_what_the_prompt_put_within_an_instruction_is_deleted(parts: Parts, gdb: FakeGdb) -> None:
+    mine = parts.table.insert(OPEN)
+    decode = gdb.agent["locations"]
+    gdb.agent["locations"] = lambda location: {
+        **decode(location),
+        "within": [[0x10, "nop"] if location == "*0x11" else None],
+    }
+    parts.prompt(f"break {READ}", "break *0x11", "break *0x12")
+    with pytest.raises(KgdbError, match=r"breakpoint 3 at \*0x11 was deleted: 0x11 is within"):
+        parts.table.check_others()
+    assert list(gdb.rows) == [1, 2, 4]
+    assert [row.number for row in parts.table.rows()] == [1, 2, 4]
+    parts.table.check_others()
+    assert mine.enabled
+
+
 def test_it_is_enabled_after_a_restore_out_of_a_step(parts: Parts, gdb: FakeGdb) -> None:
     parts.table.insert_internal(OPEN, lambda: False)
     with pytest.raises(TimeoutError):

@@ -96,6 +96,28 @@ def test_what_may_be_probed(locations: Locations) -> None:
         assert locations.resolve(location) == location
 
 
+def test_an_address_within_an_instruction(locations: Locations, gdb: FakeGdb) -> None:
+    decode = gdb.agent["locations"]
+    gdb.agent["locations"] = lambda location: {
+        **decode(location),
+        "within": [[0xFFFFFFFF811B25A0, "push %r14"] if location.endswith("1") else None],
+    }
+    place = "*0xffffffff811b25a1"
+    for refuse in (
+        locations.resolve,
+        lambda place: locations.refuse_within_instruction(place, "x"),
+    ):
+        with pytest.raises(
+            KgdbError,
+            match=r": 0xffffffff811b25a1 is within an instruction, 'push %r14', which begins at "
+            r"0xffffffff811b25a0; a breakpoint there would change it",
+        ):
+            refuse(place)
+    place = place[:-1] + "2"
+    assert locations.resolve(place) == place
+    locations.refuse_within_instruction(place, "x")
+
+
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
