@@ -171,7 +171,11 @@ class Runner:
         status = child.poll()
         if status not in _RAN:
             raise self._failure(name, child, status)
-        *lines, last = self._record(name).read_text().splitlines() or [""]
+        try:
+            text = self._record(name).read_text()
+        except OSError:  # it died before it came so far
+            text = ""
+        *lines, last = text.splitlines() or [""]
         if not last.startswith(_FINISHED):
             raise self._failure(name, child, status)
         runs: dict[str, list[Run]] = {}

@@ -176,6 +176,58 @@ def test_what_a_change_does(
     assert "    differs: calls of version_proc_show(): once on the base" in output
 
 
+WRITTEN = """
+import time
+import pytest
+from pytest_kgdb import KgdbError
+
+def fixed(kgdb):
+    try:
+        return kgdb.evaluate("kgdb_gate_fix").string() == "fixed"
+    except KgdbError:
+        return False
+
+@pytest.mark.xfail(strict=True, reason="until the fix is in")
+def test_known(kgdb):
+    assert fixed(kgdb)
+
+def test_asked_for(request):
+    assert not fixed(request.getfixturevalue("kgdb"))
+
+@pytest.mark.kgdb(timeout=1, append="kgdb_gate_cold")  # its machine is in no cache
+def test_quick(kgdb):
+    assert kgdb.run("echo fine").output == "fine\\n"
+
+@pytest.mark.timeout(20)
+def test_first(kgdb):
+    assert fixed(kgdb)
+"""
+
+
+@pytest.mark.slow
+def test_how_a_test_is_written_is_no_matter(
+    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+) -> None:
+    (tmp_path / "fix.patch").write_text(PATCH)
+    (tmp_path / "test_written.py").write_text(WRITTEN)
+    words = ("--patch=fix.patch", "--repeat=2", "test_written.py")
+    status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words, tests=())
+    assert (status, verdicts) == (
+        6,
+        {
+            "known": "proves the fix",
+            "asked_for": "cannot tell",
+            "quick": "passes both",
+            "first": "proves the fix",
+        },
+    ), output
+    assert "it has 1 of 2 runs" in output
+    status, output, verdicts = gate(
+        tmp_path, pytestconfig, kgdb_kernel, *words, "-x", "-k", "first", tests=()
+    )
+    assert (status, verdicts) == (6, {"first": "cannot tell"}), output
+
+
 RUNS = (
     "--- a/fs/proc/version.c\n"
     "+++ b/fs/proc/version.c\n"

@@ -159,6 +159,9 @@ def test_the_runs_that_are_read(tmp_path: Path) -> None:
     (runs,) = runner(tmp_path).result("base", child).values()
     assert [(run.status, run.message) for run in runs] == [("FAIL", '{"finished"')]
     assert runner(tmp_path).done("base") == 1
+    record.unlink()
+    with pytest.raises(PytestDied):
+        runner(tmp_path).result("base", child)
     for text in ("", f"{lines[0]}\n", f'{lines[0]}\n{{"test": "te'):
         record.write_text(text)
         with pytest.raises(PytestDied):
