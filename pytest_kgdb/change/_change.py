@@ -11,7 +11,7 @@ from typing import Final
 
 from ..kernel import Patch, read_patches
 from ..settings import Settings
-from ._git import git, is_dirty, resolved, tree_of
+from ._git import changed_names, diff, is_dirty, resolved, tree_of
 from ._lines import ChangedLines, changed_lines
 
 __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
@@ -104,10 +104,8 @@ def from_revisions(settings: Settings, before: str, after: str) -> Change:
         for revision in (before or "HEAD", after or "HEAD")
     )
     revisions = [side.kernel[0].rpartition("@")[2] for side in (base, patched)]
-    names = git(tree, "diff", "--name-only", "--no-renames", *revisions).split("\n")
-    diff = git(tree, "diff", "--no-color", "--no-ext-diff", "--no-renames", "--unified=0",
-               *revisions)  # fmt: skip
-    data = diff.encode(errors="surrogateescape")
+    names = changed_names(tree, *revisions)
+    data = diff(tree, *revisions, context=0)
     patches = [Patch("the change", data)] if len(data) <= _MOST_DIFF else []
     return _change(base, patched, patches, names)
 
@@ -162,5 +160,5 @@ def _commit(spec: str, revision: str, scratch: Path) -> Path:
     tree = tree_of(spec)
     commit = resolved(tree, revision)
     path = scratch / f"{commit[:12]}.patch"
-    path.write_text(git(tree, "format-patch", "--stdout", "-1", commit))
+    path.write_bytes(diff(tree, commit))
     return path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +11,25 @@ from ..errors import ConfigError
 from ..kernel import git_environment
 from ..process import Completed, run, which
 
-__all__ = ["git", "is_dirty", "resolved", "run_git", "show_commit", "tree_of"]
+__all__ = [
+    "changed_names",
+    "diff",
+    "git",
+    "is_dirty",
+    "resolved",
+    "run_git",
+    "show_commit",
+    "subject_of",
+    "tree_of",
+]
+
+# Plumbing: `git diff` and format-patch heed the user's diff.noprefix, diff.relative, format.attach
+# and the like (git-config(1)).
+_DIFF_TREE: Final = (
+    *("diff-tree", "-r", "--no-commit-id", "--no-color", "--no-ext-diff", "--no-textconv"),
+    *("--no-renames", "--no-relative"),
+)
+_PATCH: Final = ("--patch", "--src-prefix=a/", "--dst-prefix=b/", "--inter-hunk-context=0")
 
 _SECONDS: Final = 300.0
 
@@ -51,7 +71,32 @@ def is_dirty(tree: Path) -> bool:
 
 def show_commit(tree: Path, revision: str) -> str:
     """Return a commit with its diff, for people."""
-    return git(tree, "show", "--stat", "--patch", "--no-color", revision)
+    words = ("show", "--stat", "--patch", "--no-color", "--no-ext-diff", "--no-show-signature")
+    return git(tree, *words, revision)
+
+
+def subject_of(tree: Path, revision: str) -> str:
+    """Return the first line of a commit's message."""
+    return git(tree, "log", "-1", "--no-show-signature", "--format=%s", revision).strip()
+
+
+def changed_names(tree: Path, before: str, after: str, *paths: str) -> list[str]:
+    """Return the names of the files in which two revisions differ."""
+    names = git(tree, *_DIFF_TREE, "-z", "--name-only", before, after, "--", *paths)
+    return [name for name in names.split("\0") if name]
+
+
+def diff(tree: Path, *revisions: str, context: int = 3, paths: Sequence[str] = ()) -> bytes:
+    """Return a diff between two revisions, or a commit's own, that patch(1) takes.
+
+    It is the same whatever the user's configuration says of diffs.
+    """
+    words = ("--root", "--binary", "--full-index", f"--unified={context}")
+    with tempfile.NamedTemporaryFile(prefix="pytest-kgdb-diff-") as file:
+        # Not as output, which is text: a file may be in any encoding.
+        output = f"--output={file.name}"
+        git(tree, *_DIFF_TREE, *_PATCH, *words, output, *revisions, "--", *paths)
+        return Path(file.name).read_bytes()
 
 
 def git(tree: Path, *words: str) -> str:

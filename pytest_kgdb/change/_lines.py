@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..kernel import Patch
+from ..errors import KgdbError
+from ..kernel import Patch, SourceFiles, compare_texts
 
 if TYPE_CHECKING:
     from unidiff.patch import Hunk
 
-__all__ = ["ChangedLines", "changed_lines"]
+__all__ = ["ChangedLines", "built_lines", "changed_lines"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def changed_lines(patches: Iterable[Patch]) -> tuple[ChangedLines, ...]:
             continue  # applying it says what is wrong with it
         for file in files:
             side = file.source_file if file.is_removed_file else file.target_file
+            side = side.strip()  # a line may end in CR and LF
             name = os.fsdecode("/".join(side.split("/")[patch.strip :]).encode("latin-1"))
             moves, added = [], []
             for hunk in file:
@@ -58,6 +60,53 @@ def changed_lines(patches: Iterable[Patch]) -> tuple[ChangedLines, ...]:
                 added += [ChangedLines(name, first, last) for first, last in _ranges(hunk)]
             lines = [_shifted(old, moves) if old.file == name else old for old in lines] + added
     return tuple(dict.fromkeys(lines))
+
+
+def built_lines(
+    files: Iterable[str],
+    lines: Iterable[ChangedLines],
+    base: SourceFiles,
+    patched: SourceFiles,
+    *,
+    exact: bool,
+) -> tuple[ChangedLines, ...]:
+    """Return the lines that differ between the sources of two kernels, where patch(1) put them.
+
+    Of files that either was not compiled from, it is those that the patches say.
+
+    :param lines: what the patches say.
+    :param exact: whether they fit where they say; if not, they are believed of new files only.
+    """
+    header_lines = list(lines)
+    result: list[ChangedLines] = []
+    for file in files:
+        texts = [_read(file, sources) for sources in (base, patched)]
+        if texts[0] is not None and texts[1] is not None:
+            numbers = compare_texts(file, texts[0], texts[1]).lines
+            result += [ChangedLines(file, first, last) for first, last in _runs(numbers)]
+        elif exact or texts[1] is not None:
+            result += [one for one in header_lines if one.file == file]
+    return tuple(result)
+
+
+def _read(file: str, sources: SourceFiles) -> list[str] | None:
+    try:
+        return sources.read(file).decode(errors="replace").splitlines()
+    except KgdbError:
+        return None  # it was not compiled from it
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of neighbours."""
+    first = last = 0
+    for number in sorted(numbers):
+        if number != last + 1 or not first:
+            if first:
+                yield first, last
+            first = number
+        last = number
+    if first:
+        yield first, last
 
 
 def _ranges(hunk: Hunk) -> Iterator[tuple[int, int]]:

@@ -186,6 +186,9 @@ class KernelBuilder:
         build_id = one.kernel.build_id
         if build_id != other.kernel.build_id or not build_id:
             return False
+        # The code of arch/x86/boot is in the image alone. Of equal sources, images are identical.
+        if file_hash(one.kernel.image, self.cache) != file_hash(other.kernel.image, self.cache):
+            return False
         if self._modules(one.kernel) != self._modules(other.kernel):
             return False
         return same_code(one.modules, other.modules)

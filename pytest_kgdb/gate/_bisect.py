@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ..change import git, resolved, run_git
+from ..change import git, resolved, run_git, subject_of
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import Runner
@@ -169,6 +169,5 @@ class Bisection:
         return replace(self._settings, kernel=(f"{self._tree}@{revision}",))
 
     def _names(self, revision: str) -> dict[str, str]:
-        subject = git(self._tree, "log", "-1", "--format=%s", revision).strip()
         name = revision[:12]
-        return {"name": name, "shown": f'{name} ("{subject}")'}
+        return {"name": name, "shown": f'{name} ("{subject_of(self._tree, revision)}")'}

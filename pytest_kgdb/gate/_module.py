@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
-from ..change import Change, Side, changed_lines, git, resolved
+from ..change import Change, Side, changed_lines, changed_names, diff, git, resolved
 from ..elf import ElfFile
 from ..errors import ConfigError
 from ..kernel import Patch
@@ -57,16 +57,14 @@ def from_module(settings: Settings, what: str, cache: Cache) -> Change:
         others = [one for one in settings.module if one.resolve() != directory]
         module = replace(settings, module=(*others, path))
         sides.append(Side(side, module, f"{directory.name}@{commit[:12]}"))
-    paths = ["--", str(below)]
-    names = git(top, "diff", "--name-only", "--no-renames", *commits, *paths).split("\n")
-    diff = git(top, "diff", "--no-color", "--no-ext-diff", "--no-renames", "--unified=0",
-               *commits, *paths)  # fmt: skip
+    names = changed_names(top, *commits, str(below))
+    data = diff(top, *commits, context=0, paths=[str(below)])
     base, patched = sides
     return Change(
         base,
         patched,
-        files=tuple(sorted({*names} - {""})),
-        lines=changed_lines([Patch("the change", diff.encode(errors="surrogateescape"))]),
+        files=tuple(sorted(names)),
+        lines=changed_lines([Patch("the change", data)]),
         of_kernel=False,
     )
 

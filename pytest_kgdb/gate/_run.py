@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from ..change import Change, Side
+from ..change import Change, Side, built_lines
 from ..errors import BuildError, ConfigError, KgdbError
 from ..kernel import Kernel, not_compiled
 from ..progress import Progress
@@ -93,11 +93,20 @@ class Gate:
         for file in not_compiled(patched.kernel, change.files) if change.of_kernel else ():
             notes.append(f"{file.file} is not compiled: {_sentence(file.why)}")
         notes += dict.fromkeys((*base.kernel.inexact, *patched.kernel.inexact))
+        if change.of_kernel and (change.base.settings.patch or change.patched.settings.patch):
+            lines = built_lines(
+                change.files,
+                change.lines,
+                base.kernel.sources,
+                patched.kernel.sources,
+                exact=not patched.kernel.inexact,
+            )
+            change = replace(change, lines=lines)
         unchanged = ""
         if self._kernels.same(base, patched):
             what = "this kernel" if change.of_kernel else "the driver's modules"
             unchanged = f"the change makes no difference to {what}"
-            notes.insert(0, f"{unchanged}: both have the same vmlinux and modules")
+            notes.insert(0, f"{unchanged}: both have the same vmlinux, image and modules")
         runs = self._run_tests()
         tests = dict.fromkeys([*runs[0], *runs[1]])
         results = tuple(
@@ -117,7 +126,7 @@ class Gate:
             for one in results
         )
         if not unchanged:
-            results = self._say_what_ran(results, notes)
+            results = self._say_what_ran(change, results, notes)
         return Outcome(
             change,
             results,
@@ -167,12 +176,13 @@ class Gate:
             for test, its in patched.items()
         }
 
-    def _say_what_ran(self, results: tuple[Result, ...], notes: list[str]) -> tuple[Result, ...]:
+    def _say_what_ran(
+        self, change: Change, results: tuple[Result, ...], notes: list[str]
+    ) -> tuple[Result, ...]:
         """Say of tests that pass on both kernels that they ran no line of the change, if so.
 
         They run once more for that: the runs that the verdicts are of have no int3s in them.
         """
-        change = self._change
         lines = [one for one in change.lines if one.file.endswith(_SOURCES)]
         passing = [one for one in results if one.verdict is Verdict.PASSES_BOTH]
         if not (change.of_kernel and lines and passing):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..change import Change, from_patches, from_revisions, git, resolved, tree_of
+from ..change import Change, from_patches, from_revisions, git, resolved, subject_of, tree_of
 from ..errors import ConfigError
 from ..kernel import Patch, read_patches
 from ..settings import Settings
@@ -86,9 +86,8 @@ def each_revision(settings: Settings, before: str, after: str) -> list[Step]:
         raise ConfigError(f"there are no commits in {before or 'HEAD'}..{after or 'HEAD'}")
     steps = []
     for commit in commits:
-        subject = git(tree, "log", "-1", "--format=%s", commit).strip()
         change = from_revisions(settings, f"{commit}^", commit)
-        steps.append(Step(f'{commit[:12]} ("{subject}")', change))
+        steps.append(Step(f'{commit[:12]} ("{subject_of(tree, commit)}")', change))
     return steps
 
 

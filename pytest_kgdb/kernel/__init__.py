@@ -21,6 +21,7 @@ from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
     from ._call_sites import CallSite, call_sites
+    from ._change import compare_texts
     from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
     from ._gdb_scripts import gdb_scripts
@@ -64,6 +65,7 @@ __all__ = [
     "call_sites",
     "collect_external",
     "collect_modules",
+    "compare_texts",
     "compress_modules",
     "file_hash",
     "gdb_scripts",
@@ -102,6 +104,7 @@ _LAZY: Final = {
     "call_sites": "_call_sites",
     "collect_external": "_collect",
     "collect_modules": "_collect",
+    "compare_texts": "_change",
     "gdb_scripts": "_gdb_scripts",
     "compress_modules": "_collect",
     "has_location": "_ko",

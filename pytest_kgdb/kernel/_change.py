@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import BuildError, ConfigError
 from . import _patch
 
-__all__ = ["Change", "changes"]
+__all__ = ["Change", "changes", "compare_texts"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def changes(source: Path, files: Sequence[Path], label: str, *, applied: bool) -
             ) from error
         pairs = ((name, _lines(find(name)), _lines(path)) for name, path in sorted(others.items()))
         return [
-            _compare(name, *((other, own) if applied else (own, other)))
+            compare_texts(name, *((other, own) if applied else (own, other)))
             for name, own, other in pairs
             if (own if applied else other)
         ]
@@ -68,7 +68,8 @@ def _lines(path: Path | None) -> list[str]:
     return [] if path is None else path.read_text(errors="replace").splitlines()
 
 
-def _compare(name: str, before: list[str], after: list[str]) -> Change:
+def compare_texts(name: str, before: list[str], after: list[str]) -> Change:
+    """Return what differs from one text of a file to another, by lines."""
     added: set[int] = set()
     touched: set[int] = set()
     diff = tuple(_walk(before, after))

@@ -228,10 +228,11 @@ def test_how_a_test_is_written_is_no_matter(
     assert (status, verdicts) == (6, {"first": "cannot tell"}), output
 
 
+# patch(1) finds it six lines further down.
 RUNS = (
     "--- a/fs/proc/version.c\n"
     "+++ b/fs/proc/version.c\n"
-    "@@ -9,6 +9,7 @@\n"
+    "@@ -3,6 +3,7 @@\n"
     " \n"
     " static int version_proc_show(struct seq_file *m, void *v)\n"
     " {\n"
@@ -258,8 +259,10 @@ def test_a_test_that_runs_no_line_of_the_change(
     words = ("--patch=runs.patch", "--repeat=1", "test_reads.py")
     status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words, tests=())
     assert (status, verdicts) == (1, {"reads": "passes both", "other": "passes both"}), output
-    reasons = [one["reason"] for one in json.loads((tmp_path / "out.json").read_text())["tests"]]
+    values = json.loads((tmp_path / "out.json").read_text())
+    reasons = [one["reason"] for one in values["tests"]]
     assert reasons == ["", "it runs no line of the change"]
+    assert values["lines"] == [{"file": "fs/proc/version.c", "first": 12, "last": 12}]
     assert "    it runs no line of the change" in output
 
 
@@ -352,7 +355,7 @@ def test_nothing_of_it_is_compiled(
     words = ("--patch=none.patch", "--repeat=1", "-k", "other")
     status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words)
     assert (status, verdicts) == (1, {"other": "not tested"}), output
-    assert "both have the same vmlinux and modules" in output
+    assert "both have the same vmlinux, image and modules" in output
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.change import from_patches, from_revert, from_revisions
-from pytest_kgdb.errors import ConfigError
+from pytest_kgdb.change import (
+    ChangedLines,
+    built_lines,
+    changed_lines,
+    from_patches,
+    from_revert,
+    from_revisions,
+    subject_of,
+)
+from pytest_kgdb.errors import ConfigError, KgdbError
+from pytest_kgdb.kernel import Patch, SourceFiles, read_patches
 from pytest_kgdb.settings import Settings, make_settings
 
 FIX = """\
@@ -139,3 +148,88 @@ def test_the_commit_that_is_tested(
     assert change.notes == (f"{tree} has changes that are not committed: it is tested as it is",)
     assert (tree / ".git/index").read_bytes() == index
     assert from_patches(make_settings(kernel=["distro:6.1"]), [fix]).commit is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "diff.noprefix",
+        "diff.mnemonicPrefix",
+        "format.attach",
+        "log.showSignature",
+        "format.noprefix",
+    ],
+)
+def test_whatever_the_user_has_configured(
+    settings: Settings, tree: Path, tmp_path: Path, key: str
+) -> None:
+    (tree / "mm/one.c").write_bytes(b"caf\xe9\n")  # of no encoding in particular
+    git(tree, "commit", "-q", "-a", "-m", "latin")
+    git(tree, "config", key, "true")
+    git(tree, "config", "diff.context", "0")
+    for change in (
+        from_revisions(settings, "HEAD~", "HEAD"),
+        from_revert(settings, "HEAD", tmp_path),
+    ):
+        assert change.files == ("mm/one.c",)
+        assert change.lines == (ChangedLines("mm/one.c", 1, 1),)
+    (series,) = change.base.settings.patch
+    (patch,) = read_patches(series)
+    assert b"--- a/mm/one.c\n+++ b/mm/one.c\n" in patch.data
+    assert b"\n-new\n+caf\xe9\n" in patch.data
+    assert subject_of(tree, "HEAD") == "latin"
+
+
+def test_a_root_commit_and_an_odd_name(settings: Settings, tree: Path, tmp_path: Path) -> None:
+    first = git(tree, "rev-parse", "HEAD~")
+    assert "mm/one.c" in from_revert(settings, first, tmp_path).files
+    (tree / "mm/\u00e9 one.c").write_text("odd\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "-q", "-m", "odd")
+    assert from_revisions(settings, "HEAD~", "HEAD").files == ("mm/\u00e9 one.c",)
+
+
+def test_lines_that_end_in_cr_and_lf() -> None:
+    patch = Patch("fix.patch", FIX.replace("\n", "\r\n").encode())
+    assert changed_lines([patch]) == (ChangedLines("mm/one.c", 1, 1),)
+    assert patch.touched() == {"mm/one.c"}
+
+
+class Sources(SourceFiles):
+    """The files of a kernel that was built."""
+
+    def __init__(self, **files: str) -> None:
+        super().__init__()
+        self.files = {name.replace("__", "/") + ".c": text for name, text in files.items()}
+
+    def read(self, file: str) -> bytes:
+        try:
+            return self.files[file].encode()
+        except KeyError:
+            raise KgdbError("it was not compiled") from None
+
+    @property
+    def directory(self) -> Path:
+        raise AssertionError
+
+
+def test_where_a_patch_was_put() -> None:
+    """It says other lines: the kernel has more in front of them."""
+    text = "".join(f"line {number}\n" for number in range(300))
+    changed = text.replace("line 200\n", "new\nnewer\n").replace("line 250\n", "")
+    base = Sources(mm__one=text, mm__same=text)
+    patched = Sources(mm__one=changed, mm__same=text, mm__new="all\nof it\n")
+    said = [
+        ChangedLines("mm/one.c", 63, 64),
+        ChangedLines("mm/same.c", 7, 7),
+        ChangedLines("mm/new.c", 1, 2),
+        ChangedLines("mm/none.c", 5, 5),
+    ]
+    files = [one.file for one in said]
+    lines = built_lines(files, said, base, patched, exact=False)
+    assert lines == (
+        ChangedLines("mm/one.c", 201, 202),
+        ChangedLines("mm/one.c", 252, 252),
+        ChangedLines("mm/new.c", 1, 2),
+    )
+    assert built_lines(files, said, base, patched, exact=True) == (*lines, said[-1])

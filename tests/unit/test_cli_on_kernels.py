@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pytest_kgdb.cache import Cache
 from pytest_kgdb.cli._main import _parser, main
-from pytest_kgdb.cli._on_kernels import check_writable, common, one_kernel
+from pytest_kgdb.cli._on_kernels import KernelBuilder, check_writable, common, one_kernel
 from pytest_kgdb.cli._on_kernels import tests_key as key_of_tests
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.gate import GateFailed, Runner
+from pytest_kgdb.gate import BuiltSide, GateFailed, Runner
+from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings
 
 
@@ -141,3 +145,19 @@ def test_a_file_of_settings_that_is_none(suite: Path) -> None:
         (suite / "file").write_text(text)
         with pytest.raises(GateFailed, match="--kgdb-build-settings: cannot read"):
             settings_of("--kgdb-build-settings=file")
+
+
+def test_kernels_that_differ_in_the_image_alone(tmp_path: Path) -> None:
+    """The code of arch/x86/boot is not in vmlinux."""
+    for name, text in (("one", "boots"), ("two", "boots"), ("three", "boots otherwise")):
+        (tmp_path / name).write_text(text)
+    builder = KernelBuilder(Cache(tmp_path / "cache", progress=Silent()), Silent())
+
+    def side(image: str, build_id: str = "abc") -> Any:
+        kernel = SimpleNamespace(image=tmp_path / image, build_id=build_id, modules_dir=None)
+        return BuiltSide(kernel)  # type: ignore[arg-type]
+
+    assert builder.same(side("one"), side("two"))
+    assert not builder.same(side("one"), side("three"))
+    assert not builder.same(side("one"), side("two", "def"))
+    assert not builder.same(side("one", ""), side("two", ""))

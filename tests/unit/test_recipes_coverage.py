@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pytest_kgdb.kernel._change import _compare
+from pytest_kgdb.kernel._change import compare_texts
 from pytest_kgdb.kernel._source_lines import last_line
 from pytest_kgdb.recipes import (
     FileCoverage,
@@ -125,7 +125,7 @@ def test_changes() -> None:
     after[9] = "line ten"
     after[20:20] = ["new one", "new two"]
     del after[33:35]  # lines 32 and 33 of before
-    change = _compare("a.c", before, after)
+    change = compare_texts("a.c", before, after)
     assert {after[n - 1] for n in change.added} == {"line ten", "new one", "new two"}
     assert {after[n - 1] for n in change.touched} == {"line 34"}
     assert [text for sign, _, text in change.diff if sign == "-"] == [
@@ -137,7 +137,7 @@ def test_changes() -> None:
 
 
 def test_the_change_of_a_new_file() -> None:
-    change = _compare("a.c", [], ["one", "two"])
+    change = compare_texts("a.c", [], ["one", "two"])
     assert change.lines == {1, 2}
 
 
