@@ -34,8 +34,6 @@ def test_the_machine_is_made_with_the_usual_limit(kgdb):
 @pytest.mark.kgdb(timeout=0.5, isolation="reboot")
 def test_a_boot_takes_what_it_takes(kgdb):
     assert kgdb.timeout == 0.5
-    with takes_about(0.5), pytest.raises(TimeoutError, match=r"did not end in 0\.5 s"):
-        kgdb.run("sleep 20")
 
 
 @SHORT
