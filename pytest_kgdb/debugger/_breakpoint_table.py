@@ -251,8 +251,14 @@ class BreakpointTable(StopSubscriber):
 
         And the addresses of what it names.
 
-        :raises KgdbError: gdb cannot evaluate it.
+        :raises KgdbError: gdb cannot evaluate it, or it is empty.
         """
+        if not condition.strip():
+            raise KgdbError(
+                f"no breakpoint at {location} with an empty condition",
+                hint="None is no condition",
+                by_test=True,
+            )
         try:
             request = self._debugger.request("condition", text=condition, location=location)
         except GdbError as error:
@@ -341,7 +347,7 @@ class BreakpointTable(StopSubscriber):
         self._run_control.require_stopped("changing a breakpoint")
         words, row = f"-break-condition {number}", self._rows[number]
         reads: tuple[int, ...] = ()
-        if condition:
+        if condition is not None:
             text, reads = self._as_gdb_takes_it(condition, row.resolved or row.text)
             row.written = text, condition
             words += f" {c_string(text)}"

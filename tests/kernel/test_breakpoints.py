@@ -354,3 +354,15 @@ def test_what_stays_when_the_hardware_breakpoint_goes(kgdb):
         assert kgdb.cont().breakpoint is second
         assert second.hits == hits
     assert hardware.hits == 1
+
+
+@pytest.mark.parametrize("condition", ["", " "])
+def test_an_empty_condition(kgdb, condition):
+    with pytest.raises(KgdbError, match="empty condition"):
+        kgdb.breakpoint("vfs_read", condition=condition)
+    with kgdb.breakpoint("vfs_read", condition="count == 17") as read:
+        with pytest.raises(KgdbError, match="empty condition"):
+            read.condition = condition
+        assert read.condition == "count == 17"
+        read.condition = None
+        assert read.condition is None
