@@ -154,4 +154,6 @@ def test_the_page_of_the_run(ran: tuple[Path, Outcome]) -> None:
 
 def test_the_record(ran: tuple[Path, Outcome]) -> None:
     lines = (ran[0] / "record").read_text().splitlines()
-    assert len([json.loads(line) for line in lines]) == 7
+    *tests, end = [json.loads(line) for line in lines]
+    assert len(tests) == 7
+    assert end == {"finished": True}

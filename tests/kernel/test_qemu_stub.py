@@ -202,7 +202,9 @@ def test_no_hook_of_the_plugins_own_is_seen(stub):
 def test_more_breakpoints_than_a_kernel_has_room_for(stub):
     """kernel/debug/debug_core.c has 1,000 of them, KGDB_MAX_BREAKPOINTS."""
     stub.execute(
-        "python\nfor offset in range(1100): gdb.Breakpoint('*((long)panic + %d)' % offset)\nend"
+        "python\nbegin = int(gdb.parse_and_eval('(unsigned long)panic'))\n"
+        "code = gdb.selected_frame().architecture().disassemble(begin, count=1100)\n"
+        "for instruction in code: gdb.Breakpoint('*%d' % instruction['addr'])\nend"
     )  # where nothing comes by
     assert "1100 " in stub.execute("info breakpoints")
     assert read_17(stub).frame.function == "vfs_read"
