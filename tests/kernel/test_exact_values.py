@@ -19,7 +19,11 @@ EXACT = Path(__file__).parent / "modules" / "exact"
 
 @pytest.fixture
 def exact(kgdb: Any) -> Any:
+    """The module, at a stop whose function has no variable of the names here, as `flags`."""
     kgdb.modules.load(EXACT)
+    kgdb.breakpoint("hrtimer_nanosleep", temporary=True)
+    kgdb.type("sleep 0")
+    kgdb.cont()
     return kgdb
 
 
