@@ -19,6 +19,9 @@ __all__ = ["Diagnosis", "diagnose", "explained"]
 
 E = TypeVar("E", bound=KgdbError)
 
+# Run states of a machine that is at a stop of its debugger (qapi/run-state.json, RunState).
+_OF_DEBUGGERS: Final = ("running", "paused")
+
 _MAX_TASKS: Final = 6
 _MAX_LINES: Final = 36
 _MAX_CHAIN: Final = 4
@@ -64,7 +67,8 @@ def explained(
 def diagnose(samples: Samples) -> Diagnosis:
     """Return what is wrong, by what was seen of a machine at several times."""
     text = "\n".join(_bounded(samples))
-    if any(cpu.in_debugger for cpu in samples.last):
+    in_debugger = any(cpu.in_debugger for cpu in samples.last)
+    if in_debugger and samples.status in _OF_DEBUGGERS:
         # At a stop that has come while somebody looked.
         return Diagnosis("the kernel has come to its debugger", text)
     if samples.status != "running":

@@ -307,8 +307,11 @@ class KgdbBackend(Backend):
             return b"E01"
         if self._stub.socket is not None:
             self._vcpus.cont()  # a removal may have nothing to do, and the machine stays paused
-        self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
-        return self._stub.insert_or_remove(payload)
+        try:
+            return self._stub.insert_or_remove(payload)
+        finally:
+            if self._stub.socket is not None:
+                self._vcpus.paused = False  # the stub stops the machine itself, and resumes it
 
     def take_refusal(self) -> Refusal | None:
         """See :meth:`Backend.take_refusal`."""

@@ -11,7 +11,7 @@ from typing import Final
 from ..arch import X86_64
 from ..errors import KgdbError
 from ._displaced import has_accessed
-from ._packets import cpu_of, stopped_thread
+from ._packets import IO_ERROR, cpu_of, stopped_thread
 from ._registers import PacketRegisters
 
 __all__ = ["STEP_SECONDS", "HitReports", "OtherHits"]
@@ -52,6 +52,8 @@ class OtherHits:
         self._threads: list[bytes] = []
         self.self_jump = 0
         """Where the kernel's code has a jump to itself; QEMU is asked nothing without one."""
+        self.io_error = False
+        """Whether QEMU has stopped the machine itself when it was last asked."""
 
     def connected(self) -> None:
         """Take note that this is another connection to QEMU."""
@@ -65,11 +67,14 @@ class OtherHits:
 
         :param stop_reply: what QEMU has reported of the stop; empty if nobody is told of that.
         """
+        self.io_error = False
         if not self.self_jump:
             return []
         reported = cpu_of(stopped_thread(stop_reply)) if stop_reply[:3] == b"T05" else None
         replies = []
         for thread in self._list_threads():
+            if self.io_error:
+                break  # by a CPU's step, QEMU would try again
             if cpu_of(thread) != reported and (reply := self._take(thread)):
                 replies.append(reply)
         return replies
@@ -114,6 +119,9 @@ class OtherHits:
 
         One that comes to a stop while QEMU stops the others for another makes it stop once more
         when it goes on (softmmu/runstate.c, qemu_system_debug_request), and report the other one.
+
+        At a stop that is no hit, QEMU reports, and no longer single-steps, the CPU that `Hc` chose
+        (gdbstub.c, gdb_vm_state_change): another one would stop again at its next instruction.
         """
         reply = b""
         for _ in range(_TRIES):
@@ -121,8 +129,10 @@ class OtherHits:
             registers = self._registers()
             registers[_PC] = self.self_jump
             registers[_FLAGS] = flags & ~_TRAP  # kgdb may step the task that is on it
+            self._request(b"Hc" + thread)
             reply = self._step(b"vCont;s:" + thread)
-            if cpu_of(stopped_thread(reply)) == cpu_of(thread):
+            self.io_error = reply[:3] == IO_ERROR
+            if self.io_error or cpu_of(stopped_thread(reply)) == cpu_of(thread):
                 break
         return reply
 

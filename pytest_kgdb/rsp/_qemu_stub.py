@@ -240,13 +240,15 @@ class QemuStub:
         replies += self._take_other_hits(stop_reply)
         hits = [self._lead_into_kgdb(reply) for reply in replies] if kernel_runs else []
         self._select(self._thread)
-        self._resume()
+        if not self._failed:
+            self._resume()
         return [hit for hit in hits if hit is not None]
 
     def _take_other_hits(self, stop_reply: bytes = b"") -> list[bytes]:
         if not self.watching or self._failed:  # by a CPU's step, QEMU would try again
             return []
         replies = self.other_hits.take(stop_reply)
+        self._failed = self.other_hits.io_error
         self._select(self._thread)
         return replies
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,6 +62,28 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Vcpus:
+    """Notes what the relay has done with the machine."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def stop_nowait(self) -> None:
+        self.calls.append("stop_nowait")
+
+    def stop(self, timeout: float) -> None:
+        self.calls.append(f"stop {timeout}")
+
+    def cont(self) -> None:
+        self.calls.append("cont")
+
+    def wait_for(self, call: str) -> None:
+        end = time.monotonic() + 10
+        while self.calls[-1] != call:
+            assert time.monotonic() < end, self.calls
+            time.sleep(0.001)
 
 
 def insert(address: int) -> bytes:

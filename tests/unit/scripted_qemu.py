@@ -23,14 +23,18 @@ class ScriptedQemu(ScriptedStub):
         """Whether a single step waits until a test calls :meth:`end_step`."""
         self.cut_short = 0
         """How many of the next single steps end before the instruction."""
+        self.fails_to_write = False
+        """Whether a disk's file has no room: the machine stops as soon as it runs."""
+        self.single_steps: set[int] = set()
+        """The CPUs that stop after their next instruction, whatever they are to do."""
         self.watchpoints: set[bytes] = set()
         self.hits: dict[int, int] = {}
         """What CPUs have hit, and QEMU has not reported: addresses of watchpoints."""
         self.physical = False
         """Whether addresses in packets are physical: the memory begins at 0 there."""
         self._selected = 1
+        self._to_continue = 1  # which is reported at a stop that is no hit
         self._unlisted: list[bytes] = []
-        self._single_steps: set[int] = set()
 
     @property
     def stop_reply(self) -> bytes:
@@ -53,6 +57,9 @@ class ScriptedQemu(ScriptedStub):
             return self._unlisted.pop(0)
         if payload.startswith(b"Hg"):
             self._selected = int(payload.rpartition(b".")[2], 16)
+            return b"OK"
+        if payload.startswith(b"Hc"):
+            self._to_continue = int(payload.rpartition(b".")[2], 16)
             return b"OK"
         if kind == b"g":
             return pack_registers(selected)
@@ -83,8 +90,11 @@ class ScriptedQemu(ScriptedStub):
 
     def _resume(self, actions: dict[int, bytes]) -> None:
         self.running = True
-        self._single_steps |= {cpu for cpu, action in actions.items() if action == b"s"}
-        if self._single_steps and self.holds_steps:
+        self.single_steps |= {cpu for cpu, action in actions.items() if action == b"s"}
+        if self.fails_to_write:
+            self.stop(self._to_continue, signal=b"17")
+            return
+        if self.single_steps and self.holds_steps:
             return
         moving = [cpu for cpu, action in actions.items() if action]
         while True:
@@ -106,7 +116,7 @@ class ScriptedQemu(ScriptedStub):
         registers = self.cpus[cpu]
         while True:
             at = registers["ip"]
-            if cpu in self._single_steps:  # which overrides breakpoints (accel/tcg/cpu-exec.c)
+            if cpu in self.single_steps:  # which overrides breakpoints (accel/tcg/cpu-exec.c)
                 if self.cut_short:
                     self.cut_short -= 1
                 elif self.memory.read(at, 2) != SELF_JUMP:
@@ -120,9 +130,9 @@ class ScriptedQemu(ScriptedStub):
 
     def stop(self, cpu: int | None = None, reason: bytes = b"", signal: bytes = b"05") -> None:
         """Stop the machine."""
-        self.cpu = self._selected = cpu or self.cpu
+        self.cpu = self._selected = self._to_continue = cpu or self.cpu
         self.running = False
-        self._single_steps.discard(self.cpu)
+        self.single_steps.discard(self.cpu)
         if signal == b"05" and self.cpu in self.hits:
             reason += b"watch:%x;" % self.hits.pop(self.cpu)
         self.send(b"T%bthread:p01.%02x;%b" % (signal, self.cpu, reason))

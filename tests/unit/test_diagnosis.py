@@ -335,6 +335,14 @@ def test_a_stop_that_has_just_come() -> None:
     assert not diagnose(taken).deaf
 
 
+def test_a_kernel_in_its_debugger_whose_machine_qemu_has_stopped() -> None:
+    debugger = StackFrame("kgdb_cpu_enter", "kernel/debug/debug_core.c", 594)
+    taken = samples(cpu(debugger, SPIN, ENTRY, flags=OFF))
+    taken.status = "io-error"
+    assert diagnose(taken).headline == "io-error: QEMU has stopped the machine"
+    assert diagnose(taken).deaf
+
+
 # Tasks
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_bench import Bench, counter, insert, remove
+from relay_bench import Bench, Vcpus, counter, insert, remove
 from scripted_gdb import wait_until
 from scripted_kgdb import KGDBREBOOT, LAYOUT, LAYOUT_WITH_REBOOT
 from scripted_stub import (
@@ -541,28 +541,6 @@ class TestReplacing:
             vcpus.wait_for("stop_nowait")
             with bench.relay.quiesced(3.5):
                 assert vcpus.calls[-1] == "stop 3.5"
-
-
-class Vcpus:
-    """Notes what the relay has done with the machine."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def stop_nowait(self) -> None:
-        self.calls.append("stop_nowait")
-
-    def stop(self, timeout: float) -> None:
-        self.calls.append(f"stop {timeout}")
-
-    def cont(self) -> None:
-        self.calls.append("cont")
-
-    def wait_for(self, call: str) -> None:
-        end = time.monotonic() + 10
-        while self.calls[-1] != call:
-            assert time.monotonic() < end, self.calls
-            time.sleep(0.001)
 
 
 class Recorded:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from relay_bench import WAITS, Bench, insert
-from scripted_kgdb import KGDB_LAYOUT, LAYOUT, LAYOUT_WITH_COPIES
-from scripted_qemu import ScriptedQemu
+from relay_bench import WAITS, Bench, Vcpus, insert
+from scripted_kgdb import COPIES, KGDB_LAYOUT, LAYOUT, LAYOUT_WITH_COPIES
+from scripted_qemu import SELF_JUMP, ScriptedQemu
 from scripted_stub import CALLER, DATA, LOAD, NOP, RET, STACK, packet
 
 from pytest_kgdb.rsp import QemuStub
@@ -212,6 +212,47 @@ def test_it_is_detached_with_the_machine(bench: Bench, qemu: ScriptedQemu) -> No
     bench.relay.reattach(b"T05thread:01;", paused=False)
     assert bench.gdb.ask(b"z" + watch) == b"OK"
     assert qemu.connections == 1
+
+
+def test_a_restored_machine_stays_paused_where_nothing_is_to_be_removed(
+    tmp_path: Path, qemu: ScriptedQemu
+) -> None:
+    """gdb takes away what it had, with the stub detached: the machine is resumed all the same."""
+    watch, vcpus = b"2,%x,4" % DATA, Vcpus()
+    with Bench(tmp_path, stub=QemuStub(qemu.connect, waits=WAITS), vcpus=vcpus) as bench:
+        qemu.memory = bench.kgdb.memory
+        bench.gdb.ask(b"Z" + watch)
+        bench.relay.detach()
+        vcpus.calls.clear()
+        bench.relay.reattach(b"T05thread:01;", paused=True)
+        assert bench.gdb.ask(b"z" + watch) == b"OK"
+        assert vcpus.calls == []
+        bench.kgdb.registers["ip"] = CALLER
+        bench.gdb.send(b"c")
+        bench.kgdb.wait_for(b"c")
+        assert vcpus.calls == ["cont"]
+
+
+def test_a_write_that_fails_while_a_cpu_is_asked_for_its_hit(
+    bench: Bench, qemu: ScriptedQemu
+) -> None:
+    """The machine stays stopped, and the CPU that was to jump would not stop by itself again."""
+    bench.kgdb.registers["ip"] = CALLER
+    layout = replace(LAYOUT, self_jump=COPIES.start)
+    bench.kgdb.memory.write(COPIES.start, SELF_JUMP)
+    bench.relay.use_guest_memory(bench.kgdb.memory, layout)
+    bench.gdb.ask(b"Z2,%x,4" % DATA)
+    qemu.wait_for(b"c")
+    bench.gdb.send(b"c")
+    bench.kgdb.wait_for(b"c")
+    qemu.cpus[2]["flags"] = 0x202
+    qemu.fails_to_write = True
+    qemu.stop(1)
+    qemu.wait_for(b"vCont;s:p01.02")
+    bench.relay.detach()
+    assert qemu.packets.count(b"c") == 1
+    assert not qemu.running
+    assert qemu.single_steps == set()
 
 
 def test_running_to_an_instruction(qemu: ScriptedQemu) -> None:
