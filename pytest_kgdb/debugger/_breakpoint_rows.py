@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
 
 from ._breakpoints import Breakpoint, BreakpointRow
+from ._debugger import Debugger
 from ._mi import Record
 
 __all__ = ["BreakpointRows", "MiRecords"]
@@ -28,10 +29,18 @@ class BreakpointRows:
 
     gdb's reading thread writes them as well: what is gone through is a copy.
 
+    :param debugger: lists gdb's breakpoints.
+    :param gdb: its records.
     :param make: makes a test's object of a row.
     """
 
-    def __init__(self, gdb: MiRecords, make: Callable[[BreakpointRow], Breakpoint]) -> None:
+    def __init__(
+        self,
+        debugger: Debugger,
+        gdb: MiRecords,
+        make: Callable[[BreakpointRow], Breakpoint],
+    ) -> None:
+        self._debugger = debugger
         self._make = make
         self._rows: dict[int, BreakpointRow] = {}
         self._objects: dict[int, Breakpoint] = {}
@@ -55,6 +64,12 @@ class BreakpointRows:
     def get(self, number: int) -> BreakpointRow | None:
         """Return the row of a breakpoint; None if gdb has none of that number."""
         return self._rows.get(number)
+
+    def refresh(self) -> list[BreakpointRow]:
+        """Read gdb's table anew, internal breakpoints included, and return all rows."""
+        for record in self._debugger.command("-break-list")["BreakpointTable"]["body"]:
+            self.update(record)
+        return list(self)
 
     def add(self, number: int) -> BreakpointRow:
         """Return the row of a breakpoint that gdb has."""

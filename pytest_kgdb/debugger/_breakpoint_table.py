@@ -12,6 +12,7 @@ from ..errors import KgdbError
 from ._breakpoint_rows import BreakpointRows, MiRecords
 from ._breakpoints import Access, Breakpoint, BreakpointRow, Watchpoint
 from ._debugger import Debugger
+from ._freed_breakpoints import FreedBreakpoints
 from ._linespec import linespec
 from ._locations import MAX_BREAKPOINTS, NoSuchLocation
 from ._mi import GdbError, Record, c_string
@@ -94,13 +95,16 @@ class BreakpointTable(StopSubscriber):
         self._expects = expects
         self._ended_watches = ended_watches
         self._take_refused = refused
-        self._rows = BreakpointRows(gdb, partial(Breakpoint, self))
+        self._rows = BreakpointRows(debugger, gdb, partial(Breakpoint, self))
+        self.in_freed_memory = FreedBreakpoints(
+            debugger, self._rows, delete=self._delete, set_condition=self._give_condition
+        )
+        """Those in memory that the kernel frees."""
         self._internal: dict[str, tuple[int, InternalHandler]] = {}
         self._disabled_for_step = False
         self._listeners: list[Callable[[bool], None]] = []
         self._announced: set[int] = set()  # of which the listeners know
         self._doomed: set[int] = set()  # which gdb is to delete at the next stop
-        self._ended: list[str] = []  # with the memory that they were in, for messages
         run_control.subscribe(self)
 
     def on_insert(self, listener: Callable[[bool], None]) -> None:
@@ -115,10 +119,7 @@ class BreakpointTable(StopSubscriber):
 
     def refresh(self) -> list[BreakpointRow]:
         """Read gdb's table anew, internal breakpoints included, and return all rows."""
-        table = self._debugger.command("-break-list")["BreakpointTable"]
-        for record in table["body"]:
-            self._rows.update(record)
-        return list(self._rows)
+        return self._rows.refresh()
 
     # The test's breakpoints
 
@@ -203,8 +204,7 @@ class BreakpointTable(StopSubscriber):
                     with contextlib.suppress(GdbError):  # there is no such place any more
                         self._locations.refuse_within_instruction(row.text, what)
                 except KgdbError:
-                    self._debugger.command(f"-break-delete {row.number}")
-                    self._rows.forget([row])
+                    self._delete([row])
                     raise
 
     def announce_others(self) -> None:
@@ -319,23 +319,8 @@ class BreakpointTable(StopSubscriber):
         self._announce(row)
         return watchpoint
 
-    def forget_memory(self, holds: Callable[[int], bool], why: str) -> None:
-        """Do without memory that is being freed, or is gone; gdb has the kernel stopped.
-
-        A watchpoint there is deleted. A breakpoint whose condition names something there stops the
-        kernel at the next hit, with the reason; but one that is there itself waits for its module.
-
-        :param holds: whether an address is in it.
-        """
-        for row in self._rows:
-            if not any(map(holds, row.reads)):
-                continue
-            if isinstance(self._rows.object_of(row), Watchpoint):
-                self._end([row.number], why)
-            elif not all(holds(place.address) for place in row.locations) and row.condition:
-                text = f'$_gone("{why}")'
-                row.written, row.reads = (text, row.condition), ()
-                self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
+    def _give_condition(self, row: BreakpointRow, text: str) -> None:
+        self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
 
     def set_enabled(self, number: int, enabled: bool) -> None:
         """Enable or disable a breakpoint (gdb's `enable`, `disable`)."""
@@ -384,61 +369,21 @@ class BreakpointTable(StopSubscriber):
             with contextlib.suppress(GdbError):
                 self._debugger.command(f"-break-delete {' '.join(map(str, sorted(doomed)))}")
 
-    # Those in memory that is freed
-
-    def addresses(self) -> list[int]:
-        """Return where there are breakpoints and watchpoints, internal ones and gdb's included."""
-        places = [place.address for row in self.refresh() for place in row.locations]
-        return places + [address for _, address, _ in self._watched()]
-
-    def _watched(self) -> list[tuple[int, int, bool]]:
-        """Return each watchpoint's number and address, and whether it is an address to gdb."""
-        if not any(row.watchpoint for row in self._rows):
-            return []
-        places = self._debugger.request("watchpoint_places")["places"]
-        return [(int(number), int(address), bool(fixed)) for number, address, fixed in places]
-
-    def end_watchpoints(self, freed: Callable[[int], bool], why: str) -> None:
-        """Delete watchpoints in memory that is freed: what is there next is another's.
-
-        Those at gdb's prompt that are an expression follow what it names.
-
-        :param freed: whether an address is in it.
-        :param why: what is gone, for messages.
-        """
-        watched = self._watched()
-        self._end([number for number, at, fixed in watched if fixed and freed(at)], why)
-
-    def end_breakpoints(self, freed: Callable[[int], bool], why: str) -> None:
-        """Delete breakpoints at addresses in code that is freed, of which gdb has no symbols more.
-
-        Those at its symbols wait by now.
-        """
-        rows = self.refresh()
-        self._end([r.number for r in rows if any(freed(at.address) for at in r.locations)], why)
-
-    def _end(self, numbers: list[int], why: str) -> None:
-        rows = [self._rows[number] for number in numbers if number in self._rows]
-        if rows:
-            self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
-            for row in rows:
-                row.gone = why
-                self._ended.append(f"{_kind(row)} {row.number} at {row.text} is deleted: {why}")
-            self._rows.forget(rows)
-
     def delete_all(self) -> None:
         """Delete the test's breakpoints and watchpoints; internal ones stay."""
-        numbers = [row.number for row in self.rows()]
-        if numbers:
-            self._debugger.command(f"-break-delete {' '.join(map(str, numbers))}")
-            self._rows.forget(self.rows())
+        if rows := self.rows():
+            self._delete(rows)
+
+    def _delete(self, rows: list[BreakpointRow]) -> None:
+        self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
+        self._rows.forget(rows)
 
     def clear(self) -> None:
         """Forget all breakpoints, internal ones too: gdb is gone, or has deleted them."""
         self._internal.clear()
         self._disabled_for_step = False
         self._announced.clear()
-        self._ended.clear()
+        self.in_freed_memory.clear()
         self._doomed.clear()
         self._rows.clear()
 
@@ -592,8 +537,7 @@ class BreakpointTable(StopSubscriber):
         if not rows:
             return
         watchpoints = [self._rows.object_of(row) for row in rows]
-        self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")
-        self._rows.forget(rows)
+        self._delete(rows)
         if record.reason == "int3" and any(ended.values()):
             record.reason, record.signal = "watchpoint", None
             record.breakpoint, record.message = watchpoints[0], _returned(watchpoints[0])
@@ -624,7 +568,7 @@ class BreakpointTable(StopSubscriber):
                 text, row.reads = self._as_gdb_takes_it(row.written[1], row.resolved)
                 if text != row.written[0]:
                     row.written = text, row.written[1]
-                    self._debugger.command(f"-break-condition {row.number} {c_string(text)}")
+                    self._give_condition(row, text)
 
     def restored(self, event: Restored) -> None:
         """Another test begins without breakpoints."""
@@ -674,7 +618,7 @@ class BreakpointTable(StopSubscriber):
         numbers = sorted(set(map(int, _NOT_INSERTED.findall(message))) - {0})
         if not numbers:
             return ""
-        self.refresh()
+        self._rows.refresh()
         rows = [self._rows[number] for number in numbers if number in self._rows]
         freed = {
             row.number: self._locations.freed_among(place.address for place in row.locations)
@@ -706,16 +650,12 @@ class BreakpointTable(StopSubscriber):
         """Return where the kernel was to stop, for a message."""
         rows = self.rows()
         places = ", ".join(f"{row.text} ({row.hits} hits)" for row in rows[:_NAMED])
-        ended = "".join(f"; {words}" for words in self._ended[-_NAMED:])
+        ended = "".join(f"; {words}" for words in self.in_freed_memory.ended()[-_NAMED:])
         return (f" at {places}" if rows else ", having no breakpoint to stop at") + ended
 
     @property
     def _internal_numbers(self) -> list[int]:
         return [number for number, _ in self._internal.values()]
-
-
-def _kind(row: BreakpointRow) -> str:
-    return "watchpoint" if row.watchpoint else "breakpoint"
 
 
 def _returned(watchpoint: Breakpoint) -> str:

@@ -176,7 +176,7 @@ class ModuleSymbols:
         module = self._registry.loaded.pop(name, None)
         if module is not None:
             self._registry.unloaded.append(module)
-            self._table.end_watchpoints(module.holds, module.freed.why)
+            self._table.in_freed_memory.end_watchpoints(module.holds, module.freed.why)
             with self._removed(module, module.holds, module.freed.why):
                 pass
 
@@ -203,7 +203,7 @@ class ModuleSymbols:
             # gdb knows the file by its real path, with a cache behind a symbolic link, too.
             file = self._readable(module.file).resolve()
             self._debugger.console(f'remove-symbol-file "{file}"')
-            self._table.end_breakpoints(freed, why)
+            self._table.in_freed_memory.end_breakpoints(freed, why)
             yield
 
     def _relocate_init(self, module: LoadedModule) -> None:
@@ -226,7 +226,7 @@ class ModuleSymbols:
         """
         module.init_freed = True
         init = partial(module.holds, init=True)
-        self._table.end_watchpoints(init, module.freed_init.why)
+        self._table.in_freed_memory.end_watchpoints(init, module.freed_init.why)
         for row in self._table.refresh():
             for location in row.locations:
                 number = location.number

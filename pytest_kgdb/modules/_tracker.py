@@ -87,7 +87,7 @@ class ModuleTracker(StopSubscriber):
             self._table.insert_internal(f"{self._freeing.init_function:#x}", self._on_init_freed)
         if not modules:
             return
-        addresses = self._table.addresses()
+        addresses = self._table.in_freed_memory.addresses()
         for module in modules.values():
             if (
                 any(map(module.holds, addresses))
@@ -154,7 +154,7 @@ class ModuleTracker(StopSubscriber):
 
     def _forget(self, memory: FreedMemory) -> None:
         self._instruments.forget(memory)
-        self._table.forget_memory(memory.owns, memory.why)
+        self._table.in_freed_memory.forget(memory.owns, memory.why)
 
     def _at(self, address: int) -> LoadedModule | None:
         modules = self._registry.loaded.values()

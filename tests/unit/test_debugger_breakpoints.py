@@ -793,7 +793,8 @@ def test_no_module_of_the_package_writes_breakpoints_but_the_table() -> None:
 
 
 def gone(parts: Parts, *addresses: int) -> None:
-    parts.table.forget_memory(lambda address: address in addresses, "module demo is gone")
+    in_freed_memory = parts.table.in_freed_memory
+    in_freed_memory.forget(lambda address: address in addresses, "module demo is gone")
 
 
 def test_a_condition_on_memory_that_is_gone(parts: Parts, gdb: FakeGdb) -> None:
