@@ -88,8 +88,8 @@ def op_assign(expression, value):
             low, high = -(1 << (bits - 1)), (1 << bits) - 1  # a register has no sign
         if not low <= number <= high:
             raise Refused(
-                f"{expression} is a {target.type}{f' of {bits} bits' if is_field else ''}, which "
-                f"cannot hold {number}: it holds {low} to {high}"
+                f"{expression} is of type {target.type}{f' of {bits} bits' if is_field else ''}, "
+                f"which cannot hold {number}: it holds {low} to {high}"
             )
         if kind.sizeof > 8:
             if target.address is None:
@@ -119,7 +119,7 @@ def as_float(expression, its_type, number):
     try:
         return float(number)
     except OverflowError:
-        raise Refused(f"{expression} is a {its_type}, which cannot hold {number}") from None
+        raise Refused(f"{expression} is of type {its_type}, which cannot hold {number}") from None
 
 
 def parenthesised(number):
@@ -130,7 +130,7 @@ def whole(expression, its_type, number):
     """A fraction's number as an integer; one that is not whole is refused."""
     if not number.is_integer():
         raise Refused(
-            f"{expression} is a {its_type}, which cannot hold {number}: it holds no fractions",
+            f"{expression} is of type {its_type}, which has no fractions: it cannot hold {number}",
             "round it: int(…) in Python, a cast to `long` in a C expression",
         )
     return int(number)
@@ -144,7 +144,8 @@ def check_float(expression, its_type, number):
     """Refuse a number that would become infinite."""
     if plain(its_type).sizeof == 4 and math.isfinite(number) and abs(number) > FLOAT_MAX:
         raise Refused(
-            f"{expression} is a {its_type}, which cannot hold {number}: it holds up to {FLOAT_MAX}"
+            f"{expression} is of type {its_type}, which cannot hold {number}: "
+            f"it ends at {FLOAT_MAX}"
         )
 
 

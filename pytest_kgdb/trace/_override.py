@@ -48,15 +48,15 @@ def in_register(name: str, returns: Returns | None, value: int | None) -> int | 
         return None
     if returns is not None and returns.kind not in _INTEGERS:
         raise KgdbError(
-            f"{name} returns a {kind}, which cannot be forced",
+            f"{name} returns {kind}, which cannot be forced",
             hint="what returns a number or a pointer can: a function that it calls, or a caller",
         )
     if value is None:
-        raise KgdbError(f"{name} returns a {kind}", hint="say which value")
+        raise KgdbError(f"{name} returns {kind}", hint="say which value")
     bits = 8 * returns.size if returns is not None else 64
     if bits > 64:
         raise KgdbError(
-            f"{name} returns a {kind} of {bits} bits, which cannot be forced",
+            f"{name} returns {kind}, of {bits} bits, which cannot be forced",
             hint="what returns at most 64 bits can: a function that it calls, or a caller",
         )
     low, high = _range_of(returns, bits)
@@ -64,7 +64,7 @@ def in_register(name: str, returns: Returns | None, value: int | None) -> int | 
     is_error = bits >= 32 and low == 0 and -MAX_ERRNO <= value < 0
     if not low <= value <= high and not is_error:
         raise KgdbError(
-            f"{name} returns a {kind} of {bits} bits, which cannot hold {value}: it holds "
+            f"{name} returns {kind}, of {bits} bits, which cannot hold {value}: it holds "
             f"{low} to {high}"
         )
     return value & ((1 << bits) - 1)

@@ -134,8 +134,8 @@ def test_an_expression_is_evaluated_at_each_call(
     ("value", "message"),
     [
         ("&count", "vfs_read cannot return '&count', which is no number"),
-        ("1 << 40", "int of 32 bits, which cannot hold 1099511627776"),
-        (1 << 31, "int of 32 bits, which cannot hold 2147483648"),
+        ("1 << 40", "int, of 32 bits, which cannot hold 1099511627776"),
+        (1 << 31, "int, of 32 bits, which cannot hold 2147483648"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(

@@ -44,14 +44,14 @@ def test_nothing_is_known_of_a_function_in_assembler() -> None:
 @pytest.mark.parametrize(
     ("returns", "value", "message"),
     [
-        (INT, 1 << 32, "int of 32 bits, which cannot hold 4294967296"),
+        (INT, 1 << 32, "int, of 32 bits, which cannot hold 4294967296"),
         (INT, 0xFFFFFFFF, r"cannot hold 4294967295: it holds -2147483648 to 2147483647"),
-        (UNSIGNED, 65536, "u16 of 16 bits"),
-        (UNSIGNED, -1, "u16 of 16 bits, which cannot hold -1: it holds 0 to 65535"),
-        (BOOL, 5, "bool of 8 bits, which cannot hold 5: it holds 0 to 1"),
-        (POINTER, -4096, r"struct file \* of 64 bits, which cannot hold -4096"),
+        (UNSIGNED, 65536, "u16, of 16 bits"),
+        (UNSIGNED, -1, "u16, of 16 bits, which cannot hold -1: it holds 0 to 65535"),
+        (BOOL, 5, "bool, of 8 bits, which cannot hold 5: it holds 0 to 1"),
+        (POINTER, -4096, r"struct file \*, of 64 bits, which cannot hold -4096"),
         (VOID, 1, "returns nothing, not 1"),
-        (INT, None, r"returns a int\n.*say which value"),
+        (INT, None, r"returns int\n.*say which value"),
         (Returns("struct pair", "struct", 16, False), 1, "struct pair, which cannot be forced"),
     ],
 )
