@@ -39,7 +39,7 @@ class MiCommands(Protocol):
     def command_text(self, command: str, *, timeout: float | None = None) -> str:
         """Run an MI command and return what it printed."""
 
-    def console(self, command: str, *, timeout: float | None = None) -> str:
+    def console(self, command: str, *, timeout: float | None = None, messages: bool = False) -> str:
         """Run a command of gdb's command line."""
 
 
@@ -120,14 +120,15 @@ class Debugger:
         """
         return self._run(lambda: self._gdb.command_text(command))
 
-    def console(self, command: str, *, timeout: float | None = None) -> str:
+    def console(self, command: str, *, timeout: float | None = None, messages: bool = False) -> str:
         """Run a command of gdb's command line and return what it printed.
 
         :param timeout: seconds; the limit of the running test otherwise.
+        :param messages: gdb's warnings and messages too.
         :raises GdbError: gdb refused it.
         :raises KgdbError: gdb, QEMU or the kernel is gone: whichever went first.
         """
-        return self._run(lambda: self._gdb.console(command, timeout=timeout))
+        return self._run(lambda: self._gdb.console(command, timeout=timeout, messages=messages))
 
     def _run(self, work: Callable[[], _T]) -> _T:
         try:

@@ -242,6 +242,7 @@ class Gdb:
         if token in self._pending:
             if message == "error":
                 record["log"] = self._logged()
+            record["printed"] = self._printed(messages=True)
             record["text"] = self._take_streams()
             self._replies[token] = record
             self._pending.discard(token)
@@ -269,12 +270,15 @@ class Gdb:
         lines = (str(line["payload"]) for line in self._streams if line["type"] == "log")
         return "".join(lines).strip()
 
-    def _take_streams(self) -> str:
-        text = "".join(
+    def _printed(self, *, messages: bool) -> str:
+        return "".join(
             f"{line['payload']}\n" if line["type"] == "output" else str(line["payload"])
             for line in self._streams
-            if line["type"] != "log"
+            if messages or line["type"] != "log"
         )
+
+    def _take_streams(self) -> str:
+        text = self._printed(messages=False)
         self._streams.clear()
         return text
 
@@ -310,7 +314,7 @@ class Gdb:
         :raises DebuggerDied: gdb is gone.
         :raises TimeoutError: no answer in time.
         """
-        return self._run(command, timeout)[0]
+        return self._run(command, timeout)["payload"]
 
     def command_text(self, command: str, *, timeout: float | None = None) -> str:
         """Run an MI command and return what it printed.
@@ -318,19 +322,21 @@ class Gdb:
         :param timeout: seconds; the limit of the running test otherwise.
         :raises KgdbError: as :meth:`command`.
         """
-        return self._run(command, timeout)[1]
+        return str(self._run(command, timeout)["text"])
 
-    def console(self, command: str, *, timeout: float | None = None) -> str:
+    def console(self, command: str, *, timeout: float | None = None, messages: bool = False) -> str:
         """Run a command as typed at gdb's prompt and return what it printed.
 
         :param timeout: seconds; the limit of the running test otherwise.
+        :param messages: gdb's warnings and messages too, which are its log stream.
         :raises GdbError: gdb answered with an error, or the command is not one line.
         :raises DebuggerDied: gdb is gone.
         :raises TimeoutError: no answer in time.
         """
-        return self._run(f"-interpreter-exec console {c_string(command)}", timeout)[1]
+        reply = self._run(f"-interpreter-exec console {c_string(command)}", timeout)
+        return str(reply["printed" if messages else "text"])
 
-    def _run(self, command: str, timeout: float | None) -> tuple[Any, str]:
+    def _run(self, command: str, timeout: float | None) -> Record:
         if "\n" in command or "\r" in command:
             raise GdbError(f"a gdb command is one line: {command!r}")
         limit = self._waits.of(timeout)
@@ -359,7 +365,7 @@ class Gdb:
             )
         if reply["message"] == "error":
             raise refusal(reply)
-        return reply["payload"], reply["text"]
+        return reply
 
     # Events
 

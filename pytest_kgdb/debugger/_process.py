@@ -38,6 +38,8 @@ _SETTINGS: Final = (
     "set height 0",
     "set history save off",
     "set style enabled off",
+    # Otherwise gdb asks whether one is to wait that has no location, and goes on without an answer.
+    "set breakpoint pending off",
     # Otherwise each stop removes every breakpoint, and each resume inserts it again.
     "set breakpoint always-inserted on",
     # A stop's record would hold all arguments, each a read from the kernel.

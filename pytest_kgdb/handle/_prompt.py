@@ -38,6 +38,10 @@ _CALLS: Final = (
     "a function that is called in a stopped kernel may sleep, or take a lock that is held",
     "run() has the guest do something; override() changes what a function returns",
 )
+_EVENTS: Final = (
+    "the kernel's debugger reports no such events, and it would wait for ever",
+    "break on what the kernel does for it: '__x64_sys_execve', 'kernel_clone', 'load_module'",
+)
 _INFERIORS: Final = ("there is one kernel, and gdb is on it", "")
 _REFUSED: Final[dict[str, tuple[str, str]]] = {
     "detach": (_TARGET, "resume() lets the kernel run"),
@@ -70,6 +74,8 @@ _REFUSED: Final[dict[str, tuple[str, str]]] = {
     "interpreter-exec": ("the handle speaks MI with gdb itself", "use its methods"),
     "new-ui": ("the handle speaks MI with gdb itself", "use its methods"),
     "interrupt": ("the kernel is stopped; kgdb would not hear it", "use interrupt()"),
+    "catch": _EVENTS,
+    "tcatch": _EVENTS,
     "tstart": _TRACEPOINTS,
     "tstop": _TRACEPOINTS,
     "tstatus": _TRACEPOINTS,
@@ -111,6 +117,10 @@ _MORE_LINES: Final = frozenset(
     {"commands", "define", "document", "if", "while", "while-stepping", "actions"}
 )
 _MORE_LINES_ALONE: Final = frozenset({"python", "guile"})
+
+_BREAKS: Final = frozenset({"break", "tbreak", "hbreak", "thbreak", "dprintf"})
+# gdb/linespec.c, symbol_not_found_error and symtabs_from_filename.
+_NO_PLACE: Final = re.compile(r'Function ".*" not defined|No source file named')
 
 _CONTINUE: Final = frozenset({"continue", "jump", "signal", "fg"})
 _STEP: Final = frozenset({"step", "stepi", "next", "nexti", "finish", "until", "advance"})
@@ -322,6 +332,7 @@ class Prompt:
     ) -> str:
         __tracebackhide__ = True
         name, arguments = first
+        names = {command for _, (command, _) in commands}
         if len(lines) > 1:
             script = self._directory / "prompt.gdb"
             script.write_text("\n".join(lines) + "\n")
@@ -339,18 +350,23 @@ class Prompt:
         try:
             text = self._console(command, lines, timeout)
             text = _TRAMPOLINE.sub(self._entry, text)
-            return text + (self._run_control.adopt_resume(timeout) or "")
+            text += self._run_control.adopt_resume(timeout) or ""
         except GdbError as error:
-            words = _SOURCED.sub("", error.message)
-            if words == error.message:
+            words, hint = _SOURCED.sub("", error.message), error.hint
+            if hint is None and _NO_PLACE.search(words) and not _BREAKS.isdisjoint(names):
+                hint = "breakpoint(…, pending=True) waits for a module that has it"
+            if (words, hint) == (error.message, error.hint):
                 raise
-            raise GdbError(words, log=error.log, hint=error.hint) from error
+            raise GdbError(words, log=error.log, hint=hint) from error
+        if name == "rbreak" and not text:
+            raise KgdbError(f"no function matches '{arguments}'")
+        return text
 
     def _console(self, command: str, lines: list[str], timeout: float | None) -> str:
         """Have gdb run a command that stands for the test's own."""
         __tracebackhide__ = True
         try:
-            return self._debugger.console(command, timeout=timeout)
+            return self._debugger.console(command, timeout=timeout, messages=True)
         except TimeoutError as error:
             self._spoiled()
             more = " …" if len(lines) > 1 else ""

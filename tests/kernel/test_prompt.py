@@ -47,6 +47,7 @@ def assert_agreed(kgdb) -> None:
         ("q", "returning"), ("inferior 1", "one kernel"), ("tstart", "spy"),
         ("thread apply all detach", "resume"), ("frame apply all kill", "restore"),
         ("pipe detach | cat", "resume"), ('interpreter-exec mi "-exec-continue"', "methods"),
+        ("catch fork", "kernel_clone"), ("tcatch exec", "execve"), ("catch syscall open", "_sys_"),
         ("shell", "attach"), ("set may-call-functions on", "override"),
     ],
 )  # fmt: skip
@@ -290,6 +291,40 @@ def test_a_breakpoint_where_nothing_is(kgdb):
     assert kgdb.run("echo alive").output == "alive\n"
 
 
+NOWHERE = "no_such_function"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"break {NOWHERE}", f"tbreak {NOWHERE}", f"hbreak {NOWHERE} if 1", "break no_such_file.c:1",
+        f'dprintf {NOWHERE},"hit\\n"', f"break read_write.c:{NOWHERE}",
+        f"print 1\nbreak {NOWHERE}\nprint 2", "break read_write.c:99999", f"rbreak ^{NOWHERE}$",
+        f"break -function vfs_read -label {NOWHERE}",
+    ],
+)  # fmt: skip
+def test_a_breakpoint_of_what_is_not_there(kgdb, command):
+    """gdb would ask whether to wait for it, and do nothing without an answer."""
+    with pytest.raises(KgdbError, match=f"{NOWHERE}|no_such_file|99999"):
+        kgdb.execute(command)
+    assert "No breakpoints" in kgdb.execute("info breakpoints")
+    assert_agreed(kgdb)
+
+
+def test_one_that_is_to_wait(kgdb):
+    with pytest.raises(KgdbError, match="pending=True"):
+        kgdb.execute("break demo_add")
+    kgdb.execute("set breakpoint pending on")
+    assert "(demo_add) pending" in kgdb.execute("break demo_add")
+    kgdb.modules.begin(DEMO)
+    assert kgdb.cont().frame.function == "demo_add"
+
+
+def test_gdb_warns(kgdb):
+    output = kgdb.execute(f"break vfs_read -force-condition if {NOWHERE}")
+    assert "warning: failed to validate condition at location 1" in output
+
+
 UNMAPPED = ("*0", "*0x10", "*1", "*(long)0", "*0x7ffff7ff0000", "*0xffffffffff000000")
 
 
@@ -457,6 +492,7 @@ def test_a_breakpoint_in_more_places_than_kgdb_has_room_for(kgdb, at_prompt):
     assert len(caught.value.message.splitlines()) < 12
     assert "--kgdb-stub=qemu" in str(caught.value)
     assert "list_add" not in kgdb.execute("info breakpoints")
+    kgdb.type("cat /proc/version")
     assert kgdb.cont().frame.function == "kmalloc"
 
 
