@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
@@ -18,6 +19,7 @@ from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from ..guest import FileTransfer, Shell
 from ..klog import is_detail
 from ..settings import make_variable
+from ._insmod import init_failed
 from ._kernel_list import KernelModules, Loaded
 from ._module import Module
 from ._parameters import arguments
@@ -195,11 +197,12 @@ class Modules:
             self._tracker.watch()
             before = self._log.dmesg_end()
             others = {entry.name for entry in self._listing()}
+            self._tracker.initialised.discard(name)
             try:
                 result = self._shell.run(command, hint=_HINT)
             except GuestCommandError as error:
                 raise self._stopped_in_init(name, error) from None
-            self._check_status(f"loading {name}", command, result, before)
+            self._check_loaded(name, command, result, before)
             name = self._loaded_as(name, others, before)
             self._symbols.sync(self._registry.watched)
         return Module(self, name)
@@ -311,10 +314,17 @@ class Modules:
             return
         before = self._log.dmesg_end()
         command = f"modprobe {shlex.quote(name)}"
+        self._tracker.initialised.discard(name)
         result = self._shell.run(command, hint=_HINT)
-        self._check_status(f"loading {name}", command, result, before)
+        self._check_loaded(name, command, result, before)
 
     # Errors
+
+    def _check_loaded(self, name: str, command: str, result: Result, before: str) -> None:
+        """:raises GuestCommandError: it was refused, or its init has returned an error."""
+        if result.status != 0 and name in self._tracker.initialised:
+            result = dataclasses.replace(result, output=init_failed(result.output))
+        self._check_status(f"loading {name}", command, result, before)
 
     def _check_status(self, what: str, command: str, result: Result, before: str) -> None:
         """:raises GuestCommandError: the command failed; the message has the kernel's reason."""

@@ -63,6 +63,8 @@ class ModuleTracker(StopSubscriber):
         self._register = register
         self._enabled = enabled
         self._awaited: str | None = None
+        self.initialised: set[str] = set()
+        """The modules whose init has begun to run; whoever asks removes a name before."""
         run_control.subscribe(self)
         table.on_insert(self._on_breakpoint)
         instruments.on_insert(self.guard)
@@ -124,6 +126,7 @@ class ModuleTracker(StopSubscriber):
 
     def _on_coming(self) -> bool:
         name = self._kernel.name_at(self._argument())
+        self.initialised.add(name)
         watched = self._registry.watched
         self._symbols.sync(watched)
         if name not in watched:

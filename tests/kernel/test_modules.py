@@ -256,6 +256,31 @@ class TestFailure:
             kgdb.evaluate("demo_total")
         assert kgdb.modules.load(DEMO).loaded
 
+    @pytest.mark.parametrize(
+        ("code", "words"),
+        [
+            (2, ": its init returned -ENOENT"), (3, ": its init returned -ESRCH"),
+            (8, ": its init returned -ENOEXEC"), (38, ": its init returned -ENOSYS"),
+            (19, r": No such device \(its init returned -ENODEV\)"),
+            (517, ": its init returned -EPROBE_DEFER"),
+        ],
+    )  # fmt: skip
+    def test_what_init_returned(self, kgdb, code, words) -> None:
+        """insmod has words of the loader's for some errors."""
+        with pytest.raises(
+            GuestCommandError, match=rf"(?s){words}\nthe kernel said:\n.*told to fail"
+        ):
+            kgdb.modules.load(DEMO, fail=code)
+
+    def test_what_the_loader_returned(self, kgdb, tmp_path) -> None:
+        data = bytearray(kgdb.modules.known(DEMO)[0].read_bytes())
+        place = data.index(b"vermagic=") + len(b"vermagic=")
+        data[place : place + 1] = b"7"
+        (tmp_path / "demo.ko").write_bytes(data)
+        kgdb.put(tmp_path / "demo.ko", "/run/altered.ko")
+        with pytest.raises(GuestCommandError, match="invalid module format\n"):
+            kgdb.modules.load("/run/altered.ko")
+
     def test_init_fails_with_a_breakpoint_in_it(self, kgdb) -> None:
         kgdb.modules.begin(DEMO, fail=12)
         init = kgdb.breakpoint("demo_init")

@@ -71,6 +71,7 @@ class World:
         self.synced: list[set[str]] = []
         self.watches = 0
         self.awaited: str | None = None
+        self.initialised: set[str] = set()
         self.arrives = True
         parts: Any = self
         self.modules = Modules(
@@ -220,6 +221,23 @@ def test_the_kernels_reason(world: World) -> None:
         assert error.value.message == (
             "loading demo failed: insmod: can't insert: File exists\nthe kernel said:\n    demo: no"
         )
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_an_error_that_its_init_returned(world: World, ran: bool) -> None:
+    words = "unknown symbol in module, or unknown parameter"
+
+    def fail() -> Result:
+        if ran:
+            world.initialised.add("demo")
+        return world.refuse(output=f"insmod: can't insert 'demo.ko': {words}\n")
+
+    world.initialised.add("demo")  # an earlier time
+    world.answers["insmod"] = fail
+    with pytest.raises(GuestCommandError) as error:
+        world.modules.load(write_module(world.directory, "demo"))
+    said = "its init returned -ENOENT" if ran else words
+    assert error.value.message == f"loading demo failed: insmod: can't insert 'demo.ko': {said}"
 
 
 def test_an_oops_in_its_init(world: World) -> None:
