@@ -42,6 +42,7 @@ _LOOK_SECONDS: Final = 0.1  # the longest time between two looks at what else ma
 _REST: Final = 4  # times as long as a search for text took, before the next one
 _SHORTEST_REST: Final = 0.002  # seconds; less is not worth a sleep
 _LONGEST_REST: Final = 1.0
+_OPEN_LOOK: Final = 0.02  # seconds between two looks at whether the guest has opened the console
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -85,6 +86,9 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._eof = False
         self.sent = 0
         """Bytes sent on the present connection."""
+        self._sending = threading.RLock()
+        self._is_open: Callable[[], bool] = lambda: True
+        self._unsent = bytearray()  # until it is
         self._open()
 
     @property
@@ -105,6 +109,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._socket = self._connect()
         self._eof = False
         self.sent = 0
+        self._seen_open = False
         self._reader = threading.Thread(
             target=self._read_socket, args=(self._socket,), name="kgdb-console", daemon=True
         )
@@ -296,19 +301,57 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         self._log(s, "send")
-        try:
-            self._socket.sendall(data)
-            self.sent += len(data)
-        except OSError as error:
-            raise MachineDied(f"the console does not take input: {error}", log=self.log) from error
+        with self._sending:
+            if self._unsent or not self._opened():
+                if not self._unsent:
+                    threading.Thread(
+                        target=self._send_unsent, args=(self._socket,), daemon=True
+                    ).start()
+                self._unsent += data
+                return len(data)
+            try:
+                self._send(data)
+            except OSError as error:
+                raise MachineDied(
+                    f"the console does not take input: {error}", log=self.log
+                ) from error
         return len(data)
 
+    def _send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+        self.sent += len(data)
+
+    def hold_until(self, is_open: Callable[[], bool]) -> None:
+        """Have what is sent wait until the guest has opened the console: it would be dropped.
+
+        Once it has, it is not asked again before the next :meth:`reconnect`.
+
+        :param is_open: is called in several threads.
+        """
+        self._is_open = is_open
+
+    def _opened(self) -> bool:
+        self._seen_open = self._seen_open or self._is_open()
+        return self._seen_open
+
+    def _send_unsent(self, connection: socket.socket) -> None:
+        while True:
+            with self._sending:
+                if self._socket is not connection or self.closed:
+                    return
+                if self._opened():
+                    with contextlib.suppress(OSError):  # whoever sends next is told
+                        self._send(bytes(self._unsent))
+                    self._unsent.clear()
+                    return
+            time.sleep(_OPEN_LOOK)
+
     def unread(self) -> int:
-        """Return how many of the sent bytes QEMU has not read yet (unix(7), SIOCOUTQ)."""
+        """Return how many bytes QEMU has not read yet (unix(7), SIOCOUTQ); some may be held."""
         count = array.array("i", [0])
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)
-        return count[0]
+        return count[0] + len(self._unsent)
 
     def sendline(self, s: str | bytes = "") -> int:
         """Send text and a newline."""
@@ -346,6 +389,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             self._socket = socket.socket(socket.AF_UNIX)  # by which the old reader ends
         self._shut(old)
         self._reader.join(_OLD_CONNECTION)
+        with self._sending:
+            self._unsent.clear()
 
     def reconnect(self) -> None:
         """Connect anew after :meth:`disconnect`; what was not read is discarded."""

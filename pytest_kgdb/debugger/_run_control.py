@@ -107,6 +107,8 @@ class RunControl:
     :param interrupt: asks a running kernel to stop.
     :param source: the source that the kernel and its modules were compiled from.
     :param interrupts_in_guest: whether `interrupt` is a command in the guest, as a test's own.
+    :param interrupt_is_heard: whether a running kernel would hear `interrupt` now; it is asked
+        again and again where it would not.
     """
 
     def __init__(
@@ -121,9 +123,11 @@ class RunControl:
         waits: WaitLimit,
         source: SourceText | None,
         interrupts_in_guest: Callable[[], bool] = lambda: False,
+        interrupt_is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._debugger = debugger
         self._interrupts_in_guest = interrupts_in_guest
+        self._interrupt_is_heard = interrupt_is_heard
         self._gdb = gdb
         self._relay = relay
         self._causes = causes
@@ -137,6 +141,7 @@ class RunControl:
         self._before: Stop | None = None  # the stop that the kernel was resumed from
         self._refused: GdbError | None = None  # gdb's second answer to a resume
         self._interrupting = False  # asked for, and no stop has come since
+        self._unsent = False  # and not sent yet: the kernel would not hear it
         self._passing = False  # what is asked for is the stop of kept_stopped()
         self._breaks = 0  # sent, and not seen to have stopped the kernel
         self._oops: tuple[int, ...] | None = None  # where the last oops was, and whose
@@ -227,6 +232,8 @@ class RunControl:
             if self._take_event(min(deadline.left, _LIVENESS)):
                 break
             self._causes.check_alive()
+            if self._unsent:
+                self._send_if_heard()
             if deadline.expired:
                 raise self._timed_out(deadline)
         self.check_refused()
@@ -239,6 +246,10 @@ class RunControl:
         hint = "it runs on: interrupt() stops it where it is"
         if self._interrupting:
             words = "\nit did not answer a sysrq on the console: it may spin with interrupts off"
+            if self._unsent:
+                words = (
+                    "\nno sysrq was sent: nobody has opened the console, and it would be dropped"
+                )
             hint = _DEAF_HINT
         error = TimeoutError(
             f"the kernel did not stop in {deadline.seconds:g} s{awaited}\n"
@@ -268,9 +279,15 @@ class RunControl:
         if self.stopped:
             return self.wait(timeout)
         self._interrupting = True
-        self._breaks += 1
-        self.request_stop()
+        self._send_if_heard()
         return self.wait(timeout)
+
+    def _send_if_heard(self) -> None:
+        """Ask for a stop, unless nobody reads the console: a kernel that is booting still."""
+        self._unsent = self._interrupting and not self._interrupt_is_heard()
+        if self._interrupting and not self._unsent:
+            self._breaks += 1
+            self.request_stop()
 
     def request_stop(self) -> None:
         """Ask a running kernel to stop, and wait for nothing: somebody else is told of the stop.

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from ..console import Console, PrintedLog, Result, as_typed
-from ..deadline import WaitLimit
+from ..console import Console, PrintedLog, Result, ShellReadiness, as_typed
+from ..deadline import Deadline, WaitLimit
 from ..debugger import FirstCause, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 
@@ -26,6 +26,7 @@ class Shell:
 
     :param oopses: lets a command go on after an oops that the test expects.
     :param printed: knows what the kernel prints on the console; None where nobody does.
+    :param ready: knows whether there is a shell; None where there always is.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class Shell:
         oopses: OopsPolicy,
         waits: WaitLimit,
         printed: PrintedLog | None = None,
+        ready: ShellReadiness | None = None,
     ) -> None:
         self._printed = printed
+        self._ready = ready
         self._run_control = run_control
         self.console = console
         """The guest's console."""
@@ -57,6 +60,8 @@ class Shell:
     ) -> Result:
         """Run a command; a kernel that was stopped is stopped again afterwards.
 
+        One that is booting still boots until there is a shell.
+
         :param timeout: seconds; the limit of the running test otherwise.
         :param check: is called while the command runs; may raise to end the wait.
         :param own: whether it is none of a test's, so that its output is shown to nobody.
@@ -74,16 +79,22 @@ class Shell:
             check()
             self.check_running(command)
 
-        return self.while_running(
-            lambda: self.console.run(
+        def work() -> Result:
+            left = limit
+            if self._ready is not None and not self._ready.is_there:
+                deadline = Deadline(limit)
+                self._ready.wait(limit, meanwhile)
+                left = deadline.left
+            return self.console.run(
                 command,
-                timeout=limit,
+                timeout=left,
                 meanwhile=meanwhile,
                 printed=self._printed,
                 own=own,
                 hint=hint,
             )
-        )
+
+        return self.while_running(work)
 
     def while_running(self, work: Callable[[], Result]) -> Result:
         """Do something in a running kernel; one that was stopped is stopped again afterwards."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..actions import ActionLog
-from ..console import PrintedLog
+from ..console import PrintedLog, ShellReadiness
 from ..deadline import WaitLimit
 from ..debugger import (
     BreakpointTable,
@@ -74,6 +74,7 @@ class Attachment:
     :param snapshots: saves and restores the machine.
     :param reason: why the kernel is stopped now.
     :param printed: knows what the kernel prints on the console; None where nobody does.
+    :param shell_ready: knows whether the guest has a shell yet; None where it always has.
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
     :param actions: records what the test does.
@@ -97,11 +98,13 @@ class Attachment:
         waits: WaitLimit,
         reason: Reason,
         printed: PrintedLog | None,
+        shell_ready: ShellReadiness | None = None,
         spoiled: Callable[[], None],
         remember: Remember,
         actions: ActionLog,
         save_machine: MachineSaver,
         interrupts_in_guest: Callable[[], bool] = lambda: False,
+        interrupt_is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         source = kernel.debug_source
         self.source = KernelSourceText(kernel.sources, registry, machine.directory / "sources")
@@ -129,6 +132,7 @@ class Attachment:
             waits=waits,
             source=self.source,
             interrupts_in_guest=interrupts_in_guest,
+            interrupt_is_heard=interrupt_is_heard,
         )
         elf = ElfFile(kernel.vmlinux)
         self.locations = Locations(
@@ -205,6 +209,7 @@ class Attachment:
             oopses=self.splats,
             waits=waits,
             printed=printed,
+            ready=shell_ready,
         )
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats, causes)
         actions.attach(debugger, self.source)

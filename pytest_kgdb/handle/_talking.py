@@ -41,14 +41,16 @@ class Talking(Base):
         """Type a command into the console's shell and wait for nothing.
 
         While the kernel is stopped the bytes wait in the serial port; the shell reads them once
-        the kernel runs.
+        the kernel runs. Those for a kernel that is booting still wait until it has opened the
+        console.
         """
         self.console.sendline(command)
 
     def run(self, command: str, timeout: float | None = None) -> Result:
         """Run a command in the guest's shell.
 
-        A stopped kernel runs for it and is stopped again afterwards.
+        A stopped kernel runs for it and is stopped again afterwards. One that is booting still
+        boots until there is a shell.
 
         :param timeout: seconds; the marker's or `--kgdb-timeout` otherwise.
         :raises ConfigError: there is a NUL in it, or what is no text.

@@ -93,6 +93,12 @@ class StopLayout:
     """`serial8250_ports[0].port.icount.rx`: how many characters the driver of the console has read
     (include/linux/serial_core.h, struct uart_icount); None if the kernel has another driver."""
 
+    console_state: int | None = None
+    """`serial8250_ports[0].port.state`: a pointer to that port's `struct uart_state`."""
+
+    state_iflags: int = 0
+    """Offset of `port.iflags` in `struct uart_state`."""
+
     console_driver: int | None = None
     """`serial8250_ports[0].port.cons`: the `struct console *` of that driver."""
 
@@ -174,10 +180,13 @@ class StopLayout:
                     int3_exception=int3_exception,
                 )
             task = program.type("struct task_struct")
-            console_rx = console_driver = console_seq = None
+            console_rx = console_state = console_driver = console_seq = None
+            state_iflags = 0
             if ports is not None:
                 port = program.type("struct uart_8250_port")
                 console_rx = ports + drgn.offsetof(port, "port.icount.rx")
+                console_state = ports + drgn.offsetof(port, "port.state")
+                state_iflags = drgn.offsetof(program.type("struct uart_state"), "port.iflags")
                 console_driver = ports + drgn.offsetof(port, "port.cons")
                 console = program.type("struct console")
                 if console.has_member("seq"):
@@ -189,6 +198,8 @@ class StopLayout:
                 task_comm=drgn.offsetof(task, "comm"),
                 mm_pgd=drgn.offsetof(program.type("struct mm_struct"), "pgd"),
                 console_rx=console_rx,
+                console_state=console_state,
+                state_iflags=state_iflags,
                 console_driver=console_driver,
                 console_seq=console_seq,
                 init_text=init or 0,

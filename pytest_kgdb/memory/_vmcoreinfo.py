@@ -15,6 +15,9 @@ _LONGEST: Final = 1 << 16
 # arch/x86/include/asm/sparsemem.h
 _SECTION_SIZE_BITS: Final = 27
 _MAX_PHYSMEM_BITS: Final = {4: 46, 5: 52}
+# include/linux/mmzone.h, SECTIONS_PER_ROOT: a page of `struct mem_section`, without
+# CONFIG_PAGE_EXTENSION. More than one root is of interest to nobody who looks for the first page.
+_SECTIONS_PER_ROOT: Final = 4096 // 16
 
 
 def vmcoreinfo(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
@@ -48,6 +51,7 @@ def _kernels(vmlinux: Vmlinux, placement: Placement, read: ReadFunction) -> str:
 
 def make_vmcoreinfo(vmlinux: Vmlinux, placement: Placement) -> str:
     """Return the fields that drgn needs in order to read an x86-64 kernel."""
+    sections = 1 << (_MAX_PHYSMEM_BITS[placement.levels] - _SECTION_SIZE_BITS)
     page_table = vmlinux.need("init_top_pgt", "swapper_pg_dir") + placement.offset
     lines = [
         f"OSRELEASE={vmlinux.release}",
@@ -55,6 +59,8 @@ def make_vmcoreinfo(vmlinux: Vmlinux, placement: Placement) -> str:
         f"SYMBOL(swapper_pg_dir)={page_table:x}",
         f"NUMBER(SECTION_SIZE_BITS)={_SECTION_SIZE_BITS}",
         f"NUMBER(MAX_PHYSMEM_BITS)={_MAX_PHYSMEM_BITS[placement.levels]}",
+        # By which drgn finds `vmemmap`, the array of all `struct page`.
+        f"LENGTH(mem_section)={sections // _SECTIONS_PER_ROOT}",
         f"NUMBER(phys_base)={placement.phys_base}",
         f"NUMBER(pgtable_l5_enabled)={int(placement.levels == 5)}",
         f"KERNELOFFSET={placement.offset:x}",

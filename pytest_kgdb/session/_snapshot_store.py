@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from ..deadline import WaitLimit
 from ..debugger import Reason, Stop
@@ -20,11 +20,23 @@ __all__ = ["SnapshotStore"]
 _NAMED: Final = "test-"
 
 
+class ShellState(Protocol):
+    """The part of :class:`ShellReadiness` that is used here."""
+
+    def set(self, is_there: bool) -> None:
+        """Note whether it is there."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is there."""
+
+
 class SnapshotStore:
     """Saves and restores a machine with its debugger and its console.
 
     :param slot: the handle's place, whose attachment is told of each restore.
     :param on_reconnect: is called when the console is connected anew.
+    :param shell: knows whether the guest's shell is there.
     :param connect_gdb: connects another gdb to the stopped kernel, and ends the one that there is.
     :param saved: snapshots that there are already, and kgdb's stop reply at each.
     :param pci: the PCI devices' configuration at each.
@@ -41,6 +53,7 @@ class SnapshotStore:
         waits: WaitLimit,
         on_reconnect: Callable[[], None],
         connect_gdb: Callable[[], None],
+        shell: ShellState,
         saved: Mapping[str, bytes],
         pci: Mapping[str, Spaces],
         leaving: Callable[[], None] = lambda: None,
@@ -52,6 +65,7 @@ class SnapshotStore:
         self._waits = waits
         self._on_reconnect = on_reconnect
         self._connect_gdb = connect_gdb
+        self._shell = shell
         self._leaving = leaving
         self._arrived = arrived
         self._pci = (
@@ -64,7 +78,7 @@ class SnapshotStore:
         self._tags: dict[str, str] = {}  # where a snapshot has another name in QEMU
         self.current: str | None = None
         """The snapshot at which the machine is, untouched since; None once it moved on."""
-        self._named: dict[str, tuple[bytes, Stop]] = {}
+        self._named: dict[str, tuple[bytes, Stop, bool]] = {}  # and whether there is a shell
 
     def restore_pci(self, name: str) -> None:
         """Write to the PCI devices what QEMU has not restored of them."""
@@ -156,6 +170,7 @@ class SnapshotStore:
         """
         tag = self.tag(name)
         self._restore(tag, self.saved[name], reason, keep_breakpoints=False)
+        self._shell.set(name != "kgdbwait")
         self.current = name
 
     # Those of the running test (handle.SnapshotKeeping)
@@ -167,12 +182,13 @@ class SnapshotStore:
 
     def save_named(self, name: str, stop: Stop) -> None:
         """Save the stopped machine, without breakpoints in its memory."""
-        self._named[name] = self._save(_NAMED + name), stop
+        self._named[name] = self._save(_NAMED + name), stop, self._shell.is_there
 
     def restore_named(self, name: str) -> None:
         """Restore the machine to the same stop; breakpoints are as they are now."""
-        stop_reply, stop = self._named[name]
+        stop_reply, stop, has_shell = self._named[name]
         self._restore(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
+        self._shell.set(has_shell)
         self._slot.require().run_control.record_again(stop)
 
     def drop_named(self) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from ..console import ShellReadiness
 from ..deadline import WaitLimit
 from ..debugger import Gdb, Reason, Remember
 from ..diagnosis import explained
-from ..errors import BootError, ConfigError, MachineDied, TimeoutError
+from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
 from ..kernel import Vmlinux
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..debugger import Stop
+    from ..kernel import StopLayout
     from ..recipes import Coverage
     from ..settings import Point
 
@@ -44,6 +46,10 @@ _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
 _STACK_LINES: Final = 8  # besides
+
+# include/linux/tty_port.h, TTY_PORT_INITIALIZED, a bit's number, since 4.7 (commit d41861ca19c9
+# "tty: Replace ASYNC_INITIALIZED bit and update atomically").
+_INITIALISED: Final = 1 << 0
 
 
 class _PausableMachine:
@@ -175,6 +181,7 @@ class Vm:
         memory = RelayMemory(
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine, layout
         )
+        opened = _opened(memory, layout)
         self._parts.callback(memory.close)
         interrupt: Callable[[], None]
         if self.spec.stub == "qemu":
@@ -192,6 +199,7 @@ class Vm:
             self._parts.callback(relay.close)
             relay.use_guest_memory(memory, layout)
             interrupt = lambda: self._interrupt_qemu(relay)  # noqa: E731 # one of two ways
+            is_heard: Callable[[], bool] = lambda: True  # noqa: E731 # likewise
             on_reconnect: Callable[[], None] = lambda: None  # noqa: E731 # likewise
         else:
             relay = Relay(
@@ -218,7 +226,10 @@ class Vm:
                 alive=lambda: machine.alive,
                 characters_read=_counter(memory, layout.console_rx if layout else None),
             )
-            interrupt, on_reconnect = sysrq.send, sysrq.restart
+            interrupt, is_heard, on_reconnect = sysrq.send, opened, sysrq.restart
+        machine.console.hold_until(opened)
+        shell = ShellReadiness(machine.console, READY)
+        shell.set(at != "kgdbwait")
         if self._covers is not None:
             self.coverage = MachineCoverage(
                 self._covers,
@@ -236,6 +247,7 @@ class Vm:
             self._slot,
             waits=self._waits,
             on_reconnect=on_reconnect,
+            shell=shell,
             connect_gdb=lambda: self._replace_gdb(relay),
             saved=snapshot.stop_replies if snapshot is not None else {},
             pci=snapshot.pci if snapshot is not None else {},
@@ -252,12 +264,14 @@ class Vm:
             running=_PausableMachine(machine, relay),
             relay=relay,
             interrupt=interrupt,
+            interrupt_is_heard=is_heard,
             snapshots=self._store,
             registry=self._registry,
             generation=self._slot.generation,
             waits=self._waits,
             reason=self._reason(at),
             printed=memory.console_log,
+            shell_ready=shell,
             spoiled=self._spare.prepare,
             remember=self._remember,
             actions=self._slot.actions,
@@ -486,3 +500,24 @@ def _counter(memory: RelayMemory, address: int | None) -> Callable[[], int] | No
         return int.from_bytes(memory.read(address, 4), "little")
 
     return read
+
+
+def _opened(memory: RelayMemory, layout: StopLayout | None) -> Callable[[], bool]:
+    """Return what tells whether somebody has the console open, where that is known.
+
+    What comes before is dropped (drivers/tty/serial/8250/8250_port.c, serial8250_do_startup).
+    """
+    pointer = layout.console_state if layout is not None else None
+    if layout is None or pointer is None:
+        return lambda: True
+    offset = layout.state_iflags
+
+    def opened() -> bool:
+        try:
+            state = int.from_bytes(memory.read(pointer, 8), "little")
+            # Without one there is no driver yet.
+            return bool(state and memory.read(state + offset, 1)[0] & _INITIALISED)
+        except KgdbError:  # damaged memory
+            return True
+
+    return opened

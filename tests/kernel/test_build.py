@@ -96,6 +96,8 @@ class TestKernel:
             (layout.task_comm, "(unsigned long)&((struct task_struct *)0)->comm"),
             (layout.mm_pgd, "(unsigned long)&((struct mm_struct *)0)->pgd"),
             (layout.console_rx, "(unsigned long)&serial8250_ports[0].port.icount.rx"),
+            (layout.console_state, "(unsigned long)&serial8250_ports[0].port.state"),
+            (layout.state_iflags, "(unsigned long)&((struct uart_state *)0)->port.iflags"),
             (layout.console_driver, "(unsigned long)&serial8250_ports[0].port.cons"),
             (layout.console_seq, "(unsigned long)&((struct console *)0)->seq"),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,29 @@ def test_a_shell_as_always(kgdb: Any, time: int) -> None:
     kgdb.type("cat /proc/uptime")
     assert kgdb.cont().frame.args["filename"].string() in ("/proc/uptime", "/etc/ld.so.cache")
     assert kgdb.finish().return_value >= 0
+
+
+@EARLY
+def test_an_interrupt_before_the_console_is_open(kgdb: Any) -> None:
+    kgdb.resume()
+    assert kgdb.interrupt().reason == "interrupt"
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+@EARLY
+def test_a_file_for_a_kernel_that_is_to_boot_first(kgdb: Any, tmp_path: Path) -> None:
+    """The drgn program is made before the kernel has described its memory."""
+    assert kgdb.program["system_state"].value_() == 0
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 400)
+    kgdb.put(tmp_path / "file", "/run/file")
+    kgdb.get("/run/file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_a_file_behind_that_test(kgdb: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"text")
+    kgdb.put(tmp_path / "file", "/run/file")
+    assert kgdb.run("cat /run/file").output == "text"
 
 
 @pytest.mark.kgdb(smp=2)

@@ -34,6 +34,61 @@ def test_the_test_begins_stopped_at_ready(kgdb):
 
 
 @pytest.mark.kgdb(at="kgdbwait")
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=pytest.mark.kgdb(smp=2))])
+def test_an_interrupt_before_the_console_is_open(kgdb, cpus):
+    """The driver drops what comes before that, a break too."""
+    kgdb.resume()
+    assert kgdb.interrupt().reason == "interrupt"
+    assert kgdb.run("nproc").output == f"{cpus}\n"
+    for _ in range(3):
+        kgdb.resume()
+        assert kgdb.interrupt(timeout=10).reason == "interrupt"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+@pytest.mark.parametrize("place", [None, "console_on_rootfs", "uart_open", "run_init_process"])
+def test_a_command_for_a_kernel_that_is_to_boot_first(kgdb, place):
+    """The console's driver drops what comes before it is opened."""
+    if place is not None:
+        kgdb.breakpoint(place, temporary=True)
+        assert kgdb.cont().frame.function == place
+    assert kgdb.run("echo $((40 + 2))").output == "42\n"
+    assert kgdb.stop.reason == "interrupt"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+@pytest.mark.parametrize("place", [None, "uart_open", "run_init_process"])
+def test_what_is_typed_for_a_kernel_that_is_to_boot_first(kgdb, place):
+    if place is not None:
+        kgdb.breakpoint(place, temporary=True)
+        kgdb.cont()
+    kgdb.type("cat /proc/version")
+    kgdb.type("cat /proc/uptime")
+    for shows in ("version_proc_show", "uptime_proc_show"):
+        kgdb.breakpoint(shows)
+        assert kgdb.cont().frame.function == shows
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_snapshots_from_before_and_after_there_is_a_shell(kgdb):
+    kgdb.snapshot("early")
+    assert kgdb.run("echo one").output == "one\n"
+    kgdb.snapshot("late")
+    for name in ("early", "late", "early"):
+        kgdb.restore(name)
+        assert kgdb.run(f"echo {name}").output == f"{name}\n"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
+def test_a_breakpoint_before_there_is_a_shell(kgdb):
+    kgdb.breakpoint("run_init_process")
+    with pytest.raises(GuestCommandError, match=r"'true' did not end.*run_init_process"):
+        kgdb.run("true")
+    assert kgdb.stop.frame.function == "run_init_process"
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+@pytest.mark.kgdb(at="kgdbwait")
 def test_the_marker_asks_for_early_boot(kgdb):
     assert kgdb.stopped
     door = attachment_of(kgdb).debugger.door

@@ -13,7 +13,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from pytest_kgdb.console import Console
+from pytest_kgdb.console import Console, ShellReadiness
 from pytest_kgdb.console._shell import new_tag
 from pytest_kgdb.console._transcript import Transcript
 from pytest_kgdb.deadline import WaitLimit
@@ -347,6 +347,38 @@ class TestConnection:
         console.send("kept")
         assert guest.typed() == b"kept"
 
+    def test_what_is_sent_before_the_guest_has_opened_it_waits(self, guest: Guest) -> None:
+        console = guest.start()
+        is_open = threading.Event()
+        console.hold_until(is_open.is_set)
+        assert console.send("early, ") == 7
+        console.send("in order")
+        assert (console.sent, console.unread()) == (0, 15)
+        is_open.set()
+        assert guest.typed() == b"early, in order"
+        console.hold_until(pytest.fail)
+        console.send("later")
+        assert guest.typed() == b"later"
+        assert (console.sent, console.unread()) == (20, 0)
+
+    def test_what_waits_is_lost_with_the_connection(self, guest: Guest) -> None:
+        console = guest.start()
+        looks: list[bool] = []
+
+        def is_open() -> bool:
+            looks.append(True)
+            return len(guest.ends) > 1
+
+        console.hold_until(is_open)
+        console.send("lost")
+        console.disconnect()
+        assert console.unread() == 0
+        console.reconnect()
+        looks.clear()
+        console.send("kept")
+        assert looks == [True], "it is another guest's console"
+        assert guest.typed() == b"kept"
+
     def test_read_by_qemu(self, guest: Guest) -> None:
         console = guest.start()
         console.send("text")
@@ -358,6 +390,51 @@ class TestConnection:
         console.close()
         console.close()
         assert not console.isalive()
+
+
+class TestReadiness:
+    READY = re.compile(rb"ready\r?\n")
+
+    def readiness(self, guest: Guest) -> ShellReadiness:
+        return ShellReadiness(guest.start(b"ready\n"), self.READY)
+
+    def wait(self, readiness: ShellReadiness, seconds: float = LIMIT) -> None:
+        readiness.wait(seconds, lambda: None)
+
+    def test_there_from_the_beginning(self, guest: Guest) -> None:
+        readiness = self.readiness(guest)
+        assert readiness.is_there
+        self.wait(readiness, 0)
+
+    def test_still_to_come(self, guest: Guest) -> None:
+        readiness = self.readiness(guest)
+        readiness.set(False)
+        assert not readiness.is_there
+        with pytest.raises(TimeoutError, match=r"(?s)shell was not there.*pytest-kgdb: ready"):
+            self.wait(readiness, 0.02)
+        guest.prints(b"ready\r\n")
+        self.wait(readiness)
+        assert readiness.is_there
+
+    def test_seen_by_chance(self, guest: Guest) -> None:
+        readiness = self.readiness(guest)
+        readiness.set(False)
+        guest.shows(b"ready\n")
+        assert readiness.is_there
+        readiness.set(False)
+        assert not readiness.is_there, "another one"
+        readiness.set(True)
+        assert readiness.is_there
+
+    def test_a_stop_on_the_way(self, guest: Guest) -> None:
+        readiness = self.readiness(guest)
+        readiness.set(False)
+
+        def stopped() -> None:
+            raise KgdbError("stopped")
+
+        with pytest.raises(KgdbError, match="stopped"):
+            readiness.wait(LIMIT, stopped)
 
 
 class TestRun:

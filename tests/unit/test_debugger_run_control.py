@@ -516,6 +516,38 @@ def test_an_interrupt_that_is_not_answered(parts: Parts) -> None:
     assert not parts.run_control.stopped
 
 
+def test_an_interrupt_that_nobody_would_hear_yet(parts: Parts, gdb: FakeGdb) -> None:
+    """It is sent, once, as soon as the console is open."""
+    heard, sent = iter([False, False, True]), []
+
+    def interrupt() -> None:
+        sent.append(next(heard, "again"))
+        gdb.interrupt()
+
+    parts.run_control._interrupt_is_heard = lambda: next(heard)
+    parts.run_control._send_interrupt = interrupt
+    parts.run_control.resume()
+    assert parts.run_control.interrupt(5).reason == "interrupt"
+    assert sent == ["again"]
+
+
+def test_an_interrupt_that_nobody_hears(parts: Parts, gdb: FakeGdb) -> None:
+    sent: list[bool] = []
+    parts.run_control._interrupt_is_heard = lambda: False
+    parts.run_control._send_interrupt = lambda: sent.append(True)
+    opened = parts.table.insert(OPEN)
+    parts.run_control.resume()
+    with pytest.raises(TimeoutError, match="no sysrq was sent: nobody has opened the console"):
+        parts.run_control.interrupt(0.02)
+    gdb.hit(1)
+    assert parts.run_control.wait().breakpoint is opened
+    parts.run_control._interrupt_is_heard = lambda: True
+    parts.run_control.resume()
+    with pytest.raises(TimeoutError):
+        parts.run_control.wait(0.2)
+    assert sent == [], "another stop was as good"
+
+
 def test_kept_stopped(parts: Parts, gdb: FakeGdb) -> None:
     class Passing(StopSubscriber):
         seen: ClassVar[list[bool]] = []

@@ -101,6 +101,39 @@ def world(parts: Parts, gdb: FakeGdb) -> World:
 # A command
 
 
+def test_one_for_a_shell_that_is_still_to_come(world: World) -> None:
+    waited: list[float] = []
+
+    def wait(timeout: float, meanwhile: Callable[[], None]) -> None:
+        meanwhile()
+        assert world.gdb.running
+        assert world.console.commands == []
+        waited.append(timeout)
+
+    there = SimpleNamespace(is_there=False, wait=wait)
+    ready: Any = there
+    world.shell._ready = ready
+    world.shell.run("true", 4.0)
+    there.is_there = True
+    world.shell.run("true", 4.0)
+    assert waited == [4.0]
+    first, second = (timeout for _, timeout in world.console.commands)
+    assert first < second == 4.0
+
+
+def test_a_stop_before_there_is_a_shell(world: World) -> None:
+    def wait(_timeout: float, meanwhile: Callable[[], None]) -> None:
+        world.gdb.interrupt()
+        world.gdb.wait_read()
+        meanwhile()
+
+    ready: Any = SimpleNamespace(is_there=False, wait=wait)
+    world.shell._ready = ready
+    with pytest.raises(GuestCommandError, match="'true' did not end: the kernel stopped"):
+        world.shell.run("true")
+    assert world.console.commands == []
+
+
 def test_a_stopped_kernel_runs_for_it(world: World) -> None:
     states: list[bool] = []
     world.console.on_look = lambda _: states.append(world.gdb.running)

@@ -29,7 +29,11 @@ struct task_struct *current_task;
 SERIAL = """
 struct uart_icount { unsigned cts, dsr, rng, dcd, rx, tx; };
 struct console { char name[16]; unsigned long seq; };
-struct uart_port { long lock; struct uart_icount icount; struct console *cons; };
+struct tty_port { long more; unsigned long iflags; };
+struct uart_state { struct tty_port port; };
+struct uart_port {
+  long lock; struct uart_state *state; struct uart_icount icount; struct console *cons;
+};
 struct uart_8250_port { struct uart_port port; long more; };
 static struct uart_8250_port serial8250_ports[4] __attribute__((used));
 """
@@ -57,8 +61,10 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
         task_pid=16,
         task_comm=20,
         mm_pgd=8,
-        console_rx=elf.need("serial8250_ports") + 8 + 16,
-        console_driver=elf.need("serial8250_ports") + 8 + 24,
+        console_rx=elf.need("serial8250_ports") + 16 + 16,
+        console_state=elf.need("serial8250_ports") + 8,
+        state_iflags=8,
+        console_driver=elf.need("serial8250_ports") + 16 + 24,
         console_seq=16,
         kgdb=KgdbLayout(
             kgdb_active=elf.need("kgdb_active"),

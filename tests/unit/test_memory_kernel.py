@@ -118,6 +118,7 @@ class TestVmcoreinfo:
             "SYMBOL(swapper_pg_dir)": f"{guest.address('init_top_pgt'):x}",
             "NUMBER(SECTION_SIZE_BITS)": "27",
             "NUMBER(MAX_PHYSMEM_BITS)": "52",
+            "LENGTH(mem_section)": "131072",
             "NUMBER(phys_base)": str(26 * MIB),
             "NUMBER(pgtable_l5_enabled)": "1",
             "KERNELOFFSET": f"{6 * MIB:x}",

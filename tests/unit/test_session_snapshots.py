@@ -19,6 +19,13 @@ from pytest_kgdb.session._snapshot_store import SnapshotStore
 PCI = {"02.0": [0x11E81234, 0x10] + [0] * 62}
 
 
+class FakeShell:
+    is_there = True
+
+    def set(self, is_there: bool) -> None:
+        self.is_there = is_there
+
+
 class World:
     """A machine, its relay and its handle, which write down what they are asked for."""
 
@@ -37,6 +44,7 @@ class World:
             reconnect=lambda: self.note("reconnect console"),
         )
         self.settles = True
+        self.shell: Any = FakeShell()
         self.run_control = SimpleNamespace(
             record_again=lambda stop: self.note(f"at {stop}"), gdb_is_stopped=lambda: False
         )
@@ -49,6 +57,7 @@ class World:
             on_reconnect=lambda: self.note("on reconnect"),
             saved={"kgdbwait": b"S05"},
             connect_gdb=lambda: self.note("connect gdb"),
+            shell=self.shell,
             pci={},
         )
 
@@ -156,6 +165,20 @@ def test_a_tests_own(world: World) -> None:
         f"at {stop}",
     ]
     assert world.store.current is None
+
+
+def test_whether_there_is_a_shell(world: World) -> None:
+    stop: Any = SimpleNamespace(reason="breakpoint")
+    world.store.restore("kgdbwait", "int3")
+    assert not world.shell.is_there
+    world.store.save_named("early", stop)
+    world.store.save("ready")
+    world.store.restore("ready", "interrupt")
+    assert world.shell.is_there
+    world.store.save_named("late", stop)
+    for name in ("early", "late", "early"):
+        world.store.restore_named(name)
+        assert world.shell.is_there == (name == "late")
 
 
 def test_another_gdb_after_a_test_that_left_none_for_another(world: World) -> None:
