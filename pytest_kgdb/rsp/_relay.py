@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..arch import X86_64
-from ..errors import DebuggerDied, KgdbError
+from ..errors import DebuggerDied, KgdbError, MachineDied
 from ._backend import CONT, Backend, Door, Monitor, ResumeRequest
 from ._breakpoints import InsertedBreakpoints
 from ._hook_server import HookServer
@@ -193,7 +193,7 @@ class Relay:
 
         :raises KgdbError: not all of it is there; the message names the address.
         """
-        with self._lock:
+        with self._asking():
             data = self._backend.read(address, size)
             return data if self._code is None else self._code.original(address, data)
 
@@ -204,7 +204,7 @@ class Relay:
 
         :raises KgdbError: the stop is none at which they can be read.
         """
-        with self._lock:
+        with self._asking():
             return self._backend.register(name)
 
     def write_user(self, address: int, data: bytes) -> None:
@@ -214,12 +214,12 @@ class Relay:
 
         :raises KgdbError: not all of it is mapped, or it is not ours to write.
         """
-        with self._lock:
+        with self._asking():
             self._backend.write_user(address, data)
 
     def explain(self, address: int) -> KgdbError | None:
         """Return why gdb could not read an address, or write there; None if that is not known."""
-        with self._lock:
+        with self._asking():
             return self._backend.explain(address)
 
     def take_refusal(self) -> Refusal | None:
@@ -268,7 +268,7 @@ class Relay:
 
         :raises KgdbError: the target does not listen while the kernel runs, as kgdb.
         """
-        with self._lock:
+        with self._asking():
             self._backend.interrupt()
 
     # Hooks
@@ -287,7 +287,7 @@ class Relay:
 
         :raises KgdbError: the target refuses a breakpoint there.
         """
-        with self._lock:
+        with self._asking():
             reply = self._hooks.add(address, hook)
         if reply != b"OK":
             raise KgdbError(
@@ -303,7 +303,7 @@ class Relay:
 
     def remove_hook(self, address: int, hook: Hook) -> None:
         """Undo :meth:`add_hook`, whether the kernel is stopped or runs."""
-        with self._lock:
+        with self._asking():
             self._hooks.remove(address, hook)
 
     def take_hook_error(self) -> BaseException | None:
@@ -334,7 +334,7 @@ class Relay:
         :param keeps_gdb: whether that gdb must be kept, and is waited for longer.
         :return: whether gdb waits for a stop, or has one.
         """
-        with self._lock:
+        with self._asking():
             self._settling = True
             try:
                 settled = self._await_settled(
@@ -366,7 +366,7 @@ class Relay:
         :param stop_reply: what :attr:`stop_reply` was at that stop.
         :param paused: whether the machine is paused now.
         """
-        with self._lock:
+        with self._asking():
             self._backend.reattach(stop_reply, self._breakpoints, paused=paused)
             self._watches.replaced(self._read_if_there)
             self._hooks.reset()
@@ -432,6 +432,20 @@ class Relay:
     def _nudge(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._waker, b"x")
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Hold the lock while the target is asked for something by another thread.
+
+        :raises MachineDied: it is gone.
+        """
+        with self._lock:
+            try:
+                yield
+            except KgdbError:  # of which some are an OSError
+                raise
+            except OSError as error:
+                raise MachineDied(f"{self._backend.target} is gone: {error}") from error
 
     # The thread
 

@@ -28,7 +28,7 @@ from scripted_stub import (
 )
 
 from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.errors import KgdbError, MachineDied
 from pytest_kgdb.kernel import StopLayout
 from pytest_kgdb.rsp import CONTINUE, STOP, Action, Event, QemuStubBackend, Relay, Return
 
@@ -855,3 +855,15 @@ class TestTheTaskThatGdbSteps:
         ours.relay.set_stepping(True)
         ours.qemu.turns += [b"02", b"01"]
         assert ours.gdb.ask(b"vCont;c:p1.-1") == b"T05thread:p01.02;"
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_qemu_that_is_gone(bench: Bench, runs: bool) -> None:
+    """Whoever asks, with QEMU's end not noticed yet, is told, too."""
+    if runs:
+        bench.gdb.send(b"vCont;c:p1.-1")
+        bench.qemu.wait_for(b"vCont;c:p1.-1")
+    with bench.relay.locked():
+        bench.qemu.hang_up()
+        with pytest.raises(MachineDied, match="QEMU's gdb stub is gone"):
+            bench.relay.interrupt() if runs else bench.relay.add_hook(NOP, counter([]))
