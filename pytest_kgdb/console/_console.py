@@ -42,7 +42,7 @@ _LOOK_SECONDS: Final = 0.1  # the longest time between two looks at what else ma
 _REST: Final = 4  # times as long as a search for text took, before the next one
 _SHORTEST_REST: Final = 0.002  # seconds; less is not worth a sleep
 _LONGEST_REST: Final = 1.0
-_OPEN_LOOK: Final = 0.02  # seconds between two looks at whether the guest has opened the console
+_OPEN_LOOK: Final = 0.02  # seconds between two looks at whether the guest can read
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -88,7 +88,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Bytes sent on the present connection."""
         self._sending = threading.RLock()
         self._is_open: Callable[[], bool] = lambda: True
-        self._unsent = bytearray()  # until it is
+        self._is_running: Callable[[], bool] = lambda: True
+        self._unsent = bytearray()  # until both are so
         self._open()
 
     @property
@@ -302,49 +303,74 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         self._log(s, "send")
         with self._sending:
-            if self._unsent or not self._opened():
-                if not self._unsent:
-                    threading.Thread(
-                        target=self._send_unsent, args=(self._socket,), daemon=True
-                    ).start()
-                self._unsent += data
+            if self._unsent or not (self._is_running() and self._opened()):
+                self.keep(data)
                 return len(data)
+            self.send_at_once(data)
+        return len(data)
+
+    def send_at_once(self, data: bytes) -> None:
+        """Send bytes that do not wait, whatever the guest does.
+
+        :raises MachineDied: the console is closed.
+        """
+        with self._sending:
             try:
                 self._send(data)
             except OSError as error:
                 raise MachineDied(
                     f"the console does not take input: {error}", log=self.log
                 ) from error
-        return len(data)
 
     def _send(self, data: bytes) -> None:
         self._socket.sendall(data)
         self.sent += len(data)
 
-    def hold_until(self, is_open: Callable[[], bool]) -> None:
-        """Have what is sent wait until the guest has opened the console: it would be dropped.
+    def hold_until(self, is_open: Callable[[], bool], is_running: Callable[[], bool]) -> None:
+        """Have what is sent wait until the guest can read it: QEMU takes as much as it likes.
 
-        Once it has, it is not asked again before the next :meth:`reconnect`.
-
-        :param is_open: is called in several threads.
+        :param is_open: whether the guest has opened the console; what comes before is dropped. Once
+            it has, it is not asked again before the next :meth:`reconnect`.
+        :param is_running: whether the kernel runs. Both are called in several threads.
         """
-        self._is_open = is_open
+        self._is_open, self._is_running = is_open, is_running
+
+    def release(self) -> None:
+        """Send what waits for a kernel that is about to run."""
+        with self._sending:
+            if self._unsent and self._opened():
+                self._send_kept()
+
+    @property
+    def kept(self) -> bytes:
+        """What waits."""
+        return bytes(self._unsent)
+
+    def keep(self, data: bytes) -> None:
+        """Have bytes wait, too."""
+        with self._sending:
+            if data and not self._unsent:
+                threading.Thread(target=self._send_later, args=(self._socket,), daemon=True).start()
+            self._unsent += data
 
     def _opened(self) -> bool:
         self._seen_open = self._seen_open or self._is_open()
         return self._seen_open
 
-    def _send_unsent(self, connection: socket.socket) -> None:
+    def _send_later(self, connection: socket.socket) -> None:
         while True:
             with self._sending:
-                if self._socket is not connection or self.closed:
+                if not self._unsent or self._socket is not connection or self.closed:
                     return
-                if self._opened():
-                    with contextlib.suppress(OSError):  # whoever sends next is told
-                        self._send(bytes(self._unsent))
-                    self._unsent.clear()
+                if self._is_running() and self._opened():
+                    self._send_kept()
                     return
             time.sleep(_OPEN_LOOK)
+
+    def _send_kept(self) -> None:
+        with contextlib.suppress(OSError):  # whoever sends next is told
+            self._send(bytes(self._unsent))
+        self._unsent.clear()
 
     def unread(self) -> int:
         """Return how many bytes QEMU has not read yet (unix(7), SIOCOUTQ); some may be held."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..actions import ActionLog
-from ..console import PrintedLog, ShellReadiness
+from ..console import Console, PrintedLog, ShellReadiness
 from ..deadline import WaitLimit
 from ..debugger import (
     BreakpointTable,
@@ -23,7 +23,9 @@ from ..debugger import (
     Locations,
     Reason,
     Remember,
+    Resumed,
     RunControl,
+    StopSubscriber,
     c_string,
     define_current,
     number_of,
@@ -61,6 +63,17 @@ __all__ = ["Attachment"]
 _ASSIGNED: Final = re.compile(
     r"\$([A-Za-z_]\w*)\s*(?:(?:[-+*/%&|^]|<<|>>)?=(?!=)|\+\+|--)|(?:\+\+|--)\s*\$([A-Za-z_]\w*)"
 )
+
+
+class _TypedText(StopSubscriber):
+    """Has the guest get what was typed while its kernel was stopped."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def resumed(self, event: Resumed) -> None:  # noqa: ARG002 # as every subscriber's
+        """Send it: the kernel is about to run."""
+        self._console.release()
 
 
 class Attachment:
@@ -211,6 +224,7 @@ class Attachment:
             printed=printed,
             ready=shell_ready,
         )
+        run_control.subscribe(_TypedText(console))
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats, causes)
         actions.attach(debugger, self.source)
         run_control.subscribe(actions)

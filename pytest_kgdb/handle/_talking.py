@@ -40,9 +40,9 @@ class Talking(Base):
     def type(self, command: str) -> None:
         """Type a command into the console's shell and wait for nothing.
 
-        While the kernel is stopped the bytes wait in the serial port; the shell reads them once
-        the kernel runs. Those for a kernel that is booting still wait until it has opened the
-        console.
+        While the kernel is stopped the bytes wait; the shell reads them once it runs, as it does
+        after a :meth:`restore` of a snapshot made in between. Those for a kernel that is booting
+        still wait until it has opened the console.
         """
         self.console.sendline(command)
 

@@ -65,7 +65,7 @@ class SysrqBreak:
             look = min(2 * look, _LONGEST_LOOK)
         self._console.note_sysrq()
         self._monitor.execute("chardev-send-break", id="console")
-        self._console.send(b"g")
+        self._console.send_at_once(b"g")
         self._breaks += 1
 
     def _has_unread(self) -> bool:

@@ -241,6 +241,11 @@ class Relay:
         with self._lock:
             return self._stopped
 
+    @property
+    def is_resumed(self) -> bool:
+        """The opposite, as far as it is known without waiting for the relay."""
+        return not self._stopped
+
     def wait_resumed(self, timeout: float) -> bool:
         """Wait until gdb's resume has come here; False if it has not in `timeout` seconds."""
         with self._lock:

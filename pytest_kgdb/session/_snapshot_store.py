@@ -78,7 +78,8 @@ class SnapshotStore:
         self._tags: dict[str, str] = {}  # where a snapshot has another name in QEMU
         self.current: str | None = None
         """The snapshot at which the machine is, untouched since; None once it moved on."""
-        self._named: dict[str, tuple[bytes, Stop, bool]] = {}  # and whether there is a shell
+        self._named: dict[str, tuple[bytes, Stop]] = {}
+        self._input: dict[str, tuple[bool, bytes]] = {}  # is there a shell, and what is it to get
 
     def restore_pci(self, name: str) -> None:
         """Write to the PCI devices what QEMU has not restored of them."""
@@ -182,13 +183,16 @@ class SnapshotStore:
 
     def save_named(self, name: str, stop: Stop) -> None:
         """Save the stopped machine, without breakpoints in its memory."""
-        self._named[name] = self._save(_NAMED + name), stop, self._shell.is_there
+        self._input[name] = self._shell.is_there, self._machine.console.kept
+        self._named[name] = self._save(_NAMED + name), stop
 
     def restore_named(self, name: str) -> None:
         """Restore the machine to the same stop; breakpoints are as they are now."""
-        stop_reply, stop, has_shell = self._named[name]
+        stop_reply, stop = self._named[name]
+        has_shell, typed = self._input[name]
         self._restore(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
         self._shell.set(has_shell)
+        self._machine.console.keep(typed)
         self._slot.require().run_control.record_again(stop)
 
     def drop_named(self) -> None:

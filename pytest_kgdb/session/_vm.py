@@ -227,7 +227,7 @@ class Vm:
                 characters_read=_counter(memory, layout.console_rx if layout else None),
             )
             interrupt, is_heard, on_reconnect = sysrq.send, opened, sysrq.restart
-        machine.console.hold_until(opened)
+        machine.console.hold_until(opened, lambda: relay.is_resumed)
         shell = ShellReadiness(machine.console, READY)
         shell.set(at != "kgdbwait")
         if self._covers is not None:

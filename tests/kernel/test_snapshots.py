@@ -9,6 +9,8 @@ import pytest
 
 from pytest_kgdb.errors import KgdbError, StaleError
 
+EARLY = pytest.mark.kgdb(at="kgdbwait")
+
 
 def jiffies(kgdb) -> int:
     return int(kgdb.evaluate("jiffies_64"))
@@ -90,6 +92,32 @@ def test_what_was_read_is_stale(kgdb):
     with pytest.raises(StaleError):
         _ = value["pid"]
     assert kgdb.program["jiffies_64"].value_() == before
+
+
+LONG = "x" * 200  # more than QEMU reads ahead for the port
+
+
+@pytest.mark.parametrize("at", ["ready", pytest.param("kgdbwait", marks=EARLY)])
+def test_what_was_typed_before_is_read_after(kgdb, at):
+    """Each time: the kernel has read none of it."""
+    kgdb.type(f"dd if=/dev/zero of=/dev/null bs=17 count=1; : {LONG}")
+    kgdb.type(f"dd if=/dev/zero of=/dev/null bs=19 count=1; : {LONG}")
+    kgdb.snapshot("typed")
+    for count in (17, 19, 17):
+        kgdb.breakpoint("vfs_read", condition=f"count == {count}", temporary=True)
+        assert kgdb.cont().frame.args["count"] == count
+        kgdb.restore("typed")
+    kgdb.breakpoint("vfs_read", condition="count == 19", temporary=True)
+    kgdb.execute("continue")
+    assert kgdb.stop.frame.args["count"] == 19
+    assert kgdb.run("echo alive").output == "alive\n"
+
+
+def test_what_was_typed_after_is_forgotten(kgdb):
+    kgdb.snapshot("before")
+    kgdb.type("echo typed >/tmp/file")
+    kgdb.restore("before")
+    assert kgdb.run("cat /tmp/file").status == 1
 
 
 class TestBreakpoints:

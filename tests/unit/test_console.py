@@ -350,16 +350,45 @@ class TestConnection:
     def test_what_is_sent_before_the_guest_has_opened_it_waits(self, guest: Guest) -> None:
         console = guest.start()
         is_open = threading.Event()
-        console.hold_until(is_open.is_set)
+        console.hold_until(is_open.is_set, lambda: True)
         assert console.send("early, ") == 7
         console.send("in order")
         assert (console.sent, console.unread()) == (0, 15)
         is_open.set()
         assert guest.typed() == b"early, in order"
-        console.hold_until(pytest.fail)
+        console.hold_until(pytest.fail, lambda: True)
         console.send("later")
         assert guest.typed() == b"later"
         assert (console.sent, console.unread()) == (20, 0)
+
+    def test_what_is_sent_while_the_kernel_is_stopped_waits(self, guest: Guest) -> None:
+        console = guest.start()
+        runs = threading.Event()
+        console.hold_until(lambda: True, runs.is_set)
+        console.send("first, ")
+        console.send("second")
+        assert (console.kept, console.sent) == (b"first, second", 0)
+        console.release()
+        assert guest.typed() == b"first, second"
+        assert console.kept == b""
+        console.release()
+        console.send_at_once(b"g")
+        assert guest.typed() == b"g"
+        console.keep(b"by a snapshot")
+        runs.set()
+        assert guest.typed() == b"by a snapshot"
+        console.send(", at once")
+        assert guest.typed() == b", at once"
+
+    def test_a_kernel_that_runs_before_it_has_opened_it(self, guest: Guest) -> None:
+        console = guest.start()
+        is_open = threading.Event()
+        console.hold_until(is_open.is_set, lambda: True)
+        console.send("text")
+        console.release()
+        assert console.kept == b"text"
+        is_open.set()
+        assert guest.typed() == b"text"
 
     def test_what_waits_is_lost_with_the_connection(self, guest: Guest) -> None:
         console = guest.start()
@@ -369,7 +398,7 @@ class TestConnection:
             looks.append(True)
             return len(guest.ends) > 1
 
-        console.hold_until(is_open)
+        console.hold_until(is_open, lambda: True)
         console.send("lost")
         console.disconnect()
         assert console.unread() == 0

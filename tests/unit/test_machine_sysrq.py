@@ -29,7 +29,7 @@ class Guest:
         self.on_look()
         return self.unread_by_qemu
 
-    def send(self, data: bytes) -> None:
+    def send_at_once(self, data: bytes) -> None:
         self.log.append(data)
         self.sent += len(data)
 

@@ -31,6 +31,7 @@ class World:
 
     def __init__(self, *, edu: bool = False) -> None:
         self.events: list[str] = []
+        self.typed: list[bytes] = []
         self.alive = True
         self.stop_reply = b"T05thread:1;"
         self.loads = True
@@ -42,6 +43,8 @@ class World:
         self.console = SimpleNamespace(
             disconnect=lambda: self.note("disconnect console"),
             reconnect=lambda: self.note("reconnect console"),
+            kept=b"",
+            keep=lambda data: self.typed.append(data),
         )
         self.settles = True
         self.shell: Any = FakeShell()
@@ -165,6 +168,17 @@ def test_a_tests_own(world: World) -> None:
         f"at {stop}",
     ]
     assert world.store.current is None
+
+
+def test_what_was_typed_and_waits(world: World) -> None:
+    stop: Any = SimpleNamespace(reason="breakpoint")
+    world.console.kept = b"cat /proc/version\n"
+    world.store.save_named("typed", stop)
+    world.console.kept = b""
+    world.store.save_named("read", stop)
+    for name in ("typed", "read", "typed"):
+        world.store.restore_named(name)
+    assert world.typed == [b"cat /proc/version\n", b"", b"cat /proc/version\n"]
 
 
 def test_whether_there_is_a_shell(world: World) -> None:
