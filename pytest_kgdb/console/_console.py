@@ -43,6 +43,7 @@ _REST: Final = 4  # times as long as a search for text took, before the next one
 _SHORTEST_REST: Final = 0.002  # seconds; less is not worth a sleep
 _LONGEST_REST: Final = 1.0
 _OPEN_LOOK: Final = 0.02  # seconds between two looks at whether the guest can read
+_PIECE: Final = 65536  # bytes that are sent at once
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -89,7 +90,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._sending = threading.RLock()
         self._is_open: Callable[[], bool] = lambda: True
         self._is_running: Callable[[], bool] = lambda: True
-        self._unsent = bytearray()  # until both are so
+        self._unsent = bytearray()  # until both are so, and there is room for it
+        self._sender_of: socket.socket | None = None  # the connection that a thread sends it on
         self._open()
 
     @property
@@ -303,28 +305,34 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         self._log(s, "send")
         with self._sending:
-            if self._unsent or not (self._is_running() and self._opened()):
-                self.keep(data)
-                return len(data)
-            self.send_at_once(data)
+            sent = 0
+            if not self.isalive() or not (self._unsent or self._waits_for_guest()):
+                sent = self.send_at_once(data)
+            self.keep(data[sent:])
         return len(data)
 
-    def send_at_once(self, data: bytes) -> None:
-        """Send bytes that do not wait, whatever the guest does.
+    def send_at_once(self, data: bytes) -> int:
+        """Send bytes that do not wait, whatever the guest does; return how many there was room for.
 
         :raises MachineDied: the console is closed.
         """
         with self._sending:
             try:
-                self._send(data)
+                return self._send(data)
             except OSError as error:
                 raise MachineDied(
                     f"the console does not take input: {error}", log=self.log
                 ) from error
 
-    def _send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-        self.sent += len(data)
+    def _send(self, data: bytes) -> int:
+        sent = 0
+        # A guest that is stopped, or about to be, reads no more: whoever waited for room here would
+        # keep it stopped.
+        with contextlib.suppress(BlockingIOError):
+            while sent < len(data):
+                sent += self._socket.send(data[sent : sent + _PIECE], socket.MSG_DONTWAIT)
+        self.sent += sent
+        return sent
 
     def hold_until(self, is_open: Callable[[], bool], is_running: Callable[[], bool]) -> None:
         """Have what is sent wait until the guest can read it: QEMU takes as much as it likes.
@@ -349,9 +357,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def keep(self, data: bytes) -> None:
         """Have bytes wait, too."""
         with self._sending:
-            if data and not self._unsent:
-                threading.Thread(target=self._send_later, args=(self._socket,), daemon=True).start()
             self._unsent += data
+            if self._unsent and self._sender_of is not self._socket:
+                self._sender_of = self._socket
+                threading.Thread(target=self._send_later, args=(self._socket,), daemon=True).start()
+
+    def _waits_for_guest(self) -> bool:
+        return not (self._is_running() and self._opened())
 
     def _opened(self) -> bool:
         self._seen_open = self._seen_open or self._is_open()
@@ -360,17 +372,20 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def _send_later(self, connection: socket.socket) -> None:
         while True:
             with self._sending:
-                if not self._unsent or self._socket is not connection or self.closed:
+                if self._socket is not connection or self.closed:
                     return
-                if self._is_running() and self._opened():
+                if not self._unsent:
+                    self._sender_of = None
+                    return
+                if not self._waits_for_guest():
                     self._send_kept()
-                    return
             time.sleep(_OPEN_LOOK)
 
     def _send_kept(self) -> None:
-        with contextlib.suppress(OSError):  # whoever sends next is told
-            self._send(bytes(self._unsent))
-        self._unsent.clear()
+        try:
+            del self._unsent[: self._send(bytes(self._unsent))]
+        except OSError:  # whoever sends next is told
+            self._unsent.clear()
 
     def unread(self) -> int:
         """Return how many bytes QEMU has not read yet (unix(7), SIOCOUTQ); some may be held."""

@@ -380,6 +380,43 @@ class TestConnection:
         console.send(", at once")
         assert guest.typed() == b", at once"
 
+    def test_more_than_there_is_room_for(self, guest: Guest) -> None:
+        """Whoever waited for room would keep the kernel stopped that is to make it."""
+        console = guest.start()
+        runs = threading.Event()
+        console.hold_until(lambda: True, runs.is_set)
+        text = bytes(range(256)) * 4096
+        console.send(text)
+        console.release()
+        assert 0 < console.sent < len(text)
+        assert console.send_at_once(b"g") == 0
+        runs.set()
+        console.send("the end")
+        typed = guest.end.makefile("rb")
+        assert typed.read(len(text) + 7) == text + b"the end"
+        assert (console.sent, console.kept) == (len(text) + 7, b"")
+        console.send(text)
+        assert typed.read(len(text)) == text
+
+    def test_one_thread_sends_it(self, guest: Guest) -> None:
+        console = guest.start()
+        console.hold_until(lambda: True, lambda: False)
+        before = threading.active_count()
+        for _ in range(5):
+            console.send("text")
+            console.release()
+        console.send("more")
+        assert threading.active_count() == before + 1
+
+    def test_a_console_that_is_closed_takes_nothing(self, guest: Guest) -> None:
+        console = guest.start()
+        console.hold_until(lambda: True, lambda: False)
+        guest.end.close()
+        console.wait_beyond(0, LIMIT)
+        with pytest.raises(MachineDied, match="does not take input"):
+            console.send("text")
+        assert console.kept == b""
+
     def test_a_kernel_that_runs_before_it_has_opened_it(self, guest: Guest) -> None:
         console = guest.start()
         is_open = threading.Event()
