@@ -339,9 +339,11 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
 
         :param is_open: whether the guest has opened the console; what comes before is dropped. Once
             it has, it is not asked again before the next :meth:`reconnect`.
-        :param is_running: whether the kernel runs. Both are called in several threads.
+        :param is_running: whether the kernel runs. Both are called in several threads; the former
+            ones are in none any more.
         """
-        self._is_open, self._is_running = is_open, is_running
+        with self._sending:
+            self._is_open, self._is_running = is_open, is_running
 
     def release(self) -> None:
         """Send what waits for a kernel that is about to run."""

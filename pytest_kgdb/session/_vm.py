@@ -228,6 +228,8 @@ class Vm:
             )
             interrupt, is_heard, on_reconnect = sysrq.send, opened, sysrq.restart
         machine.console.hold_until(opened, lambda: relay.is_resumed)
+        # Before the memory is closed, which says whether it is open.
+        self._parts.callback(machine.console.hold_until, lambda: True, lambda: False)
         shell = ShellReadiness(machine.console, READY)
         shell.set(at != "kgdbwait")
         if self._covers is not None:

@@ -427,6 +427,27 @@ class TestConnection:
         is_open.set()
         assert guest.typed() == b"text"
 
+    def test_what_says_whether_it_is_open_may_be_closed_then(self, guest: Guest) -> None:
+        console = guest.start()
+        asked, answer = threading.Event(), threading.Event()
+        closed: list[bool] = []
+
+        def is_open() -> bool:
+            asked.set()
+            answer.wait(LIMIT)
+            assert not closed
+            return False
+
+        console.hold_until(is_open, lambda: True)
+        sender = threading.Thread(target=console.send, args=("text",))
+        sender.start()
+        asked.wait(LIMIT)
+        threading.Timer(0.05, answer.set).start()
+        console.hold_until(lambda: True, lambda: False)
+        closed.append(True)
+        sender.join()
+        assert console.kept == b"text"
+
     def test_what_waits_is_lost_with_the_connection(self, guest: Guest) -> None:
         console = guest.start()
         looks: list[bool] = []
