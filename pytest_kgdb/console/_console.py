@@ -465,6 +465,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         command: str,
         *,
         timeout: float | None = None,
+        deadline: Deadline | None = None,
         meanwhile: Callable[[], None] = lambda: None,
         printed: PrintedLog | None = None,
         own: bool = False,
@@ -473,6 +474,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """Run a command in the console's shell, in a subshell, with no input.
 
         :param timeout: seconds.
+        :param deadline: of a wait that has begun already, instead.
         :param printed: knows what the kernel prints meanwhile; it is told by its form otherwise.
         :param meanwhile: called while waiting; may raise to end the wait.
         :param own: whether it is none of a test's, so that its output is shown to nobody.
@@ -486,7 +488,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         mark = self.mark()
         position = None if printed is None else printed.position()
         self._type(bracketed)
-        deadline = self._waits.deadline(timeout)
+        deadline = deadline or self._waits.deadline(timeout)
         while True:
             began = time.monotonic()
             with self._arrived:

@@ -27,6 +27,11 @@ _DEAF_HINT: Final = (
     "CONFIG_MAGIC_SYSRQ_SERIAL and interrupts"
 )
 
+_UNHEARD_HINT: Final = (
+    "a kernel that is booting still hears it shortly before init runs: a larger timeout=, or a "
+    "breakpoint on the way"
+)
+
 _CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
 
 # The same at gdb's prompt, where gdb prints the stop.
@@ -246,11 +251,12 @@ class RunControl:
         hint = "it runs on: interrupt() stops it where it is"
         if self._interrupting:
             words = "\nit did not answer a sysrq on the console: it may spin with interrupts off"
+            hint = _DEAF_HINT
             if self._unsent:
                 words = (
                     "\nno sysrq was sent: nobody has opened the console, and it would be dropped"
                 )
-            hint = _DEAF_HINT
+                hint = _UNHEARD_HINT
         error = TimeoutError(
             f"the kernel did not stop in {deadline.seconds:g} s{awaited}\n"
             f"the console's last lines are:\n{self._console.tail()}{words}",

@@ -80,14 +80,12 @@ class Shell:
             self.check_running(command)
 
         def work() -> Result:
-            left = limit
+            deadline = Deadline(limit)
             if self._ready is not None and not self._ready.is_there:
-                deadline = Deadline(limit)
                 self._ready.wait(limit, meanwhile)
-                left = deadline.left
             return self.console.run(
                 command,
-                timeout=left,
+                deadline=deadline,
                 meanwhile=meanwhile,
                 printed=self._printed,
                 own=own,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 from fake_gdb import FakeGdb, Parts
 
 from pytest_kgdb.console import Result
+from pytest_kgdb.deadline import Deadline
 from pytest_kgdb.debugger import GdbError, StopSubscriber
 from pytest_kgdb.diagnosis import Diagnosis
 from pytest_kgdb.errors import (
@@ -34,6 +36,7 @@ class Console:
 
     def __init__(self) -> None:
         self.commands: list[tuple[str, float]] = []
+        self.left = 0.0
         self.looks = 3
         self.on_look: Callable[[int], None] = lambda number: None
         self.error: BaseException | None = None
@@ -42,14 +45,15 @@ class Console:
         self,
         command: str,
         *,
-        timeout: float,
+        deadline: Deadline,
         meanwhile: Callable[[], None],
         printed: object,
         own: bool,
         hint: str,
     ) -> Result:
         assert printed is PRINTED
-        self.commands.append((command, timeout))
+        self.commands.append((command, deadline.seconds))
+        self.left = deadline.left
         for number in range(1, self.looks + 1):
             self.on_look(number)
             meanwhile()
@@ -109,16 +113,18 @@ def test_one_for_a_shell_that_is_still_to_come(world: World) -> None:
         assert world.gdb.running
         assert world.console.commands == []
         waited.append(timeout)
+        time.sleep(0.05)
 
     there = SimpleNamespace(is_there=False, wait=wait)
     ready: Any = there
     world.shell._ready = ready
     world.shell.run("true", 4.0)
+    assert world.console.left < 4.0 - 0.04, "of all of its time"
     there.is_there = True
     world.shell.run("true", 4.0)
+    assert world.console.left > 4.0 - 0.04
     assert waited == [4.0]
-    first, second = (timeout for _, timeout in world.console.commands)
-    assert first < second == 4.0
+    assert world.console.commands == [("true", 4.0)] * 2
 
 
 def test_a_stop_before_there_is_a_shell(world: World) -> None:
