@@ -384,14 +384,17 @@ class Relay:
         """Have the stopped kernel without inserted breakpoints, and its machine paused.
 
         :param timeout: seconds for QEMU to pause it.
+        :raises MachineDied: it is gone.
         """
         with self._lock:  # nobody resumes it meanwhile
-            self._breakpoints.remove_all()
+            with self._asking():
+                self._breakpoints.remove_all()
             try:
                 with self._backend.quiesced(timeout):
                     yield
             finally:
-                self._breakpoints.sync(set())
+                with self._asking():
+                    self._breakpoints.sync(set())
 
     @contextlib.contextmanager
     def machine_paused(self, monitor: Monitor) -> Iterator[None]:

@@ -867,3 +867,21 @@ def test_a_qemu_that_is_gone(bench: Bench, runs: bool) -> None:
         bench.qemu.hang_up()
         with pytest.raises(MachineDied, match="QEMU's gdb stub is gone"):
             bench.relay.interrupt() if runs else bench.relay.add_hook(NOP, counter([]))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_qemu_that_is_gone_while_it_is_to_be_saved(bench: Bench, before: bool) -> None:
+    bench.relay.add_hook(NOP, counter([]))
+    with bench.relay.locked():
+        if before:
+            bench.qemu.hang_up()
+        with (
+            pytest.raises(MachineDied, match="QEMU's gdb stub is gone"),
+            bench.relay.quiesced(1),
+        ):
+            bench.qemu.hang_up()
+
+
+def test_an_error_of_whoever_saves_it_stays_as_it_is(bench: Bench) -> None:
+    with pytest.raises(FileNotFoundError), bench.relay.quiesced(1):
+        raise FileNotFoundError
