@@ -467,12 +467,16 @@ class RunControl:
             hint="the kernel is where it was, and runs when it is resumed again",
         )
 
-    def adopt_resume(self, timeout: float | None = None) -> str | None:
+    def adopt_resume(
+        self, timeout: float | None = None, *, interrupted: bool = False
+    ) -> str | None:
         """Take note of a resume that a script at gdb's prompt made, and wait for its stop.
 
         Of several stops the last counts: gdb has gone on from the others.
 
         :param timeout: seconds; the limit of the running test otherwise.
+        :param interrupted: whether that may be of an interrupt, by :meth:`request_stop`: it is none
+            that is left of an earlier one.
         :return: what gdb has printed since; None if there was no resume.
         :raises GdbError: a later command of the script failed; the kernel is stopped.
         """
@@ -480,6 +484,7 @@ class RunControl:
             return None
         self._before = self._stop or self._before
         self._move()
+        self._interrupting |= interrupted
         with self._printing():
             self._gdb.sync_events()
             self.wait(timeout)

@@ -150,7 +150,7 @@ def _stop_again(attachment: Attachment) -> None:
     control = attachment.run_control
     if attachment.gdb.target_running:
         control.request_stop()
-    control.adopt_resume(_STOP_SECONDS)
+    control.adopt_resume(_STOP_SECONDS, interrupted=True)
 
 
 class _Prompt:

@@ -726,6 +726,21 @@ def test_one_that_does_not_stop(parts: Parts) -> None:
     assert not parts.run_control.stopped
 
 
+def test_one_that_somebody_has_interrupted(tmp_path: Path) -> None:
+    """Through QEMU's stub it looks like what is left of an earlier interrupt."""
+    gdb = FakeGdb({OPEN: 0xFFFFFFFF811B09C0})
+    parts = Parts(tmp_path, gdb, door="qemu")
+    parts.prompt("continue")
+    gdb.signal("SIGINT", "vfs_read")
+    gdb.wait_read()
+    assert parts.run_control.adopt_resume(5, interrupted=True) is not None
+    stop = parts.run_control.stop
+    assert stop is not None
+    assert stop.reason == "interrupt"
+    assert not gdb.running
+    parts.close()
+
+
 def test_other_commands_of_the_prompt_resume_nothing(parts: Parts) -> None:
     stop = parts.run_control.stop
     parts.prompt("set var panic_timeout = 3")
