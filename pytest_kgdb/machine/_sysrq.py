@@ -12,7 +12,7 @@ from ..monitor import Monitor
 __all__ = ["SysrqBreak"]
 
 _READ_SECONDS: Final = 2.0
-"""How long a break waits for the kernel to read what was sent before."""
+"""How long a break waits for the kernel to read any more of what was sent before."""
 
 _FIRST_LOOK: Final = 0.0005
 _LONGEST_LOOK: Final = 0.02
@@ -54,13 +54,19 @@ class SysrqBreak:
         self._start = 0 if self._characters_read is None else self._characters_read()
 
     def send(self) -> None:
-        """Send it, as soon as what was sent before has been read, or after two seconds.
+        """Send it, as soon as what was sent before has been read, or no more of it in two seconds.
+
+        Sent earlier, it would make a key of the next character of that: `b` reboots.
 
         :raises MachineDied: QEMU is gone.
         """
-        deadline = time.monotonic() + _READ_SECONDS
-        look = _FIRST_LOOK
-        while self._has_unread() and time.monotonic() < deadline and self._alive():
+        look, before = _FIRST_LOOK, (-1, -1)
+        deadline = time.monotonic()
+        while (unread := self._unread()) != (0, 0) and self._alive():
+            if unread != before:
+                before, deadline = unread, time.monotonic() + _READ_SECONDS
+            elif time.monotonic() >= deadline:
+                break
             time.sleep(look)
             look = min(2 * look, _LONGEST_LOOK)
         self._console.note_sysrq()
@@ -68,11 +74,10 @@ class SysrqBreak:
         self._console.send_at_once(b"g")
         self._breaks += 1
 
-    def _has_unread(self) -> bool:
-        """Whether QEMU or the kernel has not read everything that was sent."""
-        if self._console.unread():
-            return True
+    def _unread(self) -> tuple[int, int]:
+        """Return how much QEMU has not read, and how many characters the kernel has not."""
+        by_qemu = self._console.unread()
         if self._characters_read is None:
-            return False
+            return by_qemu, 0
         read = self._characters_read() - self._start & _U32
-        return read < self._console.sent + self._breaks
+        return by_qemu, max(0, self._console.sent + self._breaks - read)

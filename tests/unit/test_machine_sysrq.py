@@ -114,6 +114,25 @@ def test_a_kernel_that_does_not_read_gets_it_nevertheless(guest: Guest) -> None:
     assert guest.looks > 50
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_kernel_that_reads_slowly_is_given_time(guest: Guest, counts: bool) -> None:
+    """A character that is there still would be taken for the sysrq's key."""
+    request = sysrq(guest, counts=counts)
+    guest.sent = guest.unread_by_qemu = 1000
+
+    def look() -> None:
+        if guest.unread_by_qemu:
+            assert guest.log == []
+            if guest.looks % 20 == 0:
+                guest.read += 10
+                guest.unread_by_qemu -= 10
+
+    guest.on_look = look
+    request.send()
+    assert guest.log == SENT
+    assert guest.unread_by_qemu == 0
+
+
 def test_a_qemu_that_ended_is_not_waited_for(guest: Guest) -> None:
     request = sysrq(guest)
     guest.sent = 1
