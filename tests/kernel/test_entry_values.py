@@ -301,7 +301,7 @@ def test_functions_of_two_modules(entry: Any) -> None:
     [
         "init_once",
         "c_start",
-        "compute_score",
+        "modalias_show",
     ],
 )
 def test_the_kernels_functions_of_one_name(kgdb: Any, name: str) -> None:

@@ -147,7 +147,7 @@ def test_deadlock_of_a_work(hangs):
     ("word", "wait"),
     [
         ("disable_irq", r"the thread irq/\d+-demo\[\d+\] of irq \d+"),
-        ("free_irq", r"irq/\d+-demo\[\d+\] to end"),
+        ("free_irq", r"(?:irq/\d+-demo\[\d+\] to end|the thread irq/\d+-demo\[\d+\] of irq \d+)"),
     ],
 )
 def test_deadlock_of_an_interrupt(hangs, word, wait):
