@@ -26,7 +26,7 @@ class ShellReadiness:
         self._since: int | None = None  # the console's mark from which it may say so
 
     def set(self, is_there: bool) -> None:
-        """Note that the machine is where the shell is there, or where it is still to come."""
+        """Note whether the shell is there now; else the guest is still to say so."""
         self._since = None if is_there else self._console.mark()
 
     @property
@@ -55,7 +55,7 @@ class ShellReadiness:
                 f"the guest's shell was not there in {timeout:g} s\n"
                 f"the console's last lines are:\n{self._console.tail()}",
                 log=self._console.log,
-                hint="the guest's init says 'pytest-kgdb: ready' when it is; an initrd or a disk "
-                "of your own must say so, too (docs/options.md)",
+                hint="a larger timeout=, if the guest only needs longer; an initrd or a disk of "
+                "your own must say when it is (docs/options.md, 'pytest-kgdb: ready')",
             ) from error
         self._since = None

@@ -15,8 +15,9 @@ _LONGEST: Final = 1 << 16
 # arch/x86/include/asm/sparsemem.h
 _SECTION_SIZE_BITS: Final = 27
 _MAX_PHYSMEM_BITS: Final = {4: 46, 5: 52}
-# include/linux/mmzone.h, SECTIONS_PER_ROOT: a page of `struct mem_section`, without
-# CONFIG_PAGE_EXTENSION. More than one root is of interest to nobody who looks for the first page.
+# include/linux/mmzone.h, SECTIONS_PER_ROOT: as many `struct mem_section` as a page holds. With
+# CONFIG_PAGE_EXTENSION it is half as many, and there are more roots than is said here: drgn looks
+# for the first section that is there.
 _SECTIONS_PER_ROOT: Final = 4096 // 16
 
 
