@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._bounce_buffer import GuestMemory
-from ._shell import OopsPolicy, Shell
+from ._shell import IdleWait, OopsPolicy, Shell
 from ._ssh import command_line as ssh_command_line
 from ._ssh import run as run_ssh
 from ._transfer import FileTransfer
@@ -12,6 +12,7 @@ from ._unpack import unpack
 __all__ = [
     "FileTransfer",
     "GuestMemory",
+    "IdleWait",
     "OopsPolicy",
     "Shell",
     "run_ssh",

@@ -11,7 +11,14 @@ from ..deadline import Deadline, WaitLimit
 from ..debugger import FirstCause, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 
-__all__ = ["OopsPolicy", "Shell"]
+__all__ = ["IdleWait", "OopsPolicy", "Shell"]
+
+
+class IdleWait(Protocol):
+    """Waits until a guest has nothing to do but to wait for input."""
+
+    def wait(self, ended: Callable[[], bool]) -> None:
+        """Wait for that, until something has ended it, or the guest computes for too long."""
 
 
 class OopsPolicy(Protocol):
@@ -27,6 +34,7 @@ class Shell:
     :param oopses: lets a command go on after an oops that the test expects.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     :param ready: knows whether there is a shell; None where there always is.
+    :param idle: waits until the running kernel has nothing to do; None where that is not known.
     """
 
     def __init__(
@@ -39,8 +47,10 @@ class Shell:
         waits: WaitLimit,
         printed: PrintedLog | None = None,
         ready: ShellReadiness | None = None,
+        idle: IdleWait | None = None,
     ) -> None:
         self._printed = printed
+        self._idle = idle
         self._ready = ready
         self._run_control = run_control
         self.console = console
@@ -116,6 +126,11 @@ class Shell:
                 raise
             raise cause from error
         if was_stopped:
+            # When the tag behind a command arrives, the shell is still to write its last byte, and
+            # to read the next command. Where it is stopped then would be a matter of luck, and so
+            # would be whether that read is seen.
+            if self._idle is not None:
+                self._idle.wait(lambda: control.stopped)
             control.interrupt()
         return result
 

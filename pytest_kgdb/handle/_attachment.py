@@ -32,7 +32,7 @@ from ..debugger import (
 )
 from ..elf import ElfFile
 from ..errors import ConfigError, DebuggerDied, KgdbError
-from ..guest import FileTransfer, Shell
+from ..guest import FileTransfer, IdleWait, Shell
 from ..memory import KernelMemory
 from ..modules import (
     KernelModules,
@@ -88,6 +88,7 @@ class Attachment:
     :param reason: why the kernel is stopped now.
     :param printed: knows what the kernel prints on the console; None where nobody does.
     :param shell_ready: knows whether the guest has a shell yet; None where it always has.
+    :param idle: waits until the running kernel has nothing to do; None where that is not known.
     :param spoiled: is called when a test first leaves something in gdb.
     :param remember: keeps what gdb says of the kernel from session to session.
     :param actions: records what the test does.
@@ -112,6 +113,7 @@ class Attachment:
         reason: Reason,
         printed: PrintedLog | None,
         shell_ready: ShellReadiness | None = None,
+        idle: IdleWait | None = None,
         spoiled: Callable[[], None],
         remember: Remember,
         actions: ActionLog,
@@ -223,6 +225,7 @@ class Attachment:
             waits=waits,
             printed=printed,
             ready=shell_ready,
+            idle=idle,
         )
         run_control.subscribe(_TypedText(console))
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats, causes)

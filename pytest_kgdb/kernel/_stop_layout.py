@@ -99,6 +99,12 @@ class StopLayout:
     state_iflags: int = 0
     """Offset of `port.iflags` in `struct uart_state`."""
 
+    state_tty: int = 0
+    """Offset of `port.tty` in `struct uart_state`: a pointer to a `struct tty_struct`, if open."""
+
+    tty_readers: int = 0
+    """Offset of `read_wait.head` in `struct tty_struct`: a list of who waits for input."""
+
     console_driver: int | None = None
     """`serial8250_ports[0].port.cons`: the `struct console *` of that driver."""
 
@@ -148,7 +154,7 @@ class StopLayout:
             reboot = vmlinux.symbol("kgdbreboot")
             debug_exception = vmlinux.symbol("asm_exc_debug")
             int3_exception = vmlinux.symbol("asm_exc_int3")
-            state = vmlinux.symbol("system_state")
+            system_state = vmlinux.symbol("system_state")
             init, init_end = vmlinux.symbol("_sinittext"), vmlinux.symbol("_einittext")
             self_jump = _self_jump(vmlinux)
         finally:
@@ -181,12 +187,15 @@ class StopLayout:
                 )
             task = program.type("struct task_struct")
             console_rx = console_state = console_driver = console_seq = None
-            state_iflags = 0
+            state_iflags = state_tty = tty_readers = 0
             if ports is not None:
                 port = program.type("struct uart_8250_port")
                 console_rx = ports + drgn.offsetof(port, "port.icount.rx")
                 console_state = ports + drgn.offsetof(port, "port.state")
-                state_iflags = drgn.offsetof(program.type("struct uart_state"), "port.iflags")
+                state = program.type("struct uart_state")
+                state_iflags = drgn.offsetof(state, "port.iflags")
+                state_tty = drgn.offsetof(state, "port.tty")
+                tty_readers = drgn.offsetof(program.type("struct tty_struct"), "read_wait.head")
                 console_driver = ports + drgn.offsetof(port, "port.cons")
                 console = program.type("struct console")
                 if console.has_member("seq"):
@@ -200,11 +209,13 @@ class StopLayout:
                 console_rx=console_rx,
                 console_state=console_state,
                 state_iflags=state_iflags,
+                state_tty=state_tty,
+                tty_readers=tty_readers,
                 console_driver=console_driver,
                 console_seq=console_seq,
                 init_text=init or 0,
-                init_text_size=init_end - init if init and init_end and state else 0,
-                system_state=state or 0,
+                init_text_size=init_end - init if init and init_end and system_state else 0,
+                system_state=system_state or 0,
                 self_jump=self_jump,
                 kgdb=kgdb,
             )

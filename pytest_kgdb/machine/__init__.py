@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._machine import Machine
     from ._process import QemuProcess
     from ._sysrq import SysrqBreak
+    from ._until_idle import UntilIdle
 
 __all__ = [
     "KVM",
@@ -21,6 +22,7 @@ __all__ = [
     "MachineSpec",
     "QemuProcess",
     "SysrqBreak",
+    "UntilIdle",
     "boot_death",
     "boot_to_kgdbwait",
     "by_hand",
@@ -50,6 +52,7 @@ _MODULE_OF: Final = {
     "Machine": "_machine",
     "QemuProcess": "_process",
     "SysrqBreak": "_sysrq",
+    "UntilIdle": "_until_idle",
 }
 
 

@@ -1,6 +1,7 @@
 """The memory of a stopped kernel, read without its help: RAM, page tables, drgn, the log."""
 
 from ._early_log import EarlyLog
+from ._idle import Idleness
 from ._kernel_memory import KernelMemory, StopState
 from ._module_files import ModuleFiles, ModuleLookup, module_name
 from ._packet_memory import PacketMemory
@@ -10,6 +11,7 @@ from ._relay_memory import RelayMemory
 
 __all__ = [
     "EarlyLog",
+    "Idleness",
     "KernelMemory",
     "ModuleFiles",
     "ModuleLookup",

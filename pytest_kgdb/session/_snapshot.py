@@ -20,7 +20,7 @@ from ._pci import PciSpaces, Spaces
 __all__ = ["KIND", "Snapshot", "key_of"]
 
 KIND: Final = "snapshot"
-_RECIPE: Final = 3  # part of every key: to be raised when the same inputs give another snapshot
+_RECIPE: Final = 4  # part of every key: to be raised when the same inputs give another snapshot
 
 
 @dataclass(frozen=True)

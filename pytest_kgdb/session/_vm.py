@@ -17,8 +17,8 @@ from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutErro
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
 from ..kernel import Vmlinux
-from ..machine import Machine, SysrqBreak, boot_to_kgdbwait, last_lines
-from ..memory import EarlyLog, KernelMemory, ModuleLookup, RelayMemory, StopState
+from ..machine import Machine, SysrqBreak, UntilIdle, boot_to_kgdbwait, last_lines
+from ..memory import EarlyLog, Idleness, KernelMemory, ModuleLookup, RelayMemory, StopState
 from ..modules import ModuleRegistry
 from ..rsp import KgdbBackend, QemuStub, QemuStubBackend, Relay
 from ._boot_diagnosis import diagnose_boot
@@ -46,6 +46,9 @@ _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
 
 _STACK_LINES: Final = 8  # besides
+
+# In seconds of QEMU's: what init has begun goes on for a while, and tests begin there.
+_IDLE_AFTER_BOOT: Final = 0.1
 
 # include/linux/tty_port.h, TTY_PORT_INITIALIZED, a bit's number, since 4.7 (commit d41861ca19c9
 # "tty: Replace ASYNC_INITIALIZED bit and update atomically").
@@ -107,6 +110,7 @@ class Vm:
         self._waits = waits
         self._snapshot = snapshot = launch.snapshot
         self._attachment: Attachment | None = None
+        self._until_idle: UntilIdle | None = None  # where that can be known
         self._store: SnapshotStore | None = None
         self._machine: Machine | None = None
         with contextlib.ExitStack() as stack:
@@ -182,6 +186,8 @@ class Vm:
             kernel.vmlinux, machine.ram, self.spec.memory << 20, self.spec.arch.machine, layout
         )
         opened = _opened(memory, layout)
+        if layout is not None:
+            self._until_idle = UntilIdle(Idleness(memory, layout, self.spec.smp), machine.pid)
         self._parts.callback(memory.close)
         interrupt: Callable[[], None]
         if self.spec.stub == "qemu":
@@ -274,6 +280,7 @@ class Vm:
             reason=self._reason(at),
             printed=memory.console_log,
             shell_ready=shell,
+            idle=self._until_idle,
             spoiled=self._spare.prepare,
             remember=self._remember,
             actions=self._slot.actions,
@@ -367,6 +374,8 @@ class Vm:
                 "QEMU ended on the kernel's way to the shell", started=True
             ) from error
         console.synchronise(timeout=limit)
+        if self._until_idle is not None:
+            self._until_idle.wait(lambda: control.stopped, idle=_IDLE_AFTER_BOOT)
         control.interrupt()
         self.snapshots.current = "ready"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pytest_kgdb.errors import ConfigError, TimeoutError
@@ -19,6 +21,21 @@ def test_run_leaves_a_stopped_kernel_stopped_and_a_running_one_running(kgdb):
     kgdb.resume()
     assert kgdb.run("echo running").output == "running\n"
     assert not kgdb.stopped
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_shell_is_stopped_where_it_waits_for_the_next_command(kgdb, number):
+    read = kgdb.spy("vfs_read")  # for which busybox's cat has sendfile(2)
+    kgdb.run("cat /proc/version")
+    assert [call.task.comm for call in read.calls] == ["sh"]
+
+
+def test_a_guest_that_computes_is_not_waited_for(kgdb):
+    kgdb.run("while :; do :; done &")
+    start = time.monotonic()
+    kgdb.run("true")
+    assert time.monotonic() - start < 2
+    assert kgdb.stop.reason == "interrupt"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,38 @@ def test_a_running_kernel_runs_on(world: World) -> None:
     assert not world.control.stopped
 
 
+def test_the_guest_may_become_idle_before_it_is_stopped(world: World) -> None:
+    waits: list[bool] = []
+
+    def wait(ended: Callable[[], bool]) -> None:
+        assert world.gdb.running
+        waits.append(ended())
+
+    idle: Any = SimpleNamespace(wait=wait)
+    world.shell._idle = idle
+    world.shell.run("true")
+    assert waits == [False]
+    assert world.control.stopped
+    world.control.resume()
+    world.shell.run("true")
+    assert waits == [False], "it is not stopped"
+
+
+def test_a_breakpoint_while_the_guest_becomes_idle(world: World) -> None:
+    world.parts.table.insert("vfs_read")
+
+    def wait(ended: Callable[[], bool]) -> None:
+        world.gdb.hit(1)
+        world.gdb.wait_read()
+        assert ended()
+
+    idle: Any = SimpleNamespace(wait=wait)
+    world.shell._idle = idle
+    assert world.shell.run("true").status == 0
+    assert world.control.stop is not None
+    assert world.control.stop.reason == "breakpoint"
+
+
 def test_a_command_has_the_limit_of_its_time(world: World) -> None:
     world.shell.run("a")
     world.parts.waits.set(9.0)

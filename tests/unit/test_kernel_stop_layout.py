@@ -29,7 +29,10 @@ struct task_struct *current_task;
 SERIAL = """
 struct uart_icount { unsigned cts, dsr, rng, dcd, rx, tx; };
 struct console { char name[16]; unsigned long seq; };
-struct tty_port { long more; unsigned long iflags; };
+struct list_head { struct list_head *next, *prev; };
+struct wait_queue_head { int lock; struct list_head head; };
+struct tty_struct { int magic; struct wait_queue_head write_wait, read_wait; };
+struct tty_port { long more; unsigned long iflags; struct tty_struct *tty; };
 struct uart_state { struct tty_port port; };
 struct uart_port {
   long lock; struct uart_state *state; struct uart_icount icount; struct console *cons;
@@ -64,6 +67,8 @@ def test_a_kernel_with_kgdb(path: Path) -> None:
         console_rx=elf.need("serial8250_ports") + 16 + 16,
         console_state=elf.need("serial8250_ports") + 8,
         state_iflags=8,
+        state_tty=16,
+        tty_readers=40,
         console_driver=elf.need("serial8250_ports") + 16 + 24,
         console_seq=16,
         kgdb=KgdbLayout(
