@@ -22,7 +22,6 @@ ENOUGH: Final = 5
 
 _STARTED_SECONDS: Final = 60.0  # until the other run has opened its record
 _TEST_SECONDS: Final = 600.0  # for one test of the other run, a boot included
-_OPENING_SECONDS: Final = 0.1  # between the creation of a record and the lock on it
 _POLL_SECONDS: Final = 0.002
 
 
@@ -154,8 +153,7 @@ class Lockstep:
         start, end = Deadline(_STARTED_SECONDS), Deadline(_TEST_SECONDS)
         while not self._other.has(test, repeat):
             ended = self._other.has_ended if self._other.exists else start.expired
-            opened = start.left < _STARTED_SECONDS - _OPENING_SECONDS
-            if (ended and opened) or end.expired or self._other.runs() - self._own.runs():
+            if ended or end.expired or self._other.runs() - self._own.runs():
                 # Once more: it may have written that before it ended.
                 self._waits = self._other.has(test, repeat)
                 return

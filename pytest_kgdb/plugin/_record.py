@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import IO, Final
@@ -16,7 +17,6 @@ from ._status import MISS, decisive, statuses_of_subtests
 
 __all__ = ["Recorder", "message_of", "repeated", "repeats"]
 
-_LOCK_SECONDS: Final = 1.0
 _REPEAT: Final = "repeat"
 _ID: Final = re.compile(rf"\[{_REPEAT}(\d+)\]|-{_REPEAT}(\d+)(?=[\]-])|(?<=\[){_REPEAT}(\d+)-")
 
@@ -42,12 +42,12 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self._reports: dict[str, list[pytest.TestReport]] = {}
-        self._lock: FileLock | None = None
-        with contextlib.suppress(OSError):  # no file; or one in use, of which the end is not known
-            # Who reads it looks for the lock by taking it for an instant.
-            self._lock = FileLock.exclusive(path, _LOCK_SECONDS, create=True)
+        self._lock: FileLock | None = None  # for a pipe, say, there is none
         try:
-            self._file: IO[str] = path.open("w")
+            if path.exists() and not path.is_file():
+                self._file: IO[str] = path.open("w")
+            else:
+                self._file, self._lock = _locked(path.resolve())
         except OSError as error:
             raise ConfigError(f"--kgdb-record: cannot write {path}: {error.strerror}") from error
 
@@ -96,6 +96,19 @@ class Recorder:
         self._file.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _locked(path: Path) -> tuple[IO[str], FileLock]:
+    """Return a new file, and a lock on it, without which nobody ever sees it."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.ExitStack() as stack:
+        lock = FileLock.exclusive(new, create=True)
+        stack.callback(lock.release)
+        stack.callback(new.unlink, missing_ok=True)
+        file = stack.enter_context(new.open("w"))
+        new.replace(path)
+        stack.pop_all()
+    return file, lock
 
 
 def message_of(report: pytest.TestReport) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from test_plugin import Inner, inner, records  # noqa: F401  the fixture
 
+from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.gate import PytestDied, Runner
 from pytest_kgdb.plugin._record import Recorder
 from pytest_kgdb.plugin._status import decisive, status_of_phase
+from pytest_kgdb.process import FileLock
 
 REPEATED = ("--kgdb-repeat=4", "--kgdb-record=record")
 
@@ -172,6 +174,37 @@ def phase(when: Any, outcome: Any = "passed", **attributes: object) -> pytest.Te
     report = pytest.TestReport("test_a", ("", None, ""), {}, outcome, None, when)
     vars(report).update(attributes)
     return report
+
+
+def test_a_record_is_locked_from_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads it takes one without a lock for that of a run that has ended."""
+    path = tmp_path / "record"
+    seen: list[bool] = []
+    exclusive = FileLock.exclusive
+
+    def lock(file: Path, *, create: bool) -> FileLock:
+        seen.append(path.exists())
+        return exclusive(file, create=create)
+
+    monkeypatch.setattr(FileLock, "exclusive", lock)
+    recorder = Recorder(path)
+    assert seen == [False]
+    with pytest.raises(BlockingIOError):
+        FileLock.shared(path)
+    assert list(tmp_path.iterdir()) == [path]
+    recorder.pytest_unconfigure()
+    FileLock.shared(path).release()
+
+
+def test_a_record_behind_a_link_and_in_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "record")
+    (tmp_path / "record").write_text("of an earlier run\n")
+    Recorder(tmp_path / "link").pytest_unconfigure()
+    assert (tmp_path / "record").read_text() == ""
+    Recorder(Path("/dev/null")).pytest_unconfigure()
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(ConfigError, match=r"cannot write .*none/record: No such"):
+        Recorder(tmp_path / "none" / "record")
 
 
 def test_a_test_that_is_open_at_the_end(tmp_path: Path) -> None:
