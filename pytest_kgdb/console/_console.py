@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import re
 import socket
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +18,7 @@ from ..deadline import Deadline, WaitLimit
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ..escape import clean
 from ..klog import kernel_records, without_kernel_records, without_printed, without_records
+from ._input import ConsoleInput
 from ._own import OwnText
 from ._shell import (
     ANY_ANSWER,
@@ -42,8 +40,6 @@ _LOOK_SECONDS: Final = 0.1  # the longest time between two looks at what else ma
 _REST: Final = 4  # times as long as a search for text took, before the next one
 _SHORTEST_REST: Final = 0.002  # seconds; less is not worth a sleep
 _LONGEST_REST: Final = 1.0
-_OPEN_LOOK: Final = 0.02  # seconds between two looks at whether the guest can read
-_PIECE: Final = 65536  # bytes that are sent at once
 
 
 class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
@@ -85,13 +81,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         self._expect_mark = len(history)  # up to which expect has read
         self._tail_mark = 0  # from which tail() may show
         self._eof = False
-        self.sent = 0
-        """Bytes sent on the present connection."""
-        self._sending = threading.RLock()
-        self._is_open: Callable[[], bool] = lambda: True
-        self._is_running: Callable[[], bool] = lambda: True
-        self._unsent = bytearray()  # until both are so, and there is room for it
-        self._sender_of: socket.socket | None = None  # the connection that a thread sends it on
+        self.input = ConsoleInput(log, self.isalive)
+        """What is typed on it."""
         self._open()
 
     @property
@@ -111,8 +102,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def _open(self) -> None:
         self._socket = self._connect()
         self._eof = False
-        self.sent = 0
-        self._seen_open = False
+        self.input.connect(self._socket)
         self._reader = threading.Thread(
             target=self._read_socket, args=(self._socket,), name="kgdb-console", daemon=True
         )
@@ -304,97 +294,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         """
         data = s if isinstance(s, bytes) else s.encode("utf-8")
         self._log(s, "send")
-        with self._sending:
-            sent = 0
-            if not self.isalive() or not (self._unsent or self._waits_for_guest()):
-                sent = self.send_at_once(data)
-            self.keep(data[sent:])
+        self.input.send(data)
         return len(data)
-
-    def send_at_once(self, data: bytes) -> int:
-        """Send bytes that do not wait, whatever the guest does; return how many there was room for.
-
-        :raises MachineDied: the console is closed.
-        """
-        with self._sending:
-            try:
-                return self._send(data)
-            except OSError as error:
-                raise MachineDied(
-                    f"the console does not take input: {error}", log=self.log
-                ) from error
-
-    def _send(self, data: bytes) -> int:
-        sent = 0
-        # A guest that is stopped, or about to be, reads no more: whoever waited for room here would
-        # keep it stopped.
-        with contextlib.suppress(BlockingIOError):
-            while sent < len(data):
-                sent += self._socket.send(data[sent : sent + _PIECE], socket.MSG_DONTWAIT)
-        self.sent += sent
-        return sent
-
-    def hold_until(self, is_open: Callable[[], bool], is_running: Callable[[], bool]) -> None:
-        """Have what is sent wait until the guest can read it: QEMU takes as much as it likes.
-
-        :param is_open: whether the guest has opened the console; what comes before is dropped. Once
-            it has, it is not asked again before the next :meth:`reconnect`.
-        :param is_running: whether the kernel runs. Both are called in several threads; the former
-            ones are in none any more.
-        """
-        with self._sending:
-            self._is_open, self._is_running = is_open, is_running
-
-    def release(self) -> None:
-        """Send what waits for a kernel that is about to run."""
-        with self._sending:
-            if self._unsent and self._opened():
-                self._send_kept()
-
-    @property
-    def kept(self) -> bytes:
-        """What waits."""
-        return bytes(self._unsent)
-
-    def keep(self, data: bytes) -> None:
-        """Have bytes wait, too."""
-        with self._sending:
-            self._unsent += data
-            if self._unsent and self._sender_of is not self._socket:
-                self._sender_of = self._socket
-                threading.Thread(target=self._send_later, args=(self._socket,), daemon=True).start()
-
-    def _waits_for_guest(self) -> bool:
-        return not (self._is_running() and self._opened())
-
-    def _opened(self) -> bool:
-        self._seen_open = self._seen_open or self._is_open()
-        return self._seen_open
-
-    def _send_later(self, connection: socket.socket) -> None:
-        while True:
-            with self._sending:
-                if self._socket is not connection or self.closed:
-                    return
-                if not self._unsent:
-                    self._sender_of = None
-                    return
-                if not self._waits_for_guest():
-                    self._send_kept()
-            time.sleep(_OPEN_LOOK)
-
-    def _send_kept(self) -> None:
-        try:
-            del self._unsent[: self._send(bytes(self._unsent))]
-        except OSError:  # whoever sends next is told
-            self._unsent.clear()
-
-    def unread(self) -> int:
-        """Return how many bytes QEMU has not read yet (unix(7), SIOCOUTQ); some may be held."""
-        count = array.array("i", [0])
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)
-        return count[0] + len(self._unsent)
 
     def sendline(self, s: str | bytes = "") -> int:
         """Send text and a newline."""
@@ -428,12 +329,11 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
     def disconnect(self) -> None:
         """Close the connection: what was sent and not read by QEMU is lost."""
         old = self._socket
+        self.input.disconnect()
         with self._arrived:
             self._socket = socket.socket(socket.AF_UNIX)  # by which the old reader ends
         self._shut(old)
         self._reader.join(_OLD_CONNECTION)
-        with self._sending:
-            self._unsent.clear()
 
     def reconnect(self) -> None:
         """Connect anew after :meth:`disconnect`; what was not read is discarded."""
@@ -454,6 +354,7 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         if self.closed:
             return
         self.closed = True
+        self.input.disconnect()
         self._shut(self._socket)
         self._reader.join(_OLD_CONNECTION)
         self._transcript.close()

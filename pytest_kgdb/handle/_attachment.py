@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..actions import ActionLog
-from ..console import Console, PrintedLog, ShellReadiness
+from ..console import ConsoleInput, PrintedLog, ShellReadiness
 from ..deadline import WaitLimit
 from ..debugger import (
     BreakpointTable,
@@ -68,12 +68,12 @@ _ASSIGNED: Final = re.compile(
 class _TypedText(StopSubscriber):
     """Has the guest get what was typed while its kernel was stopped."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, typed: ConsoleInput) -> None:
+        self._input = typed
 
     def resumed(self, event: Resumed) -> None:  # noqa: ARG002 # as every subscriber's
         """Send it: the kernel is about to run."""
-        self._console.release()
+        self._input.release()
 
 
 class Attachment:
@@ -227,7 +227,7 @@ class Attachment:
             ready=shell_ready,
             idle=idle,
         )
-        run_control.subscribe(_TypedText(console))
+        run_control.subscribe(_TypedText(console.input))
         self.snapshots = SnapshotsOfTest(snapshots, run_control, self.splats, causes)
         actions.attach(debugger, self.source)
         run_control.subscribe(actions)

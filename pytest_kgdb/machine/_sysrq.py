@@ -71,13 +71,13 @@ class SysrqBreak:
             look = min(2 * look, _LONGEST_LOOK)
         self._console.note_sysrq()
         self._monitor.execute("chardev-send-break", id="console")
-        self._console.send_at_once(b"g")
+        self._console.input.send_at_once(b"g")
         self._breaks += 1
 
     def _unread(self) -> tuple[int, int]:
         """Return how much QEMU has not read, and how many characters the kernel has not."""
-        by_qemu = self._console.unread()
+        by_qemu = self._console.input.unread()
         if self._characters_read is None:
             return by_qemu, 0
         read = self._characters_read() - self._start & _U32
-        return by_qemu, max(0, self._console.sent + self._breaks - read)
+        return by_qemu, max(0, self._console.input.sent + self._breaks - read)

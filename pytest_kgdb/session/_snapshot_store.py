@@ -183,7 +183,7 @@ class SnapshotStore:
 
     def save_named(self, name: str, stop: Stop) -> None:
         """Save the stopped machine, without breakpoints in its memory."""
-        self._input[name] = self._shell.is_there, self._machine.console.kept
+        self._input[name] = self._shell.is_there, self._machine.console.input.kept
         self._named[name] = self._save(_NAMED + name), stop
 
     def restore_named(self, name: str) -> None:
@@ -192,7 +192,7 @@ class SnapshotStore:
         has_shell, typed = self._input[name]
         self._restore(_NAMED + name, stop_reply, stop.reason, keep_breakpoints=True)
         self._shell.set(has_shell)
-        self._machine.console.keep(typed)
+        self._machine.console.input.keep(typed)
         self._slot.require().run_control.record_again(stop)
 
     def drop_named(self) -> None:

@@ -233,9 +233,9 @@ class Vm:
                 characters_read=_counter(memory, layout.console_rx if layout else None),
             )
             interrupt, is_heard, on_reconnect = sysrq.send, opened, sysrq.restart
-        machine.console.hold_until(opened, lambda: relay.is_resumed)
+        machine.console.input.hold_until(opened, lambda: relay.is_resumed)
         # Before the memory is closed, which says whether it is open.
-        self._parts.callback(machine.console.hold_until, lambda: True, lambda: False)
+        self._parts.callback(machine.console.input.hold_until, lambda: True, lambda: False)
         shell = ShellReadiness(machine.console, READY)
         shell.set(at != "kgdbwait")
         if self._covers is not None:

@@ -156,7 +156,7 @@ class TestExpect:
         console.sendline("id")
         console.sendcontrol("c")
         assert guest.typed() == b"id\n\x03"
-        assert console.sent == 4
+        assert console.input.sent == 4
 
     def test_the_guest_is_attended_to(self, guest: Guest) -> None:
         """A hidden stop has to be resumed, or what is waited for never comes."""
@@ -340,41 +340,41 @@ class TestConnection:
     def test_what_was_sent_is_lost(self, guest: Guest) -> None:
         console = guest.start()
         console.send("lost")
-        assert console.unread() > 0
+        assert console.input.unread() > 0
         console.disconnect()
         console.reconnect()
-        assert (console.sent, console.unread()) == (0, 0)
+        assert (console.input.sent, console.input.unread()) == (0, 0)
         console.send("kept")
         assert guest.typed() == b"kept"
 
     def test_what_is_sent_before_the_guest_has_opened_it_waits(self, guest: Guest) -> None:
         console = guest.start()
         is_open = threading.Event()
-        console.hold_until(is_open.is_set, lambda: True)
+        console.input.hold_until(is_open.is_set, lambda: True)
         assert console.send("early, ") == 7
         console.send("in order")
-        assert (console.sent, console.unread()) == (0, 15)
+        assert (console.input.sent, console.input.unread()) == (0, 15)
         is_open.set()
         assert guest.typed() == b"early, in order"
-        console.hold_until(pytest.fail, lambda: True)
+        console.input.hold_until(pytest.fail, lambda: True)
         console.send("later")
         assert guest.typed() == b"later"
-        assert (console.sent, console.unread()) == (20, 0)
+        assert (console.input.sent, console.input.unread()) == (20, 0)
 
     def test_what_is_sent_while_the_kernel_is_stopped_waits(self, guest: Guest) -> None:
         console = guest.start()
         runs = threading.Event()
-        console.hold_until(lambda: True, runs.is_set)
+        console.input.hold_until(lambda: True, runs.is_set)
         console.send("first, ")
         console.send("second")
-        assert (console.kept, console.sent) == (b"first, second", 0)
-        console.release()
+        assert (console.input.kept, console.input.sent) == (b"first, second", 0)
+        console.input.release()
         assert guest.typed() == b"first, second"
-        assert console.kept == b""
-        console.release()
-        console.send_at_once(b"g")
+        assert console.input.kept == b""
+        console.input.release()
+        console.input.send_at_once(b"g")
         assert guest.typed() == b"g"
-        console.keep(b"by a snapshot")
+        console.input.keep(b"by a snapshot")
         runs.set()
         assert guest.typed() == b"by a snapshot"
         console.send(", at once")
@@ -384,46 +384,46 @@ class TestConnection:
         """Whoever waited for room would keep the kernel stopped that is to make it."""
         console = guest.start()
         runs = threading.Event()
-        console.hold_until(lambda: True, runs.is_set)
+        console.input.hold_until(lambda: True, runs.is_set)
         text = bytes(range(256)) * 4096
         console.send(text)
-        console.release()
-        assert 0 < console.sent < len(text)
-        assert console.send_at_once(b"g") == 0
+        console.input.release()
+        assert 0 < console.input.sent < len(text)
+        assert console.input.send_at_once(b"g") == 0
         runs.set()
         console.send("the end")
         typed = guest.end.makefile("rb")
         assert typed.read(len(text) + 7) == text + b"the end"
-        assert (console.sent, console.kept) == (len(text) + 7, b"")
+        assert (console.input.sent, console.input.kept) == (len(text) + 7, b"")
         console.send(text)
         assert typed.read(len(text)) == text
 
     def test_one_thread_sends_it(self, guest: Guest) -> None:
         console = guest.start()
-        console.hold_until(lambda: True, lambda: False)
+        console.input.hold_until(lambda: True, lambda: False)
         before = threading.active_count()
         for _ in range(5):
             console.send("text")
-            console.release()
+            console.input.release()
         console.send("more")
         assert threading.active_count() == before + 1
 
     def test_a_console_that_is_closed_takes_nothing(self, guest: Guest) -> None:
         console = guest.start()
-        console.hold_until(lambda: True, lambda: False)
+        console.input.hold_until(lambda: True, lambda: False)
         guest.end.close()
         console.wait_beyond(0, LIMIT)
         with pytest.raises(MachineDied, match="does not take input"):
             console.send("text")
-        assert console.kept == b""
+        assert console.input.kept == b""
 
     def test_a_kernel_that_runs_before_it_has_opened_it(self, guest: Guest) -> None:
         console = guest.start()
         is_open = threading.Event()
-        console.hold_until(is_open.is_set, lambda: True)
+        console.input.hold_until(is_open.is_set, lambda: True)
         console.send("text")
-        console.release()
-        assert console.kept == b"text"
+        console.input.release()
+        assert console.input.kept == b"text"
         is_open.set()
         assert guest.typed() == b"text"
 
@@ -438,15 +438,15 @@ class TestConnection:
             assert not closed
             return False
 
-        console.hold_until(is_open, lambda: True)
+        console.input.hold_until(is_open, lambda: True)
         sender = threading.Thread(target=console.send, args=("text",))
         sender.start()
         asked.wait(LIMIT)
         threading.Timer(0.05, answer.set).start()
-        console.hold_until(lambda: True, lambda: False)
+        console.input.hold_until(lambda: True, lambda: False)
         closed.append(True)
         sender.join()
-        assert console.kept == b"text"
+        assert console.input.kept == b"text"
 
     def test_what_waits_is_lost_with_the_connection(self, guest: Guest) -> None:
         console = guest.start()
@@ -456,10 +456,10 @@ class TestConnection:
             looks.append(True)
             return len(guest.ends) > 1
 
-        console.hold_until(is_open, lambda: True)
+        console.input.hold_until(is_open, lambda: True)
         console.send("lost")
         console.disconnect()
-        assert console.unread() == 0
+        assert console.input.unread() == 0
         console.reconnect()
         looks.clear()
         console.send("kept")
@@ -470,7 +470,7 @@ class TestConnection:
         console = guest.start()
         console.send("text")
         guest.typed()
-        assert console.unread() == 0
+        assert console.input.unread() == 0
 
     def test_twice_closed(self, guest: Guest) -> None:
         console = guest.start()

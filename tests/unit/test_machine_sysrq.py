@@ -15,6 +15,7 @@ class Guest:
 
     def __init__(self) -> None:
         self.alive = True
+        self.input = self
         self.sent = 0
         self.unread_by_qemu = 0
         self.read = 0

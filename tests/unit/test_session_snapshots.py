@@ -43,8 +43,7 @@ class World:
         self.console = SimpleNamespace(
             disconnect=lambda: self.note("disconnect console"),
             reconnect=lambda: self.note("reconnect console"),
-            kept=b"",
-            keep=lambda data: self.typed.append(data),
+            input=SimpleNamespace(kept=b"", keep=lambda data: self.typed.append(data)),
         )
         self.settles = True
         self.shell: Any = FakeShell()
@@ -172,9 +171,9 @@ def test_a_tests_own(world: World) -> None:
 
 def test_what_was_typed_and_waits(world: World) -> None:
     stop: Any = SimpleNamespace(reason="breakpoint")
-    world.console.kept = b"cat /proc/version\n"
+    world.console.input.kept = b"cat /proc/version\n"
     world.store.save_named("typed", stop)
-    world.console.kept = b""
+    world.console.input.kept = b""
     world.store.save_named("read", stop)
     for name in ("typed", "read", "typed"):
         world.store.restore_named(name)
