@@ -9,6 +9,8 @@ gdb, with all of its type.
 Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
+import functools
+
 import gdb
 from gdb_operands import (
     INT_MAX,
@@ -36,6 +38,7 @@ from gdb_types import (
     Refused,
     integer_type,
     is_pointer,
+    is_signed,
     lookup,
     plain,
     type_named,
@@ -53,7 +56,19 @@ SIZES = ("sizeof", "_Alignof")
 # Operators that are also those of a pointer or of a type's name.
 AMBIGUOUS = ("*", "&")
 COMPUTING = frozenset(["|", "^", "<", ">", "<=", ">=", "<<", ">>", "+", "-", "/", "%", "?", "~"])
+# What may be less than the least number of a type by more than all that it has.
+WRAPPING = ("*", "<<")
 ASSIGNING = ("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
+
+
+@functools.lru_cache(maxsize=None)  # noqa: UP033 # since Python 3.9
+def loses_signs():
+    """Whether gdb has the wrong bits of a product that is below -(1 << 32).
+
+    From gdb 14 to 16 at least: of what is still negative when it has added one period of the type,
+    it takes the bits of the absolute value (gdb/gmp-utils.c, gdb_mpz::export_bits).
+    """
+    return int(gdb.parse_and_eval("-2000000000 * 5")) != -1410065408
 
 
 class Unread(Exception):
@@ -170,6 +185,17 @@ class Reader:
                     self.convert(node, kind, width)
         return (kind, width) if width is not None else None
 
+    def compute_unsigned(self, operator, node, one, other):
+        """Have gdb compute with unsigned numbers, and take the bits for a signed one."""
+        kind = node.kind
+        if kind is None or kind.sizeof > 8 or not is_signed(kind):
+            return
+        if one.literal and other.literal:
+            return
+        for operand in (one,) if operator == "<<" else (one, other):
+            self.surround(operand, f"(unsigned {kind})(", ")")
+        self.surround(node, f"({kind})(", ")")
+
     # Operators, by their precedence
 
     def sequence(self):
@@ -242,7 +268,10 @@ class Reader:
                 width = self.promote_both(operator, node, other)
             if operator not in (*TRUTH, *EQUALITY, *RELATIONAL):
                 typed = result(operator, node, other)
+            operands = node, other
             node = self.node(first, typed, exact=True, computed=True)
+            if operator in WRAPPING and loses_signs():
+                self.compute_unsigned(operator, node, *operands)
             if width is not None and typed is not int_type:
                 self.convert(node, *width)
         return node
@@ -333,7 +362,8 @@ class Reader:
             inner = self.sequence()
             self.need(")")
             its = {
-                name: getattr(inner, name) for name in ("exact", "computed", "member", "passes_on")
+                name: getattr(inner, name)
+                for name in ("exact", "computed", "literal", "member", "passes_on")
             }
             return self.node(first, lambda: inner.typed, **its)
         if self.at >= len(self.tokens):
@@ -341,7 +371,8 @@ class Reader:
         token = self.tokens[self.at]
         self.at += 1
         if token.kind == "number":
-            return self.node(first, lambda: Typed(type_of_number(token.text)), exact=True)
+            kind = lambda: Typed(type_of_number(token.text))  # noqa: E731 # as the others
+            return self.node(first, kind, exact=True, literal=True)
         if token.kind == "char":
             # To gdb it is a char (C11 6.4.4.4).
             return self.node(first, int_type, exact=True, computed=True)

@@ -53,8 +53,8 @@ class Typed:
             return None
         if self.constant:
             return integer_type(["int"]), None
-        if kind.sizeof > 8:
-            return kind, None  # gdb refuses to compute with it
+        if kind.sizeof > 8 and not 0 < self.bits <= 64:
+            return kind, None  # gdb refuses to compute with it, or has enough bits (gdb 16)
         return promotion(kind, self.bits or None)
 
 
@@ -63,15 +63,24 @@ class Node:
 
     :param exact: whether gdb has its type as C has it.
     :param computed: whether it is what an operator gives, or a character.
+    :param literal: whether it is a number that is written down.
     :param member: what a member is taken of, as a node, and its name.
     :param passes_on: whether gdb may give an operand for it, which C takes the value of.
     """
 
     def __init__(
-        self, first, last, typed, exact=False, computed=False, member=None, passes_on=False
+        self,
+        first,
+        last,
+        typed,
+        exact=False,
+        computed=False,
+        literal=False,
+        member=None,
+        passes_on=False,
     ):
         self.first, self.last, self._typed, self._asked = first, last, typed, False
-        self.exact, self.computed = exact, computed
+        self.exact, self.computed, self.literal = exact, computed, literal
         self.member, self.passes_on = member, passes_on
 
     @property

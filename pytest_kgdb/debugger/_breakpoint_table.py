@@ -36,9 +36,10 @@ _WATCH: Final = {"write": "watch", "read": "rwatch", "access": "awatch"}
 # The members of a stop's record that name a watchpoint (gdb manual, "GDB/MI Data Manipulation").
 _WATCHPOINTS: Final = ("wpt", "hw-rwpt", "hw-awpt")
 
-# gdb/breakpoint.c, insert_breakpoint_locations: gdb keeps what it could not insert.
+# gdb/breakpoint.c, insert_bp_location: gdb keeps what it could not insert. gdb 16 has the
+# stub's reply behind the number of one that is hardware.
 _NOT_INSERTED: Final = re.compile(
-    r"^(?:Cannot insert (?:hardware )?breakpoint|Could not insert hardware watchpoint) (\d+)\.",
+    r"^(?:Cannot insert (?:hardware )?breakpoint|Could not insert hardware watchpoint) (\d+)[.:]",
     re.M,
 )
 # Breakpoints that the message of a wait names.

@@ -358,7 +358,8 @@ class Prompt:
             if (words, hint) == (error.message, error.hint):
                 raise
             raise GdbError(words, log=error.log, hint=hint) from error
-        if name == "rbreak" and not text:
+        # gdb 16 says it in words (gdb/symtab.c, rbreak_command), gdb 13 not at all.
+        if name == "rbreak" and text in ("", "No breakpoints made.\n"):
             raise KgdbError(f"no function matches '{arguments}'")
         return text
 

@@ -239,10 +239,11 @@ def test_several_functions_have_the_name(entry: Any) -> None:
         with pytest.raises(KgdbError) as error:
             make()
         assert re.search(
-            r"on same: several functions have the name: main\.c:\d+, other\.c:\d+",
+            r"on same: several functions have the name: (\S+/)?main\.c:\d+, (\S+/)?other\.c:\d+",
             error.value.message,
         )
-        assert error.value.hint == "say which: 'main.c:same' or 'other.c:same'"
+        hint = r"say which: '(\S+/)?main\.c:same' or '(\S+/)?other\.c:same'"
+        assert re.fullmatch(hint, error.value.hint)
     assert step(entry, 3) == 2103
     # A breakpoint at a name is at all of its places (gdb manual, "Location Specifications").
     hit = entry.breakpoint("same")
@@ -284,8 +285,9 @@ def test_functions_of_two_modules(entry: Any) -> None:
     entry.modules.load(MODULES / "edges")
     with pytest.raises(KgdbError) as error:
         entry.spy("step")
-    assert "several functions have the name: edges/main.c:" in error.value.message
-    assert error.value.hint == "say which: 'edges/main.c:step' or 'entry/main.c:step'"
+    assert re.search(r"functions have the name: (\S+/)?edges/main\.c:", error.value.message)
+    hint = r"say which: '(\S+/)?edges/main\.c:step' or '(\S+/)?entry/main\.c:step'"
+    assert re.fullmatch(hint, error.value.hint)
     with entry.spy("entry/main.c:step") as calls, entry.spy("edges/main.c:step") as others:
         step(entry, 3)
         entry.run("echo 8 > /sys/module/edges/parameters/step")

@@ -84,6 +84,24 @@ def test_what_gdb_keeps_without_a_word_at_its_prompt(parts: Parts, gdb: FakeGdb)
     assert parts.table.unreported() == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Warning:\nCannot insert breakpoint 2.\nCannot access memory at address 0x10\n",
+        "Warning:\nCannot insert hardware breakpoint 2.\n",
+        "Warning:\nCannot insert hardware breakpoint 2:Remote failure reply: 0e.\n",  # gdb 16
+        "Warning:\nCould not insert hardware watchpoint 2.\n",
+    ],
+)
+def test_what_gdb_has_made_at_its_prompt_and_not_inserted(
+    parts: Parts, gdb: FakeGdb, words: str
+) -> None:
+    parts.table.insert(READ)
+    parts.prompt(f"break {OPEN}")
+    assert parts.table.forget_not_inserted(words).endswith(f"point 2 at {OPEN}")
+    assert list(gdb.rows) == [1]
+
+
 def test_a_function_at_several_addresses(parts: Parts) -> None:
     inlined = parts.table.insert("kmalloc")
     assert inlined.address is None
