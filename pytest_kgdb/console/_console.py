@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import socket
 import threading
@@ -437,18 +438,23 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
             self.wait_for(answer(tag), mark=mark)
         self.sendline(as_typed(last))
 
-    def synchronise(self, *, timeout: float | None = None) -> None:
+    def synchronise(self, *, timeout: float | None = None, interrupt: bool = False) -> None:
         """Wait until the shell answers.
 
         A shell that was just interrupted by Ctrl-C drops what is typed right after it, so it is
         asked again until it answers.
 
         :param timeout: seconds.
+        :param interrupt: whether to end by Ctrl-C what the shell does instead. Of a loop that may
+            take several: busybox's shell goes on with it if the signal comes while it starts a
+            command.
         :raises KgdbError: no shell answered in time.
         """
         mark = self.mark()
         deadline = self._waits.deadline(timeout)
-        while True:
+        for number in itertools.count():
+            if interrupt and number % 2 == 0:
+                self.sendcontrol("c")
             self.sendline(question(new_tag()))
             try:
                 self.wait_for(ANY_ANSWER, mark=mark, timeout=min(deadline.left, _SHELL_ANSWERS))

@@ -139,8 +139,7 @@ class BounceBuffer:
         with contextlib.suppress(KgdbError):
             if isinstance(error, TimeoutError):  # the shell still waits for the command
                 control.resume()
-                console.sendcontrol("c")
-                console.synchronise(timeout=_SECONDS)
+                console.synchronise(timeout=_SECONDS, interrupt=True)
                 control.interrupt()
             self._shell.run(
                 f"for d in {_PLACES}; do w=$d/{self._name}; [ ! -d $w ] || "

@@ -211,8 +211,7 @@ class BoardVm:
         self.attachment.instruments.end()
         self.attachment.breakpoints.delete_all()
         control.resume()
-        console.sendcontrol("c")
-        console.synchronise(timeout=10.0)
+        console.synchronise(timeout=10.0, interrupt=True)
         control.interrupt()
         console.drop()
 

@@ -244,8 +244,7 @@ class Session:
                 self._kgdb.delete_breakpoints()
                 if self._live.snapshots.current != "ready":
                     control.resume()
-                    console.sendcontrol("c")
-                    console.synchronise(timeout=10.0)
+                    console.synchronise(timeout=10.0, interrupt=True)
                     control.interrupt()
                 console.drop()
                 return

@@ -116,7 +116,7 @@ def test_a_hundred_breaks_and_continues(kgdb):
             assert stop.frame.function == OPEN
             assert opened.hits == number
     kgdb.resume()
-    kgdb.console.sendcontrol("c")
+    kgdb.console.synchronise(interrupt=True)
     assert kgdb.run("echo still here").output == "still here\n"
 
 

@@ -79,8 +79,7 @@ def test_a_module(kgdb):
         assert "kgdb-" not in tail
         assert "sysrq" not in tail
         kgdb.resume()
-        kgdb.console.sendcontrol("c")
-        kgdb.console.synchronise()
+        kgdb.console.synchronise(interrupt=True)
         kgdb.interrupt()
     assert "kgdb-buffer" in kgdb.console.log.read_text()
 

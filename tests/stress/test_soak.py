@@ -82,7 +82,7 @@ def test_a_thousand_stops(kgdb):
             assert kgdb.cont().reason == "breakpoint"
             assert opened.hits == number
     kgdb.resume()
-    kgdb.console.sendcontrol("c")
+    kgdb.console.synchronise(interrupt=True)
     assert kgdb.run("echo still here").output == "still here\n"
 
 

@@ -642,6 +642,21 @@ class TestRun:
         console.synchronise()
         assert time.monotonic() - started < LIMIT
 
+    def test_a_loop_that_ends_at_the_third_interrupt(
+        self, guest: Guest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pytest_kgdb.console._console._SHELL_ANSWERS", 0.02)
+        console, typed = guest.start(), bytearray()
+
+        def shell() -> None:
+            while typed.count(b"\x03") < 3:
+                typed.extend(guest.end.recv(65536))
+            guest.has_shell(lambda _: b"")
+
+        threading.Thread(target=shell, daemon=True).start()
+        console.synchronise(interrupt=True)
+        assert [line[:1] == b"\x03" for line in typed.splitlines()[:4]] == [True, False] * 2
+
 
 def test_the_time_of_each_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([10.0, 11.0, 12.0, 13.0])
