@@ -18,7 +18,7 @@ from pytest_kgdb.errors import KgdbError, MachineDied
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 2.0  # seconds that each method has
+LIMIT = 3.0  # seconds that each method has
 DIAGNOSED = 5.0  # and how long the diagnosis may take after that
 PROVOKE = Path(__file__).parent / "modules" / "provoke"
 Method = Callable[[Any, Path], object]
@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
     "execute": lambda kgdb, _: kgdb.execute("info registers"),
     "execute, bt": lambda kgdb, _: kgdb.execute("bt"),
     "execute, continue": lambda kgdb, _: kgdb.execute("continue"),
-    "execute, info threads": lambda kgdb, _: kgdb.execute("info threads"),
+    "execute, info threads": lambda kgdb, _: kgdb.execute("info threads", 8),
     "execute, stepi": lambda kgdb, _: kgdb.execute("stepi 3"),
     "expect_splat": lambda kgdb, _: _expect(kgdb),
     "fail_each": lambda kgdb, _: kgdb.fail_each(
