@@ -197,7 +197,7 @@ class Modules:
             self._tracker.watch()
             before = self._log.dmesg_end()
             others = {entry.name for entry in self._listing()}
-            self._tracker.initialised.discard(name)
+            self._tracker.forget_init(name)
             try:
                 result = self._shell.run(command, hint=_HINT)
             except GuestCommandError as error:
@@ -314,7 +314,7 @@ class Modules:
             return
         before = self._log.dmesg_end()
         command = f"modprobe {shlex.quote(name)}"
-        self._tracker.initialised.discard(name)
+        self._tracker.forget_init(name)
         result = self._shell.run(command, hint=_HINT)
         self._check_loaded(name, command, result, before)
 
@@ -322,7 +322,7 @@ class Modules:
 
     def _check_loaded(self, name: str, command: str, result: Result, before: str) -> None:
         """:raises GuestCommandError: it was refused, or its init has returned an error."""
-        if result.status != 0 and name in self._tracker.initialised:
+        if result.status != 0 and self._tracker.ran_init(name):
             result = dataclasses.replace(result, output=init_failed(result.output))
         self._check_status(f"loading {name}", command, result, before)
 

@@ -63,8 +63,7 @@ class ModuleTracker(StopSubscriber):
         self._register = register
         self._enabled = enabled
         self._awaited: str | None = None
-        self.initialised: set[str] = set()
-        """The modules whose init has begun to run; whoever asks removes a name before."""
+        self._begun: set[str] = set()  # the modules whose init has begun to run
         run_control.subscribe(self)
         table.on_insert(self._on_breakpoint)
         instruments.on_insert(self.guard)
@@ -119,6 +118,14 @@ class ModuleTracker(StopSubscriber):
         """Whether the module of :meth:`stopping_at` is there."""
         return self._awaited is None
 
+    def forget_init(self, name: str) -> None:
+        """Forget that a module's init has run: it is about to be loaded."""
+        self._begun.discard(name)
+
+    def ran_init(self, name: str) -> bool:
+        """Whether a module's init has begun to run since."""
+        return name in self._begun
+
     # At the internal breakpoints
 
     def _argument(self) -> int:
@@ -126,7 +133,7 @@ class ModuleTracker(StopSubscriber):
 
     def _on_coming(self) -> bool:
         name = self._kernel.name_at(self._argument())
-        self.initialised.add(name)
+        self._begun.add(name)
         watched = self._registry.watched
         self._symbols.sync(watched)
         if name not in watched:

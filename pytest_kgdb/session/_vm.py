@@ -16,6 +16,7 @@ from ..diagnosis import explained
 from ..errors import BootError, ConfigError, KgdbError, MachineDied, TimeoutError
 from ..guest import unpack
 from ..handle import Attachment, MachineSlot
+from ..initrd import READY
 from ..kernel import Vmlinux
 from ..machine import Machine, SysrqBreak, UntilIdle, boot_to_kgdbwait, last_lines
 from ..memory import EarlyLog, Idleness, KernelMemory, ModuleLookup, RelayMemory, StopState
@@ -43,7 +44,7 @@ __all__ = ["Vm"]
 # kgdb_initial_breakpoint (kernel/debug/debug_core.c); at ready it was interrupted.
 _REASONS: Final[dict[str, Reason]] = {"kgdbwait": "int3", "ready": "interrupt"}
 
-READY: Final = re.compile(rb"pytest-kgdb: ready\r?\n")
+_READY: Final = re.compile(re.escape(READY.encode()) + rb"\r?\n")
 
 _STACK_LINES: Final = 8  # besides
 
@@ -236,7 +237,7 @@ class Vm:
         machine.console.input.hold_until(opened, lambda: relay.is_resumed)
         # Before the memory is closed, which says whether it is open.
         self._parts.callback(machine.console.input.hold_until, lambda: True, lambda: False)
-        shell = ShellReadiness(machine.console, READY)
+        shell = ShellReadiness(machine.console, _READY)
         shell.set(at != "kgdbwait")
         if self._covers is not None:
             self.coverage = MachineCoverage(
@@ -358,7 +359,7 @@ class Vm:
         mark = console.mark()
         control.resume()
         try:
-            console.wait_for(READY, mark=mark, timeout=limit, meanwhile=self._check_boot)
+            console.wait_for(_READY, mark=mark, timeout=limit, meanwhile=self._check_boot)
         except TimeoutError as error:
             late = BootError(
                 f"the guest's init did not say that it is ready within {limit:g} s\n"
@@ -416,7 +417,7 @@ class Vm:
     def _why_not_ready(self) -> str:
         if self.spec.disk is None:
             return (
-                "an initrd of your own must print 'pytest-kgdb: ready' on the console, and then "
+                f"an initrd of your own must print '{READY}' on the console, and then "
                 "give a root shell there"
             )
         text = self.machine.console.since()
@@ -428,7 +429,7 @@ class Vm:
             )
         return (
             "a system takes its time to come up: --kgdb-timeout. An image of your own needs a "
-            "root shell on its serial console that prints 'pytest-kgdb: ready' (docs/disk.md)"
+            f"root shell on its serial console that prints '{READY}' (docs/disk.md)"
         )
 
     # Snapshots

@@ -91,6 +91,12 @@ class World:
 
     console = SimpleNamespace(log=Path("console.log"))
 
+    def forget_init(self, name: str) -> None:
+        self.initialised.discard(name)
+
+    def ran_init(self, name: str) -> bool:
+        return name in self.initialised
+
     def run(
         self,
         command: str,
