@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..settings import Settings, TestRequest
 from ._configure import matrix_of, settings_of
 from ._matrix import CONFIG, KERNEL, SMP, chooses, kernel_ids, parameter
-from ._names import FIXTURES
+from ._names import FIXTURES, MACHINES
 from ._record import repeats
 from ._selection import note
 
@@ -54,6 +54,11 @@ def fixtures_of(item: pytest.Item) -> Collection[str]:
 def uses_kernel(item: pytest.Item) -> bool:
     """Whether a test that runs, or has run, has a fixture of ours, however it has got it."""
     return not FIXTURES.isdisjoint(fixtures_of(item))
+
+
+def has_machine(item: pytest.Item) -> bool:
+    """Whether such a test has a running kernel, and not only what one is made of."""
+    return not MACHINES.isdisjoint(fixtures_of(item))
 
 
 def kernel_of(item: pytest.Item) -> tuple[object, object]:

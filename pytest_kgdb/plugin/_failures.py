@@ -15,7 +15,7 @@ from ..errors import BootError, KgdbError
 from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
-from ._collect import uses_kernel
+from ._collect import has_machine, uses_kernel
 from ._names import NO_KERNEL
 from ._require import Requirement
 from ._rerun import rerun_command
@@ -86,7 +86,7 @@ class Failures:
             or session is None
             or call.when == "teardown"
             or (call.when == "setup" and call.excinfo is None)
-            or not uses_kernel(item)
+            or not has_machine(item)
         ):
             return None
         try:
@@ -147,7 +147,8 @@ class Failures:
                 crash.message = _in_short(error)
         elif status_of_phase(report) == MISS:
             setattr(report, "kgdb_lost", True)  # noqa: B010  as above
-        if ours and first and report.when != "teardown":  # by then the kernel has been put back
+        # By the teardown the kernel has been put back; without a machine, it is another test's.
+        if first and report.when != "teardown" and has_machine(item):
             self._add_sections(item, report)
         return report
 

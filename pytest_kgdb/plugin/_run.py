@@ -14,8 +14,8 @@ from ._artifacts import KERNEL_OF, SOURCE, Artifacts, KernelSession
 from ._collect import (
     REQUEST,
     boots_line,
-    fixtures_of,
     group,
+    has_machine,
     is_kernel_test,
     kernel_of,
     machine_of,
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from ..initrd import Initrd
     from ..kernel import Kernel
     from ..settings import MachineOptions, TestRequest
-
-_KERNELS: Final = frozenset({"kgdb", "kgdb_session"})
-"""Fixtures with which a test has a running kernel."""
 
 _STUBS: Final = {"kgdb": "kgdb", "qemu": "QEMU's stub"}
 
@@ -203,7 +200,7 @@ class Run:
             self._skip_for_stub(error)
             raise
         self._run_kunit(item)
-        if self.live is not None and not _KERNELS.isdisjoint(fixtures_of(item)):
+        if self.live is not None and has_machine(item):
             self._observe(item)
             self.live.check_splats()
         return result

@@ -516,8 +516,8 @@ def test_a_programs_memory_is_that_of_the_cpu_that_gdb_has_selected(stub):
             if not int(task["mm"]) or int(task) != current_of(stub, other):
                 continue  # it is idle, or about to run (kernel/sched/core.c, context_switch)
             arguments = int(task["mm"]["arg_start"])
-            if not arguments:
-                continue  # its program is being loaded (fs/binfmt_elf.c, create_elf_tables)
+            if not arguments or task["comm"].string() != "sh":
+                continue  # its program is being loaded (fs/exec.c, setup_arg_pages)
             theirs = stub.read_user(task, arguments, 20)
             with pytest.raises(KgdbError, match=f"{arguments:#x} is not mapped"):
                 stub.read(arguments, 20)  # of the CPU that stopped; stacks are randomised

@@ -1154,6 +1154,19 @@ def test_a_report_is_made_whatever_is_broken(inner: Inner) -> None:
     )
 
 
+def test_a_test_without_a_machine_shows_no_other_tests_kernel(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        def test_a(kgdb): pass
+        def test_b(kgdb_kernel): assert 1 == 2
+        """
+    )
+    result = inner.run("--kgdb-artifacts=out")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*- kgdb*: *-*")
+    assert not (inner.path / "out").exists()
+
+
 def test_artifacts_hold_everything(inner: Inner) -> None:
     (inner.path / "console.log").write_bytes(b"\x1b[2Jraw")
     inner.pytester.makepyfile(
