@@ -38,7 +38,7 @@ _BAD: Final = 1
 _SKIP: Final = 125
 _MISUSE: Final = 128
 
-_FORMAT: Final = "2"  # of what is kept of a search
+_FORMAT: Final = "3"  # of what is kept of a search
 
 _SUCCESS: Final = 0
 _WRONG_END: Final = 1

@@ -38,7 +38,7 @@ class Commit:
     state: State
     reason: str = ""
     failures: tuple[str, ...] = ()
-    """Why tests failed, as :func:`reason_of` has it."""
+    """Which tests failed, and why: of each its name, then as :func:`reason_of` has it."""
     tests: tuple[str, ...] = ()
     """Those that failed."""
     confirmed: bool = False
@@ -86,7 +86,7 @@ def judge_commit(
             return Commit("", State.SKIP, reason)
         elif statuses == {"FAIL"}:
             failed.append(test)
-            failures.update((reason_of(run), f"{test}: {run.message}") for run in its)
+            failures.update((f"{test}: {reason_of(run)}", f"{test}: {run.message}") for run in its)
     if failures:
         others = [text for reason, text in failures.items() if bad and reason not in bad.failures]
         if others:

@@ -427,8 +427,10 @@ def test_runs_of_a_commit_that_did_not_take_place(run: Run) -> None:
         ({"a": [GOOD], "b": [SKIPPED]}, State.GOOD),
         ({"a": [SKIPPED], "b": [GOOD]}, State.SKIP),
         ({"b": [GOOD]}, State.SKIP),
-        ({"a": [SKIPPED], "b": [BAD]}, State.BAD),
+        ({"a": [SKIPPED], "b": [BAD]}, State.SKIP),
         ({"a": [Run("FAIL", "another")], "b": [GOOD]}, State.SKIP),
+        ({"a": [GOOD], "b": [BAD]}, State.SKIP),
+        ({"a": [BAD], "b": [BAD]}, State.SKIP),
         ({}, State.SKIP),
     ],
 )
@@ -440,6 +442,12 @@ def test_what_runs_say_of_a_commit_once_the_bad_end_is_known(
     commit = judge_commit(runs, bad)
     assert commit.state is state
     assert not commit.missed
+
+
+def test_one_of_the_tests_that_fail_on_the_bad_end_is_enough() -> None:
+    bad = judge_commit({"a": [BAD], "b": [BAD]})
+    assert judge_commit({"a": [SKIPPED], "b": [BAD]}, bad).state is State.BAD
+    assert judge_commit({"a": [GOOD], "b": [BAD]}, bad).state is State.BAD
 
 
 def test_which_commits_are_worth_another_try() -> None:
