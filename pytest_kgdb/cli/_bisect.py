@@ -30,7 +30,16 @@ from ..kernel import patch_files
 from ..plugin._artifacts import Artifacts
 from ..progress import Progress
 from ..settings import Settings
-from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel, repeat, tests_key
+from ._on_kernels import (
+    KernelBuilder,
+    check_writable,
+    common,
+    inputs_key,
+    logs,
+    one_kernel,
+    repeat,
+    tests_key,
+)
 
 # git-bisect(1), "Bisect run": 125 skips a commit, 128 and more end the search.
 _GOOD: Final = 0
@@ -104,7 +113,8 @@ def _resumable(
     arguments, ours = list(options.rest), common(options)
     # The number of jobs changes nothing; the origins of values are those of another directory.
     values = replace(settings, kernel=(), jobs=0, origins={})
-    parts = [_FORMAT, *parts, *arguments, *ours, repr(values), str(number), tests_key(arguments)]
+    keys = [inputs_key(settings), tests_key(arguments)]
+    parts = [_FORMAT, *parts, *arguments, *ours, repr(values), str(number), *keys]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     directory = logs(options, builder.cache)
     with builder.cache.lock(f"bisect-{name}", label="the search"):

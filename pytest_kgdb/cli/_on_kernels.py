@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import hashlib
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
 from ..errors import ConfigError
 from ..gate import BuiltSide, GateFailed, child_environment, repeats_for, same_code
-from ..kernel import Kernel, file_hash
+from ..kernel import Kernel, file_hash, patch_files
 from ..plugin._artifacts import Artifacts
 from ..process import run
 from ..progress import Progress
@@ -25,6 +26,7 @@ __all__ = [
     "KernelBuilder",
     "check_writable",
     "common",
+    "inputs_key",
     "logs",
     "one_kernel",
     "repeat",
@@ -101,13 +103,47 @@ def check_writable(*names: str | None) -> None:
 
 
 def tests_key(arguments: Iterable[str]) -> str:
-    """Return a hash of the test files that a command line names."""
+    """Return a hash of the test files that a command line names, and of what they import.
+
+    That is what pytest would read: without a file or directory, those below the current one;
+    `conftest.py` of the directories above; of a file, the others beside it, too.
+    """
+    named = [Path(argument.partition("::")[0]) for argument in arguments]
+    named = [path for path in named if path.is_dir() or (path.suffix == ".py" and path.is_file())]
+    files: set[Path] = set()
+    for path in map(Path.resolve, named or [Path()]):
+        directory = path if path.is_dir() else path.parent
+        files.update(_below(directory, ("*.py",)) if path.is_dir() else directory.glob("*.py"))
+        files.update(above / "conftest.py" for above in directory.parents)
+    return _hash_of(files)
+
+
+def inputs_key(settings: Settings) -> str:
+    """Return a hash of the files that settings name, and from which kernels are made."""
+    files = {Path(settings.config), *settings.fragment}
+    for path in settings.patch:
+        files.update(patch_files(path))
+        if path.is_dir():
+            files.update((path / "series", path / "patches/series"))
+    for directory in settings.module:
+        files.update(_below(directory, ("*.[chS]", "Makefile", "Kbuild")))
+    return _hash_of(files)
+
+
+def _below(directory: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """Yield the files below a directory, but for those that pytest would not look for, either."""
+    for name, directories, files in os.walk(directory):
+        directories[:] = [one for one in directories if not one.startswith((".", "__"))]
+        for pattern in patterns:
+            yield from (Path(name, file) for file in fnmatch.filter(files, pattern))
+
+
+def _hash_of(files: Iterable[Path]) -> str:
     result = hashlib.sha256()
-    for argument in arguments:
-        path = Path(argument.partition("::")[0])
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path] if path.is_file() else []
-        for file in files:
-            result.update(os.fsencode(file) + b"\0" + file.read_bytes())
+    for file in sorted(files):
+        if file.is_file():
+            data = file.read_bytes()
+            result.update(b"%s\0%d\0" % (os.fsencode(file), len(data)) + data)
     return result.hexdigest()
 
 

@@ -11,12 +11,18 @@ import pytest
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.cli._main import _parser, main
-from pytest_kgdb.cli._on_kernels import KernelBuilder, check_writable, common, one_kernel
+from pytest_kgdb.cli._on_kernels import (
+    KernelBuilder,
+    check_writable,
+    common,
+    inputs_key,
+    one_kernel,
+)
 from pytest_kgdb.cli._on_kernels import tests_key as key_of_tests
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.gate import BuiltSide, GateFailed, Runner
 from pytest_kgdb.progress import Silent
-from pytest_kgdb.settings import Settings
+from pytest_kgdb.settings import Settings, make_settings
 
 
 def test_where_the_outcome_is_to_be_written(tmp_path: Path) -> None:
@@ -33,6 +39,53 @@ def test_a_search_is_for_the_tests_as_they_are(tmp_path: Path) -> None:
     test.write_text("two")
     assert keys[0] != key_of_tests([str(test)])
     assert keys[1] != key_of_tests([str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "suite/conftest.py", "suite/helpers.py"])
+def test_a_search_is_for_what_the_tests_import_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    test = suite / "test_it.py"
+    for path in (test, tmp_path / name):
+        path.write_text("one")
+    monkeypatch.chdir(suite)
+    lines: list[list[str]] = [[f"{test}::test_a"], ["test_it.py"], ["-k", "x"], [str(suite)]]
+    keys = [key_of_tests(line) for line in lines]
+    assert keys == [key_of_tests(line) for line in lines]
+    (tmp_path / name).write_text("two")
+    assert all(key != key_of_tests(line) for key, line in zip(keys, lines, strict=True))
+
+
+def test_a_search_is_for_the_kernel_as_it_is_asked_for(tmp_path: Path) -> None:
+    config, fix, quilt, driver = (tmp_path / one for one in ("config", "fix", "quilt", "driver"))
+    (quilt / "patches").mkdir(parents=True)
+    driver.mkdir()
+    (quilt / "patches/series").write_text("one.patch\n")
+    for path in (config, fix, tmp_path / "fragment"):
+        path.touch()
+    settings = make_settings(
+        config=str(config),
+        patch=[str(fix), str(quilt)],
+        fragment=[str(tmp_path / "fragment")],
+        module=[str(driver)],
+    )
+    keys = [inputs_key(settings)]
+    for path in (
+        config,
+        fix,
+        tmp_path / "fragment",
+        quilt / "patches/one.patch",
+        quilt / "patches/series",
+        driver / "driver.c",
+        driver / "Kbuild",
+    ):
+        path.write_text("one.patch\n# changed\n")
+        keys.append(inputs_key(settings))
+    assert len(set(keys)) == len(keys)
+    (driver / "driver.o").touch()
+    assert inputs_key(settings) == keys[-1]
 
 
 def test_a_change_is_tested_with_one_configuration(
