@@ -45,7 +45,8 @@ from ..settings import Settings
 from ._on_kernels import KernelBuilder, check_writable, common, logs, one_kernel, repeat
 
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
-_RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s.][^\s]*|)")
+# Behind the dots of a path, as ../test_it.py, is a slash, with which no revision begins.
+_RANGE: Final = re.compile(r"([^\s./-][^\s]*?|)\.\.([^\s./][^\s]*|)")
 
 
 Report: TypeAlias = Outcome | Series
@@ -155,7 +156,11 @@ class _Form:
 
 def _form(options: argparse.Namespace) -> _Form:
     arguments = list(options.rest)
-    ranges = [word for word in arguments if _RANGE.fullmatch(word) and not Path(word).exists()]
+    ranges = [
+        word
+        for word in arguments
+        if _RANGE.fullmatch(word) and not Path(word.partition("::")[0]).exists()
+    ]
     forms = [options.patch, options.revert, options.module, ranges]
     if sum(map(bool, forms)) != 1 or len(ranges) > 1:
         raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.cache import Cache
+from pytest_kgdb.cli._gate import _form
 from pytest_kgdb.cli._main import _parser, main
 from pytest_kgdb.cli._on_kernels import (
     KernelBuilder,
@@ -94,6 +95,37 @@ def test_a_change_is_tested_with_one_configuration(
     words = ["--kgdb-kernel=distro", "--kgdb-config=minimal", "--kgdb-config=defconfig"]
     assert main(["gate", *words, f"--patch={tmp_path}", str(tmp_path)]) == 4
     assert "gate is about one kernel, and --kgdb-config names several" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "revisions"),
+    [
+        ("v6.1..HEAD", ("v6.1", "HEAD")),
+        ("topic/a..", ("topic/a", "")),
+        ("..HEAD~2", ("", "HEAD~2")),
+        ("..", None),
+        ("../tests/test_it.py::test_it", None),
+        ("tests/../test_it.py::test_it", None),
+        ("../nonesuch/test_it.py", None),
+        ("test_it.py::test_it[a..b]", None),
+        ("--deselect=../test_it.py::test_it", None),
+    ],
+)
+def test_what_is_a_range_of_revisions(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    revisions: tuple[str, str] | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("test_it.py", "fix.patch"):
+        Path(name).touch()
+    change = [] if revisions else ["--patch=fix.patch"]
+    options, rest = _parser().parse_known_args(["gate", *change, word])
+    options.rest = rest
+    form = _form(options)
+    assert form.range == revisions
+    assert form.arguments == ([] if revisions else [word])
 
 
 CONFIGURATION = """
