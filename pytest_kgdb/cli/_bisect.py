@@ -166,7 +166,8 @@ def _search(
         return _WRONG_END if discovery.wrong_end else _INCONCLUSIVE
     print("the first bad patch:" if options.patches else "these symbols together break it:")
     for culprit in discovery.culprits:
-        print(f"  {culprit}")
+        doubt = " (or not this one: without it, it cannot be tested)"
+        print(f"  {culprit}{doubt if culprit in discovery.unsure else ''}")
     return _SUCCESS
 
 

@@ -36,6 +36,8 @@ class Discovery:
     """What was tested, in that order."""
     wrong_end: bool = False
     """Whether the tests say clearly that an end is not what it was said to be."""
+    unsure: tuple[str, ...] = ()
+    """The culprits that may be none: without one of them, the kernel cannot be tested."""
 
 
 def search(count: int, test: Callable[[int], State]) -> tuple[int | None, tuple[int, ...]]:
@@ -144,10 +146,11 @@ class _Search:
         suspects: Sequence[str] = (),
         *,
         wrong_end: bool = False,
+        unsure: Sequence[str] = (),
     ) -> Discovery:
         self._tester.forget()
         commits = self._tester.commits
-        return Discovery(tuple(culprits), why, tuple(suspects), commits, wrong_end)
+        return Discovery(tuple(culprits), why, tuple(suspects), commits, wrong_end, tuple(unsure))
 
 
 class PatchSearch(_Search):
@@ -225,7 +228,12 @@ class ConfigSearch(_Search):
                 for part in (culprits, *without)
             ):
                 names = [f"CONFIG_{name}={self._values[name]}" for name in culprits]
-                return self._conclude(names)
+                unsure = [
+                    name
+                    for name, rest in zip(names, without, strict=True)
+                    if self._state(bad, rest) is State.SKIP
+                ]
+                return self._conclude(names, unsure=unsure)
 
     def _state(self, bad: Commit, part: Sequence[str]) -> State:
         return self._test(self._title(part), self._with(part), bad).state

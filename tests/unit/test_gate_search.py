@@ -229,6 +229,7 @@ def test_the_symbols(tmp_path: Path) -> None:
     world = World(outcome)
     discovery = configs(tmp_path, world, "# CONFIG_B_3 is not set\nCONFIG_OLD=y\n", bad).run()
     assert discovery.culprits == ("CONFIG_B_11=y", "CONFIG_B_12=y")
+    assert discovery.unsure == ()
     assert len(world.tested) < 40
 
 
@@ -295,3 +296,4 @@ def test_symbols_that_vary(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("good", "bad", "search")]
     discovery = ConfigSearch(settings, *paths, **world.parts).run()
     assert discovery.culprits == ("CONFIG_B=y", "CONFIG_C=y"), "B alone varies"
+    assert discovery.unsure == ("CONFIG_C=y",)
