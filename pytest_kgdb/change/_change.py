@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ..errors import ConfigError
 from ..kernel import Patch, read_patches
 from ..settings import Settings
-from ._git import changed_names, diff, is_dirty, resolved, tree_of
+from ._git import changed_names, diff, git, is_dirty, resolved, tree_of
 from ._lines import ChangedLines, changed_lines
 
 __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
@@ -160,5 +161,11 @@ def _commit(spec: str, revision: str, scratch: Path) -> Path:
     tree = tree_of(spec)
     commit = resolved(tree, revision)
     path = scratch / f"{commit[:12]}.patch"
-    path.write_bytes(diff(tree, commit))
+    # Of a merge, what came into the first parent's branch: git shows no difference by itself.
+    _, *parents = git(tree, "rev-list", "--parents", "-n1", commit).split()
+    between = [parents[0], commit] if len(parents) > 1 else [commit]
+    data = diff(tree, *between)
+    if not data:
+        raise ConfigError(f"{tree}: the commit {commit[:12]} changes nothing")
+    path.write_bytes(data)
     return path

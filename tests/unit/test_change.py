@@ -180,6 +180,22 @@ def test_whatever_the_user_has_configured(
     assert subject_of(tree, "HEAD") == "latin"
 
 
+def test_a_merge_to_be_taken_out(settings: Settings, tree: Path, tmp_path: Path) -> None:
+    git(tree, "checkout", "-q", "-b", "topic", "HEAD~")
+    (tree / "mm/two.c").write_text("two\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "-q", "-m", "two")
+    git(tree, "checkout", "-q", "-")
+    git(tree, "merge", "-q", "--no-ff", "-m", "merge", "topic")
+    (series,) = from_revert(settings, "HEAD", tmp_path).base.settings.patch
+    (patch,) = read_patches(series)
+    assert patch.touched() == {"mm/two.c"}
+    git(tree, "checkout", "-q", "-b", "other", "HEAD^")
+    git(tree, "merge", "-q", "--no-ff", "-s", "ours", "-m", "nothing", "topic")
+    with pytest.raises(ConfigError, match="changes nothing"):
+        from_revert(settings, "HEAD", tmp_path)
+
+
 def test_a_root_commit_and_an_odd_name(settings: Settings, tree: Path, tmp_path: Path) -> None:
     first = git(tree, "rev-parse", "HEAD~")
     assert "mm/one.c" in from_revert(settings, first, tmp_path).files
