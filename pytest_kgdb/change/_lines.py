@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
-from ..kernel import Patch, SourceFiles, compare_texts
+from ..kernel import Patch, SourceFiles, compare_texts, lines_of
 
 if TYPE_CHECKING:
     from unidiff.patch import Hunk
@@ -91,7 +91,7 @@ def built_lines(
 
 def _read(file: str, sources: SourceFiles) -> list[str] | None:
     try:
-        return sources.read(file).decode(errors="replace").splitlines()
+        return lines_of(sources.read(file))
     except KgdbError:
         return None  # it was not compiled from it
 

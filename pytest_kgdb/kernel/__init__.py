@@ -21,7 +21,7 @@ from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
     from ._call_sites import CallSite, call_sites
-    from ._change import compare_texts
+    from ._change import compare_texts, lines_of
     from ._collect import collect_external, collect_modules, compress_modules
     from ._fixed_code import FixedCode
     from ._gdb_scripts import gdb_scripts
@@ -73,6 +73,7 @@ __all__ = [
     "has_location",
     "installed_releases",
     "last_line",
+    "lines_of",
     "lines_with_code",
     "named",
     "not_compiled",
@@ -105,6 +106,7 @@ _LAZY: Final = {
     "collect_external": "_collect",
     "collect_modules": "_collect",
     "compare_texts": "_change",
+    "lines_of": "_change",
     "gdb_scripts": "_gdb_scripts",
     "compress_modules": "_collect",
     "has_location": "_ko",

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import BuildError, ConfigError
 from . import _patch
 
-__all__ = ["Change", "changes", "compare_texts"]
+__all__ = ["Change", "changes", "compare_texts", "lines_of"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,13 @@ def changes(source: Path, files: Sequence[Path], label: str, *, applied: bool) -
 
 
 def _lines(path: Path | None) -> list[str]:
-    return [] if path is None else path.read_text(errors="replace").splitlines()
+    return [] if path is None else lines_of(path.read_bytes())
+
+
+def lines_of(data: bytes) -> list[str]:
+    """Return the lines of a source as compilers number them: a form feed ends none."""
+    lines = data.decode(errors="replace").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def compare_texts(name: str, before: list[str], after: list[str]) -> Change:

@@ -19,7 +19,7 @@ from ..elf import ElfFile
 from ..errors import ConfigError
 from ..process import run, which
 from ..settings import CoverageTarget
-from ._change import Change, changes
+from ._change import Change, changes, lines_of
 from ._makefiles import not_compiled
 from ._model import Kernel
 from ._patch import read_patches
@@ -74,7 +74,7 @@ class SourceFile:
             data = self.path.read_bytes() if self.path is not None else b""
         except OSError:
             return []
-        return data.decode(errors="replace").splitlines()
+        return lines_of(data)
 
 
 @dataclass
@@ -281,7 +281,7 @@ class _Selector:
                     "known",
                     hint=f"name the lines: --kgdb-cov={name_of}:{line}-LAST",
                 )
-            text = path.read_text(errors="replace")
+            text = path.read_bytes().decode(errors="replace")
             self._add_file(name_of, range(line, last_line(text, line) + 1))
 
     def _definitions(self, name: str) -> list[tuple[str, int]]:
@@ -398,8 +398,7 @@ def _module_name(path: Path) -> str:
 
 def last_line(text: str, line: int) -> int:
     """Return the last line of the function that is defined at a line: where its braces end."""
-    lines = text.splitlines(keepends=True)
-    behind = "".join(lines[line - 1 :])
+    behind = "\n".join(text.split("\n")[line - 1 :])
     # Of the same length and lines: what is in comments and strings does not count.
     plain = _OPENING.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), behind)
     depth = 0

@@ -252,7 +252,7 @@ class Instruments(StopSubscriber):
             text = self._source.read(file, target.entries[0].address).decode(errors="replace")
         except KgdbError:
             return False
-        lines = text.splitlines()[max(line - 1, 0) : last_line(text, line)]
+        lines = text.split("\n")[max(line - 1, 0) : last_line(text, line)]
         return any(_ERROR_POINTER.search(one) for one in lines)
 
     @staticmethod

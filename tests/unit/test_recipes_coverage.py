@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.kernel._change import compare_texts
-from pytest_kgdb.kernel._source_lines import last_line
+from pytest_kgdb.kernel._change import compare_texts, lines_of
+from pytest_kgdb.kernel._source_lines import SourceFile, last_line
 from pytest_kgdb.recipes import (
     FileCoverage,
     KernelCoverage,
@@ -134,6 +135,19 @@ def test_changes() -> None:
     for sign, number, text in change.diff:
         if sign in " +":
             assert after[number - 1] == text
+
+
+@pytest.mark.parametrize("odd", ["\f", "\v", "\x1c", "\x85", "\u2028", "\r"])
+def test_lines_are_numbered_as_a_compiler_numbers_them(tmp_path: Path, odd: str) -> None:
+    text = f"/* one {odd} */\r\nint f(void)\n{{\n\treturn 1;\n}}\n"
+    assert lines_of(text.encode())[1:] == ["int f(void)", "{", "\treturn 1;", "}"]
+    assert last_line(text, 2) == 5
+    path = tmp_path / "a.c"
+    path.write_bytes(text.encode())
+    file = SourceFile("a.c", {}, None, path=path)
+    assert statements("\n".join(file.text)) == {4}
+    assert lines_of(b"") == []
+    assert lines_of(b"one\n\ntwo") == ["one", "", "two"]
 
 
 def test_the_change_of_a_new_file() -> None:
