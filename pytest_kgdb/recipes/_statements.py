@@ -21,8 +21,8 @@ _DECLARATION: Final = re.compile(
 _CONTROL: Final = re.compile(r"\b(?:if|for|while|switch|\w*for_each\w*)\s*$")
 _CONDITION: Final = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)")
 _TERM: Final = re.compile(
-    r"(!?)\s*(?:defined|IS_ENABLED|IS_BUILTIN|IS_REACHABLE|IS_MODULE)\s*\(?\s*"
-    r"CONFIG_(\w+?)(?:_MODULE)?\s*\)?"
+    r"(!?)\s*(defined|IS_ENABLED|IS_BUILTIN|IS_REACHABLE|IS_MODULE)\s*\(?\s*"
+    r"CONFIG_(\w+)\s*\)?"
 )
 
 
@@ -102,8 +102,7 @@ def _decide(word: str, condition: str, config: Mapping[str, str]) -> tuple[bool 
         symbol = condition.removeprefix("CONFIG_")
         if symbol == condition:
             return None, ""
-        enabled = config.get(symbol.removesuffix("_MODULE")) in ("y", "m")
-        return enabled == (word == "ifdef"), condition
+        return _holds("defined", symbol, config) == (word == "ifdef"), condition
     terms = list(_terms(condition, config))
     names = ", ".join(name for _, name in terms)
     rest = _TERM.sub("", condition).replace(" ", "")
@@ -115,5 +114,19 @@ def _decide(word: str, condition: str, config: Mapping[str, str]) -> tuple[bool 
 
 
 def _terms(condition: str, config: Mapping[str, str]) -> Iterator[tuple[bool, str]]:
-    for negated, symbol in _TERM.findall(condition):
-        yield (config.get(symbol) in ("y", "m")) != bool(negated), f"CONFIG_{symbol}"
+    for negated, word, symbol in _TERM.findall(condition):
+        yield _holds(word, symbol, config) != bool(negated), f"CONFIG_{symbol}"
+
+
+def _holds(word: str, symbol: str, config: Mapping[str, str]) -> bool:
+    """Whether C sees a symbol as a condition asks (include/generated/autoconf.h, linux/kconfig.h).
+
+    Of a symbol that is =m, CONFIG_X is not defined, and CONFIG_X_MODULE is. That a module may use
+    another one (IS_REACHABLE) is taken for granted.
+    """
+    if word == "defined":
+        if symbol not in config and symbol.endswith("_MODULE"):
+            return config.get(symbol.removesuffix("_MODULE")) == "m"
+        return config.get(symbol, "n") not in ("n", "m")
+    values = {"IS_BUILTIN": ("y",), "IS_MODULE": ("m",)}.get(word, ("y", "m"))
+    return config.get(symbol) in values

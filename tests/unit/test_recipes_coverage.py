@@ -92,6 +92,20 @@ on
 #if !defined(CONFIG_B)
 on
 #endif
+#ifdef CONFIG_M
+off
+#else
+on
+#endif
+#if IS_BUILTIN(CONFIG_M) || IS_MODULE(CONFIG_A) || defined(CONFIG_A_MODULE)
+off
+#endif
+#if IS_MODULE(CONFIG_M) && IS_ENABLED(CONFIG_M) && IS_REACHABLE(CONFIG_M)
+on
+#endif
+#ifdef CONFIG_TEXT
+on
+#endif
 #if BITS_PER_LONG == 64
 not known
 #else
@@ -101,7 +115,7 @@ not known
 not known
 #endif
 """.splitlines()
-    out = left_out(text, {"A": "y", "M": "m"})
+    out = left_out(text, {"A": "y", "M": "m", "TEXT": '"words"'})
     assert {number for number, line in enumerate(text, 1) if line.startswith("off")} == set(out)
     assert out[10] == out[12] == "CONFIG_B, CONFIG_A"
     assert out[4] == "CONFIG_A"
