@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
-from ..kernel import Patch, read_patches
+from ..kernel import Patch, patch_files, read_patches
 from ..settings import Settings
 from ._git import changed_names, diff, git, is_dirty, resolved, tree_of
 from ._lines import ChangedLines, changed_lines
@@ -149,7 +149,8 @@ def _at_base_commit(settings: Settings, patches: Sequence[Path]) -> Settings:
     spec = settings.kernel[0]
     if not Path(spec, ".git").exists():
         return settings  # of a tarball, or a revision that the user names
-    for path in patches:
+    files = [file for path in patches for file in patch_files(path)]
+    for path in files:
         if not path.is_file() or (match := _BASE_COMMIT.search(path.read_bytes())) is None:
             continue
         commit = match[1].decode()

@@ -92,6 +92,11 @@ def test_a_series_says_what_it_applies_to(
     fix.write_text(f"{FIX}\nbase-commit: {first}\n")
     change = from_patches(settings, [fix])
     assert [side.spec for side in change.sides] == [f"{tree}@{first}"] * 2
+    (tmp_path / "series").write_text("fix.patch # first\n")
+    assert from_patches(settings, [tmp_path]) == replace(
+        change,
+        patched=replace(change.patched, settings=replace(change.base.settings, patch=(tmp_path,))),
+    )
     fix.write_text(f"{FIX}\nbase-commit: {'0' * 40}\n")
     with pytest.raises(ConfigError, match="has no revision 0000"):
         from_patches(settings, [fix])
