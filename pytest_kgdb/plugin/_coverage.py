@@ -44,8 +44,13 @@ class CoverageReport:
         """Return the report of this run, if there is to be one."""
         return config.stash.get(cls._STASH, None)
 
-    def add(self, coverage: KernelCoverage) -> None:
-        """Take up what ran on a kernel."""
+    def add(self, coverage: KernelCoverage, configuration: str = "") -> None:
+        """Take up what ran on a kernel.
+
+        :param configuration: that of the kernel, where its source is tested with several.
+        """
+        if configuration:
+            coverage.kernel += f" ({configuration})"
         if coverage.kernel in self._kernels:
             self._kernels[coverage.kernel].merge(coverage)
         else:

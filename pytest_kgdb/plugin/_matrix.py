@@ -58,6 +58,10 @@ class Axis:
     repeated: tuple[str, ...]
     """Values that were given more than once."""
 
+    def id_of(self, value: object) -> str:
+        """Return the id of a value; of one that a test has chosen for itself, its text."""
+        return self.ids[self.values.index(value)] if value in self.values else str(value)
+
 
 class Matrix:
     """The axes of a run; those with one value are not among them."""

@@ -64,6 +64,7 @@ class Run:
         self._test = ""  # the test that runs, or has run last
         self._kernel: Kernel | None = None  # that one
         self._parameter: object = None  # of the fixtures, for that one
+        self._configuration = ""  # its name, where there are several
         # Of the machine that is up, if it is as `kgdb_session` left it.
         self._shared: MachineOptions | None = None
         self._moved = False  # whether the grouping changed the order of tests
@@ -127,10 +128,15 @@ class Run:
             if value is None and (axis := axes.get(fixture)) is not None:
                 raise self._by_name(axis)
         self._parameter = (spec, config)
+        self._configuration = self._name_of(config)
         if spec is None or isinstance(spec, str):
             return self.artifacts.kernel(spec or self.settings.kernel[0], config)
         # The kernel without or with a fix; only --kgdb-prove makes such a parameter.
         return self.artifacts.kernel(spec.spec, config, spec.settings(self.settings))
+
+    def _name_of(self, config: str | None) -> str:
+        axes = (axis for axis in matrix_of(self.config).axes if axis.fixture == CONFIG)
+        return "" if config is None else next((axis.id_of(config) for axis in axes), config)
 
     def _by_name(self, axis: Axis) -> ConfigError:
         what = {KERNEL: "kernels", CONFIG: "configurations", SMP: "numbers of CPUs"}[axis.fixture]
@@ -358,5 +364,5 @@ class Run:
         if self.settings.cov and session.coverage is not None:
             session.end_test(self._test)
             if report := CoverageReport.of(self.config):
-                report.add(session.coverage.result())
+                report.add(session.coverage.result(), self._configuration)
         session.close()

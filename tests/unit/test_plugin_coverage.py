@@ -84,6 +84,28 @@ def test_workers(covered: Inner) -> None:
     assert lines_of(covered)["2"] == {"state": "not reached"}
 
 
+@pytest.mark.parametrize("workers", [(), ("-n2", "--dist=load")])
+def test_each_configuration_is_a_kernel_of_its_own(
+    covered: Inner, workers: tuple[str, ...]
+) -> None:
+    words = ("--kgdb-config=minimal", "--kgdb-config=defconfig", "--kgdb-cov=fs/open.c", *workers)
+    result = covered.subprocess(*words, "-k", "minimal or shared", "--kgdb-cov-json=out.json")
+    document = json.loads((covered.path / "out.json").read_text())
+    kernels = {kernel["kernel"]: kernel for kernel in document["kernels"]}
+    assert set(kernels) == {"distro:6.1 (minimal)", "distro:6.1 (defconfig)"}
+    ran = {
+        name: {
+            test.partition("[")[0] for test in kernel["files"]["fs/open.c"]["lines"]["1"]["tests"]
+        }
+        for name, kernel in kernels.items()
+    }
+    assert ran == {
+        "distro:6.1 (minimal)": {"test_it.py::test_a", "test_it.py::test_shared"},
+        "distro:6.1 (defconfig)": {"test_it.py::test_shared"},
+    }
+    result.stdout.fnmatch_lines(["*kgdb coverage of distro:6.1 (defconfig)*"])
+
+
 @pytest.mark.parametrize(("least", "status"), [("50", 0), ("50.1", 1), ("100%", 1)])
 def test_a_limit(covered: Inner, least: str, status: int) -> None:
     result = covered.run("--kgdb-cov=fs/open.c", f"--kgdb-cov-fail-under={least}")
