@@ -83,6 +83,7 @@ class Bisection:
         while True:
             conclusion = self._search()
             if conclusion.culprit is None or self._is_confirmed(conclusion.culprit):
+                conclusion = self._without_doubt(conclusion)
                 self._forget()
                 return replace(conclusion, commits=self._tester.commits)
             self._start()
@@ -152,6 +153,29 @@ class Bisection:
             self._tester.confirm(revision, self._kernel(revision), bad, **self._names(revision))
             for revision in (culprit, *last)
         )
+
+    def _without_doubt(self, conclusion: Conclusion) -> Conclusion:
+        """Test what is before the commit that is found: with paths, git does not.
+
+        The commit that broke the tests may be one that changes nothing there.
+        """
+        if conclusion.culprit is None or not self._paths:
+            return conclusion
+        words = ["rev-list", "--parents", "-n1", conclusion.culprit]
+        _, *parents = git(self._repository, *words).split()
+        for parent in parents[:1] if "--first-parent" in self._options else parents:
+            if self._is_ancestor(parent, self._good):
+                continue
+            commit = self._test(parent, self._test(self._bad))
+            if commit.state is State.GOOD:
+                continue
+            culprit = conclusion.culprit[:12]
+            if commit.state is State.BAD:
+                why = f"{parent[:12]}, before {culprit}, is bad, too: --path leaves out the culprit"
+                return replace(conclusion, culprit=None, why=why)
+            why = f"{parent[:12]}, before {culprit}, cannot be tested: {commit.reason}"
+            return replace(conclusion, culprit=None, why=why, suspects=(conclusion.culprit,))
+        return conclusion
 
     def _is_ancestor(self, one: str, other: str) -> bool:
         return run_git(self._repository, "merge-base", "--is-ancestor", one, other).status == 0

@@ -373,6 +373,34 @@ def test_only_commits_of_a_path(tmp_path: Path) -> None:
     assert world.search(paths=["number"]).culprit == world.revisions[3]
 
 
+@pytest.mark.parametrize("build", [True, False])
+def test_a_culprit_that_changes_nothing_of_a_path(tmp_path: Path, build: bool) -> None:
+    """git names the next commit that does."""
+    world = World(tmp_path, 1)
+    for number, name in enumerate(["a", "b", "a", "b", "a"]):
+        (world.tree / name).write_text(str(number))
+        world.git("add", ".")
+        world.git("commit", "-q", "-m", name)
+        world.revisions.append(world.git("rev-parse", "HEAD"))
+
+    def outcome(number: int) -> list[Run] | str:
+        return "no build" if number == 4 and not build else [BAD] if number >= 4 else [GOOD]
+
+    world.outcome = outcome
+    conclusion = world.search(paths=["a"])
+    assert conclusion.culprit is None
+    before, after = (revision[:12] for revision in world.revisions[4:])
+    if build:
+        assert (
+            conclusion.why
+            == f"{before}, before {after}, is bad, too: --path leaves out the culprit"
+        )
+    else:
+        assert conclusion.why == f"{before}, before {after}, cannot be tested: no build"
+        assert conclusion.suspects == (world.revisions[5],)
+    assert world.search(paths=["b"]).culprit == (world.revisions[4] if build else None)
+
+
 def test_merges(tmp_path: Path) -> None:
     world = World(tmp_path, 3)
     world.git("checkout", "-q", "-b", "side", world.revisions[0])
