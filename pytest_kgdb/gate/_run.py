@@ -203,7 +203,7 @@ class Gate:
             else f"it runs none of the {covered.lines} lines of the change that can be observed"
         )
         return tuple(
-            replace(one, reason=why) if one in passing and one.test not in covered.tests else one
+            replace(one, reason=why) if one in passing and one.test in covered.without else one
             for one in results
         )
 

@@ -60,11 +60,13 @@ def child_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Covered:
-    """Which tests ran any of some lines."""
+    """Which tests ran none of some lines."""
 
     lines: int
     """How many of the lines could be observed."""
-    tests: frozenset[str]
+    without: frozenset[str]
+    """The tests that ran none of them. Of one that did not pass, it cannot be told, nor of one that
+    shares its machine: only the first that runs a line is seen."""
 
 
 class Runner:
@@ -108,22 +110,28 @@ class Runner:
     def start_covered(self, name: str, settings: Settings, lines: Iterable[ChangedLines]) -> Child:
         """Start them once on a kernel, to see which of these lines run."""
         self._coverage(name).unlink(missing_ok=True)
+        self._record(name).unlink(missing_ok=True)
         options = [f"--kgdb-cov={one.file}:{one.first}-{one.last}" for one in lines]
         options += [f"--kgdb-cov-json={self._coverage(name)}"]
         options += [one for one in self._options if not one.startswith("--kgdb-cov")]
+        options += [f"--kgdb-record={self._record(name)}"]
         return self._spawn(name, settings, options)
 
     def covered(self, name: str, child: Child) -> Covered | None:
         """Return what ran, once pytest has ended; None if that cannot be told."""
-        if child.poll() not in _RAN:
-            return None
         try:
+            runs = self.result(name, child)
             (kernel,) = json.loads(self._coverage(name).read_text())["kernels"]
-        except (OSError, ValueError):
+        except (OSError, ValueError, GateFailed):
             return None
         lines = [line for file in kernel["files"].values() for line in file["lines"].values()]
-        tests = frozenset(test for line in lines for test in line.get("tests", ()))
-        return Covered(int(kernel["lines"]), tests)
+        ran = {test for line in lines for test in line.get("tests", ())}
+        without = frozenset(
+            test
+            for test, its in runs.items()
+            if test not in ran and all(run.status == "PASS" and not run.shared for run in its)
+        )
+        return Covered(int(kernel["lines"]), without)
 
     def _start(self, name: str, settings: Settings, repeat: int, peer: Path | None = None) -> Child:
         options = [f"--kgdb-repeat={repeat}", f"--kgdb-record={self._record(name)}"]
@@ -191,6 +199,7 @@ class Runner:
                     record.get("boot", ""),
                     record["repeated"],
                     record.get("subtests", {}),
+                    record.get("shared", False),
                 )
             )
         return runs

@@ -92,6 +92,8 @@ class Run:
     """Whether pytest runs the test as often as it is asked to; see :func:`too_few`."""
     subtests: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The status of each of its subtests, by name."""
+    shared: bool = False
+    """Whether its machine is as other tests left it."""
 
 
 @dataclass(frozen=True)

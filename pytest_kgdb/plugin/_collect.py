@@ -61,6 +61,14 @@ def has_machine(item: pytest.Item) -> bool:
     return not MACHINES.isdisjoint(fixtures_of(item))
 
 
+def shares_machine(item: pytest.Item) -> bool:
+    """Whether a test goes on with what others left: its machine is not restored for it."""
+    if "kgdb" not in fixtures_of(item):
+        return "kgdb_session" in fixtures_of(item)
+    request = item.stash.get(REQUEST, None)
+    return request is not None and request.isolation == "none"
+
+
 def kernel_of(item: pytest.Item) -> tuple[object, object]:
     """Return the kernel and the configuration that are a test's parameters; None for what is not.
 

@@ -15,7 +15,7 @@ from ..errors import BootError, KgdbError
 from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
-from ._collect import has_machine, uses_kernel
+from ._collect import has_machine, shares_machine, uses_kernel
 from ._names import NO_KERNEL
 from ._require import Requirement
 from ._rerun import rerun_command
@@ -109,6 +109,8 @@ class Failures:
             report.outcome = "failed"
             del report.wasxfail
         report.kgdb_uses_kernel = ours  # type: ignore[attr-defined]
+        if shares_machine(item):
+            setattr(report, "kgdb_shared", True)  # noqa: B010  Recorder reads it
         report.kgdb_status = _status(item, report, call, ours=fixture)  # type: ignore[attr-defined]
         if OBSERVED in item.stash and call.when == "call":
             report.kgdb_observed = item.stash[OBSERVED]  # type: ignore[attr-defined]

@@ -86,7 +86,7 @@ class Recorder:
         if subtests := statuses_of_subtests(reports):
             record["subtests"] = subtests
         for report in reports:
-            for name in ("observed", "boot"):
+            for name in ("observed", "boot", "shared"):
                 if (value := getattr(report, f"kgdb_{name}", None)) is not None:
                     record[name] = value
         print(json.dumps(record), file=self._file, flush=True)

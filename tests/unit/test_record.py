@@ -223,3 +223,42 @@ def test_the_status_of_a_phase() -> None:
     assert status_of_phase(phase("call", "rerun")) == "FAIL"
     status, report = decisive([phase("setup"), phase("call", "failed"), phase("teardown")])
     assert (status, report.when) == ("FAIL", "call")
+
+
+def test_which_tests_ran_none_of_some_lines(tmp_path: Path) -> None:
+    lines = [
+        {"test": test, "repeat": 1, "repeated": False, "status": status, "kernel": True}
+        | {"message": "", "seconds": 0.1}
+        | ({"shared": True} if test == "shares" else {})
+        for test, status in (
+            *(("runs", "PASS"), ("does not", "PASS"), ("fails", "FAIL"), ("shares", "PASS")),
+        )
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    record = tmp_path / "covered.jsonl"
+    covered = {"1": {"state": "ran", "tests": ["runs"]}, "2": {"state": "not reached"}}
+    document = {"kernels": [{"lines": 2, "files": {"fs/open.c": {"lines": covered}}}]}
+    (tmp_path / "covered.coverage.json").write_text(json.dumps(document))
+    child: Any = Child(1)
+    record.write_text(text)
+    assert runner(tmp_path).covered("covered", child) is None, "it has died"
+    record.write_text(f'{text}{{"finished": true}}\n')
+    result = runner(tmp_path).covered("covered", child)
+    assert result is not None
+    assert (result.lines, result.without) == (2, {"does not"})
+
+
+def test_a_machine_as_others_left_it(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def test_a(kgdb): pass
+        def test_b(kgdb_session): pass
+        @pytest.mark.kgdb(isolation="none")
+        def test_c(kgdb): pass
+        def test_d(): pass
+        """
+    )
+    inner.run("--kgdb-record=record")
+    shared = [line for line in records(inner.path / "record") if line.get("shared")]
+    assert counts(shared) == {"test_b": 1, "test_c": 1}
