@@ -11,7 +11,7 @@ from ..escape import clean
 from ..kernel import patch_files
 from ._run import Outcome
 from ._series import Series, Tested
-from ._texts import code_span, plain
+from ._texts import code_span, plain, shortened
 from ._verdicts import Result, Run, Verdict, summary
 
 __all__ = ["as_json", "as_markdown", "as_table"]
@@ -41,7 +41,10 @@ def as_table(report: Outcome | Series) -> list[str]:
         for result in outcome.results
     ]
     reasons = [
-        [*clean(result.reason).splitlines(), *(f"differs: {one}" for one in _differences(result))]
+        [
+            *map(shortened, clean(result.reason).splitlines()),
+            *(f"differs: {one}" for one in _differences(result)),
+        ]
         for result in outcome.results
     ]
     lines = _aligned(head, rows, reasons) if rows else []
@@ -56,7 +59,7 @@ def _series_table(series: Series) -> list[str]:
     for step in series.steps:
         rows.append((plain(step.title), _shown(step)))
         lines = [line for note in step.outcome.notes for line in clean(note).splitlines()]
-        below.append(lines + [plain(reason) for reason in _reasons(step)])
+        below.append(lines + [shortened(reason) for reason in _reasons(step)])
     count = "1 step" if len(rows) == 1 else f"{len(rows)} steps"
     return [*_aligned(("commit", "verdict"), rows, below), f"{summary(series.status)}: {count}"]
 

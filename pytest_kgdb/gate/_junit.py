@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from ._run import Outcome
 from ._series import Series, Tested
-from ._texts import plain, xml_text
+from ._texts import plain, shortened, xml_text
 from ._verdicts import Result, Run, Verdict, summary
 
 __all__ = ["as_junit"]
@@ -85,7 +85,7 @@ def _case(suite: ElementTree.Element, step: Tested, result: Result) -> str:
     failed = [run for run in _runs(result) if run.status == "FAIL"]
     if result.verdict is Verdict.NOT_TESTED:
         kind = "skipped"
-        ElementTree.SubElement(case, "skipped", message=plain(text)).text = text
+        ElementTree.SubElement(case, "skipped", message=shortened(text)).text = text
     elif result.verdict is Verdict.CANNOT_TELL:
         kind = "error"
         _add(case, "error", result.verdict, text)
@@ -122,13 +122,13 @@ def _unbuilt(suite: ElementTree.Element, outcome: Outcome) -> str:
 
 
 def _add(case: ElementTree.Element, tag: str, verdict: Verdict, text: str) -> None:
-    element = ElementTree.SubElement(case, tag, message=plain(text), type=verdict.value)
+    element = ElementTree.SubElement(case, tag, message=shortened(text), type=verdict.value)
     element.text = text
 
 
 def _add_rerun(case: ElementTree.Element, tag: str, run: Run) -> None:
     text = xml_text(run.message or run.status)
-    element = ElementTree.SubElement(case, tag, message=plain(text), type=run.status)
+    element = ElementTree.SubElement(case, tag, message=shortened(text), type=run.status)
     ElementTree.SubElement(element, "stackTrace").text = text
 
 

@@ -401,3 +401,14 @@ def test_json_has_the_lines() -> None:
     values = json.loads(json.dumps(as_json(outcome())))
     assert values["lines"][0] == {"file": "mm/one,two:3.c", "first": 7, "last": 9}
     assert values["patchset_hash"] == ""
+
+
+def test_a_long_message_is_whole_where_there_is_room() -> None:
+    result = judge("test_a.py::test_a", [GOOD], [Run("FAIL", "x" * 5000)])
+    whole = outcome(results=(result,))
+    assert max(map(len, as_table(whole))) < 500
+    failure = ElementTree.fromstring(as_junit(whole)).find("testcase/failure")
+    assert failure is not None
+    assert len(failure.attrib["message"]) <= 400
+    assert "x" * 5000 in str(failure.text)
+    assert as_json(whole)["tests"][0]["reason"] == "x" * 5000
