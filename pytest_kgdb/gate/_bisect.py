@@ -22,6 +22,7 @@ _COMMITS: Final = "commits.json"  # what was found out
 # git-bisect(1)
 _CULPRIT: Final = re.compile(r"^([0-9a-f]{40}) is the first bad commit$", re.MULTILINE)
 _ONLY_SKIPPED: Final = "only 'skip'ped commits left to test"
+_NONE_LEFT: Final = "No testable commit found"
 _SUSPECT: Final = re.compile(r"^([0-9a-f]{40})$", re.MULTILINE)
 
 
@@ -108,6 +109,9 @@ class Bisection:
             commit = self._test(revision, bad)
             result = run_git(self._repository, "bisect", commit.state.value, revision)
             output = result.output
+            if self._paths and _NONE_LEFT in output:
+                why = "all commits that change it are good: --path leaves out the culprit"
+                return self._conclude(None, why)
             if result.status != 0 and _ONLY_SKIPPED not in output:
                 return self._conclude(None, f"git says: {' '.join(output.split())}")
 

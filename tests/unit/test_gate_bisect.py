@@ -399,6 +399,9 @@ def test_a_culprit_that_changes_nothing_of_a_path(tmp_path: Path, build: bool) -
         assert conclusion.why == f"{before}, before {after}, cannot be tested: no build"
         assert conclusion.suspects == (world.revisions[5],)
     assert world.search(paths=["b"]).culprit == (world.revisions[4] if build else None)
+    world.outcome = lambda number: [BAD] if number >= 5 else [GOOD]
+    conclusion = world.search(paths=["b"])
+    assert conclusion.why == "all commits that change it are good: --path leaves out the culprit"
 
 
 def test_merges(tmp_path: Path) -> None:
