@@ -128,6 +128,8 @@ class Inversion:
         report: Any = typed
         variant = _variant(item)
         if variant is None:
+            if report.kgdb_uses_kernel and item.get_closest_marker("kgdb_fix") is not None:
+                report.kgdb_fix_ignored = True
             return typed
         report.kgdb_fix = (variant.fix, variant.has_fix)
         if variant.has_fix:
@@ -194,13 +196,16 @@ class Proofs:
         """Name each fix, and what its tests say of it."""
         tests: dict[str, list[pytest.TestReport]] = {}
         fixes: dict[str, tuple[str, bool]] = {}
+        ignored: dict[str, None] = {}
         for reports in terminalreporter.stats.values():
             for report in reports:
                 if isinstance(report, pytest.TestReport):
                     tests.setdefault(report.nodeid, []).append(report)
                     if (fix := getattr(report, "kgdb_fix", None)) is not None:
                         fixes[report.nodeid] = tuple(fix)
-        if not fixes:
+                    if getattr(report, "kgdb_fix_ignored", False):
+                        ignored[_test(report.nodeid)] = None
+        if not fixes and not ignored:
             return
         states: dict[tuple[str, str], dict[bool, str]] = {}
         for nodeid, (name, has_fix) in fixes.items():
@@ -210,6 +215,10 @@ class Proofs:
         terminalreporter.section("fixes", sep="-")
         for (test, name), sides in states.items():
             terminalreporter.write_line(f"{test} {_words(name, sides)}")
+        for test in ignored:
+            terminalreporter.write_line(
+                f"{test} does not say whether its fix is one: {_ONE_KERNEL}"
+            )
 
 
 # A test without its fix is counted at its end.
@@ -221,6 +230,10 @@ _SHOWN: Final = {
 _LOST: Final = "LOST"
 _UNPROVEN: Final = "UNPROVEN"
 _SKIPPED: Final = "SKIPPED"
+_ONE_KERNEL: Final = (
+    "it ran on one kernel (only functions that name a kernel fixture as an argument, and choose no "
+    "kernel for themselves, run on both)"
+)
 _ORDER: Final = (_LOST, _SKIPPED, _UNPROVEN, FAIL, PASS)
 
 

@@ -193,6 +193,30 @@ def test_subtests_of_tests_that_prove(proving: Inner) -> None:
     }
 
 
+def test_tests_that_cannot_run_on_both_kernels(proving: Inner) -> None:
+    proving.pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+        pytestmark = pytest.mark.kgdb_fix("patches/fix.patch")
+
+        @pytest.mark.usefixtures("kgdb")
+        class TestUnit(unittest.TestCase):
+            def test_method(self): pass
+
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_late(request, n): request.getfixturevalue("kgdb")
+
+        def test_without_a_kernel(): pass
+        """
+    )
+    result = proving.run("--kgdb-prove")
+    result.assert_outcomes(passed=4)
+    lines = [line for line in result.outlines if "does not say whether its fix is one" in line]
+    names = [line.split(" ")[0].partition("::")[2] for line in lines]
+    assert names == ["TestUnit::test_method", "test_late"]
+
+
 def test_nothing_is_run_behind_a_setup_that_fails_as_it_should(proving: Inner) -> None:
     proving.pytester.makepyfile(OTHERS)
     result = proving.run("--kgdb-prove", "-k", "kunit and without", "--kgdb-attach", "-v")
