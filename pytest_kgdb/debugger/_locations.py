@@ -70,7 +70,10 @@ _CONDITION: Final = re.compile(r"\s*(.*?)\s+if\b\s*(.*)", re.DOTALL)
 
 
 class NoSuchLocation(KgdbError):
-    """Nothing that gdb knows is there."""
+    """Nothing that gdb knows is there: a test that names it is at fault."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint, by_test=True)
 
 
 class Locations:

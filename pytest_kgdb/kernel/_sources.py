@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..errors import KgdbError
+from ..errors import CacheError, KgdbError
 from ._spec import OBJECTS
 
 INDEX: Final = "sources.json"
@@ -171,7 +171,8 @@ class SourceArchive(SourceFiles):
         blob = self._find(name)
         if blob is None:
             raise KgdbError(
-                f"the source {name} is not available: {self._label} was not compiled from it"
+                f"the source {name} is not available: {self._label} was not compiled from it",
+                by_test=True,
             )
         with (self._entry / BLOBS).open("rb") as blobs:
             return self._content(name, blob, blobs.fileno())
@@ -202,7 +203,7 @@ class SourceArchive(SourceFiles):
         except zlib.error:
             data = b""
         if hashlib.sha256(data).hexdigest() != blob.digest:
-            raise KgdbError(
+            raise CacheError(
                 f"the source {name} is not available: the copy in {self._entry} is damaged",
                 hint="pytest-kgdb cache verify sets what is damaged aside",
             )
@@ -274,7 +275,7 @@ class SourceDirectory(SourceFiles):
             status = path.stat()
         except OSError as error:
             raise KgdbError(
-                f"the source {name} is not available: {path}: {error.strerror}"
+                f"the source {name} is not available: {path}: {error.strerror}", by_test=True
             ) from error
         later = self._compiled is not None and status.st_mtime > self._compiled
         later = later or (self._compared is not None and status.st_ctime > self._compared)
@@ -282,6 +283,7 @@ class SourceDirectory(SourceFiles):
             raise KgdbError(
                 f"the source {name} is not available: {path} was changed since it was compiled",
                 hint="build it again, or bring the file back to what it was",
+                by_test=True,
             )
         return data
 
@@ -310,7 +312,9 @@ class NoSources(SourceFiles):
     def read(self, file: str) -> bytes:
         """See :meth:`SourceFiles.read`."""
         raise KgdbError(
-            f"the source {self.name(file)} is not available: {self._why}", hint=self._hint
+            f"the source {self.name(file)} is not available: {self._why}",
+            hint=self._hint,
+            by_test=True,
         )
 
     @property

@@ -221,6 +221,7 @@ def test_near_names(locations: Locations, location: str, near: str) -> None:
         with pytest.raises(NoSuchLocation) as error:
             resolve(location)
         assert error.value.message == (f'no {what} {location}: Function "{location}" not defined')
+        assert error.value.by_test, "it says nothing of the kernel"
         assert error.value.hint is not None
         assert re.match(rf"did you mean .*\b{near}\b", error.value.hint)
 

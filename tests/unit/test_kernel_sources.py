@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_kgdb.errors import KgdbError
+from pytest_kgdb.errors import CacheError, KgdbError
 from pytest_kgdb.kernel import NoSources, SourceArchive, SourceDirectory
 from pytest_kgdb.kernel._source_record import Recorder, record_kernel
 
@@ -99,8 +99,9 @@ def test_names(build: Build, name: str, text: str) -> None:
 def test_other_files_are_not_available(build: Build, name: str) -> None:
     archive = build.archive()
     assert not archive.has(name)
-    with pytest.raises(KgdbError, match="is not available: linux was not compiled from it"):
+    with pytest.raises(KgdbError, match="available: linux was not compiled from it") as caught:
         archive.read(name)
+    assert caught.value.by_test, "it says nothing of the kernel"
 
 
 def test_as_gdb_reads_them(build: Build) -> None:
@@ -196,7 +197,7 @@ def test_damage_is_seen(build: Build) -> None:
     place = json.loads((build.directory / "entry-1/sources.json").read_text())["files"]["fs/open.c"]
     data[place[1] + place[2] // 2] ^= 1
     blobs.write_bytes(data)
-    with pytest.raises(KgdbError, match=r"fs/open\.c is not available: .* is damaged"):
+    with pytest.raises(CacheError, match=r"fs/open\.c is not available: .* is damaged"):
         archive.read("fs/open.c")
     with pytest.raises(KgdbError, match="is damaged"):
         archive.unpack()
@@ -227,8 +228,11 @@ class TestDirectories:
         assert sources.read("/shown/src/fs/open.c").decode() == TEXT
 
     def test_file_that_is_gone(self, build: Build) -> None:
-        with pytest.raises(KgdbError, match=r"fs/gone\.c is not available: .*No such file"):
+        with pytest.raises(
+            KgdbError, match=r"fs/gone\.c is not available: .*No such file"
+        ) as caught:
             SourceDirectory(build.tree).read("fs/gone.c")
+        assert caught.value.by_test
 
     def test_file_that_make_would_compile_again(self, build: Build) -> None:
         path = build.tree / "fs/open.c"
@@ -246,5 +250,8 @@ class TestDirectories:
             SourceDirectory(build.tree, compared=changed - 1).read("fs/open.c")
 
     def test_none(self) -> None:
-        with pytest.raises(KgdbError, match=r"fs/open\.c is not available: nothing tells"):
+        with pytest.raises(
+            KgdbError, match=r"fs/open\.c is not available: nothing tells"
+        ) as caught:
             NoSources(Path("/shown/src")).read("/shown/src/fs/open.c")
+        assert caught.value.by_test
