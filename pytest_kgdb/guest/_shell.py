@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ..console import Console, PrintedLog, Result, ShellReadiness, as_typed
 from ..deadline import Deadline, WaitLimit
-from ..debugger import FirstCause, RunControl
+from ..debugger import FirstCause, GdbError, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 
 __all__ = ["IdleWait", "OopsPolicy", "Shell"]
@@ -171,4 +171,6 @@ class Shell:
             f"{command!r} did not end: the kernel stopped meanwhile, {stop!r}",
             log=self.console.log,
             hint=hint,
+            # A condition names what this kernel does not have: it says nothing of the kernel.
+            by_test=stop.reason == "breakpoint" and GdbError(stop.message or "").by_test,
         )

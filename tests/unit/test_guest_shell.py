@@ -235,6 +235,24 @@ def test_a_breakpoint(world: World) -> None:
     assert world.control.stop.reason == "breakpoint"
 
 
+@pytest.mark.parametrize(
+    ("reason", "by_test"),
+    [("There is no member named x.", True), ("Cannot access memory at address 0x8", False)],
+)
+def test_a_condition_that_cannot_be_evaluated(world: World, reason: str, by_test: bool) -> None:
+    row = world.parts.table.insert("do_sys_openat2", condition="dfd == 1")
+
+    def hit() -> None:
+        world.gdb.say(f'&"Error in testing condition for breakpoint {row.number}:\\n"')
+        world.gdb.say(f'&"{reason}\\n"')
+        world.gdb.hit(row.number)
+
+    world.at(2, hit)
+    with pytest.raises(GuestCommandError, match=f"could not evaluate.*{reason}") as error:
+        world.shell.run("cat /proc/version")
+    assert error.value.by_test == by_test
+
+
 def test_an_oops(world: World) -> None:
     world.at(2, lambda: world.gdb.signal("SIGSEGV", "demo_crash"))
     with pytest.raises(GuestCommandError, match="<Stop oops in #0 demo_crash>") as error:
