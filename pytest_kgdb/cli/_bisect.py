@@ -38,6 +38,7 @@ from ._on_kernels import (
     logs,
     one_kernel,
     repeat,
+    source_key,
     tests_key,
 )
 
@@ -135,7 +136,10 @@ def _search(
         if not path.exists():
             raise ConfigError(f"there is no {path}")
     files = [file for path in names for file in patch_files(path)] if options.patches else names
-    parts = [settings.kernel[0], *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)]
+    parts = [
+        source_key(settings),
+        *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files),
+    ]
     with (
         tempfile.TemporaryDirectory(prefix="pytest-kgdb-bisect-") as scratch,
         _resumable(options, settings, builder, parts) as (directory, runner),

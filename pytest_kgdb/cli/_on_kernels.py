@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
+from ..change import git, resolved, tree_of
 from ..errors import ConfigError
 from ..gate import BuiltSide, GateFailed, child_environment, repeats_for, same_code
 from ..kernel import Kernel, file_hash, patch_files
@@ -30,6 +31,7 @@ __all__ = [
     "logs",
     "one_kernel",
     "repeat",
+    "source_key",
     "tests_key",
 ]
 
@@ -128,6 +130,19 @@ def inputs_key(settings: Settings) -> str:
     for directory in settings.module:
         files.update(_below(directory, ("*.[chS]", "Makefile", "Kbuild")))
     return _hash_of(files)
+
+
+def source_key(settings: Settings) -> str:
+    """Return what tells the kernel's source as it is from another state of it: of a git tree."""
+    spec = settings.kernel[0]
+    try:
+        tree = tree_of(spec)
+    except ConfigError:
+        return spec
+    if not Path(spec).exists():
+        return f"{tree}@{resolved(tree, spec.rpartition('@')[2])}"
+    changes = git(tree, "--no-optional-locks", "diff", "--no-ext-diff", "--binary", "HEAD")
+    return f"{spec} {resolved(tree, 'HEAD')} {changes}"
 
 
 def _below(directory: Path, patterns: Sequence[str]) -> Iterator[Path]:

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_change import git as run_git
+from test_change import make_tree
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.cli._gate import _form
@@ -18,6 +20,7 @@ from pytest_kgdb.cli._on_kernels import (
     common,
     inputs_key,
     one_kernel,
+    source_key,
 )
 from pytest_kgdb.cli._on_kernels import tests_key as key_of_tests
 from pytest_kgdb.errors import ConfigError
@@ -87,6 +90,20 @@ def test_a_search_is_for_the_kernel_as_it_is_asked_for(tmp_path: Path) -> None:
     assert len(set(keys)) == len(keys)
     (driver / "driver.o").touch()
     assert inputs_key(settings) == keys[-1]
+
+
+def test_a_search_is_for_the_source_as_it_is(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path)
+    named = [make_settings(kernel=[spec]) for spec in (str(tree), f"{tree}@HEAD")]
+    keys = [[source_key(settings) for settings in named]]
+    (tree / "mm/one.c").write_text("mine\n")
+    keys.append([source_key(settings) for settings in named])
+    assert keys[0][0] != keys[1][0], "it is tested as it is"
+    assert keys[0][1] == keys[1][1], "a revision is"
+    run_git(tree, "commit", "-q", "-a", "-m", "mine")
+    keys.append([source_key(settings) for settings in named])
+    assert all(len({key[index] for key in keys}) == 3 - index for index in (0, 1))
+    assert source_key(make_settings(kernel=["distro:6.1"])) == "distro:6.1"
 
 
 def test_a_change_is_tested_with_one_configuration(
