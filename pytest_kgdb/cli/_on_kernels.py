@@ -75,8 +75,8 @@ def _as_pytest_reads(options: argparse.Namespace, arguments: Sequence[str]) -> S
             "-p",
             "pytest_kgdb.plugin._read_settings",
             f"--kgdb-settings-to={file}",
-            "-p",
-            "no:cacheprovider",
+            "-o",
+            f"cache_dir={scratch}/cache",
         ]
         result = run(
             argv, name="pytest", timeout=_READING_SECONDS, env=child_environment(), check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,7 +144,10 @@ class Runner:
         build = self._directory / f"{name}.settings.json"
         write_given(build, of_build(settings))
         argv = [sys.executable, "-m", "pytest", *self._arguments, *options]
-        argv += [f"--kgdb-build-settings={build.absolute()}", "-p", "no:cacheprovider"]
+        argv += [f"--kgdb-build-settings={build.absolute()}"]
+        # One of its own, and empty: each side runs all tests, whatever failed on it before.
+        shutil.rmtree(self._cache(name), ignore_errors=True)
+        argv += ["-o", f"cache_dir={self._cache(name)}"]
         log = self._log(name)
         env = child_environment()
         return Child.spawn(argv, name=f"pytest on the {name} kernel", log=log, env=env)
@@ -176,6 +180,7 @@ class Runner:
         :raises GateFailed: pytest itself did not run.
         :raises PytestDied: it has ended before the tests were over.
         """
+        shutil.rmtree(self._cache(name), ignore_errors=True)
         status = child.poll()
         if status not in _RAN:
             raise self._failure(name, child, status)
@@ -226,6 +231,9 @@ class Runner:
 
     def _coverage(self, name: str) -> Path:
         return self._directory / f"{name}.coverage.json"
+
+    def _cache(self, name: str) -> Path:
+        return self._directory.absolute() / f"{name}.cache"
 
     def _record(self, name: str) -> Path:
         return self._directory / f"{name}.jsonl"

@@ -224,6 +224,25 @@ def test_the_tests_run_on_the_kernel_that_is_built(suite: Path) -> None:
         assert ("origin pytest.ini: kgdb_make" in log) == bool(settings.origins)
 
 
+def test_each_run_has_a_cache_of_pytests_that_is_empty(suite: Path) -> None:
+    """What failed before is no matter, and options and fixtures that need the cache work."""
+    with (suite / "pytest.ini").open("a") as file:
+        file.write(" --lf --ff\n")
+    (suite / "test_it.py").write_text("def test_a(cache): pass\ndef test_b(): assert 0\n")
+    settings = settings_of("test_it.py")
+    runner = Runner(["test_it.py"], [], repeat=1, directory=Path("logs"))
+    Path("logs").mkdir()
+    for _ in range(2):
+        with runner.start("base", settings) as child:
+            runner.wait({"base": child}, lambda _: None)
+            runs = runner.result("base", child)
+        assert {name: run.status for name, (run,) in runs.items()} == {
+            "test_it.py::test_a": "PASS",
+            "test_it.py::test_b": "FAIL",
+        }
+    assert not [*suite.rglob(".pytest_cache"), *suite.rglob("base.cache")]
+
+
 def test_what_cannot_be_read(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     patch = f"--patch={suite / 'other.patch'}"
     assert main(["gate", patch, "--kgdb-smp=none", "test_it.py"]) == 4
