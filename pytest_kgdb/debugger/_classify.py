@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..errors import KgdbError
 from ._debugger import Debugger
+from ._mi import GdbError
 from ._stop import Reason
 
 __all__ = ["asked_by_guest", "classify", "select_frame", "trap_name"]
@@ -57,8 +58,11 @@ _ON_THE_WAY: Final = re.compile(
 _DEEP: Final = 40
 
 
-def trap_name(debugger: Debugger) -> str | None:
-    """Return the exception that the kernel stopped for, where it has not said anything yet."""
+def trap_name(debugger: Debugger, signal: str | None) -> str | None:
+    """Return the exception that the kernel stopped for, where it has not said anything yet.
+
+    :param signal: the die notifier's.
+    """
     task = "(current)" if debugger.door == "qemu" else "kgdb_info[kgdb_active.counter].task"
     stack = f"(unsigned long){task}->stack"
     try:
@@ -66,13 +70,29 @@ def trap_name(debugger: Debugger) -> str | None:
         # The guard page lies below the stack (kernel/fork.c, alloc_thread_stack_node).
         if 0 < below <= _GUARD:
             return "kernel stack overflow"
-        # Of a double fault the debugger is told before the task's number is set
-        # (arch/x86/kernel/traps.c, exc_double_fault).
+        # The debugger is told of some before the task's number is set (arch/x86/kernel/traps.c,
+        # exc_double_fault, do_error_trap).
+        if not _has_stack(debugger):
+            return _TRAPS[8]
+        if signal == "SIGILL":
+            return _TRAPS[6]
         if number == 0 and not _divides(debugger):
             return None
         return _TRAPS.get(number)
     except KgdbError:
         return None
+
+
+def _has_stack(debugger: Debugger) -> bool:
+    """Return whether the CPU could push what it was interrupted with (Intel SDM volume 3, 6.14.2).
+
+    It aligns the stack to 16 bytes first. Where it cannot, the exception becomes a double fault.
+    """
+    try:
+        debugger.numbers("*(unsigned char *)(((unsigned long)$sp & ~15UL) - 8)")
+    except GdbError:
+        return False
+    return True
 
 
 def _divides(debugger: Debugger) -> bool:

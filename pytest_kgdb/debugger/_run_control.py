@@ -624,7 +624,7 @@ class RunControl:
         for subscriber in self._subscribers:
             subscriber.stopped(record)
         if record.reason in ("oops", "panic"):
-            record.message = record.message or trap_name(self._debugger)
+            record.message = record.message or trap_name(self._debugger, record.signal)
         self._stop = stop = Stop(
             self._debugger,
             record.reason,

@@ -442,6 +442,8 @@ def test_triple_fault(hangs):
 OOPSES = {
     "null": ("fail_null", "null", "BUG: kernel NULL pointer dereference, address: 0{15}8"),
     "overflow": ("fail_overflow", None, "kernel stack overflow"),
+    "invalid": ("fail_invalid", "invalid", "invalid opcode"),
+    "stack": ("fail_stack", "stack", "double fault"),
     "bug_work": ("bug_work", "bug work", rf"kernel BUG at {re.escape(str(HANGS))}/hangs\.c:\d+!"),
 }
 

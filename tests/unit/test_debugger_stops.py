@@ -125,30 +125,34 @@ def test_the_frame_that_a_stop_is_about(
 
 
 ADD = (0x01, 0xC0, 0, 0)
+STACK = "*(unsigned char *)(((unsigned long)$sp & ~15UL) - 8)"
 
 
 @pytest.mark.parametrize(
     ("door", "task"), [("kgdb", "kgdb_info[kgdb_active.counter].task"), ("qemu", "(current)")]
 )
 @pytest.mark.parametrize(
-    ("number", "below", "code", "name"),
+    ("signal", "number", "below", "code", "name"),
     [
-        (14, -512, ADD, "page fault"),
-        (6, -512, ADD, "invalid opcode"),
-        (3, -512, ADD, None),
-        (0, -512, (0xF7, 0xF1, 0, 0), "divide error"),  # div %ecx
-        (0, -512, (0x48, 0xF7, 0x39, 0), "divide error"),  # idivq (%rcx)
-        (0, -512, (0x48, 0xF7, 0xD8, 0), None),  # neg %rax
-        (0, -512, ADD, None),
-        (0, 8, ADD, "kernel stack overflow"),
-        (14, 4096, ADD, "kernel stack overflow"),
-        (14, 4097, ADD, "page fault"),
-        (14, 0, ADD, "page fault"),
+        ("SIGSEGV", 14, -512, ADD, "page fault"),
+        ("SIGSEGV", 6, -512, ADD, "invalid opcode"),
+        ("SIGSEGV", 3, -512, ADD, None),
+        ("SIGILL", 0, -512, (0x0F, 0x0B, 0, 0), "invalid opcode"),  # ud2
+        ("SIGILL", 14, -512, (0x0F, 0x0B, 0, 0), "invalid opcode"),  # after one of user mode
+        ("SIGFPE", 0, -512, (0xF7, 0xF1, 0, 0), "divide error"),  # div %ecx
+        ("SIGFPE", 0, -512, (0x48, 0xF7, 0x39, 0), "divide error"),  # idivq (%rcx)
+        ("SIGSEGV", 0, -512, (0x48, 0xF7, 0xD8, 0), None),  # neg %rax
+        ("SIGSEGV", 0, -512, ADD, None),
+        ("SIGSEGV", 0, 8, ADD, "kernel stack overflow"),
+        ("SIGSEGV", 14, 4096, ADD, "kernel stack overflow"),
+        ("SIGSEGV", 14, 4097, ADD, "page fault"),
+        ("SIGSEGV", 14, 0, ADD, "page fault"),
     ],
 )
 def test_the_exception_of_an_oops(
     tmp_path: Path,
     gdb: FakeGdb,
+    signal: str,
     number: int,
     below: int,
     code: tuple[int, ...],
@@ -157,13 +161,21 @@ def test_the_exception_of_an_oops(
     task: str,
 ) -> None:
     parts = Parts(tmp_path, gdb, door=door)
-    assert trap_name(parts.debugger) is None, "whatever is broken in the kernel's memory"
+    assert trap_name(parts.debugger, signal) is None, "whatever is broken in the kernel's memory"
     gdb.numbers[f"{task}->thread.trap_nr"] = number
     gdb.numbers[f"(unsigned long){task}->stack - (unsigned long)$sp"] = below
     for index, byte in enumerate(code):
         gdb.numbers[f"((unsigned char *)$pc)[{index}]"] = byte
-    assert trap_name(parts.debugger) == name
+    gdb.numbers[STACK] = 0
+    assert trap_name(parts.debugger, signal) == name
     parts.close()
+
+
+def test_an_exception_that_could_not_be_pushed(parts: Parts, gdb: FakeGdb) -> None:
+    task = "kgdb_info[kgdb_active.counter].task"
+    gdb.numbers[f"{task}->thread.trap_nr"] = 0
+    gdb.numbers[f"(unsigned long){task}->stack - (unsigned long)$sp"] = -(1 << 47)
+    assert trap_name(parts.debugger, "SIGSEGV") == "double fault", "nothing is mapped there"
 
 
 def test_an_oops_has_the_frames_of_inlined_code(parts: Parts, gdb: FakeGdb) -> None:

@@ -721,6 +721,16 @@ static void overflow(void)
 	never = fail_overflow(0);
 }
 
+static noinline void fail_invalid(void)
+{
+	asm volatile("ud2"); /* invalid */
+}
+
+static noinline void fail_stack(void)
+{
+	asm volatile("mov %0, %%rsp; push %%rax" :: "r"(4096L) : "memory"); /* stack */
+}
+
 static void bug_work(struct work_struct *work)
 {
 	BUG(); /* bug work */
@@ -795,6 +805,8 @@ static const struct {
 	{ "preempt", hang_preempt },
 	{ "null", fail_null },
 	{ "overflow", overflow },
+	{ "invalid", fail_invalid },
+	{ "stack", fail_stack },
 	{ "bug_work", fail_work },
 };
 
