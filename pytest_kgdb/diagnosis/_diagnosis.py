@@ -140,8 +140,8 @@ def _looping(loops: Sequence[Loop]) -> str:
 def _hangs(chains: Sequence[Sequence[WaitingTask]], chain: Sequence[WaitingTask]) -> str:
     """Return what a task waits for, and how many others wait that have nothing to do with it."""
     task = chain[0]
-    if task.signalled:
-        return f"stopped: {task}, by a signal"
+    if task.stopped_by:
+        return f"stopped: {task}, by {task.stopped_by}"
     kind = "blocked" if task.uninterruptible else "waiting"
     return f"{kind}: {_chain(chain)}{_and_others(chains, chain)}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import Deadline
 from ._command import Process
+from ._locks import task_name
 from ._records import Tasks
 from ._stack import StackFrame, frames_of, lines_of, place_of
 from ._wait import Holder, Wait
@@ -25,7 +26,14 @@ _SHOWN_FRAMES: Final = 14
 _UNINTERRUPTIBLE: Final = 0x2
 _NOLOAD: Final = 0x400  # an idle kernel thread, which waits for work
 _SIGNALLED: Final = 0x4  # __TASK_STOPPED
+_TRACED: Final = 0x8  # __TASK_TRACED
+# f5d39b020809 "freezer,sched: Rewrite core freezer logic" (in v6.1); TASK_UNINTERRUPTIBLE before.
+_FROZEN: Final = 0x8000
 _WAITING: Final = 0x3  # TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE
+_NOT_RUNNABLE: Final = _WAITING | _SIGNALLED | _TRACED | _FROZEN
+
+# What frozen tasks wait in: kernel/freezer.c; kernel/signal.c, of version 2 of cgroups.
+_FREEZER: Final = frozenset({"__refrigerator", "do_freezer_trap"})
 
 # A shell that waits for its command (kernel/exit.c) or for input (drivers/tty/n_tty.c) hangs not.
 _CHILD: Final = "do_wait"
@@ -49,8 +57,8 @@ class WaitingTask:
     wait: Wait | None = None
     since: int | None = None
     """When it went to sleep, in nanoseconds since boot; None where that is not known."""
-    signalled: bool = False
-    """Whether a signal has stopped it."""
+    stopped_by: str = ""
+    """Who has stopped it, in words: a signal, its tracer, or the freezer."""
 
     def __str__(self) -> str:
         return f"{self.comm}[{self.pid}]"
@@ -116,7 +124,7 @@ class WaitingTask:
     def lines(self) -> str:
         """Return it with its stack, in lines."""
         kind = "blocked" if self.uninterruptible else "waiting"
-        kind = "stopped by a signal" if self.signalled else kind
+        kind = f"stopped by {self.stopped_by}" if self.stopped_by else kind
         head = f"task {self.pid} ({self.comm}), {kind}"
         head = ", ".join(filter(None, [head, self.reason]))
         return "\n".join([head, *lines_of(self.frames, _SHOWN_FRAMES)])
@@ -153,7 +161,7 @@ class TaskList:
     def view(self, address: int) -> WaitingTask | None:
         """Return a task by its address; None for one that does not wait."""
         task = self._tasks.get(address)
-        if task is None or not _state(task) & (_WAITING | _SIGNALLED):
+        if task is None or not _state(task) & _NOT_RUNNABLE:
             return None
         if address not in self._views:
             self._views[address] = self._read(task)
@@ -179,7 +187,7 @@ class TaskList:
             tuple(frames),
             wait,
             last_ran(self._tasks, task),
-            bool(_state(task) & _SIGNALLED),
+            _stopped_by(task, frames),
         )
 
     def waiting(self) -> list[WaitingTask]:
@@ -196,7 +204,7 @@ class TaskList:
                 break
             state = _state(task)
             uninterruptible = state & _UNINTERRUPTIBLE and not state & _NOLOAD
-            if not uninterruptible and not (state & (_WAITING | _SIGNALLED) and task.mm):
+            if not uninterruptible and not (state & _NOT_RUNNABLE and task.mm):
                 continue
             view = self.view(address)
             if view is None:
@@ -232,6 +240,17 @@ class TaskList:
             if holder in chain[:-1]:
                 break
         return chain
+
+
+def _stopped_by(task: drgn.Object, frames: Sequence[StackFrame]) -> str:
+    """Return who has stopped a task, in words; empty where it waits by itself."""
+    state = _state(task)
+    if state & _FROZEN or any(frame.name in _FREEZER for frame in frames):
+        return "the freezer"
+    if state & _SIGNALLED:
+        return "a signal"
+    # Its tracer is its parent meanwhile (kernel/ptrace.c, __ptrace_link).
+    return f"its tracer {task_name(task.parent)}" if state & _TRACED else ""
 
 
 def _state(task: drgn.Object) -> int:

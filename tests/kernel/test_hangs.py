@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -269,6 +270,49 @@ def test_a_program_that_waits_for_input(kgdb):
     assert re.fullmatch(
         r"idle: nothing is blocked; cat\[\d+\] waits for input",
         first_line(kgdb, "cat", lambda: kgdb.cont(timeout=SECONDS)),
+    )
+
+
+FREEZERS = {
+    "cgroup -o freezer": "echo $$ > /cg/a/tasks; echo FROZEN > /cg/a/freezer.state",
+    "cgroup2": "echo $$ > /cg/a/cgroup.procs; echo 1 > /cg/a/cgroup.freeze",
+}
+
+
+@pytest.mark.parametrize("kind", FREEZERS)
+def test_a_program_that_is_frozen(kgdb, kind):
+    kgdb.run(f"mkdir /cg; mount -t {kind} none /cg; mkdir /cg/a")
+    command = f'sh -c "{FREEZERS[kind]}; echo done"'.replace("$", r"\$")
+    assert re.fullmatch(r"stopped: sh\[\d+\], by the freezer", first_line(kgdb, command))
+
+
+TRACER = """
+#define call(number, a, b, c, d) ({ \
+    long result; \
+    register long fourth asm("r10") = d; \
+    asm volatile("syscall" : "=a"(result) : "a"((long)number), "D"((long)a), "S"((long)b), \
+                 "d"((long)c), "r"(fourth) : "rcx", "r11", "memory"); \
+    result; })
+void _start(void)
+{
+    if (!call(57, 0, 0, 0, 0)) {                  /* fork */
+        call(101, 0, 0, 0, 0);                    /* ptrace(PTRACE_TRACEME) */
+        call(62, call(39, 0, 0, 0, 0), 10, 0, 0); /* kill(getpid(), SIGUSR1) */
+    }
+    for (;;)
+        call(34, 0, 0, 0, 0);                     /* pause */
+}
+"""
+
+
+def test_a_program_that_its_tracer_has_stopped(kgdb, tmp_path):
+    (tmp_path / "tracer.c").write_text(TRACER)
+    argv = ["gcc", "-O1", "-nostdlib", "-static", "-o", tmp_path / "tracer", tmp_path / "tracer.c"]
+    subprocess.run(argv, check=True, timeout=60)
+    kgdb.put(tmp_path / "tracer", "/run/tracer")
+    assert re.fullmatch(
+        r"stopped: tracer\[\d+\], by its tracer tracer\[\d+\]",
+        first_line(kgdb, "/run/tracer"),
     )
 
 

@@ -481,7 +481,7 @@ def test_kernel_threads_come_last() -> None:
     assert headline(IDLE_CPU, chains=[[shell], [asleep]]) == (
         "idle: nothing is blocked; sh[40] waits for input"
     )
-    stopped = task(uninterruptible=False, signalled=True)
+    stopped = task(uninterruptible=False, stopped_by="a signal")
     assert headline(IDLE_CPU, chains=[[thread], [stopped]]) == "stopped: cat[60], by a signal"
 
 

@@ -15,7 +15,7 @@ from pytest_kgdb.diagnosis._locks import Holding
 from pytest_kgdb.diagnosis._records import Tasks
 from pytest_kgdb.diagnosis._rwsems import rwsem_holding, rwsem_mode
 from pytest_kgdb.diagnosis._stack import StackFrame
-from pytest_kgdb.diagnosis._tasks import WaitingTask
+from pytest_kgdb.diagnosis._tasks import WaitingTask, _stopped_by
 from pytest_kgdb.diagnosis._timers import RunningTimer, awaited_timer
 from pytest_kgdb.diagnosis._wait import Holder, Wait
 from pytest_kgdb.diagnosis._waits import wait_of
@@ -79,6 +79,27 @@ def reason(wait: Wait | None, task: drgn.Object) -> str:
     comm = task.comm.string_().decode()
     view = WaitingTask(task.value_(), pid, comm, True, True, False, 1, (), wait)
     return view.reason
+
+
+@pytest.mark.parametrize("name", ["__state", "state"])
+def test_who_has_stopped_a_task(name: str) -> None:
+    kernel = FakeKernel()
+    kernel.struct("task_struct", 512, **{name: "unsigned int"}, pid="int", comm="char [16]",
+                  stack="void *", parent="struct task_struct *")  # fmt: skip
+    tracer = kernel.task(50, "strace")
+    stopped = kernel.task(60, "sh", parent=tracer)
+    waits = StackFrame("demo_wait", "/src/demo.c", 30)
+
+    def by(state: int, *frames: StackFrame) -> str:
+        kernel.write(stopped.member_(name), state)
+        return _stopped_by(stopped, [*frames, waits])
+
+    assert [by(0x1), by(0x2)] == ["", ""]
+    assert by(0x4) == by(0x104) == "a signal"  # with TASK_WAKEKILL
+    assert by(0x8) == "its tracer strace[50]"
+    assert by(0x8000) == "the freezer"
+    assert by(0x2, StackFrame("__refrigerator", "kernel/freezer.c", 1)) == "the freezer"
+    assert by(0x1, StackFrame("do_freezer_trap", "kernel/signal.c", 1)) == "the freezer"
 
 
 # Semaphores of readers and writers
