@@ -24,6 +24,7 @@ _INACTIVE: Final = 1 << 1
 _PWQ: Final = 1 << 2
 _LINKED: Final = 1 << 3
 _BARRIER: Final = "wq_barrier_func"  # kernel/workqueue.c
+_KTHREAD_FLUSH: Final = "kthread_flush_work_fn"  # kernel/kthread.c
 _MAX_BARRIERS: Final = 100
 _MAX_WORKS: Final = 10_000
 _MAX_QUEUES: Final = 10_000
@@ -55,7 +56,9 @@ def event_of(
                 return Event(f"{task_name(task)} to end", task)
             if task.flags.value_() & _PF_WQ_WORKER and completion in _barriers(program, kthread):
                 return Event(f"the work {_work_name(program, kthread)} of {task_name(task)}", task)
-    for kind in (_queued, _flushed):
+            if kthread.parked.address_ == completion:
+                return Event(f"{task_name(task)} to park", task)
+    for kind in (_queued, _flushed, _kthread_flushed):
         with contextlib.suppress(LookupError, AttributeError, drgn.FaultError):
             if event := kind(program, tasks, completion):
                 return event
@@ -122,6 +125,26 @@ def _flushed(
             return Event(f"the workqueue {name}, the work {work} of {task_name(task)}", task)
         return Event(f"the workqueue {name}")
     return None
+
+
+def _kthread_flushed(
+    program: drgn.Program, tasks: Mapping[int, drgn.Object], completion: int
+) -> Event | None:
+    """Return what a flush of a kthread_worker waits for (kernel/kthread.c, kthread_flush_work)."""
+    import drgn
+
+    kind = program.type("struct kthread_flush_work")
+    flush = drgn.Object(program, kind, address=completion - drgn.offsetof(kind, "done"))
+    if _function(program, flush.work) != _KTHREAD_FLUSH:
+        return None
+    worker = flush.work.worker
+    task = tasks.get(worker.task.value_())
+    if task is None:
+        return None
+    if worker.current_work and flush.work.node.prev == worker.work_list.address_of_():
+        name = _function(program, worker.current_work)
+        return Event(f"the work {name} of {task_name(task)}", task)
+    return Event(f"the works of {task_name(task)}", task)
 
 
 def _is_flushed(worker: drgn.Object, queue: drgn.Object, flusher: drgn.Object) -> bool:

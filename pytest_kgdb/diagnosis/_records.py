@@ -16,7 +16,7 @@ from ._stack import stack_of
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["WAIT_QUEUE", "Match", "RecordKind", "RecordSearch", "Tasks"]
+__all__ = ["SIMPLE_WAIT_QUEUE", "WAIT_QUEUE", "Match", "RecordKind", "RecordSearch", "Tasks"]
 
 _MAX_WAITERS: Final = 1000
 # arch/x86/include/asm/switch_to.h, struct inactive_task_frame: eight words
@@ -60,6 +60,9 @@ class RecordKind(NamedTuple):
 
 WAIT_QUEUE: Final = RecordKind(
     "wait queue", (), "wait_queue_entry", "private", "entry", "wait_queue_head", "head"
+)
+SIMPLE_WAIT_QUEUE: Final = RecordKind(
+    "wait queue", (), "swait_queue", "task", "task_list", "swait_queue_head", "task_list"
 )
 
 

@@ -21,24 +21,39 @@ _PAGE_SIZE: Final = 4096
 _THREAD_SIZE: Final = 4 * _PAGE_SIZE
 
 # Frames that wait for somebody else, by file: the scheduler, locks, timers; what is inlined from a
-# header; and by name, in files that have more than that: mm/filemap.c, fs/eventpoll.c and others,
-# kernel/kthread.c, kernel/workqueue.c, kernel/irq/manage.c.
+# header; and by name, in files that have more than that: mm/filemap.c, kernel/kthread.c,
+# kernel/workqueue.c, kernel/irq/manage.c, kernel/softirq.c, kernel/smp.c, kernel/stop_machine.c,
+# kernel/umh.c, kernel/async.c; and what removes a file that is in use: fs/debugfs/inode.c,
+# fs/proc/generic.c, fs/kernfs/dir.c, fs/sysfs.
 _WAITING_FILES: Final = re.compile(
     r"kernel/(?:sched|locking|time|rcu)/|(?:arch/x86/)?include/|lib/dump_stack\.c$|arch/x86/lib/"
 )
 _WAITING_NAMES: Final = re.compile(
     r"(?:__)?folio_(?:wait|lock|put_wait)\w*|(?:__)?lock_(?:page|folio)\w*|wait_on_page\w*|"
-    r"kthread_stop|(?:__)?flush_work\w*|(?:__)?cancel_work\w*|__flush_workqueue|"
-    r"drain_workqueue|destroy_workqueue|"
+    r"kthread_(?:stop\w*|park|flush_work\w*|destroy_worker)|"
+    r"(?:__)?kthread_cancel_(?:delayed_)?work\w*|"
+    r"(?:__)?flush_(?:delayed_|rcu_)?work\w*|(?:__)?cancel_(?:delayed_)?work\w*|"
+    r"__flush_workqueue|drain_workqueue|destroy_workqueue|"
     r"(?:__)?synchronize_(?:hard)?irq|disable_(?:hard)?irq|(?:__)?free_irq|"
+    r"tasklet_(?:kill|disable|unlock_\w+)|"
+    r"csd_lock_wait|smp_call_(?:function|on)_\w+|on_each_cpu\w*|"
+    r"stop_machine\w*|stop_(?:one|two)_cpus?|(?:__)?stop_cpus|"
+    r"call_usermodehelper\w*|__request_module|async_synchronize_\w+|"
+    r"__debugfs_file_removed|simple_recursive_removal|debugfs_remove|"
+    r"proc_entry_rundown|proc_remove|remove_proc_(?:entry|subtree)|"
+    r"kernfs_drain|(?:__)?kernfs_remove\w*|sysfs_remove_\w+|device_remove_file|"
     r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay"
 )
+# As the names, where others may have the same.
+_WAITING_PLACES: Final = frozenset({("remove_one", "fs/debugfs/inode.c")})
 # Below these nobody is who waits: how the kernel is entered (arch/x86/entry), and how a kernel
-# thread begins (kernel/kthread.c, kernel/workqueue.c, kernel/sched/idle.c, init/main.c).
+# thread begins (kernel/kthread.c, kernel/workqueue.c, kernel/smpboot.c, kernel/softirq.c,
+# kernel/sched/idle.c, init/main.c).
 _BASE_FILES: Final = re.compile(r"arch/x86/(?:entry|kernel/(?:head|process))")
 _BASE_NAMES: Final = frozenset(
     {
         *("kthread", "ret_from_fork", "ret_from_fork_asm", "worker_thread", "process_one_work"),
+        *("smpboot_thread_fn", "run_ksoftirqd"),
         *(
             "process_scheduled_works",
             "do_idle",
@@ -86,7 +101,11 @@ class StackFrame:
     @property
     def is_waiting(self) -> bool:
         """Whether it belongs to what functions wait by."""
-        return bool(_WAITING_FILES.match(self.file) or _WAITING_NAMES.fullmatch(self.name))
+        return bool(
+            _WAITING_FILES.match(self.file)
+            or _WAITING_NAMES.fullmatch(self.name)
+            or (self.name, self.file) in _WAITING_PLACES
+        )
 
 
 def frames_of(trace: Iterable[drgn.StackFrame], source: Path | None) -> list[StackFrame]:

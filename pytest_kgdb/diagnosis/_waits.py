@@ -12,7 +12,7 @@ from ._irqs import irq_wait
 from ._locks import Holding, in_lockdep, lock_name, mutex_holding, task_name
 from ._percpu_rwsems import percpu_rwsem_wait
 from ._rcu import rcu_wait
-from ._records import WAIT_QUEUE, Match, RecordKind, RecordSearch, Tasks
+from ._records import SIMPLE_WAIT_QUEUE, WAIT_QUEUE, Match, RecordKind, RecordSearch, Tasks
 from ._rwsems import rwsem_holding, rwsem_mode
 from ._stack import StackFrame
 from ._wait import Holder, Wait, holder_of
@@ -54,12 +54,21 @@ _LOCK_FILES: Final = frozenset(
 _OTHERS: Final = (
     ({"n_tty_read"}, "input"),
     ({"do_wait", "kernel_wait4"}, "its child"),
+    # By a timer, too.
+    ({"do_poll", "do_select", "ep_poll"}, "a file, by poll or select"),
     ({"do_nanosleep", "hrtimer_nanosleep", "msleep", "schedule_hrtimeout_range"}, "a timer"),
+    ({"usleep_range", "usleep_range_state"}, "a timer"),
     ({"futex_wait_queue", "futex_wait_queue_me"}, "a futex"),
     ({"pipe_read", "anon_pipe_read", "pipe_wait_readable"}, "input from a pipe"),
     ({"pipe_write", "anon_pipe_write", "pipe_wait_writable"}, "room in a pipe"),
-    ({"do_poll", "do_select", "ep_poll"}, "a file, by poll or select"),
     ({"do_sigtimedwait", "sigsuspend", "__do_sys_pause"}, "a signal"),
+)
+# Completions, by the functions that wait for them: kernel/umh.c, fs/debugfs/inode.c,
+# fs/proc/inode.c.
+_COMPLETIONS: Final = (
+    ({"call_usermodehelper_exec"}, "a helper program"),
+    ({"__debugfs_file_removed"}, "the users of a file in debugfs"),
+    ({"proc_entry_rundown"}, "the users of a file in /proc"),
 )
 # kernel/locking/rtmutex.c; include/linux/rtmutex.h, RT_MUTEX_HAS_WAITERS of the owner
 _RT_MUTEX: Final = frozenset(
@@ -93,6 +102,10 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
     for kind in _KINDS:
         if files.intersection(kind.files):
             match = search.find(kind)
+            if match and kind.lock == "completion":
+                for group, words in _COMPLETIONS:
+                    if names & group:
+                        return Wait(words, match.address)
             return _locked(tasks, task, kind, match) if match else Wait(f"a {kind.words}")
     if names & _RT_MUTEX:
         return _rt_mutex(tasks, task)
@@ -103,10 +116,10 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
         return wait
     if wait := irq_wait(tasks, search, names):
         return wait
-    match = search.find(WAIT_QUEUE)
-    if match:
-        name = lock_name(tasks.program, match.address, WAIT_QUEUE.lock)
-        return Wait(f"the wait queue {name}", match.address)
+    for kind in (WAIT_QUEUE, SIMPLE_WAIT_QUEUE):
+        if match := search.find(kind):
+            name = lock_name(tasks.program, match.address, kind.lock)
+            return Wait(f"the {kind.words} {name}", match.address)
     if "schedule_timeout" in names:
         return Wait("a timer")
     return None

@@ -105,6 +105,15 @@ BLOCKED = {
     "not begun; and 2 more",
     "cancel": rf"{at('hang_cancel')}, waiting for the work stuck_work of kworker/\S+\[\d+\], which "
     rf"is in {at('stuck_work', 'work')}, waiting for the completion completion",
+    "simple": rf"{at('hang_simple')}, waiting for the wait queue simple",
+    "park": rf"{at('hang_park')}, waiting for stuck\[\d+\] to park, "
+    rf"which is in {at('stuck_thread', 'thread')}, waiting for the completion completion",
+    "kthread_work": rf"{at('hang_kthread_work', 'cancel kthread work')}, waiting for the work "
+    r"stuck_kthread_work of works\[\d+\], which is in "
+    rf"{at('stuck_kthread_work', 'kthread work')}, waiting for the completion completion",
+    "remove": rf"{at('hang_remove')}, waiting for the users of a file in debugfs",
+    "helper": rf"{at('hang_helper')}, waiting for a helper program",
+    "usleep": rf"{at('hang_usleep')}, waiting for a timer",
     "rt_mutex": rf"{at('hang_rt_mutex')}, waiting for the rt_mutex rt_lock held by "
     rf"sleeper\[\d+\], which is in {SLEEPS}",
 }

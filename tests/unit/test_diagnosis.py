@@ -124,6 +124,44 @@ def test_where_a_stack_waits() -> None:
     assert StackFrame("0xffffffffc0000000").place == "0xffffffffc0000000"
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [
+        "kthread_park kernel/kthread.c",
+        "kthread_flush_work kernel/kthread.c, __kthread_cancel_work_sync kernel/kthread.c",
+        "__flush_work kernel/workqueue.c, cancel_delayed_work_sync kernel/workqueue.c",
+        "call_usermodehelper_exec kernel/umh.c, call_usermodehelper kernel/umh.c",
+        "async_synchronize_cookie_domain kernel/async.c, async_synchronize_full kernel/async.c",
+        "csd_lock_wait kernel/smp.c, smp_call_function_single kernel/smp.c",
+        "stop_machine_cpuslocked kernel/stop_machine.c, stop_machine kernel/stop_machine.c",
+        "tasklet_unlock_wait kernel/softirq.c, tasklet_kill kernel/softirq.c",
+        "__debugfs_file_removed fs/debugfs/inode.c, remove_one fs/debugfs/inode.c, "
+        "simple_recursive_removal fs/libfs.c, debugfs_remove fs/debugfs/inode.c",
+        "proc_entry_rundown fs/proc/inode.c, proc_remove fs/proc/generic.c",
+        "kernfs_drain fs/kernfs/dir.c, __kernfs_remove fs/kernfs/dir.c, "
+        "kernfs_remove_by_name_ns fs/kernfs/dir.c, sysfs_remove_file_ns fs/sysfs/file.c, "
+        "device_remove_file drivers/base/core.c",
+    ],
+)
+def test_what_waits_for_others_is_not_the_place(frames: str) -> None:
+    pairs = [frame.split() for frame in frames.split(", ")]
+    stack = [StackFrame(name, file, 1) for name, file in pairs]
+    assert place_of([*stack, SPIN, WRITE]) == SPIN
+
+
+def test_a_drivers_function_with_such_a_name() -> None:
+    remove = StackFrame("remove_one", "/src/demo.c", 1)
+    assert place_of([remove, SPIN]) == remove
+
+
+def test_the_threads_of_softirqs() -> None:
+    """They run something else each time."""
+    begins = [StackFrame("run_ksoftirqd", "kernel/softirq.c", 1),
+              StackFrame("smpboot_thread_fn", "kernel/smpboot.c", 2)]  # fmt: skip
+    looks = [cpu(StackFrame(name, "kernel/softirq.c", 3, 0x4000), *begins) for name in "abcde"]
+    assert headline(*looks) == "running: dd[52] on CPU 0, in the kernel"
+
+
 # CPUs
 
 

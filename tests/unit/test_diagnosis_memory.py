@@ -657,6 +657,95 @@ def test_an_srcu_of_another_form(kernel: FakeKernel, absent: str) -> None:
     assert srcu.reason() == "waiting for a grace period of SRCU", "as before it is used"
 
 
+# Kernel threads that park, and their works
+
+
+@dataclass
+class Kthread:
+    """A kernel thread with works, and a task that waits for it."""
+
+    kernel: FakeKernel
+    record: drgn.Object
+    worker: drgn.Object
+    task: drgn.Object
+
+    def reason(self, completion: drgn.Object) -> str:
+        record = self.kernel.on_stack(self.task, "struct swait_queue", task=self.task)
+        self.kernel.link(completion.wait.task_list, record.task_list)
+        stack = COMPLETION, StackFrame("demo_wait", "/src/demo.c", 30)
+        return reason(self.kernel.wait(self.task, *stack), self.task)
+
+
+@pytest.fixture
+def kthread(kernel: FakeKernel) -> Kthread:
+    kernel.struct(
+        "task_struct", 512, stack="void *", pid="int", comm="char [16]", flags="unsigned int",
+        start_time="unsigned long long", se="struct sched_entity", worker_private="void *",
+        vfork_done="struct completion *",
+    )  # fmt: skip
+    kernel.struct("swait_queue_head", lock="unsigned int", task_list="struct list_head")
+    kernel.struct("swait_queue", task="struct task_struct *", task_list="struct list_head")
+    kernel.struct("completion", done="unsigned int", wait="struct swait_queue_head")
+    kernel.struct("kthread", data="void *", parked="struct completion", exited="struct completion")
+    kernel.struct("kthread_work", node="struct list_head", func="void *",
+                  worker="struct kthread_worker *")  # fmt: skip
+    kernel.struct("kthread_worker", work_list="struct list_head", task="struct task_struct *",
+                  current_work="struct kthread_work *")  # fmt: skip
+    kernel.struct("kthread_flush_work", work="struct kthread_work", done="struct completion")
+    for function in ("kthread_flush_work_fn", "demo_work"):
+        kernel.variables[function] = kernel.new("unsigned long")
+        kernel.symbol(function, kernel.variables[function].address_)
+    record = kernel.new("struct kthread")
+    thread = kernel.task(8, "demo", flags=0x200000, worker_private=record)
+    work = kernel.new("struct kthread_work", func=kernel.variables["demo_work"])
+    worker = kernel.new("struct kthread_worker", task=thread, current_work=work)
+    return Kthread(kernel, record, worker, kernel.task(7, "dd"))
+
+
+def test_a_thread_that_is_to_park(kthread: Kthread) -> None:
+    assert kthread.reason(kthread.record.parked) == "waiting for demo[8] to park"
+
+
+def test_a_work_of_a_kthread_worker(kernel: FakeKernel, kthread: Kthread) -> None:
+    flush = kernel.on_stack(
+        kthread.task, "struct kthread_flush_work", work__worker=kthread.worker,
+        work__func=kernel.variables["kthread_flush_work_fn"],
+    )  # fmt: skip
+    kernel.link(kthread.worker.work_list, flush.work.node)
+    assert kthread.reason(flush.done) == "waiting for the work demo_work of demo[8]"
+    other = kernel.new("struct kthread_work")
+    kernel.link(kthread.worker.work_list, other.node, flush.work.node)
+    assert kthread.reason(flush.done) == "waiting for the works of demo[8]", "behind another one"
+    kernel.set(flush, work__func=kernel.variables["demo_work"])
+    assert "waiting for the completion " in kthread.reason(flush.done)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("call_usermodehelper_exec", "a helper program"),
+        ("__debugfs_file_removed", "the users of a file in debugfs"),
+        ("proc_entry_rundown", "the users of a file in /proc"),
+    ],
+)
+def test_a_completion_by_who_waits(
+    kernel: FakeKernel, kthread: Kthread, function: str, words: str
+) -> None:
+    completion = kernel.new("struct completion")
+    record = kernel.on_stack(kthread.task, "struct swait_queue", task=kthread.task)
+    kernel.link(completion.wait.task_list, record.task_list)
+    wait = kernel.wait(kthread.task, COMPLETION, StackFrame(function, "fs/demo.c", 1))
+    assert wait == Wait(words, completion.address_)
+
+
+def test_a_simple_wait_queue(kernel: FakeKernel, kthread: Kthread) -> None:
+    queue = kernel.variable("queue", "struct swait_queue_head")
+    record = kernel.on_stack(kthread.task, "struct swait_queue", task=kthread.task)
+    kernel.link(queue.task_list, record.task_list)
+    wait = kernel.wait(kthread.task, StackFrame("demo_wait", "/src/demo.c", 30))
+    assert reason(wait, kthread.task) == "waiting for the wait queue queue"
+
+
 # Works that have not begun, and workqueues that are flushed
 
 

@@ -18,8 +18,10 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/srcu.h>
+#include <linux/swait.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
+#include <linux/umh.h>
 #include <linux/wait.h>
 #include <linux/wait_bit.h>
 #include <asm/asm.h>
@@ -577,6 +579,60 @@ static noinline void hang_var(void)
 	wait_var_event(&device.references, never); /* var */
 }
 
+static DECLARE_SWAIT_QUEUE_HEAD(simple);
+
+static noinline void hang_simple(void)
+{
+	swait_event_exclusive(simple, never); /* simple */
+}
+
+static noinline void hang_park(void)
+{
+	struct task_struct *task = kthread_run(stuck_thread, NULL, "stuck");
+
+	wait_for_completion(&ready);
+	kthread_park(task); /* park */
+	barrier();
+}
+
+static void stuck_kthread_work(struct kthread_work *work)
+{
+	wait_for_completion(&completion); /* kthread work */
+	runs = 1; /* not the same as stuck_work() */
+}
+static DEFINE_KTHREAD_WORK(kthread_work, stuck_kthread_work);
+
+static noinline void hang_kthread_work(void)
+{
+	struct kthread_worker *worker = kthread_create_worker(0, "works");
+
+	kthread_queue_work(worker, &kthread_work);
+	msleep(100); /* until it runs */
+	kthread_cancel_work_sync(&kthread_work); /* cancel kthread work */
+	barrier();
+}
+
+/* Its own file. */
+static noinline void hang_remove(void)
+{
+	debugfs_remove(file); /* remove */
+	barrier();
+}
+
+static noinline void hang_helper(void)
+{
+	char *argv[] = { "/bin/sleep", "1000", NULL };
+
+	call_usermodehelper(argv[0], argv, NULL, UMH_WAIT_PROC); /* helper */
+	barrier();
+}
+
+static noinline void hang_usleep(void)
+{
+	usleep_range(1000000000, 1000000000); /* usleep */
+	barrier();
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -788,6 +844,12 @@ static const struct {
 	{ "locked", hang_locked },
 	{ "bit", hang_bit },
 	{ "var", hang_var },
+	{ "simple", hang_simple },
+	{ "park", hang_park },
+	{ "kthread_work", hang_kthread_work },
+	{ "remove", hang_remove },
+	{ "helper", hang_helper },
+	{ "usleep", hang_usleep },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
