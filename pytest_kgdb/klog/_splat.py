@@ -20,6 +20,8 @@ _FRAME: Final = re.compile(
 )
 # lib/vsprintf.c, symbol_string: an address without a name, in a module that was unloaded.
 _NAMELESS: Final = re.compile(r"^(?:kmemleak: )?\s*\[<[^>]+>\] (?P<function>0x[0-9a-f]+)$")
+# Kinds whose headlines name where they are reported (lib/refcount.c, lib/list_debug.c).
+_BY_REPORTER: Final = frozenset({"refcount", "list corruption"})
 # The suffixes that gcc gives to parts and copies of a function.
 _PART: Final = re.compile(r"(?:\.(?:cold|part|isra|constprop|llvm)(?:\.\d+)*)+$")
 
@@ -117,6 +119,20 @@ class Splat:
             where = where or "; ".join(name for word, name in self.addresses if word in line)
             lines.append(f"{line}  ({where})" if where else line)
         return "\n".join(lines)
+
+    @property
+    def summary(self) -> str:
+        """In one line: the headline, what a WARN or a BUG says, and who is at fault.
+
+        The headline of some names but the function that reports it (lib/refcount.c).
+        """
+        words = self.title
+        message = self.message.partition("\n")[0]
+        if message and self.message != self.title:
+            words += f": {message}"
+        if self.kind in _BY_REPORTER and self.function is not None:
+            words += f", in {self.function}" + (f" at {self.file}:{self.line}" if self.file else "")
+        return words
 
     @property
     def headline_and_rip(self) -> str:

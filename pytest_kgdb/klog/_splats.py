@@ -238,8 +238,11 @@ class _Printer:
             latest.add(line, _CUT)
             latest.named(_refined(kind, words), line)
             return
+        # A panic that comes behind the last line of a WARN has another cause.
+        led = latest is not None and (latest.fatal or not latest.ended)
         if latest is not None and (
-            kind == "panic" or (kind in CONTINUED and not latest.ended and latest.kind != "WARN")
+            (kind == "panic" and led)
+            or (kind in CONTINUED and not latest.ended and latest.kind != "WARN")
         ):
             # The second headline of an oops, or the panic that follows it.
             latest.add(line, latest.stage)

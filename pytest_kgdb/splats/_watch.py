@@ -12,6 +12,7 @@ from ..console import Console
 from ..debugger import FirstCause, RunControl, StopRecord, StopSubscriber
 from ..errors import KgdbError, SplatError
 from ..klog import (
+    PANIC_WORDS,
     ConsoleCursor,
     LogCursor,
     LogLine,
@@ -229,7 +230,13 @@ class SplatWatch(StopSubscriber):
             words = (log_panic(line.text) for line in reversed(lines))
             text = next((text for text in words if text is not None), None)
             fatal = [splat for splat in find_splats(lines) if splat.is_fatal]
-            return self._with_names(text, fatal[-1]) if text and fatal else text
+            if not text or not fatal:
+                return text
+            splat = fatal[-1]
+            named = self._with_names(text, splat)
+            # `panic_on_warn set ...` and its like do not say what led to it.
+            led = splat.kind != "panic" and f"{PANIC_WORDS}: {text}" in splat.text.splitlines()
+            return f"{named}, after {self._with_source(splat).summary}" if led else named
         new = [
             splat
             for splat in find_splats(lines)
@@ -329,7 +336,7 @@ class SplatWatch(StopSubscriber):
             if left := splats[_SHOWN:]:
                 shown += "\n\nand\n" + "\n".join(map(repr, left))
             raise SplatError(
-                f"the kernel reported what the test did not expect: {splats[0].title}{more}\n"
+                f"the kernel reported what the test did not expect: {splats[0].summary}{more}\n"
                 f"{shown}",
                 log=self._console.log,
                 hint="where it is wanted: with kgdb.expect_splat(PATTERN): …",

@@ -252,6 +252,17 @@ def test_kinds(sick) -> None:
     assert (second.kind, second.function) == ("atomic", "sick_set")
 
 
+def test_one_whose_headline_names_its_reporter(sick) -> None:
+    sick.run(trouble("refcount"))
+    with pytest.raises(SplatError) as caught:
+        attachment_of(sick).splats.check()
+    assert re.fullmatch(
+        r"the kernel reported what the test did not expect: WARNING: .* refcount_warn_saturate\+\S+"
+        r": refcount_t: addition on 0; use-after-free\., in sick_set at \S+/sick\.c:\d+",
+        caught.value.message.splitlines()[0],
+    )
+
+
 def test_a_hung_task(sick) -> None:
     sick.run("echo 1 > /proc/sys/kernel/hung_task_timeout_secs")
     with sick.expect_splat(r"blocked for more than \d+ seconds", kind="hung task"):
@@ -470,7 +481,11 @@ def test_a_panic_on_a_warning(sick) -> None:
     sick.type(trouble("say"))
     stop = sick.cont()
     assert stop.reason == "panic"
-    assert "panic_on_warn" in stop.message
+    assert re.fullmatch(
+        r"kernel: panic_on_warn set \.\.\., after WARNING: CPU: 0 PID: \d+ at \S+/sick\.c:\d+ "
+        r"sick_say\+\S+ \[sick\]: the module is sick: 42",
+        stop.message,
+    )
     assert stop.frame.function not in ("kgdb_breakpoint", "kgdb_panic", "panic")
     (splat,) = sick.splats
     assert splat.function == "sick_say"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_kgdb.klog import KINDS, LogLine, Splat, console_lines, find_splats
@@ -400,6 +402,29 @@ def test_a_panic_is_part_of_what_led_to_it() -> None:
     assert splat.kind == "oops"
     assert splat.is_fatal
     assert splat.text.endswith("Fatal exception")
+
+
+def test_a_panic_behind_a_warning_has_another_cause() -> None:
+    warn = SPLATS[0][2]
+    splats = find_splats(lines([*warn, "Kernel panic - not syncing: sick unto death"]))
+    assert [(splat.kind, splat.is_fatal) for splat in splats] == [("WARN", False), ("panic", True)]
+    # kernel/panic.c, __warn: before the last line.
+    splat = one([*warn[:-1], "Kernel panic - not syncing: kernel: panic_on_warn set ..."])
+    assert (splat.kind, splat.is_fatal) == ("WARN", True)
+
+
+def test_a_splat_in_a_line() -> None:
+    warning = "WARNING: CPU: 1 PID: 77 at mm/x.c:12 bad_fn+0x10/0x20"
+    assert one([CUT, warning, CPU, *TRACE, END]).summary == warning
+    said = [CUT, "the disk is full: 7", "and more", warning, CPU, *TRACE, END]
+    assert one(said).summary == f"{warning}: the disk is full: 7"
+    assert one([CUT, " ", warning, CPU, *TRACE, END]).summary == warning
+    refcount = next(text for kind, _, text in SPLATS if kind == "refcount")
+    splat = one(refcount)
+    line = f"{refcount[2]}: refcount_t: underflow; use-after-free., in bad_fn"
+    assert splat.summary == line
+    frames = [replace(frame, file="mm/x.c", line=12) for frame in splat.frames]
+    assert splat.with_frames(frames).summary == f"{line} at mm/x.c:12"
 
 
 def test_one_behind_the_other() -> None:

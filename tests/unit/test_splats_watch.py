@@ -336,6 +336,21 @@ def test_a_panics_words(watch: SplatWatch, kernel: Kernel) -> None:
     watch.check()
 
 
+def test_a_panic_that_says_nothing_of_its_cause(watch: SplatWatch, kernel: Kernel) -> None:
+    words = "Kernel panic - not syncing: kernel: panic_on_warn set ...\n"
+    kernel.says(WARN.rpartition("---[ end")[0] + words, name="demo")
+    assert oops_stop(watch, "panic").message == (
+        "kernel: panic_on_warn set ..., after "
+        "WARNING: CPU: 0 PID: 60 at drivers/demo.c:12 demo+0x1/0x2"
+    )
+
+
+def test_a_panic_after_what_has_nothing_to_do_with_it(watch: SplatWatch, kernel: Kernel) -> None:
+    kernel.says(WARN, name="demo")
+    kernel.says(PANIC)
+    assert oops_stop(watch, "panic").message == "sysrq triggered crash"
+
+
 def test_a_panic_that_is_an_error(watch: SplatWatch, kernel: Kernel) -> None:
     kernel.says(PANIC)
     (listener,) = watch.panics  # type: ignore[attr-defined]
