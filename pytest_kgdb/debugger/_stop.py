@@ -24,6 +24,10 @@ Reason = Literal[
 # is deeper than this has lost its way.
 _DEPTH: Final = 128
 
+# A function of a header is the same wherever it is inlined.
+_HEADER: Final = re.compile(r"\.h$")
+_INLINED: Final = 12  # functions that are inlined into each other, at the most
+
 # arch/x86/include/uapi/asm/processor-flags.h, X86_EFLAGS_TF
 _TRAP_FLAG: Final = 0x100
 
@@ -169,16 +173,26 @@ class Stop:
 
 
 def place_of(stop: Stop) -> str:
-    """Return where the kernel stopped, in words; of code without a symbol, its caller too.
+    """Return where the kernel stopped, in words.
 
-    A call of a function pointer that is NULL is told by the caller alone.
+    Of code without a symbol its caller is named, too: a call of a function pointer that is NULL is
+    told by that alone. Of a header's function, the one that it is inlined into.
     """
     frame = stop.frame
-    place = str(frame).partition(" ")[2]
-    if frame.function is not None:
+    place = _in_words(frame)
+    if frame.function is None:
+        callers = stop.backtrace(frame.level + 2)[frame.level + 1 :]
+        return place + "".join(f", called from {_in_words(caller)}" for caller in callers)
+    if not (frame.inlined and _HEADER.search(frame.file or "")):
         return place
-    callers = stop.backtrace(frame.level + 2)[frame.level + 1 :]
-    return place + "".join(f", called from {str(caller).partition(' ')[2]}" for caller in callers)
+    for outer in stop.backtrace(frame.level + _INLINED)[frame.level + 1 :]:
+        if not (outer.inlined and _HEADER.search(outer.file or "")):
+            return f"{place}, inlined into {_in_words(outer)}"
+    return place
+
+
+def _in_words(frame: Frame) -> str:
+    return str(frame).partition(" ")[2]
 
 
 def _number(text: str | None) -> int | None:

@@ -398,6 +398,8 @@ def test_an_oops_of_a_list(sick) -> None:
     names = [frame.function for frame in stop.backtrace()[:4]]
     assert names == ["__list_del", "__list_del_entry", "list_del", "sick_list"]
     assert stop.frame.file == "include/linux/list.h"
+    caller = stop.backtrace()[3]
+    assert f", inlined into sick_list at {caller.file}:{caller.line}: " in repr(stop)
     (splat,) = sick.splats
     assert f"{stop.frame.file}:{stop.frame.line}, inlined at " in splat.symbolised
 

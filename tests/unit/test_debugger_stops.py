@@ -206,6 +206,37 @@ def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -
     assert repr(stop) == "<Stop panic in #3 sysrq_handle_crash>"
 
 
+@pytest.mark.parametrize(
+    ("stack", "words"),
+    [
+        (
+            [("inner", "list.h", True), ("list_del", "list.h", True), ("demo", "demo.c", False)],
+            "inner at list.h:1, inlined into demo at demo.c:3",
+        ),
+        (
+            [("list_del", "list.h", True), ("inner", "demo.c", True), ("demo", "demo.c", False)],
+            "list_del at list.h:1, inlined into inner at demo.c:2",
+        ),
+        ([("inner", "demo.c", True), ("demo", "demo.c", False)], "inner at demo.c:1"),
+        ([("list_del", "list.h", False), ("demo", "demo.c", False)], "list_del at list.h:1"),
+        ([("list_del", "list.h", True)], "list_del at list.h:1"),
+    ],
+)
+def test_a_headers_function_is_named_with_what_it_is_inlined_into(
+    parts: Parts, gdb: FakeGdb, stack: list[tuple[str, str, bool]], words: str
+) -> None:
+    gdb.agent["frames"] = lambda limit, behind=False: {
+        "frames": [
+            {"level": level, "function": name, "file": file, "line": level + 1, "inline": inlined,
+             "address": 0xFFFFFFFF81000000}
+            for level, (name, file, inlined) in enumerate(stack)
+        ][:limit]
+    }  # fmt: skip
+    gdb.agent["select"] = lambda frame: {}
+    stop = parts.stop_by(lambda: gdb.signal("SIGSEGV"))
+    assert place_of(stop) == words
+
+
 def test_one_without_a_symbol_is_named_by_its_caller(parts: Parts, gdb: FakeGdb) -> None:
     gdb.agent["frames"] = frames(None, "call_op", "demo_init")
     stop = parts.stop_by(lambda: gdb.signal("SIGSEGV"))
