@@ -28,6 +28,7 @@ from .debugger import (
     summary_of,
 )
 from .errors import KgdbError
+from .escape import clean_name
 
 __all__ = ["ActionEntry", "ActionLog", "Instrument", "SeenCall", "recorded"]
 
@@ -303,7 +304,7 @@ class ActionLog(StopSubscriber):
             raise ValueError("no gdb is attached")
         pid, *comm = self._debugger.numbers("current->pid", *_COMM)
         name = b"".join((word & (1 << 64) - 1).to_bytes(8, "little") for word in comm)
-        return f"{name.partition(bytes(1))[0].decode(errors='replace')}[{pid}]"
+        return f"{clean_name(name.partition(bytes(1))[0].decode(errors='replace'))}[{pid}]"
 
 
 def recorded(*names: str, **shown: str) -> Callable[[type[_T]], type[_T]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-__all__ = ["clean", "github_command", "markdown", "markdown_block"]
+__all__ = ["clean", "clean_name", "github_command", "markdown", "markdown_block"]
 
 _ESCAPES: Final = re.compile(
     # ECMA-48: CSI with parameter and intermediate bytes; the strings OSC, DCS, SOS, PM and APC up
@@ -21,6 +21,8 @@ _ESCAPES: Final = re.compile(
 )
 # The colours that Pygments and pytest write (ECMA-48, SGR): none of these conceals text.
 _COLOURS: Final = re.compile(r"(\x1b\[(?:0?[014]|[349][0-79])(?:;(?:0?[014]|[349][0-79]))*m)")
+# Of the numbers of one, the last that is 0 or 00, with nothing but default colours behind it.
+_RESET: Final = re.compile(r"[\[;]0?0(?:;[34]9)*m")
 # Control characters, and the marks by which Unicode turns the direction of text (Trojan Source).
 _CONTROLS: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029\ufffe\uffff]"
@@ -49,16 +51,28 @@ def clean(text: str, *, colours: bool = False) -> str:
 
     A blank parts the first characters of a command: `: :error`, `# #[error]`.
 
-    :param colours: keep the colours that pytest itself writes.
+    :param colours: keep the colours that pytest itself writes, each until the end of its line.
     """
     if colours:
         # Odd places are the colours.
         pieces = _COLOURS.split(text)
         pieces[::2] = map(_plain, pieces[::2])
-        text = "".join(pieces)
+        text = "\n".join(map(_closed, "".join(pieces).split("\n")))
     else:
         text = _plain(text)
     return _COMMANDS.sub(r"\g<0> ", text)
+
+
+def clean_name(name: str) -> str:
+    """Return the name of a guest's task, which may have any bytes, without ends of lines."""
+    return " ".join(clean(name).split("\n")).strip() or "?"
+
+
+def _closed(line: str) -> str:
+    """Return a line whose colours end with it."""
+    colours = _COLOURS.findall(line)
+    open_ = bool(colours) and _RESET.search(colours[-1]) is None
+    return line + "\x1b[0m" * open_
 
 
 def _plain(text: str) -> str:

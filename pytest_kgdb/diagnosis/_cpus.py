@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ._irqs import awaited_handler
-from ._locks import spinning_lock, task_name
+from ._locks import comm_of, spinning_lock, task_name
 from ._stack import StackFrame, frames_of, lines_of, stack_of
 from ._timers import RunningTimer, awaited_timer
 
@@ -183,7 +183,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         from drgn.helpers.linux.sched import cpu_curr
 
         task = cpu_curr(program, number)
-        pid, comm = task.pid.value_(), task.comm.string_().decode(errors="replace")
+        pid, comm = task.pid.value_(), comm_of(task)
         switches = task.nvcsw.value_()
         entry = _entry_registers(program, task)
     except Exception as caught:

@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..escape import clean_name
+
 if TYPE_CHECKING:
     import drgn
 
 __all__ = [
     "Holding",
+    "comm_of",
     "in_lockdep",
     "lock_name",
     "mutex_holding",
@@ -52,7 +55,12 @@ def owner_of(tasks: Mapping[int, drgn.Object], owner: int) -> Holding:
 
 def task_name(task: drgn.Object) -> str:
     """Return a task as in the kernel's own messages: `cat[52]`."""
-    return f"{task.comm.string_().decode(errors='replace')}[{task.pid.value_()}]"
+    return f"{comm_of(task)}[{task.pid.value_()}]"
+
+
+def comm_of(task: drgn.Object) -> str:
+    """Return the name of a task, which a program can choose."""
+    return clean_name(task.comm.string_().decode(errors="replace"))
 
 
 def in_lockdep(

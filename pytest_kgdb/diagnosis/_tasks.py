@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..deadline import Deadline
 from ._command import Process
-from ._locks import task_name
+from ._locks import comm_of, task_name
 from ._records import Tasks
 from ._stack import StackFrame, frames_of, lines_of, place_of
 from ._wait import Holder, Wait
@@ -179,7 +179,7 @@ class TaskList:
         return WaitingTask(
             task.value_(),
             task.pid.value_(),
-            task.comm.string_().decode(errors="replace"),
+            comm_of(task),
             bool(_state(task) & _UNINTERRUPTIBLE),
             bool(task.mm),
             bool(task.signal and task.signal.tty),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..debugger import place_of
 from ..errors import KgdbError
+from ..escape import clean_name
 
 if TYPE_CHECKING:
     from ..debugger import Stop
@@ -25,7 +26,7 @@ def in_a_line(stop: Stop) -> str:
     words = [what if stop.message is None else f"{what}: {stop.message}"]
     with contextlib.suppress(KgdbError):
         task = stop.task
-        words.append(f"CPU {stop.cpu}, task {task.pid} ({task.comm})")
+        words.append(f"CPU {stop.cpu}, task {task.pid} ({clean_name(task.comm)})")
     if stop.reason == "finished":
         with contextlib.suppress(KgdbError):
             if (value := stop.return_value) is not None:

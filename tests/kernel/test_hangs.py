@@ -282,6 +282,14 @@ def test_a_program_that_waits_for_input(kgdb):
     )
 
 
+def test_a_program_whose_name_is_a_command_of_a_ci(hangs):
+    name = r'printf "x\r::error::y" > /proc/self/comm'
+    assert re.fullmatch(
+        rf"blocked: x : :error::y\[\d+\] in {BLOCKED['completion']}",
+        first_line(hangs, f"{name}; {hang('completion')}"),
+    )
+
+
 FREEZERS = {
     "cgroup -o freezer": "echo $$ > /cg/a/tasks; echo FROZEN > /cg/a/freezer.state",
     "cgroup2": "echo $$ > /cg/a/cgroup.procs; echo 1 > /cg/a/cgroup.freeze",

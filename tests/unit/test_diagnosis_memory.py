@@ -11,7 +11,7 @@ import pytest
 from fake_kernel_memory import FakeMemory
 
 from pytest_kgdb.diagnosis._irqs import awaited_handler
-from pytest_kgdb.diagnosis._locks import Holding
+from pytest_kgdb.diagnosis._locks import Holding, task_name
 from pytest_kgdb.diagnosis._records import Tasks
 from pytest_kgdb.diagnosis._rwsems import rwsem_holding, rwsem_mode
 from pytest_kgdb.diagnosis._stack import StackFrame
@@ -100,6 +100,10 @@ def test_who_has_stopped_a_task(name: str) -> None:
     assert by(0x8000) == "the freezer"
     assert by(0x2, StackFrame("__refrigerator", "kernel/freezer.c", 1)) == "the freezer"
     assert by(0x1, StackFrame("do_freezer_trap", "kernel/signal.c", 1)) == "the freezer"
+
+
+def test_a_task_with_a_hostile_name(kernel: FakeKernel) -> None:
+    assert task_name(kernel.task(60, "a\n::error::\x1b[2J")) == "a : :error::[60]"
 
 
 # Semaphores of readers and writers

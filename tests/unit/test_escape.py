@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_kgdb.escape import clean, github_command, markdown, markdown_block
+from pytest_kgdb.escape import clean, clean_name, github_command, markdown, markdown_block
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,41 @@ def test_pytests_own_colours_can_stay() -> None:
     text = "\x1b[92m+ a\x1b[39;49;00m \x1b[1m\x1b[31mb\x1b[0m"
     assert clean(text, colours=True) == text
     assert clean("\x1b[8mhides\x1b[0;8m\x1b[2J\x1b]0;t\x07", colours=True) == "hides"
-    assert clean("\x1b[\x1b[31m31m::x", colours=True) == "\x1b[31m31m::x"
+    assert clean("\x1b[\x1b[31m31m::x", colours=True) == "\x1b[31m31m::x\x1b[0m"
     # Without the colour it would be a command; with it, no line begins so.
-    assert clean("\x1b[31m::error::x", colours=True) == "\x1b[31m::error::x"
-    assert clean("##\x1b[31m[error]", colours=True) == "##\x1b[31m[error]"
+    assert clean("\x1b[31m::error::x", colours=True) == "\x1b[31m::error::x\x1b[0m"
+    assert clean("##\x1b[31m[error]", colours=True) == "##\x1b[31m[error]\x1b[0m"
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("kworker/0:1H", "kworker/0:1H"),
+        ("two words", "two words"),
+        ("x\n::error::y", "x : :error::y"),
+        ("\r##[error]x\u2028", "# #[error]x"),
+        ("\x1b[31mred", "red"),
+        ("\n", "?"),
+    ],
+)
+def test_the_name_of_a_task(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("\x1b[31mred\nnot red", "\x1b[31mred\x1b[0m\nnot red"),
+        ("\x1b[0;1;31mred", "\x1b[0;1;31mred\x1b[0m"),
+        ("\x1b[31mred\x1b[39m, and bold?", "\x1b[31mred\x1b[39m, and bold?\x1b[0m"),
+        ("\x1b[31mred\x1b[39;49;00m\n", "\x1b[31mred\x1b[39;49;00m\n"),
+        ("\x1b[1mbold\x1b[00;39m", "\x1b[1mbold\x1b[00;39m"),
+        ("\x1b[90mgrey\x1b[40m", "\x1b[90mgrey\x1b[40m\x1b[0m"),
+    ],
+)
+def test_colours_end_with_their_line(text: str, cleaned: str) -> None:
+    assert clean(text, colours=True) == cleaned
+    assert clean(cleaned, colours=True) == cleaned
 
 
 def test_githubs_commands() -> None:
