@@ -187,7 +187,9 @@ def place_of(stop: Stop) -> str:
         return place
     for outer in stop.backtrace(frame.level + _INLINED)[frame.level + 1 :]:
         if not (outer.inlined and _HEADER.search(outer.file or "")):
-            return f"{place}, inlined into {_in_words(outer)}"
+            # A part of a function that gcc has split off may be inlined into the rest.
+            same = outer.function == frame.function
+            return place if same else f"{place}, inlined into {_in_words(outer)}"
     return place
 
 

@@ -220,6 +220,7 @@ def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -
         ([("inner", "demo.c", True), ("demo", "demo.c", False)], "inner at demo.c:1"),
         ([("list_del", "list.h", False), ("demo", "demo.c", False)], "list_del at list.h:1"),
         ([("list_del", "list.h", True)], "list_del at list.h:1"),
+        ([("stall", "stall.h", True), ("stall", "stall.h", False)], "stall at stall.h:1"),
     ],
 )
 def test_a_headers_function_is_named_with_what_it_is_inlined_into(
