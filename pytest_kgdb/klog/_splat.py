@@ -20,8 +20,14 @@ _FRAME: Final = re.compile(
 )
 # lib/vsprintf.c, symbol_string: an address without a name, in a module that was unloaded.
 _NAMELESS: Final = re.compile(r"^(?:kmemleak: )?\s*\[<[^>]+>\] (?P<function>0x[0-9a-f]+)$")
-# Kinds whose headlines name where they are reported (lib/refcount.c, lib/list_debug.c).
-_BY_REPORTER: Final = frozenset({"refcount", "list corruption"})
+# Kinds whose headlines name where they are reported (lib/refcount.c, lib/list_debug.c), or but a
+# task or a CPU (kernel/hung_task.c, kernel/watchdog.c, kernel/rcu/tree_stall.h, kernel/sched).
+_BY_REPORTER: Final = frozenset(
+    {
+        *("refcount", "list corruption", "hung task", "soft lockup", "hard lockup", "RCU stall"),
+        "atomic",
+    }
+)
 # The suffixes that gcc gives to parts and copies of a function.
 _PART: Final = re.compile(r"(?:\.(?:cold|part|isra|constprop|llvm)(?:\.\d+)*)+$")
 
@@ -124,14 +130,15 @@ class Splat:
     def summary(self) -> str:
         """In one line: the headline, what a WARN or a BUG says, and who is at fault.
 
-        The headline of some names but the function that reports it (lib/refcount.c).
+        The headline of some does not name them.
         """
         words = self.title
         message = self.message.partition("\n")[0]
         if message and self.message != self.title:
             words += f": {message}"
         if self.kind in _BY_REPORTER and self.function is not None:
-            words += f", in {self.function}" + (f" at {self.file}:{self.line}" if self.file else "")
+            place = f" at {self.file}:{self.line}" if self.file else ""
+            words = f"{words.rstrip('.:')}, in {self.function}{place}"
         return words
 
     @property

@@ -69,6 +69,14 @@ _REPORTERS: Final = re.compile(
     r"|(?:asm_)?(?:exc|sysvec)_\w+|__warn|report_bug|handle_bug|__schedule|schedule\w*"
     r"|refcount_warn_saturate|__list_(?:add|del_entry)_valid\w*)(?:\.\w+)*$"
 )
+# Functions by which others wait (kernel/sched, kernel/locking); schedule_timeout() is above.
+_WAITERS: Final = re.compile(
+    r"^(?:(?:__)?wait_for_co\w+|do_wait_for_common|io_schedule\w*|(?:__)?mutex_lock\w*"
+    r"|down(?:_(?:read|write|interruptible|killable|timeout)\w*)?|__down\w*|rwsem_down_\w+"
+    r"|(?:__)?percpu_(?:down|rwsem_wait)\w*"
+    r"|(?:__)?rt_mutex_\w*lock\w*|bit_wait\w*|(?:out_of_line_|__)?wait_on_bit\w*"
+    r"|(?:__)?flush_work\w*|kthread_stop)(?:\.\w+)*$"
+)
 # Functions that allocate for others (mm/slab_common.c, mm/util.c, mm/vmalloc.c, …).
 _ALLOCATORS: Final = re.compile(
     r"^(?:_?_?k[vmz]*alloc\w*|k[mc]alloc\w*|_?_?krealloc\w*|kvrealloc\w*|_?_?kmem_cache_\w+|kmemdup\w*"
@@ -142,10 +150,13 @@ class _Report:
         if function is None or _REPORTERS.match(function):
             if function is not None:
                 where = {}  # file and line of the reporter
-            function = next(
-                (f.function for f in frames if f.reliable and not passed_over.match(f.function)),
-                None,
-            )
+            names = [f.function for f in frames if f.reliable and not passed_over.match(f.function)]
+            if self.kind == "hung task":
+                names = [name for name in names if not _WAITERS.match(name)] or names
+            if self.kind == "RCU stall":
+                # The stack of RCU's own thread may come first, and that of a CPU has its RIP.
+                names = [f.function for f in frames if not f.is_call] or names
+            function = names[0] if names else None
         taint = next((match[1] for text in texts if (match := _TAINT.search(text))), "")
         return Splat(
             kind=self.kind,

@@ -258,7 +258,7 @@ def test_one_whose_headline_names_its_reporter(sick) -> None:
         attachment_of(sick).splats.check()
     assert re.fullmatch(
         r"the kernel reported what the test did not expect: WARNING: .* refcount_warn_saturate\+\S+"
-        r": refcount_t: addition on 0; use-after-free\., in sick_set at \S+/sick\.c:\d+",
+        r": refcount_t: addition on 0; use-after-free, in sick_set at \S+/sick\.c:\d+",
         caught.value.message.splitlines()[0],
     )
 

@@ -421,10 +421,36 @@ def test_a_splat_in_a_line() -> None:
     assert one([CUT, " ", warning, CPU, *TRACE, END]).summary == warning
     refcount = next(text for kind, _, text in SPLATS if kind == "refcount")
     splat = one(refcount)
-    line = f"{refcount[2]}: refcount_t: underflow; use-after-free., in bad_fn"
+    line = f"{refcount[2]}: refcount_t: underflow; use-after-free, in bad_fn"
     assert splat.summary == line
     frames = [replace(frame, file="mm/x.c", line=12) for frame in splat.frames]
     assert splat.with_frames(frames).summary == f"{line} at mm/x.c:12"
+    stall = "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"
+    assert one([stall, CPU, *TRACE]).summary == f"{stall[:-1]}, in bad_fn"
+    # kernel/rcu/tree_stall.h, rcu_check_gp_kthread_starvation: that thread's stack comes first.
+    thread = ["rcu: RCU grace-period kthread stack dump:", "Call Trace:", " <TASK>",
+              " schedule+0x53/0xc0", " rcu_gp_fqs_loop+0x110/0x490", " </TASK>"]  # fmt: skip
+    last = ["rcu: Stack dump where RCU GP kthread last ran:", CPU, "RIP: 0010:spin+0x4/0x20 [mod]"]
+    splat = one([stall, *thread, *last, "Call Trace:", " <TASK>", " kthread+0xbb/0xe0", " </TASK>"])
+    assert splat.function == "spin"
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        ["schedule_timeout", "__wait_for_common"],
+        ["schedule_preempt_disabled", "__mutex_lock.constprop.0"],
+        ["rwsem_down_write_slowpath", "down_write"],
+        ["schedule_timeout", "__down_common", "down"],
+        ["schedule_timeout", "__wait_for_common", "__flush_work.isra.0"],
+    ],
+)
+def test_a_hung_task_is_named_by_who_waits(waits: list[str]) -> None:
+    headline, *_ = report = next(text for kind, _, text in SPLATS if kind == "hung task")
+    at = report.index(" bad_fn+0x10/0x20 [mod]")
+    report = [*report[:at], *(f" {name}+0x1/0x2" for name in waits), *report[at:]]
+    assert one(report).function == "bad_fn"
+    assert one(report).summary == f"{headline[:-1]}, in bad_fn"
 
 
 def test_one_behind_the_other() -> None:
