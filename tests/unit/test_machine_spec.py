@@ -39,12 +39,12 @@ CONFINED = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 @pytest.mark.parametrize(
     ("spec", "key"),
     [
-        (SPEC, "556c79f0724ab4d66a3ce44cb355da0badd53ca3fde4b2ee6f83fb13912b1b87"),
-        (RICH, "d725de0e79be2a81d5996936ae45853664ab9e44ba80275d46d4c668c0978949"),
-        (LOADER, "4603a157663bc2c6e33145d7be03ea5094ae5b1ad14a4aa4594cdcfe98373580"),
+        (SPEC, "3902a6a2495a647c5acd67c5b95707ef5e43e97e468953844065d0ffbb87b4e1"),
+        (RICH, "81222a97ba0871fd755c025baefdaa4faed76947a958c5bfc4fddef091c5ec40"),
+        (LOADER, "12f1f89bb9ff941b35b92eddf4feebbf216f2579481644b98346b6752c802561"),
         (
             replace(SPEC, qemu_arg=("-rtc", "base=utc")),
-            "f1b9054deb730e6b27eb68bd8e8d41115a720f808181764e7ece2e35ab813ad5",
+            "488d61f919fdb4b163bb4dc17f0842deef4876e0a1c9b2a1f84d16f999a2f744",
         ),
     ],
     ids=["plain", "rich", "loader", "arguments"],
