@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ._irqs import awaited_handler
-from ._locks import comm_of, spinning_lock, task_name
+from ._irqs import HANDLER_WAITS, awaited_handler
+from ._locks import comm_of, spinning_lock, spins_in, task_name
+from ._recurring import Recurring, recurring
 from ._stack import StackFrame, frames_of, lines_of, stack_of
-from ._timers import RunningTimer, awaited_timer
+from ._timers import TIMER_WAITS, RunningTimer, awaited_timer
 
 if TYPE_CHECKING:
     import drgn
@@ -62,8 +63,19 @@ class CpuSample:
     """What it spun for, in words: a lock, a timer, a handler; None for none."""
     timer: RunningTimer | None = None
     """The timer that it spun for."""
+    recurring: Recurring | None = None
+    """What it was interrupted for."""
     error: str = ""
     """Why there are no frames."""
+
+    def spins_within(self, depth: int) -> bool:
+        """Whether it spun in a frame, or in what that called; not beneath, where it came later.
+
+        :param depth: of the frame, counted from the outermost, which is 1.
+        """
+        waits = HANDLER_WAITS | TIMER_WAITS
+        inner = self.frames[: len(self.frames) - depth + 1]
+        return any(frame.name in waits or spins_in(frame.name) for frame in inner)
 
     @property
     def interrupts(self) -> bool:
@@ -177,7 +189,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         return plain
     pid, comm, switches, entry, error = -1, "", 0, b"", ""
     frames: list[StackFrame] = []
-    spins_for = timer = None
+    spins_for = timer = again = None
     # The kernel may be broken in any way, and whatever can be read is reported.
     try:
         from drgn.helpers.linux.sched import cpu_curr
@@ -194,6 +206,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
             frames = _with_flags(program, trace, frames_of(trace, source))
             spins_for = spinning_lock(program, trace) or awaited_handler(trace)
             timer = awaited_timer(program, trace, registers)
+            again = recurring(program, number, frames)
         except Exception as caught:
             error = str(caught)
     return CpuSample(
@@ -208,6 +221,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         tuple(frames),
         spins_for,
         timer,
+        again,
         error,
     )
 

@@ -14,12 +14,12 @@ from ._wait import Wait, holder_of
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["awaited_handler", "irq_wait"]
+__all__ = ["HANDLER_WAITS", "awaited_handler", "irq_wait"]
 
 # For threads of handlers to sleep (`wait_for_threads`); since 6.2 the second one does it.
 _THREADS: Final = frozenset({"synchronize_irq", "__synchronize_irq"})
 # For a handler on another CPU, in a loop.
-_HANDLER: Final = frozenset({"__synchronize_hardirq"})
+HANDLER_WAITS: Final = frozenset({"__synchronize_hardirq"})
 _THREAD: Final = "irq_thread"
 
 
@@ -71,7 +71,7 @@ def awaited_handler(trace: drgn.StackTrace) -> str | None:
     import drgn
 
     for frame in trace:
-        if frame.name in _HANDLER:
+        if frame.name in HANDLER_WAITS:
             with contextlib.suppress(AttributeError, LookupError, ValueError, drgn.FaultError):
                 desc = frame["desc"]
                 if not desc.absent_:

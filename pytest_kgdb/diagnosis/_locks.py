@@ -19,6 +19,7 @@ __all__ = [
     "mutex_holding",
     "owner_of",
     "spinning_lock",
+    "spins_in",
     "task_name",
     "variable_name",
 ]
@@ -181,6 +182,11 @@ _SLOW_PATHS: Final = {
     "queued_read_lock_slowpath": ("rwlock", "qrwlock"),
     "queued_write_lock_slowpath": ("rwlock", "qrwlock"),
 }
+
+
+def spins_in(name: str) -> bool:
+    """Whether a function is one in which a CPU spins for a lock."""
+    return any(function in name for function in _SLOW_PATHS)
 
 
 def spinning_lock(program: drgn.Program, trace: drgn.StackTrace) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ._cpus import CpuSample
+from ._recurring import BETWEEN, Recurring
 from ._stack import StackFrame, place_of
 
 __all__ = ["Loop", "loop_of"]
@@ -17,6 +18,8 @@ __all__ = ["Loop", "loop_of"]
 _EXCEPTION: Final = re.compile(r"(?:asm_)?exc_(\w+)")
 # Fewer do not show that a CPU is in one place.
 _LEAST: Final = 3
+# How often what is interrupted for must have been seen.
+_AGAIN: Final = 2
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,42 @@ def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
     task = f", {last.task}" if last.pid >= 0 else ""
     if deaf and all(sample.waits for sample in samples):
         return Loop("halted with interrupts off", where + task, deaf)
+    # Or out of it for an instant, as ksoftirqd between two softirqs.
+    if (place is None or place.name in BETWEEN) and (again := _recurring(whole)):
+        return Loop(again.kind + off, f"CPU {last.number}, {again.what}", deaf)
     if place is None:
         if not deaf or len({sample.pc for sample in samples}) > 1:
             return None
         return Loop(f"spinning{off}", where + task, deaf)
     if exception := _exception(whole, place):
         return Loop(f"looping in an exception{off}", f"{where}, {exception}{task}", deaf)
-    awaited = _awaited(whole)
+    awaited = _awaited(whole, depth)
     wait = f", waiting for {awaited}" if awaited else ""
     return Loop(f"spinning{off}", where + task + wait, deaf)
 
 
-def _awaited(samples: Sequence[CpuSample]) -> str:
-    """Return what a CPU spun for at all times, in words; empty if it is not the same."""
+def _awaited(samples: Sequence[CpuSample], depth: int) -> str:
+    """Return what a CPU spun for at all times, in words; empty if it is not the same.
+
+    :param depth: of the function that it does not leave: what that has interrupted does not count.
+    """
+    if not all(sample.spins_within(depth) for sample in samples if sample.spins_for):
+        return ""
     if len({sample.timer or sample.spins_for for sample in samples}) > 1:
         return ""
     # A timer's function is missing at a look at which the stack of its CPU ends early.
     return max((sample.spins_for or "" for sample in samples), key=len)
+
+
+def _recurring(samples: Sequence[CpuSample]) -> Recurring | None:
+    """Return what came again and again while a CPU was in such interrupts most of the times.
+
+    It is not seen while the kernel is about to call it.
+    """
+    inside = sum(any(frame.name in BETWEEN for frame in sample.frames) for sample in samples)
+    seen = Counter(sample.recurring for sample in samples if sample.recurring is not None)
+    again, times = seen.popitem() if len(seen) == 1 else (None, 0)
+    return again if 2 * inside > len(samples) and times >= _AGAIN else None
 
 
 def _in_syscall(sample: CpuSample) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ._stack import StackFrame
 
-__all__ = ["RunningTimer", "awaited_timer"]
+__all__ = ["TIMER_WAITS", "RunningTimer", "awaited_timer"]
 
 # kernel/time/timer.c, kernel/time/hrtimer.c: what waits for a timer's function to return, up to
 # 6.1 (del_timer_sync) and since 6.2; in a loop, except with PREEMPT_RT, where it takes a lock.
@@ -25,6 +25,8 @@ _TIMER: Final = frozenset(
     }
 )
 _HRTIMER: Final = frozenset({"hrtimer_cancel"})
+TIMER_WAITS: Final = _TIMER | _HRTIMER
+"""What waits in a loop for a timer's function to return."""
 # Bytes of a stack in which a timer's address is looked for: of the frame of such a function, and
 # below it, where what it calls saves registers, and an interrupt does (struct pt_regs).
 _MAX_FRAME: Final = 256
@@ -62,7 +64,7 @@ def awaited_timer(
 
     for index, frame in enumerate(trace):
         name = frame.name or ""
-        if name not in _TIMER and name not in _HRTIMER:
+        if name not in TIMER_WAITS:
             continue
         with contextlib.suppress(AttributeError, LookupError, ValueError, drgn.FaultError):
             running = _running_timers if name in _TIMER else _running_hrtimers

@@ -405,6 +405,21 @@ def test_a_timer_that_waits_for_itself(hangs):
     )
 
 
+def test_an_hrtimer_that_is_always_due(hangs):
+    """Its function returns HRTIMER_RESTART, and does not forward it."""
+    assert first_line(hangs, hang("due")) == (
+        "running an hrtimer that is always due with interrupts off: CPU 0, the hrtimer "
+        "device.hrtimer, whose function is always_due"
+    )
+
+
+def test_a_tasklet_that_schedules_itself(hangs):
+    assert first_line(hangs, hang("tasklet")) == (
+        "running a tasklet that is scheduled again each time: CPU 0, the tasklet tasklet, whose "
+        "function is again"
+    )
+
+
 @pytest.mark.kgdb(smp=2)
 @pytest.mark.parametrize("kind", ["timer", "hrtimer"])
 def test_a_timer_whose_function_does_not_return(hangs, kind):

@@ -21,6 +21,7 @@ from pytest_kgdb.diagnosis import (
     sample_cpus,
 )
 from pytest_kgdb.diagnosis._command import Process, Story, likeliest_first
+from pytest_kgdb.diagnosis._recurring import Recurring
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
 from pytest_kgdb.diagnosis._timers import RunningTimer
 from pytest_kgdb.diagnosis._wait import Holder, Wait
@@ -205,6 +206,26 @@ def test_an_exception_that_is_mostly_seen_before_it_is_taken() -> None:
     assert headline(*looks, *taken, elsewhere).startswith("spinning with interrupts off")
 
 
+def test_what_interrupts_a_cpu_again_and_again() -> None:
+    softirq = StackFrame("handle_softirqs", "kernel/softirq.c", 596, 0x4000)
+    action = StackFrame("tasklet_action_common", "kernel/softirq.c", 827, 0x3000)
+    base = [StackFrame("smpboot_thread_fn", "kernel/smpboot.c", 164, 0x5000)]
+    tasklet = Recurring("running a tasklet", "the tasklet mine")
+    other = Recurring("running a tasklet", "the tasklet another")
+    inside = cpu(action, softirq, *base, recurring=tasklet)
+    taken = cpu(action, softirq, *base)
+    words = "running a tasklet: CPU 0, the tasklet mine"
+    assert headline(inside, taken, taken, inside) == words
+    between = cpu(*base)
+    assert headline(inside, inside, taken, between) == words, "ksoftirqd's own loop"
+    assert headline(inside, taken, taken, taken) != words, "it may be there by chance"
+    assert headline(inside, inside, taken, replace(taken, recurring=other)) != words
+    within = StackFrame("mine_function", "/src/mine.c", 3, 0x2000)
+    looks = [cpu(within, action, softirq, *base, recurring=other)] * 4
+    assert headline(*looks) == "spinning: CPU 0 in mine_function (mine.c:3), dd[52]"
+    assert headline(*[taken] * 4).startswith("spinning: CPU 0 in tasklet_action_common")
+
+
 def test_the_line_of_a_loop_is_the_one_where_it_mostly_is() -> None:
     other = replace(SPIN, line=31)
     looks = [cpu(SPIN, ENTRY), cpu(SPIN, ENTRY), cpu(other, ENTRY)]
@@ -266,6 +287,11 @@ def test_a_spinlock() -> None:
     assert headline(*looks) == f"{first} the spinlock demo.lock"
     looks = [replace(look, spins_for="an rwlock") for look in looks]
     assert headline(*looks) == f"{first} an rwlock"
+    # An interrupt came while it spun, and does not return.
+    ipi = StackFrame("demo_ipi", "/src/demo.c", 40, 0x4000)
+    beneath = replace(slow, interrupted=True, flags=ON)
+    looks = [cpu(ipi, beneath, SPIN, WRITE, ENTRY, flags=OFF, spins_for="an rwlock")] * 3
+    assert headline(*looks) == "spinning with interrupts off: CPU 0 in demo_ipi (demo.c:40), dd[52]"
 
 
 def test_a_timer() -> None:
@@ -275,7 +301,10 @@ def test_a_timer() -> None:
     assert full == "the timer demo.timer, whose function demo_timeout has not returned on CPU 1"
     assert short == "the timer demo.timer, whose function has not returned on CPU 1"
     assert timer._replace(function="").words(runs) == short
-    looks = [cpu(SPIN, WRITE, ENTRY, timer=timer, spins_for=words) for words in (full, short)] * 2
+    wait = StackFrame("del_timer_sync", "kernel/time/timer.c", 1400, 0x4000)
+    looks = [
+        cpu(wait, SPIN, WRITE, ENTRY, timer=timer, spins_for=words) for words in (full, short)
+    ] * 2
     first = "spinning: CPU 0 in demo_spin (demo.c:30), dd[52]"
     assert headline(*looks) == f"{first}, waiting for {full}"
     other = timer._replace(cpu=0)

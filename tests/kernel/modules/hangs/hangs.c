@@ -404,6 +404,34 @@ static void start_hrtimer(void *unused)
 	hrtimer_start(&device.hrtimer, 0, HRTIMER_MODE_REL_PINNED_SOFT);
 }
 
+static enum hrtimer_restart always_due(struct hrtimer *timer)
+{
+	return HRTIMER_RESTART;
+}
+
+static noinline void hang_due(void)
+{
+	hrtimer_init(&device.hrtimer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED);
+	device.hrtimer.function = always_due;
+	hrtimer_start(&device.hrtimer, 0, HRTIMER_MODE_REL_PINNED);
+	wait_for_completion(&completion);
+	barrier();
+}
+
+static void again(struct tasklet_struct *tasklet)
+{
+	tasklet_schedule(tasklet);
+}
+
+static DECLARE_TASKLET(tasklet, again);
+
+static noinline void hang_tasklet(void)
+{
+	tasklet_schedule(&tasklet);
+	wait_for_completion(&completion);
+	barrier();
+}
+
 static noinline void hang_hrtimer(void)
 {
 	hrtimer_init(&device.hrtimer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_SOFT);
@@ -830,6 +858,8 @@ static const struct {
 	{ "timer_lock", hang_timer_lock },
 	{ "own_timer", hang_own_timer },
 	{ "hrtimer", hang_hrtimer },
+	{ "due", hang_due },
+	{ "tasklet", hang_tasklet },
 	{ "percpu_read", hang_percpu_read, 'P' },
 	{ "percpu_write", hang_percpu_write, 'p' },
 	{ "percpu_behind", percpu_behind, 'p' },
