@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Final
 
 from ..cache import Cache
-from ..change import Change, Side, changed_lines, changed_names, diff, git, resolved
+from ..change import (
+    Change,
+    Side,
+    changed_lines,
+    changed_names,
+    diff,
+    git,
+    note_stand_in,
+    resolved,
+)
 from ..elf import ElfFile
 from ..errors import ConfigError
 from ..kernel import Patch
@@ -85,6 +94,7 @@ def _checked_out(repository: Path, commit: str, cache: Cache) -> Path:
     name = f"revision-{digest[:16]}"
     with cache.lock(name, label=f"{repository.name}@{commit[:12]}"):
         path = cache.workdir("revision", name) / repository.name
+        note_stand_in(path, repository)
         if path.is_dir():
             return path
         unfinished = path.with_name(f"{repository.name}.unfinished")

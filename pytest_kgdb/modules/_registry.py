@@ -93,6 +93,7 @@ class ModuleRegistry:
 
     :param provided: files of the modules that are in the guest from the beginning.
     :param build: builds what a path on the host stands for, with variables for make.
+    :param instead: returns the path that is tested instead of one: that in a revision.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class ModuleRegistry:
         kernel: Kernel,
         provided: Iterable[Path],
         build: Callable[[Path, Sequence[str]], Built],
+        instead: Callable[[Path], Path] = lambda path: path,
     ) -> None:
         self._kernel = kernel
+        self._instead = instead
         self._build = build
         self._provided = {read_module(path).name: path for path in provided}
         self._named: dict[str, Path] = {}
@@ -186,7 +189,7 @@ class ModuleRegistry:
 
         :param variables: for make's command line.
         """
-        built = self._build(path.expanduser(), variables)
+        built = self._build(self._instead(path.expanduser()), variables)
         for file in built.modules:
             self._add(file)
         self._add_needed(built)
@@ -290,7 +293,7 @@ class ModuleRegistry:
                 guest = f"/lib/modules/{self._kernel.release}/{in_tree.relative_to(tree)}"
                 info = read_module(in_tree)
                 return ModuleSource(name, info, guest, info.depends)
-        host = Path(text).expanduser()
+        host = self._instead(Path(text).expanduser())
         if host.is_dir() or host.is_file():
             return self._of_host(host, None, variables)
         if host.suffix == ".ko" and any((host.parent / name).is_file() for name in _MAKEFILES):

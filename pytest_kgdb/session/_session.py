@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..change import stand_ins
 from ..deadline import WaitLimit
 from ..debugger import gdb_version
 from ..errors import CacheError, KgdbError, MachineDied, TimeoutError
@@ -124,6 +125,7 @@ class Session:
             self.kernel,
             self._modules,
             self._build_module,
+            stand_ins(self.settings.module),
         )
 
     def _build_module(self, path: Path, variables: Sequence[str]) -> Built:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,11 +114,14 @@ def as_given(path: Path, variables: Sequence[str]) -> Built:  # it builds nothin
 
 
 def registry(
-    tree: Path | None = None, provided: list[Path] | None = None, build: Any = as_given
+    tree: Path | None = None,
+    provided: list[Path] | None = None,
+    build: Any = as_given,
+    instead: Callable[[Path], Path] = lambda path: path,
 ) -> ModuleRegistry:
     """Return a registry of a kernel with modules of its own in a tree."""
     kernel: Any = SimpleNamespace(modules_dir=tree, release="6.1.192")
-    return ModuleRegistry(kernel, provided or [], build)
+    return ModuleRegistry(kernel, provided or [], build, instead)
 
 
 class KernelList:

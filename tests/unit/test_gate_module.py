@@ -12,6 +12,7 @@ import pytest
 from test_change import git
 
 from pytest_kgdb.cache import Cache
+from pytest_kgdb.change import stand_ins
 from pytest_kgdb.errors import ConfigError
 from pytest_kgdb.gate import (
     from_module,
@@ -54,6 +55,27 @@ def test_both_revisions(driver: Path, cache: Cache) -> None:
     assert from_module(settings, f"{driver}@HEAD~..", cache) == change
     assert git(driver, "status", "--porcelain") == ""
     assert git(driver, "worktree", "list").count("\n") == 0
+
+
+def test_a_path_in_the_drivers_directory(
+    driver: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test that names it means the revision, and not what has been edited since."""
+    settings = make_settings(kernel=["distro:6.1"])
+    change = from_module(settings, f"{driver}@HEAD~..", cache)
+    (driver / "it.c").write_text("edited\n")
+    (driver / "tests").mkdir()
+    for side, text in zip(change.sides, ("old\n", "new\n"), strict=True):
+        instead = stand_ins(side.settings.module)
+        assert (instead(driver) / "it.c").read_text() == text
+        assert instead(driver / "it.c").read_text() == text
+        assert instead(driver / "it.ko").parent == instead(driver)
+        monkeypatch.chdir(driver.parent)
+        assert instead(Path("driver")) == instead(driver)
+        assert instead(driver / "tests") == driver / "tests", "the revision has none"
+        assert instead(driver.parent) == driver.parent
+        assert instead(Path("/none/driver")) == Path("/none/driver")
+    assert stand_ins([driver])(driver) == driver
 
 
 def test_the_users_own_modules(driver: Path, cache: Cache, tmp_path: Path) -> None:

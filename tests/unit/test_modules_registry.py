@@ -33,6 +33,16 @@ def test_what_a_test_names_is_not_for_the_next(tmp_path: Path) -> None:
     assert modules.find("provided") == provided
 
 
+def test_what_is_tested_instead_of_a_path(tmp_path: Path) -> None:
+    revision = write_module(tmp_path / "revision", "demo")
+    edited = write_module(tmp_path / "driver", "demo")
+    modules = registry(instead=lambda path: revision if path == edited else path)
+    source = modules.resolve(edited)
+    assert source.info is not None
+    assert source.info.path == revision
+    assert modules.add(edited) == [revision]
+
+
 def test_one_that_was_named_goes_before_the_trees(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     in_tree = write_module(tree / "drivers" / "net", "demo")
