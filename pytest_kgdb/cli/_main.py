@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from os.path import expanduser
 from pathlib import Path
 from typing import Final
 
@@ -171,10 +172,17 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--patch", action="append", metavar="FILE", help="patch, mbox or quilt series; repeatable"
+        "--patch",
+        action="append",
+        type=expanduser,
+        metavar="FILE",
+        help="patch, mbox or quilt series; repeatable",
     )
     parser.add_argument(
-        "--revert", metavar="FILE", help="patch or revision that the kernel contains, to be undone"
+        "--revert",
+        type=expanduser,
+        metavar="FILE",
+        help="patch or revision that the kernel contains, to be undone",
     )
     parser.add_argument(
         "--module",
@@ -197,7 +205,7 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="verdicts that are good ones, by commas: proves, passes, fails, broken, flaky, "
         "not-tested, cannot-tell",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the outcome as JSON")
+    parser.add_argument("--json", type=expanduser, metavar="FILE", help="write the outcome as JSON")
     for name, text in (
         ("markdown", "for a pull request"),
         ("junit", "as JUnit XML"),
@@ -205,7 +213,9 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         ("gitlab", "as GitLab's code quality report, on the lines of the change"),
         ("ktap", "as KTAP"),
     ):
-        parser.add_argument(f"--{name}", metavar="FILE", help=f"write the outcome {text}")
+        parser.add_argument(
+            f"--{name}", type=expanduser, metavar="FILE", help=f"write the outcome {text}"
+        )
     _add_tests(parser)
     parser.set_defaults(run=_command("_gate", "gate"), name="gate")
 
@@ -229,16 +239,20 @@ def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--path", action="append", default=[], metavar="PATH", help="only commits that change it"
     )
-    parser.add_argument("--log", metavar="FILE", help="write the log, for git bisect replay")
+    parser.add_argument(
+        "--log", type=expanduser, metavar="FILE", help="write the log, for git bisect replay"
+    )
     parser.add_argument(
         "--patches",
         action="append",
+        type=expanduser,
         metavar="SERIES",
         help="search for the patch of a mailbox or a quilt series instead; repeatable",
     )
     parser.add_argument(
         "--configs",
         nargs=2,
+        type=expanduser,
         metavar=("GOOD", "BAD"),
         help="search for the symbols in which two configurations differ instead",
     )
@@ -264,7 +278,9 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
         help="run each test so often that one that fails in a tenth of its runs is seen to be "
         "flaky with this confidence (default: 0.99)",
     )
-    parser.add_argument("--logs", metavar="DIR", help="keep what pytest printed on each kernel")
+    parser.add_argument(
+        "--logs", type=expanduser, metavar="DIR", help="keep what pytest printed on each kernel"
+    )
     add_arguments(parser, (*KERNEL, "make", "module-make", *MACHINE, "isolation", "artifacts"))
     parser.set_defaults(rest=[])
 

@@ -145,6 +145,29 @@ def test_what_is_a_range_of_revisions(
     assert form.arguments == ([] if revisions else [word])
 
 
+def test_files_of_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the tilde of `--patch=~/fix.patch` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "fix.patch").touch()
+    options, rest = _parser().parse_known_args(["gate", "--patch=~/fix.patch", "test_it.py"])
+    options.rest = rest
+    assert _form(options).patches == [tmp_path / "fix.patch"]
+    commands = {
+        "gate": ("revert", "json", "markdown", "junit", "sarif", "gitlab", "ktap", "logs"),
+        "bisect": ("patches", "log", "logs"),
+        "bisect-step": ("logs",),
+    }
+    for command, names in commands.items():
+        for name in names:
+            options, _ = _parser().parse_known_args([command, f"--{name}=~/x"])
+            value = getattr(options, name)
+            assert value in (f"{tmp_path}/x", [f"{tmp_path}/x"]), (command, name)
+    options, _ = _parser().parse_known_args(["bisect", "--configs", "~/good", "~/bad"])
+    assert options.configs == [f"{tmp_path}/good", f"{tmp_path}/bad"]
+    options, _ = _parser().parse_known_args(["gate", "--revert=HEAD~2"])
+    assert options.revert == "HEAD~2"
+
+
 CONFIGURATION = """
 [pytest]
 kgdb_kernel = distro:6.1
