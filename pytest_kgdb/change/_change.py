@@ -19,7 +19,7 @@ __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
 
 _REVISION: Final = re.compile(r"@([^@]+)$")
 _MOST_DIFF: Final = 4 << 20  # bytes; of a longer one, the lines are not read
-_BASE_COMMIT: Final = re.compile(rb"^base-commit: ([0-9a-f]{7,40})\s*$", re.MULTILINE)
+_BASE_COMMIT: Final = re.compile(rb"^base-commit: ([0-9a-f]{7,64})\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ __all__ = ["Bisection", "Conclusion"]
 
 _COMMITS: Final = "commits.json"  # what was found out
 
-# git-bisect(1)
-_CULPRIT: Final = re.compile(r"^([0-9a-f]{40}) is the first bad commit$", re.MULTILINE)
+# git-bisect(1). A name has 40 digits, with SHA-256 64 (git-init(1), --object-format).
+_CULPRIT: Final = re.compile(r"^([0-9a-f]{40,64}) is the first bad commit$", re.MULTILINE)
 _ONLY_SKIPPED: Final = "only 'skip'ped commits left to test"
 _NONE_LEFT: Final = "No testable commit found"
-_SUSPECT: Final = re.compile(r"^([0-9a-f]{40})$", re.MULTILINE)
+_SUSPECT: Final = re.compile(r"^([0-9a-f]{40,64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

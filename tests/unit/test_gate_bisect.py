@@ -56,14 +56,14 @@ class World:
 
     repeat = 1
 
-    def __init__(self, directory: Path, commits: int) -> None:
+    def __init__(self, directory: Path, commits: int, *init: str) -> None:
         self.tree = directory / "linux"
         self.tree.mkdir()
         (self.tree / "Makefile").touch()
         (self.tree / "Kconfig").touch()
         (self.tree / "arch/x86").mkdir(parents=True)
         (self.tree / "arch/x86/Kconfig").touch()
-        self.git("init", "-q")
+        self.git("init", "-q", *init)
         names = [str(path) for path in ("Makefile", "Kconfig", "arch/x86/Kconfig")]
         stream = []
         for number in range(commits):
@@ -149,6 +149,19 @@ def test_the_culprit(tmp_path: Path, commits: int, place: float) -> None:
     assert (one, two) == (culprit, culprit - 1), "both are tested once more"
     assert world.git("status", "--porcelain") == ""
     assert world.git("worktree", "list").count("\n") == 0
+
+
+def test_a_repository_with_sha256(tmp_path: Path) -> None:
+    world = World(tmp_path, 8, "--object-format=sha256")
+    assert len(world.revisions[0]) == 64
+    world.outcome = lambda number: [BAD] if number >= 5 else [GOOD]
+    assert world.search().culprit == world.revisions[5]
+    world.outcome = lambda number: (
+        [BAD] if number >= 5 else "it does not compile" if number else [GOOD]
+    )
+    conclusion = world.search()
+    assert conclusion.culprit is None
+    assert set(conclusion.suspects) == set(world.revisions[1:6])
 
 
 @pytest.mark.parametrize("culprit", range(1, 16))
