@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from ._verdicts import Run, reason_of, skipped_at_times, too_few
 __all__ = ["Builder", "Commit", "CommitTester", "State", "judge_commit"]
 
 _NAME: Final = "bisected"  # of the kernel, in the names of logs
+_ERROR: Final = re.compile(r"\berror: ", re.IGNORECASE)
 
 
 class State(enum.Enum):
@@ -180,7 +182,7 @@ class CommitTester:
         except ConfigError as error:
             if is_end:
                 raise
-            commit = Commit(revision, State.SKIP, _first_line(error), missed=True)
+            commit = Commit(revision, State.SKIP, _in_a_line(error), missed=True)
         self._commits.append(commit)
         self._note(commit, shown)
         return commit
@@ -216,7 +218,7 @@ class CommitTester:
         try:
             self._builder.build(settings)
         except BuildError as error:
-            return Commit("", State.SKIP, _first_line(error), missed=True)
+            return Commit("", State.SKIP, _in_a_line(error), missed=True)
         with (
             self._progress.stage(f"testing {name}") as stage,
             self._runner.start(_NAME, settings) as child,
@@ -245,5 +247,11 @@ class CommitTester:
         write_atomically(self._path, json.dumps(values).encode())
 
 
-def _first_line(error: BuildError | ConfigError) -> str:
-    return error.message.partition("\n")[0]
+def _in_a_line(error: BuildError | ConfigError) -> str:
+    """Return what failed and, of what a program printed, the line that says why."""
+    what, _, output = error.message.partition("\n")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if not what.endswith(":") or not lines:
+        return what
+    # Before it, gcc says in which function it is, and what includes the file.
+    return f"{what} {next(filter(_ERROR.search, lines), lines[0])}"

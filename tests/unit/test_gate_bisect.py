@@ -189,6 +189,17 @@ def test_commits_that_cannot_be_tested(tmp_path: Path, culprit: int) -> None:
         assert conclusion.culprit == world.revisions[culprit]
 
 
+def test_why_a_commit_does_not_build(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    error = "fs/open.c:7:2: error: 'x' undeclared (first use in this function)"
+    what = "linux@123 (minimal) does not compile:"
+    message = f"{what}\nfs/open.c: In function 'do_open':\n{error}\n    7 |  x = 1;\n"
+    world.outcome = lambda number: [GOOD if number == 0 else BAD] if number in (0, 3) else message
+    conclusion = world.search()
+    reasons = {one.reason for one in conclusion.commits if one.state is State.SKIP}
+    assert reasons == {f"{what} {error}"}
+
+
 def test_ends_that_are_not_what_they_were_said_to_be(tmp_path: Path) -> None:
     world = World(tmp_path, 4)
     assert "the bad end" in world.search().why
