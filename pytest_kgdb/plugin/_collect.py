@@ -12,7 +12,7 @@ from ..settings import Settings, TestRequest
 from ._configure import matrix_of, settings_of
 from ._matrix import CONFIG, KERNEL, SMP, chooses, kernel_ids, parameter
 from ._names import FIXTURES, MACHINES
-from ._record import repeats
+from ._record import REPEAT, repeats
 from ._selection import note
 
 REQUEST: Final = pytest.StashKey[TestRequest]()
@@ -36,8 +36,8 @@ def repeat(metafunc: pytest.Metafunc) -> None:
     """Make each kernel test as many as `--kgdb-repeat` says."""
     number = settings_of(metafunc.config).repeat
     if number > 1 and not FIXTURES.isdisjoint(metafunc.fixturenames):
-        metafunc.fixturenames.append("_kgdb_repeat")
-        metafunc.parametrize("_kgdb_repeat", range(number), indirect=True, ids=repeats(number))
+        metafunc.fixturenames.append(REPEAT)
+        metafunc.parametrize(REPEAT, range(number), indirect=True, ids=repeats(number))
 
 
 def is_kernel_test(item: pytest.Item) -> bool:

@@ -72,8 +72,10 @@ def _choose(config: pytest.Config, settings: Settings, *, sharded: bool) -> None
     """
     if settings.repeat > 1:
         from ._named import NamedTests
+        from ._record import Repetitions
 
         NamedTests.register(config)
+        config.pluginmanager.register(Repetitions(), "kgdb-repetitions")
     if sharded:
         from ._durations import store
         from ._shard import Sharding
@@ -90,7 +92,9 @@ def _observe(config: pytest.Config, settings: Settings) -> None:
     if settings.record is not None and not is_worker(config):
         from ._record import Recorder
 
-        config.pluginmanager.register(Recorder(settings.record), "kgdb-record")
+        config.pluginmanager.register(
+            Recorder(settings.record, repeats=settings.repeat > 1), "kgdb-record"
+        )
     if settings.kernel:
         from ._durations import Durations, store
 
@@ -99,7 +103,8 @@ def _observe(config: pytest.Config, settings: Settings) -> None:
     if settings.kernel and matrix_of(config).axes:
         from ._table import MatrixTable
 
-        config.pluginmanager.register(MatrixTable(matrix_of(config)), "kgdb-table")
+        table = MatrixTable(matrix_of(config), repeats=settings.repeat > 1)
+        config.pluginmanager.register(table, "kgdb-table")
     if settings.require and matrix_of(config).kernels > 1:
         from ._selection import Unselected
 

@@ -115,7 +115,7 @@ class Lockstep:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Wait for the other run."""
-        test, repeat = repeated(item.nodeid)
+        test, repeat = repeated(item)
         if self._waits and self._last is not None:
             self._wait(*self._last)
         records = (self._own, self._other)

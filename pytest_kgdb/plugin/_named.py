@@ -75,7 +75,7 @@ class NamedTests:
 
     @staticmethod
     def _place(item: pytest.Item) -> tuple[Path, tuple[str, ...], str]:
-        nodeid, _ = repeated(item.nodeid)
+        nodeid, _ = repeated(item)
         before, bracket, parameters = nodeid.partition("[")
         return item.path, tuple(before.split("::")[1:]), bracket + parameters
 

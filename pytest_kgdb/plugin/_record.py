@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Final
 
@@ -15,10 +16,21 @@ from ..errors import ConfigError
 from ..process import FileLock
 from ._status import MISS, decisive, statuses_of_subtests
 
-__all__ = ["Recorder", "message_of", "repeated", "repeats"]
+__all__ = [
+    "REPEAT",
+    "Recorder",
+    "Repetitions",
+    "id_without_repeat",
+    "message_of",
+    "repeated",
+    "repeats",
+    "repetition",
+]
+
+REPEAT: Final = "_kgdb_repeat"
+"""The fixture of which each repetition of a test is a parameter."""
 
 _REPEAT: Final = "repeat"
-_ID: Final = re.compile(rf"\[{_REPEAT}(\d+)\]|-{_REPEAT}(\d+)(?=[\]-])|(?<=\[){_REPEAT}(\d+)-")
 
 
 def repeats(number: int) -> list[str]:
@@ -26,21 +38,61 @@ def repeats(number: int) -> list[str]:
     return [f"{_REPEAT}{index}" for index in range(1, number + 1)]
 
 
-def repeated(nodeid: str) -> tuple[str, int]:
+def repeated(item: pytest.Item) -> tuple[str, int]:
     """Return the id of a test without that of its repetition, and which one it is."""
-    match = _ID.search(nodeid)
+    number = repetition(item)
+    return (item.nodeid, 1) if number is None else (_without(item.nodeid, str(number))[0], number)
+
+
+def id_without_repeat(nodeid: str, number: int | None = None) -> tuple[str, int | None]:
+    """Return the same of an id alone; None as the number if it is of no repetition.
+
+    :param number: which repetition it is. If that is not known, an id of the user's that looks
+        like one is taken for it.
+    """
+    test, match = _without(nodeid, r"\d+" if number is None else str(number))
+    return test, int(match) if match else None
+
+
+def repetition(item: pytest.Item) -> int | None:
+    """Return which repetition of a test it is, from 1; None if it is not repeated."""
+    callspec = getattr(item, "callspec", None)
+    index = None if callspec is None else callspec.params.get(REPEAT)
+    return None if index is None else int(index) + 1
+
+
+def _without(nodeid: str, number: str) -> tuple[str, str]:
+    """Return an id without that of a repetition, and its number; "" if there is none."""
+    one = rf"{_REPEAT}({number})"
+    match = re.search(rf"\[{one}\]|-{one}(?=[\]-])|(?<=\[){one}-", nodeid)
     if match is None:
-        return nodeid, 1
-    return nodeid[: match.start()] + nodeid[match.end() :], int(match[1] or match[2] or match[3])
+        return nodeid, ""
+    return nodeid[: match.start()] + nodeid[match.end() :], match[1] or match[2] or match[3]
+
+
+class Repetitions:
+    """Notes on a report which repetition it is of; pytest-xdist hands it on. A pytest plugin."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Note it."""
+        report = yield
+        report.kgdb_repeat = repetition(item)  # type: ignore[attr-defined]
+        return report
 
 
 class Recorder:
     """Writes a line for each test as it ends, and one when all have; a pytest plugin.
 
     It locks the file until the end, so that who reads it meanwhile can tell.
+
+    :param repeats: whether tests are repeated.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, repeats: bool = False) -> None:
+        self._repeats = repeats
         self._reports: dict[str, list[pytest.TestReport]] = {}
         self._lock: FileLock | None = None  # for a pipe, say, there is none
         try:
@@ -73,11 +125,11 @@ class Recorder:
 
     def _write(self, nodeid: str, reports: list[pytest.TestReport], *, ended: bool = True) -> None:
         status, report = decisive(reports)
-        test, repeat = repeated(nodeid)
+        test, repeat = self._test(nodeid, reports)
         record = {
             "test": test,
-            "repeat": repeat,
-            "repeated": test != nodeid,
+            "repeat": repeat or 1,
+            "repeated": repeat is not None,
             "status": status if ended else MISS,
             "kernel": any(getattr(report, "kgdb_uses_kernel", False) for report in reports),
             "message": message_of(report) if ended else "pytest ended while it ran",
@@ -90,6 +142,14 @@ class Recorder:
                 if (value := getattr(report, f"kgdb_{name}", None)) is not None:
                     record[name] = value
         print(json.dumps(record), file=self._file, flush=True)
+
+    def _test(self, nodeid: str, reports: list[pytest.TestReport]) -> tuple[str, int | None]:
+        if not self._repeats:
+            return nodeid, None
+        notes = [vars(report)["kgdb_repeat"] for report in reports if "kgdb_repeat" in vars(report)]
+        if not notes:  # of a worker that crashed
+            return id_without_repeat(nodeid)
+        return (nodeid, None) if notes[0] is None else id_without_repeat(nodeid, notes[0])
 
     def pytest_unconfigure(self) -> None:
         """Close the file."""

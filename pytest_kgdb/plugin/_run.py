@@ -185,7 +185,7 @@ class Run:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Replace the shared machine before a test that uses it, if the last test has ended it."""
         names = getattr(item, "fixturenames", ())
-        self._test, _ = repeated(item.nodeid)
+        self._test, _ = repeated(item)
         if "kgdb_session" not in names or "kgdb" in names:
             return
         # The session of another kernel is closed, and its own opened, by the fixtures.

@@ -10,7 +10,7 @@ import pytest
 
 from ._artifacts import KERNEL_OF
 from ._matrix import Cell, Matrix
-from ._record import repeated
+from ._record import id_without_repeat, repetition
 from ._status import ERROR, FAIL, MISS, PASS, SKIP, status_of_phase, without_skipped
 
 __all__ = ["MatrixTable", "Row", "blocks"]
@@ -36,8 +36,9 @@ class Row(NamedTuple):
 class MatrixTable:
     """Collects what each test came to on each kernel, and shows it; a pytest plugin."""
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(self, matrix: Matrix, *, repeats: bool = False) -> None:
         self._matrix = matrix
+        self._repeats = repeats
         self._cells: dict[str, Cell] = {}  # by node id
         self._phases: dict[str, list[pytest.TestReport]] = {}
         self._statuses: dict[str, dict[_Ids, list[str]]] = {}
@@ -52,7 +53,9 @@ class MatrixTable:
         if (cell := self._matrix.cell(item)) is not None:
             kernel = item.stash.get(KERNEL_OF, None)
             about = f"Linux {kernel.release} ({kernel.name})" if kernel is not None else ""
-            report.kgdb_cell = [cell.test, list(cell.ids), about]  # type: ignore[attr-defined]
+            number = repetition(item)
+            test = cell.test if number is None else id_without_repeat(cell.test, number)[0]
+            report.kgdb_cell = [test, list(cell.ids), about]  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -76,11 +79,12 @@ class MatrixTable:
         elif report.nodeid not in self._cells:
             cell = self._matrix.cell_of_id(report.nodeid)
             if cell is not None and report.when not in ("setup", "call", "teardown"):
-                self._cells[report.nodeid] = cell
+                test = id_without_repeat(cell.test)[0] if self._repeats else cell.test
+                self._cells[report.nodeid] = cell._replace(test=test)
 
     def _end(self, nodeid: str, phases: Sequence[pytest.TestReport]) -> None:
         cell = self._cells[nodeid]
-        row = self._statuses.setdefault(repeated(cell.test)[0], {})
+        row = self._statuses.setdefault(cell.test, {})
         row.setdefault(cell.ids, []).append(
             _worst(_status(report) for report in without_skipped(phases))
         )

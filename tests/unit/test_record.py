@@ -71,6 +71,36 @@ def test_what_cannot_be_repeated(inner: Inner) -> None:  # noqa: F811
     assert all(line["kernel"] for line in lines)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_parameters_that_are_named_as_repetitions(inner: Inner, number: int) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        """
+        import pytest
+        def pytest_generate_tests(metafunc):  # before ours
+            if "early" in metafunc.fixturenames:
+                metafunc.parametrize("early", [1, 2], ids=["repeat1", "repeat2"])
+        def test_early(kgdb, early): assert early == 2
+        some = pytest.mark.parametrize("n", [1, 2], ids=["repeat1", "repeat2"])
+        @some
+        def test_a(kgdb, n): assert n == 1
+        @some
+        def test_plain(n): pass
+        """
+    )
+    inner.run(f"--kgdb-repeat={number}", "--kgdb-record=record")
+    lines = records(inner.path / "record")
+    ids = ("[repeat1]", "[repeat2]")
+    tests = {f"test_{name}{one}": number for name in ("a", "early") for one in ids}
+    plain = dict.fromkeys((f"test_plain{one}" for one in ids), 1)
+    assert counts(lines) == tests | plain
+    statuses = {(line["test"].partition("::test_")[2], line["status"]) for line in lines}
+    assert statuses == {
+        *(("a[repeat1]", "PASS"), ("a[repeat2]", "FAIL")),
+        *(("early[repeat1]", "FAIL"), ("early[repeat2]", "PASS")),
+        *(("plain[repeat1]", "PASS"), ("plain[repeat2]", "PASS")),
+    }
+
+
 def test_a_kernel_that_is_asked_for_while_the_test_runs(inner: Inner) -> None:  # noqa: F811
     inner.fake("Session.splats = ['WARNING: at vfs_read']")
     inner.pytester.makepyfile(
