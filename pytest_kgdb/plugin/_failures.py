@@ -104,6 +104,7 @@ class Failures:
             _show_whole(call.excinfo)
         report = yield
         fixture = not users and (call.when != "call" or _is_outcome(item, call))
+        fixture |= _is_our_assertion(item.config, call)
         if _is_expected(item, report, call, ours=fixture):
             # What was expected to fail has not been tried.
             report.outcome = "failed"
@@ -273,6 +274,16 @@ def _is_outcome(item: pytest.Item, call: pytest.CallInfo[None]) -> bool:
         and isinstance(call.excinfo.value, pytest.fail.Exception)
         and item.get_closest_marker("kunit") is None
     )
+
+
+def _is_our_assertion(config: pytest.Config, call: pytest.CallInfo[None]) -> bool:
+    """Whether an `assert` in our code did not hold, whoever called it. KUnit's word is none."""
+    if call.excinfo is None or type(error := call.excinfo.value) is not AssertionError:
+        return False
+    if getattr(error, "kgdb_ran", False):
+        return False
+    path = _file(_steps(error)[-1])
+    return any(_within(path, directory) for directory in _ours(config))
 
 
 def _whole(config: pytest.Config) -> bool:

@@ -58,7 +58,8 @@ _INFRASTRUCTURE: Final = (BootError, BuildError, CacheError, DebuggerDied, Machi
 def status_of(error: BaseException, *, ours: bool) -> str:
     """Return the status of a test of which a phase ended with this.
 
-    :param ours: whether no code of the user's led to it: a fixture of ours failed.
+    :param ours: whether no code of the user's led to it: a fixture of ours failed, or an `assert`
+        in our code did not hold.
     """
     if isinstance(error, pytest.skip.Exception):
         return SKIP
@@ -78,7 +79,9 @@ def status_of(error: BaseException, *, ours: bool) -> str:
         # _pytest.unittest raises it for an expected failure that is none. pytest-timeout raises it
         # wherever it finds us.
         return PASS if str(error).startswith("Unexpected success") else MISS
-    return FAIL if isinstance(error, AssertionError) else ERROR
+    if isinstance(error, AssertionError):
+        return MISS if ours else FAIL
+    return ERROR
 
 
 def tested_nothing(error: BaseException, *, ours: bool) -> bool:

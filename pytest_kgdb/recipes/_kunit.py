@@ -41,7 +41,7 @@ class KunitCase(KtapCase):
             setattr(skipped, "kgdb_ran", True)  # noqa: B010  --kgdb-require lets it pass
             raise skipped
         if self.status != "passed":
-            raise AssertionError(f"{self.name} {self.status}\n{self.output}".rstrip())
+            raise _failed(f"{self.name} {self.status}\n{self.output}".rstrip())
 
 
 class KunitSuite(KtapSuite):
@@ -59,9 +59,15 @@ class KunitSuite(KtapSuite):
             with subtests.test(msg=clean(f"{self.name}.{case.name}")):
                 case.check()
         if self.status == "incomplete":
-            raise AssertionError(f"the suite {self.name} did not come to its end\n{self.text}")
+            raise _failed(f"the suite {self.name} did not come to its end\n{self.text}")
         if self.status == "failed" and not self.failed:
-            raise AssertionError(f"the suite {self.name} failed\n{self.text}")
+            raise _failed(f"the suite {self.name} failed\n{self.text}")
+
+
+def _failed(text: str) -> AssertionError:
+    error = AssertionError(text)
+    setattr(error, "kgdb_ran", True)  # noqa: B010  it is KUnit's word, and no bug of ours
+    return error
 
 
 def _case(case: KtapCase) -> KunitCase:

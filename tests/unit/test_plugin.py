@@ -602,6 +602,7 @@ STATUSES = """
             kgdb.fail(KgdbError("there is no function vfs_raed"))
     def test_absent(kgdb): kgdb.fail(KgdbError("there is no CPU 7", by_test=True))
     def test_lost(kgdb): kgdb.fail(MachineDied("QEMU is gone"))
+    def test_ours(kgdb): kgdb.fail(AssertionError("this cannot be"))
     def test_module(kgdb): kgdb.fail(BuildError("it does not compile"))
     def test_skipped(kgdb): pytest.skip("not today")
     @pytest.mark.xfail
@@ -624,13 +625,13 @@ def recorded(path: Path) -> dict[str, str]:
 def test_statuses_are_kcidbs(inner: Inner) -> None:
     inner.pytester.makepyfile(STATUSES)
     inner.run("--kgdb-record=record").assert_outcomes(
-        passed=1, failed=5, errors=4, skipped=1, xfailed=1
+        passed=1, failed=5, errors=5, skipped=1, xfailed=1
     )
     assert recorded(inner.path / "record") == {
         "good": "PASS",
         **dict.fromkeys(("wrong", "panic", "late", "known"), "FAIL"),
         **dict.fromkeys(("bug", "stale", "misspelt", "absent"), "ERROR"),
-        **dict.fromkeys(("lost", "module"), "MISS"),
+        **dict.fromkeys(("lost", "ours", "module"), "MISS"),
         "skipped": "SKIP",
     }
 
