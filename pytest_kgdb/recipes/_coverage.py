@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..elf import ElfFile
 from ..kernel import CodeAddress, FixedCode, Kernel, SourceFile, select_lines
-from ._statements import left_out, statements
+from ._statements import left_out, spans, statements
 
 if TYPE_CHECKING:
     from ..cache import Cache
@@ -200,7 +200,10 @@ class Coverage:
 
         :raises ConfigError: something that is named is not there.
         """
-        files = select_lines(kernel, targets, patches, modules, cache)
+        files = [
+            _with_whole_statements(file)
+            for file in select_lines(kernel, targets, patches, modules, cache)
+        ]
         return cls.of_files(kernel, files, modules=modules, cache=cache)
 
     @classmethod
@@ -344,6 +347,23 @@ class Coverage:
             file.requested is None,
             [] if file.change is None else list(file.change.diff),
         )
+
+
+def _with_whole_statements(file: SourceFile) -> SourceFile:
+    """Return a file in which a named line that has no code stands for its statement.
+
+    Of an argument on a line of its own, there may be no row in the line table. If other lines of
+    the statement are named that have code, these say whether it ran.
+    """
+    if not file.requested or not file.code:
+        return file
+    code = dict(file.code)
+    for lines in spans("\n".join(file.text)).values():
+        named = [line for line in lines if line in file.requested]
+        compiled = [line for line in lines if line in file.code]
+        if named and compiled and not set(named) & set(compiled):
+            code[named[0]] = file.code[compiled[0]]
+    return replace(file, code=code)
 
 
 def _module_name(path: Path) -> str:

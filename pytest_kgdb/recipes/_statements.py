@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-__all__ = ["left_out", "statements"]
+__all__ = ["left_out", "spans", "statements"]
 
 _NOT_CODE: Final = re.compile(
     r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|^[ \t]*#(?:\\\n|[^\n])*",
@@ -28,11 +28,17 @@ _TERM: Final = re.compile(
 
 def statements(text: str) -> set[int]:
     """Return the lines on which a statement of a function begins, as far as the text tells."""
+    return set(spans(text))
+
+
+def spans(text: str) -> dict[int, list[int]]:
+    """Return the lines of each statement, itself included, by the one on which it begins."""
     # Of the same length: what is in comments and strings does not count, and is not empty.
     plain = _NOT_CODE.sub(
         lambda match: re.sub(r"[^\n]", "0" if match[0][0] in "\"'" else " ", match[0]), text
     )
-    begun: set[int] = set()
+    begun: dict[int, list[int]] = {}
+    current: list[int] = []  # the lines of the statement that goes on
     depth = parentheses = 0
     fresh = False  # whether what comes next begins a statement
     function = 0  # the depth of braces of the function around, 0 outside
@@ -40,12 +46,15 @@ def statements(text: str) -> set[int]:
     for number, line in enumerate(plain.split("\n"), 1):
         inside = function > 0 and parentheses == 0
         code = line.strip()
-        if code and inside and fresh:
+        if code and function > 0 and not (inside and fresh):
+            current.append(number)
+        elif code and inside:
             while label := _LABEL.match(code):
                 code = code[label.end() :].strip()
             code = code.lstrip("} \t").removeprefix("else").strip()
+            current = [number]
             if not _NO_STATEMENT.fullmatch(code) and not _DECLARATION.fullmatch(code):
-                begun.add(number)
+                begun[number] = current
         for at, character in enumerate(line):
             if character == "{":
                 if function == 0 and (before.rstrip().endswith(")") or depth == 0):

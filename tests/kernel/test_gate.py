@@ -241,9 +241,23 @@ RUNS = (
     " \t\tutsname()->sysname,\n"
     " \t\tutsname()->release,\n"
 )
+# An argument on a line of its own: gcc has no row for it.
+ARGUMENT = (
+    "--- a/fs/proc/uptime.c\n"
+    "+++ b/fs/proc/uptime.c\n"
+    "@@ -33,7 +33,7 @@\n"
+    ' \tseq_printf(m, "%lu.%02lu %lu.%02lu\\n",\n'
+    " \t\t\t(unsigned long) uptime.tv_sec,\n"
+    " \t\t\t(uptime.tv_nsec / (NSEC_PER_SEC / 100)),\n"
+    "-\t\t\t(unsigned long) idle.tv_sec,\n"
+    "+\t\t\t(unsigned long) idle.tv_sec | (m->count & 1),\n"
+    " \t\t\t(idle.tv_nsec / (NSEC_PER_SEC / 100)));\n"
+    " \treturn 0;\n"
+    " }\n"
+)
 READS = """
 def test_reads(kgdb):
-    assert "Linux" in kgdb.run("cat /proc/version").output
+    assert "Linux" in kgdb.run("cat /proc/uptime /proc/version").output
 
 def test_other(kgdb):
     assert kgdb.run("echo fine").status == 0
@@ -251,10 +265,20 @@ def test_other(kgdb):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("patch", "file", "line"),
+    [(RUNS, "fs/proc/version.c", 12), (ARGUMENT, "fs/proc/uptime.c", 36)],
+    ids=["statement", "argument"],
+)
 def test_a_test_that_runs_no_line_of_the_change(
-    tmp_path: Path, pytestconfig: pytest.Config, kgdb_kernel: Kernel
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
+    kgdb_kernel: Kernel,
+    patch: str,
+    file: str,
+    line: int,
 ) -> None:
-    (tmp_path / "runs.patch").write_text(RUNS)
+    (tmp_path / "runs.patch").write_text(patch)
     (tmp_path / "test_reads.py").write_text(READS)
     words = ("--patch=runs.patch", "--repeat=1", "test_reads.py")
     status, output, verdicts = gate(tmp_path, pytestconfig, kgdb_kernel, *words, tests=())
@@ -262,7 +286,7 @@ def test_a_test_that_runs_no_line_of_the_change(
     values = json.loads((tmp_path / "out.json").read_text())
     reasons = [one["reason"] for one in values["tests"]]
     assert reasons == ["", "it runs no line of the change"]
-    assert values["lines"] == [{"file": "fs/proc/version.c", "first": 12, "last": 12}]
+    assert values["lines"] == [{"file": file, "first": line, "last": line}]
     assert "    it runs no line of the change" in output
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb.kernel._change import compare_texts, lines_of
-from pytest_kgdb.kernel._source_lines import SourceFile, last_line
+from pytest_kgdb.kernel._source_lines import CodeAddress, SourceFile, last_line
 from pytest_kgdb.recipes import (
     FileCoverage,
     KernelCoverage,
@@ -18,8 +18,9 @@ from pytest_kgdb.recipes import (
     as_lcov,
     as_table,
 )
+from pytest_kgdb.recipes._coverage import _with_whole_statements
 from pytest_kgdb.recipes._coverage_report import ranges
-from pytest_kgdb.recipes._statements import left_out, statements
+from pytest_kgdb.recipes._statements import left_out, spans, statements
 
 C = """\
 #define SUM(a, b) \\
@@ -68,6 +69,75 @@ int table[] = {
 def test_statements() -> None:
     # Neither braces, declarations without a value, the rest of a statement, nor initialisers.
     assert statements(C) == {10, 11, 13, 15, 16, 17, 19, 22, 23, 25, 27, 28, 30, 33, 34, 35}
+
+
+def test_statements_of_several_lines() -> None:
+    text = """\
+int show(struct seq_file *m,
+		void *v)
+{
+	int a;
+	int b;
+
+	for (a = 0;
+		a < 2;
+		a++)
+		b = a;
+	seq_printf(m, "%d; {",
+			a,
+
+			b);
+	if (a &&
+		b) {
+		a = 1;
+	}
+	return a;
+}
+int other(int a,
+		int b);
+"""
+    several = {first: lines for first, lines in spans(text).items() if len(lines) > 1}
+    assert several == {7: [7, 8, 9], 11: [11, 12, 14], 15: [15, 16]}
+
+
+@pytest.mark.parametrize(
+    ("named", "compiled", "standing"),
+    [
+        ({7}, {5, 10}, {7: 5}),  # an argument alone
+        ({6, 7}, {5, 10}, {6: 5}),  # once
+        ({7}, {5, 7, 10}, {}),
+        ({5, 7}, {5, 10}, {}),
+        ({7}, {6, 10}, {7: 6}),
+        ({7}, {10}, {}),
+        ({3}, {5, 10}, {}),
+    ],
+)
+def test_a_named_line_that_is_the_rest_of_a_statement(
+    tmp_path: Path, named: set[int], compiled: set[int], standing: dict[int, int]
+) -> None:
+    path = tmp_path / "show.c"
+    path.write_text(
+        """\
+int show(struct seq_file *m, void *v)
+{
+	int a = 1;
+
+	seq_printf(m, "%d %d",
+			a,
+			a);
+
+	a = 2;
+	return a;
+}
+"""
+    )
+    code: dict[int, tuple[CodeAddress, ...]] = {
+        line: (CodeAddress("", "", line),) for line in compiled
+    }
+    file = SourceFile("show.c", code, frozenset(named), path)
+    whole = _with_whole_statements(file)
+    assert {line: whole.code[line][0].offset for line in whole.code.keys() - compiled} == standing
+    assert whole.requested == file.requested
 
 
 def test_lines_that_the_configuration_leaves_out() -> None:
