@@ -186,6 +186,7 @@ def _add_gate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--module",
+        type=expanduser,
         metavar="DIR@A..B",
         help="two revisions of an out-of-tree driver's own repository",
     )

@@ -51,7 +51,7 @@ def from_module(settings: Settings, what: str, cache: Cache) -> Change:
     before, dots, after = revisions.partition("..")
     if not at or not dots:
         raise ConfigError(f"--module: {what!r} is not DIR@A..B: a directory and two revisions")
-    directory = Path(name).expanduser().resolve()
+    directory = Path(name).resolve()
     if not directory.is_dir():
         raise ConfigError(f"--module: there is no directory {name}")
     top = _top(directory)

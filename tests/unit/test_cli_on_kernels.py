@@ -24,7 +24,7 @@ from pytest_kgdb.cli._on_kernels import (
 )
 from pytest_kgdb.cli._on_kernels import tests_key as key_of_tests
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.gate import BuiltSide, GateFailed, Runner
+from pytest_kgdb.gate import BuiltSide, GateFailed, Runner, from_module
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.settings import Settings, make_settings
 
@@ -153,7 +153,17 @@ def test_files_of_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options.rest = rest
     assert _form(options).patches == [tmp_path / "fix.patch"]
     commands = {
-        "gate": ("revert", "json", "markdown", "junit", "sarif", "gitlab", "ktap", "logs"),
+        "gate": (
+            "revert",
+            "module",
+            "json",
+            "markdown",
+            "junit",
+            "sarif",
+            "gitlab",
+            "ktap",
+            "logs",
+        ),
         "bisect": ("patches", "log", "logs"),
         "bisect-step": ("logs",),
     }
@@ -166,6 +176,10 @@ def test_files_of_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert options.configs == [f"{tmp_path}/good", f"{tmp_path}/bad"]
     options, _ = _parser().parse_known_args(["gate", "--revert=HEAD~2"])
     assert options.revert == "HEAD~2"
+    options, _ = _parser().parse_known_args(["gate", "--module=~nonesuch/driver@a..b"])
+    cache = Cache(tmp_path / "cache", progress=Silent())
+    with pytest.raises(ConfigError, match="there is no directory ~nonesuch/driver"):
+        from_module(make_settings(kernel=["distro:6.1"]), options.module, cache)
 
 
 CONFIGURATION = """
