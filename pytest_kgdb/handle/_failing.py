@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from os.path import expanduser  # of no user: as it is, and there is no such file
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -161,4 +162,4 @@ def _paths(
     if patch is None:
         return None
     several = [patch] if isinstance(patch, (str, os.PathLike)) else patch
-    return [Path(one).expanduser().absolute() for one in several]
+    return [Path(expanduser(one)).absolute() for one in several]  # noqa: PTH111

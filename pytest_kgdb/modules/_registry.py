@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import expanduser  # of no user: as it is, and there is no such file
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -189,7 +190,7 @@ class ModuleRegistry:
 
         :param variables: for make's command line.
         """
-        built = self._build(self._instead(path.expanduser()), variables)
+        built = self._build(self._instead(Path(expanduser(path))), variables)  # noqa: PTH111
         for file in built.modules:
             self._add(file)
         self._add_needed(built)
@@ -293,7 +294,7 @@ class ModuleRegistry:
                 guest = f"/lib/modules/{self._kernel.release}/{in_tree.relative_to(tree)}"
                 info = read_module(in_tree)
                 return ModuleSource(name, info, guest, info.depends)
-        host = self._instead(Path(text).expanduser())
+        host = self._instead(Path(expanduser(text)))  # noqa: PTH111
         if host.is_dir() or host.is_file():
             return self._of_host(host, None, variables)
         if host.suffix == ".ko" and any((host.parent / name).is_file() for name in _MAKEFILES):

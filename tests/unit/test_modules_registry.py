@@ -33,6 +33,11 @@ def test_what_a_test_names_is_not_for_the_next(tmp_path: Path) -> None:
     assert modules.find("provided") == provided
 
 
+def test_a_path_of_no_user() -> None:
+    with pytest.raises(ConfigError, match="there is no module ~nobody-here/demo"):
+        registry().resolve("~nobody-here/demo")
+
+
 def test_what_is_tested_instead_of_a_path(tmp_path: Path) -> None:
     revision = write_module(tmp_path / "revision", "demo")
     edited = write_module(tmp_path / "driver", "demo")
