@@ -24,6 +24,7 @@ from gdb_operands import (
     member_of,
     of_width,
     result,
+    shrinks,
     target_of,
     task_pointer,
     type_of_number,
@@ -81,12 +82,13 @@ def may_differ(tokens):
     Equality is as C has it, but of bit-fields.
     """
     has_member = any(token.text in (".", "->") for token in tokens)
+    has_element = any(token.text == "[" for token in tokens)
     for index, token in enumerate(tokens):
         if token.text in (COMPUTING if token.kind == "operator" else SIZES):
             return True
         if token.text in ASSIGNING[1:] or (has_member and token.text in EQUALITY):
             return True
-        if has_member and token.text in ("&", "per_cpu"):
+        if (has_member or has_element) and token.text in ("&", "per_cpu"):
             return True
         if token.text in AMBIGUOUS and 0 < index < len(tokens) - 1:
             before, after = tokens[index - 1], tokens[index + 1]
@@ -306,7 +308,10 @@ class Reader:
             return self.node(first, lambda: Typed(target_of(node.typed.type)))
         if operator == "&":
             self.refuse_bit_field(node)
-            return self.node(first, lambda: Typed(node.typed.type.pointer()))
+            pointer = self.node(first, lambda: Typed(node.typed.type.pointer()))
+            if node.typed is not None and shrinks(node.typed.type):
+                self.surround(pointer, f"(({self.name_of(node.typed.type)} *)", ")")
+            return pointer
         return self.node(first, lambda: node.typed)
 
     def sizeof(self):
@@ -323,13 +328,24 @@ class Reader:
         node = self.node(first, lambda: Typed(integer_type(["unsigned", "long"])), exact=True)
         if is_bit_field(operand):
             raise Refused("it takes the sizeof of a bit-field, and C has none")
-        if operand is not None and operand.computed and operand.typed is not None:
+        its = operand.typed if operand is not None else None
+        if its is not None and (operand.computed or shrinks(its.type)):
             del self.edits[edits:]
-            kind = operand.kind or operand.typed.type
+            kind = operand.kind or its.type
             self.surround(node, f"((unsigned long){kind.sizeof})", None)
         else:
             self.surround(node, "((unsigned long)", ")")
         return node
+
+    def name_of(self, kind):
+        """The name of a structure's type, which means that type here."""
+        name = str(kind.unqualified())
+        if "{" in name or type_named(name, self.block).sizeof != kind.sizeof:
+            raise Refused(
+                f"it takes the address of a {name}, for whose flexible array gdb has another size",
+                "take that of a member",
+            )
+        return name
 
     def refuse_bit_field(self, node):
         """Refuse the address of a bit-field, for which gdb has that of the word."""

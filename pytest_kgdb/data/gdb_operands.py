@@ -129,6 +129,40 @@ def result(operator, one, other):
     return typed
 
 
+def shrinks(kind):
+    """Whether gdb has another size for a value of a type than C has.
+
+    Once it is read from memory, what has a flexible array ends with its last member to gdb, without
+    the padding (gdb/gdbtypes.c, resolve_dynamic_struct). The type by its name has the right size.
+    """
+    kind = plain(kind)
+    return kind.code in COMPOUND and has_flexible(kind) and bytes_read(kind) != kind.sizeof
+
+
+def has_flexible(kind):
+    """Whether a type has an array without a length in it, to its last member."""
+    if kind.code == gdb.TYPE_CODE_ARRAY:
+        return not kind.sizeof or has_flexible(plain(kind.target()))
+    if kind.code not in COMPOUND:
+        return False
+    return any(has_flexible(plain(field.type)) for field in members_of(kind))
+
+
+def bytes_read(kind):
+    """The size of a value of a type to gdb, once it is read."""
+    if kind.code not in COMPOUND or not has_flexible(kind):
+        return kind.sizeof
+    ends = [
+        field.bitpos + (field.bitsize or 8 * bytes_read(plain(field.type)))
+        for field in members_of(kind)
+    ]
+    return (max(ends, default=0) + 7) // 8
+
+
+def members_of(kind):
+    return [field for field in kind.fields() if hasattr(field, "bitpos")]
+
+
 def of_width(kind, width):
     """What is of a type of which only some bits count, if there is a width."""
     return Typed(kind, bits=width or 0)

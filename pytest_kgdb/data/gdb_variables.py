@@ -48,6 +48,12 @@ from gdb_types import (
 WHOLE_REGISTERS = {"pc": "rip", "sp": "rsp", "fp": "rbp"}
 
 
+def type_of(symbol, value):
+    """A variable's type; that of its value may be smaller (:func:`gdb_operands.shrinks`)."""
+    declared = value.type if symbol is None else symbol.type
+    return declared if declared.sizeof > value.type.sizeof else value.type
+
+
 class Variables:
     """The variables and registers that an expression names at a function's entry.
 
@@ -110,7 +116,7 @@ class Variables:
             raise Refused(f"{text} was optimised out by the compiler")
         if address is None:
             raise Refused(f"{text} lies in no memory")
-        return Item(value.type, "memory", [const(int(address))], what=text)
+        return Item(type_of(symbol, value), "memory", [const(int(address))], what=text)
 
     def variable(self, name):
         symbol = self.scope.own.get(name)
@@ -170,7 +176,7 @@ class Variables:
                 raise Refused(f"{name} was optimised out by the compiler")
             kind = integer_type(["int"]) if is_int_constant(symbol) else value.type
             return Item(kind, "value", [const(int(value))], what=name)
-        item = Item(value.type, "memory", [const(int(address))], what=name)
+        item = Item(type_of(symbol, value), "memory", [const(int(address))], what=name)
         is_function = value.type.code == gdb.TYPE_CODE_FUNC
         if self.scope.statics.is_per_cpu(int(address)) and not is_function:
             # Only where it is read: the CPU's number may be one itself, found by its address.

@@ -40,6 +40,18 @@ struct broad {
 	.e40 = W_WIDE, .x40 = 0xfedcba9876ull,
 };
 
+/* To gdb a value of these has no padding at its end. */
+struct open { long first; int n; char flex[]; };
+struct within { int a; struct open open; };
+union either { struct open open; struct { long of, two; } one; };
+typedef struct { long first; char flex[]; } closed;
+struct open opened[2] __attribute__((aligned(16)));
+struct open *opens = opened;
+struct within holder, *holds = &holder;
+union either *eithers;
+closed *closes;
+const struct within *constant = &holder;
+
 /* What gcc computes. */
 struct computed {
 	const char *text;
@@ -85,6 +97,15 @@ static noinline void compute(void)
 	UNARY(broad.x40);
 	BINARY(broad.x40, -1);
 	BINARY(broad.x40, fields.sw36);
+	COMPUTE(sizeof(*opens) + sizeof *holds + sizeof(holder.open) + sizeof *eithers);
+	COMPUTE(sizeof(holds->open) + sizeof(constant->open) + sizeof opened[1] + sizeof *closes);
+	COMPUTE((long)(&holds->open + 1) - (long)holds);
+	COMPUTE((long)&(&constant->open)[1] - (long)constant);
+	COMPUTE((long)(&holder + 1) - (long)holds);
+	COMPUTE((long)(&opens[1] + 1) - (long)opens);
+	COMPUTE((long)&(&opens[1])[-1].n - (long)opens);
+	COMPUTE((long)(&eithers->open + 1) + (long)(&eithers->one + 1) + (long)(&*closes + 1));
+	COMPUTE(&opens[1] - opens);
 }
 
 noinline long probe(int n, s8 small, __int128 wide)
