@@ -139,10 +139,14 @@ def is_counter(tokens, before=(), allowed=()):
 
 
 def is_convenience(name):
-    """Whether a name behind a $ is none of a register."""
-    registers = gdb.selected_frame().architecture().registers()
-    names = {register.name for register in registers} | {"pc", "sp", "fp", "ps"}
-    return name not in names
+    """Whether a name behind a $ is none of a register, or of a register's part (`eax`, `al`)."""
+    try:
+        gdb.selected_frame().read_register(name)
+    except ValueError:  # architecture().registers() has no parts
+        return True
+    except gdb.error:
+        pass  # one whose value is not there
+    return False
 
 
 def refuse_wholes(text, tokens, reader):

@@ -267,6 +267,8 @@ def test_an_override_computes_at_each_call(edges: Any) -> None:
         ("small++ == 200", "ignore_count"),
         ("--scalars.word", "ignore_count"),
         ("$rdi = 3", "'==' compares"),
+        ("$edi = 3", "'==' compares"),
+        ("$dil++", "ignore_count"),
         ("++*$given", "ignore_count"),
         ("record", r"(?s)record is a struct record, which is no truth value.*record\.\w+"),
         ("!record.table->rows[1]", r"(?s)rows\[1\] is a struct row, which has no '!'.*\.kind"),
@@ -405,6 +407,9 @@ def test_a_condition_computes_as_c_does(edges: Any, condition: str) -> None:
         ("record.huge", 1 << 127, 1 << 128),
         ("record.minus", -(1 << 127), 1 << 127),
         ("record.bad", -12, -5000),
+        ("$ecx", -(1 << 31), 1 << 32),
+        ("$cx", 0x7FFF, 0x10000),
+        ("$cl", -128, -129),
     ],
 )
 def test_assign_what_fits(edges: Any, target: str, fits: int, does_not: int) -> None:
