@@ -18,9 +18,10 @@ from ._registers import RegisterFile
 __all__ = ["emulate"]
 
 _NAMES: Final = X86_64.registers.instruction
-_CF, _PF, _AF, _ZF, _SF, _TF, _OF = 0x1, 0x4, 0x10, 0x40, 0x80, 0x100, 0x800
+_CF, _PF, _AF, _ZF, _SF, _TF, _IF, _OF = 0x1, 0x4, 0x10, 0x40, 0x80, 0x100, 0x200, 0x800
 _STATUS: Final = _CF | _PF | _AF | _ZF | _SF | _OF
 _MASK: Final = (1 << 64) - 1
+_HLT: Final = b"\xf4"
 
 # Bytes. The int3 entry leaves this gap between the interrupted stack and pt_regs, so that the
 # kernel can emulate pushes (arch/x86/entry/entry_64.S, macro idtentry: six words, of which the
@@ -353,8 +354,21 @@ class _Instruction:
             self._set_rm(self._immediate(min(bits, 32)), bits)
         elif opcode in (0xF6, 0xF7):  # test imm, neg
             self._group_3(bits)
+        elif opcode == 0xFB:
+            self._sti()
         else:
             raise _NotEmulated
+
+    def _sti(self) -> None:
+        """Enable interrupts: the CPU's own step would end behind the next instruction.
+
+        QEMU has no trap where it takes no interrupt, since its commit f0f0136abba6 "target/i386: no
+        single-step exception after MOV or POP SS". Between `sti` and `hlt` no interrupt may come:
+        it would be slept over.
+        """
+        if self._read(self._at, 1) == _HLT:
+            raise _NotEmulated
+        self._registers["flags"] |= _IF
 
     def _group_3(self, bits: int) -> None:
         operation = self._read(self._at, 1)[0] >> 3 & 7

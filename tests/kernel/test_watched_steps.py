@@ -49,6 +49,20 @@ def test_a_step(watched, step):
     assert watched.evaluate("watched_third") == 33
 
 
+def test_no_line_is_passed_over_behind_sti(watched):
+    """QEMU reports no step behind sti."""
+    watched.breakpoint("watched_masked", temporary=True)
+    watched.type("echo 5 > /sys/module/watched/parameters/masked")
+    stop, lines = watched.cont(), []
+    while stop.frame.function == "watched_masked":
+        lines.append(stop.frame.line)
+        stop = watched.next()
+    words = ("within", "enable", "behind", "again", "sleep", "last")
+    assert [line for line in lines if line >= line_of("within")] == [line_of(one) for one in words]
+    assert watched.run("echo ok").output == "ok\n"
+    assert watched.evaluate("masked_before") == 6
+
+
 AT = {"watched_count": "watched_total", f"watched.c:{line_of('first')}": "watched_first"}
 KINDS = ("breakpoint", "hardware", "temporary", "condition")
 CASES = [(kind, place) for kind in KINDS for place in AT] + [("spy", "watched_count")]

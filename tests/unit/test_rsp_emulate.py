@@ -207,7 +207,7 @@ def test_calls_and_returns() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "0f0b", "cc", "65488b042500000000", "f0480fb10f", "0fa2", "f3a4", "cf", "fa", "fb", "9d",
+        "0f0b", "cc", "65488b042500000000", "f0480fb10f", "0fa2", "f3a4", "cf", "fa", "fbf4", "9d",
         "488907", "48c70700000000", "480107", "0f01d0", "f4", "11d8", "ff10",
         "0f05", "66c3",
     ],
@@ -217,6 +217,14 @@ def test_the_rest_is_left_to_the_processor(code: str) -> None:
     before = dict(guest.registers)
     assert not guest.step()
     assert guest.registers == before
+
+
+def test_interrupts_are_enabled() -> None:
+    guest = Guest(bytes.fromhex("fb"))
+    guest.registers["flags"] = 0x46
+    assert guest.step()
+    assert guest.registers["flags"] == 0x246
+    assert guest.registers["ip"] == TEXT + 1
 
 
 def test_a_push_stays_within_the_gap() -> None:
