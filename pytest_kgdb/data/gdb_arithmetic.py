@@ -10,6 +10,7 @@ Written for Python 3.6 and gdb 12, as gdb_agent.py.
 """
 
 import functools
+from operator import mod, truediv
 
 import gdb
 from gdb_operands import (
@@ -38,6 +39,7 @@ from gdb_types import (
     WORDS,
     Refused,
     integer_type,
+    is_integer,
     is_pointer,
     is_signed,
     lookup,
@@ -57,6 +59,8 @@ SIZES = ("sizeof", "_Alignof")
 # Operators that are also those of a pointer or of a type's name.
 AMBIGUOUS = ("*", "&")
 COMPUTING = frozenset(["|", "^", "<", ">", "<=", ">=", "<<", ">>", "+", "-", "/", "%", "?", "~"])
+# By what gdb divides where it could die of it.
+DIVIDING = {"/": "$_divided", "%": "$_remainder"}
 # What may be less than the least number of a type by more than all that it has.
 WRAPPING = ("*", "<<")
 ASSIGNING = ("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
@@ -70,6 +74,32 @@ def loses_signs():
     it takes the bits of the absolute value (gdb/gmp-utils.c, gdb_mpz::export_bits).
     """
     return int(gdb.parse_and_eval("-2000000000 * 5")) != -1410065408
+
+
+class Division(gdb.Function):
+    """$_divided(A, B), $_remainder(A, B): `A / B` and `A % B`, of which gdb 13 does not die."""
+
+    def __init__(self, name, divide):
+        super().__init__(name)
+        self.divide = divide
+
+    def invoke(self, one, other):
+        are_integers = is_integer(one.type) and is_integer(other.type)
+        if are_integers and int(one) == -(1 << 63) and int(other) == -1:
+            raise gdb.GdbError(f"{int(one)} divided by -1 is more than a long holds")
+        return self.divide(one, other)
+
+
+Division("_divided", truediv)
+Division("_remainder", mod)
+
+
+def may_overflow(one, other):
+    """Whether a quotient may be more than its type holds: the processor then has an exception."""
+    if other.literal or None in (one.promoted, other.promoted):
+        return not other.literal
+    kind, _ = common(one, other)
+    return is_signed(kind) and kind.sizeof == 8
 
 
 class Unread(Exception):
@@ -271,6 +301,11 @@ class Reader:
             if operator not in (*TRUTH, *EQUALITY, *RELATIONAL):
                 typed = result(operator, node, other)
             operands = node, other
+            if operator in DIVIDING and may_overflow(node, other):
+                self.surround(node, f"{DIVIDING[operator]}(", "")
+                sign = self.tokens[node.last + 1]
+                self.edits.append((sign.start, sign.end, ",", None))
+                self.surround(other, "", ")")
             node = self.node(first, typed, exact=True, computed=True)
             if operator in WRAPPING and loses_signs():
                 self.compute_unsigned(operator, node, *operands)

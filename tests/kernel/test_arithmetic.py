@@ -217,6 +217,39 @@ def test_products_below_the_least_number(arith: Any) -> None:
     assert collected(arith, expected) == expected
 
 
+@pytest.mark.parametrize("expression", ["least / -1", "1 + least%(numbers[0] - 11)"])
+def test_a_quotient_that_no_type_holds(arith: Any, expression: str) -> None:
+    """gdb 13 would die of it, as a kernel does."""
+    with pytest.raises(KgdbError, match="divided by -1 is more than a long holds"):
+        arith.evaluate(expression)
+    hit = arith.breakpoint("probe", condition=expression)
+    arith.type(STEP)
+    stop = arith.cont()
+    assert stop.breakpoint is hit
+    assert "divided by -1 is more than a long holds" in stop.message
+
+
+def test_quotients(arith: Any) -> None:
+    expected = {
+        "(least + 1)/-1": (1 << 63) - 1,
+        "least / n": -((1 << 63) // 3),
+        "least%small": 0,
+        "(n ? least : 1) / small / small": -(1 << 61),
+        "least / (u64)-1": 0,
+        "7 / (long)small % 2 * -n": 3,
+        "sizeof(least / n)": 8,
+    }
+    assert collected(arith, expected) == expected
+    hit = arith.breakpoint(
+        "probe", condition=" && ".join(f"{e} == {expected[e]}" for e in expected)
+    )
+    arith.type(STEP)
+    assert arith.cont().breakpoint is hit
+    assert {text: int(arith.evaluate(text)) for text in expected} == expected
+    with pytest.raises(KgdbError, match="Division by zero"):
+        arith.evaluate("least / (n - 3)")
+
+
 @pytest.mark.parametrize("field", ["fields.w40", "fields.u3", "(broad.u33)"])
 def test_a_bit_field_has_no_sizeof(arith: Any, field: str) -> None:
     with pytest.raises(KgdbError, match="sizeof of a bit-field"):

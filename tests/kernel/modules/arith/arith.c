@@ -6,6 +6,7 @@ unsigned __int128 tall = (unsigned __int128)1 << 64; /* its lower half is 0 */
 __int128 nothing;
 int numbers[] = { 10, 11, 12 };
 char empty[8];
+s64 least = S64_MIN;
 
 enum positive { Q_ZERO, Q_ONE, Q_SEVEN = 7 };
 enum negative { N_NEG = -3, N_TEN = 10 };
