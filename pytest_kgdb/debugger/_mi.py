@@ -24,9 +24,10 @@ _TAIL: Final = 400
 # Stream records (gdb manual, "GDB/MI Stream Records") kept until the reply of their command.
 _STREAMS: Final = 20_000
 
-# It changes nothing, says nothing of the target, and is answered while that runs, too (gdb manual,
-# "GDB/MI Support Commands").
-_NOTHING: Final = "-list-features"
+# A command that gdb does not have is refused, while the target runs, too, and changes nothing. One
+# that it has would be the last one: gdb 16 keeps a pointer to that one's token, which it has freed,
+# and dies of it when a breakpoint's commands resume (gdb/mi/mi-interp.c, mi_on_resume_1).
+_NOTHING: Final = "-no-command"
 
 # For the thread that reads to end with gdb; what gdb has started may hold its output open.
 _READER_SECONDS: Final = 2.0

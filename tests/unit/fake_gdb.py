@@ -233,9 +233,6 @@ class FakeGdb(Transport):
         body = ",".join(row.record() for row in self.rows.values())
         return [f'^done,BreakpointTable={{nr_rows="{len(self.rows)}",body=[{body}]}}']
 
-    def _do_list_features(self, command: Command) -> list[str]:
-        return ["^done,features=[]"]
-
     # The command line
 
     def _doconsole(self, command: Command) -> list[str] | None:

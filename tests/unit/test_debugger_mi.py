@@ -286,10 +286,10 @@ def test_events_are_taken_in_their_order_or_dropped(start: Start) -> None:
 
 
 SYNCED = """
-    > -list-features
-    < ^done,features=[]
-    > -list-features
-    < ^done,features=[]
+    > -no-command
+    < ^error,msg="Undefined MI command: no-command",code="undefined-command"
+    > -no-command
+    < ^error,msg="Undefined MI command: no-command",code="undefined-command"
 """
 
 
@@ -331,7 +331,7 @@ def test_a_script_that_fails_behind_a_stop(start: Start) -> None:
 
 
 def test_events_wait_until_gdb_reads_commands_again(start: Start) -> None:
-    wanted = "> -list-features\n> -list-features\n...\n"
+    wanted = "> -no-command\n> -no-command\n...\n"
     answers = "< #2^done\n...\n< #3^done\n"
     gdb, transport = start(RESUMED + "< *stopped\n" + wanted + answers)
     gdb.command("-exec-continue")
