@@ -38,15 +38,20 @@ class ConsoleInput:
         self._seen_open = False
         self._unsent = bytearray()  # until both are so, and there is room for it
         self._sender_of: socket.socket | None = None  # the connection that a thread sends it on
-        self.sent = 0
+        self._sent = 0
+
+    @property
+    def sent(self) -> int:
         """Bytes sent on the present connection."""
+        with self._lock:  # a thread may have sent some, and not have counted them
+            return self._sent
 
     def connect(self, connection: socket.socket) -> None:
         """Send on a connection from now on."""
         with self._lock:
             self._connection = connection
             self._seen_open = False
-            self.sent = 0
+            self._sent = 0
 
     def disconnect(self) -> None:
         """Send on none, and forget what waits."""
@@ -101,7 +106,8 @@ class ConsoleInput:
     @property
     def kept(self) -> bytes:
         """What waits."""
-        return bytes(self._unsent)
+        with self._lock:
+            return bytes(self._unsent)
 
     def release(self) -> None:
         """Send what waits for a kernel that is about to run."""
@@ -127,7 +133,7 @@ class ConsoleInput:
         with contextlib.suppress(BlockingIOError):
             while sent < len(data):
                 sent += self._connection.send(data[sent : sent + _PIECE], socket.MSG_DONTWAIT)
-        self.sent += sent
+        self._sent += sent
         return sent
 
     def _waits_for_guest(self) -> bool:
