@@ -17,7 +17,9 @@ from ..errors import MachineDied
 
 __all__ = ["ConsoleInput"]
 
-_LOOK: Final = 0.02  # seconds between two looks at whether the guest can read
+# Seconds between two looks at whether the guest can read: mostly it is about to run.
+_FIRST_LOOK: Final = 0.0005
+_LONGEST_LOOK: Final = 0.02
 _PIECE: Final = 65536  # bytes that are sent at once
 
 
@@ -144,6 +146,7 @@ class ConsoleInput:
         return self._seen_open
 
     def _send_later(self, connection: socket.socket) -> None:
+        look = _FIRST_LOOK
         while True:
             with self._lock:
                 if self._connection is not connection:
@@ -153,7 +156,8 @@ class ConsoleInput:
                     return
                 if not self._waits_for_guest():
                     self._send_kept()
-            time.sleep(_LOOK)
+            time.sleep(look)
+            look = min(2 * look, _LONGEST_LOOK)
 
     def _send_kept(self) -> None:
         try:
