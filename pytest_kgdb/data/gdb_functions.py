@@ -364,10 +364,18 @@ def is_skipped(address):
 
 
 def in_scope(address, work):
-    """Do something as if the kernel had stopped at an address."""
+    """Do something as if the kernel had stopped at an address.
+
+    A frame that is selected stays so: of an outer one, `$pc` is on the stack, or not known.
+    """
+    level = gdb.selected_frame().level()
+    gdb.newest_frame().select()
     here = int(gdb.parse_and_eval("(unsigned long)$pc"))
     gdb.execute(f"set var $pc = {address:#x}")
     try:
         work()
     finally:
+        gdb.newest_frame().select()
         gdb.execute(f"set var $pc = {here:#x}")
+        if level:
+            gdb.execute(f"frame level {level}", to_string=True)

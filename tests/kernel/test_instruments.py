@@ -118,6 +118,21 @@ def test_a_breakpoint_at_a_spied_address_stops(kgdb):
     assert sum(call.args["count"] == 17 for call in reads.calls) == 20
 
 
+def test_the_frame_that_is_selected_stays_so(kgdb):
+    """Its `$pc` is on the kernel's stack."""
+    kgdb.breakpoint("vfs_read", temporary=True)
+    kgdb.type("dd if=/dev/zero of=/dev/null bs=17 count=3")
+    kgdb.cont()
+    kgdb.execute("up 2")
+    selected, stack = kgdb.execute("frame"), int(kgdb.evaluate("(unsigned long)$sp"))
+    before = kgdb.read(stack - 64, 128)
+    with kgdb.spy("vfs_write", collect=["count"]) as writes:
+        assert kgdb.execute("frame") == selected
+        assert kgdb.read(stack - 64, 128) == before
+        kgdb.run("true")
+        assert 17 in [call["count"] for call in writes.calls]
+
+
 def test_stepping_over_a_spied_address(kgdb):
     with kgdb.spy("do_filp_open") as opens:
         kgdb.breakpoint(OPEN, temporary=True)
