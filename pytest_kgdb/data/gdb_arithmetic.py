@@ -70,8 +70,8 @@ ASSIGNING = ("=", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
 def loses_signs():
     """Whether gdb has the wrong bits of a product that is below -(1 << 32).
 
-    From gdb 14 to 16 at least: of what is still negative when it has added one period of the type,
-    it takes the bits of the absolute value (gdb/gmp-utils.c, gdb_mpz::export_bits).
+    gdb 16.3 has, gdb 13.1 has not: of what is still negative when one period of the type is added,
+    it takes the bits of the absolute value.
     """
     return int(gdb.parse_and_eval("-2000000000 * 5")) != -1410065408
 

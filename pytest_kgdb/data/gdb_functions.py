@@ -375,7 +375,8 @@ def in_scope(address, work):
     try:
         work()
     finally:
-        gdb.newest_frame().select()
+        with contextlib.suppress(gdb.error):  # the work may have selected another one
+            gdb.newest_frame().select()
         gdb.execute(f"set var $pc = {here:#x}")
         if level:
             gdb.execute(f"frame level {level}", to_string=True)

@@ -19,8 +19,7 @@ __all__ = ["BETWEEN", "Recurring", "recurring"]
 _HRTIMERS: Final = frozenset(
     {"local_apic_timer_interrupt", "hrtimer_interrupt", "hrtimer_run_softirq"}
 )
-# kernel/softirq.c, up to 6.0 and since (commit e68ac2b4883d "softirq: Use a dedicated thread for
-# handling softirqs"), and 6.1.y
+# kernel/softirq.c; the second does the first's work in 6.1.192 and 6.12.
 _SOFTIRQS: Final = frozenset({"__do_softirq", "handle_softirqs", "tasklet_action_common"})
 
 BETWEEN: Final = _HRTIMERS | _SOFTIRQS | {"__hrtimer_run_queues"}

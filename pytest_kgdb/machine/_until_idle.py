@@ -39,7 +39,7 @@ class UntilIdle:
     def __init__(self, guest: Idleness, pid: int) -> None:
         self._guest = guest
         # clock_getcpuclockid(3): the clock CPUCLOCK_SCHED of a process (Linux,
-        # include/linux/posix-timers_types.h, make_process_cpuclock).
+        # include/linux/posix-timers.h, make_process_cpuclock).
         self._clock = ~pid << 3 | 2
 
     def wait(self, ended: Callable[[], bool], *, idle: float = _UNTIL_IDLE) -> None:
