@@ -12,6 +12,7 @@ from ._config import Config, stub_for
 from ._config import parse as parse_config
 from ._config import render as render_config
 from ._model import Kernel, numbers
+from ._patched_sites import PatchedSites, SiteTable
 from ._prepare import prepare
 from ._source import file_hash, git_environment
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
@@ -52,7 +53,9 @@ __all__ = [
     "NoSources",
     "NotCompiled",
     "Patch",
+    "PatchedSites",
     "Selector",
+    "SiteTable",
     "SourceArchive",
     "SourceDirectory",
     "SourceFile",

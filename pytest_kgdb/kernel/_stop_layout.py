@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..arch import X86_64
 from ..cache import Cache
 from ..errors import ConfigError
+from ._patched_sites import SITE_SYMBOLS, PatchedSites, SiteTable
 from ._vmlinux import Vmlinux
 
 if TYPE_CHECKING:
@@ -127,6 +128,9 @@ class StopLayout:
     kgdb: KgdbLayout | None = None
     """kgdb's variables; None if the kernel was built without kgdb."""
 
+    patched: PatchedSites | None = None
+    """The tables of what it patches as it runs; None if it has none that is known, or no kgdb."""
+
     def has_freed(self, address: int, read: Callable[[int, int], bytes]) -> bool:
         """Whether an address is that of code which the kernel has freed, for others to use.
 
@@ -157,6 +161,7 @@ class StopLayout:
             system_state = vmlinux.symbol("system_state")
             init, init_end = vmlinux.symbol("_sinittext"), vmlinux.symbol("_einittext")
             self_jump = _self_jump(vmlinux)
+            sites = {name: vmlinux.symbol(name) for name in SITE_SYMBOLS}
         finally:
             vmlinux.close()
         if current is None and hot is None:
@@ -218,6 +223,7 @@ class StopLayout:
                 system_state=system_state or 0,
                 self_jump=self_jump,
                 kgdb=kgdb,
+                patched=PatchedSites.read(sites, program) if kgdb is not None else None,
             )
         except LookupError as error:
             raise ConfigError(
@@ -234,8 +240,12 @@ class StopLayout:
         """Return what `dump` was called on; None for None."""
         if values is None:
             return None
-        kgdb = values["kgdb"]
-        return cls(**{**values, "kgdb": None if kgdb is None else KgdbLayout(**kgdb)})
+        kgdb, patched = values["kgdb"], values.get("patched")
+        if patched is not None:
+            tables = tuple(SiteTable(**table) for table in patched["tables"])
+            patched = PatchedSites(**{**patched, "tables": tables})
+        kgdb = None if kgdb is None else KgdbLayout(**kgdb)
+        return cls(**{**values, "kgdb": kgdb, "patched": patched})
 
 
 def _startup(vmlinux: Vmlinux) -> tuple[int, int]:
@@ -261,7 +271,9 @@ def _self_jump(vmlinux: Vmlinux) -> int:
 
 
 _MEMBERS: Final = " ".join(
-    field.name for kind in (KgdbLayout, StopLayout) for field in fields(kind)
+    field.name
+    for kind in (KgdbLayout, PatchedSites, SiteTable, StopLayout)
+    for field in fields(kind)
 )
 FACT: Final = f"stop-layout-{hashlib.sha256(_MEMBERS.encode()).hexdigest()[:8]}"
 """Its name among what is stored of a kernel: another one when it has other members."""

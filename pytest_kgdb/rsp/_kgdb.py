@@ -16,6 +16,7 @@ from ._connection import KgdbConnection
 from ._kgdb_stop import KgdbStop
 from ._led_hits import LedHits
 from ._packet_handlers import PacketHandlers
+from ._patched_code import PatchedCode
 from ._qemu_stub import HARDWARE_HIT, Hit, QemuStub
 from ._recorded_code import RecordedCode
 from ._refusal import Refusal
@@ -81,7 +82,8 @@ class KgdbBackend(Backend):
         self._running = False
         self._hits = LedHits()
         self._hit: Hit | None = None  # that of the stop
-        self._by_stub: set[int] = set()  # where QEMU has breakpoints that kgdb refuses
+        self._by_stub: set[int] = set()  # where QEMU has breakpoints in place of kgdb
+        self._patched = PatchedCode()
         self._led_late = False  # the stop is at an int3 of a hit's, which is over
 
     def _open(self, connect: Callable[[], socket.socket], waits: WaitLimit) -> KgdbConnection:
@@ -280,7 +282,11 @@ class KgdbBackend(Backend):
         self._handlers.list_all_threads = value
 
     def request(self, payload: bytes) -> bytes:
-        """See :meth:`Backend.request`; where kgdb takes no breakpoint to step by, QEMU does."""
+        """See :meth:`Backend.request`.
+
+        QEMU has the breakpoints in what the kernel patches, in which it dies of an int3, and those
+        to step by that kgdb does not take.
+        """
         kind = payload[:3]
         if kind not in (b"Z0,", b"z0,"):
             return self._connection.request(payload)
@@ -292,14 +298,30 @@ class KgdbBackend(Backend):
                 return self._ask_stub(b"Z1,%x,1" % address)
             if not self._handlers.check_mapped(address, 1, ask=False):
                 return b"E14"
+            if self._is_patched(address):
+                return self._insert_by_stub(address)
         reply = self._connection.request(payload)
         self._traps.record_request(payload, reply)
         if kind == b"Z0," and reply != b"OK" and self.stepping and self._stub is not None:
             # The caller of a function that kgdb does take may be noinstr code.
-            instead = self._ask_stub(b"Z1,%x,1" % address)
-            if instead == b"OK":
-                self._by_stub.add(address)
-            return instead
+            return self._insert_by_stub(address)
+        return reply
+
+    def _is_patched(self, address: int) -> bool:
+        """Whether QEMU is to have a breakpoint, as the kernel patches the instruction."""
+        layout, memory = self._stop.layout, self._stop.memory
+        return (
+            self._stub is not None
+            and memory is not None
+            and layout is not None
+            and layout.patched is not None
+            and self._patched.is_patched(address, layout.patched, memory.read)
+        )
+
+    def _insert_by_stub(self, address: int) -> bytes:
+        reply = self._ask_stub(b"Z1,%x,1" % address)
+        if reply == b"OK":
+            self._by_stub.add(address)
         return reply
 
     def _ask_stub(self, payload: bytes) -> bytes:

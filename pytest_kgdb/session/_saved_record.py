@@ -11,7 +11,7 @@ from typing import Any, Final, cast, get_args
 from ..arch import X86_64, Arch
 from ..debugger import Reason
 from ..errors import KgdbError
-from ..kernel import Kernel, KgdbLayout, StopLayout
+from ..kernel import Kernel, KgdbLayout, PatchedSites, SiteTable, StopLayout
 from ..machine import MachineSpec
 from ._pci import Spaces
 
@@ -34,6 +34,7 @@ _FILE: Final = re.compile(r"\w[\w.+-]{0,200}", re.ASCII)
 _STOP_REPLY: Final = re.compile(r"(?:S[0-9a-f]{2}|T[0-9a-f]{2}(?:[a-z0-9_]+:[0-9a-fp.]*;)*)?")
 _DEVICE: Final = re.compile(r"[0-9a-f]{2}\.[0-7]")
 _WORDS_OF_SPACE: Final = 64
+_SITE_TABLES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -265,10 +266,11 @@ class _Reader:
             return None
         if not isinstance(value, dict):
             raise self._refused(name)
-        kgdb = value.get("kgdb")
-        others = {key: number for key, number in value.items() if key != "kgdb"}
-        if not _are_numbers_of(StopLayout, others) or not (
-            kgdb is None or _are_numbers_of(KgdbLayout, kgdb)
+        numbers, (kgdb, patched) = _without(value, "kgdb", "patched")
+        if not (
+            _are_numbers_of(StopLayout, numbers)
+            and (kgdb is None or _are_numbers_of(KgdbLayout, kgdb))
+            and (patched is None or _are_sites(patched))
         ):
             raise self._refused(name)
         try:
@@ -290,7 +292,28 @@ class _Reader:
         return dict(value)
 
 
-def _are_numbers_of(layout: type[StopLayout | KgdbLayout], value: object) -> bool:
+def _without(values: dict[str, Any], *names: str) -> tuple[dict[str, Any], list[Any]]:
+    """Return the others of some values, and those of these names; None for one that is missing."""
+    others = {name: value for name, value in values.items() if name not in names}
+    return others, [values.get(name) for name in names]
+
+
+def _are_sites(value: object) -> bool:
+    """Return whether a value from a file can be the tables of what a kernel patches."""
+    if not isinstance(value, dict):
+        return False
+    numbers, (tables,) = _without(value, "tables")
+    return (
+        _are_numbers_of(PatchedSites, numbers)
+        and isinstance(tables, list | tuple)
+        and len(tables) <= _SITE_TABLES
+        and all(_are_numbers_of(SiteTable, table) for table in tables)
+    )
+
+
+def _are_numbers_of(
+    layout: type[StopLayout | KgdbLayout | PatchedSites | SiteTable], value: object
+) -> bool:
     """Return whether a value from a file can be the fields of a layout."""
     kinds = {field.name: field for field in fields(layout)}
     return (

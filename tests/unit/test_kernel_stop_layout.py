@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.elf import ElfFile
 from pytest_kgdb.errors import ConfigError
-from pytest_kgdb.kernel import KgdbLayout, StopLayout
+from pytest_kgdb.kernel import KgdbLayout, PatchedSites, SiteTable, StopLayout
 from pytest_kgdb.kernel._stop_layout import stop_layout
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
@@ -94,6 +95,50 @@ def test_code_that_is_executed_no_more(path: Path) -> None:
     assert layout.kgdb is not None
     start = ElfFile(path).need("startup_64")
     assert layout.kgdb.unused_code == range(start, start + 96)
+
+
+PATCHED = """
+struct jump_entry { int code, target; long key; };
+struct static_call_site { int addr, key; };
+struct list { struct list *next, *prev; } modules;
+struct module { int state; struct list list; struct jump_entry *jump_entries;
+  unsigned num_jump_entries; int num_static_call_sites; struct static_call_site *static_call_sites;
+} this_module;
+struct jump_entry entries[3];
+struct static_call_site sites[2];
+asm(".globl _stext; _stext: nop; .globl _etext; _etext: nop\\n"
+    ".set __start___jump_table, entries; .set __stop___jump_table, entries + 48\\n"
+    ".globl __start___jump_table; .globl __stop___jump_table\\n"
+    ".set __start_static_call_sites, sites; .set __stop_static_call_sites, sites + 16\\n"
+    ".globl __start_static_call_sites; .globl __stop_static_call_sites");
+"""
+
+
+def test_code_that_the_kernel_patches(path: Path) -> None:
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + PATCHED, "-g"))
+    assert layout is not None
+    elf = ElfFile(path)
+    entries, sites = elf.need("entries"), elf.need("sites")
+    assert layout.patched == PatchedSites(
+        text=elf.need("_stext"),
+        text_end=elf.need("_etext"),
+        tables=(
+            SiteTable(entries, entries + 48, stride=16, module_start=24, module_count=32),
+            SiteTable(sites, sites + 16, stride=8, module_start=40, module_count=36),
+        ),
+        modules=elf.need("modules"),
+        module_list=8,
+    )
+    assert StopLayout.load(json.loads(json.dumps(layout.dump()))) == layout
+
+
+def test_code_that_is_patched_by_absolute_addresses(path: Path) -> None:
+    """As of older kernels: those tables are not read."""
+    text = PATCHED.replace("int code, target; long key", "long code, target, key")
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + text, "-g"))
+    assert layout is not None
+    assert layout.patched is not None
+    assert [table.stride for table in layout.patched.tables] == [8]
 
 
 def test_code_that_is_freed_is_not_used(path: Path) -> None:

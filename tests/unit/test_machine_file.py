@@ -19,7 +19,7 @@ from pytest_kgdb.arch import X86_64
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.disk import check_untrusted
 from pytest_kgdb.errors import CacheError, ConfigError, KgdbError
-from pytest_kgdb.kernel import SourceArchive
+from pytest_kgdb.kernel import SourceArchive, StopLayout
 from pytest_kgdb.progress import Silent
 from pytest_kgdb.session import SavedSession, qemu_version
 from pytest_kgdb.session import _saved_session as saved_session
@@ -172,6 +172,15 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
 
 # -- machine.json ---------------------------------------------------------------------------------
 
+PATCHED: dict[str, Any] = {
+    "text": 0xFFFF_FFFF_8100_0000,
+    "text_end": 0xFFFF_FFFF_8180_0000,
+    "tables": [{"start": 1, "end": 33, "stride": 16, "module_start": 8, "module_count": 16}],
+    "modules": 3,
+    "module_list": 8,
+}
+LAYOUT = StopLayout(current_task=1, task_mm=2, task_pid=3, task_comm=4, mm_pgd=5).dump()
+
 RECORD: dict[str, Any] = {
     "format": FORMAT,
     "saved": "2026-11-28 12:00:00 UTC",
@@ -207,12 +216,18 @@ RECORD: dict[str, Any] = {
 }
 
 
+def _with_tables(*tables: Any) -> list[dict[str, Any]]:
+    return [{**PATCHED, "tables": table} for table in tables]
+
+
 def load(**changes: Any) -> SavedRecord:
     return SavedRecord.load({**RECORD, **changes}, CacheError)
 
 
-def test_a_record_is_what_it_was() -> None:
-    record = load()
+@pytest.mark.parametrize("layout", [None, LAYOUT, {**LAYOUT, "patched": PATCHED}])
+def test_a_record_is_what_it_was(layout: dict[str, Any] | None) -> None:
+    record = load(kernel={**RECORD["kernel"], "layout": layout})
+    assert StopLayout.load(record.kernel.layout) == StopLayout.load(layout)
     assert SavedRecord.load(json.loads(json.dumps(record.dump())), CacheError) == record
     spec = record.machine(image=Path("/image"), disk=None)
     assert (spec.smp, spec.memory, spec.append, spec.arch) == (2, 256, "quiet", X86_64)
@@ -248,6 +263,14 @@ def test_a_record_is_what_it_was() -> None:
         {"kernel": {**RECORD["kernel"], "source_prefixes": ["relative"]}},
         {"kernel": {**RECORD["kernel"], "layout": {"kgdb_active": 1}}},
         {"kernel": {**RECORD["kernel"], "layout": {"kgdb_active": "x"}}},
+        *(
+            {"kernel": {**RECORD["kernel"], "layout": {**LAYOUT, "patched": patched}}}
+            for patched in (
+                *(1, [], {}, {**PATCHED, "text": "x"}, {**PATCHED, "more": 1}),
+                *_with_tables(None, 1, {"start": 1}, [1], [{}]),
+                {**PATCHED, "tables": PATCHED["tables"] * 100},
+            )
+        ),
     ],
 )
 def test_values_that_cannot_be(changes: dict[str, Any]) -> None:
