@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from ._irqs import HANDLER_WAITS, awaited_handler
 from ._locks import comm_of, spinning_lock, spins_in, task_name
-from ._recurring import Recurring, recurring
+from ._recurring import CountedIrq, Recurring, counted_irqs, recurring
 from ._stack import StackFrame, frames_of, lines_of, stack_of
 from ._timers import TIMER_WAITS, RunningTimer, awaited_timer
 
@@ -65,6 +65,8 @@ class CpuSample:
     """The timer that it spun for."""
     recurring: Recurring | None = None
     """What it was interrupted for."""
+    irqs: tuple[CountedIrq, ...] = ()
+    """What it may have been interrupted by, if it was in a device's interrupt."""
     error: str = ""
     """Why there are no frames."""
 
@@ -190,6 +192,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
     pid, comm, switches, entry, error = -1, "", 0, b"", ""
     frames: list[StackFrame] = []
     spins_for = timer = again = None
+    irqs: tuple[CountedIrq, ...] = ()
     # The kernel may be broken in any way, and whatever can be read is reported.
     try:
         from drgn.helpers.linux.sched import cpu_curr
@@ -207,6 +210,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
             spins_for = spinning_lock(program, trace) or awaited_handler(trace)
             timer = awaited_timer(program, trace, registers)
             again = recurring(program, number, frames)
+            irqs = counted_irqs(program, number, frames)
         except Exception as caught:
             error = str(caught)
     return CpuSample(
@@ -222,6 +226,7 @@ def _sample(program: drgn.Program | None, number: int, text: str, source: Path |
         spins_for,
         timer,
         again,
+        irqs,
         error,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ._cpus import CpuSample
-from ._recurring import BETWEEN, Recurring
+from ._recurring import BETWEEN, Recurring, storm
 from ._stack import StackFrame, place_of
 
 __all__ = ["Loop", "loop_of"]
@@ -53,6 +53,9 @@ def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
     last = samples[-1]
     if len(samples) < _LEAST or 2 * len(samples) <= looks or not last.started:
         return None
+    if again := _storm(samples):
+        # Whatever task, and be it the idle one, gets an instruction in between.
+        return Loop(again.kind, f"CPU {last.number}, {again.what}", deaf=False, pid=last.pid)
     if any(sample.idle or sample.switches != last.switches for sample in samples):
         return None
     if any(sample.user for sample in samples) and not any(map(_in_syscall, samples)):
@@ -108,6 +111,13 @@ def _recurring(samples: Sequence[CpuSample]) -> Recurring | None:
     seen = Counter(sample.recurring for sample in samples if sample.recurring is not None)
     again, times = seen.popitem() if len(seen) == 1 else (None, 0)
     return again if 2 * inside > len(samples) and times >= _AGAIN else None
+
+
+def _storm(samples: Sequence[CpuSample]) -> Recurring | None:
+    """Return the interrupt of a device that leaves a CPU no time; None for none."""
+    cpu = samples[-1].number
+    counted = [sample.irqs for sample in samples if sample.irqs and sample.number == cpu]
+    return storm(counted[0], counted[-1]) if counted else None
 
 
 def _in_syscall(sample: CpuSample) -> bool:

@@ -11,6 +11,7 @@ __all__ = [
     "CONTINUED",
     "CUT_HERE",
     "FATAL",
+    "HANDLER",
     "KINDS",
     "LOOSE",
     "RULE",
@@ -78,6 +79,7 @@ _HEADLINES: Final[tuple[tuple[str, str], ...]] = (
     ("BUG", r"^BUG: |^BUG at "),
     ("oops", r"^Kernel stack overflow|^Bad mode in "),
     ("WARN", r"^unregister_netdevice: waiting for |^VFS: Busy inodes after unmount"),
+    ("interrupt", r"^irq \d+: (?:nobody cared|bogus return value)"),  # kernel/irq/spurious.c
 )
 _HEADLINE: Final = re.compile(
     "|".join(f"(?P<k{number}>{pattern})" for number, (_, pattern) in enumerate(_HEADLINES))
@@ -103,16 +105,20 @@ LOOSE: Final = frozenset(
 )
 """Kinds with free text: sections, tables, explanations."""
 
+HANDLER: Final = r"^\[<[^>]+>\] (?P<handler>[A-Za-z_]\w*)(?: \[\w+\])?(?: threaded \[.*)?$"
+"""One of an interrupt that nobody cared for (kernel/irq/spurious.c, __report_bad_irq)."""
+
 # The stages of a splat, in its order (kernel/panic.c, __warn; arch/x86/kernel/dumpstack.c,
 # __die and show_regs; mm/kasan/report.c and the others). Lines with a name come once in a splat.
 _STAGES: Final[tuple[tuple[int, str | None, str], ...]] = (
-    (6, None, r"^-+\[ end trace "),
+    (6, None, r"^-+\[ end trace |^Disabling IRQ #\d+"),
     (
         5,
         None,
         r"^(?:kmemleak: )?\s*(?:\[<[^>]+>\]\s*)?(?:\? )?"
         r"(?:[A-Za-z_][\w.$]*\+0x[0-9a-f]+/0x[0-9a-f]+|(?<=>\] )0x[0-9a-f]+$)",
     ),
+    (5, None, rf"^handlers:$|{HANDLER}"),
     (5, None, r"^ ?</?(?:TASK|IRQ|NMI|SOFTIRQ|#\w+|ENTRY|EXCEPTION)[^>]*>"),
     (4, "trace", r"^(?:Call Trace|Call trace|Backtrace|stack backtrace):"),
     (2, "modules", r"^Modules linked in:|^Unloaded tainted modules:"),

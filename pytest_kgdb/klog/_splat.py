@@ -21,11 +21,12 @@ _FRAME: Final = re.compile(
 # lib/vsprintf.c, symbol_string: an address without a name, in a module that was unloaded.
 _NAMELESS: Final = re.compile(r"^(?:kmemleak: )?\s*\[<[^>]+>\] (?P<function>0x[0-9a-f]+)$")
 # Kinds whose headlines name where they are reported (lib/refcount.c, lib/list_debug.c), or but a
-# task or a CPU (kernel/hung_task.c, kernel/watchdog.c, kernel/rcu/tree_stall.h, kernel/sched).
+# task, a CPU or an irq (kernel/hung_task.c, kernel/watchdog.c, kernel/rcu/tree_stall.h,
+# kernel/sched, kernel/irq/spurious.c).
 _BY_REPORTER: Final = frozenset(
     {
         *("refcount", "list corruption", "hung task", "soft lockup", "hard lockup", "RCU stall"),
-        "atomic",
+        *("atomic", "interrupt"),
     }
 )
 # The suffixes that gcc gives to parts and copies of a function.

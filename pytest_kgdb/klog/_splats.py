@@ -16,6 +16,7 @@ from ._headlines import (
     CONTINUED,
     CUT_HERE,
     FATAL,
+    HANDLER,
     LOOSE,
     RULE,
     WORDS,
@@ -157,6 +158,9 @@ class _Report:
                 # The stack of RCU's own thread may come first, and that of a CPU has its RIP.
                 names = [f.function for f in frames if not f.is_call] or names
             function = names[0] if names else None
+        if self.kind == "interrupt":
+            handlers = [match["handler"] for text in texts if (match := re.match(HANDLER, text))]
+            function = handlers[0] if len(handlers) == 1 else None
         taint = next((match[1] for text in texts if (match := _TAINT.search(text))), "")
         return Splat(
             kind=self.kind,

@@ -17,6 +17,8 @@ from pytest_kgdb.errors import GuestCommandError, KernelPanic, MachineDied, Time
 from pytest_kgdb.handle import attachment_of
 
 HANGS = Path(__file__).parent / "modules/hangs"
+STORM = Path(__file__).parent / "modules/storm/storm.ko"
+RAISE = "/sys/module/storm/parameters/raise"
 SOURCE = (HANGS / "hangs.c").read_text().splitlines()
 SECONDS = 1.0
 SH = r"sh\[\d+\]"
@@ -418,6 +420,32 @@ def test_a_tasklet_that_schedules_itself(hangs):
         "running a tasklet that is scheduled again each time: CPU 0, the tasklet tasklet, whose "
         "function is again"
     )
+
+
+@pytest.mark.parametrize(
+    "cpus", [pytest.param(n, marks=pytest.mark.kgdb(smp=n, qemu_arg="-device edu")) for n in (1, 2)]
+)
+def test_an_interrupt_that_is_never_acknowledged(kgdb, cpus):
+    kgdb.modules.load(STORM)
+    line = first_line(kgdb, f"echo deaf > {RAISE}")
+    assert re.fullmatch(
+        r"in an interrupt that comes again at once: CPU [01], irq \d+, whose handler is "
+        "deaf_handler",
+        line,
+    )
+
+
+@pytest.mark.kgdb(qemu_arg="-device edu")
+def test_an_interrupt_that_nobody_cares_for(kgdb):
+    """The kernel switches it off after 100,000 times (kernel/irq/spurious.c)."""
+    kgdb.modules.load(STORM)
+    with kgdb.expect_splat("nobody cared", kind="interrupt") as expected:
+        kgdb.type(f"echo strange > {RAISE}")
+        kgdb.resume()
+        kgdb.console.expect(r"Disabling IRQ #\d+")
+    (splat,) = expected.splats
+    assert (splat.function, splat.text.splitlines()[-2].split()[1]) == ("strange_handler",) * 2
+    assert re.fullmatch(r"irq \d+: nobody cared \(.*\), in strange_handler", splat.summary)
 
 
 @pytest.mark.kgdb(smp=2)

@@ -21,7 +21,7 @@ from pytest_kgdb.diagnosis import (
     sample_cpus,
 )
 from pytest_kgdb.diagnosis._command import Process, Story, likeliest_first
-from pytest_kgdb.diagnosis._recurring import Recurring
+from pytest_kgdb.diagnosis._recurring import CountedIrq, Recurring
 from pytest_kgdb.diagnosis._stack import StackFrame, place_of
 from pytest_kgdb.diagnosis._timers import RunningTimer
 from pytest_kgdb.diagnosis._wait import Holder, Wait
@@ -57,6 +57,7 @@ def cpu(*frames: StackFrame, flags: int = ON, **fields: Any) -> CpuSample:
     return CpuSample(0, registers, **{**values, **fields, "frames": tuple(stack)})
 
 
+IDLE_WORDS = "idle: nothing is blocked"
 IDLE_CPU = cpu(IDLE, pid=0, comm="swapper/0", waits=True)
 
 
@@ -224,6 +225,28 @@ def test_what_interrupts_a_cpu_again_and_again() -> None:
     looks = [cpu(within, action, softirq, *base, recurring=other)] * 4
     assert headline(*looks) == "spinning: CPU 0 in mine_function (mine.c:3), dd[52]"
     assert headline(*[taken] * 4).startswith("spinning: CPU 0 in tasklet_action_common")
+
+
+def test_a_device_s_interrupt_that_comes_again_and_again() -> None:
+    """The idle task, or another, gets an instruction in between."""
+
+    def interrupted(times: int, *handlers: str, number: int = 10, others: int = 0) -> CpuSample:
+        handler = StackFrame("common_interrupt", "arch/x86/kernel/irq.c", 242, 0x3000)
+        irqs = (
+            CountedIrq(4, others, ("serial8250_interrupt",)),
+            CountedIrq(number, times, handlers),
+        )
+        return cpu(handler, IDLE, pid=0, comm="swapper/0", irqs=irqs)
+
+    words = "in an interrupt that comes again at once: CPU 0, irq 10, whose handler"
+    often = [interrupted(1, "mine"), IDLE_CPU, interrupted(9_000, "mine")]
+    assert headline(*often) == f"{words} is mine"
+    shared = [interrupted(1, "mine", "other"), IDLE_CPU, interrupted(9_000, "mine", "other")]
+    assert headline(*shared) == f"{words}s are mine and other"
+    assert headline(interrupted(1, "mine"), IDLE_CPU, interrupted(300, "mine")) == IDLE_WORDS
+    assert headline(IDLE_CPU, IDLE_CPU, interrupted(9_000, "mine")) == IDLE_WORDS, "one look"
+    other = interrupted(9_000, "mine", number=11)
+    assert headline(interrupted(1, "mine"), IDLE_CPU, other) == IDLE_WORDS, "it is a new one"
 
 
 def test_the_line_of_a_loop_is_the_one_where_it_mostly_is() -> None:
