@@ -23,7 +23,8 @@ _THREAD_SIZE: Final = 4 * _PAGE_SIZE
 # Frames that wait for somebody else, by file: the scheduler, locks, timers; what is inlined from a
 # header; and by name, in files that have more than that: mm/filemap.c, kernel/kthread.c,
 # kernel/workqueue.c, kernel/irq/manage.c, kernel/softirq.c, kernel/smp.c, kernel/stop_machine.c,
-# kernel/umh.c, kernel/async.c; and what removes a file that is in use: fs/debugfs/inode.c,
+# kernel/umh.c, kernel/async.c; arch/x86/kernel/process.c and reboot.c, where a kernel that has shut
+# down halts its CPUs; and what removes a file that is in use: fs/debugfs/inode.c,
 # fs/proc/generic.c, fs/kernfs/dir.c, fs/sysfs.
 _WAITING_FILES: Final = re.compile(
     r"kernel/(?:sched|locking|time|rcu)/|(?:arch/x86/)?include/|lib/dump_stack\.c$|arch/x86/lib/"
@@ -42,7 +43,8 @@ _WAITING_NAMES: Final = re.compile(
     r"__debugfs_file_removed|simple_recursive_removal|debugfs_remove|"
     r"proc_entry_rundown|proc_remove|remove_proc_(?:entry|subtree)|"
     r"kernfs_drain|(?:__)?kernfs_remove\w*|sysfs_remove_\w+|device_remove_file|"
-    r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay"
+    r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay|"
+    r"stop_this_cpu|(?:native_)?machine_(?:halt|power_off|restart)"
 )
 # As the names, where others may have the same.
 _WAITING_PLACES: Final = frozenset({("remove_one", "fs/debugfs/inode.c")})
@@ -96,7 +98,9 @@ class StackFrame:
     @property
     def is_base(self) -> bool:
         """Whether it is how the kernel was entered, or how a kernel thread begins."""
-        return self.name in _BASE_NAMES or bool(_BASE_FILES.match(self.file))
+        return self.name in _BASE_NAMES or bool(
+            _BASE_FILES.match(self.file) and not _WAITING_NAMES.fullmatch(self.name)
+        )
 
     @property
     def is_waiting(self) -> bool:

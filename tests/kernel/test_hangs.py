@@ -385,6 +385,14 @@ def test_an_interrupt_that_nobody_hears(hangs):
     assert re.fullmatch(expected, line)
 
 
+def test_a_kernel_that_was_halted(kgdb):
+    assert re.fullmatch(
+        r"halted with interrupts off: CPU 0 in __do_sys_reboot \(kernel/reboot\.c:\d+\), "
+        r"halt\[\d+\]",
+        first_line(kgdb, "halt -f"),
+    )
+
+
 @pytest.mark.kgdb(smp=2)
 def test_two_cpus(hangs):
     assert re.fullmatch(

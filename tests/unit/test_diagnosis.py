@@ -118,6 +118,11 @@ def test_where_a_stack_waits() -> None:
     inlined = StackFrame("lock_page", "include/linux/pagemap.h", 3)
     assert place_of([schedule, lock, inlined, SPIN, WRITE]) == SPIN
     assert place_of([]) is None
+    halt = StackFrame("native_halt", "arch/x86/include/asm/irqflags.h", 57)
+    stop = StackFrame("stop_this_cpu", "arch/x86/kernel/process.c", 800)
+    machine = StackFrame("native_machine_halt", "arch/x86/kernel/reboot.c", 700)
+    reboot = StackFrame("__do_sys_reboot", "kernel/reboot.c", 750)
+    assert place_of([halt, stop, machine, reboot, ENTRY]) == reboot
     # Nobody but the syscall itself: what is nearest to that.
     sleep = StackFrame("hrtimer_nanosleep", "kernel/time/hrtimer.c", 4)
     assert place_of([schedule, sleep, ENTRY]) == sleep
