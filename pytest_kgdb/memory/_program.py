@@ -104,10 +104,25 @@ def load_modules(program: drgn.Program) -> None:
             # drgn itself omits the memory that a module has only until its init has run.
             regions = module_address_regions(module.object)
             module.address_ranges = [(start, start + size) for start, size in regions if size]
+            _allow_no_orc(module)
     if new:
         # Modules without a file have names and addresses all the same.
         with suppress(drgn.MissingDebugInfoError):
             program.load_module_debug_info(*new)
+
+
+def _allow_no_orc(module: drgn.RelocatableModule) -> None:
+    """Have drgn unwind by the file of a module for which objtool has made no ORC tables.
+
+    drgn 0.3 looks for those of the kernel's memory first, and with no section of that name it does
+    without the file's `.debug_frame`, too.
+    """
+    import drgn
+
+    with suppress(AttributeError, LookupError, drgn.FaultError):  # a kernel without ORC
+        if module.object.arch.num_orcs.value_() == 0:
+            for name in (".orc_unwind", ".orc_unwind_ip"):
+                module.section_addresses.setdefault(name, module.address)
 
 
 def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:

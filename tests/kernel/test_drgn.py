@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pytest_kgdb.elf import ElfFile
 from pytest_kgdb.errors import KgdbError
+
+UNLISTED = Path(__file__).parent / "modules/unlisted/unlisted.ko"
 
 
 def read17(kgdb, function="vfs_read"):
@@ -90,3 +95,20 @@ def test_the_present_time(kgdb):
 
     now = int(kgdb.run("date +%s").output)
     assert 0 <= ktime_get_real_seconds(kgdb.program).value_() - now <= 2
+
+
+def test_the_stack_of_a_module_without_orc(kgdb):
+    """By its file's own `.debug_frame`; the kernel's unwinder gives up there."""
+    from drgn.helpers.linux.pid import for_each_task
+
+    module = kgdb.modules.load(UNLISTED)
+    with ElfFile(module.file) as file:
+        assert ".orc_unwind" not in file.section_names
+    kgdb.run("echo 1 > /sys/module/unlisted/parameters/wait & sleep 0.1")
+    traces = [
+        [frame.name for frame in kgdb.stack_trace(task)] for task in for_each_task(kgdb.program)
+    ]
+    (names,) = [trace for trace in traces if "unlisted_inner" in trace]
+    inner = names.index("unlisted_inner")
+    assert names[inner : inner + 3] == ["unlisted_inner", "unlisted_outer", "set_wait"]
+    assert {"vfs_write", "do_syscall_64"} < set(names[inner:])
