@@ -115,9 +115,11 @@ def _recurring(samples: Sequence[CpuSample]) -> Recurring | None:
 
 def _storm(samples: Sequence[CpuSample]) -> Recurring | None:
     """Return the interrupt of a device that leaves a CPU no time; None for none."""
-    cpu = samples[-1].number
-    counted = [sample.irqs for sample in samples if sample.irqs and sample.number == cpu]
-    return storm(counted[0], counted[-1]) if counted else None
+    on_cpu = [sample for sample in samples if sample.number == samples[-1].number]
+    counted = [sample.irqs for sample in on_cpu if sample.irqs]
+    if not counted:
+        return None
+    return storm(counted[0], counted[-1], mostly=2 * len(counted) > len(on_cpu))
 
 
 def _in_syscall(sample: CpuSample) -> bool:

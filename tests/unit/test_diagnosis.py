@@ -248,7 +248,11 @@ def test_a_device_s_interrupt_that_comes_again_and_again() -> None:
     assert headline(*often) == f"{words} is mine"
     shared = [interrupted(1, "mine", "other"), IDLE_CPU, interrupted(9_000, "mine", "other")]
     assert headline(*shared) == f"{words}s are mine and other"
-    assert headline(interrupted(1, "mine"), IDLE_CPU, interrupted(300, "mine")) == IDLE_WORDS
+    few = [interrupted(1, "mine"), IDLE_CPU, IDLE_CPU, interrupted(300, "mine")]
+    assert headline(*few) == IDLE_WORDS
+    assert headline(*few, *few[-1:] * 2) == f"{words} is mine", "of a slow guest"
+    few = [interrupted(number, "mine") for number in range(5)]
+    assert "comes again" not in headline(*few), "it may be there by chance"
     assert headline(IDLE_CPU, IDLE_CPU, interrupted(9_000, "mine")) == IDLE_WORDS, "one look"
     other = interrupted(9_000, "mine", number=11)
     assert headline(interrupted(1, "mine"), IDLE_CPU, other) == IDLE_WORDS, "it is a new one"
