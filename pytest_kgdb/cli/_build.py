@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 _OF_SAVED: Final = frozenset(
-    {"kernel", "config", "fragment", "set", "patch", "disk", "qemu_arg", "timeout", "cache_dir"}
-    | {"remote_cache", "jobs", "stub"}
+    {"kernel", "config", "fragment", "set", "patch", "make", "source", "disk", "qemu_arg"}
+    | {"timeout", "cache_dir", "remote_cache", "jobs", "stub"}
 )
 """Settings with which a saved machine can be opened: the kernel, where it has no vmlinux."""
 

@@ -21,6 +21,8 @@ KERNEL: Final = (
     "fragment",
     "set",
     "patch",
+    "make",
+    "module-make",
     "module",
     "initrd",
     "disk",
@@ -119,7 +121,8 @@ def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "build", help="build kernel, initrd and disk, and print their paths", allow_abbrev=False
     )
-    add_arguments(parser, KERNEL)
+    # With those by which a kernel is refused, and a disk for its own boot loader is another.
+    add_arguments(parser, (*KERNEL, "source", "boot", "append", "stub"))
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_command("_build", "build"))
 
@@ -137,7 +140,7 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="FILE",
         help="machine that was saved by kgdb.save() or --kgdb-artifacts-machine",
     )
-    add_arguments(parser, (*KERNEL, *MACHINE, *BOARD, "trust-scripts"))
+    add_arguments(parser, (*KERNEL, "source", *MACHINE, *BOARD, "trust-scripts"))
     parser.add_argument(
         "--at",
         choices=("ready", "kgdbwait"),
@@ -282,7 +285,7 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logs", type=expanduser, metavar="DIR", help="keep what pytest printed on each kernel"
     )
-    add_arguments(parser, (*KERNEL, "make", "module-make", *MACHINE, "isolation", "artifacts"))
+    add_arguments(parser, (*KERNEL, *MACHINE, "isolation", "artifacts"))
     parser.set_defaults(rest=[])
 
 

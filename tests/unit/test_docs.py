@@ -121,24 +121,67 @@ def test_the_markers_arguments() -> None:
     assert named == set(MARKER_KEYS)
 
 
-def test_the_commands() -> None:
-    commands: set[str] = set()
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of all commands, by what a user types."""
+    found: dict[str, argparse.ArgumentParser] = {}
 
     def collect(parser: argparse.ArgumentParser, before: str) -> None:
         below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
         if not below:
-            commands.add(before)
+            found[before] = parser
         for action in below:
             for name, choice in action.choices.items():
                 collect(choice, f"{before} {name}")
 
     collect(_parser(), "pytest-kgdb")
+    return found
+
+
+def options_of(command: str) -> set[str]:
+    """The long options that a command takes, without `--help`."""
+    return {
+        name
+        for action in commands()[command]._actions
+        for name in action.option_strings
+        if name.startswith("--") and name != "--help"
+    }
+
+
+def test_the_commands() -> None:
     named = {
         cells[0].strip("`")
         for cells in rows("docs/options.md")
         if cells[0].startswith("`pytest-kgdb")
     }
-    assert named == commands
+    assert named == set(commands())
+
+
+def below(title: str) -> set[str]:
+    """The options in the table below a title of docs/options.md."""
+    section = text("docs/options.md").partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(--kgdb-[a-z-]+)", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("command", "titles"),
+    [
+        ("build", ("The kernel", "What boots", "The cache")),
+        ("attach", ("The kernel", "What boots", "The machine", "A board", "The cache")),
+    ],
+)
+def test_a_command_takes_the_options_that_the_page_says(
+    command: str, titles: tuple[str, ...]
+) -> None:
+    named = set().union(*map(below, titles))
+    assert len(named) > 15
+    assert named - options_of(f"pytest-kgdb {command}") == set()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_commands_own_options_are_described(command: str) -> None:
+    page = text("docs/options.md") + text("docs/gate.md")
+    own = {name for name in options_of(command) if not name.startswith("--kgdb-")}
+    assert {name for name in own if not re.search(rf"{name}(?![\w-])", page)} == set()
 
 
 # The handle
