@@ -64,6 +64,13 @@ class Failures:
         # of fixtures are kept, as with them go their frames and all that these hold.
         self._shown: dict[int, tuple[KgdbError, str]] = {}
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Know nothing of an earlier run of the same test: pytest-rerunfailures repeats it."""
+        item.stash[FAILED] = False
+        if OBSERVED in item.stash:
+            del item.stash[OBSERVED]
+
     # First, so that around everybody: it sees what the others made of the report.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

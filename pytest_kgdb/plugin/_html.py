@@ -49,6 +49,7 @@ class HtmlReport:
         self._began = time.time()
         self._outcome = "no report: the run did not end"
         self._reports: dict[str, list[pytest.TestReport]] = {}
+        self._runs: Counter[str] = Counter()  # that pytest-rerunfailures did not count
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,7 +61,11 @@ class HtmlReport:
         """Keep the report of a phase of a kernel test."""
         # That of a process that died does not say so.
         if getattr(report, "kgdb_uses_kernel", False) or report.nodeid in self._reports:
-            self._reports.setdefault(report.nodeid, []).append(report)
+            reports = self._reports.setdefault(report.nodeid, [])
+            reports.append(report)
+            if str(report.outcome) == "rerun":  # which pytest itself does not have
+                reports.clear()
+                self._runs[report.nodeid] += 1
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
@@ -79,7 +84,11 @@ class HtmlReport:
         terminalreporter.write_line(f"kgdb: {self._outcome}")
 
     def _page(self) -> str:
-        tests = [_shown(nodeid, reports) for nodeid, reports in self._reports.items()]
+        tests = [
+            _shown(nodeid, reports, self._runs[nodeid])
+            for nodeid, reports in self._reports.items()
+            if reports
+        ]
         # What failed comes first; otherwise the order is that of the run.
         tests.sort(key=lambda test: test["status"] in (PASS, SKIP))
         counts = Counter(test["outcome"] for test in tests)
@@ -93,7 +102,11 @@ class HtmlReport:
         )
 
 
-def _shown(nodeid: str, reports: Sequence[pytest.TestReport]) -> dict[str, Any]:
+def _shown(nodeid: str, reports: Sequence[pytest.TestReport], before: int) -> dict[str, Any]:
+    """Return a test as the template has it.
+
+    :param before: how often it ran before these reports.
+    """
     status, report = decisive(reports)
     # A test that passes, and must fail.
     strict = next((one for one in reports if status == PASS and one.failed), None)
@@ -106,7 +119,8 @@ def _shown(nodeid: str, reports: Sequence[pytest.TestReport]) -> dict[str, Any]:
         "name": clean(nodeid),
         "status": status,
         "outcome": "error" if lost else "failed" if strict else _OUTCOMES.get(status, "failed"),
-        "duration": duration(sum(one.duration for one in reports)),
+        "duration": duration(sum(one.duration for one in reports))
+        + (f" · run {before + 1}" if before else ""),
         "worker": worker.id if worker is not None else "",
         "failure": clean(report.longreprtext) if report.failed else "",
         # What the test did is in its time line.

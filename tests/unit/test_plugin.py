@@ -1146,6 +1146,60 @@ def test_a_splat_while_fixtures_end_is_an_error(inner: Inner) -> None:
     result.stdout.fnmatch_lines(["*a late one*"])
 
 
+RERUN = """
+import pytest
+from _pytest.runner import runtestprotocol
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    # As pytest-rerunfailures does it.
+    for last in (False, True):
+        for report in runtestprotocol(item, nextitem=nextitem, log=False):
+            if not last and report.failed:
+                report.outcome = "rerun"
+            item.ihook.pytest_runtest_logreport(report=report)
+            if report.outcome == "rerun":
+                break
+        else:
+            break
+    return True
+
+def pytest_report_teststatus(report):
+    if report.outcome == "rerun":
+        return "rerun", "R", "RERUN"
+"""
+
+
+def test_a_test_that_is_run_again_is_judged_and_shown_again(inner: Inner) -> None:
+    inner.fake(RERUN + "Session.splats = []")
+    inner.pytester.makepyfile("""
+        import pytest
+        runs = []
+        @pytest.fixture
+        def mine(kgdb):
+            yield
+            from fake_session import Session
+            if len(runs) == 2:
+                Session.splats.append("a late one")
+        def test_fails(kgdb):
+            assert 1 == 2
+        def test_passes(mine):
+            runs.append(1)
+            assert len(runs) == 2, "the first time"
+        def test_is_well(kgdb):
+            runs.append(1)
+            assert len(runs) > 3, "the first time"
+    """)
+    result = inner.run("--kgdb-report=page")
+    result.assert_outcomes(passed=2, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*a late one*"])
+    assert result.stdout.str().count("- kgdb: to run it again -") == 1
+    outcomes = re.findall(r'class="outcome">(\w+)<.*?::(\w+)<.*?· run 2', page_of(inner), re.DOTALL)
+    assert {test: outcome for outcome, test in outcomes} == {
+        "test_fails": "failed", "test_passes": "failed", "test_is_well": "passed",
+    }  # fmt: skip
+
+
 def test_a_report_is_made_whatever_is_broken(inner: Inner) -> None:
     inner.fake("Session.report_sections = lambda self: Handle().fail(RuntimeError('all is lost'))")
     inner.pytester.makepyfile("def test_a(kgdb): assert 1 == 2")
