@@ -355,11 +355,11 @@ class RunControl:
         self._stop = stop.renewed()
         select_frame(self._debugger, stop.reason)
 
-    def record_at_frame(self, reason: Reason) -> None:
+    def record_at_frame(self, reason: Reason, message: str | None) -> None:
         """Note the same of a stop that may be about another frame than the innermost."""
         self.record_stop(reason)
         level = select_frame(self._debugger, reason)
-        self._stop = Stop(self._debugger, reason, source=self._source, level=level)
+        self._stop = Stop(self._debugger, reason, message=message, source=self._source, level=level)
 
     def connected(self, reason: Reason, timeout: float | None = None) -> None:
         """Note that gdb has connected to a stopped kernel.

@@ -382,16 +382,17 @@ class Attachment:
         with self.causes.named(), self._running.paused():
             self.memory.dump(path, self._running.registers())
 
-    def take_up(self) -> None:
+    def take_up(self, message: str | None) -> None:
         """Be at the stop of a machine that was saved with modules loaded, by another session.
 
+        :param message: the stop's.
         :raises KgdbError: gdb does not take the symbols of a module.
         """
         if "MODULES" in self.kernel.config and self.registry.watched:
             self._module_symbols.sync(self.registry.watched)
         stop = self.run_control.stop
         assert stop is not None
-        self.run_control.record_at_frame(stop.reason)
+        self.run_control.record_at_frame(stop.reason, message)
 
     def save(self, path: Path) -> None:
         """Save the machine as a file; a running kernel is stopped for it, and goes on.

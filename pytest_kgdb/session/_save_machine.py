@@ -20,7 +20,7 @@ from ..machine import MachineSpec
 from ._accel import cpu_model, qemu_version
 from ._machine_file import Packed, pack, sha256_of, write_machine_file
 from ._pci import Spaces
-from ._saved_record import DiskRecord, KernelRecord, SavedRecord
+from ._saved_record import TEXT_MOST, DiskRecord, KernelRecord, SavedRecord
 from ._stop_line import in_a_line
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def save_machine(
             )
             record = SavedRecord(
                 saved=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-                where=clean(in_a_line(stop)),
+                where=_in_a_line(in_a_line(stop)),
                 qemu=qemu_version(spec.arch.qemu),
                 cpu=cpu_model() if spec.accel == "kvm" else "",
                 arch=spec.arch.name,
@@ -107,6 +107,7 @@ def save_machine(
                 disk=disk,
                 kernel=KernelRecord.of(kernel),
                 reason=stop.reason,
+                message=_in_a_line(stop.message or ""),
                 stop_reply=_reduced(stop_reply),
                 pci=None if pci is None else {place: list(words) for place, words in pci.items()},
                 modules={module: file.name for module, file in modules.items()},
@@ -126,6 +127,11 @@ def save_machine(
             f"{limit / 1e6:.0f} MB: opening it takes the same kernel, of build id "
             f"{kernel.build_id}, in the cache or by --kgdb-kernel"
         )
+
+
+def _in_a_line(text: str) -> str:
+    """Return a text of the guest's as a record may have it; a task's name may have a tab."""
+    return " ".join(clean(text).split())[:TEXT_MOST]
 
 
 def _reduced(stop_reply: bytes) -> str:

@@ -15,7 +15,7 @@ from ..kernel import Kernel, KgdbLayout, PatchedSites, SiteTable, StopLayout
 from ..machine import MachineSpec
 from ._pci import Spaces
 
-__all__ = ["FORMAT", "DiskRecord", "KernelRecord", "SavedRecord"]
+__all__ = ["FORMAT", "TEXT_MOST", "DiskRecord", "KernelRecord", "SavedRecord"]
 
 FORMAT: Final = 1
 """To be raised when an older reader would open a newer file wrongly."""
@@ -24,9 +24,13 @@ _ARCHES: Final = {arch.name: arch for arch in (X86_64,)}
 
 # What comes into command lines of QEMU's and gdb's, or is part of a path, has one of these forms.
 _WORD: Final = re.compile(r"[\w.+~:-]{0,200}", re.ASCII)
+TEXT_MOST: Final = 4000
+"""Characters that a text may have."""
 # Without control characters, and the marks by which Unicode turns the direction of text.
-_TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{0,4000}")
-_PATH: Final = re.compile(r"/[\w.@+,:=~^#%/ -]{0,1000}", re.ASCII)
+_TEXT: Final = re.compile(
+    rf"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]{{0,{TEXT_MOST}}}"
+)
+_PATH: Final = re.compile(r"/[\w.@+,:=~^#%/ -]{0,1000}")
 _HEX: Final = re.compile(r"[0-9a-f]{0,128}")
 _MODULE: Final = re.compile(r"\w{1,100}", re.ASCII)
 _FILE: Final = re.compile(r"\w[\w.+-]{0,200}", re.ASCII)
@@ -104,6 +108,8 @@ class SavedRecord:
     kernel: KernelRecord
     reason: Reason
     """Why the kernel was stopped."""
+    message: str
+    """The kernel's words for that; empty where there are none."""
     stop_reply: str
     pci: dict[str, list[int]] | None
     modules: dict[str, str]
@@ -158,6 +164,7 @@ class SavedRecord:
                 layout=kernel.layout("layout"),
             ),
             reason=cast(Reason, read.one_of("reason", get_args(Reason))),
+            message=read.text("message", optional=True),
             stop_reply=read.text("stop_reply", _STOP_REPLY),
             pci=None if pci is None else read.spaces("pci"),
             modules=read.names("modules"),

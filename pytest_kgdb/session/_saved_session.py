@@ -296,7 +296,7 @@ class SavedSession:
             launch.close()
             raise
         try:
-            vm.attachment.take_up()
+            vm.attachment.take_up(record.message or None)
         except BaseException:
             vm.close()
             raise

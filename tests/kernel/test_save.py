@@ -47,6 +47,7 @@ def look(kgdb: Kgdb) -> dict[str, object]:
     frames = kgdb.stop.backtrace()
     return {
         "reason": kgdb.stop.reason,
+        "message": kgdb.stop.message,
         "frames": [str(frame) for frame in frames],
         "level": kgdb.stop.frame.level,
         "arguments": {name: str(value) for name, value in kgdb.stop.frame.args.items()},
@@ -196,10 +197,12 @@ def test_a_running_kernel(kgdb, tmp_path):
 
 
 def test_a_panic(kgdb, tmp_path):
+    """Of a task whose name is no word: the record of the stop has both in a line."""
     kgdb.expect_splat("panic")
-    kgdb.type("echo c > /proc/sysrq-trigger")
+    kgdb.type(r"printf 'a\tb' > /proc/$$/comm; echo c > /proc/sysrq-trigger")
     stop = kgdb.cont()
     assert stop.reason in ("panic", "oops")
+    assert (stop.message, stop.task.comm) == ("sysrq triggered crash", "a\tb")
     before = look(kgdb)
     with opened(kgdb.save(tmp_path / "m.kgdb")) as other:
         assert look(other) == before

@@ -226,7 +226,11 @@ def load(**changes: Any) -> SavedRecord:
 
 @pytest.mark.parametrize("layout", [None, LAYOUT, {**LAYOUT, "patched": PATCHED}])
 def test_a_record_is_what_it_was(layout: dict[str, Any] | None) -> None:
-    record = load(kernel={**RECORD["kernel"], "layout": layout})
+    kernel = {**RECORD["kernel"], "debug_source": "/home/josé/linux", "layout": layout}
+    record = load(message="BUG: kernel NULL pointer dereference", kernel=kernel)
+    assert record.message == "BUG: kernel NULL pointer dereference"
+    assert load().message == "", "of an older file"
+    assert record.kernel.debug_source == "/home/josé/linux"
     assert StopLayout.load(record.kernel.layout) == StopLayout.load(layout)
     assert SavedRecord.load(json.loads(json.dumps(record.dump())), CacheError) == record
     spec = record.machine(image=Path("/image"), disk=None)
@@ -250,6 +254,7 @@ def test_a_record_is_what_it_was(layout: dict[str, Any] | None) -> None:
         {"qemu_arg": "-s"},
         {"reason": "shell"},
         {"where": "turned \u202e round"},
+        {"message": "an\x1bescape"},
         {"has_image": 1},
         {"stop_reply": "T05thread:01;$OK#9a"},
         {"stop_reply": "O4141"},
@@ -277,7 +282,7 @@ def test_values_that_cannot_be(changes: dict[str, Any]) -> None:
     with pytest.raises(CacheError, match=r"machine.json: \w+ cannot be|nothing of the kernel"):
         load(**changes)
     without = {name: value for name, value in RECORD.items() if name not in changes}
-    if None not in changes.values() and not changes.keys() & {"disk", "pci"}:
+    if None not in changes.values() and not changes.keys() & {"disk", "pci", "message"}:
         with pytest.raises(CacheError):
             SavedRecord.load(without, CacheError)
 
