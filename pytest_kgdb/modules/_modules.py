@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from ..actions import ActionLog, recorded
 from ..console import Result
-from ..debugger import RunControl
+from ..debugger import RunControl, place_of
 from ..errors import ConfigError, GuestCommandError, KernelPanic, KgdbError
 from ..guest import FileTransfer, Shell
 from ..klog import is_detail
@@ -349,13 +349,11 @@ class Modules:
         if stop is None:
             return error
         with contextlib.suppress(KgdbError):
-            place = next(
-                (f" at {frame.file}:{frame.line}" for frame in stop.backtrace() if frame.line), ""
-            )
             if stop.reason in ("oops", "panic"):
                 did = "oopsed" if stop.reason == "oops" else "panicked"
                 return KernelPanic(
-                    f"loading {name}: the kernel {did}{place}: {stop.message or repr(stop)}",
+                    f"loading {name}: the kernel {did} in {place_of(stop)}: "
+                    f"{stop.message or repr(stop)}",
                     log=self._shell.console.log,
                     hint="kgdb.stop is where; a test that wants it: load_stopped(), then cont()",
                 )

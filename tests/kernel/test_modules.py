@@ -234,7 +234,7 @@ class TestInit:
         assert names[:4] == ["demo_prepare", "demo_init", "do_one_initcall", "do_init_module"]
 
     def test_an_oops_that_load_did_not_expect(self, kgdb) -> None:
-        where = rf"oopsed at {re.escape(str(DEMO))}/main\.c:\d+: "
+        where = rf"oopsed in demo_prepare at {re.escape(str(DEMO))}/main\.c:\d+: BUG: "
         with pytest.raises(KernelPanic, match=where):
             kgdb.modules.load(DEMO, crash=True)
         assert kgdb.stop.reason == "oops"
