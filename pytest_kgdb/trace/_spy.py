@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ..escape import clean_name
 from ..rsp import CONTINUE, Action, Event, Hook
 from ._call import Call, number_of
 from ._freed import FreedMemory
@@ -163,11 +164,7 @@ class Spy(Instrument):
         # the next, and returns with it: nothing tells it from one whose return was missed.
         place = target, stack + 8, call.task.address
         if (earlier := self._pending.pop(place, None)) is not None:
-            earlier.no_return(
-                f"its return cannot be told from that of call {call.number}, which has the same "
-                "return address at the same place of the stack: it ended by a jump (a tail call), "
-                "or has returned unseen"
-            )
+            earlier.no_return(_given_up(earlier, call))
         self._pending[place] = call
         if len(self._pending) > (self._calls.maxlen or 0):
             oldest = self._pending.pop(next(iter(self._pending)))
@@ -204,3 +201,20 @@ class Spy(Instrument):
     def __repr__(self) -> str:
         dropped = f", {self.dropped} of them dropped" if self.dropped else ""
         return f"<Spy on {self.function}: {self.count} calls{dropped}{self._state()}>"
+
+
+def _given_up(earlier: Call, later: Call) -> str:
+    """Return why a call's return is waited for no more, by the call that has its place.
+
+    A thread that replaces its program may get its process's number, but not another process's
+    (fs/exec.c, de_thread).
+    """
+    task, other = earlier.task, later.task
+    gone = f"its task, {clean_name(task.comm)}[{task.pid}], "
+    if task.tgid != other.tgid and task.tgid and other.tgid:
+        return f"{gone}has ended: call {later.number} is another one's, in the same memory"
+    return (
+        f"its return cannot be told from that of call {later.number}, which has the same "
+        "return address at the same place of the stack: it ended by a jump (a tail call), "
+        "or has returned unseen" + f", or {gone}has ended" * (task.pid != other.pid)
+    )

@@ -23,11 +23,12 @@ def relay() -> HookedRelay:
 
 
 def make(relay: HookedRelay, *, returns: bool = False, **options: Any) -> Spy:
-    # The task is in r15.
+    # The task is in r15, and its numbers in those before.
+    known = {"task": 15, "tgid": 14, "pid": 13}
     context: list[tuple[str, Any]] = [
-        (name, KgdbError("not read")) for name in _CONTEXT if name != "task"
+        (name, KgdbError("not read")) for name in _CONTEXT if name not in known
     ]
-    context.append(("task", _reader("current", compiled("reg 15"), "")))
+    context += [(name, _reader(name, compiled(f"reg {reg}"), "")) for name, reg in known.items()]
     count = ("count", _reader("count", compiled("reg 3"), ""))
     flags = _reader("file->f_flags", compiled("reg 5", "ref32"), "")
     entry = FunctionEntry(ENTRY, INT, (count,), (flags,), tuple(context))
@@ -163,6 +164,24 @@ def test_calls_with_one_return(relay: HookedRelay) -> None:
             call.return_value  # noqa: B018 # it raises
     relay.arrive(CALLER, sp=STACK + 8, ax=77)
     assert last.return_value == 99
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ((51, 51), r"call 1 of vfs_read: its task, not read\[50\], has ended: call 2 is another"),
+        ((51, 50), r"tail call\), or has returned unseen, or its task, not read\[50\], has ended$"),
+        ((50, 50), r"tail call\), or has returned unseen$"),
+    ],
+)
+def test_the_call_of_a_task_whose_memory_another_has(
+    relay: HookedRelay, other: tuple[int, int], words: str
+) -> None:
+    calls = make(relay, returns=True)
+    relay.arrive(r15=0x9000, r13=50, r14=50)
+    relay.arrive(r15=0x9000, r13=other[0], r14=other[1])
+    with pytest.raises(KgdbError, match=words):
+        calls.calls[0].return_value  # noqa: B018 # it raises
 
 
 def test_a_call_that_is_not_waited_for_any_more_says_so(relay: HookedRelay) -> None:
