@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import KgdbError
+from ..escape import clean_name
 from ..rsp import Event
 from ._functions import Collected, FunctionEntry
 
@@ -22,6 +23,16 @@ class TaskAtCall:
     pid: int
     tgid: int
     comm: str
+
+    def is_still(self, pid: int, tgid: int) -> bool:
+        """Whether it is the task that has its memory now, which has these numbers (for the spy).
+
+        A thread that replaces its program takes its process's number (fs/exec.c, de_thread).
+        """
+        return pid == self.pid or (tgid == self.tgid and pid == tgid)
+
+    def __str__(self) -> str:
+        return f"{clean_name(self.comm)}[{self.pid}]"
 
 
 class Call:

@@ -211,9 +211,10 @@ class FunctionEntry:
         """Return the circumstances of the call: `task`, `pid`, `tgid`, `comm`, `cpu`, `time`."""
         return {name: _read(reader, event) for name, reader in self.context}
 
-    def read_task(self, event: Event) -> Any:
-        """Return only the task: what a return needs to be told from the others."""
-        return _read(dict(self.context)["task"], event)
+    def read_task(self, event: Event) -> list[Any]:
+        """Return only the task, its `pid` and `tgid`: what tells a return from the others."""
+        readers = dict(self.context)
+        return [_read(readers[name], event) for name in ("task", "pid", "tgid")]
 
     def read_arguments(self, event: Event) -> dict[str, Any]:
         """Return the arguments; those that cannot be read as the error why."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..escape import clean_name
 from ..rsp import CONTINUE, Action, Event, Hook
 from ._call import Call, number_of
 from ._freed import FreedMemory
@@ -172,10 +171,14 @@ class Spy(Instrument):
 
     def _on_return(self, event: Event) -> Action:
         self._times[1].note(event)
-        task = self._function.entries[0].read_task(event)
-        call = self._pending.pop((event.address, event.registers["sp"], number_of(task)), None)
-        if call is not None:
+        task, pid, tgid = map(number_of, self._function.entries[0].read_task(event))
+        call = self._pending.pop((event.address, event.registers["sp"], task), None)
+        if call is None:
+            return CONTINUE
+        if call.task.is_still(pid, tgid):
             call.note_return(event)
+        else:  # what comes here has called another function, or it is where one begins
+            call.no_return(f"its task, {call.task}, has ended")
         return CONTINUE
 
     # Where the kernel goes another way than to the return
@@ -204,17 +207,11 @@ class Spy(Instrument):
 
 
 def _given_up(earlier: Call, later: Call) -> str:
-    """Return why a call's return is waited for no more, by the call that has its place.
-
-    A thread that replaces its program may get its process's number, but not another process's
-    (fs/exec.c, de_thread).
-    """
-    task, other = earlier.task, later.task
-    gone = f"its task, {clean_name(task.comm)}[{task.pid}], "
-    if task.tgid != other.tgid and task.tgid and other.tgid:
-        return f"{gone}has ended: call {later.number} is another one's, in the same memory"
+    """Return why a call's return is waited for no more, by the call that has its place."""
+    if not earlier.task.is_still(later.task.pid, later.task.tgid):
+        return f"its task, {earlier.task}, has ended: call {later.number} is another one's"
     return (
         f"its return cannot be told from that of call {later.number}, which has the same "
         "return address at the same place of the stack: it ended by a jump (a tail call), "
-        "or has returned unseen" + f", or {gone}has ended" * (task.pid != other.pid)
+        "or has returned unseen"
     )

@@ -83,6 +83,20 @@ def test_returns_of_calls_that_wait(kgdb):
     assert all(call.return_value == 0 for call in sleeps_of.values())
 
 
+@pytest.mark.parametrize("name", ["do_exit", "do_group_exit"])
+def test_a_call_whose_task_ends_does_not_return(kgdb, name):
+    """Another task gets its memory, and comes to the same places."""
+    with kgdb.spy(name, returns=True) as exits:
+        kgdb.run("for i in 1 2 3 4 5 6; do cat /proc/version > /dev/null; done")
+    calls = [call for call in exits.calls if call.task.comm == "cat"]
+    assert len(calls) == 6
+    assert not any(call.returned for call in calls)
+    words = rf"of {name}: (?:its task, cat\[\d+\], has ended|it has not returned)"
+    for call in calls:
+        with pytest.raises(KgdbError, match=words):
+            call.return_value  # noqa: B018 # it raises
+
+
 def test_a_bound_on_what_is_kept(kgdb):
     with kgdb.spy("vfs_read", keep=5) as reads:
         kgdb.run(READS)

@@ -75,7 +75,7 @@ def test_a_function(find: Any) -> None:
     assert (entry.address, entry.returns) == (ENTRY, Returns("ssize_t", "int", 8, True))
     assert entry.read_arguments(event(dx=17)) == {"count": 17}
     assert entry.read_context(event()) == dict.fromkeys(_CONTEXT, 7)
-    assert entry.read_task(event()) == 7
+    assert entry.read_task(event()) == [7, 7, 7]
 
 
 def test_copies_and_where_gcc_inlined_it(find: Any) -> None:

@@ -166,22 +166,48 @@ def test_calls_with_one_return(relay: HookedRelay) -> None:
     assert last.return_value == 99
 
 
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        ((51, 51), r"call 1 of vfs_read: its task, not read\[50\], has ended: call 2 is another"),
-        ((51, 50), r"tail call\), or has returned unseen, or its task, not read\[50\], has ended$"),
-        ((50, 50), r"tail call\), or has returned unseen$"),
-    ],
-)
+OTHERS = [
+    ((51, 51), r"call 1 of vfs_read: its task, not read\[50\], has ended"),
+    ((51, 50), r"call 1 of vfs_read: its task, not read\[50\], has ended"),
+    ((50, 50), None),
+]
+
+
+@pytest.mark.parametrize(("other", "ended"), OTHERS)
 def test_the_call_of_a_task_whose_memory_another_has(
-    relay: HookedRelay, other: tuple[int, int], words: str
+    relay: HookedRelay, other: tuple[int, int], ended: str | None
 ) -> None:
     calls = make(relay, returns=True)
     relay.arrive(r15=0x9000, r13=50, r14=50)
     relay.arrive(r15=0x9000, r13=other[0], r14=other[1])
-    with pytest.raises(KgdbError, match=words):
-        calls.calls[0].return_value  # noqa: B018 # it raises
+    first = calls.calls[0]
+    with pytest.raises(KgdbError, match=ended or r"tail call\), or has returned unseen"):
+        first.return_value  # noqa: B018 # it raises
+    assert not first.returned
+
+
+@pytest.mark.parametrize(("other", "ended"), OTHERS)
+def test_a_return_of_a_task_in_the_memory_of_one_that_has_ended(
+    relay: HookedRelay, other: tuple[int, int], ended: str | None
+) -> None:
+    """It has called another function from the same place."""
+    calls = make(relay, returns=True)
+    relay.arrive(r15=0x9000, r13=50, r14=50)
+    relay.arrive(CALLER, sp=STACK + 8, r15=0x9000, r13=other[0], r14=other[1], ax=5)
+    (call,) = calls.calls
+    assert call.returned is (ended is None)
+    if ended is None:
+        assert call.return_value == 5
+    else:
+        with pytest.raises(KgdbError, match=ended):
+            call.return_value  # noqa: B018 # it raises
+
+
+def test_a_thread_that_has_taken_its_process_s_number(relay: HookedRelay) -> None:
+    calls = make(relay, returns=True)
+    relay.arrive(r15=0x9000, r13=51, r14=50)
+    relay.arrive(CALLER, sp=STACK + 8, r15=0x9000, r13=50, r14=50, ax=5)
+    assert calls.calls[0].return_value == 5
 
 
 def test_a_call_that_is_not_waited_for_any_more_says_so(relay: HookedRelay) -> None:
