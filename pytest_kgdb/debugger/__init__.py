@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from ._run_control import RunControl
     from ._stop import Reason, Stop, place_of
+    from ._stop_line import in_a_line
     from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber
     from ._symbol_index import SymbolIndex
     from ._template import ForkedGdb, GdbTemplate
@@ -88,6 +89,7 @@ __all__ = [
     "evaluate",
     "expression_of",
     "gdb_version",
+    "in_a_line",
     "launch_gdb",
     "launch_template",
     "number_of",
@@ -143,6 +145,7 @@ _MODULE_OF: Final = {
     "launch_template": "_process",
     "GdbTemplate": "_template",
     "ForkedGdb": "_template",
+    "in_a_line": "_stop_line",
     "Restored": "_subscribers",
     "Resumed": "_subscribers",
     "RunControl": "_run_control",

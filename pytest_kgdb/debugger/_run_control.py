@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..deadline import Deadline, WaitLimit
-from ..diagnosis import explained
+from ..diagnosis import Diagnosis, explained
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 from ._classify import asked_by_guest, classify, select_frame, trap_name
 from ._debugger import Debugger
 from ._frames import Frame, SourceText
 from ._mi import GdbError, Record, c_string, refusal
 from ._stop import Reason, Stop
+from ._stop_line import in_a_line
 from ._subscribers import Restored, Resumed, StopRecord, StopSubscriber, of_the_first
 
 __all__ = ["RunControl"]
@@ -27,10 +28,15 @@ _DEAF_HINT: Final = (
     "CONFIG_MAGIC_SYSRQ_SERIAL and interrupts"
 )
 
+_LATE_HINT: Final = "kgdb.stop is where; it takes a larger timeout= to be told of it"
+
 _UNHEARD_HINT: Final = (
     "a kernel that is booting still hears it shortly before init runs: a larger timeout=, or a "
     "breakpoint on the way"
 )
+
+# How long a stop is waited for that the kernel has come to meanwhile, in seconds.
+_JUST_THEN: Final = 1.0
 
 _CONTINUE: Final = "-exec-continue"  # the other commands are steps, of one task
 
@@ -266,13 +272,35 @@ class RunControl:
         return self.explain(error)
 
     def explain(self, error: TimeoutError) -> TimeoutError:
-        """Return the error of a wait that ran out, with what the kernel does instead."""
+        """Return the error of a wait that ran out, with what the kernel does instead.
+
+        :raises GdbError: gdb gave up the resume after it had begun.
+        """
+        was_stopped = self._stopped
         diagnoses = [subscriber.diagnose() for subscriber in self._subscribers]
         diagnosis = next(filter(None, diagnoses), None)
+        other = None if diagnosis is None else diagnosis.unless_stopped
+        if not was_stopped and (late := self._late_stop(wait=other is not None)):
+            words = Diagnosis(f"it stopped just then: {late}", "")
+            return explained(error, words, hint=_LATE_HINT)
         if diagnosis is None:
             return error
+        diagnosis = other or diagnosis
         self.hears_interrupts = not (diagnosis.deaf and self._debugger.door == "kgdb")
         return explained(error, diagnosis, hint=None if self.hears_interrupts else _DEAF_HINT)
+
+    def _late_stop(self, *, wait: bool) -> str:
+        """Return why and where the kernel has stopped by now, in words; empty if it has not.
+
+        :param wait: whether it is known to have, and the word of it is on its way.
+        """
+        with contextlib.suppress(KgdbError):
+            self._take_event(_JUST_THEN if wait else 0.0)
+        self.check_refused()
+        with contextlib.suppress(KgdbError):
+            if self.stop is not None:
+                return in_a_line(self.stop)
+        return ""
 
     def interrupt(self, timeout: float | None = None) -> Stop:
         """Stop the running kernel where it is; a stopped one stays as it is.

@@ -39,6 +39,7 @@ _FIRST_KERNEL_ADDRESS: Final = 1 << 63
 # started again (arch/x86/kernel/smpboot.c).
 _IDLE_NAMES: Final = re.compile(r"idle|safe_halt|^(?:acpi|intel)_\w*(?:enter|mwait)|play_dead")
 _SHOWN_FRAMES: Final = 12
+_DEBUGGER: Final = "kgdb_cpu_enter"  # kernel/debug/debug_core.c
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,20 @@ class CpuSample:
     @property
     def in_debugger(self) -> bool:
         """Whether it is in kgdb, for which all the others wait (kernel/debug/debug_core.c)."""
-        return any(frame.name == "kgdb_cpu_enter" for frame in self.frames)
+        return any(frame.name == _DEBUGGER for frame in self.frames)
+
+    def outside_debugger(self) -> CpuSample:
+        """Return what it did when it came to kgdb; the same if it is not there."""
+        if not self.in_debugger:
+            return self
+        names = [frame.name for frame in self.frames]
+        inner = len(names) - 1 - names[::-1].index(_DEBUGGER)
+        outer = [n for n, one in enumerate(self.frames) if n > inner and one.interrupted]
+        if not outer:
+            return self
+        frames = self.frames[outer[0] :]
+        flags = {} if frames[0].flags is None else {"RFL": frames[0].flags}
+        return replace(self, frames=frames, registers={**self.registers, **flags})
 
     @property
     def task(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from ..errors import KgdbError
@@ -38,6 +38,8 @@ class Diagnosis:
     """What each CPU does, and which tasks wait, with their stacks."""
     deaf: bool = False
     """Whether no interrupt reaches the kernel any more, so that nothing but QEMU can stop it."""
+    unless_stopped: Diagnosis | None = None
+    """The kernel is in its debugger: what it does if that is for a call that a spy sees."""
 
 
 def explained(
@@ -68,11 +70,19 @@ def diagnose(samples: Samples) -> Diagnosis:
     """Return what is wrong, by what was seen of a machine at several times."""
     text = "\n".join(_bounded(samples))
     in_debugger = any(cpu.in_debugger for cpu in samples.last)
-    if in_debugger and samples.status in _OF_DEBUGGERS:
+    if samples.status == "debug" or (in_debugger and samples.status in _OF_DEBUGGERS):
         # At a stop that has come while somebody looked.
-        return Diagnosis("the kernel has come to its debugger", text)
+        outside = [[cpu.outside_debugger() for cpu in cpus] for cpus in samples.cpus]
+        running = _of_running(replace(samples, cpus=outside))
+        return Diagnosis("the kernel has come to its debugger", text, unless_stopped=running)
     if samples.status != "running":
         return Diagnosis(f"{samples.status}: QEMU has stopped the machine", text, deaf=True)
+    return _of_running(samples)
+
+
+def _of_running(samples: Samples) -> Diagnosis:
+    """Return what is wrong with a machine that runs."""
+    text = "\n".join(_bounded(samples))
     if samples.last and not any(cpu.started for cpu in samples.last):
         return Diagnosis(_before_the_kernel(samples.by_cpu()[0]), text)
     looks = len(samples.cpus)

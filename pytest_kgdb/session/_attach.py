@@ -13,10 +13,10 @@ import tty
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..debugger import in_a_line
 from ..errors import ConfigError, KgdbError
 from ..escape import clean
 from ..kernel import gdb_scripts
-from ._stop_line import in_a_line
 
 if TYPE_CHECKING:
     from ..cache import Cache

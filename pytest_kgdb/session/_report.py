@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ..debugger import in_a_line
 from ..errors import KgdbError
 from ..escape import clean
 from ..machine import by_hand, storage_by_hand
 from ..report import ACTIONS, MACHINE, Section, Story
-from ._stop_line import in_a_line
 
 if TYPE_CHECKING:
     from ..actions import ActionEntry, ActionLog, Instrument, SeenCall

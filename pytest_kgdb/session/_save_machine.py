@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ..debugger import in_a_line
 from ..disk import backing_of, keep_snapshot
 from ..errors import ConfigError, KgdbError
 from ..escape import clean
@@ -21,7 +22,6 @@ from ._accel import cpu_model, qemu_version
 from ._machine_file import Packed, pack, sha256_of, write_machine_file
 from ._pci import Spaces
 from ._saved_record import TEXT_MOST, DiskRecord, KernelRecord, SavedRecord
-from ._stop_line import in_a_line
 
 if TYPE_CHECKING:
     from ..debugger import Stop

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from guest_files import built_from
 
+from pytest_kgdb.debugger import in_a_line
 from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
 from pytest_kgdb.handle import attachment_of
 from pytest_kgdb.klog import console_lines, find_splats
-from pytest_kgdb.session._stop_line import in_a_line
 
 SOURCE = r"""
 #include <linux/delay.h>

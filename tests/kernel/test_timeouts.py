@@ -54,6 +54,37 @@ def test_a_stop(kgdb):
     kgdb.interrupt()
 
 
+def test_a_stop_that_is_a_little_late(kgdb):
+    """The error says why and where, whether it comes to QEMU's stub or to kgdb."""
+    kgdb.breakpoint("version_proc_show")
+    words = (
+        r": it stopped just then: breakpoint \d+ in version_proc_show at fs/proc/version\.c:\d+; "
+    )
+    for _ in range(20):  # or it comes when all has been said
+        kgdb.type("cat /proc/version")
+        with pytest.raises(TimeoutError, match="did not stop in 0 s") as caught:
+            kgdb.cont(timeout=0)
+        if late := re.search(
+            words + r"; CPU 0, task \d+ \(cat\)$", caught.value.message.splitlines()[0]
+        ):
+            break
+        kgdb.wait()
+    assert late
+    assert kgdb.stop.frame.function == "version_proc_show"
+
+
+def test_calls_that_a_spy_sees_are_no_stop(kgdb):
+    """In most of the time the machine is stopped for them."""
+    with kgdb.spy("vfs_read") as reads:
+        kgdb.type("while :; do read line < /proc/version; done")
+        with pytest.raises(
+            TimeoutError, match=r"did not stop in 0\.5 s[^:]*: (?:running|spinning): "
+        ):
+            kgdb.cont(timeout=0.5)
+        kgdb.interrupt()
+    assert reads.count > 3
+
+
 @SHORT
 def test_a_command_and_the_console(kgdb):
     with takes_about(1.5), pytest.raises(TimeoutError, match=r"did not end in 1\.5 s"):

@@ -21,6 +21,7 @@ from pytest_kgdb.debugger import (
     StopRecord,
     StopSubscriber,
     Value,
+    _run_control,
 )
 from pytest_kgdb.diagnosis import Diagnosis
 from pytest_kgdb.errors import (
@@ -513,6 +514,52 @@ def test_an_interrupt_that_is_not_answered(parts: Parts) -> None:
     parts.run_control.resume()
     with pytest.raises(TimeoutError, match=r"(?s)did not answer a sysrq.*CPU 0: spins"):
         parts.run_control.interrupt(0.02)
+    assert not parts.run_control.stopped
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stop_that_comes_while_a_late_one_is_explained(
+    parts: Parts, gdb: FakeGdb, known: bool
+) -> None:
+    running = Diagnosis("spinning: CPU 0", "CPU 0: spins")
+    stopped = Diagnosis("the kernel has come to its debugger", "", unless_stopped=running)
+
+    class Stacks(StopSubscriber):
+        def diagnose(self) -> Diagnosis:
+            gdb.hit(1)
+            if not known:
+                gdb.wait_read()
+            return stopped if known else running
+
+    opened = parts.table.insert(OPEN)
+    parts.run_control.subscribe(Stacks())
+    parts.run_control.resume()
+    with pytest.raises(TimeoutError) as caught:
+        parts.run_control.wait(0)
+    first = caught.value.message.splitlines()[0]
+    words = f"the kernel did not stop in 0 s at {OPEN} (0 hits): it stopped just then: breakpoint 1"
+    assert first.startswith(words)
+    assert "CPU 0: spins" not in caught.value.message
+    assert "kgdb.stop is where" in str(caught.value.hint)
+    assert parts.run_control.stop is not None
+    assert parts.run_control.stop.breakpoint is opened
+
+
+def test_a_kernel_in_its_debugger_that_does_not_stop(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there for a call that a spy sees."""
+    monkeypatch.setattr(_run_control, "_JUST_THEN", 0.02)
+    running = Diagnosis("spinning: CPU 0", "CPU 0: spins")
+
+    class Stacks(StopSubscriber):
+        def diagnose(self) -> Diagnosis:
+            return Diagnosis("the kernel has come to its debugger", "", unless_stopped=running)
+
+    parts.run_control.subscribe(Stacks())
+    parts.run_control.resume()
+    with pytest.raises(TimeoutError, match=r"did not stop in 0 s.*: spinning: CPU 0\n"):
+        parts.run_control.wait(0)
     assert not parts.run_control.stopped
 
 

@@ -432,6 +432,25 @@ def test_a_stop_that_has_just_come() -> None:
     taken.status = "paused"
     assert diagnose(taken).headline == "the kernel has come to its debugger"
     assert not diagnose(taken).deaf
+    taken = samples(*[cpu(SPIN, WRITE, ENTRY)] * 3)
+    taken.status = "debug"  # at one of QEMU's stub
+    assert diagnose(taken).headline == "the kernel has come to its debugger"
+
+
+def test_a_kernel_in_its_debugger_for_calls_that_a_spy_sees() -> None:
+    """What it does is what it did when it came there."""
+    debugger = StackFrame("kgdb_cpu_enter", "kernel/debug/debug_core.c", 594, 0x3000)
+    trap = StackFrame("exc_int3", "arch/x86/kernel/traps.c", 1, 0x4000)
+    for flags, words in ((ON, "spinning"), (OFF, "spinning with interrupts off")):
+        called = replace(SPIN, interrupted=True, flags=flags)
+        spied = diagnose(samples(*[cpu(debugger, trap, called, ENTRY, flags=OFF)] * 3))
+        assert spied.unless_stopped is not None
+        assert spied.unless_stopped.headline == f"{words}: CPU 0 in demo_spin (demo.c:30), dd[52]"
+        assert spied.unless_stopped.deaf is (flags == OFF)
+        assert "kgdb_cpu_enter" not in spied.unless_stopped.text
+    # A stack that ends within the debugger.
+    spied = diagnose(samples(*[cpu(debugger, trap, flags=OFF)] * 3))
+    assert spied.headline == "the kernel has come to its debugger"
 
 
 def test_a_kernel_in_its_debugger_whose_machine_qemu_has_stopped() -> None:
@@ -670,6 +689,17 @@ def test_a_machine_that_somebody_has_paused_stays_so(
     machine.state = "paused"
     assert stacks.diagnose().headline == "paused: QEMU has stopped the machine"
     assert machine.looks == 0
+
+
+def test_stops_that_no_test_sees_are_waited_out(
+    machine: FakeMachine, stacks: CpuStacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through QEMU's stub the machine is in them at any time."""
+    states = iter(["debug", "debug"])
+    monkeypatch.setattr(machine, "status", lambda: next(states, "running"))
+    assert stacks.diagnose().headline.startswith("spinning with interrupts off: CPU 0")
+    monkeypatch.setattr(machine, "status", lambda: "debug")
+    assert stacks.diagnose().headline == "the kernel has come to its debugger"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from ..debugger import place_of
 from ..errors import KgdbError
 from ..escape import clean_name
+from ._stop import place_of
 
 if TYPE_CHECKING:
-    from ..debugger import Stop
+    from ._stop import Stop
 
 __all__ = ["in_a_line"]
 
