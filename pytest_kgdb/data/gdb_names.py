@@ -224,7 +224,8 @@ class Names:
         if symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
             raise Refused(
                 f"{name} ({short(symbol)}) was optimised out by the compiler: it has no memory",
-                "a variable that is never written is its initial value, in the source",
+                "of a variable that is never written the value is the initial one, in the source; "
+                "one that is never read has none",
             )
         if symbol.addr_class in VARIABLES and not symbol.needs_frame:
             address = address_of(symbol)

@@ -485,8 +485,9 @@ def test_freed_init_data_is_no_value(kgdb: Any) -> None:
 
 
 def test_what_was_optimised_out(edges: Any) -> None:
-    with pytest.raises(KgdbError, match="optimised out"):
+    with pytest.raises(KgdbError, match="optimised out") as caught:
         edges.evaluate("never")
+    assert "one that is never read has none" in str(caught.value.hint)
 
 
 @pytest.mark.kgdb(smp=2)
