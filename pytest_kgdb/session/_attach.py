@@ -32,6 +32,7 @@ _INTERRUPT: Final = b"\x03"
 _KEYS: Final = re.compile(rb"([\x03\x14\x1c\x1d])")
 
 _LOOK_SECONDS: Final = 0.05  # for news of the console, while it is shown
+_SCREEN_BYTES: Final = 2000
 _STOP_SECONDS: Final = 5.0  # that a kernel which a person left running has to stop
 
 # What a person wants to see, and a test's own reading does without: a stop's record would have the
@@ -167,7 +168,7 @@ class _Prompt:
         self._console = attachment.machine.console
         self._terminal, self._source, self._sink = terminal, source, sink
         self._console_shown = False
-        self._mark = 0
+        self._mark = self._console.mark()
 
     def run(self) -> bool:
         """Copy until the user leaves, or gdb ends; return whether everything is to end."""
@@ -211,7 +212,8 @@ class _Prompt:
 
     def _switch_to_console(self) -> None:
         self._console_shown = True
-        self._mark = self._console.mark()
+        # What it has shown meanwhile comes first, as far as a screen has room.
+        self._mark = max(self._mark, self._console.mark() - _SCREEN_BYTES)
         state = "" if self._gdb.target_running else "; the kernel is stopped, and reads it later"
         self._say(f"the guest's console{state}; Ctrl-T: gdb")
 

@@ -72,6 +72,7 @@ def test_a_test_that_failed(terminal, tmp_path):
     child.expect("Continuing.")
     child.send("\x14")
     child.expect("the guest's console; Ctrl-T: gdb")
+    child.expect("Linux version")  # also if it came before the console was shown
     child.send("echo $((6 * 7)) typed\r")
     child.expect("42 typed")
     child.send("\x14")
