@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from .escape import clean
 
-__all__ = ["ACTIONS", "MACHINE", "Section", "Story", "bound", "save", "sections"]
+__all__ = ["ACTIONS", "MACHINE", "Section", "Story", "bound", "cut", "save", "sections"]
 
 HEAD_LINES: Final = 20
 """Lines that are kept of the beginning of a long text."""
@@ -63,16 +63,18 @@ class Story(TypedDict):
     """The lines of the console."""
 
 
+def cut(line: str) -> str:
+    """Return the beginning of a line, and how long it is where that is not all."""
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} … ({len(line)} characters)"
+
+
 def bound(text: str, *, head: int = HEAD_LINES, tail: int = TAIL_LINES) -> str:
     """Return the beginning and the end of a text, with a line that counts the lines left out.
 
     :param head: lines to keep of the beginning.
     :param tail: lines to keep of the end.
     """
-    lines = [
-        line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} … ({len(line)} characters)"
-        for line in text.splitlines()
-    ]
+    lines = [cut(line) for line in text.splitlines()]
     if (missing := len(lines) - head - tail) > 1:
         lines[head : head + missing] = [f"… {missing} lines left out …"]
     return "\n".join(lines)

@@ -16,12 +16,13 @@ import pytest
 from ..errors import ConfigError
 from ..escape import clean
 from ..progress import duration
-from ..report import ACTIONS, Story
+from ..report import ACTIONS, Story, bound
 from ._status import MISS, PASS, SKIP, decisive
 
 __all__ = ["HtmlReport"]
 
 _OUTCOMES: Final = {PASS: "passed", SKIP: "skipped"}
+_FAILURE_LINES: Final = 300  # that are shown of a failure's beginning, and of its end
 _SHORT: Final = 0.001  # seconds: a time line is at least so long
 
 
@@ -96,8 +97,9 @@ class HtmlReport:
         return self._environment.from_string(template.read_text(encoding="utf-8")).render(
             summary=", ".join(f"{number} {name}" for name, number in counts.items()) or "no tests",
             began=time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._began)),
-            kernels=", ".join(self._kernels),
-            command=shlex.join(["pytest", *self._config.invocation_params.args]),
+            # Which may have any bytes, in names of files.
+            kernels=clean(", ".join(self._kernels)),
+            command=clean(shlex.join(["pytest", *self._config.invocation_params.args])),
             tests=tests,
         )
 
@@ -122,7 +124,7 @@ def _shown(nodeid: str, reports: Sequence[pytest.TestReport], before: int) -> di
         "duration": duration(sum(one.duration for one in reports))
         + (f" · run {before + 1}" if before else ""),
         "worker": worker.id if worker is not None else "",
-        "failure": clean(report.longreprtext) if report.failed else "",
+        "failure": _failure(report) if report.failed else "",
         # What the test did is in its time line.
         "sections": [
             (clean(title), clean(text))
@@ -134,6 +136,11 @@ def _shown(nodeid: str, reports: Sequence[pytest.TestReport], before: int) -> di
         "scale": _offset(story["seconds"]) if story else "",
         "dropped": story["dropped"] if story else 0,
     }
+
+
+def _failure(report: pytest.TestReport) -> str:
+    """Return pytest's account of a failure; what the guest printed may be in its message."""
+    return bound(clean(report.longreprtext), head=_FAILURE_LINES, tail=_FAILURE_LINES)
 
 
 def _events(story: Story) -> list[dict[str, Any]]:

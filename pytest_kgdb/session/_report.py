@@ -16,7 +16,7 @@ from ..debugger import in_a_line
 from ..errors import KgdbError
 from ..escape import clean
 from ..machine import by_hand, storage_by_hand
-from ..report import ACTIONS, MACHINE, Section, Story
+from ..report import ACTIONS, MACHINE, Section, Story, cut
 
 if TYPE_CHECKING:
     from ..actions import ActionEntry, ActionLog, Instrument, SeenCall
@@ -178,7 +178,7 @@ def story(vm: ReportedMachine | None, mark: int, actions: ActionLog) -> Story:
         "actions": [{**asdict(action), "source": _source(action)} for action in actions.actions],
         "calls": calls,
         "console": [
-            (when - origin, shown)
+            (when - origin, cut(shown))
             for when, line in lines
             if when >= origin and (shown := clean(line))
         ],

@@ -1294,6 +1294,18 @@ def test_the_page_of_a_run(inner: Inner, workers: list[str]) -> None:
     assert page.count("· gw") == (4 if workers else 0)
 
 
+def test_a_page_of_what_is_long_and_no_text(inner: Inner) -> None:
+    inner.pytester.makepyfile("""
+        import pytest
+        def test_a(kgdb): pytest.fail("x" * 100_000 + "\\n" + "line\\n" * 10_000)
+    """)
+    inner.subprocess("--kgdb-report=page", os.fsdecode(b"--junit-prefix=not \xff"))
+    page = page_of(inner)
+    assert "=not \ufffd" in page
+    assert "characters)" in page
+    assert len(page) < 100_000
+
+
 def test_a_page_of_no_kernel_test(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_plain(): pass")
     inner.run("--kgdb-report=page")
