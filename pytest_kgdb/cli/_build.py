@@ -63,7 +63,7 @@ def attach(options: argparse.Namespace) -> int:
     disk = artifacts.disk(kernel)
     session = artifacts.session(kernel, artifacts.initrd(kernel), disk)
     try:
-        kgdb = session.acquire(settings.for_marker({"at": options.at}, "attach"))
+        kgdb = session.acquire(settings.for_marker({"at": options.at or "ready"}, "attach"))
         for line in session.describe():
             progress.say(line)
         if settings.print_commands:
@@ -78,12 +78,12 @@ def _attach_to_saved(options: argparse.Namespace, settings: Settings) -> int:
     from ..session import SavedSession
 
     path: Path = options.file
-    for name in settings.origins:
-        if name not in _OF_SAVED:
-            raise ConfigError(
-                f"{settings.origin(name)}: the machine in {path} is as it was saved",
-                hint="leave it out; or leave the file out, and the kernel is booted",
-            )
+    given = [settings.origin(name) for name in settings.origins if name not in _OF_SAVED]
+    for option in [*given, *(["--at"] if options.at else [])]:
+        raise ConfigError(
+            f"{option}: the machine in {path} is as it was saved",
+            hint="leave it out; or leave the file out, and the kernel is booted",
+        )
     progress = Progress()
     artifacts = Artifacts(settings, progress)
 

@@ -144,7 +144,6 @@ def _add_attach(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--at",
         choices=("ready", "kgdbwait"),
-        default="ready",
         help="where the kernel is stopped: booted with a shell (default), or in early boot",
     )
     parser.add_argument(

@@ -241,7 +241,9 @@ def test_attach_at_breakpoints(session: Session) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("option", ["--kgdb-smp=2", "--kgdb-memory=1G", "--kgdb-trust-scripts"])
+@pytest.mark.parametrize(
+    "option", ["--kgdb-smp=2", "--kgdb-memory=1G", "--kgdb-trust-scripts", "--at=kgdbwait"]
+)
 def test_a_saved_machine_is_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
