@@ -21,13 +21,14 @@ _PAGE_SIZE: Final = 4096
 _THREAD_SIZE: Final = 4 * _PAGE_SIZE
 
 # Frames that wait for somebody else, by file: the scheduler, locks, timers; what is inlined from a
-# header; and by name, in files that have more than that: mm/filemap.c, kernel/kthread.c,
-# kernel/workqueue.c, kernel/irq/manage.c, kernel/softirq.c, kernel/smp.c, kernel/stop_machine.c,
-# kernel/umh.c, kernel/async.c; arch/x86/kernel/process.c and reboot.c, where a kernel that has shut
-# down stops its CPUs; and what removes a file that is in use: fs/debugfs/inode.c,
+# header; how a machine is shut down; and by name, in files that have more than that:
+# mm/filemap.c, kernel/kthread.c, kernel/workqueue.c, kernel/irq/manage.c, kernel/softirq.c,
+# kernel/smp.c, kernel/stop_machine.c, kernel/umh.c, kernel/async.c; arch/x86/kernel/process.c, in
+# which a shutdown ends; and what removes a file that is in use: fs/debugfs/inode.c,
 # fs/proc/generic.c, fs/kernfs/dir.c, fs/sysfs.
 _WAITING_FILES: Final = re.compile(
-    r"kernel/(?:sched|locking|time|rcu)/|(?:arch/x86/)?include/|lib/dump_stack\.c$|arch/x86/lib/"
+    r"kernel/(?:sched|locking|time|rcu)/|(?:arch/x86/)?include/|lib/dump_stack\.c$|arch/x86/lib/|"
+    r"arch/x86/kernel/reboot\.c$"
 )
 _WAITING_NAMES: Final = re.compile(
     r"(?:__)?folio_(?:wait|lock|put_wait)\w*|(?:__)?lock_(?:page|folio)\w*|wait_on_page\w*|"
@@ -44,7 +45,7 @@ _WAITING_NAMES: Final = re.compile(
     r"proc_entry_rundown|proc_remove|remove_proc_(?:entry|subtree)|"
     r"kernfs_drain|(?:__)?kernfs_remove\w*|sysfs_remove_\w+|device_remove_file|"
     r"native_queued_spin_lock_slowpath|__delay|delay_\w+|__const_udelay|__udelay|"
-    r"stop_this_cpu|(?:native_)?machine_\w+"
+    r"stop_this_cpu"
 )
 # As the names, where others may have the same.
 _WAITING_PLACES: Final = frozenset({("remove_one", "fs/debugfs/inode.c")})
