@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..kernel import CallSite, CodeAddress, Kernel, call_sites, select_lines
 from ..settings import CoverageTarget
 from ._coverage import Coverage
+from ._statements import line_of_calls, spans
 
 if TYPE_CHECKING:
     from ..cache import Cache
@@ -64,7 +65,10 @@ class PatchCode:
                 "fail_each.of_patch() has no patch to look at",
                 hint="name one: of_patch(…, patch='fix.patch'), or --kgdb-patch",
             )
-        files = select_lines(kernel, [CoverageTarget("patch")], patches, modules, cache)
+        files = [
+            with_whole_calls(file)
+            for file in select_lines(kernel, [CoverageTarget("patch")], patches, modules, cache)
+        ]
         names = ", ".join(path.name for path in patches)
         if not any(_has_code(file) for file in files):
             why = next((file.why_not for file in files if file.why_not), "it has no statements")
@@ -91,8 +95,34 @@ class PatchCode:
         return cls(tuple(sites), coverage, exits)
 
 
+def with_whole_calls(file: SourceFile) -> SourceFile:
+    """Return a file in which the line of a call is named, too, if a later line of it is.
+
+    Of an argument on a line of its own, the line table may have no row, and a call's instruction is
+    of the line on which the call begins. So is what a `return` of several lines comes to.
+    """
+    if not file.requested:
+        return file
+    text = "\n".join(file.text)
+    requested = set(file.requested)
+    calls = line_of_calls(text)
+    for line in file.requested:
+        requested.update(calls.get(line, ()))
+    for first, lines in spans(text).items():
+        if _EXIT.match(file.text[first - 1].strip()) and not file.requested.isdisjoint(lines):
+            requested.add(first)
+    return replace(file, requested=frozenset(requested))
+
+
 def _has_code(file: SourceFile) -> bool:
-    return any(file.requested is None or line in file.requested for line in file.code)
+    if file.requested is None:
+        return bool(file.code)
+    if not file.requested.isdisjoint(file.code):
+        return True
+    return any(
+        not file.requested.isdisjoint(lines) and any(line in file.code for line in lines)
+        for lines in spans("\n".join(file.text)).values()
+    )
 
 
 def _addresses(file: SourceFile) -> Iterable[CodeAddress]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-__all__ = ["left_out", "spans", "statements"]
+__all__ = ["left_out", "line_of_calls", "spans", "statements"]
 
 _NOT_CODE: Final = re.compile(
     r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|^[ \t]*#(?:\\\n|[^\n])*",
@@ -14,10 +14,14 @@ _NOT_CODE: Final = re.compile(
 )
 _LABEL: Final = re.compile(r"(?:case\b[^:;]*|default|[A-Za-z_]\w*)\s*:(?!:)")
 _NO_STATEMENT: Final = re.compile(r"(?:[{}();,\s]|\belse\b|\bdo\b)*")
+_ATTRIBUTES: Final = r"(?:\[[^\]]*\]|\s*__\w+\s*\(\(?[^()]*\)?\))*"  # behind a name
 _DECLARATION: Final = re.compile(
-    r"(?!(?:return|goto|else|case)\b)[A-Za-z_]\w*[\w\s*]*[\s*]\w+(?:\[[^\]]*\])*"
-    r"(?:\s*,\s*\**\w+(?:\[[^\]]*\])*)*\s*;"
+    r"(?!(?:return|goto|else|case)\b)[A-Za-z_]\w*[\w\s*]*"
+    rf"(?:[\s*]\w+{_ATTRIBUTES}(?:\s*,\s*\**\w+{_ATTRIBUTES})*"
+    r"|\(\s*\*\s*\w+\s*\)\s*\([^;]*\))\s*;"  # a pointer to a function
 )
+_CALL: Final = re.compile(r"(?:([A-Za-z_]\w*)|[\])])\s*$")
+_NO_CALL: Final = frozenset(("if", "for", "while", "switch", "return", "sizeof", "typeof"))
 _CONTROL: Final = re.compile(r"\b(?:if|for|while|switch|\w*for_each\w*)\s*$")
 _CONDITION: Final = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)")
 _TERM: Final = re.compile(
@@ -33,27 +37,25 @@ def statements(text: str) -> set[int]:
 
 def spans(text: str) -> dict[int, list[int]]:
     """Return the lines of each statement, itself included, by the one on which it begins."""
-    # Of the same length: what is in comments and strings does not count, and is not empty.
-    plain = _NOT_CODE.sub(
-        lambda match: re.sub(r"[^\n]", "0" if match[0][0] in "\"'" else " ", match[0]), text
-    )
     begun: dict[int, list[int]] = {}
     current: list[int] = []  # the lines of the statement that goes on
+    codes: dict[int, str] = {}  # what stands on each line, without labels and braces in front
     depth = parentheses = 0
     fresh = False  # whether what comes next begins a statement
     function = 0  # the depth of braces of the function around, 0 outside
     before = ""  # the code since the last statement began
-    for number, line in enumerate(plain.split("\n"), 1):
+    for number, line in enumerate(_plain(text).split("\n"), 1):
         inside = function > 0 and parentheses == 0
-        code = line.strip()
+        code = codes[number] = line.strip()
         if code and function > 0 and not (inside and fresh):
             current.append(number)
         elif code and inside:
             while label := _LABEL.match(code):
                 code = code[label.end() :].strip()
             code = code.lstrip("} \t").removeprefix("else").strip()
+            codes[number] = code
             current = [number]
-            if not _NO_STATEMENT.fullmatch(code) and not _DECLARATION.fullmatch(code):
+            if not _NO_STATEMENT.fullmatch(code):
                 begun[number] = current
         for at, character in enumerate(line):
             if character == "{":
@@ -78,7 +80,39 @@ def spans(text: str) -> dict[int, list[int]]:
                 before = (before + character)[-80:]
         if re.search(r"\b(?:else|do)\s*$", line):
             fresh = True
-    return begun
+    return {
+        first: lines
+        for first, lines in begun.items()
+        if not _DECLARATION.fullmatch(" ".join(codes[line] for line in lines))
+    }
+
+
+def line_of_calls(text: str) -> dict[int, list[int]]:
+    """Return the lines on which the calls begin that go on on a line, for each that has such.
+
+    A macro counts as a call, and so do the parameters of a definition.
+    """
+    within: dict[int, list[int]] = {}
+    opened: list[int | None] = []  # the line of each parenthesis that is a call's
+    for number, line in enumerate(_plain(text).split("\n"), 1):
+        if line[:1] in ("{", "}"):
+            opened.clear()  # a function's: #if may have left parentheses open
+        if begun := [first for first in opened if first is not None]:
+            within[number] = list(dict.fromkeys(begun))
+        for at, character in enumerate(line):
+            if character == "(":
+                name = _CALL.search(line[:at])
+                opened.append(number if name and name[1] not in _NO_CALL else None)
+            elif character == ")" and opened:
+                opened.pop()
+    return within
+
+
+def _plain(text: str) -> str:
+    """Return a text of the same lines in which comments and strings have no characters of C's."""
+    return _NOT_CODE.sub(
+        lambda match: re.sub(r"[^\n]", "0" if match[0][0] in "\"'" else " ", match[0]), text
+    )
 
 
 def left_out(text: Sequence[str], config: Mapping[str, str]) -> dict[int, str]:

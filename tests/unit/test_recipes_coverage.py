@@ -20,7 +20,7 @@ from pytest_kgdb.recipes import (
 )
 from pytest_kgdb.recipes._coverage import _with_whole_statements
 from pytest_kgdb.recipes._coverage_report import ranges
-from pytest_kgdb.recipes._statements import left_out, spans, statements
+from pytest_kgdb.recipes._statements import left_out, line_of_calls, spans, statements
 
 C = """\
 #define SUM(a, b) \\
@@ -98,6 +98,60 @@ int other(int a,
 """
     several = {first: lines for first, lines in spans(text).items() if len(lines) > 1}
     assert several == {7: [7, 8, 9], 11: [11, 12, 14], 15: [15, 16]}
+
+
+def test_declarations_of_several_lines_are_no_statements() -> None:
+    text = """\
+int show(void)
+{
+	struct device *a,
+		*b;
+	unsigned long flags,
+		/* of the caller's */
+		other[2];
+	int (*call)(struct device *dev,
+		int n);
+	char text[16] __aligned(8),
+		end __attribute__((unused));
+	int c = 1,
+		d;
+
+	(*call)(a,
+		c);
+	return d;
+}
+"""
+    assert statements(text) == {12, 15, 17}
+
+
+def test_lines_of_calls_that_go_on() -> None:
+    text = """\
+int show(void)
+{
+	if (first(a,
+			second(b,
+				c)) &&
+		third(d))
+		return (e +
+			f);
+#ifdef A
+	fourth(a,
+#else
+	fifth(
+#endif
+		b);
+}
+int other(int a,
+		int b)
+{
+	sixth("(", g,
+		h);
+}
+"""
+    assert line_of_calls(text) == {
+        4: [3], 5: [3, 4], 11: [10], 12: [10], 13: [10, 12], 14: [10, 12], 17: [16],
+        20: [19],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import ConfigError, KgdbError
-from pytest_kgdb.kernel import CallSite, CodeAddress
+from pytest_kgdb.kernel import CallSite, CodeAddress, SourceFile
 from pytest_kgdb.recipes import FailEach, FileCoverage, KernelCoverage, LineCoverage, PatchFailures
 from pytest_kgdb.recipes import PatchCode as RealPatchCode
 from pytest_kgdb.recipes._fail_each import NEVER
-from pytest_kgdb.recipes._patch_code import ExitLine, exits_in
+from pytest_kgdb.recipes._patch_code import ExitLine, _has_code, exits_in, with_whole_calls
 from pytest_kgdb.recipes._patch_failures import PatchRunner
 from pytest_kgdb.trace import CallPlaces
 
@@ -55,6 +55,50 @@ def test_exits_and_the_lines_that_run_with_them() -> None:
 
 def test_only_lines_of_the_patch_count() -> None:
     assert [(one.line, one.lines) for one in exits_in("a.c", C, {6, 7, 8})] == [(8, (6, 8))]
+
+
+@pytest.mark.parametrize(
+    ("changed", "requested", "exits", "has_code"),
+    [
+        ({4}, {3, 4}, [], True),  # an argument alone
+        ({6}, {5, 6}, [(5, (5,))], True),
+        ({8}, {7, 8}, [], True),  # of a call in what goes on
+        ({10}, {10}, [], True),  # of what is no call
+        ({12}, {12}, [], False),
+    ],
+)
+def test_a_changed_line_in_the_middle_of_a_call(
+    tmp_path: Path,
+    changed: set[int],
+    requested: set[int],
+    exits: list[tuple[int, tuple[int, ...]]],
+    has_code: bool,
+) -> None:
+    path = tmp_path / "a.c"
+    path.write_text(
+        """\
+int show(struct seq_file *m)
+{
+	one = get(m,
+		GFP_KERNEL);
+		return put(m,
+			-ENOMEM);
+	two = one + get(m,
+		1);
+	three = one +
+		two;
+	int four;
+	/* nothing */
+}
+"""
+    )
+    code: dict[int, tuple[CodeAddress, ...]] = {
+        line: (CodeAddress("", "", line),) for line in (1, 3, 5, 7, 9)
+    }
+    file = with_whole_calls(SourceFile("a.c", code, frozenset(changed), path))
+    assert file.requested == requested
+    assert [(one.line, one.lines) for one in exits_in("a.c", file.text, file.requested)] == exits
+    assert _has_code(file) == has_code
 
 
 def test_there_must_be_a_patch() -> None:
