@@ -20,6 +20,9 @@ SYMBOLIC = re.compile(
     re.VERBOSE,
 )
 
+# A function of the kernel's, and the file in its tree that has it.
+KNOWN_FUNCTION, KNOWN_FILE = "start_kernel", "init/main.c"
+
 # Names of which gdb has read all files that have a static.
 complete = set()
 
@@ -183,10 +186,15 @@ def short(symbol):
     name = symbol.symtab.filename
     if is_module(objfile_of(symbol)):
         return name.rpartition("/")[2]
-    for mark in ("/src/", "/linux/"):
-        if mark in name:
-            return name.rpartition(mark)[2]
-    return name.lstrip("./")
+    top = kernel_top()
+    return name[len(top) if name.startswith(top) else 0 :]
+
+
+def kernel_top():
+    """Where the kernel's tree begins in its files' names: what is before that of a known file."""
+    symbol = gdb.lookup_global_symbol(KNOWN_FUNCTION)
+    name = symbol.symtab.filename if symbol is not None else ""
+    return name[: -len(KNOWN_FILE)] if name.endswith(KNOWN_FILE) else ""
 
 
 def function_block(address):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..errors import KgdbError
@@ -20,7 +20,12 @@ _NAMED: Final = 12
 
 
 def of_one_definition(
-    name: str, records: Sequence[Record], what: str, among: Collection[int] = ()
+    name: str,
+    records: Sequence[Record],
+    what: str,
+    among: Collection[int] = (),
+    *,
+    named: Callable[[str], str],
 ) -> list[Record]:
     """Return the copies of the function that is meant, and where it is inlined.
 
@@ -31,6 +36,7 @@ def of_one_definition(
     :param name: as gdb takes it: `do_open`, or `fs/open.c:do_open`.
     :param what: who wants it, for messages.
     :param among: the addresses of the copies that are meant, where they are known.
+    :param named: returns the name of a file in the kernel's tree; the path of one outside of it.
     :raises KgdbError: there are several; the message has how each is named.
     """
     file, _, function = name.rpartition(":")
@@ -44,8 +50,9 @@ def of_one_definition(
     if file:  # gdb takes a header's name for all functions of the files that include it
         places = [place for place in places if _is_file(place[0], file)] or places
     if len(places) > 1:
-        names = _names(function, places, copies)
-        shown = ", ".join(f"{file}:{line}" for file, line in _shown(places)[:_NAMED])
+        files = {file: named(file) for file, _ in places}
+        names = _names(function, places, copies, files)
+        shown = ", ".join(f"{file}:{line}" for file, line in _shown(places, files)[:_NAMED])
         more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
         raise KgdbError(
             f"no {what} on {name}: several functions have the name: {shown}{more}",
@@ -78,24 +85,31 @@ def _is_file(path: str, file: str) -> bool:
     return ("/" + path).endswith("/" + file.lstrip("/"))
 
 
-def _shown(places: Sequence[_Place]) -> list[_Place]:
-    """Return the files as they are in the source, as short as tells them apart."""
-    files = {file for file, _ in places}
-    return [(_short(file, files), line) for file, line in places]
+def _shown(places: Sequence[_Place], files: Mapping[str, str]) -> list[_Place]:
+    """Return the files as they are in the source, as short as tells them apart.
+
+    :param files: their names in the kernel's tree.
+    """
+    return [(_short(files[file], files.values()), line) for file, line in places]
 
 
 def _short(file: str, files: Collection[str]) -> str:
-    parts = file.rpartition("/src/")[2].lstrip("/").split("/")
-    first = 0 if "/src/" in file or not file.startswith("/") else len(parts) - 1
-    while first and sum(_is_file(other, "/".join(parts[first:])) for other in files) > 1:
+    """Return a name in the tree as it is; of a path, as much as no other file ends with."""
+    if not file.startswith("/"):
+        return file
+    parts = file.lstrip("/").split("/")
+    first = len(parts) - 1
+    while first and sum(_is_file(other, "/".join(parts[first:])) for other in set(files)) > 1:
         first -= 1
     return "/".join(parts[first:])
 
 
-def _names(function: str, places: Sequence[_Place], copies: Sequence[Record]) -> list[str]:
+def _names(
+    function: str, places: Sequence[_Place], copies: Sequence[Record], files: Mapping[str, str]
+) -> list[str]:
     """Return how each definition is named: by its file, or by an address."""
     names = []
-    for place, (file, _) in zip(places, _shown(places), strict=True):
+    for place, (file, _) in zip(places, _shown(places, files), strict=True):
         alone = [other for other in places if _is_file(other[0], file)] == [place]
         address = next(record["address"] for record in copies if _place(record) == place)
         names.append(f"'{file}:{function}'" if alone else f"'*{address:#x}'")

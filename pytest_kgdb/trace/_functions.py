@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..debugger import Debugger, GdbError, Locations, cpu_expression
+from ..debugger import Debugger, GdbError, Locations, SourceText, cpu_expression
 from ..errors import KgdbError
 from ..rsp import AgentExpression, Event, parse_agent_expression
 from ._definitions import of_one_definition
@@ -282,6 +282,7 @@ def _some(names: Sequence[str]) -> str:
 def find_function(
     debugger: Debugger,
     locations: Locations,
+    source: SourceText,
     name: str,
     expressions: Sequence[str],
     what: str,
@@ -290,6 +291,7 @@ def find_function(
 ) -> Function:
     """Find a function and compile expressions for its entry.
 
+    :param source: knows the files' names in the kernel's tree.
     :param what: who wants it, for messages.
     :param conditions: how many of the expressions, the first ones, are only asked if they hold.
     :param among: the addresses of the copies that are meant, where they are known.
@@ -307,11 +309,13 @@ def find_function(
     )["places"]
     freed = locations.freed_among(record["address"] for record in records)
     live = [record for record in records if record["address"] not in freed]
-    records = of_one_definition(location, live or records, what, among)
+    records = of_one_definition(location, live or records, what, among, named=source.name)
     copies = [record for record in records if not record["inlined"]]
     inlined = tuple(
         dict.fromkeys(
-            f"{record['name']} ({_source_line(record)})" for record in records if record["inlined"]
+            f"{record['name']} ({_source_line(record, source)})"
+            for record in records
+            if record["inlined"]
         )
     )
     if not copies:
@@ -333,8 +337,9 @@ def find_function(
     )
 
 
-def _source_line(record: Mapping[str, Any]) -> str:
-    return f"{str(record['file'] or '?').rpartition('/src/')[2]}:{record['line']}"
+def _source_line(record: Mapping[str, Any], source: SourceText) -> str:
+    file = source.name(str(record["file"])) if record["file"] else "?"
+    return f"{file}:{record['line']}"
 
 
 def _make_entry(

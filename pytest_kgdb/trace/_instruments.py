@@ -70,6 +70,25 @@ class Instruments(StopSubscriber):
         for listener in self._listeners:
             listener()
 
+    def _find(
+        self,
+        function: str,
+        expressions: Sequence[str],
+        what: str,
+        conditions: int = 0,
+        among: Collection[int] = (),
+    ) -> Function:
+        return find_function(
+            self._debugger,
+            self._locations,
+            self._source,
+            function,
+            expressions,
+            what,
+            conditions,
+            among,
+        )
+
     def spy(self, function: str, collect: Sequence[str], *, returns: bool, keep: int) -> Spy:
         """Make a spy; see :meth:`Kgdb.spy`."""
         self._run_control.require_stopped("spy()")
@@ -77,7 +96,7 @@ class Instruments(StopSubscriber):
             collect = (collect,)
         if keep < 1:
             raise KgdbError(f"a spy keeps at least one call, not {keep}")
-        target = find_function(self._debugger, self._locations, function, collect, "spy")
+        target = self._find(function, collect, "spy")
         if returns:
             self._freeing.prepare()  # for its hooks, which cannot ask gdb
         spy = Spy(
@@ -117,9 +136,7 @@ class Instruments(StopSubscriber):
         condition = (when,) if isinstance(when, str) else ()
         value = self._value(returns)
         computed = (value,) if isinstance(value, str) else ()
-        target = find_function(
-            self._debugger,
-            self._locations,
+        target = self._find(
             function,
             (*condition, *computed),
             "override",
@@ -201,7 +218,7 @@ class Instruments(StopSubscriber):
 
         :raises KgdbError: its type does not say.
         """
-        target = find_function(self._debugger, self._locations, function, (), "override")
+        target = self._find(function, (), "override")
         returns = target.entries[0].returns
         if returns is not None and returns.kind == "void":
             raise KgdbError(
@@ -227,9 +244,7 @@ class Instruments(StopSubscriber):
         :param entries: the addresses that are called, where several functions have the name.
         :raises KgdbError: that cannot be told.
         """
-        target = find_function(
-            self._debugger, self._locations, function, (), "override", among=entries
-        )
+        target = self._find(function, (), "override", among=entries)
         returns = target.entries[0].returns
         if returns is not None and returns.kind in ("ptr", "string"):
             return -errno.ENOMEM if checked or self._makes_error_pointers(target) else 0

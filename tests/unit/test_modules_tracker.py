@@ -46,7 +46,7 @@ class World:
             parts.run_control,
             self.relay,
             parts.locations,
-            SimpleNamespace(),  # the source
+            SimpleNamespace(name=str),  # the source
             memory := freeing(self.relay),
         )
         kernel: Any = self.kernel

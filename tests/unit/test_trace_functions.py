@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from pytest_kgdb.trace._functions import (
 )
 from pytest_kgdb.trace._pointers import String, Text, read_string, text_at
 
+SRC = "/home/me/linux"  # the kernel's tree
 INT = {"type": "ssize_t", "kind": "int", "size": 8, "signed": True}
 INT_RETURNS = Returns("ssize_t", "int", 8, True)
 
@@ -31,7 +33,7 @@ def copy(name: str = "vfs_read", address: int = ENTRY, **fields: Any) -> dict[st
         "name": name,
         "address": address,
         "inlined": False,
-        "file": "/build/src/fs/read_write.c",
+        "file": f"{SRC}/fs/read_write.c",
         "line": 454,
         "returns": INT,
         "arguments": [["count", compiled("reg 3")]],
@@ -52,7 +54,10 @@ def find(parts: Parts, gdb: FakeGdb) -> Any:
             return {"places": [{**one, "expressions": known} for one in copies]}
 
         gdb.agent["function"] = function
-        return find_function(parts.debugger, parts.locations, "vfs_read", expressions, "spy")
+        source: Any = SimpleNamespace(name=lambda file: file.removeprefix(f"{SRC}/"))
+        return find_function(
+            parts.debugger, parts.locations, source, "vfs_read", expressions, "spy"
+        )
 
     return find
 
@@ -90,9 +95,6 @@ def test_copies_and_where_gcc_inlined_it(find: Any) -> None:
     assert function.inlined_in == ("ksys_read (fs/read_write.c:613)", "nowhere (?:454)")
 
 
-SRC = "/build/linux/src"
-
-
 def defined(file: str, line: int, address: int, **fields: Any) -> dict[str, Any]:
     return copy(address=address, definition=[file, line], **fields)
 
@@ -125,7 +127,7 @@ def test_copies_of_one_definition(find: Any) -> None:
             "'one/main.c:vfs_read' or 'two/main.c:vfs_read'",
         ),
         (
-            [("/home/me/main.c", 7), (f"{SRC}/fs/open.c", 7)],
+            [("/home/me/src/main.c", 7), (f"{SRC}/fs/open.c", 7)],
             "fs/open.c:7, main.c:7",
             "'fs/open.c:vfs_read' or 'main.c:vfs_read'",
         ),
@@ -168,7 +170,8 @@ def test_which_of_several_functions() -> None:
     ]
 
     def addresses(name: str, *among: int) -> list[int]:
-        return [one["address"] for one in of_one_definition(name, records, "spy", among)]
+        meant = of_one_definition(name, records, "spy", among, named=str)
+        return [one["address"] for one in meant]
 
     assert addresses("one/main.c:f") == [ENTRY, ENTRY + 32]
     assert addresses("helper.h:f") == [ENTRY + 16]

@@ -20,6 +20,8 @@ INT = {"type": "int", "kind": "int", "size": 4, "signed": True}
 class Source:
     """The source of the function."""
 
+    name = staticmethod(str)
+
     def read(self, file: str, address: int) -> bytes:
         assert (file, address) == ("fs/read_write.c", ENTRY)
         lines = [""] * 453
