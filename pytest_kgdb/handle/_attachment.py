@@ -47,7 +47,7 @@ from ..modules import (
 from ..recipes import FailEachRunner, KunitRunner, LeakDetector, ModuleReferences, PatchRunner
 from ..rsp import Relay
 from ..splats import SplatWatch
-from ..trace import FreeingHooks, Instruments
+from ..trace import FreeingHooks, Instruments, PointerFailures
 from ._cpu_stacks import CpuStacks
 from ._machine import AttachedMachine, MachineSaver, MemoryFactory, RunningView
 from ._prompt import Prompt
@@ -179,7 +179,13 @@ class Attachment:
             relay, lambda names: self.constants.symbols(elf, names), self._kernel_modules
         )
         self.instruments = Instruments(
-            debugger, run_control, relay, self.locations, self.source, freeing
+            debugger,
+            run_control,
+            relay,
+            self.locations,
+            self.source,
+            freeing,
+            PointerFailures(self.source, lambda: self._code(elf)),
         )
         run_control.connected(reason)
         if debugger.door == "qemu":
@@ -349,6 +355,17 @@ class Attachment:
             return None
         address = loaded.sections[place.section] + place.offset
         return None if loaded.init_freed and loaded.holds(address, init=True) else address
+
+    def _code(self, elf: ElfFile) -> Iterator[tuple[int, bytes]]:
+        """Yield the kernel's code as linked, and that of the modules whose symbols gdb has."""
+        for name in (".text", ".init.text"):
+            if name in elf.sections:
+                yield elf.sections[name].address, elf.section_bytes(name)
+        for module in self.registry.loaded.values():
+            code = [module.sections.get(name, 0) for name in (".text", ".init.text")]
+            for start, end, is_init in module.ranges:
+                if not (is_init and module.init_freed) and any(start <= at < end for at in code):
+                    yield start, self.memory.read(start, end - start)
 
     @cached_property
     def kunit(self) -> KunitRunner:

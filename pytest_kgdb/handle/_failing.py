@@ -66,12 +66,14 @@ class FailEachMethod(Generic[_Handle]):
 
         :param scenario: a command for the guest's shell, or a function that is called with this
             handle. What it cannot do is an error handled; what it asserts must hold.
-        :param returns: how the function fails, as for :meth:`override`; -ENOMEM, or NULL, by its
-            type otherwise.
+        :param returns: how the function fails, as for :meth:`override`. By default, -ENOMEM of what
+            returns a number; of what returns a pointer, NULL or ERR_PTR(-ENOMEM), by its source and
+            what its callers compare it with.
         :param when: which calls are meant, as for :meth:`override`.
         :param limit: calls that are tried at the most.
         :param again: False for a scenario that cannot be run again where it was broken off.
-        :raises KgdbError: the scenario does not pass by itself, or never calls the function.
+        :raises KgdbError: the scenario does not pass by itself, or never calls the function; or how
+            the function fails is not known.
         """
         __tracebackhide__ = True
         attachment = self._slot.require()
@@ -106,8 +108,8 @@ class FailEachMethod(Generic[_Handle]):
             `--kgdb-patch` otherwise.
         :param returns: how functions fail, by their names. By default, -ENOMEM of what returns a
             signed number; of what returns a pointer, ERR_PTR(-ENOMEM) if the call's result is
-            compared with error pointers, or the function's source mentions them, and NULL
-            otherwise. Others are not made to fail.
+            compared with error pointers, and otherwise as for fail_each. Others are not made to
+            fail.
         :param skip: functions that are not to fail.
         :param when: a C condition on the task, as for :meth:`override`.
         :param limit: calls of each function that are tried at the most.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..debugger import errno_of
 from ._arrivals import Arrivals
 from ._call import Call, TaskAtCall
+from ._failures import PointerFailures
 from ._freed import FreedMemory, FreeingHooks
 from ._instrument import Instrument
 from ._instruments import Instruments
@@ -23,6 +24,7 @@ __all__ = [
     "Instrument",
     "Instruments",
     "Override",
+    "PointerFailures",
     "RecorderNumbers",
     "Spy",
     "TaskAtCall",

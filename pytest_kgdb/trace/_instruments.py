@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
 
 from ..debugger import (
     Debugger,
@@ -21,6 +19,7 @@ from ..debugger import (
 )
 from ..errors import KgdbError
 from ._arrivals import Arrivals
+from ._failures import PointerFailures
 from ._freed import FreedMemory, FreeingHooks
 from ._functions import Function, find_function
 from ._instrument import HookRelay, Instrument
@@ -29,8 +28,6 @@ from ._spy import Spy
 
 __all__ = ["Instruments"]
 
-_ERROR_POINTER: Final = re.compile(r"\b(?:ERR_PTR|ERR_CAST|IS_ERR)\b")  # include/linux/err.h
-
 
 class Instruments(StopSubscriber):
     """Makes instruments on one machine, and ends them with the test.
@@ -38,6 +35,7 @@ class Instruments(StopSubscriber):
     :param run_control: is asked whether the kernel is stopped.
     :param source: the source of the functions.
     :param freeing: has it seen when the kernel frees memory.
+    :param pointers: knows how functions fail that return a pointer.
     """
 
     def __init__(
@@ -48,8 +46,10 @@ class Instruments(StopSubscriber):
         locations: Locations,
         source: SourceText,
         freeing: FreeingHooks,
+        pointers: PointerFailures,
     ) -> None:
         self._source = source
+        self._pointers = pointers
         self._freeing = freeing
         self._debugger = debugger
         self._run_control = run_control
@@ -216,7 +216,7 @@ class Instruments(StopSubscriber):
     def default_failure(self, function: str) -> object:
         """Return what a function returns that fails for want of memory: -ENOMEM, or NULL.
 
-        :raises KgdbError: its type does not say.
+        :raises KgdbError: its type does not say; of a pointer, neither its source nor its callers.
         """
         target = self._find(function, (), "override")
         returns = target.entries[0].returns
@@ -231,7 +231,11 @@ class Instruments(StopSubscriber):
                 f"how {function} fails is not known: it returns {returns.type if returns else '?'}",
                 hint="say so: returns=…",
             )
-        return -errno.ENOMEM if returns.kind == "int" else 0
+        if returns.kind == "int":
+            return -errno.ENOMEM
+        return self._failure_of_pointer(
+            function, target, "say so: returns='NULL', or returns='-ENOMEM'"
+        )
 
     def likely_failure(
         self, function: str, *, checked: bool, entries: Collection[int] = ()
@@ -247,7 +251,10 @@ class Instruments(StopSubscriber):
         target = self._find(function, (), "override", among=entries)
         returns = target.entries[0].returns
         if returns is not None and returns.kind in ("ptr", "string"):
-            return -errno.ENOMEM if checked or self._makes_error_pointers(target) else 0
+            if checked:
+                return -errno.ENOMEM
+            hint = f"say so: returns={{'{function}': 'NULL'}}, or '-ENOMEM'"
+            return self._failure_of_pointer(function, target, hint)
         if returns is not None and returns.kind == "int" and returns.signed and returns.size >= 4:
             return -errno.ENOMEM
         if returns is not None and returns.kind == "void":
@@ -258,17 +265,16 @@ class Instruments(StopSubscriber):
             hint=f"say so: returns={{'{function}': …}}, or skip=['{function}']",
         )
 
-    def _makes_error_pointers(self, target: Function) -> bool:
-        """Whether a function's own source has to do with error pointers."""
-        from ..kernel import last_line  # imported lazily: few tests need it
-
-        file, line = target.definition
-        try:
-            text = self._source.read(file, target.entries[0].address).decode(errors="replace")
-        except KgdbError:
-            return False
-        lines = text.split("\n")[max(line - 1, 0) : last_line(text, line)]
-        return any(_ERROR_POINTER.search(one) for one in lines)
+    def _failure_of_pointer(self, function: str, target: Function, hint: str) -> int:
+        """:raises KgdbError: neither the function's source nor its callers say it."""
+        failure = self._pointers.of(target)
+        if failure is None:
+            raise KgdbError(
+                f"how {function} fails is not known: neither its source nor its callers say "
+                "whether it returns NULL or an error pointer",
+                hint=hint,
+            )
+        return failure
 
     @staticmethod
     def _value(returns: object) -> int | str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pytest_kgdb.errors import KgdbError, MachineDied, TimeoutError
+from pytest_kgdb.handle import attachment_of
 
 FAULTY = Path(__file__).parent / "modules/faulty"
 SOURCE = FAULTY / "faulty.c"
 NONE, DEVICE_STAYS, REFERENCE_STAYS, CRASH, WARNING, LOCK_STAYS, IGNORED = range(7)
-RESET = 10
+RESET, UNMADE = 10, 11
 
 
 def line_of(text: str) -> str:
@@ -160,6 +161,19 @@ def test_a_function_that_returns_nothing(kgdb):
     own = {"when": lambda call: call.task.comm == "sync"}
     report = kgdb.fail_each("wakeup_flusher_threads", "sync", None, **own)
     assert (report.ok, report.calls) == (True, 1), report
+
+
+def test_how_a_pointer_fails(kgdb):
+    """As its callers have it: one of them that compares with the other takes it for success."""
+    kgdb.modules.load(FAULTY, mistake=UNMADE)
+    fails = attachment_of(kgdb).instruments.default_failure
+    for function in ("kthread_create_on_node", "getname_flags", "faulty_make"):
+        assert fails(function) == -12, function
+    for function in ("kmemdup", "alloc_workqueue", "kstrdup", "faulty_find"):
+        assert fails(function) == 0, function
+    report = kgdb.fail_each("faulty_make", "true </dev/faulty1")
+    assert report.ok, report
+    assert report[0].result.status == 1
 
 
 def test_where_a_command_hangs(kgdb):

@@ -48,6 +48,7 @@ class World:
             parts.locations,
             SimpleNamespace(name=str),  # the source
             memory := freeing(self.relay),
+            SimpleNamespace(),  # type: ignore[arg-type] # how functions fail
         )
         kernel: Any = self.kernel
         self.symbols = ModuleSymbols(parts.debugger, parts.table, kernel, self.registry, directory)

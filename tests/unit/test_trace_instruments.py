@@ -17,18 +17,19 @@ from pytest_kgdb.trace import Instruments
 INT = {"type": "int", "kind": "int", "size": 4, "signed": True}
 
 
-class Source:
-    """The source of the function."""
+class Pointers:
+    """Knows how a function fails that returns a pointer."""
 
-    name = staticmethod(str)
+    failure: int | None = -12
 
-    def read(self, file: str, address: int) -> bytes:
-        assert (file, address) == ("fs/read_write.c", ENTRY)
-        lines = [""] * 453
-        return "\n".join([*lines, "struct file *f(void)", "{", BODY, "}", "ERR_PTR"]).encode()
+    def of(self, target: Any) -> int | None:
+        assert target.definition == ("fs/read_write.c", 454)
+        return self.failure
 
 
-BODY = "	return ERR_CAST(g());"
+@pytest.fixture
+def pointers() -> Pointers:
+    return Pointers()
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def returns() -> dict[str, Any]:
 
 
 @pytest.fixture
-def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) -> Instruments:
+def instruments(
+    parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any, pointers: Pointers
+) -> Instruments:
     def function(
         location: str, expressions: list[str], conditions: int, cpu: str
     ) -> dict[str, Any]:
@@ -69,8 +72,9 @@ def instruments(parts: Parts, gdb: FakeGdb, relay: HookedRelay, returns: Any) ->
         parts.run_control,
         relay,
         parts.locations,
-        Source(),  # type: ignore[arg-type]
+        SimpleNamespace(name=str),
         freeing(relay),
+        pointers,  # type: ignore[arg-type]
     )
 
 
@@ -157,21 +161,41 @@ def test_a_condition_is_compiled_or_called(instruments: Instruments, relay: Hook
 
 
 @pytest.mark.parametrize(
-    ("kind", "failure"), [("int", -12), ("ptr", 0), ("string", 0), ("void", None), ("struct", None)]
+    ("kind", "failure"), [("int", -12), ("ptr", 0), ("ptr", -12), ("string", 0)]
 )
 def test_how_a_function_fails(
-    instruments: Instruments, returns: dict[str, Any], kind: str, failure: int | None
+    instruments: Instruments,
+    pointers: Pointers,
+    returns: dict[str, Any],
+    kind: str,
+    failure: int,
 ) -> None:
     returns.update(kind=kind, type=kind)
-    if failure is not None:
-        assert instruments.default_failure("vfs_read") == failure
-        return
-    words = f"how vfs_read fails is not known: it returns {kind}"
-    if kind == "void":
-        words = "vfs_read returns nothing, so that none of its callers can see it fail"
+    pointers.failure = failure
+    assert instruments.default_failure("vfs_read") == failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "hint"),
+    [
+        ("void", "vfs_read returns nothing, so that none of its callers can see it fail", "take a"),
+        ("struct", "how vfs_read fails is not known: it returns struct", "say so: returns="),
+        ("ptr", "vfs_read fails is not known: neither its source nor its callers say", "'-ENOMEM'"),
+    ],
+)
+def test_how_a_function_fails_is_not_known(
+    instruments: Instruments,
+    pointers: Pointers,
+    returns: dict[str, Any],
+    kind: str,
+    words: str,
+    hint: str,
+) -> None:
+    returns.update(kind=kind, type=kind)
+    pointers.failure = None
     with pytest.raises(KgdbError, match=words) as error:
         instruments.default_failure("vfs_read")
-    assert ("say so" in (error.value.hint or "")) == (kind != "void")
+    assert hint in (error.value.hint or "")
 
 
 def test_a_running_kernel_takes_none(instruments: Instruments, parts: Parts) -> None:
@@ -270,23 +294,23 @@ UNSIGNED = {"type": "unsigned long", "kind": "int", "size": 8, "signed": False}
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "checked", "value"),
+    ("kind", "failure", "checked", "value"),
     [
-        (INT, "", False, -12), (POINTER, BODY, False, -12), (POINTER, "	return g();", False, 0),
-        (POINTER, "	return g();", True, -12), ({**INT, "kind": "void"}, "", False, None),
+        (INT, None, False, -12), (POINTER, -12, False, -12), (POINTER, 0, False, 0),
+        (POINTER, 0, True, -12), ({**INT, "kind": "void"}, None, False, None),
     ],
 )  # fmt: skip
 def test_how_a_function_fails_that_nobody_has_looked_at(
     instruments: Instruments,
+    pointers: Pointers,
     returns: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
     kind: dict[str, Any],
-    body: str,
+    failure: int | None,
     checked: bool,
     value: int | None,
 ) -> None:
     returns.update(kind)
-    monkeypatch.setitem(globals(), "BODY", body)
+    pointers.failure = failure
     assert instruments.likely_failure("vfs_read", checked=checked) == value
 
 
@@ -297,6 +321,15 @@ def test_how_it_fails_cannot_be_told(
     returns.update(kind)
     with pytest.raises(KgdbError, match=r"how it fails is not known\n.*returns="):
         instruments.likely_failure("vfs_read", checked=True)
+
+
+def test_how_a_pointer_fails_cannot_be_told(
+    instruments: Instruments, pointers: Pointers, returns: dict[str, Any]
+) -> None:
+    returns.update(POINTER)
+    pointers.failure = None
+    with pytest.raises(KgdbError, match=r"is not known: neither.*\n.*returns={'vfs_read': 'NULL'}"):
+        instruments.likely_failure("vfs_read", checked=False)
 
 
 def test_arrivals(instruments: Instruments, relay: HookedRelay) -> None:

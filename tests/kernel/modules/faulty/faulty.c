@@ -5,6 +5,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/radix-tree.h>
 #include <linux/slab.h>
 #include <linux/timer.h>
 #include <asm/desc.h>
@@ -21,6 +22,7 @@ enum mistake {
 	FAILING_INIT,
 	TIMER_STAYS,
 	RESET,
+	UNMADE,
 };
 
 static int mistake;
@@ -35,6 +37,9 @@ static void faulty_tick(struct timer_list *unused)
 	mod_timer(&faulty_timer, jiffies + HZ / 10);
 }
 
+static RADIX_TREE(faulty_tree, GFP_KERNEL);
+static void *faulty_made[2];
+
 static noinline void faulty_crash(int *p)
 {
 	*(volatile int *)p = 1; /* crash */
@@ -48,10 +53,23 @@ static noinline void faulty_reset(void)
 	asm volatile("ud2"); /* a triple fault */
 }
 
+/* Where it comes from, its callers know. */
+static noinline void *faulty_find(int n)
+{
+	return radix_tree_lookup(&faulty_tree, n);
+}
+
+static noinline void *faulty_make(int n)
+{
+	return *(void *volatile *)&faulty_made[n];
+}
+
 static noinline int faulty_take(void)
 {
 	void *p;
 
+	if (mistake == UNMADE)
+		return faulty_find(0) ? 0 : PTR_ERR_OR_ZERO(faulty_make(1));
 	mutex_lock(&lock); /* hang */
 	__module_get(THIS_MODULE);
 	p = kmemdup("text", 5, GFP_KERNEL);
