@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..actions import recorded
 from ..debugger import Task, Value, check_type, evaluate, expression_of, object_of, per_cpu
 from ..errors import StaleError
+from ..memory import virtual_address
 from ._base import Base
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Inspecting(Base):
     def read(self, address: int, size: int) -> bytes:
         """Read the kernel's virtual memory.
 
+        :param address: as a signed number, too: a `long` that is an address is negative.
         :param size: bytes.
         :raises KgdbError: not all of it is mapped.
         """
@@ -98,19 +100,21 @@ class Inspecting(Base):
     def write(self, address: int, data: bytes) -> None:
         """Write to the kernel's virtual memory.
 
+        :param address: as for :meth:`read`.
         :raises KgdbError: it is not mapped.
         """
         __tracebackhide__ = True
         attachment = self._slot.require()
         attachment.run_control.require_stopped("write()")
         # Through gdb, not into guest memory: QEMU must learn of changed instructions.
-        what = f"cannot write {len(data)} bytes at {int(address):#x}"
+        start = virtual_address(int(address))
+        what = f"cannot write {len(data)} bytes at {start:#x}"
         try:
             with attachment.explaining_refusal(what):
-                for start in range(0, len(data), _WRITE_BYTES):
-                    piece = bytes(data[start : start + _WRITE_BYTES])
+                for at in range(0, len(data), _WRITE_BYTES):
+                    piece = bytes(data[at : at + _WRITE_BYTES])
                     attachment.debugger.command(
-                        f"-data-write-memory-bytes {int(address) + start:#x} {piece.hex()}"
+                        f"-data-write-memory-bytes {start + at:#x} {piece.hex()}"
                     )
         finally:
             attachment.wrote()  # as far as it came

@@ -8,6 +8,7 @@ from ._packet_memory import PacketMemory
 from ._physical import PageOwner, PhysicalMemory
 from ._ram import Ram, Segment, ram_layout
 from ._relay_memory import RelayMemory
+from ._user import virtual_address
 
 __all__ = [
     "EarlyLog",
@@ -24,4 +25,5 @@ __all__ = [
     "StopState",
     "module_name",
     "ram_layout",
+    "virtual_address",
 ]

@@ -16,7 +16,7 @@ from ._physical import PhysicalMemory
 from ._placement import Placement, ReadFunction
 from ._printk import PrintkLayout, PrintkRing, render
 from ._ram import Ram, ram_layout
-from ._user import FIRST_KERNEL_ADDRESS, user_table
+from ._user import FIRST_KERNEL_ADDRESS, user_table, virtual_address
 from ._vmcoreinfo import parse, vmcoreinfo
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class KernelMemory:
         :raises KgdbError: not all of it is mapped; the message names the address that is not.
         :raises StaleError: the kernel is running.
         """
-        backing = self._backing()
-        if 0 <= address < FIRST_KERNEL_ADDRESS and self._read_user is not None:
+        backing, address = self._backing(), virtual_address(address)
+        if address < FIRST_KERNEL_ADDRESS and self._read_user is not None:
             return self._read_user(address, size)
         data = backing.read(address, size)
         return data if self._original is None else self._original(address, data)
@@ -172,11 +172,13 @@ class KernelMemory:
         """
         backing = self._backing()
         name = "the process"
+        if isinstance(task, int) and task < 0:
+            task = virtual_address(task)
         if not isinstance(task, int) or task < FIRST_KERNEL_ADDRESS:
             task = self._task(task)
             if task.type_.type_name() != "struct mm_struct *":
                 name = f"task {task.pid.value_()} ({task.comm.string_().decode(errors='replace')})"
-        return user_table(backing, _pgd(task), name).read(address, size)
+        return user_table(backing, _pgd(task), name).read(virtual_address(address), size)
 
     def _task(self, task: drgn.Object | int) -> drgn.Object:
         from ._program import find_task

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import KgdbError
 from ._pagetable import PAGE_SIZE, PageTable
+from ._user import virtual_address
 
 if TYPE_CHECKING:
     import drgn
 
     from ._backing import Backing
+
+_PHYSICAL_END = 1 << 52  # Intel SDM 3, 4.1.4: MAXPHYADDR is at most 52
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class PhysicalMemory:
         :raises KgdbError: it is not mapped.
         :raises StaleError: the kernel is running.
         """
-        return self._backing().table.translate(address)[0]
+        return self._backing().table.translate(virtual_address(address))[0]
 
     def phys_to_virt(self, address: int) -> int:
         """Return the address of a physical address in the kernel's direct map.
@@ -106,10 +109,13 @@ class PhysicalMemory:
         There are none for the kernel's own memory, for file contents that no process maps, and
         for memory that was freed and not yet overwritten.
 
+        :raises KgdbError: that is no physical address.
         :raises StaleError: the kernel is running.
         """
         from drgn.helpers.linux.pid import for_each_task
 
+        if not 0 <= address < _PHYSICAL_END:
+            raise KgdbError(f"{address:#x} is not a physical address")
         backing, program = self._backing(), self._program()
         inside = address % PAGE_SIZE
         owners = []

@@ -140,9 +140,14 @@ def find_task(program: drgn.Program, task: drgn.Object | int) -> drgn.Object:
         if task.type_.kind == kind.POINTER:
             return task
         task = int(task)  # task.pid
-    pointer = look_up(program, task)
+    pointer = look_up(program, task) if 0 <= task < 1 << 31 else None
     if not pointer:
-        raise KgdbError(f"the guest has no task with pid {task}")
+        raise KgdbError(
+            f"the guest has no task with pid {task}",
+            hint=None
+            if pointer is not None
+            else "a task by its address: evaluate('(struct task_struct *)ADDRESS')",
+        )
     return pointer
 
 

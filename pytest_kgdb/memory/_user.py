@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..kernel import StopLayout
     from ._backing import Backing
 
-__all__ = ["FIRST_KERNEL_ADDRESS", "UserMemory", "user_table"]
+__all__ = ["FIRST_KERNEL_ADDRESS", "UserMemory", "user_table", "virtual_address"]
 
 FIRST_KERNEL_ADDRESS: Final = 1 << 63
 """Below are the addresses of user programs (Documentation/arch/x86/x86_64/mm.rst)."""
@@ -21,6 +21,16 @@ _ABSENT: Final = (
     "no page is present there: nothing was ever mapped, or the program has not touched it yet, or "
     "it was swapped out"
 )
+
+
+def virtual_address(number: int) -> int:
+    """Return a virtual address, which may be given as a signed number: as a `long` of C's has it.
+
+    :raises KgdbError: it has more than 64 bits.
+    """
+    if not -(1 << 63) <= number < 1 << 64:
+        raise KgdbError(f"{number:#x} is not an address: it has more than 64 bits")
+    return number & ((1 << 64) - 1)
 
 
 def user_table(backing: Backing, pgd: int, task: str) -> PageTable:

@@ -34,6 +34,31 @@ def kgdb_itself(kgdb: Any, address: int, size: int) -> bytes | None:
         kgdb.execute("maintenance flush dcache")
 
 
+def test_an_address_may_be_a_signed_number(kgdb) -> None:
+    """As a `long` of C's has it: all methods take it alike."""
+    signed = int(kgdb.evaluate("(long)&init_task.comm"))
+    address = int(kgdb.evaluate("&init_task.comm"))
+    assert (signed, address) == (address - (1 << 64), signed & ((1 << 64) - 1))
+    kgdb.write(signed, b"swipper")
+    assert kgdb.read(signed, 7) == kgdb.read(address, 7) == kgdb.read_user(1, signed, 7)
+    assert kgdb.evaluate("init_task.comm") == "swipper/0"
+    assert kgdb.physical.virt_to_phys(signed) == kgdb.physical.virt_to_phys(address)
+    assert kgdb.read_user(int(kgdb.evaluate("(long)init_mm.pgd")), address, 7) == b"swipper"
+    for number in (1 << 64, -(1 << 63) - 1):
+        for use in (
+            lambda number: kgdb.read(number, 1),
+            lambda number: kgdb.write(number, b"a"),
+            lambda number: kgdb.read_user(1, number, 1),
+            kgdb.physical.virt_to_phys,
+        ):
+            with pytest.raises(KgdbError, match="is not an address: it has more than 64 bits"):
+                use(number)
+    with pytest.raises(KgdbError, match="-0x1000 is not a physical address"):
+        kgdb.physical.page_owners(-4096)
+    with pytest.raises(KgdbError, match=r"no task with pid -\d+\n.*struct task_struct"):
+        kgdb.stack_trace(int(kgdb.evaluate("(long)&init_task")))
+
+
 class TestHelpers:
     """drgn's own helpers agree with the guest's /proc."""
 
