@@ -128,6 +128,33 @@ def refuse_assignments(text, tokens):
             )
 
 
+def refuse_void(tokens):
+    """Refuse a condition on a variable of gdb's own that there is not: most tests of it are false.
+
+    One that the condition itself assigns to is none of those.
+    """
+    for index, token in enumerate(tokens):
+        if token.kind != "register" or is_sized(tokens, index):
+            continue
+        if any(
+            one.text == token.text and tokens[at + 1].text == "="
+            for at, one in enumerate(tokens[:-1])
+        ):
+            continue
+        try:
+            kind = gdb.parse_and_eval(token.text).type
+        except gdb.error:
+            continue  # one whose value is not there; gdb says so
+        if kind.code != gdb.TYPE_CODE_VOID:
+            continue
+        if tokens[index + 1 : index + 2] and tokens[index + 1].text == "(":
+            raise Refused(f"gdb has no function {token.text}()")
+        raise Refused(
+            f"{token.text} is void: it is no register, and gdb has no variable of that name",
+            f"make it first: execute('set {token.text} = 0')" if len(token.text) > 1 else None,
+        )
+
+
 def is_counter(tokens, before=(), allowed=()):
     """Whether a token is a convenience variable of gdb's.
 
@@ -316,6 +343,7 @@ def condition_for(text, location, addresses, names):
         tokens = []  # gdb says why, or has an extension of C's
     refuse_assignments(text, tokens)
     refuse_calls(tokens)
+    refuse_void(tokens)
     blocks = [(address, condition_block(address, location)) for address in addresses]
     refuse_unassigned(tokens, location, blocks)
 

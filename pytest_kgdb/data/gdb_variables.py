@@ -69,6 +69,11 @@ class Variables:
         kind = gdb.parse_and_eval(name).type
         if plain(kind).code == gdb.TYPE_CODE_VOID:
             raise Refused(f"there is no register {name}")
+        if gdb.convenience_variable(name[1:]) is not None:
+            raise Refused(
+                f"{name} is a variable of gdb's, and gdb does not see the call",
+                "write its value into the expression, as the test has it",
+            )
         if not (is_integer(kind) or is_pointer(kind)) or plain(kind).sizeof > 8:
             raise Refused(f"{name} is a {kind}, and general registers are read there")
         try:

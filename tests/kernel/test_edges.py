@@ -139,9 +139,12 @@ def test_what_is_collected(edges: Any) -> None:
         ("nosuch", "No symbol"),
         ("x +", "ends too early"),
         ("1.5", "no fractions"),
+        ("$nosuch", r"no register \$nosuch"),
+        ("x == $mine", r"\$mine is a variable of gdb's"),
     ],
 )
 def test_what_cannot_be_collected(edges: Any, expression: str, why: str) -> None:
+    edges.execute("set $mine = 21")
     with pytest.raises(KgdbError, match=why):
         edges.spy("give_long", collect=[expression])
     assert step(edges, 8) == 21
@@ -274,6 +277,10 @@ def test_an_override_computes_at_each_call(edges: Any) -> None:
         ("!record.table->rows[1]", r"(?s)rows\[1\] is a struct row, which has no '!'.*\.kind"),
         ("yes && (small ? record : record)", r"\(small \? .*\) is a struct record.* no '&&'"),
         ("*record.opaque", r"is a void, which is no truth value\nhint: say what lies there"),
+        ("$nosuch == 1", r"\$nosuch is void.*\nhint: .*set \$nosuch = 0"),
+        ("yes && !$nosuch", r"\$nosuch is void"),
+        ("$nosuch++ == 1", r"\$nosuch is void"),
+        ("$nosuch(small) == 1", r"no function \$nosuch\(\)"),
     ],
 )
 def test_a_condition_that_is_refused(edges: Any, condition: str, works: str) -> None:
@@ -309,6 +316,13 @@ def test_a_condition_may_count(edges: Any) -> None:
         stop = edges.cont()
     assert (stop.breakpoint, hit.hits, stop.message) == (hit, 1, None)
     assert edges.evaluate("$calls") == 2
+
+
+def test_a_condition_may_make_a_variable(edges: Any) -> None:
+    with edges.breakpoint("give_long", condition="($last = x) && $last == 21") as hit:
+        edges.type(STEP.format(8))
+        assert edges.cont().breakpoint is hit
+    assert edges.evaluate("$last") == 21
 
 
 def test_a_stop_says_that_its_condition_was_not_evaluated(edges: Any) -> None:
