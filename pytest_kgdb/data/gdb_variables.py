@@ -134,7 +134,10 @@ class Variables:
             if symbol is None:
                 return self.without_debug_info(name)
         if symbol.addr_class == gdb.SYMBOL_LOC_OPTIMIZED_OUT:
-            raise Refused(f"{name} was optimised out by the compiler")
+            registers = self.scope.registers_of(name) if symbol.is_argument else ()
+            if not registers:
+                raise Refused(f"{name} was optimised out by the compiler")
+            return self.given(symbol, registers)
         if symbol.addr_class == gdb.SYMBOL_LOC_TYPEDEF:
             raise Refused(f"{name} is a type")
         if is_local(symbol) and not symbol.is_argument:
@@ -192,6 +195,17 @@ class Variables:
         """This CPU's offset of per-CPU variables, __per_cpu_offset[cpu] (mm/percpu.c)."""
         text = f"__per_cpu_offset[{self.scope.statics.cpu}]"
         return rvalue(self.compile(text)).code
+
+    def given(self, symbol, registers):
+        """An argument of which the debug info has no place: where a caller puts it.
+
+        gcc has none for what it takes apart at once, as a number of 128 bits.
+        """
+        kind = plain(symbol.type)
+        if kind.code in (*INTEGERS, gdb.TYPE_CODE_PTR) and kind.sizeof <= 8:
+            code = [["reg", registers[0]], *extend(kind)]
+            return Item(symbol.type, "value", code, what=symbol.name)
+        return Item(symbol.type, "parts", in_words(registers, kind.sizeof), what=symbol.name)
 
     def local(self, symbol):
         """A variable of the function's own."""

@@ -98,6 +98,27 @@ def test_a_structure_that_gcc_stores_later_on(
         assert abi.evaluate(f"sizeof({name})") == abi.evaluate(f"sizeof({value.type})")
 
 
+@pytest.mark.parametrize(
+    ("function", "number", "values"),
+    [
+        ("take_wide", 9, {"a": 1, "b": -2, "c": (3 << 64) + 4, "d": {"a": 0x506, "b": 7}}),
+        ("take_wide_last", 10, {"e": 5, "f": -(6 << 64), "g": 7}),
+    ],
+)
+def test_a_number_of_128_bits_is_passed_in_two_registers(
+    abi: Any, function: str, number: int, values: dict[str, object]
+) -> None:
+    """Both of them, or none: what one register is left for is on the stack."""
+    with abi.spy(function) as calls:
+        abi.run(STEP.format(number))
+    (call,) = calls.calls
+    assert {name: call.args[name] for name in values} == values
+    abi.breakpoint(function)
+    abi.type(STEP.format(number))
+    stop = abi.cont()
+    assert {name: stop.frame.args[name] for name in values} == values
+
+
 def test_a_structure_in_registers_has_no_address(abi: Any) -> None:
     with pytest.raises(KgdbError, match="in a register"):
         abi.spy("take_mac", collect=["&m"])

@@ -36,6 +36,18 @@ noinline long take_aligned(struct s5 a, struct fields b, struct twice c, int n)
 	barrier();
 	return a.b + b.b + c.of[1].b + n;
 }
+/* Of a number of 128 bits that gcc takes apart, the debug info has no place. */
+struct p3 { u16 a; u8 b; } __packed;
+noinline long take_wide(int a, __int128 b, unsigned __int128 c, struct p3 d)
+{
+	barrier();
+	return a + (long)b + (long)c + d.b;
+}
+noinline __noclone long take_wide_last(long a, long b, long c, long d, long e, __int128 f, u8 g)
+{
+	barrier();
+	return (long)f + g;
+}
 /* In registers, which gcc stores in the function's frame. */
 struct mac { u8 addr[6]; u16 type; };
 struct ends { u8 a[9]; u16 end; };
@@ -65,6 +77,8 @@ static noinline long step(int n)
 	case 6: return take_ends((struct ends){ { 1, [8] = 9 }, 10 }, (struct three){ 11, -12, 13 }, 14);
 	case 7: return take_many(1, 2, 3, 4, 5, (struct three){ 6, -7, 8 }, 9, (struct mac){ { 10 }, 11 });
 	case 8: return give_mac(9).type;
+	case 9: return take_wide(1, -2, ((unsigned __int128)3 << 64) + 4, (struct p3){ 0x506, 7 });
+	case 10: return take_wide_last(1, 2, 3, 4, 5, -((__int128)6 << 64), 7);
 	}
 	return -EINVAL;
 }
