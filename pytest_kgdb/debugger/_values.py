@@ -261,6 +261,9 @@ class Value:
             return difference(self, other) is None
         if isinstance(other, Mapping):
             return bool(self.members) and all(self[name] == other[name] for name in other)
+        if isinstance(other, list | tuple):
+            is_array = self._readable()["code"] == "array"
+            return is_array and len(self) == len(other) and all(map(operator.eq, self, other))
         if isinstance(other, int | float):
             record = self._readable()
             if record["code"] == "ptr" and other < 0:

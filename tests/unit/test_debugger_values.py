@@ -250,6 +250,17 @@ def test_elements(value: Make, memory: Memory) -> None:
     assert numbers[value("one", int=1)] == 10  # type: ignore[index]  # as __index__
 
 
+def test_an_array_compares_with_a_list(value: Make, memory: Memory) -> None:
+    numbers = value("numbers", "array", length=2, target="int")
+    for index in range(2):
+        memory.add(f"numbers[{index}]", int=10 * index)
+    assert numbers == [0, 10]
+    assert numbers == (0, 10)
+    for other in ([0], [0, 10, 20], [0, 11], []):
+        assert numbers != other
+    assert value("n", int=1) != [1]
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_flexible_array_has_as_many_as_only_the_kernel_knows(
     value: Make, memory: Memory, length: int
