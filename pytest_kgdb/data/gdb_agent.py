@@ -33,9 +33,14 @@ from gdb_lvalues import (
 from gdb_names import (
     names,
 )
+from gdb_places import (
+    has_fractions,
+    in_memory,
+)
 from gdb_results import unproven_result
 from gdb_symbols import is_kernels, without_offsets
 from gdb_types import (
+    COMPOUND,
     INTEGERS,
     MASK,
     Refused,
@@ -246,14 +251,21 @@ def op_returned(variable):
     if copy is not None:
         raise Refusal(f"gcc may have removed what {copy} returns: no caller is seen to use it")
     value = gdb.parse_and_eval(variable)
-    kind = plain(value.type)
-    if kind.code == gdb.TYPE_CODE_INT and kind.sizeof == 16:
-        # Which gdb 13 looks for in memory; it is in %rax and %rdx (System V psABI, 3.2.3).
+    if is_returned_in_registers(value.type):
+        # gdb 13 takes a number of 128 bits, also in a structure, for one in memory, or for zero.
         frame = gdb.newest_frame()
         words = [int(frame.read_register(name)) & MASK for name in ("rax", "rdx")]
         raw = b"".join(word.to_bytes(8, "little") for word in words)
-        value = gdb.Value(raw, value.type)
+        value = gdb.Value(raw[: value.type.sizeof], value.type)
     return describe(value)
+
+
+def is_returned_in_registers(kind):
+    """Whether a value of more than one word, or a structure, is in %rax and %rdx (psABI, 3.2.3)."""
+    bare = plain(kind)
+    if bare.code not in COMPOUND and bare.sizeof <= 8:
+        return False  # gdb has those
+    return bare.sizeof > 0 and not in_memory(bare) and not has_fractions(bare)
 
 
 def op_refresh(id):

@@ -197,7 +197,7 @@ def unread(what, kind):
 
 
 # How deep and how large a structure is that is recorded as a whole.
-LAYOUT_DEPTH = 4
+LAYOUT_DEPTH = 8
 LAYOUT_BYTES = 512
 
 

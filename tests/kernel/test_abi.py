@@ -45,6 +45,34 @@ def test_a_small_structure_is_returned_in_memory(
     assert calls.calls[0].return_value == value
 
 
+def deep(*n: int) -> dict[str, object]:
+    return {"b": [{"c": [{"n": list(n)}]}]}
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "value"),
+    [
+        ("give_wide", 11, {"v": (2 << 64) - 1}),
+        ("give_either", 11, {"v": -3, "words": [0xFFFFFFFD, *[0xFFFFFFFF] * 3]}),
+        ("give_deep", 11, {"a": [deep(0, 0), deep(4, -4)]}),
+        ("give_p9", 1, {"a": 2, "b": 3}),
+        ("give_fields", 2, FIELDS),
+        ("give_twice", 2, TWICE),
+        ("give_mac", 8, {"addr": [2, 0, 255, 3, 0, 1], "type": 9}),
+    ],
+)
+def test_a_spy_and_finish_agree_on_a_structure(
+    abi: Any, function: str, number: int, value: object
+) -> None:
+    with abi.spy(function, returns=True) as calls:
+        abi.run(STEP.format(number))
+    assert calls.calls[0].return_value == value
+    abi.breakpoint(function, temporary=True)
+    abi.type(STEP.format(number))
+    abi.cont()
+    assert abi.finish().return_value == value
+
+
 @pytest.mark.parametrize(
     ("function", "number", "arguments"),
     [
@@ -148,5 +176,10 @@ def test_an_array_of_bytes_is_no_text(abi: Any) -> None:
     assert calls.calls[0].return_value == {"addr": MAC, "type": 9}
     for name, value in bytes_of.items():
         assert list(abi.evaluate(name)) == value
+        assert abi.evaluate(name) == value
+        assert abi.evaluate(name) == tuple(value)
+        assert abi.evaluate(name) != value[:-1]
+        assert abi.evaluate(name) != [*value[:-1], 77]
+    assert abi.evaluate("signs[0]") != [-1]
     for name, text in texts.items():
         assert abi.evaluate(name) == text

@@ -48,6 +48,12 @@ noinline __noclone long take_wide_last(long a, long b, long c, long d, long e, _
 	barrier();
 	return (long)f + g;
 }
+struct wide { __int128 v; };
+union either { __int128 v; u32 words[4]; };
+struct deep { struct { struct { struct { int n[2]; } c[1]; } b[1]; } a[2]; };
+noinline struct wide give_wide(int x) { struct wide s = { ((__int128)x << 64) - 1 }; barrier(); return s; }
+noinline union either give_either(int x) { union either u = { -(__int128)x }; barrier(); return u; }
+noinline struct deep give_deep(int x) { struct deep s = { { [1] = { { { { { { x, -x } } } } } } } }; barrier(); return s; }
 /* In registers, which gcc stores in the function's frame. */
 struct mac { u8 addr[6]; u16 type; };
 struct ends { u8 a[9]; u16 end; };
@@ -79,6 +85,7 @@ static noinline long step(int n)
 	case 8: return give_mac(9).type;
 	case 9: return take_wide(1, -2, ((unsigned __int128)3 << 64) + 4, (struct p3){ 0x506, 7 });
 	case 10: return take_wide_last(1, 2, 3, 4, 5, -((__int128)6 << 64), 7);
+	case 11: return (long)give_wide(2).v + give_either(3).words[0] + give_deep(4).a[1].b[0].c[0].n[1];
 	}
 	return -EINVAL;
 }
