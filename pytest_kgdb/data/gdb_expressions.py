@@ -70,6 +70,7 @@ class Compiler:
         check_constants(
             text, tokens_of(text), lambda name: scope.statics.is_constant(name, scope.block)
         )
+        scope.statics.check_shared(tokens_of(text), scope.block)
         self.tokens = tokens_of(expanded(text))
         self.at = 0
         self.variables = Variables(scope, lambda other: Compiler(other, scope).compile())

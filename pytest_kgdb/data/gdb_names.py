@@ -11,7 +11,7 @@ import re
 
 import gdb
 from gdb_arithmetic import edited, edits_for
-from gdb_per_cpu import check_constants
+from gdb_per_cpu import check_constants, variables
 from gdb_symbols import (
     UNSIGNED,
     address_of,
@@ -272,6 +272,7 @@ class Names:
                 spelled = self.spelling(tokens, index, block)
             if spelled is not None:
                 edits.append((token.start, token.end, spelled, None))
+        self.check_shared(tokens, block)
         edits += edits_for(tokens, lambda name: self.symbol(name, block), block)
         check_constants(text, tokens, lambda name: self.is_constant(name, block))
         return edited(text, edits)
@@ -292,6 +293,25 @@ class Names:
         """Whether a name is an enumerator's, or one of C's words."""
         symbol = self.symbol(name, block)
         return name in WORDS if symbol is None else constant(symbol) is not None
+
+    def check_shared(self, tokens, block):
+        """Refuse a CPU's own of a variable of which there is one for all.
+
+        What would be read lies as far from it as the CPU's memory from the kernel's.
+        """
+        if self.bound("__per_cpu_offset") is None:
+            return
+        for name in variables(tokens):
+            symbol = self.symbol(name, block)
+            if symbol is None or symbol.addr_class not in VARIABLES:
+                continue
+            address = address_of(symbol)
+            if address is not None and not self.is_per_cpu(address):
+                is_pointer = symbol.type.strip_typedefs().code == gdb.TYPE_CODE_PTR
+                raise Refused(
+                    f"{name} is no per-CPU variable: all CPUs have the same one",
+                    f"of what it points at: per_cpu_ptr({name}, CPU)" if is_pointer else None,
+                )
 
     def check_per_cpu(self, tokens, index, name, symbol):
         """Whether a name is a per-CPU variable's; it is refused where the CPU is missing."""

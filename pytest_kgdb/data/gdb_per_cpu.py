@@ -108,6 +108,22 @@ def cpu_arguments(tokens):
                 break
 
 
+def variables(tokens):
+    """The variables of which a CPU's own is asked for: per_cpu(NAME, …), per_cpu_ptr(&NAME, …)."""
+    for at, token in enumerate(tokens):
+        if token.text not in PER_CPU or token.kind != "name":
+            continue
+        texts = [other.text for other in tokens[at + 1 : at + 6]]
+        begins = ["("] if token.text == "per_cpu" else ["(", "&"]
+        if texts[: len(begins)] != begins:
+            continue
+        first = at + 1 + len(begins)
+        if [other.kind for other in tokens[first : first + 1]] == ["name"]:
+            yield tokens[first].text
+        elif [other.text for other in tokens[first + 1 : first + 2]] == ["::"]:
+            yield "".join(other.text for other in tokens[first : first + 3])
+
+
 def check_constants(text, tokens, is_constant):
     """Check the CPUs of per_cpu() that are constants.
 

@@ -514,6 +514,16 @@ def test_per_cpu_variables_of_a_module(edges: Any) -> None:
     for refused in (edges.evaluate, edges.watchpoint):
         with pytest.raises(KgdbError, match=r"per-CPU.*\n.*per_cpu\(edge_count, CPU\)"):
             refused("edge_count")
+    for name in ("major", "'main.c'::shared", "init_task"):
+        for refused in (
+            lambda name: edges.per_cpu(name, 0),
+            lambda name: edges.evaluate(f"per_cpu({name}, 1)"),
+            lambda name: edges.evaluate(f"*per_cpu_ptr(&{name}, 1)"),
+            lambda name: edges.spy("give_long", collect=[f"per_cpu({name}, 0) == 0"]),
+            lambda name: edges.breakpoint("give_long", condition=f"per_cpu({name}, 0) == 0"),
+        ):
+            with pytest.raises(KgdbError, match="is no per-CPU variable: all CPUs have the same"):
+                refused(name)
     assert edges.evaluate("&edge_count").type == "int *"
     edges.assign(f"per_cpu(edge_count, {cpu})", 10)
     edges.assign(f"per_cpu(edge_count, {1 - cpu})", 20)
