@@ -371,9 +371,13 @@ class BreakpointTable(StopSubscriber):
                 self._debugger.command(f"-break-delete {' '.join(map(str, sorted(doomed)))}")
 
     def delete_all(self) -> None:
-        """Delete the test's breakpoints and watchpoints; internal ones stay."""
-        if rows := self.rows():
+        """Delete the test's breakpoints and watchpoints, as :meth:`delete`; internal ones stay."""
+        rows = self.rows()
+        if rows and self._run_control.stopped:
             self._delete(rows)
+            return
+        for row in rows:
+            self.delete(row.number)
 
     def _delete(self, rows: list[BreakpointRow]) -> None:
         self._debugger.command(f"-break-delete {' '.join(str(row.number) for row in rows)}")

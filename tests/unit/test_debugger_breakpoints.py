@@ -457,6 +457,16 @@ def test_deleting_when_there_is_nothing_left(parts: Parts, gdb: FakeGdb, gone: s
     assert "deleted" in repr(opened)
 
 
+def test_deleting_all_while_the_kernel_runs(parts: Parts, gdb: FakeGdb) -> None:
+    for function in (OPEN, "vfs_read"):
+        parts.table.insert(function)
+    parts.run_control.resume()
+    parts.table.delete_all()
+    assert gdb.rows == {}
+    assert gdb.running
+    assert not parts.run_control.stopped
+
+
 def test_deleting_all_keeps_the_internal_ones(parts: Parts, gdb: FakeGdb) -> None:
     opened = parts.table.insert(OPEN)
     parts.table.insert_internal("do_init_module", lambda: False)
