@@ -28,6 +28,7 @@ from ..debugger import (
     StopSubscriber,
     c_string,
     define_current,
+    errno_of,
     number_of,
 )
 from ..elf import ElfFile
@@ -379,7 +380,7 @@ class Attachment:
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member or a register (gdb's `set var`)."""
         self.run_control.require_stopped("assign()")
-        plain = value if isinstance(value, str) else number_of(value)
+        plain = _number_or_text(value) if isinstance(value, str) else number_of(value)
         if plain is None:
             raise KgdbError(
                 f"{expression} cannot be assigned {value!r}", hint="a number, or a C expression"
@@ -507,3 +508,12 @@ class Attachment:
         self.breakpoints.clear()
         self.instruments.end()
         self.memory.close()
+
+
+def _number_or_text(text: str) -> int | str:
+    """Return the number of an error by name, `-ENOMEM`; the text of any other expression."""
+    number = None
+    if text.lstrip().startswith(("-E", "ERR_PTR(")):
+        with contextlib.suppress(KgdbError):  # an enumerator may begin in the same way
+            number = errno_of(text)
+    return text if number is None else number

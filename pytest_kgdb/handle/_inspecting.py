@@ -79,8 +79,8 @@ class Inspecting(Base):
     def assign(self, expression: str, value: object) -> None:
         """Assign to a variable, a member, a register (`$rax`).
 
-        :param value: a number, or a C expression. Only a whole number is assigned to an integer,
-            a truth value, an enumeration or a pointer.
+        :param value: a number, a C expression, or an error by its name (`"-ENOMEM"`). Only
+            a whole number is assigned to an integer, a truth value, an enumeration or a pointer.
         :raises KgdbError: gdb cannot, and the message is its own; or the number does not fit.
         """
         __tracebackhide__ = True

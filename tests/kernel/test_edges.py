@@ -434,6 +434,19 @@ def test_assign_what_fits(edges: Any, target: str, fits: int, does_not: int) -> 
     assert edges.evaluate(target) == fits
 
 
+def test_assign_an_error_by_its_name(edges: Any) -> None:
+    for text in ("-EIO", "ERR_PTR(-EIO)"):
+        edges.assign("record.bad", text)
+        assert edges.evaluate("record.bad") == -5 == edges.evaluate("(long)record.bad")
+        edges.assign("record.bad", -12)
+    edges.assign("record.minus", "-ENOMEM")
+    assert edges.evaluate("record.minus") == -12
+    with pytest.raises(KgdbError, match="cannot hold"):
+        edges.assign("record.port", "-ENOMEM")
+    with pytest.raises(KgdbError, match="ENOSUCH"):
+        edges.assign("record.minus", "-ENOSUCH")
+
+
 # Names
 
 
