@@ -24,6 +24,11 @@ __all__ = [
 ]
 
 _ERROR: Final = re.compile(r"-E[A-Z0-9_]+|ERR_PTR\(\s*-E[A-Z0-9_]+\s*\)")
+# A name, a macro with its arguments, or what is in parentheses; then members and elements.
+_POSTFIX: Final = re.compile(
+    r"(?:(?:'[^']*'::)?[$\w]+(?:::\w+)*(?:\([^()]*\))?|\((?:[^()]|\([^()]*\))*\))"
+    r"(?:(?:\.|->)\w+|\[[^][]*\])*"
+)
 OPTIMIZED_OUT_HINT: Final = (
     "stop at another line, or where the value is an argument of a function that was not inlined"
 )
@@ -81,6 +86,11 @@ class Value:
     def expression(self) -> str:
         """What was evaluated."""
         return self._expression
+
+    @property
+    def _operand(self) -> str:
+        """The expression as `.` and `[]` must have it, which bind closer than a cast or `*`."""
+        return self._expression if _POSTFIX.fullmatch(self._expression) else f"({self._expression})"
 
     @property
     def members(self) -> list[str]:
@@ -177,7 +187,7 @@ class Value:
         """Return a member by name (through a pointer too), or an element by index."""
         if isinstance(key, str):
             arrow = "->" if self._check()["code"] == "ptr" else "."
-            return self._child(f"{self._expression}{arrow}{key}", "member", key)
+            return self._child(f"{self._operand}{arrow}{key}", "member", key)
         index = int(key)
         length = self._check().get("length")
         # C has flexible arrays of length 0 or 1 whose real length only the kernel knows.
@@ -185,7 +195,7 @@ class Value:
             raise IndexError(f"{self._expression} has {length} elements, not an index {index}")
         if length is not None and index < 0:
             index += length
-        return self._child(f"{self._expression}[{index}]", "index", index)
+        return self._child(f"{self._operand}[{index}]", "index", index)
 
     def __iter__(self) -> Iterator[Value]:
         """Go through an array's elements.

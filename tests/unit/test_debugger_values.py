@@ -215,6 +215,32 @@ def test_what_a_pointer_points_at(value: Make, memory: Memory) -> None:
     assert task.cast("struct x *").expression == "(struct x *)(task)"
 
 
+@pytest.mark.parametrize(
+    ("expression", "member"),
+    [
+        ("task", "task->pid"),
+        ("(struct task_struct *)arg", "((struct task_struct *)arg)->pid"),
+        ("&init_task", "(&init_task)->pid"),
+        ("tasks + 1", "(tasks + 1)->pid"),
+        ("tasks[1].self", "tasks[1].self->pid"),
+        ("per_cpu(tasks, 0)", "per_cpu(tasks, 0)->pid"),
+        ("'main.c'::task", "'main.c'::task->pid"),
+        ("(*tasks)", "(*tasks)->pid"),
+        ("(*(task)).self", "(*(task)).self->pid"),
+        ("(task) + (one)", "((task) + (one))->pid"),
+        ("$", "$->pid"),
+    ],
+)
+def test_a_member_is_of_the_whole_expression(
+    value: Make, memory: Memory, expression: str, member: str
+) -> None:
+    task = value(expression, "ptr", int=0x1000, target="struct")
+    memory.add(f"{expression}->pid", int=7)
+    memory.add(f"{expression}[2]", int=8)
+    assert (task["pid"].expression, task["pid"]) == (member, 7)
+    assert task[2].expression == member.replace("->pid", "[2]")
+
+
 # Structures and arrays
 
 
