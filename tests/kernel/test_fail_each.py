@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -174,6 +175,23 @@ def test_how_a_pointer_fails(kgdb):
     report = kgdb.fail_each("faulty_make", "true </dev/faulty1")
     assert report.ok, report
     assert report[0].result.status == 1
+
+
+def test_a_patch_within_a_call(kgdb, kgdb_kernel, tmp_path):
+    """It changes only an argument, on a line of its own, which has no code."""
+    source = (kgdb_kernel.source / "fs/pipe.c").read_text()
+    call = "	pipe->bufs = kcalloc(pipe_bufs, sizeof(struct pipe_buffer),\n"
+    before, behind = source.split(call)
+    flags, rest = behind.split("\n", 1)
+    old = f"{before}{call}{flags.replace('_ACCOUNT', '')}\n{rest}"
+    lines = (text.splitlines(keepends=True) for text in (old, source))
+    patch = tmp_path / "fix.patch"
+    patch.write_text("".join(difflib.unified_diff(*lines, "a/fs/pipe.c", "b/fs/pipe.c")))
+    report = kgdb.fail_each.of_patch("true | true", patch, when="current->pid > 1")
+    (of_kcalloc,) = report
+    assert of_kcalloc.function in ("__kmalloc", "__kmalloc_noprof"), "since 6.10"
+    assert report.ok, report
+    assert [outcome.result.status for outcome in of_kcalloc] == [2]
 
 
 def test_where_a_command_hangs(kgdb):
