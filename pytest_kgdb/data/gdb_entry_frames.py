@@ -55,6 +55,7 @@ def entries_file(directory, rules):
     data = elf(frame_section(rules))
     path = pathlib.Path(directory) / f"entry-{hashlib.sha256(data).hexdigest()[:32]}.frames"
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=str(path.parent), delete=False) as file:
             file.write(data)
         pathlib.Path(file.name).replace(path)
