@@ -141,7 +141,7 @@ class Names:
         others = statics(name)
         here = [other for other in others if block is not None and sees(block, other)]
         if not here and gdb.lookup_global_symbol(name) is None and others:
-            symbol, spelled = self.choose(name, others, block)
+            symbol, spelled = self.choose(name, others, block, addressed)
         elif symbol is None:
             return None, None
         else:
@@ -165,8 +165,11 @@ class Names:
             if directory:
                 gdb.execute("maint expand-symtabs " + re.escape(directory) + "/", to_string=True)
 
-    def choose(self, name, others, block):
-        """Of the statics of a name that other files have, the one that is meant."""
+    def choose(self, name, others, block, addressed=False):
+        """Of the statics of a name that other files have, the one that is meant.
+
+        :param addressed: as for :meth:`meaning`.
+        """
         if len({constant(other) for other in others}) == 1 and constant(others[0]) is not None:
             return others[0], None
         live = [
@@ -174,11 +177,13 @@ class Names:
             for other in others
             if address_of(other) is None or not self.is_freed(other, address_of(other))
         ]
+        if not live and addressed:
+            live = others
         if not live:
             files = ", ".join(dict.fromkeys(short(other) for other in others))
             raise Refused(
                 f"{name} is init data ({files}), whose memory the kernel has freed by now",
-                'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
+                before_freeing(others[0]),
             )
         chosen = live
         if len(live) > 1:
@@ -233,7 +238,7 @@ class Names:
                 raise Refused(
                     f"{name} is init data ({short(symbol)}), whose memory the kernel has freed "
                     "by now",
-                    'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that',
+                    before_freeing(symbol),
                 )
 
     def check_value(self, name, symbol):
@@ -347,6 +352,13 @@ class Names:
         return None
 
 
+def before_freeing(symbol):
+    """How a test comes to where init data is still there."""
+    if is_module(objfile_of(symbol)):
+        return "kgdb.modules.load_stopped() stops before the module's init runs"
+    return 'a test with @pytest.mark.kgdb(at="kgdbwait") comes before that'
+
+
 def without_cpu(name):
     return Refused(
         f"{name} is a per-CPU variable, of which each CPU has its own",
@@ -381,17 +393,34 @@ def is_free(tokens, index):
 
 def takes_address(tokens, index):
     """Whether only the address, the size or the type of a variable is asked for."""
-    at = index - 1
-    while at >= 0 and tokens[at].text == "(":
-        at -= 1
+    at = before_parentheses(tokens, index)
     if at < 0:
         return False
     word = tokens[at].text
-    if word in ("sizeof", "typeof", "__typeof__", "per_cpu", "per_cpu_ptr"):
+    if word in UNREAD:
         return True
-    if word != "&":
+    if word != "&" or not (at == 0 or is_unary(tokens, at)):
         return False
-    return at == 0 or is_unary(tokens, at)
+    # What is at the address is read after all by *&x, (&x)->y and (&x)[1].
+    star = before_parentheses(tokens, at)
+    if star >= 0 and tokens[star].text == "*" and (star == 0 or is_unary(tokens, star)):
+        first = before_parentheses(tokens, star)
+        return first >= 0 and tokens[first].text in UNREAD
+    behind = index + 1
+    while behind < len(tokens) and tokens[behind].text == ")":
+        behind += 1
+    return behind in (index + 1, len(tokens)) or tokens[behind].text not in ("->", "[")
+
+
+UNREAD = ("sizeof", "typeof", "__typeof__", "per_cpu", "per_cpu_ptr")
+
+
+def before_parentheses(tokens, index):
+    """Where the token is that is before one, and before the parentheses that it is in."""
+    at = index - 1
+    while at >= 0 and tokens[at].text == "(":
+        at -= 1
+    return at
 
 
 def is_unary(tokens, at):

@@ -508,7 +508,20 @@ def test_freed_init_data_is_no_value(kgdb: Any) -> None:
         kgdb.evaluate("'init/initramfs.c'::major")
     with pytest.raises(KgdbError, match="init data"):
         kgdb.evaluate("boot_command_line")
-    assert int(kgdb.evaluate("&boot_command_line")) > 1 << 63
+    for address in ("&boot_command_line", "&boot_command_line[3]", "(long)&boot_command_line != 0"):
+        kgdb.evaluate(address)
+    assert kgdb.evaluate("sizeof(*&boot_command_line)") == kgdb.evaluate(
+        "sizeof(boot_command_line)"
+    )
+    for value in ("*&boot_command_line", "*(&(boot_command_line))", "(&boot_command_line)[0]"):
+        with pytest.raises(KgdbError, match="init data"):
+            kgdb.evaluate(value)
+        with pytest.raises(KgdbError, match="init data"):
+            kgdb.spy("vfs_read", collect=[value])
+    for value in ("*&runqueues", "(&runqueues)->nr_running"):
+        with pytest.raises(KgdbError, match="is a per-CPU variable"):
+            kgdb.evaluate(value)
+    assert kgdb.evaluate("per_cpu_ptr((&runqueues), 0)->cpu") == 0
 
 
 def test_what_was_optimised_out(edges: Any) -> None:

@@ -167,6 +167,14 @@ def test_an_override_by_variables_of_a_module_that_goes(kgdb, part):
     assert kgdb.stop.frame.function == "hrtimer_nanosleep"
 
 
+def test_init_data_of_a_module(kgdb):
+    kgdb.modules.load(FIRST)
+    for read in (kgdb.evaluate, kgdb.watchpoint, lambda name: kgdb.assign(name, 1)):
+        with pytest.raises(KgdbError, match=r"is init data \(first\.c\).*freed.*\n.*load_stopped"):
+            read("first_in_init")
+    assert int(kgdb.evaluate("&first_in_init")) > 1 << 63
+
+
 @pytest.mark.kgdb(at="kgdbwait")
 def test_init_data_that_goes(kgdb):
     with (
