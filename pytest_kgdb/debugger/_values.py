@@ -29,6 +29,7 @@ _POSTFIX: Final = re.compile(
     r"(?:(?:'[^']*'::)?[$\w]+(?:::\w+)*(?:\([^()]*\))?|\((?:[^()]|\([^()]*\))*\))"
     r"(?:(?:\.|->)\w+|\[[^][]*\])*"
 )
+_OF_NUMBERS: Final = tuple("bcdeEfFgGnoxX%")  # Python's format specifications
 OPTIMIZED_OUT_HINT: Final = (
     "stop at another line, or where the value is an argument of a function that was not inlined"
 )
@@ -257,6 +258,10 @@ class Value:
         if "text" not in record:
             record["text"] = self._debugger.request("text", id=record["id"])["text"]
         return str(record["text"])
+
+    def __format__(self, spec: str) -> str:
+        """Return it as a number by `x`, `d` and the like, and as its text otherwise."""
+        return format(self._real() if spec[-1:] in _OF_NUMBERS else str(self), spec)
 
     def __repr__(self) -> str:
         if self._generation != self._debugger.generation.number:

@@ -276,6 +276,14 @@ def test_elements(value: Make, memory: Memory) -> None:
     assert numbers[value("one", int=1)] == 10  # type: ignore[index]  # as __index__
 
 
+def test_formats(value: Make) -> None:
+    number = value("n", int=255, text="255")
+    assert f"{number} {number:#x} {number:>5} {number:05d}" == "255 0xff   255 00255"
+    assert f"{value('f', 'flt', float=1.5):.2f}" == "1.50"
+    with pytest.raises(TypeError, match="not a number"):
+        f"{value('s', 'struct', members=['a']):x}"
+
+
 def test_an_array_compares_with_a_list(value: Make, memory: Memory) -> None:
     numbers = value("numbers", "array", length=2, target="int")
     for index in range(2):
