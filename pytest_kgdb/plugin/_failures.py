@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sysconfig
 from collections.abc import Generator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import pytest
 
-from ..errors import BootError, KgdbError
+from ..errors import BootError, BuildError, KgdbError
 from ..report import MACHINE, Section, Story, save, sections
 from ._artifacts import KernelSession
 from ._clean import clean_report
@@ -60,8 +61,9 @@ class Failures:
 
     def __init__(self, run: RunningSession) -> None:
         self._run = run
-        # By identity: pytest raises a session fixture's exception again for every test. Only those
-        # of fixtures are kept, as with them go their frames and all that these hold.
+        # By identity: pytest raises a session fixture's exception again for every test, and the
+        # build of a module that has failed is not tried again. Others are not kept, as with them go
+        # their frames and all that these hold.
         self._shown: dict[int, tuple[KgdbError, str]] = {}
 
     @pytest.hookimpl(tryfirst=True)
@@ -146,9 +148,9 @@ class Failures:
             if tested_nothing(error, ours=fixture):
                 setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
             if id(error) in self._shown:
-                report.longrepr = self._again(error)
+                report.longrepr = self._again(error, item)
                 return report
-            if report.when == "setup":
+            if report.when == "setup" or isinstance(error, BuildError):
                 self._shown[id(error)] = (error, item.nodeid)
             if not users and call.excinfo is not None and not _whole(item.config):
                 report.longrepr = call.excinfo.getrepr(style="value", chain=False)
@@ -162,10 +164,13 @@ class Failures:
             self._add_sections(item, report)
         return report
 
-    def _again(self, error: KgdbError) -> str:
-        first_line = error.message.partition("\n")[0]
-        test = self._shown[id(error)][1]
-        return f"{type(error).__name__}: {first_line} (reported in full above: {test})"
+    def _again(self, error: KgdbError, item: pytest.Item) -> str:
+        """Return a line for an error that was reported before."""
+        line = _in_short(error).rstrip(":")
+        if steps := _users_steps(error, _ours(item.config)):
+            path = os.path.relpath(_file(steps[-1]), item.config.invocation_params.dir)
+            line += f", at {path}:{steps[-1].tb_lineno}"
+        return f"{line} (reported in full above: {self._shown[id(error)][1]})"
 
     def _add_sections(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Add what the kernel, the test and gdb did to a report; save all of it where asked to."""

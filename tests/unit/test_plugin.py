@@ -521,6 +521,32 @@ def test_a_build_error_is_reported_once(inner: Inner) -> None:
     assert inner.events() == ["build distro:6.1"]
 
 
+def test_a_module_that_does_not_compile_is_reported_once(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        from pytest_kgdb.errors import BuildError, KgdbError
+        module = BuildError("module faulty does not compile:\\nfaulty.c:3: error: what is this?")
+        other = BuildError("module other does not compile:\\nother.c:4: error: and this?")
+        def load(kgdb):
+            kgdb.fail(module)
+        def test_a(kgdb):
+            load(kgdb)
+        def test_b(kgdb):
+            load(kgdb)
+        def test_c(kgdb):
+            kgdb.fail(other)
+        """
+    )
+    result = inner.run()
+    result.assert_outcomes(errors=3)
+    text = result.stdout.str()
+    assert text.count("what is this?") == text.count("and this?") == 1
+    line = (
+        "BuildError: module faulty does not compile, at *.py:5 (reported in full above: *::test_a)"
+    )
+    result.stdout.fnmatch_lines([line])
+
+
 def test_an_error_in_the_test_shows_the_tests_line_and_our_message(inner: Inner) -> None:
     inner.pytester.makepyfile(
         """
