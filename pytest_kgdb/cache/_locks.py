@@ -22,6 +22,7 @@ from ._files import write_atomically
 _POLL_SECONDS: Final = 0.05
 _NOTE_SECONDS: Final = 0.2  # from taking a lock to writing the note, at the most
 _COMMAND_CHARS: Final = 80
+_WORKER: Final = "PYTEST_XDIST_WORKER"  # xdist.plugin: the variable with a worker's name
 
 
 class Holder(NamedTuple):
@@ -64,9 +65,17 @@ class Holder(NamedTuple):
         return True
 
     def __str__(self) -> str:
+        return self.doing("it")
+
+    def doing(self, what: str) -> str:
+        """Return the process, and what it does.
+
+        :param what: what another process wants to do: `it`, if that is the same.
+        """
         where = "" if self.host == socket.gethostname() else f" on {self.host}"
         since = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid}{where} ({self.command}), at it since {since}"
+        work = "at it" if what in ("it", self.label) else f"busy with {self.label}"
+        return f"process {self.pid}{where} ({self.command}), {work} since {since}"
 
 
 class _OfThread(threading.local):
@@ -150,7 +159,7 @@ class NamedLocks:
             holder = self.holder(name)
             if holder is None:
                 time.sleep(_POLL_SECONDS)
-        whom = str(holder) if holder else "another process"
+        whom = holder.doing(label) if holder else "another process"
         with self._progress.stage(f"{label}: waiting for {whom}"):
             while (lock := self._try(name)) is None:
                 if time.monotonic() - begin >= timeout:
@@ -161,7 +170,7 @@ class NamedLocks:
                 time.sleep(_POLL_SECONDS)
                 present = self.holder(name)
                 if present is not None and present != holder:
-                    holder, whom = present, str(present)
+                    holder, whom = present, present.doing(label)
                     self._progress.say(f"{label}: now waiting for {whom}")
             return lock
 
@@ -205,6 +214,10 @@ def command_of(pid: int) -> str:
 
 def _my_command() -> str:
     program, *rest = sys.argv or ["python"]
+    if (worker := os.environ.get(_WORKER)) and program == "-c":
+        # execnet's `python -c …` says nothing; who has started it does, unless ssh has.
+        parent = os.getppid()
+        return f"worker {worker} of process {parent}: {command_of(parent)}"
     return _shorten([Path(program).name, *rest])
 
 

@@ -185,6 +185,28 @@ def test_the_second_waits_and_says_for_whom(start: Start) -> None:
     assert first.end() == f"made: all of it {first.pid}\n"
 
 
+def test_what_a_worker_waits_for_has_a_name(start: Start) -> None:
+    worker = """
+        os.environ["PYTEST_XDIST_WORKER"] = "gw1"
+        sys.argv[:] = ["-c"]
+        with cache.lock("tree", label="the first"):
+            say("locked")
+            pause()
+    """
+    first = start(worker)
+    first.until("locked")
+    second = start("with cache.lock('tree', label='the second'): print('done')")
+    output = second.until("waiting for")
+    assert re.search(
+        rf"the second: waiting for process {first.pid} \(worker gw1 of process {os.getpid()}: "
+        r".+\), busy with the first since \d\d:\d\d:\d\d …$",
+        output.strip(),
+    )
+    first.go()
+    assert second.end() == "done\n"
+    first.end()
+
+
 def test_the_second_takes_over_from_a_killed_first(start: Start, root: Path) -> None:
     first = start(BUILD + "make()")
     first.until("building")

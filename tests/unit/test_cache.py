@@ -328,7 +328,7 @@ def test_a_wait_says_for_whom_and_has_an_end(cache: Cache) -> None:
         error = pool.submit(attempt).exception()
     assert isinstance(error, TimeoutError)
     assert f"the second: waited 0.3 s for process {os.getpid()} (" in str(error)
-    assert "at it since" in str(error)
+    assert "busy with the first since" in str(error)
 
 
 def test_a_note_of_a_process_that_is_gone_is_not_believed(cache: Cache, progress: Silent) -> None:
