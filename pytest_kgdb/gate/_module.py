@@ -62,8 +62,7 @@ def from_module(settings: Settings, what: str, cache: Cache) -> Change:
         path = _checked_out(top, commit, cache) / below
         if not path.is_dir():
             raise ConfigError(f"--module: {commit[:12]} has no directory {below}")
-        # The one that the tests have anyway would be a second module of this name.
-        others = [one for one in settings.module if one.resolve() != directory]
+        others = _others(settings.module, directory, path)
         module = replace(settings, module=(*others, path))
         sides.append(Side(side, module, f"{directory.name}@{commit[:12]}"))
     names = changed_names(top, *commits, str(below))
@@ -76,6 +75,26 @@ def from_module(settings: Settings, what: str, cache: Cache) -> Change:
         lines=changed_lines([Patch("the change", data)]),
         of_kernel=False,
     )
+
+
+def _others(modules: Iterable[Path], directory: Path, revision: Path) -> list[Path]:
+    """Return the modules that the tests have besides the driver; in its directory, the revision's.
+
+    What they have of the driver anyway would be a second module of its name.
+    """
+    others = []
+    for module in modules:
+        real = module.resolve()
+        if real == directory:
+            continue
+        if directory in real.parents:
+            in_revision = revision / real.relative_to(directory)
+            if not in_revision.exists() and real.suffix == ".ko":
+                continue  # it is built from the revision
+            others.append(in_revision if in_revision.exists() else module)
+        else:
+            others.append(module)
+    return others
 
 
 def _top(directory: Path) -> Path:

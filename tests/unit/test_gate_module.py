@@ -87,6 +87,21 @@ def test_the_users_own_modules(driver: Path, cache: Cache, tmp_path: Path) -> No
     assert len(change.base.settings.module) == 2
 
 
+def test_the_users_own_modules_in_the_drivers_directory(driver: Path, cache: Cache) -> None:
+    """What was built there is the driver as it is now, beside which a revision would be twice."""
+    (driver / "helper").mkdir()
+    (driver / "helper/Makefile").write_text("obj-m := helper.o\n")
+    git(driver, "add", ".")
+    git(driver, "commit", "-q", "-m", "helper")
+    (driver / "it.ko").write_text("built")
+    settings = make_settings(kernel=["distro:6.1"])
+    settings = replace(settings, module=(driver / "it.ko", driver / "helper"))
+    change = from_module(settings, f"{driver}@HEAD~..HEAD", cache)
+    base, patched = (side.settings.module for side in change.sides)
+    assert base[0] == driver / "helper", "the revision has none"
+    assert patched == (patched[1] / "helper", patched[1])
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
