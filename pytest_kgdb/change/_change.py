@@ -85,8 +85,15 @@ def from_revert(settings: Settings, what: str, scratch: Path) -> Change:
     :raises ConfigError: there is neither such a file nor such a revision.
     """
     path = Path(what)
-    if not path.exists():
-        path = _commit(settings.kernel[0], what, scratch)
+    if not path.is_file():
+        try:
+            path = _commit(settings.kernel[0], what, scratch)
+        except ConfigError as error:
+            if not ("/" in what or path.suffix or path.exists()):
+                raise  # it is no name of a file
+            hint = "name one patch, or a revision" if path.exists() else error.hint
+            why = f"there is no file {what}, and {error.message}"
+            raise ConfigError(why, hint=hint) from None
     series = scratch / f"without-{path.name}"
     series.mkdir()
     (series / "series").write_text(f"{shlex.quote(str(path.resolve()))} -R\n")

@@ -216,11 +216,18 @@ def patched_key(content: str, patches: Sequence[_patch.Patch]) -> str:
 
 def with_patches(label: str, patches: Sequence[_patch.Patch]) -> str:
     """Return a source's name, with those of its patches: `linux + fix.patch`."""
-    names = [patch.name for patch in patches]
+    names = [_name_of(patch) for patch in patches]
     if len(names) > _SHOWN_PATCHES:
         rest = len(names) - _SHOWN_PATCHES + 1
         names = [*names[: _SHOWN_PATCHES - 1], f"{rest} more patches"]
     return " + ".join([label, *names])
+
+
+def _name_of(patch: _patch.Patch) -> str:
+    # A series may name its patches by their whole paths; behind the file, a mailbox has subjects.
+    file, colon, subject = patch.name.partition(": ")
+    name = f"{Path(file).name if file.startswith('/') else file}{colon}{subject}"
+    return f"{name} (taken out)" if patch.reverse else name
 
 
 def identity(name: str, path: Path) -> str:

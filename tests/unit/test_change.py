@@ -117,6 +117,18 @@ def test_a_commit_to_be_taken_out(settings: Settings, tmp_path: Path) -> None:
         from_revert(settings, "nonesuch", tmp_path)
 
 
+@pytest.mark.parametrize("spec", ["tree", "distro:6.1"])
+def test_a_file_to_be_taken_out_that_is_not_there(
+    settings: Settings, tmp_path: Path, spec: str
+) -> None:
+    if spec != "tree":
+        settings = replace(settings, kernel=(spec,))
+    with pytest.raises(ConfigError, match=r"there is no file patches/none\.patch, and .* no "):
+        from_revert(settings, "patches/none.patch", tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no file /tmp, and .* no "):
+        from_revert(settings, "/tmp", tmp_path)
+
+
 def test_revisions(settings: Settings, tree: Path) -> None:
     change = from_revisions(settings, "HEAD~", "")
     first, second = git(tree, "rev-parse", "HEAD~"), git(tree, "rev-parse", "HEAD")

@@ -11,6 +11,7 @@ import pytest
 from pytest_kgdb.errors import BuildError, ConfigError
 from pytest_kgdb.kernel._overlay import Overlay
 from pytest_kgdb.kernel._patch import Patch, apply, file_of, key, read
+from pytest_kgdb.kernel._source import with_patches
 
 DIFF = """\
 --- a/fs/open.c
@@ -402,3 +403,13 @@ class TestHostile:
         (tmp_path / "link").symlink_to("real")
         assert file_of(tmp_path, "link/x.c") == tmp_path / "link/x.c"
         assert file_of(tmp_path, "link/y.c") is None
+
+
+def test_the_name_of_a_kernel_with_patches() -> None:
+    patches = [
+        Patch("fix.patch", b""),
+        Patch("/a/b/old.patch", b"", reverse=True),
+        Patch("/a/series.mbox: fs/x: fix: this", b""),
+    ]
+    name = "linux + fix.patch + old.patch (taken out) + series.mbox: fs/x: fix: this"
+    assert with_patches("linux", patches) == name
