@@ -55,6 +55,7 @@ class OwnedTree(Source):
         self._patches, self._progress = patches, progress
         self._base = base
         self._pool = WorktreePool(cache, f"tree-{name}")
+        self._bare = label
         self.label = with_patches(label, patches)
         self.content = patched_key(base, patches)
 
@@ -93,7 +94,7 @@ class OwnedTree(Source):
         worktree.commit(self.content, self._base)
 
     def _overlay(self, worktree: Worktree) -> Overlay:
-        return Overlay(worktree.tree, worktree.state_dir, self.label)
+        return Overlay(worktree.tree, worktree.state_dir, self._bare)
 
     def kconfig(self) -> str:
         return patched_key(self._base, configuring(self._patches))

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from ..errors import BuildError, ConfigError
-from ..process import run, which
+from ..process import Completed, run, which
 
 _NUMBER: Final = re.compile(r"\[[^\]]*?\bPATCH[^\]]*?\b(\d+)/(\d+)\]", re.IGNORECASE)
 _REPLY: Final = re.compile(r"\s*(re|aw|fwd?)\s*:", re.IGNORECASE)
@@ -188,39 +188,82 @@ def apply(
     :returns: the patched copy of every file that is changed, by name; None if it was removed.
     :raises BuildError: a patch does not apply.
     """
-    program = which("patch", package="patch")
     names: set[str] = set()
-    for patch in patches:
-        touched = patch.touched()
-        for name in touched - names:
-            _fetch(name, find, scratch)
-        names |= touched
-        options = [f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
-        options += ["--remove-empty-files", "--directory", str(scratch)]
-        # With --batch, a patch that is to be taken out and is not in would be put in.
-        options += ["--reverse", "--force"] if patch.reverse else ["--forward", "--batch"]
-        result = run(
-            [program, *options],
-            name="patch",
-            timeout=_PATCH_SECONDS,
-            input=patch.diffs,
-            check=False,
-        )
+    for number, patch in enumerate(patches):
+        result = _put(patch, names, find, scratch)
         if result.status != 0:
-            output = "\n".join(f"  {line}" for line in result.output.splitlines()[:20])
-            verb, hint = (
-                ("cannot be taken out of", "is it in there, as it is?")
-                if patch.reverse
-                else (
-                    "does not apply to",
-                    "rebase it on this kernel; patches before it in the list are applied first",
-                )
-            )
-            raise BuildError(f"the patch {patch.name} {verb} {label}:\n{output}", hint=hint)
+            raise _refusal(patches[: number + 1], find, label, result.output)
         _check_changed(scratch, names, patch)
         if inexact := _INEXACT.findall(result.output):
             say(f"the patch {patch.name} fits {label} not exactly: {'; '.join(inexact)}")
     return {name: path if (path := scratch / name).is_file() else None for name in names}
+
+
+def _put(
+    patch: Patch, names: set[str], find: Callable[[str], Path | None], scratch: Path
+) -> Completed:
+    """Have patch(1) apply a patch.
+
+    :param names: the files that are in the directory; those of the patch are added.
+    """
+    touched = patch.touched()
+    for name in touched - names:
+        _fetch(name, find, scratch)
+    names |= touched
+    options = [f"-p{patch.strip}", "--no-backup-if-mismatch", "--reject-file=-"]
+    options += ["--remove-empty-files", "--directory", str(scratch)]
+    # With --batch, a patch that is to be taken out and is not in would be put in.
+    options += ["--reverse", "--force"] if patch.reverse else ["--forward", "--batch"]
+    return run(
+        [which("patch", package="patch"), *options],
+        name="patch",
+        timeout=_PATCH_SECONDS,
+        input=patch.diffs,
+        check=False,
+    )
+
+
+def _refusal(
+    patches: Sequence[Patch], find: Callable[[str], Path | None], label: str, output: str
+) -> BuildError:
+    """Return the error for the last one of these patches, which does not apply.
+
+    :param output: what patch(1) says.
+    """
+    *before, patch = patches
+    text = "\n".join(f"  {line}" for line in output.splitlines()[:20])
+    # The other way round it fits where it is in already, or is not.
+    turned = [*before, patch._replace(reverse=not patch.reverse)]
+    if patch.reverse:
+        if _applies(turned, find):
+            return BuildError(
+                f"the patch {patch.name} is not in {label}: there is nothing to take out",
+                hint="a change that the kernel does not have is tested with it put in",
+            )
+        what = f"the patch {patch.name} cannot be taken out of {label}:\n{text}"
+        return BuildError(what, hint="is it in there, as it is?")
+    if _applies(turned, find):
+        where = f"{label}, or a patch before it," if before else label
+        return BuildError(
+            f"the patch {patch.name} is applied already: {where} has what it changes",
+            hint="leave it out; what such a fix does is tested with it taken out: "
+            "gate --revert, kgdb_fix(revert=…)",
+        )
+    return BuildError(
+        f"the patch {patch.name} does not apply to {label}:\n{text}",
+        hint="rebase it on this kernel; patches before it in the list are applied first",
+    )
+
+
+def _applies(patches: Sequence[Patch], find: Callable[[str], Path | None]) -> bool:
+    """Whether patches apply, the last one without fuzz: elsewhere may be what is like it."""
+    names: set[str] = set()
+    with scratch_directory() as scratch:
+        for patch in patches:
+            result = _put(patch, names, find, Path(scratch))
+            if result.status != 0:
+                return False
+    return not any("fuzz" in line for line in _INEXACT.findall(result.output))
 
 
 def file_of(tree: Path, name: str) -> Path | None:

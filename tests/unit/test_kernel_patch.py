@@ -261,6 +261,43 @@ def test_a_tree_remembers_how_its_patches_fit(tmp_path: Path) -> None:
     assert overlay.inexact() == ()
 
 
+class TestRefusal:
+    """Why a patch does not apply."""
+
+    ONE = b"--- a/one.c\n+++ b/one.c\n@@ -1 +1 @@\n-old\n+new\n"
+    NEW = b"--- /dev/null\n+++ b/two.c\n@@ -0,0 +1 @@\n+two\n"
+
+    def refusal(self, tmp_path: Path, files: dict[str, str], *patches: bytes) -> str:
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        numbered = [Patch(f"p{number}", data) for number, data in enumerate(patches)]
+
+        def find(name: str) -> Path | None:
+            return path if (path := tmp_path / name).exists() else None
+
+        with pytest.raises(BuildError) as caught:
+            apply(numbered, find, scratch, "the tree")
+        assert {name: (tmp_path / name).read_text() for name in files} == files
+        return str(caught.value)
+
+    def test_one_that_is_applied_already(self, tmp_path: Path) -> None:
+        both = self.ONE + self.NEW
+        text = self.refusal(tmp_path, {"one.c": "new\n", "two.c": "two\n"}, both)
+        assert text.startswith("the patch p0 is applied already: the tree has what it changes\n")
+        assert "hint: leave it out" in text
+
+    def test_one_that_another_patch_has(self, tmp_path: Path) -> None:
+        text = self.refusal(tmp_path, {"one.c": "old\n"}, self.ONE, self.ONE)
+        assert text.startswith("the patch p1 is applied already: the tree, or a patch before it,")
+
+    @pytest.mark.parametrize("files", [{"one.c": "new\n"}, {"one.c": "old\n", "two.c": "two\n"}])
+    def test_one_of_which_a_part_is_in(self, tmp_path: Path, files: dict[str, str]) -> None:
+        text = self.refusal(tmp_path, files, self.ONE + self.NEW)
+        assert text.startswith("the patch p0 does not apply to the tree:\n  ")
+
+
 class TestReverse:
     """Patches that are to be taken out (`quilt`'s -R, `gate --revert`)."""
 
@@ -280,8 +317,12 @@ class TestReverse:
         assert self.apply(tmp_path, "new\n") == "old\n"
 
     def test_one_that_is_not_in_is_not_put_in(self, tmp_path: Path) -> None:
-        with pytest.raises(BuildError, match=r"fix\.patch cannot be taken out of the tree"):
+        with pytest.raises(BuildError, match=r"fix\.patch is not in the tree: there is nothing"):
             self.apply(tmp_path, "old\n")
+
+    def test_one_that_is_of_another_tree(self, tmp_path: Path) -> None:
+        with pytest.raises(BuildError, match=r"fix\.patch cannot be taken out of the tree"):
+            self.apply(tmp_path, "other\n")
 
     def test_the_last_of_a_mailbox_first(self, tmp_path: Path) -> None:
         box = tmp_path / "box"
