@@ -10,6 +10,7 @@ from ..host import install
 _COMPILER: Final = re.compile(r"^(?P<file>[^\s:][^:]*):\d+:(?:\d+:)? (?:(?:fatal )?error|Error): ")
 _LEAD: Final = re.compile(r"^(In file included from |\s+from )|^[^\s:][^:]*: (In|At) .*:$")
 _KBUILD: Final = re.compile(r"^(  [A-Z]{2,}[\w ]*(\[M\])?\s|make(\[\d+\])?: |scripts/)")
+_MAKE: Final = re.compile(r"^make(?:\[\d+\])?: \*\*\* ")
 _OTHERS: Final = (
     # scripts/kconfig: a file that is missing or has a syntax error (zconf_error, menu_warn).
     re.compile(r"^[^\s:]*Kconfig[^\s:]*:\d+:(?! *warning)"),
@@ -20,11 +21,12 @@ _OTHERS: Final = (
         r"No space left on device|: (?:not found|command not found)$|internal compiler error"
     ),
     re.compile(r"^\*\*\* (?!$)"),
-    re.compile(r"^make(?:\[\d+\])?: \*\*\* "),
+    _MAKE,
 )
 _WARNING: Final = re.compile(r"^[^\s:][^:]*:\d+:(?:\d+:)? warning: |^WARNING: modpost: ")
 _MAX_WARNINGS: Final = 20
 _MAX_LINES: Final = 12
+_MAX_SAID: Final = 4  # lines of a program that none of the patterns knows
 _MAX_WIDTH: Final = 300
 
 
@@ -62,7 +64,8 @@ def first_error(log: str) -> str:
                 last = number + 1
                 while last < len(lines) and pattern.search(lines[last]):
                     last += 1
-                return _shown(lines, number, last)
+                begin = _said_before(lines, number) if pattern is _MAKE else number
+                return _shown(lines, begin, last)
     return _shown(lines, max(0, len(lines) - 6), len(lines))
 
 
@@ -99,6 +102,14 @@ def _end(lines: list[str], number: int) -> int:
             break
         last += 1
     return last
+
+
+def _said_before(lines: list[str], number: int) -> int:
+    """Return the first line of what a program has said before make gave up: why."""
+    begin = number
+    while begin > max(0, number - _MAX_SAID) and not _KBUILD.match(lines[begin - 1]):
+        begin -= 1
+    return begin
 
 
 def _shown(lines: list[str], begin: int, end: int) -> str:

@@ -247,7 +247,10 @@ class _Builder:
 
     @property
     def _label(self) -> str:
-        return f"kernel {self._source.label} ({self._recipe.base})"
+        base = self._recipe.base
+        if base == "file":
+            base = Path(self._settings.config).name
+        return f"kernel {self._source.label} ({base})"
 
     def _source_version(self) -> str:
         if not self._settings.config.startswith("distro"):

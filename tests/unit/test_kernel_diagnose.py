@@ -88,6 +88,15 @@ def test_fixes(line: str, hint: str | None) -> None:
     assert text is None if hint is None else hint in str(text)
 
 
+def test_what_a_program_says_before_make_gives_up() -> None:
+    said = "  ../usr/gen_initramfs.sh: Cannot open '/none.list'"
+    gives_up = "make[3]: *** [../usr/Makefile:75: usr/initramfs_data.cpio] Error 1"
+    log = f"{NOISE}  GEN     usr/initramfs_data.cpio\n{said}\n{gives_up}\n"
+    assert first_error(log) == f"{said}\n{gives_up}"
+    log = f"{NOISE}  GEN     usr/initramfs_data.cpio\n{gives_up}\n"
+    assert first_error(log) == gives_up
+
+
 def test_a_kconfig_file_that_cannot_be_read() -> None:
     text = 'crypto/Kconfig:1396: can\'t open file "arch/arm/crypto/Kconfig"'
     warning = "drivers/Kconfig:3:warning: multi-line strings not supported"
