@@ -18,10 +18,11 @@ import pytest
 from ..errors import ConfigError
 from ..process import FileLock
 from ._matrix import Matrix, test_id
+from ._record import id_without_repeat, repetition
 from ._status import MISS, SKIP
 from ._terminal import is_worker
 
-__all__ = ["Durations", "load", "merge", "shared_work", "store"]
+__all__ = ["Durations", "ids_of", "load", "merge", "shared_work", "store"]
 
 _SCHEMA: Final = "pytest-kgdb durations 1"
 _NAME: Final = "kgdb-durations"
@@ -93,7 +94,8 @@ class Durations:
         self._shared = 0.0
         self._depth = 0
         self._own: dict[str, float] = {}
-        self._of_test: dict[str, set[str]] = {}  # by the id without the matrix's parameters
+        # The tests of each id that is kept: without repetitions, and without the matrix's too.
+        self._of_id: dict[str, set[str]] = {}
         self._left_out: set[str] = set()
         self._any_kernel = False
         self._unwritten = ""
@@ -133,15 +135,16 @@ class Durations:
         report = yield
         shared, self._shared = self._shared, 0.0
         own = max(0.0, report.duration - shared)
-        report.kgdb_own = [test_id(item), self._matrix.test_of(item), own]  # type: ignore[attr-defined]
+        report.kgdb_own = [test_id(item), ids_of(item, self._matrix), own]  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add up the phases of a test."""
         if not hasattr(report, "kgdb_own"):
             return  # of a worker that crashed
-        test, without, seconds = report.kgdb_own
-        self._of_test.setdefault(without, set()).add(test)
+        test, ids, seconds = report.kgdb_own
+        for one in ids:
+            self._of_id.setdefault(one, set()).add(test)
         self._own[test] = self._own.get(test, 0.0) + seconds
         self._any_kernel |= getattr(report, "kgdb_uses_kernel", False)
         status = getattr(report, "kgdb_status", None)
@@ -151,10 +154,9 @@ class Durations:
     def pytest_sessionfinish(self) -> None:
         """Keep what was measured, if any test was on a kernel."""
         ran = {test: own for test, own in self._own.items() if test not in self._left_out}
-        measured = {test: round(seconds, _DIGITS) for test, seconds in ran.items()}
-        for test, several in self._of_test.items():
+        measured = {}
+        for test, several in self._of_id.items():
             if seconds := [ran[one] for one in several if one in ran]:
-                # For runs with other kernels, or with one.
                 measured[test] = round(statistics.mean(seconds), _DIGITS)
         if is_worker(self._config) or not self._any_kernel or not measured:
             return
@@ -167,6 +169,18 @@ class Durations:
         """Say what could not be kept."""
         if self._unwritten:
             terminalreporter.write_line(f"kgdb: {self._unwritten}")
+
+
+def ids_of(item: pytest.Item, matrix: Matrix) -> tuple[str, str]:
+    """Return the ids by which a test's duration is kept, the more precise one first.
+
+    Neither says which repetition it is. The second is for runs with other kernels, or with one.
+    """
+    number = repetition(item)
+    ids = (test_id(item), matrix.test_of(item))
+    if number is not None:
+        ids = (id_without_repeat(ids[0], number)[0], id_without_repeat(ids[1], number)[0])
+    return ids
 
 
 def shared_work(config: pytest.Config) -> contextlib.AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from ..errors import ConfigError
-from ._durations import load
+from ._durations import ids_of, load
 from ._matrix import Matrix, test_id
 from ._terminal import is_worker
 
@@ -142,7 +142,7 @@ class Sharding:
     def choose(self, items: list[pytest.Item]) -> None:
         """Leave only the tests of this shard in the list."""
         tests = [test_id(item) for item in items]
-        ids = [(test, self._matrix.test_of(item)) for test, item in zip(tests, items, strict=True)]
+        ids = [ids_of(item, self._matrix) for item in items]
         costs, unknown, median = costs_of(ids, self._durations or {})
         # Tests of one group stay together.
         units = [_group(item) or test for item, test in zip(items, tests, strict=True)]

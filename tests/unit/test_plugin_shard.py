@@ -172,6 +172,22 @@ def test_what_is_measured(inner: Inner, workers: tuple[str, ...]) -> None:  # no
     assert measured(inner)["test_it.py::test_own"] >= 0.4
 
 
+def test_repetitions_are_one_test(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(test_it=TIMED)
+    inner.run("--kgdb-repeat=3", "-k", "first or own")
+    assert set(measured(inner)) == {"test_it.py::test_first", "test_it.py::test_own"}
+    assert 0.4 <= measured(inner)["test_it.py::test_own"] < 0.8
+    (path,) = (inner.path / "cache/pytest-kgdb/durations").glob("*.json")
+    result = inner.run("--kgdb-repeat=3", "-k", "own", "--shard=1/2", f"--shard-durations={path}")
+    result.stdout.no_fnmatch_line("*without a duration*")
+
+
+def test_what_a_gate_runs_is_not_measured(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(test_it=TIMED)
+    inner.run("--kgdb-record=it.jsonl", "-k", "first")
+    assert not list(inner.path.glob("cache/pytest-kgdb/durations/*.json"))
+
+
 @pytest.mark.parametrize("what", ["kernel", "boot", "fixture"])
 def test_what_several_tests_share_is_not_a_tests_own(inner: Inner, what: str) -> None:  # noqa: F811
     inner.fake(f"fake_session.build_time[{what!r}] = {LONG}")
