@@ -33,7 +33,11 @@ NOT_PROVEN: Final = 1
 INCONCLUSIVE: Final = 6
 
 # What differs from one run of the same failure to the next: addresses, times, pids.
-_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?", re.IGNORECASE)
+_NUMBER: Final = re.compile(
+    # The kernel prints pointers without 0x (Documentation/core-api/printk-formats.rst).
+    r"0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b|\d+(?:\.\d+)?",
+    re.IGNORECASE,
+)
 
 # A kernel that is late may be so because the host is busy.
 _NO_BOOT: Final = ("panicked", "hung")

@@ -13,6 +13,7 @@ from pytest_kgdb.gate._verdicts import (
     Verdict,
     exit_status,
     judge,
+    reason_of,
     repeats_for,
     summary,
 )
@@ -155,6 +156,21 @@ def test_a_test_that_fails_for_different_reasons() -> None:
     # Numbers differ from run to run.
     base = [*runs("f", "pid 17 at 0xffffc900"), *runs("f", "pid 18 at 0xffffc800")]
     assert judge("test", base, runs("pp")).verdict is Verdict.PROVES
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("assert 1.5 == 2", "assert 20 == 31.75", True),
+        ("freed 0xffff888003a4c000", "freed 0xFFFF888007B1D0E0", True),
+        ("freed ffff888003a4c000 twice", "freed ffff888007b1d0e0 twice", True),
+        ("BUG in 00000000deadbeef", "BUG in 00000000cafe0123", True),
+        ("no acceded000x", "no effaced000x", False),  # a word
+        ("the cache is dead", "the cache is fade", False),
+    ],
+)
+def test_a_reason_is_the_same_from_run_to_run(one: str, other: str, *, same: bool) -> None:
+    assert (reason_of(Run("FAIL", one)) == reason_of(Run("FAIL", other))) is same
 
 
 def test_the_first_reason_is_told() -> None:
