@@ -25,6 +25,17 @@ PATCH = """\
  #include <linux/fs.h>
 +const char kgdb_gate_fix[] = "fixed";
 """
+CONTAINED = """\
+--- a/fs/proc/version.c
++++ b/fs/proc/version.c
+@@ -1,5 +1,6 @@
+ // SPDX-License-Identifier: GPL-2.0
+ #include <linux/fs.h>
++#include <linux/init.h>
+ #include <linux/kernel.h>
+ #include <linux/proc_fs.h>
+ #include <linux/seq_file.h>
+"""
 NOT_COMPILED = """\
 --- /dev/null
 +++ b/drivers/media/usb/gspca/kgdb.c
@@ -391,8 +402,9 @@ def test_nothing_of_it_is_compiled(
             1,
             "does not apply to",
         ),
+        (CONTAINED, 1, "the patch fix.patch is applied already: "),
     ],
-    ids=["does not compile", "does not apply"],
+    ids=["does not compile", "does not apply", "is applied already"],
 )
 def test_a_patched_kernel_that_cannot_be_built(
     tmp_path: Path,
