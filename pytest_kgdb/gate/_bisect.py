@@ -13,7 +13,14 @@ from ..change import git, resolved, run_git, subject_of
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import Runner
-from ._tested import Builder, Commit, CommitTester, State
+from ._tested import (
+    Builder,
+    Commit,
+    CommitTester,
+    State,
+    why_no_bad_end,
+    why_no_good_end,
+)
 
 __all__ = ["Bisection", "Conclusion"]
 
@@ -92,11 +99,10 @@ class Bisection:
     def _search(self) -> Conclusion:
         bad = self._test(self._bad, is_end=True)
         if bad.state is not State.BAD:
-            what = "the tests pass there" if bad.state is State.GOOD else bad.reason
-            return self._conclude(None, f"the bad end, {self._bad[:12]}, is not bad: {what}")
+            return self._conclude(None, why_no_bad_end(self._bad[:12], bad))
         good = self._test(self._good, bad, is_end=True)
         if good.state is not State.GOOD:
-            return self._conclude(None, f"the good end, {self._good[:12]}, is not: {good.reason}")
+            return self._conclude(None, why_no_good_end(self._good[:12], good))
         output = ""
         while True:
             match = _CULPRIT.search(output)

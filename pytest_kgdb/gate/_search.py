@@ -15,7 +15,14 @@ from ..kernel import parse_config, render_config
 from ..progress import Progress
 from ..settings import Settings
 from ._runner import Runner
-from ._tested import Builder, Commit, CommitTester, State
+from ._tested import (
+    Builder,
+    Commit,
+    CommitTester,
+    State,
+    why_no_bad_end,
+    why_no_good_end,
+)
 
 __all__ = ["ConfigSearch", "Discovery", "PatchSearch", "reduce", "search"]
 
@@ -131,12 +138,10 @@ class _Search:
         """Test both ends; return why they cannot be, whether they are wrong, and the bad one."""
         last = self._test(*bad, None)
         if last.state is not State.BAD:
-            what = "the tests pass there" if last.state is State.GOOD else last.reason
-            return f"the bad end, {bad[0]}, is not bad: {what}", last.state is State.GOOD, last
+            return why_no_bad_end(bad[0], last), last.state is State.GOOD, last
         first = self._test(*good, last)
         if first.state is not State.GOOD:
-            why = f"the good end, {good[0]}, is not: {first.reason}"
-            return why, first.state is State.BAD, last
+            return why_no_good_end(good[0], first), first.state is State.BAD, last
         return "", False, last
 
     def _conclude(

@@ -17,10 +17,22 @@ from ..settings import Settings
 from ._runner import PytestDied, Runner
 from ._verdicts import Run, reason_of, skipped_at_times, too_few
 
-__all__ = ["Builder", "Commit", "CommitTester", "State", "judge_commit"]
+__all__ = [
+    "Builder",
+    "Commit",
+    "CommitTester",
+    "State",
+    "judge_commit",
+    "why_no_bad_end",
+    "why_no_good_end",
+]
 
 _NAME: Final = "bisected"  # of the kernel, in the names of logs
 _ERROR: Final = re.compile(r"\berror: ", re.IGNORECASE)
+
+
+_FLAKY: Final = "is flaky:"
+_LEAVE_OUT: Final = "--deselect, or -k 'not …'"
 
 
 class State(enum.Enum):
@@ -84,7 +96,7 @@ def judge_commit(
             return Commit("", State.SKIP, why)
         elif len(statuses) > 1:
             failures_of_it = sum(run.status == "FAIL" for run in its)
-            reason = f"{test} is flaky: it failed in {failures_of_it} of {len(its)}"
+            reason = f"{test} {_FLAKY} it failed in {failures_of_it} of {len(its)}"
             return Commit("", State.SKIP, reason)
         elif statuses == {"FAIL"}:
             failed.append(test)
@@ -100,6 +112,27 @@ def judge_commit(
         if test not in runs:
             return Commit("", State.SKIP, f"{test} is not there")
     return Commit("", State.GOOD) if runs else Commit("", State.SKIP, "no test was run")
+
+
+def why_no_bad_end(name: str, commit: Commit) -> str:
+    """Return why a search cannot begin: its bad end is none.
+
+    :param name: the end's.
+    """
+    if commit.state is State.GOOD:
+        return f"the bad end, {name}, is not bad: the tests pass there"
+    return f"the bad end, {name}, cannot be tested: {commit.reason}{_left_out(commit)}"
+
+
+def why_no_good_end(name: str, commit: Commit) -> str:
+    """Return the same of the good end."""
+    if commit.state is State.BAD:
+        return f"the good end, {name}, is not good: {commit.reason}"
+    return f"the good end, {name}, cannot be tested: {commit.reason}{_left_out(commit)}"
+
+
+def _left_out(commit: Commit) -> str:
+    return f"; leave it out ({_LEAVE_OUT})" if _FLAKY in commit.reason else ""
 
 
 class CommitTester:

@@ -387,6 +387,13 @@ def test_an_end_that_varies(tmp_path: Path) -> None:
     assert "it varies: bad at first, then good" in conclusion.why
 
 
+def test_an_end_on_which_a_test_is_flaky(tmp_path: Path) -> None:
+    world = World(tmp_path, 4)
+    world.outcome = lambda number: [BAD, GOOD] if number == 3 else [GOOD, GOOD]
+    why = world.search().why
+    assert "cannot be tested: test_it is flaky: it failed in 1 of 2; leave it out (--desel" in why
+
+
 def test_only_commits_of_a_path(tmp_path: Path) -> None:
     world = World(tmp_path, 8)
     (world.tree / "other").write_text("")
