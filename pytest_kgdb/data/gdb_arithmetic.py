@@ -25,6 +25,7 @@ from gdb_operands import (
     member_of,
     of_width,
     result,
+    shrinking_target,
     shrinks,
     target_of,
     task_pointer,
@@ -228,6 +229,33 @@ class Reader:
             self.surround(operand, f"(unsigned {kind})(", ")")
         self.surround(node, f"({kind})(", ")")
 
+    def scale(self, operator, one, other):
+        """Have pointers be moved, and be counted apart, by the size that C has of their targets."""
+        targets = shrinking_target(one), shrinking_target(other)
+        if targets[0] is not None and targets[1] is not None:
+            if operator == "-":
+                self.surround(one, "(((long)(", ")")
+                self.surround(other, "(long)(", f")) / {targets[0].sizeof})")
+        elif targets[0] is not None:
+            self.surround(one, f"(({self.name_of(targets[0])} *)((unsigned long)(", ")")
+            self.surround(other, "(long)(", f") * {targets[0].sizeof}))")
+        elif targets[1] is not None and operator == "+":
+            self.surround(
+                one, f"(({self.name_of(targets[1])} *)((long)(", f") * {targets[1].sizeof}"
+            )
+            self.surround(other, "(unsigned long)(", ")))")
+
+    def index(self, node, opening, index):
+        """Have an element be where C has it, of what a pointer points at."""
+        target = shrinking_target(node)
+        if target is None or not is_pointer(node.typed.type):
+            return
+        closing = self.tokens[self.at - 1]
+        self.surround(node, f"(*(({self.name_of(target)} *)((unsigned long)(", ")")
+        self.edits.append((opening.start, opening.end, "+", None))
+        self.surround(index, "(long)(", f") * {target.sizeof}")
+        self.edits.append((closing.start, closing.end, ")))", None))
+
     # Operators, by their precedence
 
     def sequence(self):
@@ -301,6 +329,8 @@ class Reader:
             if operator not in (*TRUTH, *EQUALITY, *RELATIONAL):
                 typed = result(operator, node, other)
             operands = node, other
+            if operator in ("+", "-"):
+                self.scale(operator, node, other)
             if operator in DIVIDING and may_overflow(node, other):
                 self.surround(node, f"{DIVIDING[operator]}(", "")
                 sign = self.tokens[node.last + 1]
@@ -377,7 +407,8 @@ class Reader:
         name = str(kind.unqualified())
         if "{" in name or type_named(name, self.block).sizeof != kind.sizeof:
             raise Refused(
-                f"it takes the address of a {name}, for whose flexible array gdb has another size",
+                f"it computes with the address of a {name}, for whose flexible array gdb has "
+                "another size",
                 "take that of a member",
             )
         return name
@@ -391,8 +422,10 @@ class Reader:
         first, node = self.at, self.primary()
         while True:
             if self.take("["):
+                opening = self.tokens[self.at - 1]
                 index = self.sequence()
                 self.need("]")
+                self.index(node, opening, index)
                 node = self.node(first, element_of(node, index))
             elif self.take("("):
                 while not self.take(")"):

@@ -139,6 +139,17 @@ def shrinks(kind):
     return kind.code in COMPOUND and has_flexible(kind) and bytes_read(kind) != kind.sizeof
 
 
+def shrinking_target(node):
+    """What a pointer, or an array, has elements of if gdb has another size for them than C."""
+    if node.typed is None or node.kind is not None:
+        return None
+    try:
+        target = pointer_of(node.typed.type).target()
+    except Refused:
+        return None
+    return target if shrinks(target) else None
+
+
 def has_flexible(kind):
     """Whether a type has an array without a length in it, to its last member."""
     if kind.code == gdb.TYPE_CODE_ARRAY:

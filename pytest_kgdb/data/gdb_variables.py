@@ -49,9 +49,14 @@ WHOLE_REGISTERS = {"pc": "rip", "sp": "rsp", "fp": "rbp"}
 
 
 def type_of(symbol, value):
-    """A variable's type; that of its value may be smaller (:func:`gdb_operands.shrinks`)."""
+    """A variable's type; that of its value may be smaller (:func:`gdb_operands.shrinks`).
+
+    So may what a pointer's points at, to gdb 16.
+    """
     declared = value.type if symbol is None else symbol.type
-    return declared if declared.sizeof > value.type.sizeof else value.type
+    if plain(declared).code == gdb.TYPE_CODE_PTR or declared.sizeof > value.type.sizeof:
+        return declared
+    return value.type
 
 
 class Variables:

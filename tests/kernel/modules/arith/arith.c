@@ -107,6 +107,19 @@ static noinline void compute(void)
 	COMPUTE((long)&(&opens[1])[-1].n - (long)opens);
 	COMPUTE((long)(&eithers->open + 1) + (long)(&eithers->one + 1) + (long)(&*closes + 1));
 	COMPUTE(&opens[1] - opens);
+	COMPUTE((long)(opens + 1) - (long)opens);
+	COMPUTE((long)(1 + opens) - (long)opens);
+	COMPUTE((long)(opens + 1 - 1) - (long)opens);
+	COMPUTE((long)(opens - 1) - (long)opens);
+	COMPUTE((long)&opens[1] - (long)opens);
+	COMPUTE((long)&opened[1] - (long)opened);
+	COMPUTE((long)(opened + 1) - (long)opened);
+	COMPUTE(opens + 1 - opens);
+	COMPUTE(opens - &opens[1]);
+	COMPUTE((struct open *)&opens[1] - (struct open *)opens);
+	COMPUTE(opens[1].n + (opens + 1)->n + (*(opens + 1)).n + (1 + opens)->n);
+	COMPUTE((&opens[1] - 1)->n + opened[1].n + (opened + 1)->n);
+	COMPUTE(&opens[1] > opens && opens + 1 == &opens[1]);
 }
 
 noinline long probe(int n, s8 small, __int128 wide)
