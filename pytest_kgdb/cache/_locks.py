@@ -214,7 +214,8 @@ def command_of(pid: int) -> str:
 
 def _my_command() -> str:
     program, *rest = sys.argv or ["python"]
-    if (worker := os.environ.get(_WORKER)) and program == "-c":
+    # What a worker has started has its environment, too.
+    if (worker := os.environ.get(_WORKER)) and "execnet" in sys.modules and program == "-c":
         # execnet's `python -c …` says nothing; who has started it does, unless ssh has.
         parent = os.getppid()
         return f"worker {worker} of process {parent}: {command_of(parent)}"

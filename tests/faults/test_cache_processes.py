@@ -187,6 +187,7 @@ def test_the_second_waits_and_says_for_whom(start: Start) -> None:
 
 def test_what_a_worker_waits_for_has_a_name(start: Start) -> None:
     worker = """
+        import execnet
         os.environ["PYTEST_XDIST_WORKER"] = "gw1"
         sys.argv[:] = ["-c"]
         with cache.lock("tree", label="the first"):
