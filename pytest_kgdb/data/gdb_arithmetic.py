@@ -237,6 +237,12 @@ class Reader:
                 self.surround(one, "(((long)(", ")")
                 self.surround(other, "(long)(", f")) / {targets[0].sizeof})")
         elif targets[0] is not None:
+            if operator == "-" and other.typed is None:
+                text = " ".join(token.text for token in self.tokens[other.first : other.last + 1])
+                raise Refused(
+                    f"whether {text} is a pointer or a number is not known here",
+                    f"a cast says it: (long)({text})",
+                )
             self.surround(one, f"(({self.name_of(targets[0])} *)((unsigned long)(", ")")
             self.surround(other, "(long)(", f") * {targets[0].sizeof}))")
         elif targets[1] is not None and operator == "+":

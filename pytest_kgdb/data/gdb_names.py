@@ -323,7 +323,7 @@ class Names:
         address = address_of(symbol) if symbol.addr_class in VARIABLES else None
         if address is None or not self.is_per_cpu(address):
             return False
-        if not takes_address(tokens, index):
+        if not takes_address(tokens, index) or reads_pointer(tokens, index, symbol):
             raise without_cpu(name)
         return True
 
@@ -338,6 +338,8 @@ class Names:
                 return str(WORDS[name]) if name in WORDS else None
             if is_local(symbol):
                 return None
+            if reads_pointer(tokens, index, symbol):
+                self.check(name, symbol)
             address = address_of(symbol) if symbol.addr_class in VARIABLES else None
             per_cpu = self.check_per_cpu(tokens, index, name, symbol)
             if (
@@ -410,6 +412,15 @@ def takes_address(tokens, index):
     while behind < len(tokens) and tokens[behind].text == ")":
         behind += 1
     return behind in (index + 1, len(tokens)) or tokens[behind].text not in ("->", "[")
+
+
+def reads_pointer(tokens, index, symbol):
+    """Whether the address of what a pointer leads to is asked for: &p->member, &p[1]."""
+    at = before_parentheses(tokens, index)
+    if at < 0 or tokens[at].text != "&" or index + 1 >= len(tokens):
+        return False
+    is_pointer = symbol.type.strip_typedefs().code == gdb.TYPE_CODE_PTR
+    return is_pointer and tokens[index + 1].text in ("->", "[")
 
 
 UNREAD = ("sizeof", "typeof", "__typeof__", "per_cpu", "per_cpu_ptr")

@@ -187,7 +187,8 @@ def short(symbol):
     if is_module(objfile_of(symbol)):
         return name.rpartition("/")[2]
     top = kernel_top()
-    return name[len(top) if name.startswith(top) else 0 :]
+    name = name[len(top) if name.startswith(top) else 0 :]
+    return name.removeprefix("./")  # of headers, where make has them
 
 
 def kernel_top():

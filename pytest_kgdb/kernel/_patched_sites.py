@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -72,19 +73,27 @@ class PatchedSites:
     def read(cls, symbols: Mapping[str, int | None], program: drgn.Program) -> PatchedSites | None:
         """Return them of an image; None if it patches no instruction that it lists.
 
+        A table of whose entries the debug information has no type is left out.
+
         :param symbols: the addresses of :data:`SITE_SYMBOLS`, as far as the image has them.
         :param program: has the image's types.
         """
         import drgn
 
         modules = symbols["modules"]
-        module = program.type("struct module") if modules is not None else None
+        module = None
+        if modules is not None:
+            with contextlib.suppress(LookupError):
+                module = program.type("struct module")
         tables = []
         for first, last, pointer, count, name, member in _TABLES:
             start, end = symbols[first], symbols[last]
             if start is None or end is None or start >= end:
                 continue
-            entry = program.type(name)
+            try:
+                entry = program.type(name)
+            except LookupError:
+                continue
             if drgn.sizeof(entry.member(member).type) != _RELATIVE:
                 continue
             listed = module is not None and module.has_member(pointer)
@@ -104,6 +113,6 @@ class PatchedSites:
             text=text,
             text_end=text_end,
             tables=tuple(tables),
-            modules=modules or 0,
+            modules=modules if modules is not None and module is not None else 0,
             module_list=drgn.offsetof(module, "list") if module is not None else 0,
         )

@@ -172,6 +172,17 @@ def test_bit_fields_of_any_width_are_computed_as_by_gcc(arith: Any) -> None:
     assert collected(arith, expected) == expected
 
 
+def test_what_is_taken_from_a_pointer_is_known(arith: Any) -> None:
+    """Of what has another size to gdb, a number and a pointer are not the same there."""
+    arith.execute("set $number = 1")
+    start = int(arith.evaluate("(long)opens"))
+    assert arith.evaluate("(long)(opens + $number)") - start == 16
+    assert arith.evaluate("(long)&opens[$number]") - start == 16
+    with pytest.raises(KgdbError, match=r"whether \$number is a pointer or a number is not known"):
+        arith.evaluate("opens - $number")
+    assert arith.evaluate("(long)(opens - (long)$number)") - start == -16
+
+
 def test_conditions_with_bit_fields_of_any_width(arith: Any) -> None:
     expected = [
         f"(long)({text}) == (long){value}"

@@ -175,6 +175,31 @@ def test_init_data_of_a_module(kgdb):
     assert int(kgdb.evaluate("&first_in_init")) > 1 << 63
 
 
+POINTED = ("&first_list_in_init->prev", "&(first_list_in_init->prev)", "&first_list_in_init[1]")
+
+
+@pytest.mark.parametrize("expression", POINTED)
+def test_where_freed_init_data_points(kgdb, expression):
+    """To say where that is, the pointer is read."""
+    kgdb.modules.load(FIRST)
+    for read in (
+        kgdb.evaluate,
+        lambda text: kgdb.watchpoint(f"*({text})"),
+        lambda text: kgdb.spy("vfs_read", collect=[text]),
+        lambda text: kgdb.breakpoint("vfs_read", condition=f"{text} == 0"),
+    ):
+        with pytest.raises(KgdbError, match=r"is init data \(first\.c\).*freed"):
+            read(expression)
+    assert kgdb.evaluate("sizeof(first_list_in_init->prev)") == 8
+
+
+def test_where_a_pointer_of_each_cpu_points(kgdb):
+    with pytest.raises(KgdbError, match="each CPU has its own"):
+        kgdb.evaluate("&ksoftirqd->pid")
+    task = kgdb.per_cpu("ksoftirqd", 0)
+    assert kgdb.evaluate("&per_cpu(ksoftirqd, 0)->pid") == task["pid"].address
+
+
 @pytest.mark.kgdb(at="kgdbwait")
 def test_init_data_that_goes(kgdb):
     with (

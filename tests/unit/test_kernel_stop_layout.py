@@ -132,6 +132,19 @@ def test_code_that_the_kernel_patches(path: Path) -> None:
     assert StopLayout.load(json.loads(json.dumps(layout.dump()))) == layout
 
 
+def test_code_that_is_patched_whose_tables_have_no_type(path: Path) -> None:
+    """Such a kernel is taken all the same, by the tables that are known."""
+    text = (
+        PATCHED.replace("struct static_call_site { int addr, key; };", "")
+        .replace("struct static_call_site *static_call_sites", "void *static_call_sites")
+        .replace("struct static_call_site sites[2]", "long sites[2]")
+    )
+    layout = StopLayout.read(compiled(path, DEBUGGER + TASKS + text, "-g"))
+    assert layout is not None
+    assert layout.patched is not None
+    assert [table.stride for table in layout.patched.tables] == [16]
+
+
 def test_code_that_is_patched_by_absolute_addresses(path: Path) -> None:
     """As of older kernels: those tables are not read."""
     text = PATCHED.replace("int code, target; long key", "long code, target, key")

@@ -8,6 +8,7 @@
 int first_number = 4711;
 DEFINE_PER_CPU(int, first_on_cpu) = 12;
 static int first_in_init __initdata = 7;
+static struct list_head *first_list_in_init __initdata = &THIS_MODULE->list;
 
 noinline int first_call(int n)
 {
@@ -26,7 +27,8 @@ module_param_cb(call, &ops, NULL, 0200);
 
 static int __init first_init(void)
 {
-	return int_pow(READ_ONCE(first_in_init), 3) == 343 ? 0 : -EINVAL;
+	return READ_ONCE(first_list_in_init) && int_pow(READ_ONCE(first_in_init), 3) == 343 ?
+	       0 : -EINVAL;
 }
 
 static void __exit first_exit(void)
