@@ -190,7 +190,7 @@ def test_where_freed_init_data_points(kgdb, expression):
     ):
         with pytest.raises(KgdbError, match=r"is init data \(first\.c\).*freed"):
             read(expression)
-    assert kgdb.evaluate("sizeof(first_list_in_init->prev)") == 8
+    assert kgdb.evaluate("sizeof(first_list_in_init)") == 8
 
 
 def test_where_a_pointer_of_each_cpu_points(kgdb):
