@@ -10,10 +10,10 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from .console import Result
 from .debugger import (
@@ -98,6 +98,15 @@ class Numbers(Protocol):
         """Evaluate several expressions at once."""
 
 
+class _StopLocation(NamedTuple):
+    """Where the kernel has stopped, as far as can be said."""
+
+    function: str | None
+    file: str | None
+    path: str | None
+    line: int | None
+
+
 class ActionLog(StopSubscriber):
     """Records the actions of the running test."""
 
@@ -122,6 +131,7 @@ class ActionLog(StopSubscriber):
         self._passing = False
         self._asked = 0
         self._frame: dict[str, Any] = {}
+        self._places: dict[tuple[object, ...], _StopLocation] = {}
 
     def attach(self, debugger: Numbers, source: SourceText | None = None) -> None:
         """Ask this gdb from now on.
@@ -235,14 +245,7 @@ class ActionLog(StopSubscriber):
         if self._is_internal(stop):
             return
         frame, self._frame = self._frame, {}
-        function, path, line = frame.get("func"), frame.get("fullname"), frame.get("line")
-        file = source_path(str(frame["file"]), self._source) if "file" in frame else None
-        if stop.reason == "oops":
-            # gdb's record names NULL, and of inlined code that begins there the caller.
-            with contextlib.suppress(KgdbError):
-                here = stop.frame
-                function, path, line = here.function or hex(here.address), here.path, here.line
-                file = here.file
+        function, file, path, line = self._place(stop, frame)
         if stop.reason in ("panic", "int3", "interrupt"):
             function = None  # the debugger's own
         what: str = stop.reason
@@ -274,9 +277,34 @@ class ActionLog(StopSubscriber):
                 function=function,
                 file=file,
                 path=path,
-                line=None if line is None else int(line),
+                line=line,
             )
         )
+
+    def _place(self, stop: Stop, frame: Mapping[str, Any]) -> _StopLocation:
+        """Return where the kernel has stopped.
+
+        Of an oops, gdb's record names NULL, and of inlined code that begins there the caller; at a
+        function's first instruction, it may have a line of one that is inlined further down.
+        """
+        function, path, line = frame.get("func"), frame.get("fullname"), frame.get("line")
+        file = source_path(str(frame["file"]), self._source) if "file" in frame else None
+        place = _StopLocation(function, file, path, None if line is None else int(line))
+        if stop.reason == "oops":
+            with contextlib.suppress(KgdbError):
+                here = stop.frame
+                place = _StopLocation(
+                    here.function or hex(here.address), here.file, here.path, here.line
+                )
+        elif stop.breakpoint is not None and file is not None:
+            key = (frame.get("addr"), *place)
+            if key not in self._places:  # once for all stops there
+                with contextlib.suppress(KgdbError):
+                    here = stop.frame
+                    place = _StopLocation(function, here.file, here.path, here.line)
+                self._places[key] = place
+            place = self._places[key]
+        return place
 
     def _is_internal(self, stop: Stop) -> bool:
         """Whether a stop is of no call of the test's.

@@ -346,6 +346,25 @@ class LineTables:
                 owner = None
         return code
 
+    def line_at(self, name: str, section: str, address: int) -> tuple[str, int] | None:
+        """Return the file and line of an instruction; None if no unit with that file has it.
+
+        :param name: the file's, without directories. All units that include it are decoded, of
+            which a header has hundreds.
+        :param section: "" in a linked file.
+        """
+        for unit in self.units([name]):
+            last: tuple[str, int, int, int] | None = None
+            for row_section, row_address, file, line, _ in self.rows(unit):
+                if (
+                    last is not None
+                    and last[0] == section == row_section
+                    and last[1] <= address < row_address
+                ):
+                    return unit.files[last[2]], last[3]
+                last = (row_section, row_address, file, line) if line else None
+        return None
+
 
 def _path(data: bytes, at: int) -> tuple[str, int]:
     """Return a string, and where the next one begins."""

@@ -25,6 +25,7 @@ from gdb_functions import (
     CODES,
     function_places,
 )
+from gdb_lines import own_place
 from gdb_lvalues import (
     checked,
     number_of,
@@ -166,11 +167,12 @@ def function_name(frame):
 def frame_record(frame, level, behind=False):
     sal = gdb.find_pc_line(frame.pc() - 1) if behind else frame.find_sal()
     function = function_name(frame)
-    if level and unwinder.is_interrupted(frame):
+    interrupted = bool(level) and unwinder.is_interrupted(frame)
+    if interrupted:
         # gdb takes the pc for a return address, and looks at the instruction before.
         sal = gdb.find_pc_line(frame.pc())
         function = op_symbol_at(frame.pc())["symbol"] or function
-    return {
+    record = {
         "level": level,
         "function": function,
         "address": frame.pc(),
@@ -179,6 +181,10 @@ def frame_record(frame, level, behind=False):
         "line": sal.line or None,
         "inline": frame.type() == gdb.INLINE_FRAME,
     }
+    own = own_place(frame, sal, interrupted)
+    if own is not None:
+        record["own"] = own
+    return record
 
 
 def in_frame(level, work):

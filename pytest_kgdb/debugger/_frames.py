@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import KgdbError
@@ -26,6 +27,9 @@ class SourceText(Protocol):
 
         :raises KgdbError: it is not available.
         """
+
+    def line(self, file: str, address: int) -> int | None:
+        """Return the line of an instruction; None of one that is another file's, or not found."""
 
 
 class Variables(Mapping[str, Value]):
@@ -111,22 +115,41 @@ class Frame:
         name = self._get("function")
         return None if name is None else str(name)
 
+    @cached_property
+    def _place(self) -> Mapping[str, Any]:
+        """`file`, `fullname` and `line`: gdb's, or those of the function where gdb's are none."""
+        record, own = self._record, self._record.get("own")
+        if own is None:
+            return record
+        line = own.get("line")
+        if line is None and self._source is not None:
+            line = self._source.line(own["file"], own["address"])
+        return record if line is None else {**own, "line": line}
+
+    def _get_place(self, name: str) -> Any:
+        self._get(name)
+        return self._place.get(name)
+
     @property
     def file(self) -> str | None:
-        """The source file, relative to the kernel's tree where it can be."""
-        name = self._get("file")
+        """The source file, relative to the kernel's tree where it can be.
+
+        At a function's first instruction, and at a call, it is the function's own file, even if gcc
+        has moved something there that is inlined further down: gdb's commands say that one's.
+        """
+        name = self._get_place("file")
         return None if name is None else source_path(str(name), self._source)
 
     @property
     def path(self) -> str | None:
         """The path of :attr:`file` as the debug info has it."""
-        path = self._get("fullname")
+        path = self._get_place("fullname")
         return None if path is None else str(path)
 
     @property
     def line(self) -> int | None:
         """The line in :attr:`file`, from 1."""
-        line = self._get("line")
+        line = self._get_place("line")
         return None if line is None else int(line)
 
     @property
@@ -173,12 +196,12 @@ class Frame:
         :param context: lines before and after.
         :raises KgdbError: there is no line; or the file as it was compiled is not available.
         """
-        path, line = self._get("fullname"), self.line
+        path, line = self.path, self.line
         if path is None or line is None:
             raise KgdbError(f"frame {self.level} ({self.function}) has no source line")
         if self._source is None:
             raise KgdbError(f"the source {path} is not available")
-        text = self._source.read(str(path), self.address).decode(errors="replace")
+        text = self._source.read(path, self.address).decode(errors="replace")
         lines = text.split("\n")[: text.count("\n") + (not text.endswith("\n"))]
         first = max(1, line - context)
         shown = lines[first - 1 : line + context]

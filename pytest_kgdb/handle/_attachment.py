@@ -123,7 +123,9 @@ class Attachment:
         interrupt_is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         source = kernel.debug_source
-        self.source = KernelSourceText(kernel.sources, registry, machine.directory / "sources")
+        self.source = KernelSourceText(
+            kernel.sources, registry, machine.directory / "sources", kernel.vmlinux
+        )
         console = machine.console
         self.kernel = kernel
         self.gdb = gdb

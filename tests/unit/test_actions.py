@@ -73,6 +73,9 @@ class Source:
     def read(self, file: str, address: int) -> bytes:
         raise KgdbError(f"{file} is not available")
 
+    def line(self, file: str, address: int) -> int | None:
+        raise AssertionError("the frame asks")
+
 
 @pytest.fixture
 def log() -> ActionLog:
@@ -92,8 +95,29 @@ def texts(log: ActionLog) -> list[str]:
 
 def stop(log: ActionLog, reason: str = "breakpoint", **more: Any) -> None:
     log.stopped(StopRecord({"frame": FRAME}))
+    frame = SimpleNamespace(file="fs/open.c", path="/src/fs/open.c", line=7)
     fields = {"breakpoint": SimpleNamespace(number=3), "message": None, "return_value": None}
+    fields["frame"] = frame
     log.recorded(SimpleNamespace(reason=reason, **(fields | more)))  # type: ignore[arg-type]
+
+
+def test_a_breakpoint_is_in_its_function(log: ActionLog) -> None:
+    """gdb's record has the line of what is inlined further down; the frame is asked for once."""
+    asked = []
+
+    class Stopped(SimpleNamespace):
+        @property
+        def frame(self) -> SimpleNamespace:
+            asked.append(self)
+            return SimpleNamespace(file="fs/read.c", path="/src/fs/read.c", line=3)
+
+    for _ in range(3):
+        log.stopped(StopRecord({"frame": {**FRAME, "addr": "0x10"}}))
+        at = {"breakpoint": SimpleNamespace(number=3), "message": None, "return_value": None}
+        log.recorded(Stopped(reason="breakpoint", **at))  # type: ignore[arg-type]
+    assert texts(log) == ["  breakpoint 3 in do_open (fs/read.c:3)"] * 3
+    assert (log.actions[0].path, log.actions[0].line) == ("/src/fs/read.c", 3)
+    assert len(asked) == 1
 
 
 def test_an_oops_is_where_its_frame_is(log: ActionLog) -> None:

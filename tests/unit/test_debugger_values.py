@@ -401,6 +401,7 @@ class Text:
 
     def __init__(self, top: Path) -> None:
         self.top = top
+        self.lines: dict[tuple[str, int], int] = {}
 
     def name(self, file: str) -> str:
         return file.removeprefix(f"{self.top}/")
@@ -411,6 +412,9 @@ class Text:
         if not path.exists():
             raise KgdbError(f"the source {self.name(file)} is not available")
         return path.read_bytes()
+
+    def line(self, file: str, address: int) -> int | None:
+        return self.lines.get((file, address))
 
 
 @pytest.fixture
@@ -434,6 +438,29 @@ def test_a_frame(frame: Frame) -> None:
     assert (frame.file, frame.address) == ("fs/open.c", 0xFFFFFFFF811B09C0)
     assert str(frame) == "#1 do_sys_openat2 at fs/open.c:3"
     assert frame.source(1).splitlines() == ["      2  two", ">     3  \tthree", "      4  four"]
+
+
+def test_a_frame_in_another_functions_line(parts: Parts, tmp_path: Path) -> None:
+    """gdb has the line of what is inlined further down."""
+    (tmp_path / "fs.c").write_text("one\ntwo\n")
+    paths = {"file": f"{tmp_path}/fs.c", "fullname": f"{tmp_path}/fs.c"}
+    theirs = {"file": "./include/fs.h", "fullname": "/src/include/fs.h", "line": 9}
+    record = {"level": 1, "function": "f", "address": 8, **theirs}
+    text = Text(tmp_path)
+
+    def frame(**own: int) -> Frame:
+        return Frame(parts.debugger, {**record, "own": {**paths, **own}}, text)
+
+    entry = frame(line=1)
+    assert (entry.file, entry.path, entry.line) == ("fs.c", f"{tmp_path}/fs.c", 1)
+    assert str(entry) == "#1 f at fs.c:1"
+    assert entry.source(0) == ">     1  one"
+    unknown = frame(address=7)
+    assert (unknown.file, unknown.line) == ("include/fs.h", 9)
+    text.lines[paths["file"], 7] = 2
+    assert frame(address=7).source(0) == ">     2  two"
+    without = Frame(parts.debugger, {**record, "own": {**paths, "address": 7}}, None)
+    assert (without.file, without.path, without.line) == ("include/fs.h", "/src/include/fs.h", 9)
 
 
 def test_a_frame_without_symbols(parts: Parts) -> None:

@@ -103,6 +103,24 @@ def test_only_units_that_have_the_file(tmp_path: Path) -> None:
     assert len(list(tables.units({"part.h"}))) == 1
 
 
+@pytest.mark.parametrize("options", [["-O2"], ["-O2", "-gdwarf-4"], ["-O2", "-c"]])
+def test_the_line_of_an_instruction_is_addr2lines(tmp_path: Path, options: list[str]) -> None:
+    elf = compiled(tmp_path, *options)
+    tables = LineTables(elf)
+    section = ".text" if "-c" in options else ""
+    (start, size) = next((s[2], s[3]) for s in elf.function_symbols() if s[0] == "other")
+    for address in range(start, start + size):
+        argv = ["addr2line", "-e", str(elf.path), *(["-j", section] if section else [])]
+        argv.append(hex(address))
+        text = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+        path, line = text.split()[0].rsplit(":", 1)
+        found = tables.line_at("main.c", section, address)
+        assert found is not None
+        assert (Path(found[0]).name, found[1]) == (Path(path).name, int(line))
+    assert tables.line_at("main.c", section, 1 << 40) is None
+    assert tables.line_at("other.c", section, start) is None
+
+
 def test_a_relocatable_files_sections(tmp_path: Path) -> None:
     elf = compiled(tmp_path, "-O2", "-c")
     tables = LineTables(elf)

@@ -83,6 +83,24 @@ static noinline __attribute__((noipa)) int inlined_elsewhere(int n)
 	return n + 1;
 }
 
+/* What loads the count is inlined. gcc has its line begin at the function's first instruction, which
+   saves a register; and, of the second function, at the call. */
+static noinline __attribute__((noipa)) int where(int n)
+{
+	WARN_ON_ONCE(in_interrupt());
+	WARN_ON_ONCE(preempt_count() > n);
+	return same(n) + n;
+}
+
+static noinline __attribute__((noipa)) int calls_where(int (*called)(int), int n)
+{
+	int count = preempt_count();
+	int result;
+
+	result = called(n);
+	return result + count - preempt_count();
+}
+
 static void set_text(int size)
 {
 	memset(text, 0, sizeof(text));
@@ -100,6 +118,7 @@ static noinline long step(int n)
 	case 6: give_texts(); return take_texts((struct texts){ names[0], ERR_PTR(-ENOMEM) },
 				(union either){ .pointers = { names[1], ERR_PTR(-EIO), NULL } });
 	case 7: return fpu_step();
+	case 8: return calls_where(where, 3);
 	}
 	if (n < 100)
 		return -EINVAL;

@@ -1,0 +1,87 @@
+"""Files and lines of frames: a function's own, where gcc has moved another's instructions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+ENTRY = Path(__file__).parent / "modules" / "entry"
+STEP = "echo 8 > /sys/module/entry/parameters/step"
+
+
+@pytest.fixture
+def stop(kgdb):
+    """Where a function begins that has a function of a header inlined."""
+    kgdb.modules.load(ENTRY)
+    kgdb.breakpoint("where")
+    kgdb.type(STEP)
+    return kgdb.cont()
+
+
+def text_at(frame):
+    """The line that a frame is at, without its number."""
+    return re.sub(r"^>\s*\d+\s*", "", frame.source(context=0))
+
+
+def test_at_a_functions_first_instruction(kgdb, stop):
+    """gdb's table has the header's line there, and no inlined function."""
+    assert "preempt.h" in kgdb.execute("info line *$pc")
+    assert Path(stop.frame.file).name == "main.c"
+    assert Path(stop.frame.path).name == "main.c"
+    assert text_at(stop.frame) == "static noinline __attribute__((noipa)) int where(int n)"
+    (line,) = (line for line in kgdb._actions.lines() if "in where" in line)
+    assert f"/main.c:{stop.frame.line})" in line
+
+
+def test_at_a_call(kgdb, stop):
+    """The load of a count comes directly before the call, and is the header's."""
+    caller = stop.frame.up()
+    assert caller.function == "calls_where"
+    assert Path(caller.file).name == "main.c"
+    assert text_at(caller) == "result = called(n);"
+
+
+# Of the kernel itself
+
+
+def test_the_lines_of_callers_are_drgns(kgdb):
+    """drgn takes the last row of an instruction, as addr2line does."""
+    kgdb.type("sleep 0.01; ls -l / /proc > /dev/null; cat /proc/self/maps; sync")
+    for name in ("process_timeout", "update_rq_clock", "__alloc_pages", "dput"):
+        kgdb.breakpoint(name)
+    compared = 0
+    for _ in range(40):
+        stop = kgdb.cont()
+        places = drgns_places(kgdb, stop)
+        for inner, frame in itertools.pairwise(stop.backtrace()):
+            if frame.address in places and not (frame.inlined or inner.inlined):
+                file, line = places[frame.address]
+                assert Path(frame.file).name == file
+                # Of several statements that begin at an instruction, gdb and drgn name others.
+                assert frame.line == line or inner.function.startswith("asm_")
+                compared += 1
+    assert compared > 100
+
+
+def drgns_places(kgdb, stop):
+    """Files and lines by address, of the frames that drgn knows them of."""
+    places = {}
+    for frame in kgdb.program.stack_trace(kgdb.drgn_object(stop.task)):
+        with contextlib.suppress(LookupError):
+            path, line, _ = frame.source()
+            places.setdefault(frame.pc, (Path(path).name, line))
+    return places
+
+
+@pytest.mark.parametrize("name", ["chrdev_open", "dput", "vfs_read", "__alloc_pages"])
+def test_first_instructions_are_in_the_functions_file(kgdb, name):
+    kgdb.type("cat /dev/null; cat /proc/version")
+    kgdb.breakpoint(name)
+    frame = kgdb.cont().frame
+    functions = kgdb.execute(f"info functions -n ^{name}$")
+    (file,) = re.findall(rf"File (\S+):\n\d+:.*\b{name}\(", functions)
+    assert Path(frame.file).name == Path(file).name
