@@ -8,7 +8,18 @@ from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
 from ..debugger import RunControl
-from ..errors import DebuggerDied, KernelPanic, KgdbError, MachineDied, TimeoutError
+from ..errors import (
+    BootError,
+    BuildError,
+    CacheError,
+    ConfigError,
+    DebuggerDied,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    StaleError,
+    TimeoutError,
+)
 from ..guest import Shell
 from ..klog import Splat
 from ..splats import SplatWatch
@@ -35,6 +46,8 @@ NEVER: Final = 1 << 62
 _LATER: Final = 1  # seconds that a reference may take to be given back
 _SLEEP_SECONDS: Final = 30.0  # in which a guest has slept for as long, whatever its speed
 _AGAIN: Final = "run again, without a failure: "
+# What the host has failed at, or the test itself.
+_NO_VERDICTS: Final = (BootError, BuildError, CacheError, ConfigError, DebuggerDied, StaleError)
 
 
 class GuestModule(Protocol):
@@ -339,11 +352,12 @@ def _is_no_verdict(error: Exception) -> bool:
     """Whether an error says nothing of the kernel under test.
 
     A machine that the guest has reset or switched off has ended by what the guest does. What a
-    condition of the test's raises is the test's mistake.
+    condition of the test's raises is the test's mistake, and so is a module that does not compile
+    or a path that is not there.
     """
     if isinstance(error, MachineDied):
         return not error.by_guest
-    return isinstance(error, DebuggerDied) or (isinstance(error, KgdbError) and error.by_instrument)
+    return isinstance(error, _NO_VERDICTS) or (isinstance(error, KgdbError) and error.by_instrument)
 
 
 def _check_ended(outcome: Outcome) -> None:
@@ -370,9 +384,10 @@ def _naming(function: str, number: int, failing: Override) -> Iterator[None]:
 def _refuse(function: str, baseline: Outcome, counted: Override) -> None:
     """:raises KgdbError: there is nothing to be learned from the scenario."""
     if not baseline.ok or baseline.error is not None:
+        verdict = "" if baseline.ok else f"{baseline.verdict}: "
         raise KgdbError(
             f"the scenario does not even pass when no call of {function} fails: "
-            f"{baseline.verdict}: {baseline.message or baseline.error}",
+            f"{verdict}{baseline.message or baseline.error}",
             hint="fail_each() is for a scenario that works",
         ) from baseline.error
     if counted.calls == 0:

@@ -12,11 +12,14 @@ from fake_guest_shell import FakeShell, StopState
 from pytest_kgdb.console import Result
 from pytest_kgdb.debugger import GdbError
 from pytest_kgdb.errors import (
+    BuildError,
+    ConfigError,
     DebuggerDied,
     GuestCommandError,
     KernelPanic,
     KgdbError,
     MachineDied,
+    StaleError,
     TimeoutError,
 )
 from pytest_kgdb.klog import LogLine, Splat, find_splats
@@ -324,6 +327,24 @@ def test_infrastructure_that_is_lost_is_no_verdict(world: World, error: KgdbErro
     assert world.events[-1] == "restore fail_each-0"
 
 
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize(
+    "error",
+    [BuildError("it does not compile:\nmain.c:3: error"), ConfigError("no such directory"),
+     StaleError("the stop is over")],
+)  # fmt: skip
+def test_what_the_host_or_the_test_fails_at_is_no_verdict(
+    world: World, error: KgdbError, number: int
+) -> None:
+    """The scenario does not handle a failure by not compiling."""
+    world.on_failure = {2: raises(error)}
+    scenario = {} if number else {"scenario": raises(error)}
+    with pytest.raises(type(error)) as caught:
+        world.run(**scenario)  # type: ignore[arg-type]
+    assert caught.value is error
+    assert world.events[-1] == "restore fail_each-0"
+
+
 def ends(world: World, error: KgdbError) -> Callable[[], object]:
     """The machine ends by what the guest does."""
 
@@ -515,7 +536,7 @@ def test_not_again(world: World) -> None:
     ("failure", "message"),
     [
         (AssertionError("no file"), "failed: AssertionError: no file"),
-        (GuestCommandError("no such module"), "handled: no such module"),
+        (GuestCommandError("no such module"), "no such module"),
     ],
 )
 def test_one_that_does_not_even_pass(world: World, failure: BaseException, message: str) -> None:
