@@ -280,14 +280,16 @@ class RunControl:
         diagnoses = [subscriber.diagnose() for subscriber in self._subscribers]
         diagnosis = next(filter(None, diagnoses), None)
         other = None if diagnosis is None else diagnosis.unless_stopped
+        notes = [words for subscriber in self._subscribers if (words := subscriber.slowed_by())]
         if not was_stopped and (late := self._late_stop(wait=other is not None)):
-            words = Diagnosis(f"it stopped just then: {late}", "")
-            return explained(error, words, hint=_LATE_HINT)
+            stopped = Diagnosis(f"it stopped just then: {late}", "")
+            return explained(error, stopped, hint=_LATE_HINT, notes=notes)
         if diagnosis is None:
-            return error
+            return explained(error, Diagnosis("", ""), notes=notes)
         diagnosis = other or diagnosis
         self.hears_interrupts = not (diagnosis.deaf and self._debugger.door == "kgdb")
-        return explained(error, diagnosis, hint=None if self.hears_interrupts else _DEAF_HINT)
+        hint = None if self.hears_interrupts else _DEAF_HINT
+        return explained(error, diagnosis, hint=hint, notes=notes)
 
     def _late_stop(self, *, wait: bool) -> str:
         """Return why and where the kernel has stopped by now, in words; empty if it has not.

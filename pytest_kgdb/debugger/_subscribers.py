@@ -90,6 +90,10 @@ class StopSubscriber:
         """Return, for the message of a wait that ran out, where the kernel was to stop."""
         return ""
 
+    def slowed_by(self) -> str:
+        """Return, for the same message, what has slowed the kernel down; empty if nothing has."""
+        return ""
+
     def diagnose(self) -> Diagnosis | None:
         """Return, for the same message, what the kernel does instead: who runs, who waits."""
         return None

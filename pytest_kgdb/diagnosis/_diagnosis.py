@@ -43,17 +43,23 @@ class Diagnosis:
 
 
 def explained(
-    error: E, diagnosis: Diagnosis, *, hint: str | None = None, limit: int | None = None
+    error: E,
+    diagnosis: Diagnosis,
+    *,
+    hint: str | None = None,
+    limit: int | None = None,
+    notes: Sequence[str] = (),
 ) -> E:
     """Return the error of a wait that ran out, with what the machine does instead.
 
     :param hint: what to do; that of the error otherwise.
     :param limit: how many lines of stacks may follow.
+    :param notes: what may be behind it, for the lines below the first.
     """
     first, *rest = error.message.splitlines()
     if diagnosis.headline:
         first = f"{first}: {diagnosis.headline}"
-    lines = [first, *rest]
+    lines = [first, *notes, *rest]
     if diagnosis.text:
         text = diagnosis.text.splitlines()
         lines += ["what the kernel does:", *text[:limit]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
 
 from ..debugger import (
     Debugger,
     Locations,
     Restored,
+    Resumed,
     RunControl,
     SourceText,
     Stop,
@@ -27,6 +29,9 @@ from ._override import CallPlaces, Override, When
 from ._spy import Spy
 
 __all__ = ["Instruments"]
+
+# Seconds that a spy's calls take before a wait that runs out says so.
+_LONG: Final = 1.0
 
 
 class Instruments(StopSubscriber):
@@ -57,6 +62,7 @@ class Instruments(StopSubscriber):
         self._locations = locations
         self._instruments: list[Instrument] = []
         self._listeners: list[Callable[[], None]] = []
+        self._counts: dict[Spy, int] = {}  # the spies' calls when the kernel was last resumed
         freeing.subscribe(self.forget)
         run_control.subscribe(self)
 
@@ -197,6 +203,28 @@ class Instruments(StopSubscriber):
             stopped = KgdbError(f"an instrument stopped the kernel: {what}", hint=hint)
             stopped.by_instrument = True
             raise stopped from error
+
+    def resumed(self, event: Resumed) -> None:
+        """Note how many calls the spies have seen."""
+        if not event.silent:
+            spies = (one for one in self._instruments if isinstance(one, Spy))
+            self._counts = {spy: spy.count for spy in spies}
+
+    def slowed_by(self) -> str:
+        """Return which spy's calls took long since the kernel was resumed, and how long."""
+        costs = {
+            spy: (count := spy.count - before, count * spy.cost.per_call)
+            for spy, before in self._counts.items()
+        }
+        if not costs:
+            return ""
+        spy, (count, seconds) = max(costs.items(), key=lambda item: item[1][1])
+        if seconds < _LONG:
+            return ""
+        return (
+            f"{count} calls of {spy.function} were spied on meanwhile, for {seconds:.0f} s: spy on "
+            "what is called less often"
+        )
 
     def restored(self, event: Restored) -> None:
         """Another test begins without instruments; what had begun does not go on."""

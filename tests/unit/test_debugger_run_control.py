@@ -517,6 +517,26 @@ def test_an_interrupt_that_is_not_answered(parts: Parts) -> None:
     assert not parts.run_control.stopped
 
 
+@pytest.mark.parametrize("diagnosis", [Diagnosis("spinning: CPU 0", "CPU 0: spins"), None])
+def test_what_has_slowed_the_kernel_down(parts: Parts, diagnosis: Diagnosis | None) -> None:
+    class Slow(StopSubscriber):
+        def slowed_by(self) -> str:
+            return "900 calls were spied on"
+
+        def diagnose(self) -> Diagnosis | None:
+            return diagnosis
+
+    parts.run_control.subscribe(StopSubscriber())
+    parts.run_control.subscribe(Slow())
+    parts.run_control.resume()
+    with pytest.raises(TimeoutError) as caught:
+        parts.run_control.wait(0)
+    first, second, *_ = caught.value.message.splitlines()
+    assert first.startswith("the kernel did not stop in 0 s")
+    assert first.endswith(": spinning: CPU 0") == (diagnosis is not None)
+    assert second == "900 calls were spied on"
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_stop_that_comes_while_a_late_one_is_explained(
     parts: Parts, gdb: FakeGdb, known: bool

@@ -9,10 +9,11 @@ import pytest
 from fake_gdb import FakeGdb, Parts
 from fake_hooks import ENTRY, HookedRelay, compiled, freeing
 
-from pytest_kgdb.debugger import Restored
+from pytest_kgdb.debugger import Restored, Resumed
 from pytest_kgdb.errors import KgdbError
 from pytest_kgdb.rsp import CONTINUE, Return
 from pytest_kgdb.trace import Instruments
+from pytest_kgdb.trace._spy import Cost
 
 INT = {"type": "int", "kind": "int", "size": 4, "signed": True}
 
@@ -92,6 +93,26 @@ def test_a_spy(instruments: Instruments, relay: HookedRelay) -> None:
     assert made == [1]
     with pytest.raises(KgdbError, match="keeps at least one call, not 0"):
         instruments.spy("vfs_read", (), returns=False, keep=0)
+
+
+def test_whose_calls_have_taken_long(
+    instruments: Instruments, relay: HookedRelay, monkeypatch: Any
+) -> None:
+    """Since the kernel was resumed, by what they have cost."""
+    instruments.spy("vfs_write", (), returns=False, keep=10)
+    slow = instruments.spy("vfs_read", (), returns=False, keep=10)
+    relay.arrive()
+    instruments.resumed(Resumed(stepping=False))
+    assert instruments.slowed_by() == ""
+    monkeypatch.setattr(type(slow), "cost", Cost(300, 0.01, 0.02))
+    slow.count += 99
+    instruments.resumed(Resumed(stepping=False, silent=True))  # of none that a test sees
+    assert instruments.slowed_by() == (
+        "99 calls of vfs_read were spied on meanwhile, for 3 s: spy on what is called less often"
+    )
+    instruments.resumed(Resumed(stepping=False))
+    slow.count += 9
+    assert instruments.slowed_by() == "", "for 0.3 s"
 
 
 @pytest.mark.parametrize(
