@@ -269,7 +269,11 @@ class RunControl:
             log=self._console.log,
             hint=hint,
         )
-        return self.explain(error)
+        explained = self.explain(error)
+        sent = self._interrupting and not self._unsent
+        if sent and not self._stopped and self._debugger.door == "kgdb":
+            self.hears_interrupts = False
+        return explained
 
     def explain(self, error: TimeoutError) -> TimeoutError:
         """Return the error of a wait that ran out, with what the kernel does instead.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..console import Console, PrintedLog, Result, ShellReadiness, as_typed
 from ..deadline import Deadline, WaitLimit
@@ -12,6 +11,10 @@ from ..debugger import FirstCause, GdbError, RunControl
 from ..errors import GuestCommandError, KgdbError, MachineDied, TimeoutError
 
 __all__ = ["IdleWait", "OopsPolicy", "Shell"]
+
+# How long a kernel may take to stop after a wait that ran out, which is then still reported within
+# five seconds, in seconds.
+_STOP_SECONDS: Final = 2.5
 
 
 class IdleWait(Protocol):
@@ -118,8 +121,12 @@ class Shell:
             # Before the interrupt, whose own stack would be there otherwise.
             explained = self._explained(error)
             if was_stopped and control.hears_interrupts:
-                with contextlib.suppress(KgdbError):
-                    control.interrupt()
+                try:
+                    control.interrupt(_STOP_SECONDS)
+                except TimeoutError as unheard:  # kgdb is deaf to it, and nobody could tell before
+                    explained.hint = unheard.hint
+                except KgdbError:
+                    pass
             raise explained from error
         except MachineDied as error:
             if (cause := self._causes.first(error)) is error:

@@ -331,6 +331,21 @@ def test_a_kernel_that_hears_no_interrupt_is_not_waited_for(world: World) -> Non
     assert "restore()" in str(error.value.hint)
 
 
+def test_a_kernel_that_proves_deaf_is_not_waited_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a storm of interrupts, say, that are served before the console's."""
+    monkeypatch.setattr("pytest_kgdb.guest._shell._STOP_SECONDS", 0.05)
+    world.console.error = TimeoutError("'cat' did not end in 5 s")
+    world.control._send_interrupt = lambda: None
+    with pytest.raises(TimeoutError, match="demo_read") as error:
+        world.shell.run("cat")
+    assert error.value.message.startswith("'cat' did not end in 5 s: ")
+    assert "restore()" in str(error.value.hint)
+    assert not world.control.stopped
+    assert not world.control.hears_interrupts, "nor is it asked again"
+
+
 def test_qemus_end(world: World) -> None:
     world.console.error = MachineDied("the console is closed")
 
