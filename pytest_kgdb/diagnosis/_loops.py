@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ._cpus import CpuSample
-from ._recurring import BETWEEN, Recurring, storm
+from ._recurring import BETWEEN, IRQ_WORKS, Recurring, storm
 from ._stack import StackFrame, place_of
 
 __all__ = ["Loop", "loop_of"]
@@ -51,11 +51,17 @@ def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
     :param looks: how often the machine was looked at.
     """
     last = samples[-1]
-    if len(samples) < _LEAST or 2 * len(samples) <= looks or not last.started:
+    if len(samples) < _LEAST or not last.started:
         return None
-    if again := _storm(samples):
+    often = 2 * len(samples) > looks
+    if often and (again := _storm(samples) or _recurring(samples, IRQ_WORKS, 4)):
         # Whatever task, and be it the idle one, gets an instruction in between.
         return Loop(again.kind, f"CPU {last.number}, {again.what}", deaf=False, pid=last.pid)
+    # ksoftirqd may wake somebody each time, who waits again.
+    if last.comm.startswith("ksoftirqd/") and (again := _recurring(samples)):
+        return Loop(again.kind, f"CPU {last.number}, {again.what}", deaf=False, pid=last.pid)
+    if not often:
+        return None
     if any(sample.idle or sample.switches != last.switches for sample in samples):
         return None
     if any(sample.user for sample in samples) and not any(map(_in_syscall, samples)):
@@ -102,15 +108,20 @@ def _awaited(samples: Sequence[CpuSample], depth: int) -> str:
     return max((sample.spins_for or "" for sample in samples), key=len)
 
 
-def _recurring(samples: Sequence[CpuSample]) -> Recurring | None:
+def _recurring(
+    samples: Sequence[CpuSample], within: frozenset[str] = BETWEEN, share: int = 2
+) -> Recurring | None:
     """Return what came again and again while a CPU was in such interrupts most of the times.
 
     It is not seen while the kernel is about to call it.
+
+    :param within: the functions in which such an interrupt is.
+    :param share: what part of the times is enough: more than one in so many.
     """
-    inside = sum(any(frame.name in BETWEEN for frame in sample.frames) for sample in samples)
+    inside = sum(any(frame.name in within for frame in sample.frames) for sample in samples)
     seen = Counter(sample.recurring for sample in samples if sample.recurring is not None)
     again, times = seen.popitem() if len(seen) == 1 else (None, 0)
-    return again if 2 * inside > len(samples) and times >= _AGAIN else None
+    return again if share * inside > len(samples) and times >= _AGAIN else None
 
 
 def _storm(samples: Sequence[CpuSample]) -> Recurring | None:

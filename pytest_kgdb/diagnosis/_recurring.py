@@ -1,4 +1,4 @@
-"""What keeps a CPU in interrupts by coming again at once: hrtimers, tasklets, devices."""
+"""What keeps a CPU in interrupts by coming again at once: timers, tasklets, irq_works, devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ._stack import StackFrame
 
-__all__ = ["BETWEEN", "CountedIrq", "Recurring", "counted_irqs", "recurring", "storm"]
+__all__ = ["BETWEEN", "IRQ_WORKS", "CountedIrq", "Recurring", "counted_irqs", "recurring", "storm"]
 
 # arch/x86/kernel/apic/apic.c; kernel/time/hrtimer.c, the second for hrtimers of softirqs
 _HRTIMERS: Final = frozenset(
@@ -24,12 +24,23 @@ _SOFTIRQS: Final = frozenset({"__do_softirq", "handle_softirqs", "tasklet_action
 
 # arch/x86/kernel/irq.c, since 5.8; do_IRQ() before.
 _IRQS: Final = frozenset({"common_interrupt", "__common_interrupt", "do_IRQ"})
+_AGAIN: Final = "running a tasklet that is scheduled again each time"
 _STORM: Final = 5_000
 """How often a device's interrupt comes while a CPU is looked at, which takes a second or two, if it
 is not acknowledged: 30,000 to 70,000 times under TCG; busy ones come a few hundred times."""
 _STORM_OF_SLOW: Final = 200
 """So few are enough where the CPU was in such an interrupt most of the times: on a host that has
 much else to do, the guest does little while it is looked at."""
+
+IRQ_WORKS: Final = frozenset(
+    {
+        *("asm_sysvec_irq_work", "sysvec_irq_work", "__sysvec_irq_work"),
+        *("irq_work_run", "irq_work_run_list", "irq_work_single"),
+    }
+)
+"""Where a CPU is now and again that has an irq_work queued again each time (kernel/irq_work.c;
+arch/x86/kernel/irq_work.c): at the end of the interrupt the next one comes, and what is interrupted
+gets no further. The entry's and the exit's own code has no frames."""
 
 BETWEEN: Final = _HRTIMERS | _SOFTIRQS | {"__hrtimer_run_queues"}
 """Where a CPU is at all times that is called again and again, and does not stay in one call."""
@@ -53,7 +64,7 @@ class CountedIrq(NamedTuple):
 
 
 def recurring(program: drgn.Program, cpu: int, frames: Sequence[StackFrame]) -> Recurring | None:
-    """Return the hrtimer or the tasklet that a CPU in such an interrupt has before it.
+    """Return the hrtimer, tasklet or irq_work that a CPU in such an interrupt has before it.
 
     :param frames: the CPU's stack.
     :return: None where there is none, or it is not certain.
@@ -66,6 +77,8 @@ def recurring(program: drgn.Program, cpu: int, frames: Sequence[StackFrame]) -> 
             return next(_due_hrtimers(program, cpu), None)
         if not names.isdisjoint(_SOFTIRQS):
             return next(_scheduled_tasklets(program, cpu), None)
+        if not names.isdisjoint(IRQ_WORKS):
+            return next(_queued_irq_works(program, cpu), None)
     return None
 
 
@@ -104,7 +117,27 @@ def _scheduled_tasklets(program: drgn.Program, cpu: int) -> Iterator[Recurring]:
             function = program.symbol(tasklet.func.value_()).name  # a union with `callback`
             name = lock_name(program, tasklet.value_(), "tasklet_struct")
             what = f"the tasklet {name}, whose function is {function}"
-            yield Recurring("running a tasklet that is scheduled again each time", what)
+            # tasklet_action_common() schedules it again until tasklet_enable().
+            disabled = tasklet.count.counter.value_() > 0
+            kind = "waiting for a tasklet that is disabled" if disabled else _AGAIN
+            yield Recurring(kind, what)
+
+
+def _queued_irq_works(program: drgn.Program, cpu: int) -> Iterator[Recurring]:
+    """Yield the first of those that are queued (kernel/irq_work.c, raised_list and lazy_list)."""
+    import drgn
+    from drgn.helpers.linux.percpu import per_cpu
+
+    for queue in ("raised_list", "lazy_list"):
+        if node := per_cpu(program[queue], cpu).first:
+            kind = program.type("struct irq_work")
+            # Since 5.11 its node is that of a call of a function on another CPU.
+            member = "node.llist" if kind.has_member("node") else "llnode"
+            work = drgn.container_of(node, kind, member)
+            function = program.symbol(work.func.value_()).name
+            name = lock_name(program, work.value_(), "irq_work")
+            what = f"the irq_work {name}, whose function is {function}"
+            yield Recurring("running an irq_work that is queued again each time", what)
 
 
 def counted_irqs(

@@ -120,9 +120,31 @@ def wait_of(tasks: Tasks, task: drgn.Object, frames: list[StackFrame]) -> Wait |
         if match := search.find(kind):
             name = lock_name(tasks.program, match.address, kind.lock)
             return Wait(f"the {kind.words} {name}", match.address)
-    if "schedule_timeout" in names:
+    if "schedule_timeout" in names and _has_timer(search):
         return Wait("a timer")
     return None
+
+
+def _has_timer(search: RecordSearch) -> bool:
+    """Whether a timer is to end a task's schedule_timeout(); MAX_SCHEDULE_TIMEOUT needs none.
+
+    See kernel/time/timer.c, struct process_timer (since 4.15), process_timeout().
+    """
+    import drgn
+
+    program = search.program
+    try:
+        kind = program.type("struct process_timer")
+    except LookupError:
+        return True
+    offset = drgn.offsetof(kind, "task")
+    for address in search.task_words():
+        record = drgn.Object(program, kind, address=address - offset)
+        with contextlib.suppress(drgn.FaultError, LookupError):
+            wakes = program.symbol(record.timer.function.value_()).name == "process_timeout"
+            if wakes and record.timer.entry.pprev:  # timer_pending()
+                return True
+    return False
 
 
 def _locked(tasks: Tasks, task: drgn.Object, kind: RecordKind, match: Match) -> Wait:

@@ -116,6 +116,7 @@ BLOCKED = {
     "remove": rf"{at('hang_remove')}, waiting for the users of a file in debugfs",
     "helper": rf"{at('hang_helper')}, waiting for a helper program",
     "usleep": rf"{at('hang_usleep')}, waiting for a timer",
+    "wake_up": at("hang_wake_up"),
     "rt_mutex": rf"{at('hang_rt_mutex')}, waiting for the rt_mutex rt_lock held by "
     rf"sleeper\[\d+\], which is in {SLEEPS}",
 }
@@ -427,6 +428,22 @@ def test_a_tasklet_that_schedules_itself(hangs):
     assert first_line(hangs, hang("tasklet")) == (
         "running a tasklet that is scheduled again each time: CPU 0, the tasklet tasklet, whose "
         "function is again"
+    )
+
+
+def test_a_tasklet_that_is_disabled(hangs):
+    """Each time that it is scheduled again, who waits for it is woken, and waits again."""
+    assert first_line(hangs, hang("tasklet_kill")) == (
+        "waiting for a tasklet that is disabled: CPU 0, the tasklet tasklet, whose function is "
+        "again"
+    )
+
+
+def test_an_irq_work_that_queues_itself(hangs):
+    """Its interrupt is served before the console's, so that kgdb hears no sysrq."""
+    assert first_line(hangs, hang("irq_work")) == (
+        "running an irq_work that is queued again each time: CPU 0, the irq_work irq_work, whose "
+        "function is queue_again"
     )
 
 

@@ -232,6 +232,34 @@ def test_what_interrupts_a_cpu_again_and_again() -> None:
     assert headline(*[taken] * 4).startswith("spinning: CPU 0 in tasklet_action_common")
 
 
+def test_a_tasklet_that_wakes_a_program_each_time() -> None:
+    """As tasklet_kill() is woken by one that is disabled; it and ksoftirqd take turns."""
+    softirq = StackFrame("handle_softirqs", "kernel/softirq.c", 596, 0x4000)
+    tasklet = Recurring("waiting for a tasklet", "the tasklet mine")
+    in_turn = [
+        one
+        for number in range(4)
+        for one in (
+            cpu(softirq, pid=12, comm="ksoftirqd/0", switches=number, recurring=tasklet),
+            cpu(SPIN, WRITE, ENTRY, switches=number),
+        )
+    ]
+    assert headline(*in_turn) == "waiting for a tasklet: CPU 0, the tasklet mine"
+    others = [replace(one, recurring=None) for one in in_turn]
+    assert headline(*others).startswith("running: ")
+
+
+def test_an_irq_work_that_comes_again_and_again() -> None:
+    """Most of the time is spent on the way in and out, where no frames can be seen."""
+    inside = StackFrame("sysvec_irq_work", "arch/x86/kernel/irq_work.c", 17, 0x3000)
+    again = Recurring("running an irq_work", "the irq_work mine")
+    taken = cpu(inside, SPIN, WRITE, ENTRY, recurring=again)
+    entry = cpu(flags=OFF)
+    looks = [taken, entry, entry, taken, entry, taken, entry]
+    assert headline(*looks) == "running an irq_work: CPU 0, the irq_work mine"
+    assert "irq_work" not in headline(taken, *[entry] * 6), "it may be there by chance"
+
+
 def test_a_device_s_interrupt_that_comes_again_and_again() -> None:
     """The idle task, or another, gets an instruction in between."""
 

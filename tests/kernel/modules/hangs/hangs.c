@@ -6,6 +6,7 @@
 #include <linux/hrtimer.h>
 #include <linux/interrupt.h>
 #include <linux/irq.h>
+#include <linux/irq_work.h>
 #include <linux/irqdesc.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -432,6 +433,29 @@ static noinline void hang_tasklet(void)
 	barrier();
 }
 
+/* One that is disabled, which tasklet_kill() waits for. */
+static noinline void hang_tasklet_kill(void)
+{
+	tasklet_disable(&tasklet);
+	tasklet_schedule(&tasklet);
+	tasklet_kill(&tasklet);
+	barrier();
+}
+
+static void queue_again(struct irq_work *work)
+{
+	irq_work_queue(work);
+}
+
+static DEFINE_IRQ_WORK(irq_work, queue_again);
+
+static noinline void hang_irq_work(void)
+{
+	irq_work_queue(&irq_work);
+	wait_for_completion(&completion);
+	barrier();
+}
+
 static noinline void hang_hrtimer(void)
 {
 	hrtimer_init(&device.hrtimer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_SOFT);
@@ -661,6 +685,14 @@ static noinline void hang_usleep(void)
 	barrier();
 }
 
+static noinline void hang_wake_up(void)
+{
+	msleep(10);
+	set_current_state(TASK_UNINTERRUPTIBLE);
+	schedule_timeout(MAX_SCHEDULE_TIMEOUT); /* wake_up */
+	barrier();
+}
+
 /* These can be ended by a signal. */
 
 static noinline int hang_interruptible(void)
@@ -860,6 +892,8 @@ static const struct {
 	{ "hrtimer", hang_hrtimer },
 	{ "due", hang_due },
 	{ "tasklet", hang_tasklet },
+	{ "tasklet_kill", hang_tasklet_kill },
+	{ "irq_work", hang_irq_work },
 	{ "percpu_read", hang_percpu_read, 'P' },
 	{ "percpu_write", hang_percpu_write, 'p' },
 	{ "percpu_behind", percpu_behind, 'p' },
@@ -880,6 +914,7 @@ static const struct {
 	{ "remove", hang_remove },
 	{ "helper", hang_helper },
 	{ "usleep", hang_usleep },
+	{ "wake_up", hang_wake_up },
 	{ "interruptible", interruptible, 'm' },
 	{ "wanted", wanted },
 	{ "held", held },
