@@ -28,6 +28,14 @@ _DEPTH: Final = 128
 _HEADER: Final = re.compile(r"\.h$")
 _INLINED: Final = 12  # functions that are inlined into each other, at the most
 
+# The kernel's code for strings, lists, locks, the log and memory: a fault in it is of what it was
+# given.
+_HELPER: Final = re.compile(
+    r"(?:arch/\w+/)?lib/|kernel/(?:locking|printk)/|"
+    r"mm/(?:sl[aou]b|slab_common|util|usercopy|maccess)\.c$"
+)
+_DEPTH_OF_HELPERS: Final = 24  # frames of such code, at the most
+
 # arch/x86/include/uapi/asm/processor-flags.h, X86_EFLAGS_TF
 _TRAP_FLAG: Final = 0x100
 
@@ -176,21 +184,32 @@ def place_of(stop: Stop) -> str:
     """Return where the kernel stopped, in words.
 
     Of code without a symbol its caller is named, too: a call of a function pointer that is NULL is
-    told by that alone. Of a header's function, the one that it is inlined into.
+    told by that alone. Of a header's function, the one that it is inlined into. Of an oops where
+    there is no source line, as in data, and in code that works on what it is given, as memcpy(),
+    who called it.
     """
     frame = stop.frame
     place = _in_words(frame)
-    if frame.function is None:
+    if frame.function is None or (stop.reason == "oops" and frame.file is None):
         callers = stop.backtrace(frame.level + 2)[frame.level + 1 :]
         return place + "".join(f", called from {_in_words(caller)}" for caller in callers)
-    if not (frame.inlined and _HEADER.search(frame.file or "")):
-        return place
-    for outer in stop.backtrace(frame.level + _INLINED)[frame.level + 1 :]:
-        if not (outer.inlined and _HEADER.search(outer.file or "")):
-            # A part of a function that gcc has split off may be inlined into the rest.
-            same = outer.function == frame.function
-            return place if same else f"{place}, inlined into {_in_words(outer)}"
+    if _is_of_header(frame):
+        for outer in stop.backtrace(frame.level + _INLINED)[frame.level + 1 :]:
+            if not _is_of_header(outer):
+                # A part of a function that gcc has split off may be inlined into the rest.
+                if outer.function != frame.function:
+                    place = f"{place}, inlined into {_in_words(outer)}"
+                frame = outer
+                break
+    if stop.reason == "oops" and _HELPER.match(frame.file or ""):
+        for caller in stop.backtrace(frame.level + _DEPTH_OF_HELPERS)[frame.level + 1 :]:
+            if not (_is_of_header(caller) or _HELPER.match(caller.file or "")):
+                return f"{place}, called from {_in_words(caller)}"
     return place
+
+
+def _is_of_header(frame: Frame) -> bool:
+    return frame.inlined and bool(_HEADER.search(frame.file or ""))
 
 
 def _in_words(frame: Frame) -> str:

@@ -221,10 +221,38 @@ def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -
         ([("list_del", "list.h", False), ("demo", "demo.c", False)], "list_del at list.h:1"),
         ([("list_del", "list.h", True)], "list_del at list.h:1"),
         ([("stall", "stall.h", True), ("stall", "stall.h", False)], "stall at stall.h:1"),
+        (
+            [("state", None, False), ("demo", "demo.c", False)],
+            "state, called from demo at demo.c:2",
+        ),
+        (
+            [
+                ("strlen", "lib/string.c", False),
+                ("kstrdup", "mm/util.c", False),
+                ("demo", "/home/lib/demo.c", False),
+            ],
+            "strlen at lib/string.c:1, called from demo at /home/lib/demo.c:3",
+        ),
+        (
+            [("memcpy", "arch/x86/lib/memcpy_64.S", False), ("demo", "fs/demo.c", False)],
+            "memcpy at arch/x86/lib/memcpy_64.S:1, called from demo at fs/demo.c:2",
+        ),
+        (
+            [
+                ("cmpxchg", "atomic.h", True),
+                ("mutex_lock", "kernel/locking/mutex.c", False),
+                ("inode_lock", "fs.h", True),
+                ("demo", "demo.c", True),
+                ("init", "demo.c", False),
+            ],
+            "cmpxchg at atomic.h:1, inlined into mutex_lock at kernel/locking/mutex.c:2, called "
+            "from demo at demo.c:4",
+        ),
+        ([("strlen", "lib/string.c", False)], "strlen at lib/string.c:1"),
     ],
 )
-def test_a_headers_function_is_named_with_what_it_is_inlined_into(
-    parts: Parts, gdb: FakeGdb, stack: list[tuple[str, str, bool]], words: str
+def test_an_oops_is_named_by_who_is_at_fault(
+    parts: Parts, gdb: FakeGdb, stack: list[tuple[str, str | None, bool]], words: str
 ) -> None:
     gdb.agent["frames"] = lambda limit, behind=False: {
         "frames": [
