@@ -50,6 +50,8 @@ class Monitor:
         self._client = QMPClient("pytest-kgdb")
         self.resumes = 0
         """How often QEMU has let the virtual CPUs run since this connection was made."""
+        self._shutdown = threading.Event()
+        self._reason = ""
         # Nobody reads events, and the library would keep all of them, in spite of its clear().
         self._client.events.event_filter = self._note
         self._closed = False
@@ -63,7 +65,21 @@ class Monitor:
         """Take note of an event; False: it need not be kept."""
         if event.get("event") == "RESUME":
             self.resumes += 1
+        elif event.get("event") == "SHUTDOWN":
+            data = event.get("data")
+            self._reason = str(data.get("reason", "")) if isinstance(data, Mapping) else ""
+            self._shutdown.set()
         return False
+
+    def shutdown_reason(self, timeout: float) -> str:
+        """Return why QEMU has ended, as it says (qapi/run-state.json, ShutdownCause).
+
+        Empty if it has not, or says nothing. It says so before it ends.
+
+        :param timeout: seconds for what it has said to be read.
+        """
+        self._shutdown.wait(timeout)
+        return self._reason
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -40,7 +40,20 @@ _FORWARDED: Final = re.compile(
 _LOOK_SECONDS: Final = 2.0  # for what QEMU says at once
 _STORAGE_SECONDS: Final = 1.0  # between two looks for errors of the disk
 _SNAPSHOT_SECONDS: Final = 60.0  # at least, for saving and loading a snapshot
+_EVENT_SECONDS: Final = 0.5  # that a QEMU's last words take
 _EXIT_SECONDS: Final = 1.0  # that a QEMU which has closed a connection has to exit
+
+
+# qapi/run-state.json, ShutdownCause; a triple fault is a reset to it (_had_triple_fault).
+_RESET: Final = "guest-reset"
+_TRIPLE_FAULT: Final = "guest-triple-fault"
+_REASONS: Final = {
+    _TRIPLE_FAULT: "after a triple fault",
+    _RESET: "after the guest has reset the machine",
+    "guest-shutdown": "after the guest has switched the machine off",
+    "host-signal": "by a signal",
+    "host-qmp-quit": "by a command to its monitor",
+}
 
 
 class Machine:
@@ -80,7 +93,7 @@ class Machine:
         self.waits = waits
         self._storage_seen = 0.0
         self._loaded_at = -1  # how often it had been resumed before the last load
-        self._describe_fault: Callable[[], str] = str
+        self._describe_end: Callable[[], str] = str
         with contextlib.ExitStack() as stack:
             if process is None:
                 process = QemuProcess(
@@ -271,8 +284,13 @@ class Machine:
         status = self.child.poll()
         ended = "still running" if status is None else _status(status)
         output = self.child.tail(10).strip()
-        if started and status == 0 and self._had_triple_fault():
-            ended += f", after a triple fault{self._describe_fault()}"
+        reason = ""
+        if status == 0 and "monitor" in vars(self):  # one that ended as it started has none
+            reason = self.monitor.shutdown_reason(_EVENT_SECONDS)
+        if reason == _RESET and self._had_triple_fault():
+            reason = _TRIPLE_FAULT
+        if words := _REASONS.get(reason, ""):
+            ended += f", {words}{self._describe_end()}"
         message = f"{what}: {ended}"
         if output:
             message += f"\nit said:\n{output}"
@@ -281,12 +299,15 @@ class Machine:
             hint = "the next test gets a new machine"
             if status == -signal.SIGKILL:
                 hint += "; was it the kernel of this host, for want of memory (dmesg)?"
-            elif status == 0:
+            elif status == 0 and not reason:
                 hint += "; the guest has switched this one off, or rebooted it"
+            elif reason == _RESET and self.spec.accel == "kvm":
+                hint += "; KVM does not say whether it was a triple fault"
         else:
             message += f"\ncommand: {' '.join(self.argv)}"
         error = MachineDied(message, log=self.child.log, hint=hint)
-        error.by_guest = started and status == 0  # -no-reboot (machine/_command.py)
+        # -no-reboot (machine/_command.py)
+        error.by_guest = started and status == 0 and not reason.startswith("host-")
         return error
 
     def _had_triple_fault(self) -> bool:
@@ -299,12 +320,12 @@ class Machine:
         except OSError:
             return False
 
-    def describe_triple_faults(self, describe: Callable[[], str]) -> None:
-        """Have the error for a triple fault say more.
+    def describe_ends(self, describe: Callable[[], str]) -> None:
+        """Have the error for an end by the guest say more.
 
         :param describe: returns what follows the words; the guest's memory is there still.
         """
-        self._describe_fault = describe
+        self._describe_end = describe
 
     def stop(self) -> None:
         """Stop the virtual CPUs; the machine is paused, and takes no CPU time of the host."""

@@ -287,7 +287,7 @@ class Vm:
             actions=self._slot.actions,
             save_machine=self._save_machine,
         )
-        machine.describe_triple_faults(attachment.cpu_stacks.running_tasks)
+        machine.describe_ends(attachment.cpu_stacks.running_tasks)
         self._parts.callback(attachment.close)
         self._slot.fill(attachment)
         self._parts.callback(self._slot.empty, attachment)

@@ -176,3 +176,22 @@ def test_resumes_are_counted(pair: tuple[socket.socket, socket.socket]) -> None:
         for number in range(1, 20):
             monitor.execute("query-status")
             assert monitor.resumes == 2 * number
+
+
+def test_why_qemu_ends(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+
+    def answer(command: dict[str, Any]) -> dict[str, Any] | None:
+        if command["execute"] == "quit":
+            data = {"guest": True, "reason": "guest-reset"}
+            event = {"event": "SHUTDOWN", "data": data, "timestamp": {"seconds": 1}}
+            theirs.sendall(json.dumps(event).encode() + b"\n")
+            return None
+        return {"return": {}}
+
+    serve(theirs, answer)
+    with Monitor(ours, waits=WaitLimit(LIMIT)) as monitor:
+        assert monitor.shutdown_reason(0.01) == "", "it has not ended"
+        with pytest.raises(MachineDied):
+            monitor.execute("quit")
+        assert monitor.shutdown_reason(LIMIT) == "guest-reset"
