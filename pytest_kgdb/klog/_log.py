@@ -57,6 +57,9 @@ class LogLine:
 
     source: LogSource = "ring"
 
+    by_program: bool = False
+    """Whether a program has written it (/dev/kmsg); on the console that is not known."""
+
 
 def kernel_records(text: bytes) -> list[bytes]:
     """Return the kernel's log records in a console's text."""

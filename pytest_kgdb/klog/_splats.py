@@ -90,9 +90,14 @@ _TAINT: Final = re.compile(r"\bTainted: ([A-Z ]+?)(?= {1,}\S*\d|\s*$)")
 
 
 def find_splats(lines: Iterable[LogLine]) -> list[Splat]:
-    """Return the splats in a log's lines, in the order of their first lines."""
+    """Return the splats in a log's lines, in the order of their first lines.
+
+    What a program has written to /dev/kmsg is no splat, whatever it says.
+    """
     printers: dict[str | None, _Printer] = {}
     for line in lines:
+        if line.by_program:
+            continue
         printer = printers.setdefault(line.caller, _Printer(one_at_a_time=line.caller is not None))
         printer.take(line)
     splats = [report.splat() for printer in printers.values() for report in printer.reports]

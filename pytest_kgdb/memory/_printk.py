@@ -20,7 +20,9 @@ _ID_MASK: Final = (1 << _STATE_SHIFT) - 1
 _COMMITTED: Final = (1, 2)
 _REUSABLE: Final = 3
 _WORD: Final = 8
-_LEVEL: Final = 3  # behind the length: a byte of flags, 5 bits, and the level (struct printk_info)
+# Behind the length: the facility, a byte; and flags, 5 bits, with the level (struct printk_info).
+_FACILITY: Final = 2
+_LEVEL: Final = 3
 _CALLER_CPU: Final = 0x80000000  # kernel/printk/printk.c, printk_caller_id
 
 # The offsets that are needed, by their names in VMCOREINFO (log_buf_vmcoreinfo_setup).
@@ -100,11 +102,20 @@ class Record(NamedTuple):
     text: bytes
     level: int
     """How urgent it is, 0 most (include/linux/kern_levels.h)."""
+    facility: int = 0
+    """What printed it, as syslog(3) counts: the kernel is 0, which no program can write to
+    /dev/kmsg (kernel/printk/printk.c, devkmsg_write)."""
 
     def lines(self) -> list[LogLine]:
         """Return its lines; of most records it is one."""
         return [
-            LogLine(line, self.timestamp // 1000 / 1e6, _caller(self.caller), self.seq)
+            LogLine(
+                line,
+                self.timestamp // 1000 / 1e6,
+                _caller(self.caller),
+                self.seq,
+                by_program=self.facility != 0,
+            )
             for line in self.text.decode(errors="replace").split("\n")
         ]
 
@@ -190,7 +201,9 @@ class PrintkRing:
         (length,) = struct.unpack_from("<H", info, offset["text_len"])
         (caller,) = struct.unpack_from("<I", info, offset["caller"])
         text = _text(self._read, self._data, self._data_bits, begin, end, length)
-        return Record(seq, timestamp, caller, text, info[offset["text_len"] + _LEVEL] >> 5)
+        behind = offset["text_len"]
+        facility, level = info[behind + _FACILITY], info[behind + _LEVEL] >> 5
+        return Record(seq, timestamp, caller, text, level, facility)
 
 
 def _caller(number: int) -> str:

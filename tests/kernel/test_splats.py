@@ -580,3 +580,15 @@ def test_what_a_program_shows_again_is_no_splat(sick) -> None:
         sick.run(trouble("warn"))
         sick.run("dmesg")
     assert len(sick.splats) == 1
+
+
+def test_what_a_program_writes_to_the_log_is_no_splat(sick) -> None:
+    words = ["BUG: kernel NULL pointer dereference, address: 00", "<0>WARNING: CPU: 0 PID: 1"]
+    words += ["<3>Kernel panic - not syncing: not at all", "INFO: rcu_sched detected stalls"]
+    for line in words:
+        sick.run(f"echo '{line}' > /dev/kmsg")
+    assert "not at all" in sick.dmesg()
+    assert sick.splats == []
+    with sick.expect_splat("sick_warn"):
+        sick.run(f"{trouble('warn')}; echo 'BUG: mine' > /dev/kmsg")
+    assert len(sick.splats) == 1

@@ -519,3 +519,12 @@ def test_console_lines() -> None:
     ]
     assert console_lines(text, [b"[    1.500001][   T77] two\r\n"])[-1].text == "WARNING: one"
     assert console_lines(b"[    1.500000] BUG: half a li")[0].text == "BUG: half a li"
+
+
+def test_what_a_program_has_written_is_no_splat() -> None:
+    warn = ["WARNING: CPU: 0 PID: 1 at x.c:3 f+0x1/0x2", "RIP: 0010:f+0x1/0x2", "Call Trace:"]
+    mine = [replace(line, by_program=True) for line in lines(["BUG: mine", *warn])]
+    assert find_splats(mine) == []
+    first, *rest = lines(warn)
+    (splat,) = find_splats([first, *mine, *rest])
+    assert splat.text.splitlines() == warn

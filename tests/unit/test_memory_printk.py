@@ -66,6 +66,7 @@ class Ring:
         dataless: bool = False,
         caller: int = 0,
         level: int = 0,
+        facility: int = 0,
     ) -> None:
         size = 1 << DATA_BITS
         block = (8 + len(text) + 7) & ~7
@@ -83,7 +84,8 @@ class Ring:
             self.lpos = end
         self.put("<QQQ", DESCS + index * 24, state << 62 | self.next, begin, end)
         stored = len(text) if length is None else length
-        self.put("<QQHHI", INFOS + index * 88, self.seq, at, stored, level << 13, caller)
+        flags = level << 13 | facility
+        self.put("<QQHHI", INFOS + index * 88, self.seq, at, stored, flags, caller)
         self.seq += 1
         self.next += 1
         self.first = max(self.first, self.next - (1 << COUNT_BITS))
@@ -191,12 +193,14 @@ def test_lines_from_a_number_on_with_who_printed_them() -> None:
     ring.say(b"one\ntwo", at=2 * 10**9, caller=77)
     ring.say(b"half", state=RESERVED)
     ring.say(b"three", at=3 * 10**9, caller=0x80000001)
+    ring.say(b"mine", at=4 * 10**9, caller=78, level=3, facility=1)
     assert ring.lines(1) == [
         LogLine("one", 2.0, "T77", 1),
         LogLine("two", 2.0, "T77", 1),
         LogLine("three", 3.0, "C1", 3),
+        LogLine("mine", 4.0, "T78", 4, by_program=True),
     ]
-    assert ring.lines(4) == []
+    assert ring.lines(5) == []
 
 
 def test_lines_that_the_buffer_has_lost() -> None:
