@@ -75,12 +75,23 @@ class TargetLife(Protocol):
 
 
 class FirstCause(StopSubscriber):
-    """Finds the first cause of what went wrong with one machine."""
+    """Finds the first cause of what went wrong with one machine.
+
+    :param has_panicked: whether the kernel has, by its own memory; None where that is not known. A
+        program can write on the console what a kernel prints that panics.
+    """
 
     def __init__(
-        self, gdb: GdbLife, machine: MachineLife, console: ConsoleText, relay: TargetLife
+        self,
+        gdb: GdbLife,
+        machine: MachineLife,
+        console: ConsoleText,
+        relay: TargetLife,
+        *,
+        has_panicked: Callable[[], bool | None] = lambda: None,
     ) -> None:
         self._relay = relay
+        self._has_panicked = has_panicked
         self._gdb = gdb
         self._machine = machine
         self._console = console
@@ -121,7 +132,8 @@ class FirstCause(StopSubscriber):
         if (failure := self._relay.failure) is not None:
             raise failure
         text = self._console.since(self._since)
-        if (words := console_panic_end(text)) is not None:
+        words = console_panic_end(text)
+        if words is not None and self._has_panicked() is not False:
             raise self.panicked(f"the kernel panicked and halted: {clean(words)}\nit said")
 
     def first(self, error: KgdbError) -> KgdbError:
@@ -137,7 +149,7 @@ class FirstCause(StopSubscriber):
             failure = self._relay.failure
             return failure if failure is not None and isinstance(error, GdbError) else error
         words = console_panic(self._console.since(self._since))
-        if words is not None:
+        if words is not None and self._has_panicked() is not False:
             return self.panicked(f"the kernel panicked ({clean(words)}) and QEMU ended; it said")
         return self._machine.death("QEMU ended while a test was using it", started=True)
 

@@ -132,7 +132,9 @@ class Attachment:
         self.machine = machine
         self.relay = relay
         self.registry = registry
-        self.causes = causes = FirstCause(gdb, machine, console, relay)
+        self.causes = causes = FirstCause(
+            gdb, machine, console, relay, has_panicked=lambda: self.memory.has_panicked()
+        )
         self.debugger = debugger = Debugger(
             gdb,
             generation=generation,

@@ -329,6 +329,20 @@ class KernelMemory:
             self._program.cache.clear()
             self._program = None
 
+    def has_panicked(self) -> bool | None:
+        """Return whether the kernel has panicked, also of one that runs, or whose QEMU has ended.
+
+        None where that is not known: its memory is not at hand, or damaged.
+        """
+        backing = self._memory
+        if self._closed or not isinstance(backing, RamBacking):
+            return None
+        if backing.vmlinux.symbol("panic_cpu") is None:
+            return None
+        with contextlib.suppress(KgdbError), self.paused():
+            return self._has_panicked(self._backing())
+        return None
+
     @staticmethod
     def _has_panicked(backing: Backing) -> bool:
         # kernel/panic.c: -1 until a CPU panics.

@@ -10,7 +10,14 @@ import pytest
 from guest_files import built_from
 
 from pytest_kgdb.debugger import in_a_line
-from pytest_kgdb.errors import GuestCommandError, KernelPanic, KgdbError, SplatError
+from pytest_kgdb.errors import (
+    GuestCommandError,
+    KernelPanic,
+    KgdbError,
+    MachineDied,
+    SplatError,
+    TimeoutError,
+)
 from pytest_kgdb.handle import attachment_of
 from pytest_kgdb.klog import console_lines, find_splats
 
@@ -580,6 +587,21 @@ def test_what_a_program_shows_again_is_no_splat(sick) -> None:
         sick.run(trouble("warn"))
         sick.run("dmesg")
     assert len(sick.splats) == 1
+
+
+PANIC = "Kernel panic - not syncing: not at all"
+
+
+@pytest.mark.parametrize("file", ["console", "kmsg"])
+def test_a_panic_that_a_program_writes_is_none(kgdb, file):
+    """Of an earlier kernel, say, as pstore keeps it."""
+    lines = [f"[    1.000000] {words}" for words in (PANIC, f"---[ end {PANIC} ]---")]
+    command = "; ".join(f"echo '{line}' > /dev/{file}" for line in lines)
+    assert kgdb.run(f"{command}; sleep 0.5; echo on").output.endswith("on\n")
+    with pytest.raises(TimeoutError, match=r"waiting: sleep\[\d+\] in "):
+        kgdb.run(f"{command}; sleep 3", timeout=1)
+    with pytest.raises(MachineDied, match="the guest has switched the machine off"):
+        kgdb.run(f"{command}; poweroff -f")
 
 
 def test_what_a_program_writes_to_the_log_is_no_splat(sick) -> None:

@@ -505,7 +505,14 @@ class Parts:
         self.machine = FakeMachine()
         self.relay = FakeRelay()
         self.gdb = Gdb(transport, transcript=directory / "gdb.log", waits=self.waits)
-        self.causes = FirstCause(self.gdb, self.machine, self.console, self.relay)
+        self.has_panicked: bool | None = None  # by the kernel's memory
+        self.causes = FirstCause(
+            self.gdb,
+            self.machine,
+            self.console,
+            self.relay,
+            has_panicked=lambda: self.has_panicked,
+        )
         # A scripted gdb has none.
         by_itself: Callable[[], None] = getattr(transport, "interrupt", lambda: None)
         self.generation = Generation()

@@ -437,6 +437,20 @@ def test_a_panic_of_before_the_resume_is_no_cause(parts: Parts) -> None:
         parts.causes.check_alive()
 
 
+def test_a_panic_that_a_program_has_written_is_none(parts: Parts) -> None:
+    parts.run_control.resume()
+    parts.console.show(PANICKED + END)
+    parts.has_panicked = False
+    parts.causes.check_alive()
+    parts.has_panicked = True
+    with pytest.raises(KernelPanic):
+        parts.causes.check_alive()
+    parts.machine.alive = False
+    assert isinstance(parts.causes.first(MachineDied("")), KernelPanic)
+    parts.has_panicked = False
+    assert isinstance(parts.causes.first(MachineDied("")), MachineDied)
+
+
 def test_a_stop_that_no_test_sees_does_not_part_a_panic(parts: Parts) -> None:
     parts.causes.resumed(Resumed(stepping=False))
     parts.console.show(PANICKED + END)
