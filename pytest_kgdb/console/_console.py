@@ -23,6 +23,7 @@ from ._input import ConsoleInput
 from ._own import OwnText
 from ._shell import (
     ANY_ANSWER,
+    NEW_SHELL,
     Bracketed,
     PrintedLog,
     Result,
@@ -384,7 +385,8 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
         :raises ConfigError: there is a NUL in it, or what is no text.
         :raises TimeoutError: the command did not end in time; the shell may still run it.
         :raises MachineDied: the console was closed.
-        :raises GuestCommandError: the beginning of the output is no longer in memory.
+        :raises GuestCommandError: the beginning of the output is no longer in memory; or the shell
+            ended meanwhile.
         """
         bracketed = Bracketed(command, own=own)
         mark = self.mark()
@@ -397,6 +399,13 @@ class Console(SpawnBase):  # type: ignore[misc] # pexpect ships no types
                 raw, end = self.since(mark), self.mark()
             if b"\x1f" in raw and bracketed.has_ended(without_records(raw)):
                 break
+            if b"\x06" in raw and NEW_SHELL.search(raw):
+                raise GuestCommandError(
+                    f"the guest's shell ended during {command!r}, and another has taken its place",
+                    log=self.log,
+                    hint="by a signal, the OOM killer's for one (kgdb.dmesg() has it); a command "
+                    "runs in a subshell, and $$ is that shell",
+                )
             searched = time.monotonic() - began
             meanwhile()
             if self._eof:

@@ -18,6 +18,7 @@ from ..klog import LogLine
 
 __all__ = [
     "ANY_ANSWER",
+    "NEW_SHELL",
     "OWN_BEGIN",
     "Bracketed",
     "PrintedLog",
@@ -43,7 +44,10 @@ _BEGIN: Final = b"\x1e"
 _ACTED_ON: Final = re.compile(rb"[\x01-\x08\x0b-\x1f\x7f]")
 _LITERAL_NEXT: Final = b"\x16"
 
-ANY_ANSWER: Final = re.compile(rb"\x06kgdb-\d+\r?\n")
+NEW_SHELL: Final = re.compile(rb"\x06kgdb-0\r?\n")
+"""What the console's shell prints that takes the place of one that has ended
+(data/initrd/shell)."""
+ANY_ANSWER: Final = re.compile(rb"\x06kgdb-[1-9]\d*\r?\n")
 """What a shell prints for some :func:`question`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -80,7 +81,8 @@ class Shell:
         :param own: whether it is none of a test's, so that its output is shown to nobody.
         :param hint: what can be done if there was not enough time.
         :raises ConfigError: there is a NUL in it, or what is no text.
-        :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end.
+        :raises GuestCommandError: the kernel stopped, at a breakpoint say, before the end; or the
+            shell ended.
         :raises KernelPanic: the command made the kernel panic.
         :raises TimeoutError: it did not end in time.
         """
@@ -128,6 +130,12 @@ class Shell:
                 except KgdbError:
                     pass
             raise explained from error
+        except GuestCommandError:
+            # Of the console; at a stop, which ends the work, too, the kernel is not resumed.
+            if was_stopped and not control.is_known_stopped:
+                with contextlib.suppress(KgdbError):
+                    control.interrupt(_STOP_SECONDS)
+            raise
         except MachineDied as error:
             if (cause := self._causes.first(error)) is error:
                 raise

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pytest_kgdb.errors import ConfigError, TimeoutError
+from pytest_kgdb.errors import ConfigError, GuestCommandError, TimeoutError
 
 
 def test_status_and_output(kgdb):
@@ -197,3 +197,13 @@ def test_the_kernel_is_the_one_that_was_built(kgdb, kgdb_kernel):
     assert kgdb_kernel.vmlinux.exists()
     assert kgdb_kernel.image.exists()
     assert f"{kgdb_kernel.version[0]}.{kgdb_kernel.version[1]}" in kgdb_kernel.release
+
+
+@pytest.mark.parametrize("signal", ["KILL", "SEGV"])
+def test_the_shell_itself_is_killed(kgdb, signal):
+    """By the OOM killer, say; that is said at once, and another shell is there."""
+    for _ in range(2):
+        with pytest.raises(GuestCommandError, match="the guest's shell ended during"):
+            kgdb.run(f"kill -{signal} $$")
+        assert kgdb.stopped
+        assert kgdb.run("echo on").output == "on\n"

@@ -17,7 +17,13 @@ from pytest_kgdb.console import Console, ShellReadiness
 from pytest_kgdb.console._shell import new_tag
 from pytest_kgdb.console._transcript import Transcript
 from pytest_kgdb.deadline import WaitLimit
-from pytest_kgdb.errors import ConfigError, KgdbError, MachineDied, TimeoutError
+from pytest_kgdb.errors import (
+    ConfigError,
+    GuestCommandError,
+    KgdbError,
+    MachineDied,
+    TimeoutError,
+)
 from pytest_kgdb.klog import LogLine
 
 LIMIT = 10.0
@@ -120,6 +126,22 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
     guest.console.close()
     for end in guest.ends:
         end.close()
+
+
+def test_a_shell_that_ends_during_a_command(guest: Guest) -> None:
+    console = guest.start()
+
+    def end(command: str) -> bytes | None:
+        if command == "true":
+            return b""
+        guest.prints(b"Killed\r\n\x06kgdb-0\r\n# ")
+        return None
+
+    guest.has_shell(end)
+    with pytest.raises(GuestCommandError, match=r"^the guest's shell ended during 'kill -9 \$\$'"):
+        console.run("kill -9 $$")
+    assert console.run("true").status == 3
+    assert "kgdb-0" not in console.tail()
 
 
 class TestTimeout:

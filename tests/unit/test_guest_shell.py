@@ -346,6 +346,17 @@ def test_a_kernel_that_proves_deaf_is_not_waited_for_long(
     assert not world.control.hears_interrupts, "nor is it asked again"
 
 
+def test_a_shell_that_has_ended(world: World) -> None:
+    world.console.error = GuestCommandError("the guest's shell ended during 'cat'")
+    with pytest.raises(GuestCommandError, match="shell ended"):
+        world.shell.run("cat")
+    assert world.control.stopped, "as it was"
+    world.control.resume()
+    with pytest.raises(GuestCommandError):
+        world.shell.run("cat")
+    assert not world.control.stopped
+
+
 def test_qemus_end(world: World) -> None:
     world.console.error = MachineDied("the console is closed")
 
