@@ -191,8 +191,11 @@ def place_of(stop: Stop) -> str:
     frame = stop.frame
     place = _in_words(frame)
     if frame.function is None or (stop.reason == "oops" and frame.file is None):
-        callers = stop.backtrace(frame.level + 2)[frame.level + 1 :]
-        return place + "".join(f", called from {_in_words(caller)}" for caller in callers)
+        for caller in stop.backtrace(frame.level + 2)[frame.level + 1 :]:
+            # Of a kernel without lines, what has a name is a function.
+            if frame.function is None or caller.file is not None:
+                place += f", called from {_in_words(caller)}"
+        return place
     if _is_of_header(frame):
         for outer in stop.backtrace(frame.level + _INLINED)[frame.level + 1 :]:
             if not _is_of_header(outer):

@@ -249,6 +249,7 @@ def test_its_frames_are_read_when_they_are_asked_for(stop: Stop, gdb: FakeGdb) -
             "from demo at demo.c:4",
         ),
         ([("strlen", "lib/string.c", False)], "strlen at lib/string.c:1"),
+        ([("strlen", None, False), ("demo", None, False)], "strlen"),
     ],
 )
 def test_an_oops_is_named_by_who_is_at_fault(
