@@ -58,7 +58,7 @@ def loop_of(samples: Sequence[CpuSample], looks: int) -> Loop | None:
         # Whatever task, and be it the idle one, gets an instruction in between.
         return Loop(again.kind, f"CPU {last.number}, {again.what}", deaf=False, pid=last.pid)
     # ksoftirqd may wake somebody each time, who waits again.
-    if last.comm.startswith("ksoftirqd/") and (again := _recurring(samples)):
+    if last.comm.startswith("ksoftirqd/") and (again := _recurring(samples, share=4)):
         return Loop(again.kind, f"CPU {last.number}, {again.what}", deaf=False, pid=last.pid)
     if not often:
         return None
@@ -121,7 +121,9 @@ def _recurring(
     inside = sum(any(frame.name in within for frame in sample.frames) for sample in samples)
     seen = Counter(sample.recurring for sample in samples if sample.recurring is not None)
     again, times = seen.popitem() if len(seen) == 1 else (None, 0)
-    return again if share * inside > len(samples) and times >= _AGAIN else None
+    if again is None or share * inside <= len(samples):
+        return None
+    return again if again.certain or times >= _AGAIN else None
 
 
 def _storm(samples: Sequence[CpuSample]) -> Recurring | None:

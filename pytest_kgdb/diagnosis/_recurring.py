@@ -53,6 +53,8 @@ class Recurring(NamedTuple):
     """What the CPU does then."""
     what: str
     """In words, with its function."""
+    certain: bool = False
+    """Whether it comes again for certain, so that to see it once is enough."""
 
 
 class CountedIrq(NamedTuple):
@@ -120,7 +122,7 @@ def _scheduled_tasklets(program: drgn.Program, cpu: int) -> Iterator[Recurring]:
             # tasklet_action_common() schedules it again until tasklet_enable().
             disabled = tasklet.count.counter.value_() > 0
             kind = "waiting for a tasklet that is disabled" if disabled else _AGAIN
-            yield Recurring(kind, what)
+            yield Recurring(kind, what, certain=disabled)
 
 
 def _queued_irq_works(program: drgn.Program, cpu: int) -> Iterator[Recurring]:

@@ -246,6 +246,9 @@ def test_a_tasklet_that_wakes_a_program_each_time() -> None:
     ]
     assert headline(*in_turn) == "waiting for a tasklet: CPU 0, the tasklet mine"
     others = [replace(one, recurring=None) for one in in_turn]
+    once = [replace(in_turn[0], recurring=tasklet._replace(certain=True)), *others[1:]]
+    assert headline(*once).startswith("waiting for a tasklet: ")
+    assert headline(in_turn[0], *others[1:]).startswith("running: ")
     assert headline(*others).startswith("running: ")
 
 
