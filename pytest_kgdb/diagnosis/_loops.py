@@ -121,9 +121,9 @@ def _recurring(
     inside = sum(any(frame.name in within for frame in sample.frames) for sample in samples)
     seen = Counter(sample.recurring for sample in samples if sample.recurring is not None)
     again, times = seen.popitem() if len(seen) == 1 else (None, 0)
-    if again is None or share * inside <= len(samples):
-        return None
-    return again if again.certain or times >= _AGAIN else None
+    if again is None or again.certain:
+        return again
+    return again if share * inside > len(samples) and times >= _AGAIN else None
 
 
 def _storm(samples: Sequence[CpuSample]) -> Recurring | None:

@@ -77,7 +77,8 @@ def recurring(program: drgn.Program, cpu: int, frames: Sequence[StackFrame]) -> 
     with contextlib.suppress(AttributeError, LookupError, ValueError, drgn.FaultError):
         if not names.isdisjoint(_HRTIMERS):
             return next(_due_hrtimers(program, cpu), None)
-        if not names.isdisjoint(_SOFTIRQS):
+        # While one is called, it is in no list; it is where ksoftirqd has not begun yet.
+        if not names.isdisjoint(_SOFTIRQS | {"smpboot_thread_fn"}):
             return next(_scheduled_tasklets(program, cpu), None)
         if not names.isdisjoint(IRQ_WORKS):
             return next(_queued_irq_works(program, cpu), None)
