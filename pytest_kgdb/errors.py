@@ -52,6 +52,9 @@ class KgdbError(Exception):
         self.by_test = by_test
         self.log = Path(log) if log is not None else None
         self.hint = hint
+        self.undiagnosed: str | None = None
+        """The first line without what the machine did instead, if the message has that: where a
+        kernel hangs, or which of its tasks is seen to wait, differs from run to run."""
 
     def __str__(self) -> str:
         parts = [self.message]

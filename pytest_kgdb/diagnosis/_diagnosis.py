@@ -66,6 +66,8 @@ def explained(
         if limit is not None and len(text) > limit:
             lines.append("…")
     result = copy.copy(error)  # with what else is known of it
+    if diagnosis.headline and result.undiagnosed is None:
+        result.undiagnosed = error.message.partition("\n")[0]
     result.message = "\n".join(lines)
     result.args = (result.message,)
     result.hint = hint or error.hint

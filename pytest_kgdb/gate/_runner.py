@@ -205,6 +205,7 @@ class Runner:
                     record["repeated"],
                     record.get("subtests", {}),
                     record.get("shared", False),
+                    record.get("reason", ""),
                 )
             )
         return runs

@@ -98,6 +98,8 @@ class Run:
     """The status of each of its subtests, by name."""
     shared: bool = False
     """Whether its machine is as other tests left it."""
+    reason: str = ""
+    """The message without what differs from run to run, if it has that: where the kernel hung."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _failures(runs: Iterable[Run]) -> int:
 
 def reason_of(run: Run) -> str:
     """Return why a run failed, the same for the same reason from run to run."""
-    return _NUMBER.sub("N", run.message)
+    return _NUMBER.sub("N", run.reason or run.message)
 
 
 def _reasons(runs: Iterable[Run]) -> str:

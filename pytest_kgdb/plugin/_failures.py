@@ -157,6 +157,9 @@ class Failures:
             # The summary has one line for each, and no room for the class's module.
             if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
                 crash.message = _in_short(error)
+            if error.undiagnosed is not None:
+                reason = f"{type(error).__name__}: {error.undiagnosed}"
+                report.kgdb_reason = reason  # type: ignore[attr-defined]
         elif status_of_phase(report) == MISS:
             setattr(report, "kgdb_lost", True)  # noqa: B010  as above
         # By the teardown the kernel has been put back; without a machine, it is another test's.

@@ -25,6 +25,8 @@ _MOST: Final = 500  # kinds of calls of a test that are kept
 _LARGEST: Final = 1 << 32  # numbers from there on are addresses, times, or random
 _LARGEST_ERRNO: Final = 4095  # include/linux/err.h, MAX_ERRNO
 _SIZE: Final = re.compile(r"\(size (\d+)\)")  # mm/kmemleak.c, print_unreferenced
+# Of an expression: an address, as a test that has one writes it.
+_ADDRESS: Final = re.compile(r"\b(?:0x[0-9a-f]{9,16}|[0-9]{11,20})(?=u?l{0,2}\b)", re.IGNORECASE)
 # Of a headline: what is of one run or one build.
 _RUN: Final = re.compile(r"\b(?:CPU|PID): \d+ |\+0x[0-9a-f]+/0x[0-9a-f]+|\b(?:0x)?[0-9a-f]{8,16}\b")
 
@@ -81,7 +83,9 @@ def _leak(leak: Splat) -> str:
 
 def _call(call: Call) -> str:
     arguments = ", ".join(f"{name}={_read(call.args, name)}" for name in call.args)
-    more = "".join(f", {name}: {_read(call.collected, name)}" for name in call.collected)
+    more = "".join(
+        f", {_ADDRESS.sub('…', name)}: {_read(call.collected, name)}" for name in call.collected
+    )
     return f"{call.function}({arguments}){_result(call)}{more}"
 
 

@@ -137,6 +137,8 @@ class Recorder:
         }
         if subtests := statuses_of_subtests(reports):
             record["subtests"] = subtests
+        if ended and hasattr(report, "kgdb_reason"):
+            record["reason"] = report.kgdb_reason
         for report in reports:
             for name in ("observed", "boot", "shared"):
                 if (value := getattr(report, f"kgdb_{name}", None)) is not None:

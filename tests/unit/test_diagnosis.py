@@ -659,6 +659,9 @@ def test_an_error_with_few_lines_of_stacks() -> None:
     assert (late.log, late.hint, late.late) == (error.log, "a hint", True)
     assert str(late).startswith("it did not boot: it spins\n")
     assert error.message == "it did not boot\nthe console"
+    assert (error.undiagnosed, late.undiagnosed) == (None, "it did not boot")
+    assert explained(late, Diagnosis("a task waits", "")).undiagnosed == "it did not boot"
+    assert explained(error, Diagnosis("", "")).undiagnosed is None
     assert explained(error, Diagnosis("", "")).message == error.message
 
 

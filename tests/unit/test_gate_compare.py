@@ -66,6 +66,23 @@ def test_a_call(one: Any, text: str) -> None:
     assert _observe._call(one) == text
 
 
+def test_an_address_in_what_a_test_has_collected() -> None:
+    """As `collect=[f"((struct foo *){address})->count"]` has it: it is of one run."""
+    one: Any = call()
+    one.collected = Values(
+        {
+            "((struct foo *)0xff11000000d87240)->count": 7,
+            "*(int *)18379190079305744960UL": 8,
+            "x & 0xffffffff": 9,
+            "jiffies - 4294667296": 10,
+        }
+    )
+    assert _observe._call(one) == (
+        "f() = 0, ((struct foo *)…)->count: 7, *(int *)…UL: 8, x & 0xffffffff: 9, "
+        "jiffies - 4294667296: 10"
+    )
+
+
 def leak(size: int, *path: str) -> Splat:
     lines = [
         f"unreferenced object 0xffff888001234500 (size {size}):",

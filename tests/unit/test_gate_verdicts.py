@@ -173,6 +173,19 @@ def test_a_reason_is_the_same_from_run_to_run(one: str, other: str, *, same: boo
     assert (reason_of(Run("FAIL", one)) == reason_of(Run("FAIL", other))) is same
 
 
+def test_a_hang_is_one_wherever_the_kernel_was_meanwhile() -> None:
+    base = [
+        Run(
+            "FAIL",
+            f"TimeoutError: it did not end in 60 s: spinning: {where}",
+            reason="TimeoutError: it did not end in 60 s",
+        )
+        for where in ("CPU 0 in __blkdev_issue_discard (block/blk-lib.c:67)", "CPU 0 in bio_alloc")
+    ]
+    result = judge("test", base, runs("pp"))
+    assert (result.verdict, result.reason) == (Verdict.PROVES, base[0].message)
+
+
 def test_the_first_reason_is_told() -> None:
     assert judge("test", runs("f", "1 != 2"), runs("p")).reason == "1 != 2"
     result = judge("test", runs("fpp"), runs("ppp"))

@@ -992,6 +992,24 @@ Session.acquire_errors = [
     assert boots == ["panicked", "panicked", "late", None]
 
 
+def test_a_hang_without_where_the_kernel_was(inner: Inner) -> None:
+    inner.pytester.makepyfile(
+        """
+        from pytest_kgdb.diagnosis import Diagnosis, explained
+        from pytest_kgdb.errors import TimeoutError
+        def test_late(kgdb):
+            late = TimeoutError("'cat' did not end in 60 s\\nthe console's last lines")
+            kgdb.fail(explained(late, Diagnosis("spinning: CPU 0 in f", "its stack")))
+        def test_other(kgdb): kgdb.fail(TimeoutError("it did not stop"))
+        """
+    )
+    inner.run("--kgdb-record=record").assert_outcomes(failed=2)
+    late, other = records(inner.path / "record")
+    assert late["message"] == "TimeoutError: 'cat' did not end in 60 s: spinning: CPU 0 in f"
+    assert late["reason"] == "TimeoutError: 'cat' did not end in 60 s"
+    assert "reason" not in other
+
+
 def test_peer_needs_a_record(inner: Inner) -> None:
     inner.pytester.makepyfile("def test_it(kgdb): pass")
     result = inner.run("--kgdb-peer=other")
