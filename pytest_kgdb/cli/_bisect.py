@@ -39,6 +39,7 @@ from ._on_kernels import (
     one_kernel,
     repeat,
     source_key,
+    sure,
     tests_key,
 )
 
@@ -110,18 +111,18 @@ def _resumable(
 
     :param parts: what else makes it another search.
     """
-    number = repeat(options)
+    number, most = repeat(options, both=True), sure(options)
     arguments, ours = list(options.rest), common(options)
     # The number of jobs changes nothing; the origins of values are those of another directory.
     values = replace(settings, kernel=(), jobs=0, origins={})
     keys = [inputs_key(settings), tests_key(arguments)]
-    parts = [_FORMAT, *parts, *arguments, *ours, repr(values), str(number), *keys]
+    parts = [_FORMAT, *parts, *arguments, *ours, repr(values), f"{number} {most}", *keys]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     directory = logs(options, builder.cache)
     with builder.cache.lock(f"bisect-{name}", label="the search"):
         yield (
             builder.cache.workdir("bisect", name),
-            Runner(arguments, ours, repeat=number, directory=directory),
+            Runner(arguments, ours, repeat=number, directory=directory, sure=most),
         )
 
 

@@ -259,7 +259,7 @@ def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar=("GOOD", "BAD"),
         help="search for the symbols in which two configurations differ instead",
     )
-    _add_tests(parser)
+    _add_tests(parser, ", with --repeat only of the commit that is found and the one before it")
     parser.set_defaults(run=_command("_bisect", "bisect"), name="bisect")
     parser = commands.add_parser(
         "bisect-step",
@@ -272,14 +272,17 @@ def _add_bisect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(run=_command("_bisect", "step"), name="bisect-step")
 
 
-def _add_tests(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the commands that run tests on several kernels."""
+def _add_tests(parser: argparse.ArgumentParser, where: str = "") -> None:
+    """Add the options of the commands that run tests on several kernels.
+
+    :param where: what `--confidence` holds for, if not for all.
+    """
     parser.add_argument("--repeat", metavar="N", help="run each test so often on each kernel")
     parser.add_argument(
         "--confidence",
         metavar="C",
         help="run each test so often that one that fails in a tenth of its runs is seen to be "
-        "flaky with this confidence (default: 0.99)",
+        f"flaky with this confidence{where} (default: 0.99)",
     )
     parser.add_argument(
         "--logs", type=expanduser, metavar="DIR", help="keep what pytest printed on each kernel"

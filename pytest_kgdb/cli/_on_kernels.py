@@ -32,11 +32,13 @@ __all__ = [
     "one_kernel",
     "repeat",
     "source_key",
+    "sure",
     "tests_key",
 ]
 
 _READING_SECONDS: Final = 300.0  # for pytest, and what its plugins and conftest.py import
 _USAGE: Final = 4  # pytest.ExitCode.USAGE_ERROR
+_CONFIDENCE: Final = 0.99
 
 
 def one_kernel(options: argparse.Namespace, arguments: Sequence[str]) -> Settings:
@@ -177,21 +179,34 @@ def logs(options: argparse.Namespace, cache: Cache) -> Path:
     return directory
 
 
-def repeat(options: argparse.Namespace) -> int:
+def repeat(options: argparse.Namespace, *, both: bool = False) -> int:
     """Return how often each test is run on each kernel.
 
+    :param both: whether `--confidence` has another meaning where `--repeat` is given: see
+        :func:`sure`.
     :raises ConfigError: the options contradict one another.
     """
-    if options.repeat is not None and options.confidence is not None:
+    if options.repeat is None:
+        return sure(options)
+    if options.confidence is not None and not both:
         raise ConfigError("--repeat and --confidence both say how often a test is run")
     try:
-        if options.repeat is not None:
-            if (number := int(options.repeat)) < 1:
-                raise ValueError(f"{number} is no number of runs")
-            return number
-        return repeats_for(float(options.confidence or 0.99))
+        if (number := int(options.repeat)) < 1:
+            raise ValueError(f"{number} is no number of runs")
     except ValueError as error:
-        raise ConfigError(f"--repeat, --confidence: {error}") from error
+        raise ConfigError(f"--repeat: {error}") from error
+    return number
+
+
+def sure(options: argparse.Namespace) -> int:
+    """Return how often a test is run to be as sure as `--confidence` says.
+
+    :raises ConfigError: it is no confidence.
+    """
+    try:
+        return repeats_for(float(_CONFIDENCE if options.confidence is None else options.confidence))
+    except ValueError as error:
+        raise ConfigError(f"--confidence: {error}") from error
 
 
 def common(options: argparse.Namespace) -> list[str]:

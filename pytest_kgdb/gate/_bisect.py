@@ -84,13 +84,15 @@ class Bisection:
     def run(self) -> Conclusion:
         """Search; both ends are tested first.
 
-        The commit that is found, and the last good ones before it, are tested once more: whichever
-        commit varies and was taken for good or bad, it is one of these.
+        The commit that is found, or the first bad one where what is before it cannot be tested, and
+        the last good ones before it, are tested once more: whichever commit varies and was taken
+        for good or bad, it is one of these.
         """
         self._open()
         while True:
             conclusion = self._search()
-            if conclusion.culprit is None or self._is_confirmed(conclusion.culprit):
+            first_bad = conclusion.culprit or self._bad_one(conclusion.suspects)
+            if first_bad is None or self._is_confirmed(first_bad):
                 conclusion = self._without_doubt(conclusion)
                 self._forget()
                 return replace(conclusion, commits=self._tester.commits)
@@ -146,6 +148,11 @@ class Bisection:
         words = ["bisect", "start", "--no-checkout", *self._options, self._bad, self._good]
         git(self._repository, *words, "--", *self._paths)
 
+    def _bad_one(self, suspects: Sequence[str]) -> str | None:
+        """Return the one of the suspects that is bad; the others cannot be tested."""
+        bad = {one.revision for one in self._tester.commits if one.state is State.BAD}
+        return next((revision for revision in suspects if revision in bad), None)
+
     def _is_confirmed(self, culprit: str) -> bool:
         """Whether a commit is bad, and the last good ones before it are good, a second time."""
         good = [
@@ -176,7 +183,12 @@ class Bisection:
         for parent in parents[:1] if "--first-parent" in self._options else parents:
             if self._is_ancestor(parent, self._good):
                 continue
-            commit = self._test(parent, self._test(self._bad))
+            commit = self._test(parent, bad := self._test(self._bad))
+            names = self._names(parent)
+            if commit.state is State.GOOD and not self._tester.confirm(
+                parent, self._kernel(parent), bad, **names
+            ):
+                commit = self._test(parent)
             if commit.state is State.GOOD:
                 continue
             culprit = conclusion.culprit[:12]

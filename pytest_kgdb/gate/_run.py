@@ -165,7 +165,7 @@ class Gate:
             return patched
         with (
             self._progress.stage("booting the patched kernel again, alone") as stage,
-            self._runner.start("again", self._change.patched.settings, once=True) as child,
+            self._runner.start("again", self._change.patched.settings, repeat=1) as child,
         ):
             self._runner.wait({"again": child}, lambda _: stage.update())
             again = self._runner.result("again", child)

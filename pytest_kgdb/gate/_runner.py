@@ -76,16 +76,25 @@ class Runner:
     :param arguments: pytest's command line: the tests, and options.
     :param options: the options of ours that hold for every kernel.
     :param repeat: how often each kernel test is run.
+    :param sure: how often at least where a search's outcome depends on it.
     :param directory: for the logs and the records.
     """
 
     def __init__(
-        self, arguments: Sequence[str], options: Sequence[str], *, repeat: int, directory: Path
+        self,
+        arguments: Sequence[str],
+        options: Sequence[str],
+        *,
+        repeat: int,
+        directory: Path,
+        sure: int = 1,
     ) -> None:
         self._arguments = [*arguments]
         self._options = [*options]
         self.repeat = repeat
         """How often each kernel test is run."""
+        self.sure = max(sure, repeat)
+        """How often where a search's outcome depends on it."""
         self._directory = directory
 
     def start_in_step(self, sides: Mapping[str, Settings]) -> Iterator[tuple[str, Child]]:
@@ -99,14 +108,14 @@ class Runner:
         for name, peer in ((first, second), (second, first)):
             yield name, self._start(name, sides[name], self.repeat, self._record(peer))
 
-    def start(self, name: str, settings: Settings, *, once: bool = False) -> Child:
+    def start(self, name: str, settings: Settings, *, repeat: int | None = None) -> Child:
         """Start them on a kernel.
 
         :param name: that of the kernel's log and record.
-        :param once: whether none is repeated.
+        :param repeat: how often each kernel test is run; as often as ever by default.
         """
         self._record(name).unlink(missing_ok=True)
-        return self._start(name, settings, repeat=1 if once else self.repeat)
+        return self._start(name, settings, self.repeat if repeat is None else repeat)
 
     def start_covered(self, name: str, settings: Settings, lines: Iterable[ChangedLines]) -> Child:
         """Start them once on a kernel, to see which of these lines run."""

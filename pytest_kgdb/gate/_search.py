@@ -47,10 +47,11 @@ class Discovery:
     """The culprits that may be none: without one of them, the kernel cannot be tested."""
 
 
-def search(count: int, test: Callable[[int], State]) -> tuple[int | None, tuple[int, ...]]:
-    """Return the first bad one of numbered steps, or those of which it is one.
+def search(count: int, test: Callable[[int], State]) -> tuple[int, ...]:
+    """Return the first bad one of numbered steps, or those of which it is one, in order.
 
-    0 is good, and the last one is bad.
+    0 is good, and the last one is bad. The last one that is returned is bad, and the one before the
+    first is good.
 
     :param count: the number of the last one.
     :param test: tests one; what cannot be tested is gone round.
@@ -70,9 +71,7 @@ def search(count: int, test: Callable[[int], State]) -> tuple[int | None, tuple[
             bad = step
         else:
             skipped.add(step)
-    if bad - good == 1:
-        return bad, ()
-    return None, tuple(range(good + 1, bad + 1))
+    return tuple(range(good + 1, bad + 1))
 
 
 def reduce(items: Sequence[str], test: Callable[[Sequence[str]], State]) -> list[str]:
@@ -181,13 +180,15 @@ class PatchSearch(_Search):
             why, wrong, bad = self._ends(self._kernels[0], self._kernels[last])
             if why:
                 return self._conclude(why=why, wrong_end=wrong)
-            first_bad, suspects = search(last, functools.partial(self._state, bad))
-            if first_bad is None:
-                names = [self._kernels[step][0] for step in suspects]
-                return self._conclude(why="the kernels between cannot be tested", suspects=names)
+            suspects = search(last, functools.partial(self._state, bad))
             # Whichever kernel varies and was taken for good or bad is one of these two.
-            if all(self._confirm(*self._kernels[step], bad) for step in (first_bad, first_bad - 1)):
-                return self._conclude([self._kernels[first_bad][0]])
+            edges = (suspects[-1], suspects[0] - 1)
+            if not all(self._confirm(*self._kernels[step], bad) for step in edges):
+                continue
+            names = [self._kernels[step][0] for step in suspects]
+            if len(names) == 1:
+                return self._conclude(names)
+            return self._conclude(why="the kernels between cannot be tested", suspects=names)
 
     def _state(self, bad: Commit, step: int) -> State:
         return self._test(*self._kernels[step], bad).state

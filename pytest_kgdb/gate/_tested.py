@@ -225,13 +225,14 @@ class CommitTester:
     ) -> bool:
         """Test once more a commit that was tested, unless that was done; False if it varies.
 
-        One that varies counts from now on as one that cannot be tested.
+        With as many runs as it takes to see that, however few the others have. One that varies
+        counts from now on as one that cannot be tested.
         """
         index = next(n for n, one in enumerate(self._commits) if one.revision == revision)
         first = self._commits[index]
         if first.confirmed or first.state is State.SKIP:
             return True
-        again = self._run(name, settings, bad)
+        again = self._run(name, settings, bad, once_more=True)
         if again.state is first.state:
             self._commits[index] = replace(first, confirmed=True)
             self._save()
@@ -247,14 +248,18 @@ class CommitTester:
         reason = f": {commit.reason}" if commit.reason else ""
         self._progress.say(f"{commit.state.value}: {shown}{reason}")
 
-    def _run(self, name: str, settings: Settings, bad: Commit | None) -> Commit:
+    def _run(
+        self, name: str, settings: Settings, bad: Commit | None, *, once_more: bool = False
+    ) -> Commit:
+        repeat = self._runner.sure if once_more else self._runner.repeat
+        title = f"testing {name}{f' once more, {repeat} times' if once_more else ''}"
         try:
             self._builder.build(settings)
         except BuildError as error:
             return Commit("", State.SKIP, _in_a_line(error), missed=True)
         with (
-            self._progress.stage(f"testing {name}") as stage,
-            self._runner.start(_NAME, settings) as child,
+            self._progress.stage(title) as stage,
+            self._runner.start(_NAME, settings, repeat=repeat) as child,
         ):
             self._runner.wait({_NAME: child}, lambda text: stage.update(text=text))
             try:

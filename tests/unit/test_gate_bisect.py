@@ -54,7 +54,7 @@ Outcome = list[Run] | dict[str, list[Run]] | str | ConfigError
 class World:
     """A repository with commits, and what the tests come to on each."""
 
-    repeat = 1
+    repeat = sure = asked = 1
 
     def __init__(self, directory: Path, commits: int, *init: str) -> None:
         self.tree = directory / "linux"
@@ -104,7 +104,8 @@ class World:
             raise outcome
         return None
 
-    def start(self, name: str, settings: Settings) -> Any:
+    def start(self, name: str, settings: Settings, *, repeat: int) -> Any:
+        self.asked = repeat
         if len(self.tested) == self.interrupt_at:
             self.interrupt_at = None
             raise KeyboardInterrupt
@@ -300,7 +301,9 @@ class Chance:
         inner = range(1, last)
         self.unbuilt, self.dead, self.flaky = random.sample(inner, 3)
         self.rate = random.choice([0.1, 0.5, 0.9])
-        self.repeat = repeats_for(0.99)
+        # As with --repeat: what chance has led astray is seen at the end.
+        world.repeat = random.choice([1, 3, repeats_for(0.99)])
+        world.sure = repeats_for(0.99)
 
     def outcome(self, number: int) -> list[Run] | str:
         if number == self.unbuilt:
@@ -308,7 +311,7 @@ class Chance:
         if number == self.dead:
             return [Run("MISS", "BootError: the kernel panicked")]
         rate = self.rate if number == self.flaky else float(number >= self.culprit)
-        return [BAD if self.random.random() < rate else GOOD for _ in range(self.repeat)]
+        return [BAD if self.random.random() < rate else GOOD for _ in range(self.world.asked)]
 
     def check(self) -> bool:
         """Search: it is the culprit, or one of the suspects; return whether one is named."""
@@ -321,7 +324,7 @@ class Chance:
         return conclusion.culprit is not None
 
 
-@pytest.mark.parametrize(("commits", "seeds"), [(16, 6), (64, 3), (256, 1)])
+@pytest.mark.parametrize(("commits", "seeds"), [(16, 12), (64, 5), (256, 2)])
 def test_chance_leads_to_no_other_commit(tmp_path: Path, commits: int, seeds: int) -> None:
     world = World(tmp_path, commits)
     named = 0
@@ -334,11 +337,15 @@ def test_chance_leads_to_no_other_commit(tmp_path: Path, commits: int, seeds: in
     assert named, "a search that names none would pass, too"
 
 
+@pytest.mark.parametrize("unbuilt", [0, -1, 1])
 @pytest.mark.parametrize(("distance", "first"), [(-1, GOOD), (-2, GOOD), (0, BAD), (1, BAD)])
 def test_a_commit_that_varies_and_was_taken_for_good_or_bad(
-    tmp_path: Path, distance: int, first: Run
+    tmp_path: Path, distance: int, first: Run, unbuilt: int
 ) -> None:
-    """By chance, all its runs come to one thing at first."""
+    """By chance, all its runs come to one thing at first; and none before or behind it may build.
+
+    In the latter case the suspects are those between one that is bad and one that is good, too.
+    """
     world = World(tmp_path, 16)
     world.outcome = lambda number: [BAD if number else GOOD]
     world.search()
@@ -347,6 +354,8 @@ def test_a_commit_that_varies_and_was_taken_for_good_or_bad(
     world.tested.clear()
 
     def outcome(number: int) -> list[Run] | str:
+        if unbuilt and number == flaky + unbuilt:
+            return "it does not compile"
         if number != flaky:
             return [BAD if number >= culprit else GOOD] * 2
         return [GOOD, BAD] if world.tested.count(flaky) > 1 else [first] * 2

@@ -29,7 +29,7 @@ def test_the_first_bad_step(count: int) -> None:
             tested.append(step)
             return State.BAD if step >= culprit else State.GOOD
 
-        assert search(count, test) == (culprit, ())
+        assert search(count, test) == (culprit,)
         assert len(tested) <= count.bit_length()
         assert len(tested) == len(set(tested))
 
@@ -47,8 +47,10 @@ def test_steps_that_cannot_be_tested() -> None:
                 return State.SKIP
             return State.BAD if step >= culprit else State.GOOD
 
-        found, suspects = search(count, test)
-        assert found == culprit if found is not None else culprit in suspects
+        suspects = search(count, test)
+        assert culprit in suspects
+        assert suspects == tuple(range(suspects[0], suspects[-1] + 1))
+        assert {*suspects[:-1]} <= lost, "the last one is bad, and all before it cannot be tested"
 
 
 @pytest.mark.parametrize("culprits", [{3}, {0, 9}, {1, 2, 40}, set(range(50))])
@@ -86,7 +88,7 @@ class Child:
 class World:
     """As Runner and KernelBuilder."""
 
-    repeat = 1
+    repeat = sure = 1
 
     def __init__(
         self, outcome: Callable[[Settings], list[Run] | dict[str, list[Run]] | Exception]
@@ -100,7 +102,7 @@ class World:
         if isinstance(self.now, Exception):
             raise self.now
 
-    def start(self, name: str, settings: Settings) -> Any:
+    def start(self, name: str, settings: Settings, *, repeat: int) -> Any:
         if len(self.tested) == self.interrupt_at:
             self.interrupt_at = None
             raise KeyboardInterrupt
@@ -259,15 +261,18 @@ def test_configurations_that_do_not_differ(tmp_path: Path) -> None:
         ConfigSearch(settings, empty, tmp_path / "good", tmp_path / "search", **parts)
 
 
+@pytest.mark.parametrize("unbuilt", [0, -1, 1])
 @pytest.mark.parametrize(("culprit", "first"), [(3, GOOD), (2, GOOD), (4, BAD), (5, BAD)])
 def test_a_kernel_that_varies_and_was_taken_for_good_or_bad(
-    tmp_path: Path, culprit: int, first: Run
+    tmp_path: Path, culprit: int, first: Run, unbuilt: int
 ) -> None:
     """By chance, all its runs come to one thing at first."""
     flaky = 4  # the first that is tested between the ends
 
     def outcome(settings: Settings) -> list[Run] | Exception:
         number = len(settings.patch)
+        if unbuilt and number == flaky + unbuilt:
+            return BuildError("it does not compile")
         if number != flaky:
             return [BAD if number >= culprit else GOOD] * 2
         again = any(len(one.patch) == flaky for one in world.tested)
