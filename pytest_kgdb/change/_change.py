@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
-from ..kernel import Patch, patch_files, read_patches
+from ..kernel import Patch, patch_files, read_patches, with_patches
 from ..settings import Settings
-from ._git import changed_names, diff, git, is_dirty, resolved, tree_of
+from ._git import changed_names, diff, git, is_dirty, resolved, subject_of, tree_of
 from ._lines import ChangedLines, changed_lines
 
 __all__ = ["Change", "Side", "from_patches", "from_revert", "from_revisions"]
 
 _REVISION: Final = re.compile(r"@([^@]+)$")
+_HASH: Final = re.compile("[0-9a-f]{40,64}")
 _MOST_DIFF: Final = 4 << 20  # bytes; of a longer one, the lines are not read
 _BASE_COMMIT: Final = re.compile(rb"^base-commit: ([0-9a-f]{7,64})\s*$", re.MULTILINE)
 
@@ -40,7 +41,7 @@ class Side:
     @property
     def label(self) -> str:
         """What it is, for people: `distro:6.1 + fix.patch`."""
-        kernel = " + ".join([self.spec, *(path.name for path in self.settings.patch)])
+        kernel = with_patches(_shown(self.spec), _read(self.settings.patch))
         return f"{self.module} on {kernel}" if self.module else kernel
 
 
@@ -145,6 +146,14 @@ def _state(spec: str) -> tuple[str | None, tuple[str, ...]]:
     if is_dirty(Path(spec)):
         return None, (f"{spec} has changes that are not committed: it is tested as it is",)
     return resolved(Path(spec), "HEAD"), ()
+
+
+def _shown(spec: str) -> str:
+    """Return a SPEC for people: of a commit, as the kernel's own name has it."""
+    tree, _, revision = spec.rpartition("@")
+    if Path(spec).exists() or not _HASH.fullmatch(revision):
+        return spec
+    return f'{Path(tree).name}@{revision[:12]} ("{subject_of(Path(tree), revision)}")'
 
 
 def _read(paths: Sequence[Path]) -> list[Patch]:

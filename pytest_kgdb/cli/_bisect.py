@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ..change import show_commit, tree_of
+from ..change import show_commit, subject_of, tree_of
 from ..errors import BuildError, ConfigError, KgdbError
 from ..gate import (
     Bisection,
@@ -179,16 +179,20 @@ def _search(
 def _report(tree: Path, conclusion: Conclusion) -> int:
     for commit in conclusion.commits:
         reason = f"  {commit.reason}" if commit.reason else ""
-        print(f"{commit.state.value:4}  {commit.revision[:12]}{reason}")
+        print(f"{commit.state.value:4}  {_named(tree, commit.revision)}{reason}")
     if conclusion.culprit is not None:
         print(f"{conclusion.culprit} is the first bad commit\n")
         print(show_commit(tree, conclusion.culprit))
         return _SUCCESS
     print(f"inconclusive: {conclusion.why}")
     for revision in conclusion.suspects:
-        print(f"  it may be {revision[:12]}")
+        print(f"  it may be {_named(tree, revision)}")
     ends = len(conclusion.commits) < 3 and not conclusion.suspects
     return _WRONG_END if ends and _is_wrong(conclusion) else _INCONCLUSIVE
+
+
+def _named(tree: Path, revision: str) -> str:
+    return f'{revision[:12]} ("{subject_of(tree, revision)}")'
 
 
 def _is_wrong(conclusion: Conclusion) -> bool:

@@ -184,9 +184,11 @@ def _differences(result: Result) -> list[str]:
 
 
 def _rate(runs: tuple[Run, ...]) -> str:
-    """Return how many of the runs passed: `10/10`."""
+    """Return how many of the runs passed: `10/10 passed`."""
     if not runs:
         return "-"
+    if all(run.status == "SKIP" for run in runs):
+        return "skipped"
     return f"{sum(run.status == 'PASS' for run in runs)}/{len(runs)} passed"
 
 

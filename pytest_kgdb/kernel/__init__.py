@@ -14,7 +14,7 @@ from ._config import render as render_config
 from ._model import Kernel, numbers
 from ._patched_sites import PatchedSites, SiteTable
 from ._prepare import prepare
-from ._source import file_hash, git_environment
+from ._source import file_hash, git_environment, with_patches
 from ._sources import NoSources, SourceArchive, SourceDirectory, SourceFiles
 from ._spec import parse as named
 from ._stop_layout import FREEING_INITMEM, KgdbLayout, StopLayout
@@ -89,6 +89,7 @@ __all__ = [
     "render_config",
     "select_lines",
     "stub_for",
+    "with_patches",
     "without_addresses",
 ]
 

@@ -33,6 +33,7 @@ from ._worktree_pool import Worktree, WorktreePool
 
 _GIT_SECONDS: Final = 900.0
 _UNPACK_SECONDS: Final = 1800.0
+_HASH: Final = re.compile("[0-9a-f]{40,64}")  # git-init(1), --object-format
 _NAME_VERSION: Final = re.compile(r"(\d+\.\d+(?:\.\d+)?)")
 
 
@@ -175,12 +176,15 @@ class CheckedOut(OwnedTree):
         if revision.startswith("-"):
             raise ConfigError(f"{label}: a revision does not begin with a dash")
         self._objects, self._commit, tree = self._resolve(label, revision)
+        if _HASH.fullmatch(revision):
+            label = self.shown(label)
         name = f"{identity(repository.name, repository.resolve())}-git"
         super().__init__(label, name, tree, patches, cache, progress)
 
     def shown(self, spec: str) -> str:  # noqa: ARG002 # the revision that it stands for now
         """See :meth:`Source.shown`: `linux@abc123def456 ("the commit's subject")`."""
-        argv = [self._git, "-C", str(self._repository), "log", "-1", "--format=%s", self._commit]
+        argv = [self._git, "-C", str(self._repository), "log", "-1"]
+        argv += ["--no-show-signature", "--format=%s", self._commit]
 
         def ask() -> str:
             result = run(argv, timeout=_GIT_SECONDS, env=git_environment(), check=False)

@@ -21,7 +21,16 @@ from ._names import NO_KERNEL
 from ._require import Requirement
 from ._rerun import rerun_command
 from ._selection import NOT_FOR
-from ._status import FAIL, MISS, PASS, SKIP, status_of, status_of_phase, tested_nothing
+from ._status import (
+    FAIL,
+    MISS,
+    PASS,
+    SKIP,
+    missed_step,
+    status_of,
+    status_of_phase,
+    tested_nothing,
+)
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -145,6 +154,8 @@ class Failures:
         if error is not None:
             if isinstance(error, BootError) and (error.by_kernel or error.late):
                 report.kgdb_boot = "panicked" if error.by_kernel else "late"  # type: ignore[attr-defined]
+            if (step := missed_step(error)) is not None:
+                report.kgdb_missed = step  # type: ignore[attr-defined]
             if tested_nothing(error, ours=fixture):
                 setattr(report, "kgdb_lost", True)  # noqa: B010  pytest_report_teststatus reads it
             if id(error) in self._shown:

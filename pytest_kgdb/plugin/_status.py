@@ -29,6 +29,7 @@ __all__ = [
     "SKIP",
     "decisive",
     "is_subtest",
+    "missed_step",
     "status_of",
     "status_of_phase",
     "statuses_of_subtests",
@@ -52,6 +53,7 @@ _OF_OUTCOME: Final = {"passed": PASS, "failed": FAIL, "skipped": SKIP}
 
 _ORDER: Final = (MISS, ERROR, FAIL, SKIP, PASS)
 
+_STEPS: Final[dict[type[KgdbError], str]] = {BuildError: "build", BootError: "boot"}
 _INFRASTRUCTURE: Final = (BootError, BuildError, CacheError, DebuggerDied, MachineDied)
 
 
@@ -82,6 +84,11 @@ def status_of(error: BaseException, *, ours: bool) -> str:
     if isinstance(error, AssertionError):
         return MISS if ours else FAIL
     return ERROR
+
+
+def missed_step(error: BaseException) -> str | None:
+    """Return what failed on the way to a test: `build` or `boot`; None if it is something else."""
+    return next((step for kind, step in _STEPS.items() if isinstance(error, kind)), None)
 
 
 def tested_nothing(error: BaseException, *, ours: bool) -> bool:

@@ -112,7 +112,8 @@ class MatrixTable:
         if any(_SAME in row.cells for row in listed):
             writer.line("=: the run in a column to its left is this one's, too")
         if same:
-            counted = ", ".join(f"{same[status]} {status}" for status in _ORDER if status in same)
+            ordered = sorted(same, key=lambda status: _ORDER.index(_word(status)))
+            counted = ", ".join(f"{same[status]} {status}" for status in ordered)
             hint = "" if terminalreporter.config.option.verbose > 0 else "; -v lists them"
             writer.line(f"the same in all {len(columns)} columns: {counted}{hint}")
         for name, about in self._kernels.items():
@@ -181,7 +182,7 @@ def _shortened(name: str, width: int) -> str:
 
 
 def _colour(text: str) -> dict[str, bool]:
-    word = text.split(" ")[0]
+    word = _word(text)
     return {_COLOURS.get(word, "red"): True} if word in _ORDER else {}
 
 
@@ -193,15 +194,21 @@ def _stands_for(ids: _Ids, column: Sequence[str]) -> bool:
 def _status(report: pytest.TestReport) -> str:
     if hasattr(report, "wasxfail") and report.skipped:
         return _XFAIL
-    return status_of_phase(report)
+    status = status_of_phase(report)
+    step = getattr(report, "kgdb_missed", None)
+    return status if status != MISS or step is None else f"{status} ({step})"
+
+
+def _word(cell: str) -> str:
+    return cell.partition(" ")[0]
 
 
 def _worst(statuses: Iterable[str]) -> str:
-    return min(statuses, key=_ORDER.index)
+    return min(statuses, key=lambda status: _ORDER.index(_word(status)))
 
 
 def _cell(statuses: Sequence[str]) -> str:
-    """Return what the repetitions of a test came to: `PASS`, or the worst and how often."""
+    """Return what a test's repetitions came to: `PASS`, or the worst and how often."""
     worst = _worst(statuses)
     number = statuses.count(worst)
     return worst if number == len(statuses) else f"{worst} {number}/{len(statuses)}"
@@ -211,4 +218,5 @@ def _same(row: Row) -> str | None:
     """Return what a test came to in every column; None if it differs."""
     statuses = set(row.cells) - {_SAME}
     only = statuses.pop() if len(statuses) == 1 else ""
-    return only if only in _ORDER else None
+    # `FAIL 1/3` says of repetitions that they differ.
+    return only if only in _ORDER or only.endswith(")") else None

@@ -301,6 +301,14 @@ class TestTarball:
 
 
 class TestCheckedOut:
+    def test_a_commit_is_named_by_its_subject(self, repository: Path, cache: Cache) -> None:
+        subject = git(repository, "log", "-1", "--format=%s")
+        commit = git(repository, "rev-parse", "HEAD")
+        name = f'{repository.name}@{commit[:12]} ("{subject}")'
+        assert revision(repository, commit, cache).label == name
+        # As the user has named it.
+        assert revision(repository, "main", cache).label == f"{repository}@main"
+
     def test_the_users_repository_is_not_touched(self, repository: Path, cache: Cache) -> None:
         (repository / "fs/open.c").write_text("int uncommitted;\n")
         before = everything(repository)

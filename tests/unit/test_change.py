@@ -134,6 +134,17 @@ def test_revisions(settings: Settings, tree: Path) -> None:
     first, second = git(tree, "rev-parse", "HEAD~"), git(tree, "rev-parse", "HEAD")
     assert [side.spec for side in change.sides] == [f"{tree}@{first}", f"{tree}@{second}"]
     assert change.files == ("mm/one.c",)
+    subject = git(tree, "log", "-1", "--format=%s", "HEAD")
+    assert change.patched.label == f'{tree.name}@{second[:12]} ("{subject}")'
+
+
+def test_a_patch_that_is_taken_out_has_its_own_name(
+    settings: Settings, tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in.patch").write_bytes(git(tree, "diff", "HEAD~", "HEAD").encode() + b"\n")
+    change = from_revert(settings, str(tmp_path / "in.patch"), tmp_path)
+    assert change.base.label == f"{settings.kernel[0]} + in.patch (taken out)"
+    assert change.patched.label == settings.kernel[0]
 
 
 def test_a_shallow_clone(tree: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class World:
     def __init__(self, base: Run, patched: Run, again: Run | None = None) -> None:
         self.runs = {"base": [base] * 2, "patched": [patched] * 2}
         self.again = again
-        self.started: list[tuple[str, bool]] = []
+        self.started: list[tuple[str, int]] = []
 
     def build(self, settings: Any) -> Any:
         kernel = SimpleNamespace(inexact=(), release="6.1", build_id="", source=None)
@@ -48,8 +48,8 @@ class World:
         for name in sides:
             yield name, Child()
 
-    def start(self, name: str, settings: object, *, once: bool = False) -> Any:
-        self.started.append((name, once))
+    def start(self, name: str, settings: object, *, repeat: int = 3) -> Any:
+        self.started.append((name, repeat))
         return Child()
 
     def wait(self, children: object, say: object) -> None:
@@ -81,7 +81,7 @@ class World:
 def test_a_boot_that_was_late_is_tried_again(again: Run | None, verdict: Verdict) -> None:
     world = World(GOOD, LATE, again)
     assert world.gate()[0] is verdict
-    assert world.started == [("again", True)]
+    assert world.started == [("again", 1)]
 
 
 def test_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_kgdb.change import Change, Side
@@ -12,7 +13,7 @@ from pytest_kgdb.gate import (
     as_markdown,
     as_table,
 )
-from pytest_kgdb.gate._verdicts import Run, judge
+from pytest_kgdb.gate._verdicts import Result, Run, Verdict, judge
 from pytest_kgdb.settings import make_settings
 
 GOOD, BAD = Run("PASS", "", 0.1), Run("FAIL", "assert a |\nb", 0.1)
@@ -43,6 +44,16 @@ def test_table() -> None:
 
 def test_no_trailer_where_nothing_is_proven() -> None:
     assert as_table(outcome(status=1))[-1].startswith("not proven: ")
+
+
+def test_a_test_that_was_skipped() -> None:
+    skipped = (Run("SKIP", "not yet"),) * 2
+    result = Result("test_a.py::test_it", Verdict.NOT_TESTED, "skipped: not yet", skipped, skipped)
+    lines = as_table(replace(outcome(status=1), results=(result,)))
+    assert lines[1:3] == [
+        "test_a.py::test_it  not tested  skipped  skipped",
+        "    skipped: not yet",
+    ]
 
 
 def test_json() -> None:

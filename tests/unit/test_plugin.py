@@ -992,6 +992,13 @@ Session.acquire_errors = [
     assert boots == ["panicked", "panicked", "late", None]
 
 
+def test_why_a_test_was_skipped(inner: Inner) -> None:
+    inner.pytester.makepyfile("import pytest\ndef test_it(kgdb): pytest.skip('not here')")
+    inner.run("--kgdb-record=record").assert_outcomes(skipped=1)
+    (line,) = records(inner.path / "record")
+    assert (line["status"], line["message"]) == ("SKIP", "not here")
+
+
 def test_a_hang_without_where_the_kernel_was(inner: Inner) -> None:
     inner.pytester.makepyfile(
         """

@@ -344,6 +344,24 @@ def test_the_table(inner: Inner, workers: tuple[str, ...]) -> None:  # noqa: F81
     assert table(result) == [line for line in expected if line not in rows] + sorted(rows)
 
 
+def test_what_failed_on_the_way_to_a_test(inner: Inner) -> None:  # noqa: F811
+    inner.pytester.makepyfile(
+        test_it="""
+        from pytest_kgdb.errors import BootError, BuildError
+        def test_a(kgdb, request):
+            kgdb.fail(BootError("late") if "smp1" in request.node.name else BuildError("no"))
+        def test_b(kgdb, request):
+            if "repeat1" in request.node.name: kgdb.fail(BootError("late"))
+        def test_c(kgdb):
+            kgdb.fail(BootError("late"))
+        """
+    )
+    lines = table(inner.run(*AXES[1:], "--kgdb-repeat=2", "--tb=no"))
+    assert "test_it.py::test_a  MISS (boot)  MISS (build)" in lines
+    assert "test_it.py::test_b  MISS (boot) 1/2  MISS (boot) 1/2" in lines
+    assert "the same in all 2 columns: 1 MISS (boot); -v lists them" in lines
+
+
 @needs_subtests
 def test_skipped_subtests_in_the_table(inner: Inner) -> None:  # noqa: F811
     inner.pytester.makepyfile(
