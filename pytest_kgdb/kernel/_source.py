@@ -215,11 +215,14 @@ def patched_key(content: str, patches: Sequence[_patch.Patch]) -> str:
 
 
 def with_patches(label: str, patches: Sequence[_patch.Patch]) -> str:
-    """Return a source's name, with those of its patches: `linux + fix.patch`."""
+    """Return a source's name, with those of its patches: `linux + fix.patch`.
+
+    Of many, the first and the last: parts of one series differ in that.
+    """
     names = [_name_of(patch) for patch in patches]
     if len(names) > _SHOWN_PATCHES:
         rest = len(names) - _SHOWN_PATCHES + 1
-        names = [*names[: _SHOWN_PATCHES - 1], f"{rest} more patches"]
+        names = [*names[: _SHOWN_PATCHES - 2], f"{rest} more patches", names[-1]]
     return " + ".join([label, *names])
 
 

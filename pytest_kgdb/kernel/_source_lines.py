@@ -198,6 +198,8 @@ class _Selector:
         if not selection.code:
             missing = not_compiled(self._kernel, [name])
             why = missing[0].why if missing else "no code of it is in this kernel"
+        elif selection.change is not None and selection.lines == set():
+            why = "the patches together change nothing in it"  # one undoes what another one does
         return SourceFile(
             name,
             {line: tuple(sorted(places)) for line, places in sorted(selection.code.items())},

@@ -454,3 +454,5 @@ def test_the_name_of_a_kernel_with_patches() -> None:
     ]
     name = "linux + fix.patch + old.patch (taken out) + series.mbox: fs/x: fix: this"
     assert with_patches("linux", patches) == name
+    series = [Patch(f"{number}.patch", b"") for number in range(1, 9)]
+    assert with_patches("linux", series) == "linux + 1.patch + 6 more patches + 8.patch"

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from pytest_kgdb.errors import ConfigError, KgdbError
-from pytest_kgdb.kernel import CallSite, CodeAddress, SourceFile
+from pytest_kgdb.kernel import CallSite, CodeAddress, SourceFile, _source_lines
 from pytest_kgdb.recipes import FailEach, FileCoverage, KernelCoverage, LineCoverage, PatchFailures
 from pytest_kgdb.recipes import PatchCode as RealPatchCode
 from pytest_kgdb.recipes._fail_each import NEVER
 from pytest_kgdb.recipes._patch_code import ExitLine, _has_code, exits_in, with_whole_calls
 from pytest_kgdb.recipes._patch_failures import PatchRunner
+from pytest_kgdb.settings import CoverageTarget
 from pytest_kgdb.trace import CallPlaces
 
 # The exits
@@ -105,6 +106,25 @@ def test_there_must_be_a_patch() -> None:
     nothing: Any = None
     with pytest.raises(ConfigError, match=r"no patch to look at\n.*--kgdb-patch"):
         RealPatchCode.of(nothing, [], [], nothing)
+
+
+def test_patches_that_undo_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a bug and its fix, on top of each other."""
+    (tmp_path / "a.c").write_text("int f(void)\n{\n\treturn 1;\n}\n")
+    bug = "--- a/a.c\n+++ b/a.c\n@@ -3 +3 @@\n-\treturn 1;\n+\treturn 2;\n"
+    fix = "--- a/a.c\n+++ b/a.c\n@@ -3 +3 @@\n-\treturn 2;\n+\treturn 1;\n"
+    paths = [tmp_path / name for name in ("bug.patch", "fix.patch")]
+    for path, text in zip(paths, (bug, fix), strict=True):
+        path.write_text(text)
+    code = {"a.c": {3: {CodeAddress("", "", 1)}}}
+    monkeypatch.setattr(_source_lines._Selector, "_code_of", lambda self, name: code)
+    kernel: Any = SimpleNamespace(source=tmp_path, name="linux + bug + fix", spec="/none")
+    cache: Any = None
+    why = r"no line that bug\.patch, fix\.patch changes has code in .*: the patches together change"
+    with pytest.raises(ConfigError, match=why):
+        RealPatchCode.of(kernel, paths, [], cache)
+    (file,) = _source_lines.select_lines(kernel, [CoverageTarget("patch")], paths[1:], [], cache)
+    assert (file.requested, file.why_not) == ({3}, "")
 
 
 # The runner
