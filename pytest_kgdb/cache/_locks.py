@@ -219,6 +219,9 @@ def _my_command() -> str:
         # execnet's `python -c …` says nothing; who has started it does, unless ssh has.
         parent = os.getppid()
         return f"worker {worker} of process {parent}: {command_of(parent)}"
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if Path(program).name == "__main__.py" and spec is not None:  # of `python -m pytest`
+        return _shorten(["python", "-m", spec.parent, *rest])
     return _shorten([Path(program).name, *rest])
 
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_kgdb.cache import Cache
 from pytest_kgdb.cache._garbage import EntryInfo, GarbageCollector
+from pytest_kgdb.cache._locks import NamedLocks
 from pytest_kgdb.errors import BuildError, CacheError, ConfigError, TimeoutError
 from pytest_kgdb.process import run
 from pytest_kgdb.progress import Silent
@@ -329,6 +331,18 @@ def test_a_wait_says_for_whom_and_has_an_end(cache: Cache) -> None:
     assert isinstance(error, TimeoutError)
     assert f"the second: waited 0.3 s for process {os.getpid()} (" in str(error)
     assert "busy with the first since" in str(error)
+
+
+def test_a_wait_names_a_module_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m pytest` is, whose sys.argv has the path of a `__main__.py`."""
+    main = SimpleNamespace(__spec__=SimpleNamespace(parent="pytest"))
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["/site-packages/pytest/__main__.py", "-q"])
+    locks = NamedLocks(tmp_path, Silent())
+    with locks.lock("a", "a tree", 1.0):
+        holder = locks.holder("a")
+    assert holder is not None
+    assert holder.command == "python -m pytest -q"
 
 
 def test_a_note_of_a_process_that_is_gone_is_not_believed(cache: Cache, progress: Silent) -> None:
