@@ -20,6 +20,7 @@ from gdb_symbols import (
     is_file,
     is_local,
     is_module,
+    is_unmade,
     objfile_of,
     own_variable,
     section_of,
@@ -267,7 +268,8 @@ class Names:
             if token.kind == "file" and "." in token.text and index + 2 < len(tokens):
                 last = tokens[index + 2]
                 symbol, spelled = self.of_file(token.text, last.text)
-                self.check_per_cpu(tokens, index, last.text, symbol)
+                if self.check_per_cpu(tokens, index, last.text, symbol) and is_unmade(symbol):
+                    spelled = at_its_address(symbol, spelled, tokens, index)
                 edits.append((token.start, last.end, spelled, None))
                 continue
             if token.kind != "name" or not is_free(tokens, index):
@@ -342,6 +344,8 @@ class Names:
                 self.check(name, symbol)
             address = address_of(symbol) if symbol.addr_class in VARIABLES else None
             per_cpu = self.check_per_cpu(tokens, index, name, symbol)
+            if per_cpu and is_unmade(symbol):
+                return at_its_address(symbol, spelled or name, tokens, index)
             if (
                 not per_cpu
                 and own is None
@@ -352,6 +356,16 @@ class Names:
                 self.verdicts[name] = "plain"
             return spelled
         return None
+
+
+def at_its_address(symbol, spelled, tokens, index):
+    """A pointer for gdb that gdb cannot make the value of; its address and type it can tell."""
+    address = f"(__typeof__(&{spelled})){address_of(symbol):#x}"
+    at = before_parentheses(tokens, index)
+    alone = [token.text for token in tokens[index + 1 : index + 2]] in ([], [")"])
+    if at >= 0 and tokens[at].text == "sizeof" and alone:
+        return f"({address})"  # of the same size
+    return f"(*{address})"
 
 
 def before_freeing(symbol):

@@ -20,6 +20,9 @@ SYMBOLIC = re.compile(
     re.VERBOSE,
 )
 
+# gdb/corefile.c, memory_error_message
+UNREAD = re.compile(r"Cannot access memory at address (0x[0-9a-f]+)")
+
 # A function of the kernel's, and the file in its tree that has it.
 KNOWN_FUNCTION, KNOWN_FILE = "start_kernel", "init/main.c"
 
@@ -119,9 +122,30 @@ def address_of(symbol):
         return None
     try:
         address = symbol.value().address
+    except gdb.MemoryError as error:
+        return unread_address(error)
     except (gdb.error, TypeError):
         return None
     return None if address is None else int(address) & UNSIGNED
+
+
+def unread_address(error):
+    """Where gdb could not read a variable; None where it does not say.
+
+    Of a pointer to a structure that ends with an array without a length, gdb 16 reads the pointer
+    to make the value of the variable, though nobody has asked for more than its address.
+    """
+    match = UNREAD.search(str(error))
+    return int(match.group(1), 16) if match else None
+
+
+def is_unmade(symbol):
+    """Whether gdb cannot make a variable's value where its memory cannot be read."""
+    try:
+        symbol.value()
+    except gdb.MemoryError as error:
+        return unread_address(error) is not None
+    return False
 
 
 def constant(symbol):

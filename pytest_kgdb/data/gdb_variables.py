@@ -29,8 +29,10 @@ from gdb_places import (
     register_parts,
 )
 from gdb_symbols import (
+    address_of,
     function_block,
     is_local,
+    is_unmade,
     unassigned,
 )
 from gdb_types import (
@@ -182,15 +184,19 @@ class Variables:
 
     def global_item(self, symbol, name):
         """A variable or function that is the same everywhere, or a constant."""
-        value = symbol.value()
-        address = value.address
+        if is_unmade(symbol):
+            value, address = None, address_of(symbol)
+        else:
+            value = symbol.value()
+            address = value.address
         if address is None:
             if value.is_optimized_out:
                 raise Refused(f"{name} was optimised out by the compiler")
             kind = integer_type(["int"]) if is_int_constant(symbol) else value.type
             return Item(kind, "value", [const(int(value))], what=name)
-        item = Item(type_of(symbol, value), "memory", [const(int(address))], what=name)
-        is_function = value.type.code == gdb.TYPE_CODE_FUNC
+        kind = symbol.type if value is None else type_of(symbol, value)
+        item = Item(kind, "memory", [const(int(address))], what=name)
+        is_function = kind.code == gdb.TYPE_CODE_FUNC
         if self.scope.statics.is_per_cpu(int(address)) and not is_function:
             # Only where it is read: the CPU's number may be one itself, found by its address.
             item.offset = self.cpu_offset

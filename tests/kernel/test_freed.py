@@ -197,7 +197,34 @@ def test_where_a_pointer_of_each_cpu_points(kgdb):
     with pytest.raises(KgdbError, match="each CPU has its own"):
         kgdb.evaluate("&ksoftirqd->pid")
     task = kgdb.per_cpu("ksoftirqd", 0)
+    assert task["comm"].string() == "ksoftirqd/0"
     assert kgdb.evaluate("&per_cpu(ksoftirqd, 0)->pid") == task["pid"].address
+
+
+def test_a_pointer_of_each_cpu(kgdb):
+    """gdb 16 reads it for its address and its size, where each CPU's own lies at none of both."""
+    pid = int(kgdb.per_cpu("ksoftirqd", 0)["pid"])
+    offset = int(kgdb.evaluate("(unsigned long)&ksoftirqd"))
+    assert kgdb.evaluate("sizeof(ksoftirqd)") == 8
+    for text in ("ksoftirqd", "ksoftirqd->pid", "&ksoftirqd[1]", "*&ksoftirqd"):
+        with pytest.raises(KgdbError, match="each CPU has its own"):
+            kgdb.evaluate(text)
+    for text in (
+        "per_cpu(ksoftirqd, 0)->pid",
+        "(*per_cpu_ptr(&ksoftirqd, 0))->pid",
+        "per_cpu('softirq.c'::ksoftirqd, 0)->pid",
+        f"(*(struct task_struct **)({offset} + __per_cpu_offset[0]))->pid",
+    ):
+        assert kgdb.evaluate(text) == pid, text
+    with kgdb.spy("vfs_read", collect=["per_cpu(ksoftirqd, 0)->pid", "&ksoftirqd"]) as reads:
+        kgdb.run("cat /proc/version")
+    assert reads.calls[0]["per_cpu(ksoftirqd, 0)->pid"] == pid
+    assert reads.calls[0]["&ksoftirqd"] == offset
+    condition = f"per_cpu(ksoftirqd, 0)->pid == {pid}"
+    kgdb.breakpoint("vfs_read", condition=condition, temporary=True)
+    kgdb.type("cat /proc/version")
+    assert kgdb.cont().reason == "breakpoint"
+    kgdb.watchpoint("per_cpu(ksoftirqd, 0)").delete()
 
 
 @pytest.mark.kgdb(at="kgdbwait")

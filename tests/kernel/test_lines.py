@@ -77,7 +77,7 @@ def drgns_places(kgdb, stop):
     return places
 
 
-@pytest.mark.parametrize("name", ["chrdev_open", "dput", "vfs_read", "__alloc_pages"])
+@pytest.mark.parametrize("name", ["chrdev_open", "dput", "vfs_read", "do_filp_open"])
 def test_first_instructions_are_in_the_functions_file(kgdb, name):
     kgdb.type("cat /dev/null; cat /proc/version")
     kgdb.breakpoint(name)

@@ -85,7 +85,7 @@ static noinline int sleeper(void *how)
 	}
 	complete(&ready);
 	for (;;)
-		schedule_timeout_idle(HZ); /* sleeper */
+		schedule_timeout_idle(1000 * HZ); /* sleeper */
 	return 0;
 }
 
