@@ -28,11 +28,12 @@ def text_at(frame):
 
 
 def test_at_a_functions_first_instruction(kgdb, stop):
-    """gdb's table has the header's line there, and no inlined function."""
-    assert "preempt.h" in kgdb.execute("info line *$pc")
+    """gcc 12 has the header's line there, outside of the inlined function."""
+    moved = "preempt.h" in kgdb.execute("info line *$pc")
     assert Path(stop.frame.file).name == "main.c"
     assert Path(stop.frame.path).name == "main.c"
-    assert text_at(stop.frame) == "static noinline __attribute__((noipa)) int where(int n)"
+    first = "static noinline __attribute__((noipa)) int where(int n)" if moved else "{"
+    assert text_at(stop.frame) == first
     (line,) = (line for line in kgdb._actions.lines() if "in where" in line)
     assert f"/main.c:{stop.frame.line})" in line
 
