@@ -58,7 +58,7 @@ class KernelSourceText:
         if place is not None:
             path = place[0].file
             by_name = place[0].sections
-            start = max(start for start in by_name.values() if start <= address)
+            start = max((at for at in by_name.values() if at <= address), default=address)
             offset, sections = address - start, [n for n, at in by_name.items() if at == start]
         tables = self._tables.setdefault(path, LineTables(ElfFile(path)))
         with contextlib.suppress(ConfigError):  # of a file without line tables

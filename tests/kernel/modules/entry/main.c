@@ -3,6 +3,7 @@
 #include <linux/err.h>
 #include <linux/module.h>
 #include <linux/string.h>
+#include <linux/timer.h>
 #include <linux/vmalloc.h>
 #include "entry.h"
 
@@ -83,8 +84,8 @@ static noinline __attribute__((noipa)) int inlined_elsewhere(int n)
 	return n + 1;
 }
 
-/* What loads the count is inlined. gcc has its line begin at the function's first instruction, which
-   saves a register; and, of the second function, at the call. */
+/* What loads the count is inlined. gcc 12 has its line begin at the function's first instruction,
+   which saves a register. */
 static noinline __attribute__((noipa)) int where(int n)
 {
 	WARN_ON_ONCE(in_interrupt());
@@ -92,14 +93,11 @@ static noinline __attribute__((noipa)) int where(int n)
 	return same(n) + n;
 }
 
-static noinline __attribute__((noipa)) int calls_where(int (*called)(int), int n)
+/* call_timer_fn() calls it. */
+static noinline __attribute__((noipa)) void timed(struct timer_list *unused)
 {
-	int count = preempt_count();
-	int result;
-
-	result = called(n);
-	return result + count - preempt_count();
 }
+static DEFINE_TIMER(timer, timed);
 
 static void set_text(int size)
 {
@@ -118,7 +116,8 @@ static noinline long step(int n)
 	case 6: give_texts(); return take_texts((struct texts){ names[0], ERR_PTR(-ENOMEM) },
 				(union either){ .pointers = { names[1], ERR_PTR(-EIO), NULL } });
 	case 7: return fpu_step();
-	case 8: return calls_where(where, 3);
+	case 8: return where(3);
+	case 9: return mod_timer(&timer, jiffies + 1);
 	}
 	if (n < 100)
 		return -EINVAL;
@@ -148,6 +147,7 @@ static int __init entry_init(void)
 }
 static void __exit entry_exit(void)
 {
+	del_timer_sync(&timer);
 	vfree(page);
 }
 module_init(entry_init);
