@@ -54,7 +54,7 @@ METHODS: dict[str, Method] = {
     "execute, stepi": lambda kgdb, _: kgdb.execute("stepi 3"),
     "expect_splat": lambda kgdb, _: _expect(kgdb),
     "fail_each": lambda kgdb, _: kgdb.fail_each(
-        "do_filp_open", lambda one: one.run("cat /proc/version"), "-ENOMEM"
+        "version_proc_show", lambda one: one.run("cat /proc/version"), "-ENOMEM"
     ),
     "finish": lambda kgdb, _: kgdb.finish(),
     "forwards": lambda kgdb, _: kgdb.forwards,
